@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audio import BadAudio, read_audio  # noqa: E402
-from features import CQT, MelSTFT  # noqa: E402
+from cqt import CQT  # noqa: E402
+from mel_stft import MelSTFT  # noqa: E402
 
 SAMPLE_RATE = 44_100  # Hz
 TOP_DB = 80.0
@@ -36,7 +37,6 @@ def draw(path: Path) -> Figure:
     samples = read_audio(path, SAMPLE_RATE)
     waveform = torch.from_numpy(samples)[None]
     cqt, mel = CQT(SAMPLE_RATE), MelSTFT(SAMPLE_RATE)
-    mels = librosa.mel_frequencies(n_mels=mel.n_mels + 2, fmin=0, fmax=SAMPLE_RATE / 2)[1:-1]
     ours = cqt(waveform)[0].numpy() ** 2, mel(waveform)[0].numpy()
     theirs = (
         np.abs(librosa.cqt(samples, sr=SAMPLE_RATE)) ** 2,
@@ -46,7 +46,7 @@ def draw(path: Path) -> Figure:
     figure.suptitle(f"{path.name}, {len(samples) / SAMPLE_RATE:.2f} s")
     grid = figure.subplots(2, 3, sharex=True)
     for axes, name, a, b, hertz in zip(
-        grid, ("CQT", "Mel-STFT"), ours, theirs, (cqt.frequencies, mels), strict=True
+        grid, ("CQT", "Mel-STFT"), ours, theirs, (cqt.frequencies, mel.edges[1:-1]), strict=True
     ):
         a, b = in_db(a), in_db(b)
         seconds = len(samples) / SAMPLE_RATE

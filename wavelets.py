@@ -1,0 +1,147 @@
+"""The wavelets of the constant-Q transform, in time and in frequency, in float64."""
+
+from math import ceil
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from errors import InputError
+from windows import bandwidth, check_hop, get_window, side_lobes
+
+TOLERANCE = 2e-6  # of a wavelet's peak in frequency, -114 dB: what stays below it is left out
+MAX_WAVELET = 30  # seconds
+PRODUCT_SPEED = 60  # multiplications of a matrix product in the time of one of the fold
+
+
+class Group(NamedTuple):
+    """Neighbouring bins that are computed together."""
+
+    first: int
+    end: int  # last bin + 1
+    is_direct: bool  # by a matrix product with the waveform's frames, not by its spectrum
+
+
+class Wavelets:
+    """One wavelet a bin: a window of length Q * sample_rate / frequency times a complex sine.
+
+    Args:
+        sample_rate: Hz.
+        hop_length: Samples between frames; decides only how the wavelets are grouped and stored.
+        fmin: Hz, centre of the lowest bin.
+        n_bins: Number of bins.
+        bins_per_octave: Bins an octave; sets Q.
+        window: Whatever `scipy.signal.get_window` takes.
+        filter_scale: Multiplies Q.
+
+    Raises:
+        InputError: The highest bin does not fit below half the sample rate, or another setting is
+            out of range.
+
+    Source:
+        `librosa.filters.wavelet`, L1 norm, multiplied by the square root of the length.
+    """
+
+    def __init__(
+        self,
+        sample_rate: int,
+        hop_length: int,
+        fmin: float,
+        n_bins: int,
+        bins_per_octave: int,
+        window: Any,
+        filter_scale: float,
+    ) -> None:
+        self.sample_rate, self.hop_length, self.window = sample_rate, hop_length, window
+        self.bins_per_octave = bins_per_octave
+        self.frequencies = fmin * 2.0 ** (np.arange(n_bins) / bins_per_octave)  # (n_bins,) Hz
+        ratio = 2.0 ** (2 / bins_per_octave)
+        self.q_factor = filter_scale * (ratio + 1) / (ratio - 1)
+        self.lengths = self.q_factor * sample_rate / self.frequencies  # (n_bins,) samples
+        is_even = self.lengths % 2 == 0  # to the last bit: centred elsewhere than all others
+        self.lengths[is_even] = np.nextafter(self.lengths[is_even], np.inf)
+        shape = get_window(window, 4096, "cqt")
+        self._check(bandwidth(shape))
+        self.reach = side_lobes(shape, TOLERANCE) / self.lengths  # (n_bins,) cycles a sample
+
+    def _check(self, noise_bandwidth: float) -> None:
+        check_hop("cqt", self.hop_length, self.sample_rate)
+        longest = self.lengths[0] / self.sample_rate  # seconds
+        if longest > MAX_WAVELET:
+            raise InputError(
+                f"features.cqt: the wavelet of the lowest bin is {longest:.3g} s long, longer than "
+                f"{MAX_WAVELET} s: raise fmin={self.frequencies[0]:g} Hz, or lower bins_per_octave "
+                "or filter_scale"
+            )
+        reach = self.frequencies * (1 + 0.5 * noise_bandwidth / self.q_factor)  # (n_bins,) Hz
+        fits = int((reach <= self.sample_rate / 2).sum())
+        if fits < len(reach):
+            raise InputError(
+                f"features.cqt.n_bins={len(reach)} reaches {reach[-1]:.0f} Hz, above half of "
+                f"features.sample_rate={self.sample_rate}: at most {fits} bins fit with "
+                f"fmin={self.frequencies[0]:.2f} Hz and bins_per_octave={self.bins_per_octave}"
+            )
+
+    def groups(self, may_be_direct: bool) -> list[Group]:
+        """Return the bins, low to high, in groups of those whose bands mostly overlap."""
+        half_band = self.reach[0] * self.lengths[0] / self.q_factor  # of the centre frequency
+        octaves = min(np.log2(1 + half_band), 1)
+        size = max(int(self.bins_per_octave * octaves), 1)
+        groups = []
+        for end in range(len(self.lengths), 0, -size):
+            first = max(end - size, 0)
+            rows = max(min(2 * self.reach[first], 1) * self.hop_length, 2)
+            is_quicker = self.lengths[first] < PRODUCT_SPEED * rows
+            groups.append(Group(first, end, bool(is_quicker) and may_be_direct))
+        return groups[::-1]
+
+    def matrix(self, group: Group) -> NDArray[np.float64]:
+        """Return a group's conjugate wavelets, centred: (L, 2n), real parts, then imaginary."""
+        half = ceil(self.lengths[group.first] / 2)
+        matrix = np.zeros((group.end - group.first, 2 * half), complex)
+        for row, k in zip(matrix, range(group.first, group.end), strict=True):
+            wavelet, before = self._wavelet(k)
+            row[half - before :][: len(wavelet)] = wavelet.conj()
+        return np.concatenate([matrix.real, matrix.imag]).T.copy()
+
+    def band(self, group: Group, q: int, n_samples: int) -> tuple[int, NDArray[np.float64]]:
+        """Return a group's spectra where they are not negligible, in rows of q points.
+
+        All wavelets are symmetric about half a sample before 0. Counted from there their spectra
+        are real.
+
+        Args:
+            group: The bins.
+            q: Frames of the block that is transformed.
+            n_samples: Samples of the block; other than `q * hop_length` if the waveform has another
+                rate than the wavelets, and then nothing lies above half of either rate.
+
+        Shape:
+            lowest row, (n, R, q); row r, place j is (r * q + j) / (q * hop_length) cycles a sample
+        """
+        centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
+        reach = self.reach[group.first : group.end]
+        low = int(np.floor((centres - reach).min() * self.hop_length))
+        high = int(np.floor((centres + reach).max() * self.hop_length)) + 1
+        high = min(high, low + self.hop_length)  # once around
+        n_points = q * self.hop_length
+        j = np.arange(low * q, high * q)  # (R * q,)
+        half_sample = np.exp(-1j * np.pi / n_points * j)
+        band = np.empty((len(centres), len(j)))
+        for row, k, centre in zip(band, range(group.first, group.end), centres, strict=True):
+            wavelet, before = self._wavelet(k)
+            circle = np.zeros(n_points, complex)
+            circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * centre)
+            row[:] = (scipy.fft.fft(np.roll(circle, -before))[j % n_points] * half_sample).real
+        if n_samples != n_points:
+            band[:, 2 * np.abs(j) >= min(n_samples, n_points)] = 0
+        return low, band.reshape(len(centres), high - low, q)
+
+    def _wavelet(self, k: int) -> tuple[NDArray[np.complex128], int]:
+        """Return a wavelet on librosa's support, and how many of its samples lie before 0."""
+        length = self.lengths[k]
+        n = np.arange(-length // 2, length // 2)  # (L,)
+        wavelet = np.exp(2j * np.pi * self.frequencies[k] / self.sample_rate * n)
+        wavelet *= get_window(self.window, len(n), "cqt")
+        return wavelet * (np.sqrt(length) / np.abs(wavelet).sum()), -int(n[0])
