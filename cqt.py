@@ -26,9 +26,10 @@ class Kernels(NamedTuple):
 
     direct: list[Tensor]  # (L, 2n) real, then imaginary parts; one for each group of short wavelets
     span: tuple[int, int]  # first and last + 1 place in the spectrum that long wavelets reach
+    turns: Tensor  # (R, C) between the two steps of an FFT of R * C points
     here: Tensor  # (J,) at place j the spectrum is here * Z[j] + there * Z[-j].conj(), where Z is
     there: Tensor  # (J,) the FFT of the waveform taken two samples at a time as complex numbers
-    bands: list[tuple[slice, Tensor]]  # rows of the spectrum and (n, R, q) on them, for each group
+    bands: list[tuple[slice, Tensor]]  # rows of the spectrum and (n, rows, q), for each group
 
 
 class CQT(nn.Module):
@@ -103,38 +104,36 @@ class CQT(nn.Module):
         if waveform.dtype != torch.float64:
             waveform = waveform.float()  # torch.fft has no bfloat16
         n_frames = self.n_frames(waveform.shape[-1])
-        q = self._points(n_frames)
+        n_blocks, q = self._layout(n_frames)
         kernels = self._kernels_for(q, waveform.device, waveform.dtype)
-        blocks = self._blocks(waveform, n_frames, q)  # (B, b, P)
-        at_once = 1 if waveform.device.type == "cpu" else blocks[..., 0].numel()  # fits its cache
-        parts = [
-            self._transform(block, q, kernels) for block in blocks.flatten(0, 1).split(at_once)
-        ]
-        power = torch.cat(parts).unflatten(0, blocks.shape[:2])  # (B, b, n_bins, valid)
+        blocks = self._blocks(waveform, n_blocks, q).flatten(0, 1)  # (B * b, P)
+        at_once = 1 if waveform.device.type == "cpu" else len(blocks)  # one fits the cache
+        parts = [self._transform(block, q, kernels) for block in blocks.split(at_once)]
+        power = torch.cat(parts).unflatten(0, (-1, n_blocks))  # (B, b, n_bins, valid)
         return power.transpose(1, 2).flatten(2)[..., :n_frames]
 
-    def _points(self, n_frames: int) -> int:
-        """Return the frames of a block: room for margins, and a product of 2, 3, 5 and 7.
+    def _layout(self, n_frames: int) -> tuple[int, int]:
+        """Return into how many blocks a waveform is cut, and how many frames one has.
 
-        Rounding up to 4, 5, 6, 7 or 8 times a power of 2 makes it at most a quarter too long.
+        A block has margins, and 4, 5, 6, 7 or 8 times a power of 2 as its length: quick to
+        transform, and seldom made twice as kernels.
         """
+        longest = max(BLOCK // self.hop_length, 4 * self._margin)
+        n_blocks = -(-n_frames // (longest - 2 * self._margin)) if self._before else 1
         unit = self._frames * (1 + self._samples % 2)  # of an even number of samples
-        needed = n_frames + 2 * self._margin
-        if self._before:
-            needed = min(needed, max(BLOCK // self.hop_length, 4 * self._margin))
-        needed = -(-needed // unit)
-        power_of_2 = 2 ** max(needed.bit_length() - 3, 0)
-        return unit * power_of_2 * -(-needed // power_of_2)
+        needed = -(-(-(-n_frames // n_blocks) + 2 * self._margin) // unit)
+        rounded = 2 ** max(needed.bit_length() - 3, 0)
+        return n_blocks, unit * rounded * -(-needed // rounded)
 
-    def _blocks(self, waveform: Tensor, n_frames: int, q: int) -> Tensor:
+    def _blocks(self, waveform: Tensor, n_blocks: int, q: int) -> Tensor:
         """Return overlapping stretches of the waveform: (B, T) -> (B, b, P)."""
-        valid, n_points = q - 2 * self._margin, q * self._samples // self._frames
-        n_more = -(-n_frames // valid) - 1  # blocks beyond the first
-        left, apart = self._before * self._samples, valid * self._samples // self._frames
-        right = n_points + n_more * apart - left - waveform.shape[-1]
+        n_points = q * self._samples // self._frames
+        left = self._before * self._samples
+        apart = n_points - 2 * left
+        right = n_points + (n_blocks - 1) * apart - left - waveform.shape[-1]
         zeros = waveform.new_zeros(len(waveform), max(left, right))
         padded = torch.cat([zeros[:, :left], waveform, zeros[:, :right]], 1)  # quicker than F.pad
-        return padded.unfold(-1, n_points, max(apart, 1))
+        return padded.unfold(-1, n_points, apart)
 
     def _transform(self, block: Tensor, q: int, kernels: Kernels) -> Tensor:
         """Return the power in a block's valid frames: (b, P) -> (b, n_bins, valid)."""
@@ -160,9 +159,12 @@ class CQT(nn.Module):
     def _fold(self, block: Tensor, q: int, kernels: Kernels) -> Tensor:
         """Return the coefficients of the long wavelets: (b, P) -> (b, n, q)."""
         first, end = kernels.span
-        half = torch.fft.fft(torch.view_as_complex(block.unflatten(-1, (-1, 2))))  # (b, P / 2)
-        spectrum = kernels.here * _around(half, first, end)  # (b, J)
-        spectrum = spectrum + kernels.there * _around(half, 1 - end, 1 - first).flip(-1).conj()
+        packed = torch.view_as_complex(block.unflatten(-1, (-1, 2)))  # (b, P / 2)
+        steps = torch.fft.fft(packed.unflatten(-1, kernels.turns.shape), dim=1)
+        steps *= kernels.turns
+        half = torch.fft.fft(steps)  # (b, R, C); place r + R * c is at [r, c]
+        mirrored = _part(half, 1 - end, 1 - first).flip(-1).conj()
+        spectrum = kernels.here * _part(half, first, end) + kernels.there * mirrored  # (b, J)
         planes = torch.view_as_real(spectrum).movedim(-1, 1).contiguous()  # (b, 2, J)
         rows = planes.unflatten(-1, (1, -1, q))  # (b, 2, 1, rows, q)
         folded = [(rows[:, :, :, where] * band).sum(3) for where, band in kernels.bands]
@@ -174,17 +176,17 @@ class CQT(nn.Module):
         kernels = self._kernels.get(key)
         if kernels is None:  # threads share the cache: each returns what it holds itself
             kernels = self._make_kernels(q, device, dtype)
-            cached = list(self._kernels)
-            for oldest in cached[: max(len(cached) + 1 - BUCKETS, 0)]:
-                self._kernels.pop(oldest, None)
-            self._kernels[key] = kernels
+            if not torch.compiler.is_exporting():  # or they are stand-ins for tensors
+                cached = list(self._kernels)
+                for oldest in cached[: max(len(cached) + 1 - BUCKETS, 0)]:
+                    self._kernels.pop(oldest, None)
+                self._kernels[key] = kernels
         return kernels
 
     @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:
-        design = self._wavelets
-        n_points = q * self._samples // self._frames
+        design, n_points = self._wavelets, q * self._samples // self._frames
         bands = [design.band(g, q, n_points) for g in self._groups if not g.is_direct]
         low = min((row for row, _ in bands), default=0)
         high = max((row + band.shape[1] for row, band in bands), default=0)
@@ -192,25 +194,38 @@ class CQT(nn.Module):
         turn = 1j * np.exp(-2j * np.pi / n_points * j)
         half_sample = np.exp(-1j * np.pi / (q * self.hop_length) * j)  # bands are counted from it
         scale = 0.5 * self.sample_rate / self.input_rate / self.hop_length * half_sample
-        to_complex = torch.complex128 if dtype == torch.float64 else torch.complex64
 
-        def tensor(array: NDArray, of: torch.dtype = dtype) -> Tensor:
-            return torch.from_numpy(array).to(device, of)
+        def tensor(array: NDArray) -> Tensor:
+            size = array.itemsize if dtype == torch.float64 else array.itemsize // 2
+            return torch.from_numpy(array.astype(f"{array.dtype.kind}{size}")).to(device)
 
         return Kernels(
             [tensor(design.matrix(group)) for group in self._groups if group.is_direct],
             (low * q, high * q),
-            tensor(scale * (1 - turn), to_complex),
-            tensor(scale * (1 + turn), to_complex),
+            tensor(_turns(n_points // 2)),
+            tensor(scale * (1 - turn)),
+            tensor(scale * (1 + turn)),
             [(slice(row - low, row - low + band.shape[1]), tensor(band)) for row, band in bands],
         )
 
 
-def _around(circle: Tensor, first: int, end: int) -> Tensor:
-    """Return places first..end - 1 of what repeats for ever."""
-    n, pieces = circle.shape[-1], []
-    while first < end:
-        start = first % n
-        pieces.append(circle[..., start : start + end - first])
-        first += pieces[-1].shape[-1]
-    return torch.cat(pieces, -1)
+def _turns(n: int) -> NDArray[np.complex128]:
+    """Return the factors between the column FFTs and the row FFTs that make up one of n points.
+
+    Cooley & Tukey 1965. One long call of the library takes up to ten times as long for some n.
+    """
+    rows = next(r for r in range(int(np.sqrt(n)), 0, -1) if n % r == 0)
+    places = np.arange(rows)[:, None] * np.arange(n // rows)  # (R, C)
+    return np.exp(-2j * np.pi / n * places)
+
+
+def _part(spectrum: Tensor, first: int, end: int) -> Tensor:
+    """Return places first..end - 1 of a periodic spectrum: (b, R, C) -> (b, end - first)."""
+    n_rows, n_columns = spectrum.shape[1:]
+    column, last, pieces = first // n_rows, -(-end // n_rows), []
+    skip = first - column * n_rows
+    while column < last:
+        at = column % n_columns
+        pieces.append(spectrum[..., at : min(at + last - column, n_columns)])
+        column += pieces[-1].shape[-1]
+    return torch.cat(pieces, -1).mT.flatten(1).narrow(1, skip, end - first)
