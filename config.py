@@ -223,6 +223,14 @@ def _check_pairs(config: Config) -> None:
             f"optim.warmup_epochs={optim.warmup_epochs:g} leaves nothing of train.epochs="
             f"{train.epochs} for the cosine: make it smaller"
         )
+    if config.augment.gain_db and config.features.reference == "clip":
+        raise InputError(
+            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
+            "clip, which removes the level: set it to 0 or take features.reference=full_scale"
+        )
+    snr = config.augment.snr_db
+    if snr is not None and snr[0] > snr[1]:
+        raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
     if optim.min_lr is not None and optim.min_lr > optim.lr:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
     if (corpus.manifest is None) == (corpus.name == "manifest"):

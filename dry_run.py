@@ -39,10 +39,10 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     """
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     plan = make_plan(config)
-    bad = find_bad(plan.hashes, config.features.sample_rate, config.run.workers)
+    images = SpectrogramImages(**feature_settings(config))
+    bad = find_bad(plan.hashes, images.input_rate, config.run.workers)
     plan = leave_out(plan, bad)
     accelerator = make_accelerator(config)
-    images = SpectrogramImages(**feature_settings(config))
     split = plan.wanted()[0]
     job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate)
     some = split.train[: config.train.batch_size]
@@ -80,9 +80,8 @@ def _picture(
     pairs = []
     start = time.perf_counter()
     for utterance in some:
-        samples = read_audio(utterance.path, job.config.features.sample_rate)
-        waveform = torch.from_numpy(samples)
-        pairs.append(images(waveform[None], torch.tensor([len(waveform)])))
+        samples = read_audio(utterance.path, images.input_rate)
+        pairs.append(images(images.cut(torch.from_numpy(samples))[:1]))
     seconds = (time.perf_counter() - start) / len(some)
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
     targets = torch.tensor(job.targets(some))

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Batch
+from data import Batch, PictureLoader
 from errors import RunError
 from files import damaged, load_state, save_state, save_tensors
 from losses import FusionLoss, LossTerms
@@ -88,7 +88,7 @@ class Trainer:
 
     def fit(
         self,
-        train_loader: DataLoader,
+        train_loader: DataLoader | PictureLoader,
         dev_loader: DataLoader,
         epochs: int,
         patience: int | None,
@@ -121,7 +121,7 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         return self.progress
 
-    def train_one_epoch(self, loader: DataLoader, bar: tqdm | None = None) -> dict[str, float]:
+    def train_one_epoch(self, loader: Iterable[Batch], bar: tqdm | None = None) -> dict[str, float]:
         """Take one pass over the training split and return the mean of each loss term.
 
         Raises:
@@ -183,7 +183,7 @@ class Trainer:
         views = None
         if output.z_cqt is not None:
             views = gather_views(output.z_cqt), gather_views(output.z_mel)
-        terms = self.criterion(output.logits, batch.targets, views)
+        terms = self.criterion(output.logits, batch.targets, views, batch.mix)
         if not torch.isfinite(terms.total):
             rates = ", ".join(f"{rate:g}" for rate in self.schedule.rates())
             raise RunError(
@@ -214,7 +214,7 @@ class Trainer:
 
 @torch.inference_mode()
 def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> Predictions:
-    """Predict every clip of a split once, whatever the number of processes.
+    """Predict every clip of a split once: the mean over its crops, whatever the processes.
 
     Raises:
         RunError: A prediction is NaN.
@@ -235,12 +235,19 @@ def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> 
     clip, targets, probs, gate, ce = (np.concatenate(column) for column in columns)
     if not np.isfinite(probs).all():
         raise RunError("the model predicts NaN: its weights have diverged; lower optim.lr")
-    order = clip.argsort()
+    order = clip.argsort(kind="stable")
+    starts = np.unique(clip[order], return_index=True)[1]  # of each clip's crops
+    n_crops = np.diff(starts, append=len(order))
+
+    def over_crops(column: NDArray) -> NDArray:
+        total = np.add.reduceat(column[order], starts, axis=0)
+        return total / n_crops.reshape(-1, *[1] * (column.ndim - 1)).astype(column.dtype)
+
     return Predictions(
-        targets[order],
-        probs[order],
-        gate[order] if gate.shape[1] else None,
-        float(ce[order].mean()),
+        targets[order][starts],
+        over_crops(probs),
+        over_crops(gate) if gate.shape[1] else None,
+        float(over_crops(ce).mean()),
     )
 
 

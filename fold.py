@@ -12,11 +12,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from batches import EvalBatches, TrainBatches
 from corpora import Utterance
-from data import EvalBatches, ImageDataset, TrainBatches, build_loader
+from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
 from engine import Predictions, Trainer, evaluate
+from features import SpectrogramImages
 from files import alone, append_line, load_tensors, write_csv
 from job import FoldJob
 from losses import FusionLoss
@@ -57,7 +60,8 @@ def _train_and_test(
     model = build_model(job.config, len(job.classes), store.record[0])
     model.set_normalization(store.statistics(train.rows.tolist()))
     trainer = build_trainer(job, model, train.targets, accelerator)
-    best_epoch = _fit(trainer, job, train, folder, store, accelerator)
+    loader = _train_loader(job, train, store, accelerator)
+    best_epoch = _fit(trainer, job, loader, folder, store, accelerator)
     if accelerator.is_main_process:
         write_model_card(job, folder, model, store)
     accelerator.wait_for_everyone()
@@ -112,10 +116,37 @@ def build_trainer(
 def make_dataset(
     job: FoldJob, store: FeatureStore, utterances: Sequence[Utterance], training: bool = False
 ) -> ImageDataset:
-    """Return the pictures of one split; only training is augmented."""
+    """Return the stored pictures of one split; only training is augmented."""
     hashes = [job.hashes[u.path] for u in utterances]
-    augment = job.config.augment.model_dump() if training else None
+    augment = _picture_augment(job) if training else None
     return ImageDataset(store, hashes, job.targets(utterances), augment, job.chance)
+
+
+def _picture_augment(job: FoldJob) -> PictureAugment:
+    values = job.config.augment.model_dump()
+    return PictureAugment(*(values[name] for name in PictureAugment._fields))
+
+
+def _train_loader(
+    job: FoldJob, train: ImageDataset, store: FeatureStore, accelerator: Accelerator
+) -> DataLoader | PictureLoader:
+    """Return the batches of the training split, from the store or from waveforms."""
+    config, device = job.config, accelerator.device
+    batches = _train_batches(job, len(train), accelerator)
+    if config.train.pictures == "stored":
+        return build_loader(train, batches, device, config.run.workers)
+    images = SpectrogramImages(**store.settings)
+    clips = WaveformDataset(
+        [u.path for u in job.split.train],
+        [job.hashes[u.path] for u in job.split.train],
+        train.targets.tolist(),
+        images.input_rate,
+        images.crop_size,
+        config.augment.model_dump(exclude=set(PictureAugment._fields)),
+        job.chance,
+    )
+    loader = build_loader(clips, batches, device, config.run.workers)
+    return PictureLoader(loader, images, _picture_augment(job), device)
 
 
 def _build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
@@ -145,15 +176,13 @@ def _share(job: FoldJob, accelerator: Accelerator) -> tuple[int, int, int]:
 def _fit(
     trainer: Trainer,
     job: FoldJob,
-    train: ImageDataset,
+    loader: DataLoader | PictureLoader,
     folder: Path,
     store: FeatureStore,
     accelerator: Accelerator,
 ) -> int:
     """Train and return the best epoch; its weights are in model.safetensors."""
-    config, workers = job.config, job.config.run.workers
-    batches = _train_batches(job, len(train), accelerator)
-    loader = build_loader(train, batches, accelerator.device, workers)
+    config = job.config
     dev = _eval_loader(job, store, job.split.dev, accelerator)
     state = folder / "state" / "last.safetensors"
     if state.exists():
@@ -170,8 +199,8 @@ def _fit(
             tracker.log_epoch(record, np.array(confusion), found.gate)
 
     with tqdm(
-        total=config.train.epochs * len(batches),
-        initial=trainer.progress.epoch * len(batches),
+        total=config.train.epochs * len(loader),
+        initial=trainer.progress.epoch * len(loader),
         desc=job.name,
         unit="batch",
         disable=not is_main,

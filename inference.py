@@ -47,7 +47,6 @@ class FoldModel:
         card = read_json(folder / "model.json", "model", "classes", "features")
         weights = load_tensors(folder / "model.safetensors")
         self.classes: list[str] = card["classes"]
-        self.sample_rate: int = card["features"]["sample_rate"]
         self.images = SpectrogramImages(**card["features"])
         try:
             self.model: MaxMViTGMU = rebuild(card["model"], weights)
@@ -59,13 +58,13 @@ class FoldModel:
     def label(self, path: Path) -> Label:
         """Label one recording; a file that is not usable audio gets a problem instead."""
         try:
-            waveform = torch.from_numpy(read_audio(path, self.sample_rate))
+            waveform = torch.from_numpy(read_audio(path, self.images.input_rate))
         except BadAudio as error:
             return Label(path, {}, None, str(error))
-        pair = self.images(waveform[None], torch.tensor([len(waveform)]))
+        pair = self.images(self.images.cut(waveform))
         stored = (picture.half().float() for picture in pair)  # as the store rounds them
         output = self.model(*stored)
-        probs = output.logits[0].softmax(0).tolist()
+        probs = output.logits.softmax(1).mean(0).tolist()  # over the clip's crops
         gate = None if output.gate is None else float(output.gate.mean())
         return Label(path, dict(zip(self.classes, probs, strict=True)), gate)
 

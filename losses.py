@@ -1,10 +1,12 @@
 """Cross-entropy and the contrastive terms of GloMER."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from augment import Mix
 
 
 class LossTerms(NamedTuple):
@@ -45,13 +47,19 @@ class FusionLoss(nn.Module):
     ) -> None:
         super().__init__()
         self.alpha, self.temperature, self.form = alpha, temperature, form
-        self.cross_entropy = nn.CrossEntropyLoss(class_weights, label_smoothing=label_smoothing)
+        self.label_smoothing = label_smoothing
+        self.class_weights: Tensor | None
+        self.register_buffer("class_weights", class_weights)
 
     def forward(
-        self, logits: Tensor, targets: Tensor, views: tuple[Tensor, Tensor] | None
+        self,
+        logits: Tensor,
+        targets: Tensor,
+        views: tuple[Tensor, Tensor] | None,
+        mix: Mix | None = None,
     ) -> LossTerms:
         """Return the terms: logits (B, K), targets (B,), views 2 x (B or more, P) or None."""
-        cross_entropy = self.cross_entropy(logits.float(), targets)
+        cross_entropy = self._cross_entropy(logits.float(), targets, mix)
         if views is None:
             return LossTerms(cross_entropy, cross_entropy, None, None, None)
         z_cqt, z_mel = views[0].float(), views[1].float()
@@ -59,6 +67,20 @@ class FusionLoss(nn.Module):
         agree, differ = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
         total = cross_entropy + contrast + self.alpha * (agree + differ)
         return LossTerms(total, cross_entropy, contrast, agree, differ)
+
+    def _cross_entropy(self, logits: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
+        """Return the mean over the clips; a mixed clip counts with both of its targets."""
+        settings: dict[str, Any] = {
+            "weight": self.class_weights,
+            "label_smoothing": self.label_smoothing,
+        }
+        if mix is None:
+            return F.cross_entropy(logits, targets, **settings)
+        targets = torch.cat([targets, targets[mix.partner]])  # (2B,)
+        shares = torch.cat([mix.share, 1 - mix.share])  # (2B,)
+        losses = F.cross_entropy(logits.repeat(2, 1), targets, reduction="none", **settings)
+        weights = shares if self.class_weights is None else shares * self.class_weights[targets]
+        return (shares * losses).sum() / weights.sum()
 
 
 def nt_xent(z_cqt: Tensor, z_mel: Tensor, temperature: float, form: str = "simclr") -> Tensor:

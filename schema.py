@@ -68,6 +68,10 @@ class CqtConfig(Section):
     bins_per_octave: Annotated[int, Field(ge=2, le=200)] = 12
     hop_length: Count = 512
     """Samples."""
+    window: str = "hann"
+    """Any that scipy.signal.get_window makes from its name alone."""
+    filter_scale: Positive = 1.0
+    """Length of the wavelets: below 1 sharper in time, above 1 in frequency."""
 
 
 class MelConfig(Section):
@@ -82,13 +86,19 @@ class MelConfig(Section):
     """Hz."""
     fmax: Positive | None = None
     """Hz; null is half the sample rate."""
+    window: str = "hann"
+    """Any that scipy.signal.get_window makes from its name alone."""
+    win_length: Count | None = None
+    """Samples of the window; null is n_fft."""
 
 
 class FeaturesConfig(Section):
     """From a waveform to two pictures in dB."""
 
     sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 44_100
-    """Hz; every clip is resampled to it."""
+    """Hz in which hop_length and n_fft are counted; up to half of it is seen."""
+    input_rate: Annotated[int, Field(ge=4000, le=192_000)] | None = None
+    """Hz at which clips are read, e.g. 16000 for a corpus at 16 kHz; null is sample_rate."""
     cqt: CqtConfig = CqtConfig()
     mel: MelConfig = MelConfig()
     top_db: Positive = 80.0
@@ -97,10 +107,12 @@ class FeaturesConfig(Section):
     """0 dB is the clip's own maximum (its level is removed), or a full-scale tone (kept)."""
     channels: Literal["static", "delta"] = "static"
     """One channel, or static + delta + delta-delta."""
+    seconds: Annotated[float, Field(ge=0.1, le=60)] | None = None
+    """Length of a picture: training sees a crop, evaluation averages over all; null stretches."""
 
 
 class AugmentConfig(Section):
-    """Changes to the training pictures, drawn anew for each clip and epoch; 0 is off."""
+    """Changes in training, drawn anew for each clip and epoch; 0 is off."""
 
     freq_mask: Fraction = 0.0
     """Largest part of the height that is masked."""
@@ -108,6 +120,16 @@ class AugmentConfig(Section):
     """Largest part of the width that is masked."""
     time_shift: Fraction = 0.0
     """Largest shift, as a part of the width."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Pictures and targets of two clips are mixed in parts drawn from Beta(mixup, mixup)."""
+    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level; only with train.pictures=computed, as the three below."""
+    snr_db: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """White noise between these two signal-to-noise ratios, e.g. [10, 30]; null is none."""
+    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest change of speed, pitch with it: 0.1 is 0.9 to 1.1."""
+    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
+    """Largest change of pitch in semitones, at the same speed."""
 
 
 class ModelConfig(Section):
@@ -185,6 +207,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """float16 is not offered: MViTv2 overflows in it."""
     channels_last: bool = True
+    pictures: Literal["stored", "computed"] = "stored"
+    """Training pictures: from the feature store, or from waveforms, a batch at a time, on the
+    training device. Evaluation always reads the store."""
 
 
 class RunConfig(Section):
@@ -231,6 +256,10 @@ ONLY_WITH = {
     "corpus.manifest": Only("corpus.name", ("manifest",), None),
     "corpus.expect_published_counts": Only("corpus.name", PUBLISHED, True),
     "protocol.n_folds": Only("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
+    "augment.gain_db": Only("train.pictures", ("computed",), 0.0),
+    "augment.snr_db": Only("train.pictures", ("computed",), None),
+    "augment.speed": Only("train.pictures", ("computed",), 0.0),
+    "augment.pitch": Only("train.pictures", ("computed",), 0.0),
     "model.fusion_hidden_dim": Only("model.fusion", GATED, None),
     "model.gate_input": Only("model.fusion", GATED, "projected"),
     "model.projection_dim": Only("model.fusion", ("gmu_contrastive",), 128),

@@ -1,9 +1,10 @@
 """The feature store: each clip's two pictures, computed once, memory-mapped, shared by all runs.
 
 A store is a folder named after everything that shapes a picture: front-end version and settings.
-In it `cqt.f16` and `mel.f16` hold one record a clip and `index.json` says which audio (by the hash
-of its bytes) lies in which row. Records are written before the index that names them is renamed
-into place, so a build that is interrupted continues from the last index.
+In it `cqt.f16` and `mel.f16` hold one record a clip, or one a crop where pictures have a fixed
+length, and `index.json` says which audio (by the hash of its bytes) lies in which rows. Records are
+written before the index that names them is renamed into place, so a build that is interrupted
+continues from the last index.
 """
 
 import fcntl
@@ -68,7 +69,7 @@ class FeatureStore:
         self._images = SpectrogramImages(**settings)
         size = self._images.image_size
         self.record = (self._images.n_channels, size, size)  # (C, H, W)
-        self.rows: dict[str, int] = {}
+        self.rows: dict[str, range] = {}
         self._read_index()
 
     def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
@@ -102,7 +103,7 @@ class FeatureStore:
 
     def view(self, name: str) -> NDArray[np.float16]:
         """Return the memory-mapped pictures of `cqt` or `mel`: (rows, C, H, W)."""
-        n = max(self.rows.values(), default=-1) + 1
+        n = self._n_rows()
         return np.memmap(self._data_file(name), np.float16, "r", shape=(n, *self.record))
 
     def statistics(self, rows: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
@@ -115,10 +116,10 @@ class FeatureStore:
         computed: list[tuple[str, list[NDArray]]] = []
 
         def compute(item: tuple[str, Path]) -> list[NDArray]:
-            waveform = torch.from_numpy(read_audio(item[1], self.settings["sample_rate"]))
+            waveform = torch.from_numpy(read_audio(item[1], self._images.input_rate))
             with torch.inference_mode():
-                pair = self._images(waveform[None], torch.tensor([len(waveform)]))
-            return [picture[0].to(torch.float16).numpy() for picture in pair]
+                pair = self._images(self._images.cut(waveform))
+            return [pictures.to(torch.float16).numpy() for pictures in pair]  # 2 x (n, C, H, W)
 
         for (key, path), result in _in_parallel(compute, chunk, workers):
             bar.update()
@@ -130,7 +131,7 @@ class FeatureStore:
 
     def _append(self, computed: Sequence[tuple[str, Sequence[NDArray]]]) -> None:
         """Write records behind the last row that the index names, then the index."""
-        first = max(self.rows.values(), default=-1) + 1
+        first = self._n_rows()
         try:
             for v, name in enumerate(VIEWS):
                 self._data_file(name).touch()
@@ -144,11 +145,17 @@ class FeatureStore:
                 f"cannot write the feature store {self.folder}: {error}. What was finished "
                 "is kept: free some space or change run.store, and run the same command again"
             ) from error
-        self.rows |= {key: first + i for i, (key, _) in enumerate(computed)}
+        for key, pictures in computed:
+            self.rows[key] = range(first, first + len(pictures[0]))
+            first = self.rows[key].stop
         self._write_index()
 
+    def _n_rows(self) -> int:
+        return max((rows.stop for rows in self.rows.values()), default=0)
+
     def _write_index(self) -> None:
-        write_json(self.folder / "index.json", self.rows)
+        places = {key: [rows.start, rows.stop] for key, rows in self.rows.items()}
+        write_json(self.folder / "index.json", places)
 
     def _read_index(self) -> None:
         """Read the index; rows that the data files do not hold whole count as missing."""
@@ -157,7 +164,8 @@ class FeatureStore:
             return
         sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, VIEWS)]
         whole = min(sizes) // self._record_bytes
-        self.rows = {key: row for key, row in read_json(index).items() if row < whole}
+        places = {key: range(*place) for key, place in read_json(index).items()}
+        self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
 
     @property
     def _record_bytes(self) -> int:

@@ -1,11 +1,18 @@
-"""Augmentation: repeatable, bounded, off at zero."""
+"""Augmentation of pictures and waveforms: repeatable, bounded, off at zero."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment import augment_images
+from augment import (
+    augment_images,
+    augment_waveform,
+    draw_crop,
+    draw_mix,
+    mix_images,
+)
 
 STRONG = {"freq_mask": 0.5, "time_mask": 0.5, "time_shift": 0.5}
 
@@ -97,3 +104,125 @@ def shifted(image, n):
         if 0 <= column - n < image.shape[-1]:
             moved[..., column] = image[..., column - n]
     return moved
+
+
+# Waveforms
+
+
+RATE = 16_000  # Hz
+SOUND = {"gain_db": 12.0, "snr_db": [5.0, 20.0], "speed": 0.2, "pitch": 3.0}
+
+
+def tone(frequency=440.0, n=RATE):
+    return (0.3 * np.sin(2 * np.pi * frequency / RATE * np.arange(n))).astype(np.float32)
+
+
+def pitch_of(waveform):
+    spectrum = np.abs(np.fft.rfft(waveform * np.hanning(len(waveform))))
+    return spectrum.argmax() * RATE / len(waveform)
+
+
+def power(waveform):
+    return float(np.mean(np.square(waveform, dtype=np.float64)))
+
+
+def test_a_waveform_changes_by_its_key_alone():
+    def change(*key):
+        return augment_waveform(tone(), RATE, key, **SOUND)
+
+    np.testing.assert_array_equal(change(1, 2, 3), change(1, 2, 3))
+    others = [change(*key) for key in ((0, 2, 3), (1, 0, 3), (1, 2, 0))]
+    assert not any(np.array_equal(change(1, 2, 3), other) for other in others)
+
+
+def test_a_waveform_without_settings_is_left_as_it_is():
+    np.testing.assert_array_equal(augment_waveform(tone(), RATE, (0, 0, 0)), tone())
+
+
+@pytest.mark.parametrize("clip", range(6))
+def test_speed_changes_length_and_pitch_alike(clip):
+    changed = augment_waveform(tone(), RATE, (0, 0, clip), speed=0.2)
+    factor = RATE / len(changed)
+    assert 0.8 <= factor <= 1.2 and factor != 1
+    assert pitch_of(changed) == pytest.approx(440 * factor, abs=1.5)
+
+
+@pytest.mark.parametrize("clip", range(6))
+def test_pitch_changes_within_its_semitones_and_the_length_stays(clip):
+    changed = augment_waveform(tone(), RATE, (0, 0, clip), pitch=3.0)
+    semitones = 12 * np.log2(pitch_of(changed) / 440)
+    assert len(changed) == RATE and 0.05 < abs(semitones) <= 3.05
+    assert power(changed[2000:-2000]) == pytest.approx(power(tone()), rel=0.35)
+
+
+def test_gain_is_a_factor_within_its_range_both_ways():
+    levels = []
+    for clip in range(20):
+        changed = augment_waveform(tone(), RATE, (0, 0, clip), gain_db=6.0)
+        factor = changed[5] / tone()[5]
+        np.testing.assert_allclose(changed, factor * tone(), rtol=1e-5)
+        levels.append(20 * np.log10(factor))
+    assert -6 <= min(levels) < -3 and 3 < max(levels) <= 6
+
+
+@pytest.mark.parametrize("level", [1.0, 0.01])
+@pytest.mark.parametrize("ratio", [0.0, 10.0, 30.0])
+def test_noise_has_the_chosen_ratio_to_the_clip(level, ratio):
+    clip = level * tone()
+    noise = augment_waveform(clip, RATE, (0, 0, 1), snr_db=[ratio, ratio]) - clip
+    assert 10 * np.log10(power(clip) / power(noise)) == pytest.approx(ratio, abs=0.2)
+    assert abs(np.corrcoef(noise[1:], noise[:-1])[0, 1]) < 0.05  # white
+
+
+def test_the_ratio_is_drawn_from_its_range():
+    ratios = []
+    for clip in range(30):
+        noise = augment_waveform(tone(), RATE, (0, 0, clip), snr_db=[5.0, 25.0]) - tone()
+        ratios.append(10 * np.log10(power(tone()) / power(noise)))
+    assert 4.8 <= min(ratios) < 9 and 21 < max(ratios) <= 25.2
+
+
+def test_one_change_does_not_move_the_chance_of_another():
+    noisy = augment_waveform(tone(), RATE, (0, 0, 1), snr_db=[10.0, 10.0]) - tone()
+    louder = augment_waveform(tone(), RATE, (0, 0, 1), gain_db=6.0)
+    both = augment_waveform(tone(), RATE, (0, 0, 1), snr_db=[10.0, 10.0], gain_db=6.0)
+    np.testing.assert_allclose(both, (tone() + noisy) * (louder[5] / tone()[5]), atol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 300])
+def test_very_short_and_silent_clips_survive_every_change(n):
+    for waveform in (tone(n=n), np.zeros(n, np.float32)):
+        changed = augment_waveform(waveform, RATE, (0, 0, 5), **SOUND)
+        assert len(changed) >= 1 and np.isfinite(changed).all() and changed.dtype == np.float32
+
+
+def test_a_crop_is_a_stretch_of_the_clip_from_anywhere():
+    clip = torch.arange(100.0)
+    starts = [int(draw_crop(clip, 40, (0, 0, c))[0]) for c in range(200)]
+    for c, start in enumerate(starts):
+        torch.testing.assert_close(draw_crop(clip, 40, (0, 0, c)), clip[start : start + 40])
+    assert min(starts) <= 3 and max(starts) >= 57  # 60 is the last that fits
+    padded = draw_crop(clip, 130, (0, 0, 0))
+    torch.testing.assert_close(padded, torch.cat([clip, torch.zeros(30)]))
+
+
+# mixup
+
+
+def test_a_mix_is_the_sum_of_two_pictures_in_their_parts():
+    keys = [(0, 0, c) for c in range(4)]
+    mix = draw_mix(keys, 0.4)
+    batch = torch.arange(4 * 2 * 3 * 3, dtype=torch.float32).reshape(4, 2, 3, 3)
+    mixed = mix_images(batch, mix)
+    for b in range(4):
+        share, other = float(mix.share[b]), (b - 1) % 4
+        torch.testing.assert_close(mixed[b], share * batch[b] + (1 - share) * batch[other])
+        assert int(mix.partner[b]) == other
+
+
+def test_a_clips_part_follows_from_its_key_and_spreads_as_the_beta_distribution():
+    keys = [(3, 1, c) for c in range(2000)]
+    shares = draw_mix(keys, 0.4).share
+    torch.testing.assert_close(draw_mix(keys[5:9], 0.4).share, shares[5:9])
+    assert float(shares.mean()) == pytest.approx(0.5, abs=0.03)
+    assert float(shares.var()) == pytest.approx(1 / (4 * (2 * 0.4 + 1)), abs=0.01)

@@ -32,11 +32,17 @@ CONTROLLERS = {  # for every value of a controller, the overrides that choose it
     "speaker-k-fold": ["protocol.split=speaker-k-fold"],
     "random-utterance": ["protocol.split=random-utterance"],
     "leave-one-session-out": ["protocol.split=leave-one-session-out"],
+    "computed": ["train.pictures=computed", "features.reference=full_scale"],
+    "stored": ["train.pictures=stored"],
 }
 VALUES = {  # one that is allowed, for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
+    "augment.gain_db": 6.0,
+    "augment.snr_db": [10.0, 30.0],
+    "augment.speed": 0.1,
+    "augment.pitch": 2.0,
     "model.fusion_hidden_dim": 32,
     "model.gate_input": "features",
     "model.projection_dim": 16,
@@ -255,6 +261,12 @@ def test_a_missing_key_is_named(write, key):
         "features.reference=none",
         "augment.time_mask=1",
         "augment.freq_mask=-0.1",
+        "augment.mixup=-1",
+        "features.seconds=0",
+        "features.input_rate=3999",
+        "features.cqt.filter_scale=0",
+        "features.mel.win_length=0",
+        "train.pictures=live",
         "model.fusion=add",
         "model.pretrained=null",
         "model.image_size=31",
@@ -306,6 +318,12 @@ def test_a_wrong_value_is_refused_by_its_key(small, override):
         ("plateau", "optim.min_lr=-1"),
         ("cosine", "optim.warmup_epochs=-1"),
         ("speaker-k-fold", "protocol.n_folds=2"),
+        ("computed", "augment.gain_db=61"),
+        ("computed", "augment.snr_db=10"),
+        ("computed", "augment.snr_db=[10]"),
+        ("computed", "augment.snr_db=[30, 10]"),
+        ("computed", "augment.speed=0.6"),
+        ("computed", "augment.pitch=-1"),
     ],
 )
 def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override):
@@ -321,6 +339,7 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
         (["optim.schedule=cosine", "optim.warmup_epochs=50"], "optim.warmup_epochs"),
         (["optim.min_lr=1", "optim.lr=0.1"], "optim.min_lr"),
         (["corpus.name=manifest"], "corpus.manifest must be set"),
+        (["train.pictures=computed", "augment.gain_db=6"], "features.reference=full_scale"),
     ],
 )
 def test_peer_22_values_that_are_wrong_together_are_refused(small, overrides, words):
@@ -357,6 +376,8 @@ def test_the_keys_that_apply_to_each_choice(small):
         "speaker-k-fold": {"protocol.n_folds"},
         "random-utterance": {"protocol.n_folds"},
         "leave-one-session-out": set(),
+        "computed": {"augment.gain_db", "augment.speed", "augment.pitch"},  # no noise
+        "stored": set(),
     }
     for choice, keys in applying.items():
         leaves = flatten(load_config(small, CONTROLLERS[choice]).model_dump())

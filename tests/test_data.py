@@ -10,12 +10,31 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import data as data_module
+from audio import read_audio
 from augment import augment_images
-from data import Batch, EvalBatches, ImageDataset, TrainBatches, build_loader
+from batches import EvalBatches, TrainBatches
+from data import (
+    Batch,
+    ImageDataset,
+    PictureAugment,
+    PictureLoader,
+    WaveformDataset,
+    build_loader,
+)
+from errors import RunError
+from features import SpectrogramImages
 from store import FeatureStore, hash_files
 
 N = 11
-AUGMENT = {"freq_mask": 0.5, "time_mask": 0.5, "time_shift": 0.5}
+CPU = torch.device("cpu")
+RATE = 16_000  # Hz
+SETTINGS = {
+    "sample_rate": RATE,
+    "image_size": 32,
+    "cqt": {"fmin": 200.0, "n_bins": 40},
+    "mel": {"n_fft": 512, "n_mels": 32},
+}
+AUGMENT = PictureAugment(freq_mask=0.5, time_mask=0.5, time_shift=0.5)
 sizes = st.integers(2, 200)
 batch_sizes = st.integers(2, 20)
 seeds = st.integers(0, 2**32 - 1)
@@ -77,16 +96,18 @@ def test_evaluation_covers_each_clip_once_in_as_many_batches_on_each_process(
 
 @pytest.fixture(scope="module")
 def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    settings = {"sample_rate": 16_000, "image_size": 32, "mel": {"n_fft": 512, "n_mels": 32}}
-    store = FeatureStore(
-        tmp_path_factory.mktemp("store"), {**settings, "cqt": {"fmin": 200.0, "n_bins": 40}}
-    )
-    hashes, _ = hash_files(sorted(corpus_root.rglob("*.wav"))[:N], workers=0)
-    store.build({key: path for path, key in hashes.items()}, workers=0)
+    store = FeatureStore(tmp_path_factory.mktemp("store"), SETTINGS)
+    store.build(hashed(corpus_root), workers=0)
     return store
 
 
-def dataset(store: FeatureStore, augment: dict[str, float] | None = None, **kwargs) -> ImageDataset:
+def hashed(corpus_root: Path) -> dict[str, Path]:
+    """Return {audio hash: file} of some clips."""
+    hashes, _ = hash_files(sorted(corpus_root.rglob("*.wav"))[:N], workers=0)
+    return {key: path for path, key in hashes.items()}
+
+
+def dataset(store: FeatureStore, augment: PictureAugment | None = None, **kwargs) -> ImageDataset:
     keys = kwargs.pop("keys", list(store.rows))
     return ImageDataset(store, keys, list(range(len(keys))), augment, **kwargs)
 
@@ -97,7 +118,7 @@ def test_a_batch_of_one_clip_keeps_its_batch_axis(store: FeatureStore) -> None:
 
 
 def test_without_augmentation_pictures_are_those_of_the_store(store: FeatureStore) -> None:
-    for off in (None, dict.fromkeys(AUGMENT, 0.0)):
+    for off in (None, PictureAugment()):
         batch = dataset(store, off)[(3, 4)]
         np.testing.assert_array_equal(batch.cqt[0].numpy(), store.view("cqt")[4].astype("f4"))
         np.testing.assert_array_equal(batch.mel[0].numpy(), store.view("mel")[4].astype("f4"))
@@ -116,7 +137,7 @@ def test_augmentation_is_the_same_for_a_clip_whatever_the_fold_and_the_batch(
     for other in (among.cqt[1], elsewhere.cqt[0]):
         torch.testing.assert_close(other, alone.cqt[0], rtol=0, atol=0)
     raw = dataset(store)[(5, 8)]
-    expected = augment_images((raw.cqt[0], raw.mel[0]), (3, 5, int(keys[8][:8], 16)), **AUGMENT)
+    expected = augment_images((raw.cqt[0], raw.mel[0]), (3, 5, int(keys[8][:8], 16)), *AUGMENT[:3])
     torch.testing.assert_close(alone.mel[0], expected[1], rtol=0, atol=0)
 
 
@@ -152,3 +173,125 @@ def test_worker_processes_give_the_same_batches(store: FeatureStore, monkeypatch
         for ours, theirs in pairs:
             for one, other in zip(ours, theirs, strict=True):
                 torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+# Crops
+
+
+@pytest.fixture(scope="module")
+def cropped(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
+    """A store of crops of 0.1 s; the corpus's clips have 0.2 to 0.26 s."""
+    store = FeatureStore(tmp_path_factory.mktemp("crops"), {**SETTINGS, "seconds": 0.1})
+    store.build(hashed(corpus_root), workers=0)
+    return store
+
+
+def test_a_store_of_crops_holds_as_many_as_cover_each_clip(cropped, corpus_root: Path) -> None:
+    images = SpectrogramImages(**SETTINGS)
+    for key, path in hashed(corpus_root).items():
+        waveform = torch.from_numpy(read_audio(path, RATE))
+        rows = cropped.rows[key]
+        starts = np.linspace(0, len(waveform) - 1600, len(rows)).round().astype(int)
+        assert len(rows) == -(-len(waveform) // 1600) in (2, 3)
+        for row, start in zip(rows, starts, strict=True):
+            cqt, mel = images(waveform[None, start : start + 1600])
+            np.testing.assert_allclose(cropped.view("cqt")[row], cqt[0], atol=0.05)
+            np.testing.assert_allclose(cropped.view("mel")[row], mel[0], atol=0.05)
+
+
+def test_evaluation_sees_every_crop_and_training_one_of_each_clip(cropped) -> None:
+    evaluated, trained = dataset(cropped), dataset(cropped, PictureAugment(), seed=2)
+    clips = [int(evaluated[(0, i)].clip) for i in range(len(evaluated))]
+    assert clips == [i for i, rows in enumerate(cropped.rows.values()) for _ in rows]
+    assert len(trained) == N
+    seen = set()
+    for epoch in range(30):
+        picture = trained[(epoch, 3)].cqt[0].numpy()
+        rows = list(cropped.rows.values())[3]
+        (row,) = [r for r in rows if np.array_equal(cropped.view("cqt")[r].astype("f4"), picture)]
+        seen.add(row)
+    assert seen == set(rows)
+
+
+# Waveforms
+
+
+def waveforms(corpus_root: Path, crop_size: int | None = None, **augment) -> WaveformDataset:
+    paths = hashed(corpus_root)
+    targets = list(range(N))
+    return WaveformDataset(
+        list(paths.values()), list(paths), targets, RATE, crop_size, augment, seed=3
+    )
+
+
+def loader_of(clips: WaveformDataset, augment: PictureAugment) -> PictureLoader:
+    batches = TrainBatches(N, 4, 7)
+    plain = build_loader(clips, batches, CPU, workers=0)
+    return PictureLoader(plain, SpectrogramImages(**SETTINGS), augment, CPU)
+
+
+def stored_loader(store: FeatureStore, corpus_root: Path, augment: PictureAugment) -> DataLoader:
+    """Return the batches of the same clips in the same order from the store."""
+    clips = dataset(store, augment, seed=3, keys=list(hashed(corpus_root)))
+    return build_loader(clips, TrainBatches(N, 4, 7), CPU, workers=0)
+
+
+def test_computed_pictures_are_the_stored_ones(store: FeatureStore, corpus_root: Path) -> None:
+    computed = loader_of(waveforms(corpus_root), PictureAugment())
+    stored = stored_loader(store, corpus_root, PictureAugment())
+    assert len(computed) == len(stored)
+    for ours, theirs in zip(computed, stored, strict=True):
+        assert torch.equal(ours.clip, theirs.clip) and torch.equal(ours.targets, theirs.targets)
+        torch.testing.assert_close(ours.cqt, theirs.cqt, rtol=0, atol=0.05)  # float16
+        torch.testing.assert_close(ours.mel, theirs.mel, rtol=0, atol=0.05)
+
+
+def test_computed_pictures_are_masked_and_mixed_like_stored_ones(
+    store: FeatureStore, corpus_root: Path
+) -> None:
+    augment = AUGMENT._replace(mixup=0.4)
+    computed = loader_of(waveforms(corpus_root), augment)
+    stored = stored_loader(store, corpus_root, augment)
+    for ours, theirs in zip(computed, stored, strict=True):
+        torch.testing.assert_close(ours.mix.share, theirs.mix.share)
+        torch.testing.assert_close(ours.mel, theirs.mel, rtol=0, atol=0.1)
+
+
+def test_waveforms_change_with_the_epoch_and_not_with_the_batch(corpus_root: Path) -> None:
+    clips = waveforms(corpus_root, snr_db=[10.0, 20.0], speed=0.1)
+    alone, among = clips[(1, 5)], clips.__getitems__([(1, 2), (1, 5)])
+    n = int(alone.lengths)
+    torch.testing.assert_close(among.waveform[1, :n], alone.waveform[0], rtol=0, atol=0)
+    assert int(among.lengths[1]) == n and not among.waveform[1, n:].any()
+    assert int(clips[(2, 5)].lengths) != n
+    assert among.keys.tolist() == [[3, 1, clips.ids[i]] for i in (2, 5)]
+
+
+def test_waveform_crops_have_one_length_and_another_place_each_epoch(corpus_root: Path) -> None:
+    clips = waveforms(corpus_root, crop_size=1600)
+    batch = clips.__getitems__([(0, i) for i in range(N)])
+    assert batch.waveform.shape == (N, 1600) and batch.lengths.tolist() == [1600] * N
+    assert not torch.equal(clips[(0, 1)].waveform, clips[(1, 1)].waveform)
+
+
+def test_a_recording_that_vanishes_is_named(tmp_path: Path) -> None:
+    gone = WaveformDataset([tmp_path / "gone.wav"], ["0" * 64], [0], RATE, None, {})
+    with pytest.raises(RunError, match=r"gone.wav cannot be read.*run the same command again"):
+        gone[(0, 0)]
+
+
+# mixup
+
+
+def test_mixup_mixes_stored_pictures_with_the_batch_and_says_so(store: FeatureStore) -> None:
+    plain = dataset(store, PictureAugment(), seed=3)
+    mixed = dataset(store, PictureAugment(mixup=0.5), seed=3)
+    items = [(4, i) for i in (2, 7, 1)]
+    before, after = plain.__getitems__(items), mixed.__getitems__(items)
+    assert before.mix is None and after.targets.tolist() == [2, 7, 1]
+    share = after.mix.share[:, None, None, None]
+    for old, new in ((before.cqt, after.cqt), (before.mel, after.mel)):
+        torch.testing.assert_close(new, share * old + (1 - share) * old[after.mix.partner])
+    assert after.mix.partner.tolist() == [2, 0, 1]
+    moved = after.to(CPU)
+    assert torch.equal(moved.mix.share, after.mix.share) and before.to(CPU).mix is None

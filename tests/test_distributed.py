@@ -17,7 +17,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data import Batch, EvalBatches
+from batches import EvalBatches
+from data import Batch
 from engine import evaluate, gather_views
 from losses import FusionLoss, nt_xent
 

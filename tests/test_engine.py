@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 import engine
-from data import Batch, EvalBatches, ImageDataset, TrainBatches, build_loader
+from batches import EvalBatches, TrainBatches
+from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Predictions, Trainer, evaluate
 from errors import RunError
 from files import load_tensors
@@ -42,19 +43,22 @@ class Stub(nn.Module):
         return {name: list(getattr(self, name).parameters()) for name in ("cqt", "mel", "head")}
 
 
-def fake_clips(n: int, side: int = 4, augment: dict[str, float] | None = None) -> ImageDataset:
+def fake_clips(n: int, side: int = 4, augment: PictureAugment | None = None) -> ImageDataset:
     """Noise with a bright row for the class, as if it came from a store."""
     draw = np.random.default_rng(0)
     targets = np.arange(n) % K
     pictures = draw.standard_normal((n, 1, side, side)).astype(np.float16)
     pictures[np.arange(n), 0, targets] += 4
     keys = [f"{1000 + i:08x}" for i in range(n)]
-    store = SimpleNamespace(view=lambda name: pictures, rows={key: i for i, key in enumerate(keys)})
+    store = SimpleNamespace(
+        view=lambda name: pictures, rows={key: range(i, i + 1) for i, key in enumerate(keys)}
+    )
     return ImageDataset(store, keys, targets.tolist(), augment, seed=1)
 
 
 def loaders(n: int = 16, batch_size: int = 4, **kwargs: object) -> tuple[DataLoader, DataLoader]:
     """Return training and evaluation on the same clips."""
+    kwargs = {"augment": PictureAugment(), **kwargs}
     train, dev = fake_clips(n, **kwargs), fake_clips(n, **(kwargs | {"augment": None}))
     return (
         build_loader(train, TrainBatches(n, batch_size, seed=1), CPU, workers=0),
@@ -221,7 +225,7 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
         )
         return make_trainer(model, lr=1e-3, schedule=SCHEDULES[fusion], seed=5)
 
-    clips = {"side": SIDE, "augment": {"time_mask": 0.3, "time_shift": 0.3}}
+    clips = {"side": SIDE, "augment": PictureAugment(time_mask=0.3, time_shift=0.3)}
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     trainer().fit(*loaders(8, 4, **clips), 3, None, whole / "w", whole / "s")
     trainer().fit(*loaders(8, 4, **clips), 1, None, parts / "w", parts / "s")
@@ -266,6 +270,26 @@ def test_evaluation_returns_every_clip_in_order(batch_size: int) -> None:
     logits = torch.from_numpy(np.eye(K, dtype=np.float32)[said])
     expected = nn.functional.cross_entropy(logits, torch.from_numpy(found.targets))
     assert found.loss == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_a_clip_of_several_crops_is_their_mean() -> None:
+    clips = fake_clips(6)
+    clips.views[0][:, 0, 0, 0] = [0, 1, 1, 2, 3, 3]  # what each crop says
+    clips.clips = np.array([0, 1, 1, 1, 2, 2])  # clip 1 has three crops
+    clips.targets = torch.tensor([0, 1, 2])
+    for batch_size in (2, 6):
+        loader = build_loader(clips, EvalBatches(6, batch_size), CPU, workers=0)
+        found = evaluate(SaysFirstPixel(), loader, Accelerator(cpu=True))
+        each = torch.eye(K)[[0, 1, 1, 2, 3, 3]].softmax(1).numpy()
+        expected = [each[0], each[1:4].mean(0), each[4:].mean(0)]
+        np.testing.assert_allclose(found.probs, expected, rtol=1e-6)
+        assert found.targets.tolist() == [0, 1, 2] and found.preds.tolist() == [0, 1, 3]
+        gates = clips.views[1][:, 0, 0, :2].astype("f4")
+        np.testing.assert_allclose(found.gate[1], gates[1:4].mean(0), rtol=1e-6)
+        losses = -np.log([each[0, 0], *each[1:4, 1], *each[4:, 2]])
+        assert found.loss == pytest.approx(
+            np.mean([losses[0], losses[1:4].mean(), losses[4:].mean()]), rel=1e-5
+        )
 
 
 def test_chance_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:

@@ -23,6 +23,7 @@ from schema import Config
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)
+COMPUTED = ("train.pictures=computed",)
 GROUPS = ("protocol.split=speaker-k-fold", "protocol.n_folds=3")
 MANIFEST = (
     "corpus.name=manifest",
@@ -52,17 +53,29 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "features.cqt.n_bins": ((), "30"),
     "features.cqt.bins_per_octave": ((), "12"),
     "features.cqt.hop_length": ((), "512"),
+    "features.cqt.window": ((), "hamming"),
+    "features.cqt.filter_scale": ((), "0.5"),
+    "features.input_rate": ((), "8000"),
+    "features.seconds": ((), "0.1"),
     "features.mel.n_fft": ((), "1024"),
     "features.mel.hop_length": ((), "128"),
     "features.mel.n_mels": ((), "24"),
     "features.mel.fmin": ((), "50.0"),
     "features.mel.fmax": ((), "4000.0"),
+    "features.mel.window": ((), "hamming"),
+    "features.mel.win_length": ((), "256"),
     "features.top_db": ((), "30.0"),
     "features.reference": ((), "full_scale"),
     "features.channels": ((), "delta"),
     "augment.freq_mask": ((), "0.5"),
     "augment.time_mask": ((), "0.5"),
     "augment.time_shift": ((), "0.5"),
+    "augment.mixup": ((), "0.5"),
+    "augment.gain_db": ((*COMPUTED, "features.reference=full_scale"), "6"),
+    "augment.snr_db": (COMPUTED, "[10, 20]"),
+    "augment.speed": (COMPUTED, "0.1"),
+    "augment.pitch": (COMPUTED, "2"),
+    "train.pictures": ((), "computed"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
     "model.gate_input": ((), "features"),

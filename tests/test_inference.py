@@ -67,3 +67,24 @@ def test_a_bad_file_gets_its_reason_and_the_others_their_labels(fold, clip, tmp_
 def test_a_run_folder_is_refused_with_its_folds(fold):
     with pytest.raises(InputError, match=fold.name):
         FoldModel(fold.parent)
+
+
+def test_a_label_is_the_mean_over_the_clips_crops(fold, clip, tmp_path):
+    card = json.loads((fold / "model.json").read_text())
+    card["features"] = {**FEATURES, "seconds": 0.25}
+    folder = tmp_path / "crops"
+    folder.mkdir()
+    write_json(folder / "model.json", card)
+    save_tensors(folder / "model.safetensors", load_tensors(fold / "model.safetensors"))
+    whole = FoldModel(folder)
+    samples = soundfile.read(clip, dtype="float32")[0]  # 9000 samples: three crops of 4000
+    each = []
+    for i, start in enumerate((0, 2500, 5000)):
+        piece = tmp_path / f"{i}.wav"
+        soundfile.write(piece, samples[start : start + 4000], 16000, subtype="FLOAT")
+        each.append(whole.label(piece))
+    mean = np.mean([list(label.probs.values()) for label in each], axis=0)
+    assert list(whole.label(clip).probs.values()) == pytest.approx(mean.tolist(), abs=1e-5)
+    assert whole.label(clip).gate == pytest.approx(
+        np.mean([label.gate for label in each]), abs=1e-5
+    )

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from augment import Mix
 from losses import FusionLoss, consistency, diversity, nt_xent
 
 
@@ -158,3 +159,29 @@ def test_detached_terms_have_no_graph():
     logits, targets = logits_and_targets()
     terms = FusionLoss()(logits, targets, None).detach()
     assert not terms.total.requires_grad and terms.nt_xent is None
+
+
+def mixed(shares):
+    return Mix(torch.arange(len(shares)).roll(1), torch.tensor(shares))
+
+
+def test_mixed_clips_count_with_both_targets_in_their_parts():
+    logits, targets = logits_and_targets()
+    shares = [1.0, 0.0, 0.5, 0.25, 0.9, 0.6]
+    found = FusionLoss()(logits, targets, None, mixed(shares)).cross_entropy
+    each = F.cross_entropy(logits, targets, reduction="none")
+    other = F.cross_entropy(logits, targets.roll(1), reduction="none")
+    parts = torch.tensor(shares)
+    torch.testing.assert_close(found, (parts * each + (1 - parts) * other).mean())
+
+
+@pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 0.5, 3.0])])
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_mix_of_nothing_else_is_the_plain_loss(weights, smoothing):
+    logits, targets = logits_and_targets()
+    loss = FusionLoss(label_smoothing=smoothing, class_weights=weights)
+    plain = F.cross_entropy(logits, targets, weight=weights, label_smoothing=smoothing)
+    torch.testing.assert_close(loss(logits, targets, None).total, plain)
+    torch.testing.assert_close(loss(logits, targets, None, mixed([1.0] * 6)).total, plain)
+    swapped = F.cross_entropy(logits, targets.roll(1), weight=weights, label_smoothing=smoothing)
+    torch.testing.assert_close(loss(logits, targets, None, mixed([0.0] * 6)).total, swapped)
