@@ -435,6 +435,14 @@ def test_the_recipes_train_as_published(name):
     assert config.model.pretrained and config.model.image_size == 224
 
 
+@pytest.mark.parametrize(
+    ("name", "rate"), [("iemocap", 16_000), ("esd", 16_000), ("ravdess", None)]
+)
+def test_corpora_are_read_at_the_rate_they_were_recorded_at(name, rate):
+    features = load_config(f"configs/{name}.yaml").features
+    assert (features.sample_rate, features.input_rate) == (44_100, rate)
+
+
 @pytest.mark.parametrize(("corpus", "alpha"), [("iemocap", 0.3), ("esd", 0.5)])
 def test_the_contrastive_recipes_have_the_published_weights(corpus, alpha):
     config = load_config(CONFIGS / f"{corpus}_gmu_contrastive.yaml")
