@@ -1,171 +1,380 @@
 """Measure the front end beside librosa, nnAudio and torchaudio, in one process, on the same clips.
 
-    python benchmarks/front_end.py                # two Markdown tables
+    python benchmarks/front_end.py                # Markdown tables, the promises first; minutes
     python benchmarks/front_end.py --json FILE    # the same as JSON, too
+    python benchmarks/front_end.py --profile      # where the time goes, by torch.profiler
 
-Rounds alternate between the candidates, so that all see the same machine; times are medians, ratios
-are of medians. Inputs are seeded noise: the time of none of them depends on what is said.
+In each of ROUNDS rounds every candidate is called some times in a row, so that it finds its own
+data in the cache, as in a loop over a corpus; the median of these calls is its figure of the round,
+and the median over the rounds is its time. Ratios are of such medians. Inputs are seeded noise: the
+time of none of them depends on what is said. "Bare FFTs" are the least that our method computes.
 """
 
 import argparse
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import librosa
 import nnAudio.features
 import numpy as np
+import soxr
 import torch
 import torchaudio
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+from torch.nn import functional as F
+from torch.profiler import ProfilerActivity, profile
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
+import mel_stft  # noqa: E402
 from features import CQT, MelSTFT, SpectrogramImages  # noqa: E402
 from files import write_json  # noqa: E402
 
-ROUNDS = 15
-WARM_UP = 2  # rounds that are not counted: kernels, FFT plans, numba
-SETTINGS: dict[str, dict[str, Any]] = {
-    "paper, 4.5 s at 44.1 kHz": {
-        "sample_rate": 44_100,
-        "cqt": {"hop_length": 512, "n_bins": 84},
-        "mel": {"n_fft": 4096, "hop_length": 256, "n_mels": 128},
-    },
-    "demo, 4.5 s at 16 kHz": {
-        "sample_rate": 16_000,
-        "cqt": {"hop_length": 256, "n_bins": 84},
-        "mel": {"n_fft": 1024, "hop_length": 160, "n_mels": 128},
-    },
+
+class Setting(NamedTuple):
+    """What is computed of the clips."""
+
+    sample_rate: int  # Hz
+    cqt: dict[str, Any]
+    mel: dict[str, Any]
+
+
+PAPER = Setting(
+    44_100,
+    {"hop_length": 512, "n_bins": 84, "bins_per_octave": 12},
+    {"n_fft": 4096, "hop_length": 256, "n_mels": 128},
+)
+SETTINGS = {
+    "paper, 44.1 kHz": PAPER,
+    "16 kHz": Setting(
+        16_000,
+        {"hop_length": 256, "n_bins": 84, "bins_per_octave": 12},
+        {"n_fft": 1024, "hop_length": 160, "n_mels": 128},
+    ),
 }
+RESAMPLED = "16 kHz recordings at the paper's settings"
+FMIN = 32.70319566257483  # Hz, C1
+TOP_DB = 80.0
+IMAGE_SIZE = 224  # pixels
 SECONDS = 4.5
-LENGTHS = (1, 2, 5, 10, 20, 60)  # seconds
+LENGTHS: tuple[float, ...] = (1, 2, 5, 10, 20, 60)  # seconds
+THREADS = (1, 2)
+ROUNDS = 11
+WARM_UP = 2  # rounds that are not counted: kernels, FFT plans, numba
+REPEATS = 5  # calls of a candidate in a round; the first is not counted
+PATIENCE = 200.0  # ms: after so many a candidate is called twice only
+NN_AUDIO = ("CQT1992v2", "CQT2010v2", "VQT")  # CQT1992 takes 50 s to build
+RFFT, QUICKEST = "bare FFTs (torch.fft.rfft)", "bare FFTs (quickest form)"
+PROMISES = (  # what, transform, beside whom, least or most
+    ("CQT: times as fast as librosa", "cqt", "librosa", ">=", 12),
+    ("CQT: times as fast as nnAudio's fastest", "cqt", "nnAudio", ">=", 12),
+    ("Mel-STFT: times as fast as librosa", "mel", "librosa", ">=", 2.5),
+    ("both pictures: times as fast as librosa", "both", "librosa", ">=", 5),
+    *(
+        (f"{title}: times the {floor}", transform, floor, "<=", 2.5)
+        for title, transform in (("CQT", "cqt"), ("Mel-STFT", "mel"), ("both pictures", "both"))
+        for floor in (RFFT, QUICKEST)
+    ),
+)
+MEMORY_TARGET = 500  # MB above import, for 16 clips of 5 s
+MEMORY_PROGRAM = """
+import pathlib, torch, features
+def kilobytes(key):
+    return int(pathlib.Path("/proc/self/status").read_text().split(key + ":")[1].split()[0])
+imported = kilobytes("VmRSS")
+with torch.inference_mode():
+    features.SpectrogramImages()(torch.randn(16, 5 * 44100), torch.full((16,), 5 * 44100))
+print((kilobytes("VmHWM") - imported) / 1024)  # ru_maxrss would be the parent's, if that is larger
+"""
 
 Candidates = dict[str, Callable[[], Any]]
+Row = dict[str, Any]
+Times = dict[str, dict[str, dict[str, dict[int, float]]]]  # setting, transform, name, threads
 
 
-def noise(seconds: float, sample_rate: int) -> torch.Tensor:
+def noise(seconds: float, sample_rate: int) -> Tensor:
     """Return (1, T) seeded noise."""
     generator = torch.Generator().manual_seed(0)
     return 0.1 * torch.randn(1, round(seconds * sample_rate), generator=generator)
 
 
-def cqt_candidates(waveform: torch.Tensor, sample_rate: int, cqt: dict[str, int]) -> Candidates:
-    """Return what computes CQT magnitudes; `bare FFTs` is the least that our method needs."""
-    samples, fmin = waveform[0].numpy(), librosa.note_to_hz("C1")
-    ours = CQT(sample_rate, **cqt)
-    theirs = {
-        name: getattr(nnAudio.features, name)(sample_rate, fmin=fmin, **cqt, verbose=False)
-        for name in ("CQT1992v2", "CQT2010v2")
-    }
-    n_frames = ours._frames_with_padding(waveform.shape[1])
-    folded = torch.zeros(1, cqt["n_bins"], n_frames, dtype=torch.complex64)
+def pictures(*powers: Tensor) -> list[Tensor]:
+    """Set 0 dB, cut the floor, resize with plain torch: (1, F, n) each -> (1, 1, H, W) each."""
+    in_db = [10 * torch.log10(power.clamp_min(1e-10)) for power in powers]
+    return [resize((db - db.amax()).clamp_min(-TOP_DB)) for db in in_db]
 
-    def bare() -> None:
-        torch.fft.rfft(waveform, n=n_frames * cqt["hop_length"])
-        torch.fft.ifft(folded)
+
+def resize(db: Tensor) -> Tensor:
+    """Resize as `SpectrogramImages` does: (1, F, n) -> (1, 1, H, W)."""
+    size = (IMAGE_SIZE, IMAGE_SIZE)
+    return F.interpolate(db[:, None], size, mode="bilinear", antialias=True)
+
+
+def librosa_cqt(samples: NDArray[np.float32], setting: Setting) -> NDArray[np.float32]:
+    """Return librosa's CQT magnitudes."""
+    return np.abs(librosa.cqt(samples, sr=setting.sample_rate, fmin=FMIN, **setting.cqt))
+
+
+def librosa_mel(samples: NDArray[np.float32], setting: Setting) -> NDArray[np.float32]:
+    """Return librosa's Mel power."""
+    return librosa.feature.melspectrogram(y=samples, sr=setting.sample_rate, **setting.mel)
+
+
+def librosa_pictures(samples: NDArray[np.float32], setting: Setting) -> list[Tensor]:
+    """Return both pictures by librosa: (T,) -> 2 x (1, 1, H, W)."""
+    cqt = librosa.amplitude_to_db(librosa_cqt(samples, setting), ref=np.max, top_db=TOP_DB)
+    mel = librosa.power_to_db(librosa_mel(samples, setting), ref=np.max, top_db=TOP_DB)
+    return [resize(torch.from_numpy(db)[None]) for db in (cqt, mel)]
+
+
+LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": librosa_pictures}
+
+
+class Clip:
+    """A clip and all that computes its transforms, by transform and name."""
+
+    def __init__(self, seconds: float, setting: Setting) -> None:
+        self.setting, self.x = setting, noise(seconds, setting.sample_rate)  # (1, T)
+        self.ours = SpectrogramImages(setting.sample_rate, IMAGE_SIZE, setting.cqt, setting.mel)
+        theirs, lengths = (self.x[0].numpy(), setting), torch.tensor([self.x.numel()])
+        ours: dict[str, Callable] = {
+            "cqt": self.ours.cqt,
+            "mel": self.ours.mel,
+            "both": partial(self.ours, lengths=lengths),
+        }
+        self.pairs: dict[str, Candidates] = {
+            name: {"ours": partial(work, self.x), "librosa": partial(LIBROSA[name], *theirs)}
+            for name, work in ours.items()
+        }
+
+    def measure_all(self) -> dict[str, dict[str, float]]:
+        """Return milliseconds; both pictures are made with the fastest of nnAudio's CQTs, too."""
+        rate, settings = self.setting.sample_rate, {"fmin": FMIN, "verbose": False}
+        bare_cqt, bare_mel = self._bare_cqt(), self._bare_mel()
+        cqts = {
+            f"nnAudio {name}": getattr(nnAudio.features, name)(rate, **settings, **self.setting.cqt)
+            for name in NN_AUDIO
+        }
+        theirs = {name: partial(cqt, self.x) for name, cqt in cqts.items()}
+        cqt = measure(self.pairs["cqt"] | theirs | bare_cqt)
+        nn_mel = nnAudio.features.MelSpectrogram(rate, **self.setting.mel, verbose=False)
+        mel: Any = torchaudio.transforms.MelSpectrogram(
+            rate, norm="slaney", mel_scale="slaney", **self.setting.mel
+        )
+        mels = {"nnAudio": partial(nn_mel, self.x), "torchaudio": partial(mel, self.x)}
+        fastest = min(cqts, key=cqt.__getitem__)
+        both: Candidates = {
+            f"{fastest}, torchaudio": lambda: pictures(cqts[fastest](self.x) ** 2, mel(self.x)),
+            RFFT: lambda: (bare_cqt[RFFT](), bare_mel[RFFT]()),
+            QUICKEST: lambda: (bare_cqt[QUICKEST](), bare_mel[QUICKEST]()),
+        }
+        return {
+            "cqt": cqt,
+            "mel": measure(self.pairs["mel"] | mels | bare_mel),
+            "both": measure(self.pairs["both"] | both),
+        }
+
+    def _bare_cqt(self) -> Candidates:
+        """Forward once over the padded clip, back once for each bin."""
+        ours = self.ours.cqt
+        n_blocks, q = ours._layout(ours.n_frames(self.x.shape[-1]))
+        block = torch.randn(n_blocks, q * ours.hop_length)
+        folded = torch.randn(n_blocks, len(ours.frequencies), q, dtype=torch.complex64)
+        steps = ours._kernels_for(q, block.device, block.dtype).turns.shape
+        half = torch.view_as_complex(block.unflatten(-1, (*steps, 2)))  # (b, R, C), as in `_fold`
+        return {
+            RFFT: lambda: (torch.fft.rfft(block), torch.fft.ifft(folded)),
+            QUICKEST: lambda: (torch.fft.fft(torch.fft.fft(half, dim=1)), torch.fft.ifft(folded)),
+        }
+
+    def _bare_mel(self) -> Candidates:
+        """Of all frames at once, or of as many as fit the cache."""
+        ours = self.ours.mel
+        frames = torch.randn(ours.n_frames(self.x.shape[-1]), ours.n_fft)
+        blocks = frames.split(max(mel_stft.CACHE // ours.n_fft, 1))
+        return {
+            RFFT: lambda: torch.fft.rfft(frames),
+            QUICKEST: lambda: [torch.fft.rfft(block) for block in blocks],
+        }
+
+
+def resampled() -> dict[str, Candidates]:
+    """Return what reads recordings at 16 kHz as if they had the paper's rate."""
+    waveform, images = noise(SECONDS, 16_000), SpectrogramImages(PAPER.sample_rate)
+    as_it_is = SpectrogramImages(PAPER.sample_rate, input_rate=16_000)
+
+    def soxr_first() -> Tensor:
+        return torch.from_numpy(soxr.resample(waveform[0].numpy(), 16_000, PAPER.sample_rate))[None]
+
+    def lengths(clip: Tensor) -> Tensor:
+        return torch.tensor([clip.numel()])
 
     return {
-        "ours": lambda: ours(waveform),
-        "librosa": lambda: np.abs(librosa.cqt(samples, sr=sample_rate, fmin=fmin, **cqt)),
-        **{f"nnAudio {name}": lambda f=f: f(waveform) for name, f in theirs.items()},
-        "bare FFTs": bare,
-    }
-
-
-def mel_candidates(waveform: torch.Tensor, sample_rate: int, mel: dict[str, int]) -> Candidates:
-    """Return what computes Mel power."""
-    samples = waveform[0].numpy()
-    ours = MelSTFT(sample_rate, **mel)
-    nn_audio = nnAudio.features.MelSpectrogram(sample_rate, **mel, verbose=False)
-    torch_audio = torchaudio.transforms.MelSpectrogram(
-        sample_rate, norm="slaney", mel_scale="slaney", **mel
-    )
-    return {
-        "ours": lambda: ours(waveform),
-        "librosa": lambda: librosa.feature.melspectrogram(y=samples, sr=sample_rate, **mel),
-        "nnAudio": lambda: nn_audio(waveform),
-        "torchaudio": lambda: torch_audio(waveform),
+        "cqt": {
+            "ours": lambda: as_it_is.cqt(waveform),
+            "soxr, then ours": lambda: images.cqt(soxr_first()),
+            "soxr, then librosa": lambda: librosa_cqt(soxr_first()[0].numpy(), PAPER),
+        },
+        "both": {
+            "ours": lambda: as_it_is(waveform, lengths(waveform)),
+            "soxr, then ours": lambda: images(clip := soxr_first(), lengths(clip)),
+        },
     }
 
 
 def measure(candidates: Candidates) -> dict[str, float]:
-    """Return the median milliseconds of each, over alternating rounds."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    """Return the milliseconds of each, over alternating rounds."""
+    found: dict[str, list[float]] = {name: [] for name in candidates}
     with torch.inference_mode():
-        for round_number in range(WARM_UP + ROUNDS):
+        for _ in range(WARM_UP + ROUNDS):
             for name, work in candidates.items():
-                start = time.perf_counter()
-                work()
-                if round_number >= WARM_UP:
-                    times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(found) for name, found in times.items()}
+                found[name].append(in_a_row(work))
+    return {name: statistics.median(times[WARM_UP:]) for name, times in found.items()}
 
 
-def side_by_side(n_threads: int) -> list[dict[str, Any]]:
-    """Return one row for each setting, transform and candidate."""
-    torch.set_num_threads(n_threads)
-    rows = []
-    for setting, values in SETTINGS.items():
-        rate = values["sample_rate"]
-        waveform = noise(SECONDS, rate)
-        for transform, build in (("cqt", cqt_candidates), ("mel", mel_candidates)):
-            found = measure(build(waveform, rate, values[transform]))
-            for name, milliseconds in found.items():
-                row = {"setting": setting, "threads": n_threads, "transform": transform}
-                ratio = milliseconds / found["ours"]
-                rows.append(row | {"what": name, "ms": milliseconds, "times_ours": ratio})
-    return rows
+def in_a_row(work: Callable[[], Any]) -> float:
+    """Return the median milliseconds of some calls, the first left out."""
+    times: list[float] = []
+    while len(times) < 2 or (len(times) < REPEATS and sum(times) < PATIENCE):
+        start = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times[1:])
 
 
-def by_length() -> list[dict[str, float]]:
-    """Return the time of both pictures against the length of the clip, paper settings."""
+def side_by_side() -> Times:
+    """Return the milliseconds of all candidates, at all settings and numbers of threads."""
+    times: Times = {}
+    for n_threads in THREADS:
+        with threadpool_limits(n_threads):  # of NumPy and SciPy
+            torch.set_num_threads(n_threads)
+            found = {
+                name: Clip(SECONDS, setting).measure_all() for name, setting in SETTINGS.items()
+            }
+            found[RESAMPLED] = {name: measure(works) for name, works in resampled().items()}
+        for setting, transforms in found.items():
+            for transform, by_name in transforms.items():
+                place = times.setdefault(setting, {}).setdefault(transform, {})
+                for name, milliseconds in by_name.items():
+                    place.setdefault(name, {})[n_threads] = milliseconds
+    return times
+
+
+def by_length() -> list[Row]:
+    """Return times against the length of the clip, paper settings."""
     rows = []
     for seconds in LENGTHS:
-        images = SpectrogramImages(44_100)
-        waveform = noise(seconds, 44_100)
-        lengths = torch.tensor([waveform.shape[1]])
-        found = measure({"ours": lambda w=waveform, n=lengths, f=images: f(w, n)})
-        rows.append(
-            {"seconds": seconds, "ms": found["ours"], "ms_a_second": found["ours"] / seconds}
-        )
+        row: Row = {"seconds": seconds}
+        for transform, pair in Clip(seconds, PAPER).pairs.items():
+            found = measure(pair)
+            row[f"{transform}, ms"] = found["ours"]
+            row[f"{transform}, librosa's times ours"] = found["librosa"] / found["ours"]
+        rows.append(row | {"both, ms a second": row["both, ms"] / seconds})
     return rows
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def peak_memory() -> float:
+    """Return the MB above import that 16 clips of 5 s need, in a process of their own."""
+    command = [sys.executable, "-c", MEMORY_PROGRAM]
+    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(found.stdout)
+
+
+def summarize(times: Times, memory: float) -> list[Row]:
+    """Return each promise beside what was reached, at every number of threads."""
+    summary: list[Row] = []
+    for setting in SETTINGS:
+        for promise, transform, other, sign, target in PROMISES:
+            row: Row = {"setting": setting, "promise": promise}
+            found = times[setting][transform]
+            for n, ours in found["ours"].items():
+                theirs = min(ms[n] for name, ms in found.items() if name.startswith(other))
+                row[f"reached, threads: {n}"] = theirs / ours if sign == ">=" else ours / theirs
+            summary.append(row | {"target": f"{sign} {target:g}"})
+    row = {"setting": "paper, 44.1 kHz", "promise": "MB above import for 16 clips of 5 s"}
+    row[f"reached, threads: {THREADS[-1]}"] = memory
+    return [*summary, row | {"target": f"< {MEMORY_TARGET}"}]
+
+
+def side_by_side_tables(times: Times) -> str:
+    """Return one Markdown table for each setting and transform."""
+    tables = []
+    for setting, transforms in times.items():
+        for transform, found in transforms.items():
+            rows: list[Row] = [{"what": name} for name in found]
+            for row, by_threads in zip(rows, found.values(), strict=True):
+                for n, milliseconds in by_threads.items():
+                    row[f"ms, threads: {n}"] = milliseconds
+                    row[f"times ours, threads: {n}"] = milliseconds / found["ours"][n]
+            tables.append(f"### {transform}, {setting}\n\n{table(rows)}")
+    return "\n\n".join(tables)
+
+
+def table(rows: list[Row]) -> str:
     """Return rows as Markdown; numbers to three digits."""
 
     def show(value: Any) -> str:
         return f"{value:.3g}" if isinstance(value, float) else str(value)
 
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + "---|" * len(rows[0])]
-    lines += ["| " + " | ".join(show(value) for value in row.values()) + " |" for row in rows]
+    lines += ["| " + " | ".join(show(row.get(key, "")) for key in rows[0]) + " |" for row in rows]
     return "\n".join(lines)
 
 
 def machine() -> str:
-    """Name the processor, as far as the system tells."""
+    """Name the processor, as far as the system tells, what it is busy with, and the versions."""
     info = Path("/proc/cpuinfo")
     named = [line for line in info.read_text().splitlines() if "model name" in line]
     model = named[0].split(":")[1].strip() if named else platform.processor()
-    return f"{model}, {len(named) or '?'} cores, torch {torch.__version__}"
+    versions = [f"{name} {version(name)}" for name in ("torch", "librosa", "nnAudio", "torchaudio")]
+    load = f"load {os.getloadavg()[0]:.1f} before"
+    return ", ".join([model, f"{os.cpu_count()} cores", load, *versions])
+
+
+def print_profile() -> None:
+    """Print where our time goes, paper settings."""
+    waveform = noise(SECONDS, PAPER.sample_rate)
+    torch.set_num_threads(THREADS[0])
+    for transform in (CQT(PAPER.sample_rate, **PAPER.cqt), MelSTFT(PAPER.sample_rate, **PAPER.mel)):
+        with torch.inference_mode():
+            for _ in range(5):
+                transform(waveform)
+            with profile(activities=[ProfilerActivity.CPU]) as profiler:
+                for _ in range(50):
+                    transform(waveform)
+        print(f"{type(transform).__name__}, 50 calls\n")
+        print(profiler.key_averages().table("self_cpu_time_total", row_limit=12))
 
 
 def main() -> None:
     """Print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--profile", action="store_true", help="print torch.profiler's tables only")
     arguments = parser.parse_args()
-    rows = [row for n_threads in (1, 2) for row in side_by_side(n_threads)]
-    lengths = by_length()
-    print(
-        f"{machine()}; medians of {ROUNDS} alternating rounds\n\n{table(rows)}\n\n{table(lengths)}"
-    )
+    if arguments.profile:
+        return print_profile()
+    host = machine()
+    times, lengths, memory = side_by_side(), by_length(), peak_memory()
+    summary = summarize(times, memory)
+    print(f"{host}; clips of {SECONDS:g} s; medians of {ROUNDS} alternating rounds")
+    print(f"\n## Promises\n\n{table(summary)}\n\n## Side by side\n\n{side_by_side_tables(times)}")
+    print(f"\n## Time against clip length, threads: {THREADS[-1]}\n\n{table(lengths)}")
     if arguments.json:
-        write_json(arguments.json, {"machine": machine(), "rows": rows, "by_length": lengths})
+        figures = {"summary": summary, "ms": times, "by_length": lengths, "peak_mb": memory}
+        write_json(arguments.json, {"machine": host, "seconds": SECONDS, **figures})
 
 
 if __name__ == "__main__":

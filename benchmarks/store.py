@@ -1,55 +1,100 @@
-"""Measure the feature store: clips a second with and without threads, memory against corpus size.
+"""Measure the feature store: clips a second beside a loop of librosa calls, memory of an epoch.
 
-python benchmarks/store.py ../shared/data/ravdess
+python benchmarks/store.py ../shared/data/ravdess              # 180 clips
+python benchmarks/store.py ../shared/data/ravdess --clips 0    # all of them
 """
 
 import argparse
+import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+import librosa
 import numpy as np
+import soundfile
 import torch
+from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from data import ImageDataset, TrainBatches  # noqa: E402
-from store import VIEWS, FeatureStore, hash_files  # noqa: E402
+from batches import TrainBatches  # noqa: E402
+from benchmarks.front_end import PAPER, librosa_pictures, machine, noise, table  # noqa: E402
+from data import ImageDataset  # noqa: E402
+from store import FeatureStore, hash_files  # noqa: E402
 
-ROUNDS = 3  # alternating, so that both see the same machine
-PAPER = {"sample_rate": 44_100, "image_size": 224, "channels": "static"}
+ROUNDS = 3  # alternating, so that all see the same machine
+SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}
+WORKERS = 2
 BATCH_SIZE = 16  # clips
+STORES = (500, 4000)  # clips
 
 
-def build_rate(paths: dict[str, Path], workers: int) -> float:
-    """Return clips a second of building an empty store."""
+def build_seconds(paths: Mapping[str, Path], workers: int) -> float:
+    """Return how long building an empty store takes."""
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(Path(folder), PAPER)
+        store = FeatureStore(Path(folder), SETTINGS)
         start = time.perf_counter()
         bad = store.build(paths, workers)
         assert not bad, bad
-        return len(paths) / (time.perf_counter() - start)
+        return time.perf_counter() - start
+
+
+def librosa_seconds(paths: Sequence[Path]) -> float:
+    """Return how long as many processes take for the same pictures by librosa, once warm."""
+    spawn = multiprocessing.get_context("spawn")
+    ready = spawn.Barrier(WORKERS + 1)
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read when a process imports NumPy
+    try:
+        with spawn.Pool(WORKERS, warm_up, (ready, paths[0])) as pool:
+            ready.wait()
+            start = time.perf_counter()
+            n_done = sum(1 for _ in pool.imap_unordered(librosa_clip, paths))
+            assert n_done == len(paths)
+            return time.perf_counter() - start
+    finally:
+        del os.environ["OMP_NUM_THREADS"]
+        os.environ |= {"OMP_NUM_THREADS": before} if before else {}
+
+
+def warm_up(ready: Barrier, path: Path) -> None:
+    """Prepare a process of librosa's and wait for the others."""
+    torch.set_num_threads(1)
+    librosa_clip(path)
+    ready.wait()
+
+
+def librosa_clip(path: Path) -> list[NDArray[np.float16]]:
+    """Return what the store keeps of a clip, by librosa: 2 x (1, H, W)."""
+    samples, _ = librosa.load(path, sr=PAPER.sample_rate, res_type="soxr_hq")
+    return [picture[0].half().numpy() for picture in librosa_pictures(samples, PAPER)]
 
 
 def epoch_memory(n_clips: int) -> float:
-    """Return the MB of memory of its own that one epoch over a made-up store adds."""
+    """Return the MB of memory of its own that one epoch over a store of so many clips adds."""
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(Path(folder), PAPER)
-        store.folder.mkdir(parents=True)
-        store.rows = {f"{i:064x}": i for i in range(n_clips)}
-        for view in VIEWS:
-            size = n_clips * int(np.prod(store.record)) * 2  # bytes, float16
-            with (store.folder / f"{view}.f16").open("wb") as file:
-                file.truncate(size)
-        before = own_memory()
-        dataset = ImageDataset(store, list(store.rows), [0] * n_clips)
-        peak = before
-        for batch in TrainBatches(n_clips, BATCH_SIZE, seed=0):
-            dataset.__getitems__(batch)
-            peak = max(peak, own_memory())
-        return peak - before
+        clip = Path(folder) / "clip.wav"  # stands for all: what is in a record does not matter
+        soundfile.write(clip, noise(0.1, PAPER.sample_rate)[0].numpy(), PAPER.sample_rate)
+        paths = {f"{i:064x}": clip for i in range(n_clips)}
+        FeatureStore(Path(folder), SETTINGS).build(paths, WORKERS)
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # has nothing left of the build
+            return pool.apply(one_epoch, (Path(folder), list(paths)))
+
+
+def one_epoch(folder: Path, hashes: Sequence[str]) -> float:
+    """Read all clips of a store once, shuffled; return the MB that this process grew by."""
+    before = peak = own_memory()
+    dataset = ImageDataset(FeatureStore(folder, SETTINGS), hashes, [0] * len(hashes))
+    for batch in TrainBatches(len(hashes), BATCH_SIZE, seed=0):
+        dataset.__getitems__(batch)
+        peak = max(peak, own_memory())
+    return peak - before
 
 
 def own_memory() -> float:
@@ -58,27 +103,36 @@ def own_memory() -> float:
     return int(status.split("RssAnon:")[1].split()[0]) / 1024
 
 
+def clips_per_second(paths: Mapping[str, Path]) -> dict[str, float]:
+    """Return the median clips a second of each way to the pictures."""
+    ways: dict[str, Callable[[], float]] = {
+        "ours, no threads beside the caller's": lambda: build_seconds(paths, 0),
+        f"ours, {WORKERS} threads": lambda: build_seconds(paths, WORKERS),
+        f"librosa, {WORKERS} processes": lambda: librosa_seconds(list(paths.values())),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(ROUNDS):
+        for name, way in ways.items():
+            seconds[name].append(way())
+    return {name: len(paths) / statistics.median(found) for name, found in seconds.items()}
+
+
 def main() -> None:
     """Print two Markdown tables."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("root", type=Path, help="folder with recordings")
-    parser.add_argument("--clips", type=int, default=180, help="how many of them")
+    parser.add_argument("--clips", type=int, default=180, help="how many of them; 0 is all")
     arguments = parser.parse_args()
+    host = machine()
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
-    hashes, _ = hash_files(files[: arguments.clips], workers=2)
+    hashes, _ = hash_files(files[: arguments.clips or None], workers=WORKERS)
     paths = {key: path for path, key in hashes.items()}
-    rates: dict[int, list[float]] = {0: [], 2: []}
-    for _ in range(ROUNDS):
-        for workers, found in rates.items():
-            found.append(build_rate(paths, workers))
-    medians = {workers: statistics.median(found) for workers, found in rates.items()}
-    print(f"{len(paths)} clips, 224 pixels, {torch.get_num_threads()} cores, {ROUNDS} rounds\n")
-    print("| threads | clips a second (median) | ratio |\n|---:|---:|---:|")
-    for workers, rate in medians.items():
-        print(f"| {workers} | {rate:.1f} | {rate / medians[0]:.2f} |")
-    print("\n| clips in the store | MB of its own that an epoch adds |\n|---:|---:|")
-    for n_clips in (500, 4000):
-        print(f"| {n_clips} | {epoch_memory(n_clips):.0f} |")
+    rates = clips_per_second(paths)
+    beside = rates[f"librosa, {WORKERS} processes"]
+    print(f"{host}; {len(paths)} clips, 224 pixels, medians of {ROUNDS} alternating rounds\n")
+    print(table([{"what": n, "clips a second": r, "ratio": r / beside} for n, r in rates.items()]))
+    memory = [{"clips in the store": n, "MB that an epoch adds": epoch_memory(n)} for n in STORES]
+    print(f"\n{table(memory)}")
 
 
 if __name__ == "__main__":

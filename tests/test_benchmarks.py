@@ -1,0 +1,77 @@
+"""The benchmarks run, in a tiny form, name all candidates, and compute their ratios right."""
+
+import json
+import sys
+
+import pytest
+import soundfile
+
+from benchmarks import front_end, store
+
+BARE = [front_end.RFFT, front_end.QUICKEST]
+NAMES = {
+    "cqt": ["ours", "librosa", "nnAudio CQT1992v2", *BARE],
+    "mel": ["ours", "librosa", "nnAudio", "torchaudio", *BARE],
+    "both": ["ours", "librosa", "nnAudio CQT1992v2, torchaudio", *BARE],
+}
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    small = {"ROUNDS": 1, "WARM_UP": 0, "PATIENCE": 0.0, "SECONDS": 1.0, "THREADS": (1,)}
+    small |= {"LENGTHS": (0.5, 1.0), "NN_AUDIO": ("CQT1992v2",)}
+    small["SETTINGS"] = {"16 kHz": front_end.SETTINGS["16 kHz"]}
+    for name, value in small.items():
+        monkeypatch.setattr(front_end, name, value)
+
+
+def test_front_end_measures_every_candidate_and_writes_json(tiny, tmp_path, monkeypatch, capsys):
+    path = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["front_end.py", "--json", str(path)])
+    front_end.main()
+    figures = json.loads(path.read_text())
+    measured = figures["ms"]["16 kHz"]
+    assert {transform: list(found) for transform, found in measured.items()} == NAMES
+    assert all(by_threads["1"] > 0 for found in measured.values() for by_threads in found.values())
+    assert list(figures["ms"][front_end.RESAMPLED]["cqt"]) == [
+        *("ours", "soxr, then ours", "soxr, then librosa")
+    ]
+    assert [row["seconds"] for row in figures["by_length"]] == [0.5, 1.0]
+    assert 0 < figures["peak_mb"] < front_end.MEMORY_TARGET
+    printed = capsys.readouterr().out
+    assert all(f"| {name} |" in printed for names in NAMES.values() for name in names)
+    assert figures["machine"] in printed
+
+
+def test_summary_divides_the_right_way(tiny):
+    ms = {"ours": 2.0, "librosa": 26.0, "nnAudio A": 50.0, "nnAudio B": 30.0}
+    ms |= {front_end.RFFT: 4.0, front_end.QUICKEST: 0.5}
+    found = {name: {1: value, 2: 10 * value} for name, value in ms.items()}
+    found["ours"][2] = 10.0
+    summary = front_end.summarize({"16 kHz": {"cqt": found, "mel": found, "both": found}}, 95.0)
+    reached = {
+        row["promise"]: (row.get("reached, threads: 1"), row.get("reached, threads: 2"))
+        for row in summary
+    }
+    assert reached["CQT: times as fast as librosa"] == (13, 26)
+    assert reached["CQT: times as fast as nnAudio's fastest"] == (15, 30)
+    assert reached["both pictures: times the bare FFTs (torch.fft.rfft)"] == (0.5, 0.25)
+    assert reached["Mel-STFT: times the bare FFTs (quickest form)"] == (4, 2)
+    assert reached["MB above import for 16 clips of 5 s"] == (95.0, None)
+
+
+def test_calls_after_the_first_count(monkeypatch):
+    clock = iter([0, 9, 10, 12, 20, 21, 30, 35, 40, 42])  # calls of 9, 2, 1, 5 and 2 s
+    monkeypatch.setattr(front_end.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(front_end, "PATIENCE", 1e9)
+    assert front_end.in_a_row(lambda: None) == 2000  # ms
+
+
+def test_store_stands_beside_librosa_and_an_epoch_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "ROUNDS", 1)
+    paths = {f"{i:064x}": tmp_path / f"{i}.wav" for i in range(3)}
+    for path in paths.values():
+        soundfile.write(path, front_end.noise(1.0, 16_000)[0].numpy(), 16_000)
+    rates = store.clips_per_second(paths)
+    assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
+    assert 0 < store.epoch_memory(20) < 500
