@@ -187,7 +187,9 @@ class CQT(nn.Module):
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:
         design, n_points = self._wavelets, q * self._samples // self._frames
-        bands = [design.band(g, q, n_points) for g in self._groups if not g.is_direct]
+        folded = (g for g in self._groups if not g.is_direct)
+        pieces = (piece for g in folded for piece in design.pieces(g, q, n_points))
+        bands = [design.band(piece, q, n_points) for piece in pieces]
         low = min((row for row, _ in bands), default=0)
         high = max((row + band.shape[1] for row, band in bands), default=0)
         j = np.arange(low * q, high * q)  # (J,)

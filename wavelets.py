@@ -12,6 +12,7 @@ from windows import bandwidth, check_hop, get_window, side_lobes
 
 TOLERANCE = 2e-6  # of a wavelet's peak in frequency, -114 dB: what stays below it is left out
 MAX_WAVELET = 30  # seconds
+CACHE = 2**16  # products that the fold computes at once
 PRODUCT_SPEED = 60  # multiplications of a matrix product in the time of one of the fold
 
 
@@ -84,17 +85,41 @@ class Wavelets:
             )
 
     def groups(self, may_be_direct: bool) -> list[Group]:
-        """Return the bins, low to high, in groups of those whose bands mostly overlap."""
-        half_band = self.reach[0] * self.lengths[0] / self.q_factor  # of the centre frequency
-        octaves = min(np.log2(1 + half_band), 1)
+        """Return the bins, low to high, in groups that are quick to compute together.
+
+        Direct groups make matrices of 32 columns, or of little more than an octave; the others are
+        of bins whose bands mostly overlap.
+        """
+        octaves = min(np.log2(1 + self.reach[0] * self.lengths[0] / self.q_factor), 1)
         size = max(int(self.bins_per_octave * octaves), 1)
-        groups = []
-        for end in range(len(self.lengths), 0, -size):
-            first = max(end - size, 0)
+        size_direct = min(16, -(-4 * self.bins_per_octave // 3))
+        groups, end = [], len(self.lengths)
+        while end > 0:
+            first = max(end - size_direct, 0)
             rows = max(min(2 * self.reach[first], 1) * self.hop_length, 2)
-            is_quicker = self.lengths[first] < PRODUCT_SPEED * rows
-            groups.append(Group(first, end, bool(is_quicker) and may_be_direct))
+            is_direct = may_be_direct and bool(self.lengths[first] < PRODUCT_SPEED * rows)
+            first = first if is_direct else max(end - size, 0)
+            groups.append(Group(first, end, is_direct))
+            end = first
         return groups[::-1]
+
+    def pieces(self, group: Group, q: int, n_samples: int) -> list[Group]:
+        """Return a group in parts whose products with the spectrum stay in the cache."""
+        low, high = self.rows(group, q, n_samples)
+        n = max(CACHE // ((high - low) * q), 1)
+        starts = range(group.first, group.end, n)
+        return [Group(k, min(k + n, group.end), group.is_direct) for k in starts]
+
+    def rows(self, group: Group, q: int, n_samples: int) -> tuple[int, int]:
+        """Return the first and last + 1 row of q points in which a group's spectra are not 0."""
+        centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
+        reach = self.reach[group.first : group.end]
+        low = int(np.floor((centres - reach).min() * self.hop_length))
+        high = int(np.floor((centres + reach).max() * self.hop_length)) + 1
+        if n_samples != q * self.hop_length:
+            limit = ceil(min(n_samples / q, self.hop_length) / 2)
+            low, high = max(low, -limit), min(high, limit)
+        return low, min(high, low + self.hop_length)  # once around
 
     def matrix(self, group: Group) -> NDArray[np.float64]:
         """Return a group's conjugate wavelets, centred: (L, 2n), real parts, then imaginary."""
@@ -121,10 +146,7 @@ class Wavelets:
             lowest row, (n, R, q); row r, place j is (r * q + j) / (q * hop_length) cycles a sample
         """
         centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
-        reach = self.reach[group.first : group.end]
-        low = int(np.floor((centres - reach).min() * self.hop_length))
-        high = int(np.floor((centres + reach).max() * self.hop_length)) + 1
-        high = min(high, low + self.hop_length)  # once around
+        low, high = self.rows(group, q, n_samples)
         n_points = q * self.hop_length
         j = np.arange(low * q, high * q)  # (R * q,)
         half_sample = np.exp(-1j * np.pi / n_points * j)

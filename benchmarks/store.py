@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from batches import TrainBatches  # noqa: E402
-from benchmarks.front_end import PAPER, librosa_pictures, machine, noise, table  # noqa: E402
+from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
+from benchmarks.front_end import machine, table  # noqa: E402
 from data import ImageDataset  # noqa: E402
 from store import FeatureStore, hash_files  # noqa: E402
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 import soundfile
 
-from benchmarks import front_end, store
+from benchmarks import candidates, front_end, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
 NAMES = {
@@ -18,11 +18,12 @@ NAMES = {
 
 @pytest.fixture
 def tiny(monkeypatch):
-    small = {"ROUNDS": 1, "WARM_UP": 0, "PATIENCE": 0.0, "SECONDS": 1.0, "THREADS": (1,)}
-    small |= {"LENGTHS": (0.5, 1.0), "NN_AUDIO": ("CQT1992v2",)}
-    small["SETTINGS"] = {"16 kHz": front_end.SETTINGS["16 kHz"]}
+    small = {"ROUNDS": 1, "WARM_UP": 0, "PATIENCE": 0.0, "SECONDS": 1.0}
+    small |= {"NN_AUDIO": ("CQT1992v2",), "SETTINGS": {"16 kHz": candidates.SETTINGS["16 kHz"]}}
     for name, value in small.items():
-        monkeypatch.setattr(front_end, name, value)
+        monkeypatch.setattr(candidates, name, value)
+    monkeypatch.setattr(front_end, "THREADS", (1,))
+    monkeypatch.setattr(front_end, "LENGTHS", (0.5, 1.0))
 
 
 def test_front_end_measures_every_candidate_and_writes_json(tiny, tmp_path, monkeypatch, capsys):
@@ -33,7 +34,7 @@ def test_front_end_measures_every_candidate_and_writes_json(tiny, tmp_path, monk
     measured = figures["ms"]["16 kHz"]
     assert {transform: list(found) for transform, found in measured.items()} == NAMES
     assert all(by_threads["1"] > 0 for found in measured.values() for by_threads in found.values())
-    assert list(figures["ms"][front_end.RESAMPLED]["cqt"]) == [
+    assert list(figures["ms"][candidates.RESAMPLED]["cqt"]) == [
         *("ours", "soxr, then ours", "soxr, then librosa")
     ]
     assert [row["seconds"] for row in figures["by_length"]] == [0.5, 1.0]
@@ -62,16 +63,16 @@ def test_summary_divides_the_right_way(tiny):
 
 def test_calls_after_the_first_count(monkeypatch):
     clock = iter([0, 9, 10, 12, 20, 21, 30, 35, 40, 42])  # calls of 9, 2, 1, 5 and 2 s
-    monkeypatch.setattr(front_end.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(front_end, "PATIENCE", 1e9)
-    assert front_end.in_a_row(lambda: None) == 2000  # ms
+    monkeypatch.setattr(candidates.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(candidates, "PATIENCE", 1e9)
+    assert candidates.in_a_row(lambda: None) == 2000  # ms
 
 
 def test_store_stands_beside_librosa_and_an_epoch_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "ROUNDS", 1)
     paths = {f"{i:064x}": tmp_path / f"{i}.wav" for i in range(3)}
     for path in paths.values():
-        soundfile.write(path, front_end.noise(1.0, 16_000)[0].numpy(), 16_000)
+        soundfile.write(path, candidates.noise(1.0, 16_000)[0].numpy(), 16_000)
     rates = store.clips_per_second(paths)
     assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
     assert 0 < store.epoch_memory(20) < 500

@@ -271,32 +271,31 @@ def test_the_cqt_is_nnaudios():
 # Waveforms of another rate
 
 
-@pytest.mark.parametrize("seconds", [0.8, 0.05])
 @pytest.mark.parametrize(
-    ("input_rate", "rate", "hop", "n_bins", "filter_scale"),
+    ("input_rate", "rate", "hop", "n_bins", "window", "filter_scale", "seconds"),
     [
-        (16_000, 44_100, 512, 84, 1.0),
-        (16_000, 44_100, 512, 84, 0.5),
-        (16_000, 44_100, 441, 84, 1.0),  # a whole step of 160 samples
-        (22_050, 44_100, 512, 84, 1.0),
-        (48_000, 44_100, 512, 84, 1.0),
-        (8000, 44_100, 512, 84, 2.0),
-        (16_000, 48_000, 300, 80, 1.0),
-        (11_025, 16_000, 100, 60, 1.0),
-        (44_100, 16_000, 256, 72, 1.0),
-        (16_000, 44_100, 512, 100, 0.5),  # wavelets that reach around the spectrum
-        (48_000, 44_100, 512, 108, 1.0),
+        (16_000, 44_100, 512, 84, "hann", 1.0, 0.8),
+        (16_000, 44_100, 512, 84, "blackmanharris", 0.5, 0.05),
+        (16_000, 44_100, 441, 84, "hann", 1.0, 0.3),  # a whole step of 160 samples
+        (22_050, 44_100, 512, 84, "hann", 1.0, 0.8),
+        (22_050, 44_100, 512, 84, "hann", 1.0, 0.05),
+        (48_000, 44_100, 512, 84, "hann", 1.0, 0.8),
+        (8000, 44_100, 512, 84, "hann", 2.0, 0.3),
+        (16_000, 48_000, 300, 80, "blackmanharris", 1.0, 0.3),
+        (11_025, 16_000, 100, 60, "hann", 1.0, 0.05),
+        (44_100, 16_000, 256, 72, "hann", 1.0, 0.8),
+        (16_000, 44_100, 512, 100, "hann", 0.5, 0.3),  # wavelets that reach around the spectrum
+        (48_000, 44_100, 512, 108, "hann", 1.0, 0.3),
     ],
 )
-@pytest.mark.parametrize("window", ["hann", "blackmanharris"])
 def test_another_rate_gives_the_same_cqt(
-    input_rate, rate, hop, n_bins, filter_scale, seconds, window
+    input_rate, rate, hop, n_bins, window, filter_scale, seconds
 ):
     top = 0.43 * min(input_rate, rate)
-    shape = {"window": window, "filter_scale": filter_scale}
-    resampled = CQT(rate, hop, n_bins=n_bins, **shape, input_rate=input_rate)
+    shape = {"n_bins": n_bins, "window": window, "filter_scale": filter_scale}
+    resampled = CQT(rate, hop, **shape, input_rate=input_rate)
     found = resampled(batch(bursts(input_rate, seconds, top)))[0]
-    expected = CQT(rate, hop, n_bins=n_bins, **shape)(batch(bursts(rate, seconds, top)))[0]
+    expected = CQT(rate, hop, **shape)(batch(bursts(rate, seconds, top)))[0]
     assert abs(found.shape[-1] - expected.shape[-1]) <= 1
     assert error(found, expected) <= 2e-5
 
@@ -314,7 +313,7 @@ def test_another_rate_gives_the_same_cqt_with_windows_that_do_not_end_at_0(
 
 @pytest.mark.parametrize(("input_rate", "hop"), [(16_000, 512), (16_000, 441), (22_050, 512)])
 def test_bins_beyond_half_of_the_input_rate_are_zero(input_rate, hop):
-    module = CQT(44_100, hop, n_bins=103, window="blackmanharris", input_rate=input_rate)
+    module = CQT(44_100, hop, n_bins=110, window="blackmanharris", input_rate=input_rate)
     found = module.power(batch(noise(input_rate)))[0].amax(1).numpy()  # (n_bins,)
     lobe = 4 / 16.8 * module.frequencies  # Hz, half of the main lobe
     beyond = module.frequencies - lobe > 1.05 * input_rate / 2

@@ -72,6 +72,13 @@ def test_peer_14_pictures_are_square_of_the_image_size_after_one_resize(channels
     assert sizes == [(32, 32)] * 2  # one for each picture
 
 
+def test_every_bin_leaves_its_mark_when_many_share_a_row():
+    module = SpectrogramImages(**SMALL | {"image_size": 6}, top_db=10.0)
+    tones = torch.stack([tone(f) for f in module.cqt.frequencies[10:50]])
+    marks = 10 + module(tones).cqt[:, 0, :, 3].sum(1) / 6  # dB above the floor, over all rows
+    assert marks.min() > 0.5 * marks.max()
+
+
 def test_row_0_is_the_lowest_frequency(images):
     low, middle, high = (
         [int(p[0, 0].mean(-1).argmax()) for p in one(images, tone(f))] for f in (40, 300, 900)

@@ -183,7 +183,15 @@ def test_low_precision_is_raised_to_float32():
 
 
 @pytest.mark.parametrize("window", ["hann", "hamming"])
-@pytest.mark.parametrize("sizes", [{}, {"win_length": 400}, {"fmin": 300.0, "n_mels": 30}])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {},
+        {"win_length": 400},
+        {"fmin": 300.0, "n_mels": 30},
+        {"fmin": 46.875, "fmax": 703.125, "n_mels": 20},  # bands centred between two FFT bins
+    ],
+)
 def test_full_scale_is_the_largest_answer_to_a_sine(window, sizes):
     module = MelSTFT(**SMALL | sizes, window=window)
     frequencies = np.arange(4, 4 * 256 - 4) * RATE / 2048  # quarter FFT bins
