@@ -167,7 +167,7 @@ class CQT(nn.Module):
         spectrum = kernels.here * _part(half, first, end) + kernels.there * mirrored  # (b, J)
         planes = torch.view_as_real(spectrum).movedim(-1, 1).contiguous()  # (b, 2, J)
         rows = planes.unflatten(-1, (1, -1, q))  # (b, 2, 1, rows, q)
-        folded = [(rows[:, :, :, where] * band).sum(3) for where, band in kernels.bands]
+        folded = [_folded(rows[:, :, :, where], band) for where, band in kernels.bands]
         real, imaginary = torch.cat(folded, 2).unbind(1)  # (b, n, q)
         return torch.fft.ifft(torch.complex(real, imaginary))
 
@@ -209,6 +209,14 @@ class CQT(nn.Module):
             tensor(scale * (1 + turn)),
             [(slice(row - low, row - low + band.shape[1]), tensor(band)) for row, band in bands],
         )
+
+
+def _folded(rows: Tensor, band: Tensor) -> Tensor:
+    """Add up rows times a real or complex band: (b, 2, 1, R, q), (n, R, q) -> (b, 2, n, q)."""
+    if not band.is_complex():
+        return (rows * band).sum(3)
+    product = torch.complex(rows[:, 0], rows[:, 1]) * band  # (b, n, R, q)
+    return torch.view_as_real(product.sum(2)).movedim(-1, 1)
 
 
 def _turns(n: int) -> NDArray[np.complex128]:

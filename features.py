@@ -97,19 +97,21 @@ class SpectrogramImages(nn.Module):
                 which compiles and exports as one graph.
         """
         waveform = waveform.float()
-        if lengths is not None:
-            if lengths.min() < 1 or lengths.max() > waveform.shape[-1]:
-                limit = waveform.shape[-1]
-                raise ValueError(f"lengths must be in 1..{limit}, got {lengths.tolist()}")
-            inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None]
-            waveform = waveform * inside  # (B, T)
-        powers = self.cqt.power(waveform), self.mel(self.resample(waveform))
-        scales = self.cqt.full_scale, self.mel.full_scale
         if lengths is None:
-            return Images(*map(self._pictures, powers, scales))
-        at_sample_rate = -(-lengths * self.sample_rate // self.input_rate)  # torchaudio's rounding
-        n_frames = self.cqt.n_frames(lengths), self.mel.n_frames(at_sample_rate)
-        return Images(*map(self._one_by_one, powers, scales, n_frames))
+            powers = self.cqt.power(waveform), self.mel(self.resample(waveform))
+            return Images(*map(self._pictures, powers, self._full_scales))
+        if lengths.min() < 1 or lengths.max() > waveform.shape[-1]:
+            raise ValueError(f"lengths must be in 1..{waveform.shape[-1]}, got {lengths.tolist()}")
+        waveform = _up_to(waveform, lengths)
+        resampled_lengths = -(-lengths * self.sample_rate // self.input_rate)  # torchaudio's
+        resampled = _up_to(self.resample(waveform), resampled_lengths)  # it rings on behind a clip
+        powers = self.cqt.power(waveform), self.mel(resampled)
+        n_frames = self.cqt.n_frames(lengths), self.mel.n_frames(resampled_lengths)
+        return Images(*map(self._one_by_one, powers, self._full_scales, n_frames))
+
+    @property
+    def _full_scales(self) -> tuple[float, float]:
+        return self.cqt.full_scale, self.mel.full_scale
 
     def cut(self, waveform: Tensor) -> Tensor:
         """Cut a clip into as few crops as cover it: (T,) -> (n, crop_size), or (1, T) uncut."""
@@ -131,6 +133,11 @@ class SpectrogramImages(nn.Module):
         channels = _with_deltas(db) if self.channels == "delta" else db[:, None]  # (B, C, F, n)
         size = (self.image_size, self.image_size)
         return F.interpolate(channels, size, mode="bilinear", antialias=True)
+
+
+def _up_to(waveform: Tensor, lengths: Tensor) -> Tensor:
+    """Return the clips with zeros behind them: (B, T), (B,) -> (B, T)."""
+    return waveform * (torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None])
 
 
 def crops(waveform: Tensor, size: int) -> Tensor:

@@ -64,7 +64,8 @@ class Wavelets:
         self.lengths[is_even] = np.nextafter(self.lengths[is_even], np.inf)
         shape = get_window(window, 4096, "cqt")
         self._check(bandwidth(shape))
-        self.reach = side_lobes(shape, TOLERANCE) / self.lengths  # (n_bins,) cycles a sample
+        lobes = side_lobes(shape, TOLERANCE)
+        self.reach = np.minimum(lobes / self.lengths, 1)  # (n_bins,) cycles a sample; 1 is all
 
     def _check(self, noise_bandwidth: float) -> None:
         check_hop("cqt", self.hop_length, self.sample_rate)
@@ -130,11 +131,11 @@ class Wavelets:
             row[half - before :][: len(wavelet)] = wavelet.conj()
         return np.concatenate([matrix.real, matrix.imag]).T.copy()
 
-    def band(self, group: Group, q: int, n_samples: int) -> tuple[int, NDArray[np.float64]]:
-        """Return a group's spectra where they are not negligible, in rows of q points.
+    def band(self, group: Group, q: int, n_samples: int) -> tuple[int, NDArray]:
+        """Return a group's conjugate spectra where they are not negligible, in rows of q points.
 
-        All wavelets are symmetric about half a sample before 0. Counted from there their spectra
-        are real.
+        Wavelets are symmetric about half a sample before 0 if their window begins at 0, as Hann's.
+        Counted from there their spectra are real, and returned so.
 
         Args:
             group: The bins.
@@ -150,15 +151,17 @@ class Wavelets:
         n_points = q * self.hop_length
         j = np.arange(low * q, high * q)  # (R * q,)
         half_sample = np.exp(-1j * np.pi / n_points * j)
-        band = np.empty((len(centres), len(j)))
+        band = np.empty((len(centres), len(j)), complex)
         for row, k, centre in zip(band, range(group.first, group.end), centres, strict=True):
             wavelet, before = self._wavelet(k)
             circle = np.zeros(n_points, complex)
             circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * centre)
-            row[:] = (scipy.fft.fft(np.roll(circle, -before))[j % n_points] * half_sample).real
+            spectrum = scipy.fft.fft(np.roll(circle, -before))[j % n_points]
+            row[:] = (spectrum * half_sample).conj()
         if n_samples != n_points:
             band[:, 2 * np.abs(j) >= min(n_samples, n_points)] = 0
-        return low, band.reshape(len(centres), high - low, q)
+        is_real = np.abs(band.imag).max() <= TOLERANCE * np.abs(band.real).max()
+        return low, (band.real.copy() if is_real else band).reshape(len(centres), high - low, q)
 
     def _wavelet(self, k: int) -> tuple[NDArray[np.complex128], int]:
         """Return a wavelet on librosa's support, and how many of its samples lie before 0."""

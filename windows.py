@@ -45,7 +45,11 @@ def bandwidth(window: NDArray) -> float:
 
 
 def side_lobes(window: NDArray, tolerance: float) -> float:
-    """Return how far from its centre a window's spectrum passes a part of its peak, in bins."""
+    """Return how far from its centre a window's spectrum passes a part of its peak, in bins.
+
+    Infinite for a window with steps at its ends, as Hamming's: longer ones go on for ever farther.
+    """
     finer = 16  # points a bin
     spectrum = np.abs(np.fft.rfft(window, len(window) * finer))
-    return float((np.flatnonzero(spectrum > tolerance * spectrum[0]).max() + 1) / finer)
+    lobes = (np.flatnonzero(spectrum > tolerance * spectrum[0]).max() + 1) / finer
+    return float(lobes) if lobes < len(window) // 2 - 1 else float("inf")
