@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from wavelets import Wavelets
 
 BLOCK = 2**18  # samples: longer clips are transformed in overlapping blocks
-BUCKETS = 8  # kernel sets kept, one for each FFT length
+BUCKETS = 8  # kernel sets kept, one for each FFT length,
+KERNEL_BYTES = 2**28  # and of them so many bytes at most, but always the newest
 SMALLEST = 1e-38  # power, near float32's smallest
 
 
@@ -30,6 +31,14 @@ class Kernels(NamedTuple):
     here: Tensor  # (J,) at place j the spectrum is here * Z[j] + there * Z[-j].conj(), where Z is
     there: Tensor  # (J,) the FFT of the waveform taken two samples at a time as complex numbers
     bands: list[tuple[slice, Tensor]]  # rows of the spectrum and (n, rows, q), for each group
+
+    def n_bytes(self) -> int:
+        """Return the memory that they take."""
+        tensors = [*self.direct, self.turns, self.here, self.there, *(b for _, b in self.bands)]
+        return sum(tensor.nbytes for tensor in tensors)
+
+
+Key = tuple[int, torch.device, torch.dtype]  # frames of a block
 
 
 class CQT(nn.Module):
@@ -89,7 +98,7 @@ class CQT(nn.Module):
         self._margin = ceil((self._wavelets.lengths[0] / 2 + 1) / hop_length)  # frames
         # Frames before the waveform. Without, what lies before it wraps to the end of the block.
         self._before = self._margin if self._frames == 1 else 0
-        self._kernels: dict[tuple[int, torch.device, torch.dtype], Kernels] = {}
+        self._kernels: dict[Key, Kernels] = {}
 
     def n_frames(self, n_samples: Any) -> Any:
         """Return the frames of waveforms of so many samples, an int or a tensor of them."""
@@ -177,11 +186,19 @@ class CQT(nn.Module):
         if kernels is None:  # threads share the cache: each returns what it holds itself
             kernels = self._make_kernels(q, device, dtype)
             if not torch.compiler.is_exporting():  # or they are stand-ins for tensors
-                cached = list(self._kernels)
-                for oldest in cached[: max(len(cached) + 1 - BUCKETS, 0)]:
-                    self._kernels.pop(oldest, None)
-                self._kernels[key] = kernels
+                self._keep(key, kernels)
         return kernels
+
+    def _keep(self, key: Key, kernels: Kernels) -> None:
+        """Cache kernels; the oldest make room."""
+        cached = list(self._kernels.items())
+        free = KERNEL_BYTES - kernels.n_bytes() - sum(old.n_bytes() for _, old in cached)
+        for i, (oldest, old) in enumerate(cached):
+            if free >= 0 and len(cached) - i < BUCKETS:
+                break
+            self._kernels.pop(oldest, None)
+            free += old.n_bytes()
+        self._kernels[key] = kernels
 
     @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them

@@ -39,7 +39,7 @@ class SpectrogramImages(nn.Module):
     Args:
         sample_rate: Hz in which the settings of both transforms are counted.
         image_size: Pixels, height and width.
-        cqt: Arguments of `CQT` beside the rates.
+        cqt: Arguments of `CQT` beside the sample rate.
         mel: Arguments of `MelSTFT` beside the sample rate.
         top_db: dB kept below the reference.
         reference: `clip`: 0 dB is the clip's maximum; `full_scale`: the largest answer to a sine
@@ -47,8 +47,8 @@ class SpectrogramImages(nn.Module):
         channels: `static`, or `delta` for static + delta + delta-delta.
         seconds: Length of the crops that `cut` makes; None leaves clips whole, to be stretched to
             the picture's width.
-        input_rate: Hz of the waveforms; None is `sample_rate`. The CQT reads them as they are, the
-            Mel-STFT a resampled copy.
+        input_rate: Hz of the waveforms; None is `sample_rate`. They are resampled once for both
+            transforms.
 
     Shape:
         waveform (B, T) in [-1, 1], lengths (B,) in samples -> 2 x (B, C, image_size, image_size)
@@ -78,7 +78,7 @@ class SpectrogramImages(nn.Module):
         self.resample = torchaudio.transforms.Resample(self.input_rate, sample_rate, **RESAMPLER)
         if self.input_rate != sample_rate:  # its kernel belongs in no checkpoint
             self.resample.register_buffer("kernel", self.resample.kernel, persistent=False)
-        self.cqt = CQT(sample_rate, **(cqt or {}), input_rate=input_rate)
+        self.cqt = CQT(sample_rate, **(cqt or {}))
         self.mel = MelSTFT(sample_rate, **(mel or {}))
 
     @property
@@ -98,15 +98,16 @@ class SpectrogramImages(nn.Module):
         """
         waveform = waveform.float()
         if lengths is None:
-            powers = self.cqt.power(waveform), self.mel(self.resample(waveform))
+            waveform = self.resample(waveform)
+            powers = self.cqt.power(waveform), self.mel(waveform)
             return Images(*map(self._pictures, powers, self._full_scales))
         if lengths.min() < 1 or lengths.max() > waveform.shape[-1]:
             raise ValueError(f"lengths must be in 1..{waveform.shape[-1]}, got {lengths.tolist()}")
-        waveform = _up_to(waveform, lengths)
-        resampled_lengths = -(-lengths * self.sample_rate // self.input_rate)  # torchaudio's
-        resampled = _up_to(self.resample(waveform), resampled_lengths)  # it rings on behind a clip
-        powers = self.cqt.power(waveform), self.mel(resampled)
-        n_frames = self.cqt.n_frames(lengths), self.mel.n_frames(resampled_lengths)
+        waveform = self.resample(_up_to(waveform, lengths))
+        lengths = -(-lengths * self.sample_rate // self.input_rate)  # as torchaudio rounds
+        waveform = _up_to(waveform, lengths)  # resampling rings on behind a clip
+        powers = self.cqt.power(waveform), self.mel(waveform)
+        n_frames = self.cqt.n_frames(lengths), self.mel.n_frames(lengths)
         return Images(*map(self._one_by_one, powers, self._full_scales, n_frames))
 
     @property

@@ -98,7 +98,8 @@ class FeaturesConfig(Section):
     sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 44_100
     """Hz in which hop_length and n_fft are counted; up to half of it is seen."""
     input_rate: Annotated[int, Field(ge=4000, le=192_000)] | None = None
-    """Hz at which clips are read, e.g. 16000 for a corpus at 16 kHz; null is sample_rate."""
+    """Hz at which clips are read, e.g. 16000 for a corpus at 16 kHz, and from which they are
+    resampled on the device; null is sample_rate."""
     cqt: CqtConfig = CqtConfig()
     mel: MelConfig = MelConfig()
     top_db: Positive = 80.0

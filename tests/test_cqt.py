@@ -520,3 +520,17 @@ def test_no_bin_that_fits_is_told_too():
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         CQT(RATE, **settings)
+
+
+def test_the_kernels_kept_are_bounded_in_bytes_and_the_newest_stays(monkeypatch):
+    cqt = CQT(RATE, 256, 440.0, 12)
+    cqt(torch.zeros(1, 4000))
+    size = next(iter(cqt._kernels.values())).n_bytes()
+    monkeypatch.setattr(cqt_module, "KERNEL_BYTES", 6 * size)
+    for n in range(2, 12):
+        cqt(torch.zeros(1, 4000 * n))
+        assert sum(kernels.n_bytes() for kernels in cqt._kernels.values()) <= 6 * size
+    kept = list(cqt._kernels)
+    monkeypatch.setattr(cqt_module, "KERNEL_BYTES", 0)
+    cqt(torch.zeros(1, 8000))
+    assert len(kept) > 1 and len(cqt._kernels) == 1 and kept[-1] not in cqt._kernels
