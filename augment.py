@@ -1,4 +1,7 @@
-"""Changes to training clips, the same for the same (seed, epoch, clip) on any machine."""
+"""Changes to training clips, drawn from (seed, epoch, clip): the same on any machine.
+
+Only the clip that mixup mixes in is another where batches are, on more processes for instance.
+"""
 
 import math
 from collections.abc import Sequence

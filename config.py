@@ -67,6 +67,9 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's paths
+
+
 class _Loader(yaml.SafeLoader):
     """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
 
@@ -157,7 +160,7 @@ def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> s
     lines = []
     for finding in error.errors():
         unknown = finding["type"] == "extra_forbidden"
-        union = () if unknown else ("str", "list[str]")  # pydantic's names for parts of a union
+        union = () if unknown else UNION_PARTS
         path = [str(part) for part in finding["loc"] if part not in union]
         dotted = ".".join(path)
         source = next((sources[p] for p in _prefixes(path) if p in sources), file)

@@ -7,6 +7,7 @@ sample in time. No filter bank is approximated and nothing is downsampled.
 
 from fractions import Fraction
 from math import ceil
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wavelets import Wavelets
+from windows import check_rates
 
 BLOCK = 2**18  # samples: longer clips are transformed in overlapping blocks
 BUCKETS = 8  # kernel sets kept, one for each FFT length,
@@ -55,11 +57,13 @@ class CQT(nn.Module):
         bins_per_octave: Bins an octave; sets Q.
         window: Of the wavelets, whatever `scipy.signal.get_window` takes.
         filter_scale: Multiplies Q: below 1 sharper in time, above 1 in frequency.
-        input_rate: Hz of the waveforms. Below `sample_rate` the result is that of the waveform
-            resampled without loss, which is not computed.
+        input_rate: Hz of the waveforms. The result is that of the waveform resampled to
+            `sample_rate` without loss, which is not computed. Where `hop_length` is then no whole
+            number of its samples, a clip is one block however long: meant for clips of seconds.
 
     Shape:
-        (B, T) -> (B, n_bins, n_frames(T)); float64 for float64, otherwise float32
+        (B, T) -> (B, n_bins, n_frames(T)); float64 for float64, otherwise float32, also under
+        autocast
 
     Raises:
         InputError: The highest bin does not fit below half the sample rate, or another setting is
@@ -87,6 +91,7 @@ class CQT(nn.Module):
         super().__init__()
         self.sample_rate, self.hop_length = sample_rate, hop_length
         self.input_rate = input_rate or sample_rate
+        check_rates(self.input_rate, sample_rate)
         self._wavelets = Wavelets(
             sample_rate, hop_length, fmin, n_bins, bins_per_octave, window, filter_scale
         )
@@ -108,11 +113,13 @@ class CQT(nn.Module):
         """Return magnitudes."""
         return self.power(waveform).clamp_min(SMALLEST).sqrt()  # no infinite slope at 0
 
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
     def power(self, waveform: Tensor) -> Tensor:
         """Return squared magnitudes: (B, T) -> (B, n_bins, n_frames(T))."""
         if waveform.dtype != torch.float64:
             waveform = waveform.float()  # torch.fft has no bfloat16
-        n_frames = self.n_frames(waveform.shape[-1])
+        n_frames = self.n_frames(index(waveform.shape[-1]))  # compiled once for each length
         n_blocks, q = self._layout(n_frames)
         kernels = self._kernels_for(q, waveform.device, waveform.dtype)
         blocks = self._blocks(waveform, n_blocks, q).flatten(0, 1)  # (B * b, P)

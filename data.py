@@ -188,8 +188,8 @@ class WaveformDataset(Dataset):
             samples = read_audio(self.paths[i], self.sample_rate)
         except BadAudio as error:
             raise RunError(
-                f"{self.paths[i]} {error}, and could be read when its pictures were stored: put "
-                "it back, and run the same command again"
+                f"{self.paths[i]} {error} It could be read when its pictures were stored: put it "
+                "back, and run the same command again"
             ) from error
         changed = torch.from_numpy(augment_waveform(samples, self.sample_rate, key, **self.augment))
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)

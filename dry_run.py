@@ -46,11 +46,11 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     split = plan.wanted()[0]
     job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate)
     some = split.train[: config.train.batch_size]
-    batch, picture_seconds = _picture(some, job, images)
+    batch, picture_seconds, n_crops = _picture(some, job, images)
     model = build_model(config, len(job.classes), images.n_channels)
     trainer = build_trainer(job, model, batch.targets, accelerator)
     step_seconds, eval_seconds = _time_steps(trainer, batch.to(accelerator.device), accelerator)
-    total = _estimate(plan, len(some), picture_seconds, step_seconds, eval_seconds)
+    total = _estimate(plan, len(some), picture_seconds, step_seconds, eval_seconds * n_crops)
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
@@ -75,17 +75,19 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
 
 def _picture(
     some: Sequence[Utterance], job: FoldJob, images: SpectrogramImages
-) -> tuple[Batch, float]:
-    """Return a batch of real clips, and the seconds that one clip's pictures took."""
+) -> tuple[Batch, float, float]:
+    """Return a batch of real clips, the seconds that one clip's pictures took, and its crops."""
     pairs = []
+    n_crops = 0
     start = time.perf_counter()
     for utterance in some:
-        samples = read_audio(utterance.path, images.input_rate)
-        pairs.append(images(images.cut(torch.from_numpy(samples))[:1]))
+        pair = images(images.cut(torch.from_numpy(read_audio(utterance.path, images.input_rate))))
+        pairs.append([pictures[:1] for pictures in pair])
+        n_crops += len(pair.cqt)
     seconds = (time.perf_counter() - start) / len(some)
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
     targets = torch.tensor(job.targets(some))
-    return Batch(torch.arange(len(some)), cqt, mel, targets), seconds
+    return Batch(torch.arange(len(some)), cqt, mel, targets), seconds, n_crops / len(some)
 
 
 def _time_steps(trainer: Trainer, batch: Batch, accelerator: Accelerator) -> tuple[float, float]:
@@ -117,6 +119,8 @@ def _estimate(plan: Plan, n_batch: int, picture: float, step: float, evaluation:
     total = picture * len(plan.utterances) / workers
     for split in plan.wanted():
         epoch = len(split.train) / n_batch * step + len(split.dev) / n_batch * evaluation
+        if config.train.pictures == "computed":
+            epoch += len(split.train) * picture
         total += len(config.run.seeds) * config.train.epochs * epoch
     return total
 

@@ -204,7 +204,8 @@ def _hash_and_check(
 
     Broken files often have equal bytes (none, or a header), which is no leak between splits.
     """
-    rate, workers = config.features.sample_rate, config.run.workers
+    rate = config.features.input_rate or config.features.sample_rate
+    workers = config.run.workers
     hashes, bad = hash_files(paths, workers)
     times = Counter(hashes.values())
     bad |= find_bad((path for path, key in hashes.items() if times[key] > 1), rate, workers)

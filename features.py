@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from cqt import CQT
 from mel_stft import MelSTFT
+from windows import check_rates
 
 FRONT_END_VERSION = 2  # raised when the same settings give other pictures; part of the store's key
 RESAMPLER = {  # torchaudio's "kaiser best": images at -114 dB and below, flat to 7 of 8 kHz
@@ -75,6 +76,7 @@ class SpectrogramImages(nn.Module):
         self.reference, self.channels = reference, channels
         self.sample_rate, self.input_rate = sample_rate, input_rate or sample_rate
         self.crop_size = None if seconds is None else max(round(seconds * self.input_rate), 1)
+        check_rates(self.input_rate, sample_rate)
         self.resample = torchaudio.transforms.Resample(self.input_rate, sample_rate, **RESAMPLER)
         if self.input_rate != sample_rate:  # its kernel belongs in no checkpoint
             self.resample.register_buffer("kernel", self.resample.kernel, persistent=False)
@@ -94,15 +96,20 @@ class SpectrogramImages(nn.Module):
         Args:
             waveform: Clips side by side.
             lengths: Samples of each; what lies behind them is not looked at. None is all of them,
-                which compiles and exports as one graph.
+                which exports as one graph, and compiles as one after a first call has made the
+                kernels of its length.
         """
+        if waveform.ndim != 2 or 0 in waveform.shape:
+            raise ValueError(f"waveform must be (B, T), and not empty, got {tuple(waveform.shape)}")
         waveform = waveform.float()
         if lengths is None:
             waveform = self.resample(waveform)
             powers = self.cqt.power(waveform), self.mel(waveform)
             return Images(*map(self._pictures, powers, self._full_scales))
-        if lengths.min() < 1 or lengths.max() > waveform.shape[-1]:
-            raise ValueError(f"lengths must be in 1..{waveform.shape[-1]}, got {lengths.tolist()}")
+        inside = 1 <= lengths.min() and lengths.max() <= waveform.shape[-1]
+        if lengths.shape != waveform.shape[:1] or not inside:
+            limit = f"{len(waveform)} lengths in 1..{waveform.shape[-1]}"
+            raise ValueError(f"there must be {limit}, got {lengths.tolist()}")
         waveform = self.resample(_up_to(waveform, lengths))
         lengths = -(-lengths * self.sample_rate // self.input_rate)  # as torchaudio rounds
         waveform = _up_to(waveform, lengths)  # resampling rings on behind a clip
@@ -138,7 +145,8 @@ class SpectrogramImages(nn.Module):
 
 def _up_to(waveform: Tensor, lengths: Tensor) -> Tensor:
     """Return the clips with zeros behind them: (B, T), (B,) -> (B, T)."""
-    return waveform * (torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None])
+    inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None]
+    return torch.where(inside, waveform, 0)
 
 
 def crops(waveform: Tensor, size: int) -> Tensor:

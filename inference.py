@@ -12,6 +12,8 @@ from features import SpectrogramImages
 from files import damaged, load_tensors, read_json
 from model_gmu import MaxMViTGMU, rebuild
 
+CROPS_AT_ONCE = 16  # of a long recording
+
 
 @dataclass(frozen=True)
 class Label:
@@ -62,10 +64,11 @@ class FoldModel:
         except BadAudio as error:
             return Label(path, {}, None, str(error))
         pair = self.images(self.images.cut(waveform))
-        stored = (picture.half().float() for picture in pair)  # as the store rounds them
-        output = self.model(*stored)
-        probs = output.logits.softmax(1).mean(0).tolist()  # over the clip's crops
-        gate = None if output.gate is None else float(output.gate.mean())
+        stored = (picture.half().float().split(CROPS_AT_ONCE) for picture in pair)  # as the store
+        outputs = [self.model(*some) for some in zip(*stored, strict=True)]
+        probs = torch.cat([output.logits for output in outputs]).softmax(1).mean(0).tolist()
+        gates = [output.gate for output in outputs if output.gate is not None]
+        gate = float(torch.cat(gates).mean()) if gates else None
         return Label(path, dict(zip(self.classes, probs, strict=True)), gate)
 
 

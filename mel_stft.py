@@ -1,5 +1,6 @@
 """Mel-STFT power, scaled as `librosa.feature.melspectrogram`, in blocks that fit the cache."""
 
+from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +39,8 @@ class MelSTFT(nn.Module):
         win_length: Samples of the window, centred in the frame; None is `n_fft`.
 
     Shape:
-        (B, T) -> (B, n_mels, n_frames(T)); float64 for float64, otherwise float32
+        (B, T) -> (B, n_mels, n_frames(T)); float64 for float64, otherwise float32, also under
+        autocast
 
     Raises:
         InputError: The bands do not fit between `fmin` and half the sample rate, one of them holds
@@ -94,6 +96,8 @@ class MelSTFT(nn.Module):
         """Return the frames of waveforms of so many samples, an int or a tensor of them."""
         return 1 + n_samples // self.hop_length
 
+    @torch.autocast("cpu", enabled=False)
+    @torch.autocast("cuda", enabled=False)
     def forward(self, waveform: Tensor) -> Tensor:
         """Return power."""
         if waveform.dtype != torch.float64:
@@ -101,7 +105,7 @@ class MelSTFT(nn.Module):
         kernels = self._kernels_for(waveform.device, waveform.dtype)
         padded = F.pad(waveform, (self.n_fft // 2, self.n_fft - self.n_fft // 2))
         frames = padded.unfold(-1, self.n_fft, self.hop_length)  # (B, n, n_fft)
-        frames = frames[:, : self.n_frames(waveform.shape[-1])]
+        frames = frames[:, : self.n_frames(index(waveform.shape[-1]))]  # compiled once a length
         samples = CACHE if waveform.device.type == "cpu" else GPU
         blocks = frames.split(max(samples // (len(waveform) * self.n_fft), 1), 1)
         return torch.cat([_mel_power(block, kernels) for block in blocks], 1).mT

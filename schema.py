@@ -10,6 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
+Decibel = Annotated[float, Field(ge=-20, le=100)]
+Window = str | list[str | float]
 Count = Annotated[int, Field(ge=1)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
 Fusion = Literal["concat", "gmu", "gmu_contrastive"]
@@ -68,8 +70,8 @@ class CqtConfig(Section):
     bins_per_octave: Annotated[int, Field(ge=2, le=200)] = 12
     hop_length: Count = 512
     """Samples."""
-    window: str = "hann"
-    """Any that scipy.signal.get_window makes from its name alone."""
+    window: Window = "hann"
+    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
     filter_scale: Positive = 1.0
     """Length of the wavelets: below 1 sharper in time, above 1 in frequency."""
 
@@ -86,8 +88,8 @@ class MelConfig(Section):
     """Hz."""
     fmax: Positive | None = None
     """Hz; null is half the sample rate."""
-    window: str = "hann"
-    """Any that scipy.signal.get_window makes from its name alone."""
+    window: Window = "hann"
+    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
     win_length: Count | None = None
     """Samples of the window; null is n_fft."""
 
@@ -125,7 +127,7 @@ class AugmentConfig(Section):
     """Pictures and targets of two clips are mixed in parts drawn from Beta(mixup, mixup)."""
     gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
     """Largest change of level; only with train.pictures=computed, as the three below."""
-    snr_db: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
     """White noise between these two signal-to-noise ratios, e.g. [10, 30]; null is none."""
     speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
     """Largest change of speed, pitch with it: 0.1 is 0.9 to 1.1."""

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from audio import BadAudio, hash_audio, read_audio
 from errors import RunError
 from features import FRONT_END_VERSION, SpectrogramImages
-from files import read_json, write_json
+from files import damaged, read_json, write_json
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # clips between two writes of the index
@@ -164,7 +164,10 @@ class FeatureStore:
             return
         sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, VIEWS)]
         whole = min(sizes) // self._record_bytes
-        places = {key: range(*place) for key, place in read_json(index).items()}
+        try:
+            places = {key: _rows(*place) for key, place in read_json(index).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise damaged(index, f"rows are not as written: {error}", self.folder) from error
         self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
 
     @property
@@ -195,6 +198,17 @@ def _in_parallel(work: Callable, items: Sequence, workers: int) -> Iterator[tupl
         return
     with ThreadPoolExecutor(workers) as pool:  # reading, resampling and FFTs release the GIL
         yield from zip(items, pool.map(attempt, items), strict=True)
+
+
+def _rows(first: int, stop: int) -> range:
+    """Return the rows of a clip.
+
+    >>> _rows(2, 4)
+    range(2, 4)
+    """
+    if not 0 <= first < stop:
+        raise ValueError(f"{first} to {stop}")
+    return range(first, stop)
 
 
 def _size(path: Path) -> int:

@@ -80,9 +80,10 @@ class Wavelets:
         fits = int((reach <= self.sample_rate / 2).sum())
         if fits < len(reach):
             raise InputError(
-                f"features.cqt.n_bins={len(reach)} reaches {reach[-1]:.0f} Hz, above half of "
+                f"features.cqt.n_bins={len(reach)} reaches {reach[-1]:.6g} Hz, above half of "
                 f"features.sample_rate={self.sample_rate}: at most {fits} bins fit with "
-                f"fmin={self.frequencies[0]:.2f} Hz and bins_per_octave={self.bins_per_octave}"
+                f"fmin={self.frequencies[0]:.2f} Hz, bins_per_octave={self.bins_per_octave} and "
+                f"this filter_scale, which makes them {1 / self.q_factor:.2g} of their centre wide"
             )
 
     def groups(self, may_be_direct: bool) -> list[Group]:

@@ -1,5 +1,6 @@
 """Analysis windows and hops: what both transforms refuse alike."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,14 @@ from numpy.typing import NDArray
 
 from errors import InputError
 
+MAX_TERM = 1000  # of the ratio of two rates
+
 
 def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
     """Return a periodic window.
 
     Args:
-        window: Whatever `scipy.signal.get_window` takes: a name, or (name, parameter).
+        window: Whatever `scipy.signal.get_window` takes: a name, or [name, parameter].
         length: Samples.
         view: `cqt` or `mel`, whose key a message names.
 
@@ -21,13 +24,25 @@ def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
         InputError: scipy makes no such window.
     """
     try:
-        return scipy.signal.get_window(window, length)
+        given = tuple(window) if isinstance(window, list) else window
+        return scipy.signal.get_window(given, length)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"features.{view}.window={window!r} is no window: allowed is what "
-            "scipy.signal.get_window makes without further parameters, e.g. hann, hamming, "
-            f"blackmanharris ({error})"
+            "scipy.signal.get_window makes, e.g. hann, hamming, blackmanharris or "
+            f"[kaiser, 14.0] ({error})"
         ) from error
+
+
+def check_rates(input_rate: int, sample_rate: int) -> None:
+    """Refuse rates whose ratio has large terms: frames would fall on too many parts of a sample."""
+    common = math.gcd(input_rate, sample_rate)
+    if max(input_rate, sample_rate) // common > MAX_TERM:
+        raise InputError(
+            f"features.input_rate={input_rate} and features.sample_rate={sample_rate} have the "
+            f"ratio {input_rate // common}:{sample_rate // common}: its terms must be at most "
+            f"{MAX_TERM}, as between 8000, 16000, 22050, 24000, 44100 and 48000"
+        )
 
 
 def check_hop(view: str, hop_length: int, sample_rate: int) -> None:
