@@ -534,3 +534,12 @@ def test_the_kernels_kept_are_bounded_in_bytes_and_the_newest_stays(monkeypatch)
     monkeypatch.setattr(cqt_module, "KERNEL_BYTES", 0)
     cqt(torch.zeros(1, 8000))
     assert len(kept) > 1 and len(cqt._kernels) == 1 and kept[-1] not in cqt._kernels
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    module, clip = CQT(RATE, 256, 200.0, 40), torch.from_numpy(noise(RATE))[None].to(dtype)
+    expected = module(clip)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(module(clip), expected, rtol=0, atol=0)  # compares dtypes too
+    assert expected.dtype == torch.float32

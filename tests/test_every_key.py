@@ -62,7 +62,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "features.mel.n_mels": ((), "24"),
     "features.mel.fmin": ((), "50.0"),
     "features.mel.fmax": ((), "4000.0"),
-    "features.mel.window": ((), "hamming"),
+    "features.mel.window": ((), "[kaiser, 14.0]"),
     "features.mel.win_length": ((), "256"),
     "features.top_db": ((), "30.0"),
     "features.reference": ((), "full_scale"),

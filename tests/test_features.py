@@ -7,6 +7,7 @@ import torchaudio
 from torch import nn
 
 from cqt import CQT
+from errors import InputError
 from features import RESAMPLER, SpectrogramImages
 from model_gmu import MaxMViTGMU
 
@@ -53,10 +54,23 @@ def test_results_do_not_depend_on_the_clips_before(images):
     assert torch.equal(first.cqt, again.cqt) and torch.equal(first.mel, again.mel)
 
 
-@pytest.mark.parametrize("lengths", [[0], [101]])
+@pytest.mark.parametrize("lengths", [[0], [101], [5, 5]])
 def test_lengths_outside_the_waveform_are_refused(images, lengths):
-    with pytest.raises(ValueError, match="lengths must be in 1..100"):
+    with pytest.raises(ValueError, match="there must be 1 lengths in 1..100"):
         images(torch.zeros(1, 100), torch.tensor(lengths))
+
+
+@pytest.mark.parametrize("shape", [(100,), (0, 100), (2, 0), (1, 1, 100)])
+def test_a_waveform_of_another_shape_is_refused(images, shape):
+    with pytest.raises(ValueError, match=r"waveform must be \(B, T\)"):
+        images(torch.zeros(shape))
+
+
+@pytest.mark.parametrize("input_rate", [15_999, 44_099])
+def test_rates_without_a_common_factor_are_refused(input_rate):
+    for module in (SpectrogramImages, CQT):
+        with pytest.raises(InputError, match=f"{input_rate}:16000.*at most 1000"):
+            module(RATE, input_rate=input_rate)
 
 
 @pytest.mark.parametrize("channels", ["static", "delta"])
@@ -140,7 +154,7 @@ def test_no_value_is_below_the_floor_or_above_the_reference(images):
 def test_a_batch_equals_one_at_a_time_whatever_lies_beyond_the_lengths(channels):
     module = SpectrogramImages(**SMALL, channels=channels)
     lengths = torch.tensor([RATE, 700, 9001, 1])
-    batch = torch.full((4, RATE), 0.9)  # garbage that must not be seen
+    batch = torch.full((4, RATE), float("nan"))  # garbage that must not be seen
     for row, n in zip(batch, lengths.tolist(), strict=True):
         row[:n] = speech_like()[:n] + 0.01
     together = module(batch, lengths)
@@ -224,7 +238,7 @@ def test_a_cqt_needs_no_resampled_copy():
 
 def test_a_batch_of_another_rate_equals_one_at_a_time():
     module, lengths = SpectrogramImages(**NATIVE), torch.tensor([RATE, 700, 9001, 1, 557])
-    batch = torch.full((5, RATE), 0.9)  # garbage that must not be seen
+    batch = torch.full((5, RATE), float("inf"))  # garbage that must not be seen
     for row, n in zip(batch, lengths.tolist(), strict=True):
         row[:n] = speech_like()[:n] + 0.01
     together = module(batch, lengths)
@@ -271,6 +285,25 @@ def test_the_front_end_compiles_as_one_graph(images):
         torch.compiler.reset()
     for compiled, eager in zip(found, expected, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-3)  # dB
+
+
+def test_every_length_compiles_to_a_graph_of_its_own(images):
+    graphs = []
+
+    def note(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(images, fullgraph=True, backend=note)
+    try:
+        for n in (9000, 12_345, 16_000, 9000):
+            batch = speech_like()[None, :n].repeat(2, 1)
+            eager = images(batch)  # makes the kernels
+            for found, expected in zip(compiled(batch), eager, strict=True):
+                torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    finally:
+        torch.compiler.reset()
+    assert len(graphs) == 3
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 
+import inference
 from errors import InputError
 from features import SpectrogramImages
 from files import load_tensors, save_tensors, write_json
@@ -69,7 +70,8 @@ def test_a_run_folder_is_refused_with_its_folds(fold):
         FoldModel(fold.parent)
 
 
-def test_a_label_is_the_mean_over_the_clips_crops(fold, clip, tmp_path):
+def test_a_label_is_the_mean_over_the_clips_crops(fold, clip, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "CROPS_AT_ONCE", 2)
     card = json.loads((fold / "model.json").read_text())
     card["features"] = {**FEATURES, "seconds": 0.25}
     folder = tmp_path / "crops"

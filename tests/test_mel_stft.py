@@ -224,3 +224,12 @@ def test_settings_out_of_range_are_refused(settings, message):
 @pytest.mark.parametrize("settings", [{"win_length": 4096}, {"hop_length": 4000}, {"fmax": 8000.0}])
 def test_settings_at_the_edge_are_taken(settings):
     assert MelSTFT(RATE, **settings)(batch(noise(5000))).isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(dtype):
+    module, clip = MelSTFT(RATE, 512, 128, 40), torch.from_numpy(noise(RATE))[None].to(dtype)
+    expected = module(clip)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(module(clip), expected, rtol=0, atol=0)  # compares dtypes too
+    assert expected.dtype == torch.float32

@@ -317,3 +317,24 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     settings |= {"mel": {"n_fft": 512, "n_mels": 24}, "channels": "static"}
     assert FeatureStore(tmp_path / "store", settings).build(paths, workers=0) == {}
     assert len(made) == len(set(made)) > 1
+
+
+@pytest.mark.parametrize(
+    "index",
+    [{"a": 3}, {"a": ["x", "y"]}, {"a": None}, {"a": [0, 2, 0]}, {"a": [3, 3]}, [1], "text"],
+)
+def test_an_index_that_is_not_as_written_is_told(make_store, clips, index) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    (store.folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(RunError, match="rows are not as written.*remove") as caught:
+        make_store()
+    assert str(store.folder) in str(caught.value)
+
+
+def test_rows_before_the_first_are_no_rows_of_another_clip(make_store, clips) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    (store.folder / "index.json").write_text(json.dumps({"a": [-5, -3]}))
+    with pytest.raises(RunError, match="-5 to -3"):
+        make_store()
