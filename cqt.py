@@ -113,8 +113,6 @@ class CQT(nn.Module):
         """Return magnitudes."""
         return self.power(waveform).clamp_min(SMALLEST).sqrt()  # no infinite slope at 0
 
-    @torch.autocast("cpu", enabled=False)
-    @torch.autocast("cuda", enabled=False)
     def power(self, waveform: Tensor) -> Tensor:
         """Return squared magnitudes: (B, T) -> (B, n_bins, n_frames(T))."""
         if waveform.dtype != torch.float64:
@@ -124,8 +122,10 @@ class CQT(nn.Module):
         kernels = self._kernels_for(q, waveform.device, waveform.dtype)
         blocks = self._blocks(waveform, n_blocks, q).flatten(0, 1)  # (B * b, P)
         at_once = 1 if waveform.device.type == "cpu" else len(blocks)  # one fits the cache
-        parts = [self._transform(block, q, kernels) for block in blocks.split(at_once)]
-        power = torch.cat(parts).unflatten(0, (-1, n_blocks))  # (B, b, n_bins, valid)
+        with torch.autocast(waveform.device.type, enabled=False):
+            parts = [self._transform(block, q, kernels) for block in blocks.split(at_once)]
+        power = parts[0] if len(parts) == 1 else torch.cat(parts)
+        power = power.unflatten(0, (-1, n_blocks))  # (B, b, n_bins, valid)
         return power.transpose(1, 2).flatten(2)[..., :n_frames]
 
     def _layout(self, n_frames: int) -> tuple[int, int]:

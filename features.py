@@ -145,6 +145,8 @@ class SpectrogramImages(nn.Module):
 
 def _up_to(waveform: Tensor, lengths: Tensor) -> Tensor:
     """Return the clips with zeros behind them: (B, T), (B,) -> (B, T)."""
+    if int(lengths.min()) == waveform.shape[-1]:
+        return waveform
     inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None]
     return torch.where(inside, waveform, 0)
 

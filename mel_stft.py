@@ -96,8 +96,6 @@ class MelSTFT(nn.Module):
         """Return the frames of waveforms of so many samples, an int or a tensor of them."""
         return 1 + n_samples // self.hop_length
 
-    @torch.autocast("cpu", enabled=False)
-    @torch.autocast("cuda", enabled=False)
     def forward(self, waveform: Tensor) -> Tensor:
         """Return power."""
         if waveform.dtype != torch.float64:
@@ -108,7 +106,8 @@ class MelSTFT(nn.Module):
         frames = frames[:, : self.n_frames(index(waveform.shape[-1]))]  # compiled once a length
         samples = CACHE if waveform.device.type == "cpu" else GPU
         blocks = frames.split(max(samples // (len(waveform) * self.n_fft), 1), 1)
-        return torch.cat([_mel_power(block, kernels) for block in blocks], 1).mT
+        with torch.autocast(waveform.device.type, enabled=False):
+            return torch.cat([_mel_power(block, kernels) for block in blocks], 1).mT
 
     def _kernels_for(self, device: torch.device, dtype: torch.dtype) -> Kernels:
         key = (device, dtype)
