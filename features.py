@@ -18,7 +18,7 @@ from mel_stft import MelSTFT
 from windows import check_rates
 
 FRONT_END_VERSION = 2  # raised when the same settings give other pictures; part of the store's key
-RESAMPLER = {  # torchaudio's "kaiser best": images at -114 dB and below, flat to 7 of 8 kHz
+RESAMPLER = {  # torchaudio's "kaiser best"; its default leaves images near half the lower rate
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
