@@ -65,6 +65,7 @@ def test_calls_after_the_first_count(monkeypatch):
     clock = iter([0, 9, 10, 12, 20, 21, 30, 35, 40, 42])  # calls of 9, 2, 1, 5 and 2 s
     monkeypatch.setattr(candidates.time, "perf_counter", lambda: next(clock))
     monkeypatch.setattr(candidates, "PATIENCE", 1e9)
+    monkeypatch.setattr(candidates, "REPEATS", 5)
     assert candidates.in_a_row(lambda: None) == 2000  # ms
 
 
