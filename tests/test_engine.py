@@ -272,6 +272,16 @@ def test_evaluation_returns_every_clip_in_order(batch_size: int) -> None:
     assert found.loss == pytest.approx(float(expected), rel=1e-6)
 
 
+def test_a_mixed_batch_is_trained_on_both_targets() -> None:
+    clips = fake_clips(8, augment=PictureAugment(mixup=0.5))
+    batch = clips.__getitems__([(0, i) for i in range(8)])
+    trainer = make_trainer()
+    logits = trainer.plain_model(batch.cqt, batch.mel).logits
+    expected = FusionLoss()(logits, batch.targets, None, batch.mix).total
+    assert trainer.step([batch])[0].total == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert abs(float(expected) - float(FusionLoss()(logits, batch.targets, None).total)) > 1e-3
+
+
 def test_a_clip_of_several_crops_is_their_mean() -> None:
     clips = fake_clips(6)
     clips.views[0][:, 0, 0, 0] = [0, 1, 1, 2, 3, 3]  # what each crop says

@@ -233,6 +233,14 @@ def workers_load_and_build(runs: Runs, monkeypatch) -> None:
     assert asked == [3] * 5  # the store; train, dev, dev again, test
 
 
+def test_training_waveforms_have_the_rate_and_length_of_the_stored_crops(runs, monkeypatch) -> None:
+    made = []
+    dataset = fold.WaveformDataset
+    monkeypatch.setattr(fold, "WaveformDataset", lambda *args: made.append(args) or dataset(*args))
+    run_experiment(runs.config(*COMPUTED, "features.seconds=0.1", "features.input_rate=8000"), [])
+    assert [args[3:5] for args in made] == [(8000, 800)]
+
+
 def device_reaches_accelerate(runs: Runs, monkeypatch) -> None:
     asked = []
     monkeypatch.setattr(experiment, "Accelerator", lambda **kwargs: asked.append(kwargs["cpu"]))
