@@ -1,6 +1,6 @@
 """Changes to training clips, drawn from (seed, epoch, clip): the same on any machine.
 
-Only the clip that mixup mixes in is another where batches are, on more processes for instance.
+Which clip mixup mixes in follows from the batch, and so from the number of processes, too.
 """
 
 import math

@@ -58,7 +58,8 @@ def _train_and_test(
     torch.manual_seed(job.chance)
     train = make_dataset(job, store, job.split.train, training=True)
     model = build_model(job.config, len(job.classes), store.record[0])
-    model.set_normalization(store.statistics(train.rows.tolist()))
+    if job.config.train.normalize:
+        model.set_normalization(store.statistics(train.rows.tolist()))
     trainer = build_trainer(job, model, train.targets, accelerator)
     loader = _train_loader(job, train, store, accelerator)
     best_epoch = _fit(trainer, job, loader, folder, store, accelerator)

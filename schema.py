@@ -210,6 +210,9 @@ class TrainConfig(Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """float16 is not offered: MViTv2 overflows in it."""
     channels_last: bool = True
+    normalize: bool = True
+    """Subtract the mean of the training split's pictures and divide by their deviation, a view and
+    channel each; false gives the networks dB."""
     pictures: Literal["stored", "computed"] = "stored"
     """Training pictures: from the feature store, or from waveforms, a batch at a time, on the
     training device. Evaluation always reads the store."""

@@ -76,6 +76,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
     "train.pictures": ((), "computed"),
+    "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
     "model.gate_input": ((), "features"),

@@ -153,12 +153,15 @@ def test_no_value_is_below_the_floor_or_above_the_reference(images):
 @pytest.mark.parametrize("channels", ["static", "delta"])
 def test_a_batch_equals_one_at_a_time_whatever_lies_beyond_the_lengths(channels):
     module = SpectrogramImages(**SMALL, channels=channels)
-    lengths = torch.tensor([RATE, 700, 9001, 1])
-    batch = torch.full((4, RATE), float("nan"))  # garbage that must not be seen
-    for row, n in zip(batch, lengths.tolist(), strict=True):
+    assert_batch_is_one_by_one(module, [RATE, 700, 9001, 1], garbage=float("nan"))
+
+
+def assert_batch_is_one_by_one(module, lengths, garbage):
+    batch = torch.full((len(lengths), RATE), garbage)  # must not be seen behind the clips
+    for row, n in zip(batch, lengths, strict=True):
         row[:n] = speech_like()[:n] + 0.01
-    together = module(batch, lengths)
-    for i, n in enumerate(lengths.tolist()):
+    together = module(batch, torch.tensor(lengths))
+    for i, n in enumerate(lengths):
         for both, alone in zip(together, one(module, batch[i, :n]), strict=True):
             torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=0.02)
 
@@ -237,14 +240,8 @@ def test_a_cqt_needs_no_resampled_copy():
 
 
 def test_a_batch_of_another_rate_equals_one_at_a_time():
-    module, lengths = SpectrogramImages(**NATIVE), torch.tensor([RATE, 700, 9001, 1, 557])
-    batch = torch.full((5, RATE), float("inf"))  # garbage that must not be seen
-    for row, n in zip(batch, lengths.tolist(), strict=True):
-        row[:n] = speech_like()[:n] + 0.01
-    together = module(batch, lengths)
-    for i, n in enumerate(lengths.tolist()):
-        for both, alone in zip(together, one(module, batch[i, :n]), strict=True):
-            torch.testing.assert_close(both[i : i + 1], alone, rtol=0, atol=0.02)
+    module = SpectrogramImages(**NATIVE)
+    assert_batch_is_one_by_one(module, [RATE, 700, 9001, 1, 557], garbage=float("inf"))
 
 
 # Elsewhere than in eager mode
@@ -306,7 +303,6 @@ def test_every_length_compiles_to_a_graph_of_its_own(images):
     assert len(graphs) == 3
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_front_end_and_model_run_in_onnx_runtime(tmp_path):
     pytest.importorskip("onnxscript")
     onnxruntime = pytest.importorskip("onnxruntime")
