@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 from cli import guarded
+from comparison import compare
 from files import write_text
-from summary import compare
+from run_folder import read_run
+from tables import comparison_markdown
 
 
 def main() -> int:
@@ -17,7 +19,7 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        table = compare(arguments.runs)
+        table = comparison_markdown(compare([read_run(run) for run in arguments.runs]))
         print(table)
         if arguments.out:
             write_text(arguments.out, table)

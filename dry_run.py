@@ -12,20 +12,12 @@ from audio import read_audio
 from corpora import Utterance
 from data import Batch
 from engine import Trainer
-from experiment import (
-    Plan,
-    check_run_folder,
-    feature_settings,
-    leave_out,
-    make_accelerator,
-    make_plan,
-    remarks,
-)
+from experiment import check_run_folder, feature_settings, make_accelerator
 from features import SpectrogramImages
 from fold import build_model, build_trainer
 from job import FoldJob
+from plan import Plan, make_plan, remarks
 from schema import Config
-from store import find_bad
 
 TIMED_STEPS = 2  # after one that warms up
 
@@ -40,11 +32,9 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     plan = make_plan(config)
     images = SpectrogramImages(**feature_settings(config))
-    bad = find_bad(plan.hashes, images.input_rate, config.run.workers)
-    plan = leave_out(plan, bad)
     accelerator = make_accelerator(config)
     split = plan.wanted()[0]
-    job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate)
+    job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate, {})
     some = split.train[: config.train.batch_size]
     batch, picture_seconds, n_crops = _picture(some, job, images)
     model = build_model(config, len(job.classes), images.n_channels)

@@ -1,14 +1,9 @@
 """One experiment: plan and certify a corpus, then train, test and sum up folds x seeds."""
 
 import logging
-import platform
 import shutil
-import subprocess
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,65 +11,20 @@ import torch
 from accelerate import Accelerator
 
 from config import dump_config, flatten, load_config
-from corpora import Utterance, read_corpus
+from environment import describe_environment
 from errors import InputError, RunError
-from files import alone, read_json, write_json, write_text
+from files import alone, read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
-from protocol import (
-    LabelSet,
-    Split,
-    certify,
-    get_fold,
-    label_set,
-    make_splits,
-    protocol_id,
-    select_labels,
-)
+from plan import Plan, leave_out, make_plan, remarks
 from schema import Config
-from store import FeatureStore, find_bad, hash_files
+from store import FeatureStore
 from summary import summarize
 
 log = logging.getLogger(__name__)
 
 FREE = ("run.", "corpus.root", "corpus.manifest")  # keys that may differ in a resumed run
-PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "accelerate", "numpy", "scipy", "soxr")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """All that is settled before anything is trained."""
-
-    config: Config
-    labels: LabelSet
-    utterances: Sequence[Utterance]
-    hashes: Mapping[Path, str]
-    bad: Mapping[Path, str]  # left out: {path: reason}
-    splits: Sequence[Split]
-    certificate: Mapping[str, Any]
-
-    def wanted(self) -> Sequence[Split]:
-        """Return the folds that the config asks for."""
-        folds = self.config.run.folds
-        return self.splits if folds is None else [get_fold(self.splits, k) for k in folds]
-
-
-def make_plan(config: Config) -> Plan:
-    """Read the corpus, choose labels, split, and certify the splits.
-
-    Raises:
-        InputError: Whatever is wrong with the corpus, the labels, the audio, the folds, or a leak.
-    """
-    corpus = config.corpus
-    manifest = None if corpus.manifest is None else Path(corpus.manifest)
-    found = read_corpus(corpus.name, Path(corpus.root), manifest)
-    labels = label_set(corpus.name, corpus.labels, found)
-    utterances = select_labels(
-        found, labels, corpus.subset, corpus.expect_published_counts or False
-    )
-    hashes, bad = _hash_and_check(config, [u.path for u in utterances])
-    plan = Plan(config, labels, utterances, hashes, {}, [], {})
-    return leave_out(plan, bad)
+ABOUT_CLIPS = ("utterance", "speaker", "gender", "session", "portion", "text", "seconds", "path")
 
 
 def run_experiment(config: Config, command: Sequence[str], overwrite: bool = False) -> Path:
@@ -99,14 +49,20 @@ def run_experiment(config: Config, command: Sequence[str], overwrite: bool = Fal
         build_model(config, len(plan.labels.classes), store.record[0])  # fails now, not hours later
         _check_writable(folder.parent)
         plan = fill_store(plan, store)
+        environment = describe_environment(command, config.run.device)
         if accelerator.is_main_process:
-            _open_run_folder(folder, plan, command, overwrite)
+            if overwrite:
+                remove_run(folder)
+            _open_run_folder(folder, plan, environment)
+    hashes = plan.hashes
     for split in plan.wanted():
         for seed in config.run.seeds:
-            job = FoldJob(config, plan.labels.classes, split, seed, plan.hashes, plan.certificate)
+            job = FoldJob(
+                config, plan.labels.classes, split, seed, hashes, plan.certificate, environment
+            )
             run_fold(job, folder, store, accelerator)
             if accelerator.is_main_process:
-                summarize(folder, plan.certificate, config.model.fusion)
+                summarize(folder)
     accelerator.wait_for_everyone()
     return folder
 
@@ -121,22 +77,6 @@ def make_accelerator(config: Config) -> Accelerator:
 def feature_settings(config: Config) -> dict[str, Any]:
     """Return the arguments of `SpectrogramImages`, which also name the feature store."""
     return {**config.features.model_dump(), "image_size": config.model.image_size}
-
-
-def remarks(plan: Plan) -> list[str]:
-    """Return what the leakage gate let pass and a reader should know."""
-    found = []
-    for fold in plan.certificate["folds"]:
-        shared = fold["text_in_train_and_test"]
-        if shared["texts"] and any(fold["fold"] == split.fold for split in plan.wanted()):
-            found.append(
-                f"fold {fold['fold']}: {shared['texts']} texts are in train and test, spoken in "
-                f"{shared['test_utterances']} test clips"
-            )
-    mixed = plan.certificate["identical_recordings"]["recordings_with_different_classes"]
-    if mixed:
-        found.append(f"{mixed} recordings occur more than once, under different classes")
-    return found
 
 
 def fill_store(plan: Plan, store: FeatureStore) -> Plan:
@@ -156,7 +96,7 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
             f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
             "removes: change name or run.store"
         )
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists() or all(path.name == "ledger.jsonl" for path in folder.iterdir()):
         return
     if not (folder / "config.yaml").is_file():
         raise InputError(
@@ -197,65 +137,28 @@ def _check_writable(folder: Path) -> None:
         raise RunError(f"run.root={folder} cannot be written: {error.strerror}") from error
 
 
-def _hash_and_check(
-    config: Config, paths: Sequence[Path]
-) -> tuple[Mapping[Path, str], Mapping[Path, str]]:
-    """Return {path: SHA-256}, and {path: reason} of bad files as far as they are in the way here.
+def remove_run(folder: Path) -> None:
+    """Remove a run, all but the ledger: who looked at the test data stays on record.
 
-    Broken files often have equal bytes (none, or a header), which is no leak between splits.
+    Raises:
+        RunError: A process is at work on one of its folds.
     """
-    rate = config.features.input_rate or config.features.sample_rate
-    workers = config.run.workers
-    hashes, bad = hash_files(paths, workers)
-    times = Counter(hashes.values())
-    bad |= find_bad((path for path, key in hashes.items() if times[key] > 1), rate, workers)
-    if bad and config.corpus.on_bad_audio == "error":
-        bad |= find_bad(hashes, rate, workers)  # so that all of them are listed at once
-    return hashes, bad
-
-
-def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
-    """Leave out bad audio where the config allows it, and (re)make splits and certificate."""
-    config = plan.config
-    if bad and config.corpus.on_bad_audio == "error":
-        listed = "\n".join(f"  {path} {reason}" for path, reason in sorted(bad.items()))
-        raise InputError(
-            f"{len(bad)} audio files cannot be used:\n{listed}\n"
-            "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
-        )
-    if plan.splits and not bad:
-        return plan
-    keep = [u for u in plan.utterances if u.path not in bad]
-    protocol = config.protocol
-    splits = make_splits(
-        keep,
-        protocol.split,
-        protocol.dev,
-        protocol.n_folds,
-        plan.hashes,
-        protocol.allow_speaker_overlap,
-    )
-    name = protocol_id(
-        plan.labels.name, protocol.split, protocol.dev, config.corpus.subset, protocol.n_folds
-    )
-    certificate = certify(splits, plan.hashes, name, protocol.allow_speaker_overlap)
-    plan = replace(
-        plan, utterances=keep, splits=splits, certificate=certificate, bad={**plan.bad, **bad}
-    )
-    plan.wanted()  # a fold that does not exist is refused before anything is computed
-    return plan
-
-
-def _open_run_folder(folder: Path, plan: Plan, command: Sequence[str], overwrite: bool) -> None:
-    """Write what describes the run, after checking that the folder is about the same data."""
-    for lock in folder.glob("folds/*/state/lock") if overwrite else ():
+    for lock in folder.glob("folds/*/state/lock"):
         with alone(lock, str(lock.parent.parent)):
             pass
-    if overwrite and folder.exists():
-        doomed = folder.with_name(f".{folder.name}.removed")
+    doomed = folder.with_name(f".{folder.name}.removed")
+    if folder.exists() and not (doomed / "ledger.jsonl").exists():
         shutil.rmtree(doomed, ignore_errors=True)
         folder.rename(doomed)  # at once: a kill leaves no half of a run folder
-        shutil.rmtree(doomed)
+    if (doomed / "ledger.jsonl").exists():  # from this time, or from one that was killed here
+        folder.mkdir(parents=True, exist_ok=True)
+        lines = (doomed / "ledger.jsonl").read_text(encoding="utf-8")
+        write_text(folder / "ledger.jsonl", lines)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -> None:
+    """Write what describes the run, after checking that the folder is about the same data."""
     file = folder / "split_certificate.json"
     if file.exists() and read_json(file, "id")["id"] != plan.certificate["id"]:
         raise InputError(
@@ -265,7 +168,8 @@ def _open_run_folder(folder: Path, plan: Plan, command: Sequence[str], overwrite
         )
     write_text(folder / "config.yaml", dump_config(plan.config))
     write_json(file, plan.certificate)
-    write_json(folder / "environment.json", _environment(command, plan.config.run.device))
+    write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
+    write_json(folder / "environment.json", environment)
     for line in remarks(plan):
         log.info("%s", line)
     if plan.bad:
@@ -274,26 +178,11 @@ def _open_run_folder(folder: Path, plan: Plan, command: Sequence[str], overwrite
         log.warning("%d bad audio files left out, listed in bad_audio.json", len(bad))
 
 
-def _environment(command: Sequence[str], device: str) -> dict[str, Any]:
-    on_gpu = torch.cuda.is_available() and device != "cpu"
-    return {
-        "command": list(command),
-        "git_commit": _git_commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
-        "threads": torch.get_num_threads(),
-        "packages": {name: version(name) for name in PACKAGES},
-    }
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the code, with `-dirty` where files differ from it."""
-    found = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return found.stdout.strip() or None
+def _about_clips(plan: Plan) -> Iterator[Sequence[Any]]:
+    """Yield the rows of utterances.csv; paths start from corpus.root."""
+    root = Path(plan.config.corpus.root).expanduser()
+    for one in sorted(plan.utterances, key=lambda one: one.id):
+        seconds = f"{plan.recordings[one.path].seconds:.3f}"
+        path = one.path.relative_to(root) if one.path.is_relative_to(root) else one.path
+        facts = (one.speaker, one.gender, one.session, one.portion, one.text_id)
+        yield [one.id, *(fact or "" for fact in facts), seconds, path.as_posix()]

@@ -1,11 +1,9 @@
 """One fold with one seed: build, train, select on dev, test once, write the fold's folder."""
 
-import hashlib
-import json
 import logging
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +18,9 @@ from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
 from engine import Predictions, Trainer, evaluate
 from features import SpectrogramImages
-from files import alone, append_line, load_tensors, write_csv
+from files import alone, load_tensors, read_json, write_csv, write_json
 from job import FoldJob
+from ledger import note
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
@@ -55,6 +54,7 @@ def _train_and_test(
     log.info(
         "%s: train %d, dev %d, test %d clips", job.name, *(len(p) for _, p in job.split.parts())
     )
+    start = time.monotonic()
     torch.manual_seed(job.chance)
     train = make_dataset(job, store, job.split.train, training=True)
     model = build_model(job.config, len(job.classes), store.record[0])
@@ -67,7 +67,7 @@ def _train_and_test(
         write_model_card(job, folder, model, store)
     accelerator.wait_for_everyone()
     model.load_state_dict(load_tensors(folder / "model.safetensors"))
-    _test(trainer, job, folder, run, store, accelerator, best_epoch)
+    _test(trainer, job, folder, run, store, accelerator, best_epoch, start)
     accelerator.free_memory()
 
 
@@ -238,25 +238,20 @@ def _test(
     store: FeatureStore,
     accelerator: Accelerator,
     best_epoch: int,
+    start: float,
 ) -> None:
     """Evaluate the frozen best weights: dev again, then test, once, noted in the ledger."""
     parts = {"dev": job.split.dev, "test": job.split.test}
     if accelerator.is_main_process:
-        line = {
-            "when": datetime.now(UTC).isoformat(timespec="seconds"),
-            "run": run.name,
-            "fold": job.split.fold,
-            "seed": job.seed,
-            "n": len(job.split.test),
-            "weights": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest(),
-            "why": f"test after selection of epoch {best_epoch} on dev",
-        }
-        append_line(run / "ledger.jsonl", json.dumps(line))
+        why = f"test after selection of epoch {best_epoch} on dev"
+        note(run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why)
     found = {
         name: evaluate(trainer.model, _eval_loader(job, store, part, accelerator), accelerator)
         for name, part in parts.items()
     }
     if accelerator.is_main_process:
         write_predictions(job, folder, parts, found)
+        seconds = round(time.monotonic() - start, 1)
+        write_json(folder / "environment.json", {**job.environment, "seconds": seconds})
         write_metrics(job, folder, found, best_epoch, trainer.progress.epoch)
     accelerator.wait_for_everyone()

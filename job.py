@@ -12,6 +12,11 @@ from protocol import Split
 from schema import Config
 
 
+def fold_name(fold: int, seed: int) -> str:
+    """Return the name of a fold's folder."""
+    return f"fold-{fold}_seed-{seed}"
+
+
 @dataclass(frozen=True)
 class FoldJob:
     """What one training needs to know."""
@@ -22,11 +27,12 @@ class FoldJob:
     seed: int
     hashes: Mapping[Path, str]
     certificate: Mapping[str, Any]
+    environment: Mapping[str, Any]  # see `describe_environment`
 
     @property
     def name(self) -> str:
         """Name of the fold's folder."""
-        return f"fold-{self.split.fold}_seed-{self.seed}"
+        return fold_name(self.split.fold, self.seed)
 
     @property
     def chance(self) -> int:

@@ -1,6 +1,6 @@
-"""Scores of predictions as fractions: WA, UA, F1, confusion, and intervals over speakers."""
+"""Scores of predictions as fractions: WA, UA, F1, confusion."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,25 @@ def unweighted_accuracy(confusion: NDArray) -> NDArray:
     return np.nanmean(recalls(confusion), axis=-1)
 
 
+def macro_f1(confusion: NDArray) -> NDArray:
+    """Return the mean F1 of the classes that are a target or a prediction: (..., K, K) -> (...)."""
+    return np.nanmean(_f1(confusion), axis=-1)
+
+
+def weighted_f1(confusion: NDArray) -> NDArray:
+    """Return the mean F1 weighted by the clips of each class: (..., K, K) -> (...)."""
+    support = confusion.sum(-1)  # (..., K)
+    return np.nansum(_f1(confusion) * support, axis=-1) / support.sum(-1)
+
+
+SCORES: dict[str, Callable[[NDArray], NDArray]] = {  # all (..., K, K) -> (...), within 0..1
+    "ua": unweighted_accuracy,
+    "wa": weighted_accuracy,
+    "macro_f1": macro_f1,
+    "weighted_f1": weighted_f1,
+}
+
+
 def scores(targets: Sequence[int], preds: Sequence[int], n_classes: int) -> dict[str, Any]:
     """Return all scores of one set of predictions, ready for JSON.
 
@@ -49,58 +68,19 @@ def scores(targets: Sequence[int], preds: Sequence[int], n_classes: int) -> dict
     (0.75, 0.8333, [[2, 1], [0, 1]])
     """
     confusion = confusion_matrix(targets, preds, n_classes)
-    support, predicted = confusion.sum(1), confusion.sum(0)  # (K,), (K,)
-    f1 = 2 * np.diagonal(confusion) / np.maximum(support + predicted, 1)  # (K,)
-    recall = recalls(confusion)
     return {
-        "wa": float(weighted_accuracy(confusion)),
-        "ua": float(unweighted_accuracy(confusion)),
-        "macro_f1": float(f1[support + predicted > 0].mean()),
-        "weighted_f1": float((f1 * support).sum() / support.sum()),
-        "per_class_recall": [None if np.isnan(r) else float(r) for r in recall],
+        **{name: float(score(confusion)) for name, score in SCORES.items()},
+        "per_class_recall": [None if np.isnan(r) else float(r) for r in recalls(confusion)],
         "confusion": confusion.tolist(),
         "n": int(confusion.sum()),
     }
 
 
-def speaker_interval(
-    targets: Sequence[int],
-    preds: Sequence[int],
-    speakers: Sequence[str],
-    n_classes: int,
-    n_draws: int = 2000,
-    level: float = 0.95,
-    seed: int = 0,
-) -> dict[str, list[float]]:
-    """Return percentile bootstrap intervals of WA and UA, resampling speakers, not clips.
-
-    Clips of one speaker are alike, so resampling clips would give intervals that are too narrow.
-
-    Args:
-        targets: (N,) class indices.
-        preds: (N,) class indices.
-        speakers: (N,) names.
-        n_classes: K.
-        n_draws: Bootstrap samples.
-        level: Coverage aimed at.
-        seed: Of the draws.
-
-    Source:
-        Efron & Tibshirani 1993, percentile interval, clusters as units.
-    """
-    pairs = _class_pairs(targets, preds, n_classes)
-    names, owner = np.unique(np.asarray(speakers), return_inverse=True)
-    each = np.zeros((len(names), n_classes, n_classes), dtype=np.int64)  # (S, K, K)
-    np.add.at(each, (owner, *pairs), 1)
-    draws = np.random.default_rng(seed).multinomial(
-        len(names), np.full(len(names), 1 / len(names)), size=n_draws
-    )  # (draws, S): how often each speaker is taken
-    drawn = np.einsum("ds,sij->dij", draws, each)  # (draws, K, K)
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    return {
-        name: [float(x) for x in np.quantile(score(drawn), tails)]
-        for name, score in (("wa", weighted_accuracy), ("ua", unweighted_accuracy))
-    }
+def _f1(confusion: NDArray) -> NDArray:
+    """Return each class's F1, NaN where it is neither target nor prediction: -> (..., K)."""
+    hits = np.diagonal(confusion, axis1=-2, axis2=-1)
+    with np.errstate(invalid="ignore"):
+        return 2 * hits / (confusion.sum(-1) + confusion.sum(-2))
 
 
 def _class_pairs(

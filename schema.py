@@ -59,6 +59,11 @@ class ProtocolConfig(Section):
     """Number of folds of speaker-k-fold and random-utterance."""
     allow_speaker_overlap: bool = False
     """Needed for random-utterance, whose scores say nothing about unheard speakers."""
+    text_groups: Annotated[int, Field(ge=2)] | None = None
+    """Deal the texts to so many groups and test each apart, a fold for each part and group: no text
+    that is tested is trained or selected on; null counts shared texts and lets them be."""
+    near_identical: Literal["refuse", "count"] = "refuse"
+    """Stop when recordings in two parts of a fold are nearly the same, or count and list them."""
 
 
 class CqtConfig(Section):

@@ -56,7 +56,7 @@ def make_splits(
             `random-utterance`: speaker-dependent; dev is the next part.
         dev: None is the usual one of the split.
         n_folds: Number of folds of `speaker-k-fold` and `random-utterance`; None for the others.
-        hashes: Audio hash of each path; `random-utterance` keeps equal recordings together.
+        hashes: Recording of each path; `random-utterance` keeps equal ones together.
         allow_speaker_overlap: Must be True for `random-utterance`, False for the others.
 
     Raises:
@@ -74,7 +74,7 @@ def make_splits(
         splits = _speaker_k_fold(utterances, n_folds or 0, whole_group=dev == "fold")
     else:
         splits = _random_utterance(utterances, n_folds or 0, hashes)
-    _check_train_classes(splits)
+    check_train_classes(splits)
     return splits
 
 
@@ -274,13 +274,14 @@ def _check_number(needed: int, what: str, found: Sequence[str]) -> None:
 
 
 def recording_of(utterance: Utterance, hashes: Mapping[Path, str]) -> str:
-    """Look up the audio hash that tells whether two files are the same recording."""
+    """Look up what tells whether two files are the same recording."""
     if utterance.path not in hashes:
         raise ValueError(f"no audio hash for {utterance.path}: hash every utterance before a split")
     return hashes[utterance.path]
 
 
-def _check_train_classes(splits: Sequence[Split]) -> None:
+def check_train_classes(splits: Sequence[Split]) -> None:
+    """Refuse folds that would train without one of their classes."""
     for split in splits:
         classes = {one.label for _, part in split.parts() for one in part}
         if missing := sorted(classes - {one.label for one in split.train}):

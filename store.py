@@ -11,8 +11,7 @@ import fcntl
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,31 +22,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from audio import BadAudio, hash_audio, read_audio
+from audio import BadAudio, in_parallel, read_audio
 from errors import RunError
 from features import FRONT_END_VERSION, SpectrogramImages
 from files import damaged, read_json, write_json
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # clips between two writes of the index
-
-
-def hash_files(paths: Sequence[Path], workers: int) -> tuple[dict[Path, str], dict[Path, str]]:
-    """Return {path: SHA-256} of the files, and {path: reason} of those that cannot be read."""
-    hashes: dict[Path, str] = {}
-    bad: dict[Path, str] = {}
-    for path, result in _in_parallel(hash_audio, paths, workers):
-        if isinstance(result, BadAudio):
-            bad[path] = str(result)
-        else:
-            hashes[path] = result
-    return hashes, bad
-
-
-def find_bad(paths: Iterable[Path], sample_rate: int, workers: int) -> dict[Path, str]:
-    """Read the files and return {path: reason} of those that are not usable audio."""
-    read = _in_parallel(lambda path: read_audio(path, sample_rate), list(paths), workers)
-    return {path: str(result) for path, result in read if isinstance(result, BadAudio)}
 
 
 class FeatureStore:
@@ -121,7 +102,7 @@ class FeatureStore:
                 pair = self._images(self._images.cut(waveform))
             return [pictures.to(torch.float16).numpy() for pictures in pair]  # 2 x (n, C, H, W)
 
-        for (key, path), result in _in_parallel(compute, chunk, workers):
+        for (key, path), result in in_parallel(compute, chunk, workers):
             bar.update()
             if isinstance(result, BadAudio):
                 bad[path] = str(result)
@@ -182,22 +163,6 @@ class FeatureStore:
         with (self.folder / "lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
-
-
-def _in_parallel(work: Callable, items: Sequence, workers: int) -> Iterator[tuple[Any, Any]]:
-    """Yield (item, result) in order; a BadAudio is a result."""
-
-    def attempt(item: Any) -> Any:
-        try:
-            return work(item)
-        except BadAudio as error:
-            return error
-
-    if workers <= 1:
-        yield from ((item, attempt(item)) for item in items)
-        return
-    with ThreadPoolExecutor(workers) as pool:  # reading, resampling and FFTs release the GIL
-        yield from zip(items, pool.map(attempt, items), strict=True)
 
 
 def _rows(first: int, stop: int) -> range:

@@ -23,11 +23,12 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from audio import listen_to  # noqa: E402
 from batches import TrainBatches  # noqa: E402
 from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
 from benchmarks.front_end import machine, table  # noqa: E402
 from data import ImageDataset  # noqa: E402
-from store import FeatureStore, hash_files  # noqa: E402
+from store import FeatureStore  # noqa: E402
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}
@@ -126,8 +127,8 @@ def main() -> None:
     arguments = parser.parse_args()
     host = machine()
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
-    hashes, _ = hash_files(files[: arguments.clips or None], workers=WORKERS)
-    paths = {key: path for path, key in hashes.items()}
+    recordings, _ = listen_to(files[: arguments.clips or None], PAPER.sample_rate, WORKERS)
+    paths = {recording.hash: path for path, recording in recordings.items()}
     rates = clips_per_second(paths)
     beside = rates[f"librosa, {WORKERS} processes"]
     print(f"{host}; {len(paths)} clips, 224 pixels, medians of {ROUNDS} alternating rounds\n")

@@ -1,54 +1,313 @@
-"""The ablation script hands each recipe the keys it knows."""
+"""The ablation runs fusions x folds x seeds as jobs, goes on where it stopped, and compares."""
 
+import logging
 import os
+import signal
 import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from typing import NamedTuple
 
 import pytest
+import yaml
+
+import ablation
+import jobs
+from errors import InputError
+from files import alone, read_json
+from jobs import is_busy
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLD = "folds/fold-1_seed-0"
+STAND_IN = """
+import json, os, sys
+here = os.path.dirname(os.path.abspath(__file__))
+entry, config = os.path.basename(sys.argv[1]), os.path.basename(sys.argv[3])
+with open(here + "/calls", "a") as file:
+    file.write(" ".join([entry, config, *sys.argv[4:]]) + "\\n")
+name = config.removesuffix(".yaml")
+if name in os.environ.get("BROKEN", "").split(","):
+    sys.exit("failed: %s is broken" % name if "--dry-run" not in sys.argv else 2)
+if "--dry-run" not in sys.argv:
+    fold, seed = (int(word.split("[")[1].rstrip("]")) for word in sys.argv[-2:])
+    run = here + "/runs/" + name
+    folder = "%s/folds/fold-%d_seed-%d" % (run, fold, seed)
+    os.makedirs(folder, exist_ok=True)
+    open(folder + "/metrics.json", "w").write("{}")
+    open(run + "/ledger.jsonl", "a").write("{}\\n")
+"""
+
+
+class Said(NamedTuple):
+    status: int
+    err: str
+    calls: list[str]
 
 
 @pytest.fixture
-def ablation(tmp_path):
-    """Run the script with a stand-in for Python that writes down its arguments."""
-    log = tmp_path / "calls"
+def configs(recipe: Path, tmp_path: Path) -> Path:
+    """The tiny recipe as three recipes of one name."""
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    for fusion in ("concat", "gmu", "gmu_contrastive"):
+        values = {"base": str(recipe), "name": f"tiny_{fusion}", "model": {"fusion": fusion}}
+        values["run"] = {"root": str(tmp_path / "runs")}
+        (folder / f"tiny_{fusion}.yaml").write_text(yaml.safe_dump(values))
+    return folder
+
+
+@pytest.fixture
+def run(configs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Said]:
+    """Run the ablation with a stand-in for Python that writes down what it is to do."""
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
     fake = tmp_path / "python"
-    fake.write_text(f'#!/bin/sh\necho "$@" >> {log}\n')
+    fake.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{tmp_path}/stand_in.py" "$@"\n')
     fake.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(fake))
+    monkeypatch.setattr(jobs, "TICK", 0.01)
+    monkeypatch.setattr(ablation, "summarize", lambda run: None)
+    monkeypatch.setattr(ablation, "conclude", lambda runs, out: None)
 
-    def run(*arguments):
-        environment = {**os.environ, "PYTHON": str(fake)}
-        command = ["bash", str(ROOT / "scripts/ablation.sh"), *arguments]
-        found = subprocess.run(command, env=environment, capture_output=True, text=True)
-        return found, log.read_text().splitlines() if log.exists() else []
+    def call(*arguments: str) -> Said:
+        log = tmp_path / "calls"
+        log.unlink(missing_ok=True)
+        try:
+            status = ablation.main(arguments, configs)
+        except SystemExit as ended:
+            status = ended.code
+        calls = log.read_text().splitlines() if log.exists() else []
+        return Said(status, capsys.readouterr().err, calls)
 
-    return run
+    return call
 
 
-def test_three_recipes_then_one_table(ablation):
-    found, calls = ablation(
-        "ravdess", "corpus.root=x", "loss.alpha=0.1", "model.gate_input=features"
+def grid_of(calls: list[str]) -> list[tuple[str, ...]]:
+    return [(call.split()[1].removesuffix(".yaml"), *call.split()[-2:]) for call in calls]
+
+
+def test_fusions_of_a_fold_run_together_and_seeds_come_last(run):
+    said = run("tiny", "run.folds=[2,1]", "run.seeds=[0,3]")
+    assert said.status == 0, said.err
+    assert grid_of(said.calls) == [
+        (f"tiny_{fusion}", f"run.folds=[{fold}]", f"run.seeds=[{seed}]")
+        for seed in (0, 3)
+        for fold in (2, 1)
+        for fusion in ("concat", "gmu", "gmu_contrastive")
+    ]
+    entries = [call.split()[0] for call in said.calls[:3]]
+    assert entries == ["train.py", "train_gmu.py", "train_gmu.py"]
+
+
+def test_each_recipe_gets_the_keys_it_knows(run):
+    gated = ["model.fusion_hidden_dim=8", "model.gate_input=features"]
+    contrastive = ["loss.alpha=0.1", "loss.temperature=0.2", "loss.nt_xent=cross_modal"]
+    contrastive.append("model.projection_dim=4")
+    mixed = [gated[0], "optim.lr=0.1", *contrastive, "optim.lr=1e-2", gated[1]]
+    said = run("tiny", *mixed)
+    assert said.status == 0, said.err
+    got = [call.split()[2:-2] for call in said.calls]
+    assert got[0] == ["optim.lr=0.1", "optim.lr=1e-2"]
+    assert got[1] == [gated[0], "optim.lr=0.1", "optim.lr=1e-2", gated[1]]
+    assert got[2] == mixed
+
+
+def test_fusions_can_be_left_out_and_overrides_keep_their_order(run):
+    said = run("tiny", "optim.lr=1", "--fusions", "gmu", "concat", "optim.lr=2", "--jobs", "1")
+    assert said.status == 0, said.err
+    assert [call.split()[1] for call in said.calls] == ["tiny_gmu.yaml", "tiny_concat.yaml"]
+    assert all("optim.lr=1 optim.lr=2 run" in call for call in said.calls)
+
+
+def test_the_baseline_may_have_the_plain_name(run, configs: Path, monkeypatch):
+    (configs / "tiny_concat.yaml").rename(configs / "tiny.yaml")
+    monkeypatch.setenv("BROKEN", "tiny")
+    said = run("tiny", "--dry-run")
+    assert said.calls == ["train.py tiny.yaml --dry-run"]
+
+
+def test_a_dry_run_runs_no_job(run, tmp_path: Path):
+    said = run("tiny", "--dry-run", "--overwrite", "optim.lr=1")
+    assert said.status == 0 and not (tmp_path / "runs").exists()
+    assert [call.split()[1:] for call in said.calls] == [
+        [f"tiny_{fusion}.yaml", "optim.lr=1", "--dry-run", "--overwrite"]
+        for fusion in ("concat", "gmu", "gmu_contrastive")
+    ]
+
+
+def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
+    monkeypatch.setenv("BROKEN", "tiny_gmu")
+    said = run("tiny", "--dry-run")
+    assert said.status == 2
+    assert len(said.calls) == 2 and "the dry run of tiny_gmu stopped" in said.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "usage: scripts/ablation.sh"),
+        (["no_such"], "wrong input: there are no recipes 'no_such'"),
+        (["tiny", "name=x"], "wrong input: name=x is set by each of the recipes"),
+        (["tiny", "model.fusion=gmu"], "wrong input: model.fusion=gmu is set by each"),
+        (["tiny", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
+        (["tiny", "--fusions", "gum"], "did you mean 'gmu'?"),
+        (["tiny", "--fusions", "gmu", "gmu"], "each once"),
+        (["tiny", "--fusions", "optim.lr=1"], "at least one"),
+        (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
+        (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
+        (["tiny", "model={fusion: gmu}"], "must have model.fusion=concat, got gmu"),
+        (["tiny", "corpus.root=/nowhere/at/all"], "there is no folder /nowhere/at/all"),
+        (["tiny", "run.folds=[1,9]"], "9"),
+    ],
+)
+def test_misuse_is_told_with_status_2_before_anything_runs(run, tmp_path, arguments, words):
+    said = run(*arguments)
+    assert (said.status, said.calls) == (2, []) and words in said.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Path):
+    file = configs / "tiny_gmu.yaml"
+    values = yaml.safe_load(file.read_text())
+    wrong = [("run", {**values["run"], "folds": [2]}, "differ in run.folds")]
+    wrong += [("protocol", {"dev": "other"}, "protocol"), ("name", "tiny_concat", "the same name")]
+    for key, value, words in wrong:
+        file.write_text(yaml.safe_dump({**values, key: value}))
+        said = run("tiny")
+        assert (said.status, said.calls) == (2, []) and words in said.err
+
+
+def test_finished_jobs_are_not_repeated(run, caplog):
+    assert len(run("tiny", "run.folds=[1]").calls) == 3
+    said = run("tiny", "run.folds=[1,2]")
+    assert [fold for _, fold, _ in grid_of(said.calls)] == ["run.folds=[2]"] * 3
+    assert "6 jobs, 3 finished before, 1 at a time" in caplog.messages
+
+
+def test_a_folder_of_another_config_is_refused_before_anything_runs(run, tmp_path: Path):
+    run("tiny", "--fusions", "gmu_contrastive")
+    said = run("tiny", "optim.lr=0.5")
+    assert (said.status, said.calls) == (2, [])
+    assert "tiny_gmu_contrastive was made with another config:\n  optim.lr" in said.err
+
+
+def test_overwrite_starts_anew_once_and_keeps_the_ledger(run, tmp_path: Path):
+    run("tiny", "run.folds=[1,2]")
+    said = run("tiny", "--overwrite", "optim.lr=0.5")
+    assert said.status == 0 and len(said.calls) == 3
+    assert not [call for call in said.calls if "--overwrite" in call]
+    gmu = tmp_path / "runs" / "tiny_gmu"
+    assert [path.name for path in (gmu / "folds").iterdir()] == ["fold-1_seed-0"]
+    assert len((gmu / "ledger.jsonl").read_text().splitlines()) == 3
+
+
+def test_overwrite_is_refused_while_a_fold_is_at_work(run, tmp_path: Path):
+    run("tiny")
+    folder = tmp_path / "runs" / "tiny_gmu" / FOLD
+    with alone(folder / "state" / "lock", "a test"):
+        said = run("tiny", "--overwrite")
+    assert (said.status, said.calls) == (1, []) and "another process is at work" in said.err
+    assert (folder / "metrics.json").exists()
+
+
+def test_a_failed_job_stops_no_other_and_is_listed(run, tmp_path: Path, monkeypatch):
+    summed_up, concluded = [], []
+    monkeypatch.setattr(ablation, "summarize", lambda run: summed_up.append(run.name))
+
+    def refuse(runs: list[Path], out: Path) -> None:
+        concluded.append(([run.name for run in runs], out))
+        raise InputError("these runs cannot stand in one table")
+
+    monkeypatch.setattr(ablation, "conclude", refuse)
+    monkeypatch.setenv("BROKEN", "tiny_gmu")
+    said = run("tiny", "run.seeds=[0,1]")
+    assert said.status == 1 and len(said.calls) == 6
+    log = tmp_path / "runs" / "tiny_gmu" / "logs" / "fold-1_seed-1.log"
+    lines = said.err[said.err.index("failed: these jobs failed") :].splitlines()
+    assert lines[2] == f"  tiny_gmu fold 1 seed 1: failed: tiny_gmu is broken (in {log})"
+    assert lines[3] == "there is no table: these runs cannot stand in one table"
+    assert "tiny_gmu is broken" in log.read_text()
+    assert summed_up == ["tiny_concat", "tiny_gmu_contrastive"]
+    names = ["tiny_concat", "tiny_gmu", "tiny_gmu_contrastive"]
+    assert concluded == [(names, tmp_path / "runs" / "tiny_ablation.md")]
+    monkeypatch.delenv("BROKEN")
+    again = run("tiny", "run.seeds=[0,1]")
+    assert {call[0] for call in grid_of(again.calls)} == {"tiny_gmu"} and len(again.calls) == 2
+
+
+def test_a_failed_job_ends_in_status_1_even_with_a_table(run, monkeypatch):
+    monkeypatch.setenv("BROKEN", "tiny_gmu")
+    said = run("tiny")
+    assert (
+        said.status == 1 and "failed: these jobs failed" in said.err and "no table" not in said.err
     )
-    assert found.returncode == 0
-    concat, gmu, contrastive, table = calls
-    assert concat == "train.py --config configs/ravdess.yaml corpus.root=x"
-    assert gmu.endswith("ravdess_gmu.yaml corpus.root=x model.gate_input=features")
-    assert contrastive.endswith("corpus.root=x model.gate_input=features loss.alpha=0.1")
-    assert table.startswith(
-        "compare.py runs/ravdess_concat runs/ravdess_gmu runs/ravdess_gmu_contr"
-    )
 
 
-def test_a_dry_run_compares_nothing(ablation):
-    found, calls = ablation("demo", "--dry-run")
-    assert found.returncode == 0
-    assert len(calls) == 3
-    assert all(call.endswith("--dry-run") for call in calls)
+def test_the_run_folder_has_the_config_of_all_folds(run, tmp_path: Path):
+    run("tiny", "run.folds=[1,2]")
+    config = yaml.safe_load((tmp_path / "runs" / "tiny_gmu" / "config.yaml").read_text())
+    assert config["run"]["folds"] == [1, 2] and config["name"] == "tiny_gmu"
 
 
-@pytest.mark.parametrize("arguments", [[], ["no_such"], ["demo", "name=x"]])
-def test_misuse_is_told_with_status_2(ablation, arguments):
-    found, calls = ablation(*arguments)
-    assert (found.returncode, calls) == (2, [])
-    assert found.stderr.startswith(("usage:", "wrong input: name=x"))
+def test_the_script_hands_everything_to_the_planner(tmp_path: Path):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\nexit 7\n')
+    fake.chmod(0o755)
+    command = ["bash", str(ROOT / "scripts/ablation.sh"), "demo", "a b", "--jobs", "2"]
+    environment = {**os.environ, "PYTHON": str(fake)}
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert said.returncode == 7
+    assert said.stdout.splitlines() == [str(ROOT), "ablation.py", "demo", "a b", "--jobs", "2"]
+
+
+def start_elsewhere(configs: Path, log: Path, *arguments: str) -> subprocess.Popen:
+    code = "import sys, ablation, pathlib\n"
+    code += "sys.exit(ablation.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
+    command = [sys.executable, "-c", code, str(configs), *arguments]
+    with log.open("w") as file:
+        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+
+
+def wait_until(ready: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
+    configs: Path, tmp_path: Path, monkeypatch, capsys, caplog
+):
+    """SIGTERM ends the job too; SIGKILL leaves it behind, and its lock keeps others away."""
+    monkeypatch.setattr(jobs, "LOOK", 0.2)
+    caplog.set_level(logging.INFO, "jobs")
+    wishes, runs = ["tiny", "--fusions", "gmu", "concat"], tmp_path / "runs"
+    gmu = runs / "tiny_gmu" / FOLD
+
+    def stop_us() -> None:
+        wait_until(lambda: is_busy(gmu))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    (stopper := Thread(target=stop_us)).start()
+    assert ablation.main(wishes, configs) == 1
+    stopper.join()
+    assert "interrupted: the same command goes on" in capsys.readouterr().err
+    assert not is_busy(gmu) and not (gmu / "metrics.json").exists()
+
+    with start_elsewhere(configs, tmp_path / "log", *wishes) as planner:
+        wait_until(lambda: is_busy(gmu) or planner.poll() is not None)
+        planner.kill()
+    assert planner.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    assert ablation.main([*wishes, "--jobs", "2"], configs) == 0
+    said = capsys.readouterr()
+    assert "[2/2]" in caplog.messages[-1]
+    for name in ("tiny_gmu", "tiny_concat"):
+        assert len((runs / name / "ledger.jsonl").read_text().splitlines()) == 1
+        assert read_json(runs / name / "summary.json")["folds"] == [1]
+        assert f"| {name} |" in said.out
+    assert (runs / "tiny_ablation.md").read_text() in said.out
+
+    assert ablation.main(wishes, configs) == 0
+    assert caplog.messages[-1] == "2 jobs, 2 finished before, 1 at a time"

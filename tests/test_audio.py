@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio import BadAudio, hash_audio, read_audio
+from audio import BadAudio, listen, listen_to, read_audio
 
 
 def tone(frequency, rate, seconds=0.5, amplitude=0.5):
@@ -85,11 +85,39 @@ def test_a_file_cut_short_gives_no_more_than_it_holds(tmp_path):
     assert read_audio(tmp_path / "a.wav", 8000).shape == (1000,)
 
 
-def test_the_hash_is_of_the_bytes(tmp_path):
-    (tmp_path / "a").write_bytes(b"abc")
-    assert hash_audio(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
-    with pytest.raises(BadAudio, match="No such file"):
-        hash_audio(tmp_path / "b")
+def test_a_recording_is_known_by_its_samples_and_rate(tmp_path):
+    mono = np.round(tone(300, 8000) * 2**15) / 2**15  # exact in 16 bits
+    soundfile.write(tmp_path / "a.wav", mono, 8000, subtype="PCM_16")
+    soundfile.write(tmp_path / "a.flac", mono, 8000, subtype="PCM_24")
+    soundfile.write(tmp_path / "stereo.wav", np.stack([mono, mono], 1), 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "signs.wav", np.where(mono == 0, -0.0, mono), 8000, subtype="FLOAT")
+    first = listen(tmp_path / "a.wav", 8000)
+    samples = b"8000 Hz" + mono.astype("<f4").tobytes()
+    assert first.hash == hashlib.sha256(samples.replace(b"\0\0\0\x80", bytes(4))).hexdigest()
+    for same in ("a.flac", "stereo.wav", "signs.wav"):
+        assert listen(tmp_path / same, 8000).hash == first.hash
+    soundfile.write(tmp_path / "rate.wav", mono, 16000, subtype="PCM_16")
+    changed = mono.copy()
+    changed[5] += 2**-15
+    soundfile.write(tmp_path / "other.wav", changed, 8000, subtype="PCM_16")
+    for other in ("rate.wav", "other.wav"):
+        assert listen(tmp_path / other, 8000).hash != first.hash
+    assert first.seconds == len(mono) / 8000
+
+
+def test_many_files_are_heard_and_the_bad_ones_named(tmp_path):
+    soundfile.write(tmp_path / "a.wav", tone(300, 8000), 8000)
+    soundfile.write(tmp_path / "short.wav", np.ones(2) / 2, 44100)
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
+    names = ["a.wav", "short.wav", "none.wav", "gone.wav"]
+    for workers in (0, 2):
+        heard, bad = listen_to([tmp_path / name for name in names], 4000, workers)
+        assert [path.name for path in heard] == ["a.wav"]
+        assert [path.name for path in bad] == names[1:]
+        assert "shorter than one sample at 4000 Hz" in bad[tmp_path / "short.wav"]
+        assert "holds no samples" in bad[tmp_path / "none.wav"]
+    with pytest.raises(BadAudio, match="shorter than one sample"):
+        read_audio(tmp_path / "short.wav", 4000)
 
 
 def test_samples_far_beyond_full_scale_are_refused_and_loud_ones_are_not(tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import data as data_module
-from audio import read_audio
+from audio import listen_to, read_audio
 from augment import augment_images
 from batches import EvalBatches, TrainBatches
 from data import (
@@ -23,7 +23,7 @@ from data import (
 )
 from errors import RunError
 from features import SpectrogramImages
-from store import FeatureStore, hash_files
+from store import FeatureStore
 
 N = 11
 CPU = torch.device("cpu")
@@ -103,8 +103,8 @@ def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Featur
 
 def hashed(corpus_root: Path) -> dict[str, Path]:
     """Return {audio hash: file} of some clips."""
-    hashes, _ = hash_files(sorted(corpus_root.rglob("*.wav"))[:N], workers=0)
-    return {key: path for path, key in hashes.items()}
+    recordings, _ = listen_to(sorted(corpus_root.rglob("*.wav"))[:N], RATE, workers=0)
+    return {recording.hash: path for path, recording in recordings.items()}
 
 
 def dataset(store: FeatureStore, augment: PictureAugment | None = None, **kwargs) -> ImageDataset:

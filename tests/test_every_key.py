@@ -8,7 +8,9 @@ import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import timm
 import torch
 
@@ -34,6 +36,8 @@ MANIFEST = (
     "corpus.expect_published_counts=null",
     "protocol.split=leave-one-session-out",
 )
+TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
+COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
@@ -48,6 +52,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.dev": (GROUPS, "speakers"),
     "protocol.n_folds": (GROUPS, "4"),
+    "protocol.text_groups": (TEXTS, "2"),
     "features.sample_rate": ((), "12000"),
     "features.cqt.fmin": ((), "150.0"),
     "features.cqt.n_bins": ((), "30"),
@@ -120,6 +125,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "corpus.expect_published_counts": ((), "true", "counts are not the published ones"),
     "corpus.on_bad_audio": (UNEQUAL, "error", "audio files cannot be used"),
     "protocol.allow_speaker_overlap": ((), "true", "has no effect on leave-one-session-out"),
+    "protocol.near_identical": (COPIES, "refuse", "nearly the same recording"),
     "model.pretrained": ((), "true", "no pretrained weights for test_maxvit"),
 }
 
@@ -128,7 +134,12 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
 def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders that overrides name: manifests, a corpus with bad audio, weights."""
     folder = tmp_path_factory.mktemp("places")
-    places = {name: folder / name for name in ("tables", "broken", "weights")}
+    places = {name: folder / name for name in ("tables", "broken", "copies", "weights")}
+    shutil.copytree(corpus_root, places["copies"])
+    noise = np.random.default_rng(0).standard_normal(32_000) / 9
+    for session, level in ((1, 1.0), (4, 0.5)):
+        clip = next(places["copies"].rglob(f"Ses0{session}F_impro01_F000.wav"))
+        soundfile.write(clip, level * noise, 16_000)
     shutil.copytree(corpus_root, places["broken"])
     for session in (3, 4):
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
@@ -143,14 +154,15 @@ def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def _write_tables(folder: Path, corpus_root: Path) -> None:
     shutil.copytree(corpus_root, folder)
     clips = sorted(path.relative_to(folder) for path in folder.rglob("*F_impro01_F*.wav"))
-    for table, of_session_3 in (("all", 4), ("some", 2)):
+    for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "speaker", "session"])
+            writer.writerow(["path", "label", "speaker", "session", "text"])
             for clip in clips:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
-                    writer.writerow([clip, f"class{number}", f"s{session}", session])
+                    text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
+                    writer.writerow([clip, f"class{number}", f"s{session}", session, text])
 
 
 class Runs:

@@ -22,15 +22,18 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fold as fold_module
+from comparison import compare
 from config import load_config
 from errors import InputError, RunError
-from experiment import feature_settings, make_plan, remarks, run_experiment
+from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from files import alone, load_tensors, read_json
 from model_gmu import FUSIONS, rebuild
+from plan import make_plan, remarks
 from protocol import certify
+from run_folder import read_run
 from store import FeatureStore
-from summary import compare
+from tables import comparison_markdown
 from tracking import Tracker
 
 REPOSITORY = Path(__file__).parents[1]
@@ -81,6 +84,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "config.yaml",
         "environment.json",
         "split_certificate.json",
+        "utterances.csv",
         "ledger.jsonl",
         "folds",
         "summary.json",
@@ -89,6 +93,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
     names = {path.name.split(".tfevents.")[0] for path in (run / FOLD).iterdir()}
     assert names == {
         "metrics.json",
+        "environment.json",
         "history.csv",
         "predictions.csv",
         "model.safetensors",
@@ -149,6 +154,8 @@ def test_config_in_the_folder_is_the_config_of_the_run(fusions, recipe: Path) ->
     environment = read_json(run / "environment.json")
     assert environment["command"] == ["train_gmu.py", "--config", str(recipe)]
     assert environment["packages"]["torch"].split("+")[0] == torch.__version__.split("+")[0]
+    of_fold = read_json(run / FOLD / "environment.json")
+    assert of_fold.pop("seconds") > 0 and of_fold == environment
 
 
 def test_same_seed_gives_the_same_bytes_and_another_seed_does_not(fusions, grid: Path) -> None:
@@ -228,7 +235,28 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(tiny: Callabl
     run_experiment(tiny("train.epochs=1", "optim.lr=0.5"), [], overwrite=True)
     assert results_of(run / FOLD) != before
     assert load_config(run / "config.yaml").optim.lr == 0.5
-    assert len((run / "ledger.jsonl").read_text().splitlines()) == 1
+    assert read_json(run / "summary.json")["looks"] == {"fold 1 seed 0": {"test": 2}}
+    said = "Test data of tiny were read more than once: fold 1 seed 0: 2 x test."
+    assert said in (run / "summary.md").read_text()
+
+
+def test_removing_a_run_keeps_its_ledger_through_a_kill(tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "run"
+    (run / "folds").mkdir(parents=True)
+    (run / "config.yaml").write_text("x")
+    (run / "ledger.jsonl").write_text("line\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *args, **kwargs: None)
+        patch.setattr(Path, "mkdir", lambda *args, **kwargs: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            remove_run(run)  # killed between two steps
+    assert not run.exists()
+    remove_run(run)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert [path.name for path in run.iterdir()] == ["ledger.jsonl"]
+    assert (run / "ledger.jsonl").read_text() == "line\n"
+    remove_run(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
@@ -299,8 +327,11 @@ def test_peer_02_ledger_has_one_line_a_fold_with_the_weights_that_were_tested(gr
     for line in lines:
         weights = grid / f"folds/fold-{line['fold']}_seed-{line['seed']}/model.safetensors"
         assert line["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-        assert line["n"] == 8
-    assert read_json(grid / "summary.json")["test_evaluations"] == 4
+        assert (line["n"], line["kind"], line["run"]) == (8, "test", "grid")
+        assert line["certificate"] == read_json(grid / "split_certificate.json")["id"]
+    looks = read_json(grid / "summary.json")["looks"]
+    assert len(looks) == 4 and set(map(str, looks.values())) == {"{'test': 1}"}
+    assert "more than once" not in (grid / "summary.md").read_text()
 
 
 def test_peer_02_reported_epoch_is_the_one_that_dev_ua_chose(grid: Path) -> None:
@@ -423,9 +454,8 @@ def test_summary_can_be_recomputed_from_the_predictions(grid: Path) -> None:
         assert found["std"] == pytest.approx(np.std(by_fold, ddof=1))
         assert found["seed_std"] == pytest.approx(np.std(by_seed, ddof=1))
         assert found["pooled"] == pytest.approx(np.mean([one[metric] for one in pooled]))
-    for metric in ("ua", "wa"):
-        low, high = summary["test"][metric]["interval"]
-        assert low <= summary["test"][metric]["pooled"] <= high
+        low, high = found["interval"]
+        assert low < found["pooled"] < high
     ua = summary["test"]["ua"]
     assert (
         f"| {100 * ua['mean']:.1f} ± {100 * ua['std']:.1f} |" in (grid / "summary.md").read_text()
@@ -435,27 +465,34 @@ def test_summary_can_be_recomputed_from_the_predictions(grid: Path) -> None:
 def test_peer_05_table_names_protocol_folds_and_seeds(grid: Path) -> None:
     table = (grid / "summary.md").read_text()
     assert "`iemocap4-exc/leave-one-session-out/dev-session/all`" in table
-    assert "test folds 1, 2 of 5, seeds 0, 1, 16 clips" in table
+    assert "test folds 1, 2 of 5, seeds 0, 1, 16 clips of 4 speakers" in table
     assert "UA" in table and "WA" in table and "SPEAKER-DEPENDENT" not in table
 
 
 def test_runs_of_one_protocol_stand_in_one_table(fusions: dict[str, Path]) -> None:
-    table = compare(list(fusions.values()))
+    table = comparison_markdown(compare([read_run(run) for run in fusions.values()]))
     for fusion in FUSIONS:
         assert f"| {fusion} | {fusion} |" in table
 
 
 def test_runs_tested_otherwise_are_refused(fusions, grid: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="(?s)their folds differs.*" + str(grid)):
-        compare([fusions["gmu"], grid])
+    gmu = read_run(fusions["gmu"])
+    with pytest.raises(InputError, match=r"(?s)their finished folds differs.*grid: \[1, 2\]"):
+        compare([gmu, read_run(grid)])
     other = tmp_path / "other"
     shutil.copytree(fusions["gmu"], other)
-    summary = read_json(other / "summary.json") | {"protocol": "iemocap4/something"}
-    (other / "summary.json").write_text(json.dumps(summary))
-    with pytest.raises(InputError, match="cannot stand in one table, their protocol differs"):
-        compare([fusions["gmu"], other])
-    with pytest.raises(InputError, match="has no summary.json"):
-        compare([fusions["gmu"], tmp_path])
+    certificate = read_json(other / "split_certificate.json")
+    for protocol, words in (
+        ("iemocap4/leave-one-session-out/dev-session/all", "corpus.labels differs: iemocap4-exc, "),
+        ("iemocap4-exc/speaker-5-fold/dev-fold/all", "protocol.split differs: leave-one-sess"),
+    ):
+        changed = json.dumps(certificate | {"protocol": protocol})
+        (other / "split_certificate.json").write_text(changed)
+        with pytest.raises(InputError, match=f"(?s)one table, their protocol differs.*{words}"):
+            compare([gmu, read_run(other)])
+    with pytest.raises(InputError, match="is no run folder"):
+        read_run(tmp_path)
+    shutil.rmtree(other)
 
 
 def test_peer_01_random_utterances_are_stamped_speaker_dependent(tiny: Callable) -> None:
@@ -464,7 +501,7 @@ def test_peer_01_random_utterances_are_stamped_speaker_dependent(tiny: Callable)
     stamp = "**SPEAKER-DEPENDENT: the same speakers are in train and test**"
     assert (run / "summary.md").read_text().splitlines()[0] == stamp
     assert "SPEAKER-DEPENDENT" in read_json(run / FOLD / "metrics.json")["protocol"]
-    assert compare([run]).startswith(stamp)
+    assert comparison_markdown(compare([read_run(run)])).startswith(stamp)
 
 
 def events_of(file: Path) -> EventAccumulator:

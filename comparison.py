@@ -1,0 +1,140 @@
+"""Runs of one protocol side by side: scores, what differs in their configs, paired tests."""
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+from errors import InputError
+from metrics import SCORES
+from protocol import protocol_parts
+from run_folder import Run
+from schema import ONLY_WITH
+from significance import holm, mcnemar, paired_test
+from summary import by_speaker, describe_run
+
+SHARED = ("protocol", "certificate", "speaker_dependent", "classes", "folds", "n_folds", "seeds")
+TESTED = ("ua", "wa")
+NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
+
+
+def compare(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return everything that tables and report show of several runs, ready for JSON.
+
+    `runs` holds each run's summary; `config_differences` the keys that differ, with each run's
+    value; `tests` the paired tests of all pairs, exchanging speakers, and `mcnemar` those of clips,
+    one a seed. P-values are Holm-corrected over all pairs of a score, McNemar's over all pairs and
+    seeds.
+
+    Raises:
+        InputError: The runs were not tested alike; names the key that differs.
+    """
+    names = run_names(runs)
+    summaries = [{**describe_run(run), "name": name} for run, name in zip(runs, names, strict=True)]
+    _check_alike(summaries)
+    shared = {key: summaries[0][key] for key in (*SHARED, "n", "n_speakers")}
+    return {
+        **shared,
+        "runs": summaries,
+        "config_differences": config_differences(runs, names),
+        "tests": _paired_tests(runs, names),
+        "mcnemar": _mcnemar_tests(runs, names),
+        "made_with": _made_with(runs),
+    }
+
+
+def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return {key: {run: value}} of the keys whose values differ.
+
+    Keys of one choice of another key that differs itself (`loss.alpha` with `model.fusion`) are
+    shown only if two runs that have them disagree.
+    """
+    found = {}
+    for key in runs[0].config:
+        values = {name: run.config.get(key) for name, run in zip(names, runs, strict=True)}
+        given = [v for v in values.values() if v is not None or key not in ONLY_WITH]
+        if not key.startswith(NOT_COMPARED) and len(set(map(str, given))) > 1:
+            found[key] = values
+    return found
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """Return each run's name, or its folder where two have one name.
+
+    Raises:
+        InputError: A run is named twice.
+    """
+    names = [run.name for run in runs]
+    names = [
+        name if names.count(name) == 1 else str(run.folder)
+        for run, name in zip(runs, names, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise InputError(f"a run is named twice: {', '.join(names)}; name each once")
+    return names
+
+
+def _check_alike(summaries: Sequence[Mapping[str, Any]]) -> None:
+    _refuse_difference(summaries, "protocol", "protocol", _explain_protocols)
+    _refuse_difference(summaries, "certificate", "certificate (clips, labels or folds)")
+    _refuse_difference(summaries, "folds", "finished folds")
+    _refuse_difference(summaries, "seeds", "finished seeds")
+
+
+def _refuse_difference(
+    summaries: Sequence[Mapping[str, Any]],
+    key: str,
+    what: str,
+    explain: Callable[[Sequence[str]], str] = lambda values: "",
+) -> None:
+    found = {s["name"]: s[key] for s in summaries}
+    if len({str(value) for value in found.values()}) > 1:
+        listed = "\n".join(f"  {name}: {value}" for name, value in found.items())
+        raise InputError(
+            f"these runs cannot stand in one table, their {what} differs:\n{listed}"
+            f"{explain(list(found.values()))}"
+        )
+
+
+def _explain_protocols(protocols: Sequence[str]) -> str:
+    """Say which config keys make the difference."""
+    parts = [protocol_parts(protocol) for protocol in protocols]
+    lines = [
+        f"\n  {key} differs: {', '.join(dict.fromkeys(part[key] for part in parts))}"
+        for key in parts[0]
+        if len({part[key] for part in parts}) > 1
+    ]
+    return "".join(lines)
+
+
+def _paired_tests(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
+    counts = {name: by_speaker(run) for name, run in zip(names, runs, strict=True)}
+    found = []
+    for metric in TESTED:
+        tests = [
+            {"a": a, "b": b, "metric": metric, **paired_test(counts[a], counts[b], score)._asdict()}
+            for score in (SCORES[metric],)
+            for a, b in combinations(names, 2)
+        ]
+        adjusted = holm([test["p"] for test in tests])
+        found += [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
+    return found
+
+
+def _mcnemar_tests(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
+    found = []
+    for (a, run_a), (b, run_b) in combinations(zip(names, runs, strict=True), 2):
+        for seed in run_a.seeds:
+            one, other = run_a.of_seed(seed), run_b.of_seed(seed)
+            test = mcnemar(one.preds == one.targets, other.preds == other.targets)
+            found.append({"a": a, "b": b, "seed": seed, **test._asdict()})
+    adjusted = holm([test["p"] for test in found])
+    return [{**test, "p_holm": p} for test, p in zip(found, adjusted, strict=True)]
+
+
+def _made_with(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return the distinct commits, devices and thread counts behind the folds."""
+    keys = ("git_commit", "device", "threads")
+    distinct = {
+        tuple(str(one.environment().get(key)) for key in keys) for run in runs for one in run.folds
+    }
+    return [dict(zip(keys, values, strict=True)) for values in sorted(distinct)]

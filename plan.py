@@ -1,0 +1,141 @@
+"""All that is settled before anything is trained: the clips, their parts, the certificate."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from audio import Recording, listen_to
+from corpora import Utterance, read_corpus
+from errors import InputError
+from fingerprint import Copy, near_copies
+from protocol import (
+    LabelSet,
+    Split,
+    certify,
+    cross_with_texts,
+    get_fold,
+    group_recordings,
+    label_set,
+    make_splits,
+    protocol_id,
+    select_labels,
+)
+from schema import Config
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that is settled before anything is trained."""
+
+    config: Config
+    labels: LabelSet
+    utterances: Sequence[Utterance]
+    recordings: Mapping[Path, Recording]
+    bad: Mapping[Path, str]  # left out: {path: reason}
+    splits: Sequence[Split]
+    certificate: Mapping[str, Any]
+
+    @property
+    def hashes(self) -> dict[Path, str]:
+        """Recording of each path."""
+        return {path: recording.hash for path, recording in self.recordings.items()}
+
+    def wanted(self) -> Sequence[Split]:
+        """Return the folds that the config asks for."""
+        folds = self.config.run.folds
+        return self.splits if folds is None else [get_fold(self.splits, k) for k in folds]
+
+
+def make_plan(config: Config) -> Plan:
+    """Read the corpus, choose labels, hear every clip, split, and certify the splits.
+
+    Raises:
+        InputError: Whatever is wrong with the corpus, the labels, the audio, the folds, or a leak.
+    """
+    corpus = config.corpus
+    manifest = None if corpus.manifest is None else Path(corpus.manifest)
+    found = read_corpus(corpus.name, Path(corpus.root), manifest)
+    labels = label_set(corpus.name, corpus.labels, found)
+    utterances = select_labels(
+        found, labels, corpus.subset, corpus.expect_published_counts or False
+    )
+    rate = config.features.input_rate or config.features.sample_rate
+    recordings, bad = listen_to([u.path for u in utterances], rate, config.run.workers)
+    return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
+
+
+def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
+    """Leave out bad audio where the config allows it, and (re)make splits and certificate."""
+    if bad and plan.config.corpus.on_bad_audio == "error":
+        listed = "\n".join(f"  {path} {reason}" for path, reason in sorted(bad.items()))
+        raise InputError(
+            f"{len(bad)} audio files cannot be used:\n{listed}\n"
+            "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
+        )
+    if plan.splits and not bad:
+        return plan
+    plan = replace(
+        plan,
+        utterances=[u for u in plan.utterances if u.path not in bad],
+        recordings={path: one for path, one in plan.recordings.items() if path not in bad},
+        bad={**plan.bad, **bad},
+    )
+    copies = near_copies({one.hash: one.words for one in plan.recordings.values()})
+    splits = _split(plan, copies)
+    plan = replace(plan, splits=splits, certificate=_certify(plan, splits, copies))
+    plan.wanted()  # a fold that does not exist is refused before anything is computed
+    return plan
+
+
+def remarks(plan: Plan) -> list[str]:
+    """Return what the leakage gate let pass and a reader should know."""
+    found = []
+    wanted = {str(split.fold) for split in plan.wanted()}
+    for fold in plan.certificate["folds"]:
+        shared = fold["text_in_train_and_test"]
+        if shared["texts"] and str(fold["fold"]) in wanted:
+            found.append(
+                f"fold {fold['fold']}: {shared['texts']} texts are in train and test, spoken in "
+                f"{shared['test_utterances']} test clips"
+            )
+    mixed = plan.certificate["identical_recordings"]["recordings_with_different_classes"]
+    if mixed:
+        found.append(f"{mixed} recordings occur more than once, under different classes")
+    near = plan.certificate["near_identical"]["pairs_across_parts"]
+    for fold in sorted(near.keys() & wanted, key=int):
+        found.append(f"fold {fold}: {near[fold]} pairs of near-identical recordings in two parts")
+    return found
+
+
+def _split(plan: Plan, copies: Sequence[Copy]) -> list[Split]:
+    protocol = plan.config.protocol
+    splits = make_splits(
+        plan.utterances,
+        protocol.split,
+        protocol.dev,
+        protocol.n_folds,
+        group_recordings(plan.hashes, copies),
+        protocol.allow_speaker_overlap,
+    )
+    return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
+
+
+def _certify(plan: Plan, splits: Sequence[Split], copies: Sequence[Copy]) -> dict[str, Any]:
+    protocol = plan.config.protocol
+    name = protocol_id(
+        plan.labels.name,
+        protocol.split,
+        protocol.dev,
+        plan.config.corpus.subset,
+        protocol.n_folds,
+        protocol.text_groups,
+    )
+    return certify(
+        splits,
+        plan.hashes,
+        name,
+        protocol.allow_speaker_overlap,
+        copies,
+        protocol.near_identical == "refuse",
+    )

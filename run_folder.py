@@ -1,0 +1,203 @@
+"""A run folder, read: who was tested, what was predicted, and what it was made with."""
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from config import flatten, load_config
+from errors import InputError
+from files import damaged, read_json
+
+METRICS_KEYS = ("fold", "seed", "classes", "best_epoch", "test", "val", "gate_mean")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Predictions of one part of one fold, in the order of predictions.csv."""
+
+    utterances: NDArray  # (N,) ids
+    speakers: NDArray  # (N,)
+    targets: NDArray  # (N,) class indices
+    preds: NDArray  # (N,)
+    probs: NDArray  # (N, K)
+    gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel
+
+    def take(self, rows: NDArray) -> "Table":
+        """Return some rows: an index or a mask (N,)."""
+        return Table(
+            self.utterances[rows],
+            self.speakers[rows],
+            self.targets[rows],
+            self.preds[rows],
+            self.probs[rows],
+            None if self.gate is None else self.gate[rows],
+        )
+
+
+@dataclass(frozen=True)
+class FoldResult:
+    """One finished fold with one seed."""
+
+    folder: Path
+    fold: int
+    seed: int
+    classes: tuple[str, ...]
+    metrics: Mapping[str, Any]
+
+    @cached_property
+    def test(self) -> Table:
+        """Predictions of the test split."""
+        return self._read("test")
+
+    @cached_property
+    def dev(self) -> Table:
+        """Predictions of the dev split, by the same weights."""
+        return self._read("dev")
+
+    def history(self) -> list[dict[str, float]]:
+        """Return one row an epoch: losses, learning rates, dev scores."""
+        return [{key: float(row[key]) for key in row} for row in _rows(self.folder, "history.csv")]
+
+    def environment(self) -> dict[str, Any]:
+        """Return what this fold was made with."""
+        return read_json(self.folder / "environment.json", "command", "git_commit")
+
+    def _read(self, part: str) -> Table:
+        rows = [row for row in _rows(self.folder, "predictions.csv") if row["split"] == part]
+        place = {name: i for i, name in enumerate(self.classes)}
+        try:
+            gate = [row["gate_mean"] for row in rows]
+            return Table(
+                np.array([row["utterance"] for row in rows]),
+                np.array([row["speaker"] for row in rows]),
+                np.array([place[row["target"]] for row in rows]),
+                np.array([place[row["pred"]] for row in rows]),
+                np.array([[float(row[f"prob_{name}"]) for name in self.classes] for row in rows]),
+                None if "" in gate else np.array([float(value) for value in gate]),
+            )
+        except (KeyError, ValueError) as error:
+            raise damaged(self.folder / "predictions.csv", error, remove=self.folder) from error
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with at least one finished fold."""
+
+    folder: Path
+    config: Mapping[str, Any]  # dotted keys, resolved
+    certificate: Mapping[str, Any]
+    folds: Sequence[FoldResult]  # of the folds that every seed has finished
+
+    @property
+    def name(self) -> str:
+        """Name of the run folder."""
+        return self.folder.resolve().name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the targets."""
+        return self.folds[0].classes
+
+    @property
+    def seeds(self) -> list[int]:
+        """Seeds, sorted."""
+        return sorted({one.seed for one in self.folds})
+
+    @property
+    def fold_numbers(self) -> list[int]:
+        """Folds, sorted."""
+        return sorted({one.fold for one in self.folds})
+
+    def of_seed(self, seed: int) -> Table:
+        """Return the test predictions of all folds with one seed, sorted by utterance."""
+        parts = [one.test for one in self.folds if one.seed == seed]
+        return _joined(parts)
+
+    @cached_property
+    def about(self) -> Mapping[str, Mapping[str, str]]:
+        """What is known of each utterance, by id: speaker, gender, session, portion, text..."""
+        return {row["utterance"]: row for row in _rows(self.folder, "utterances.csv")}
+
+    def audio_file(self, utterance: str) -> Path:
+        """Return where the corpus keeps a clip; the corpus may have moved since."""
+        return Path(self.config["corpus.root"]).expanduser() / self.about[utterance]["path"]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        InputError: It is not the folder of a run, or no fold of it is finished.
+        RunError: A file in it is damaged.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder} is no run folder (no config.yaml in it); {_hint(folder)}")
+    finished = [_read_fold(path) for path in sorted(folder.glob("folds/*/metrics.json"))]
+    if not finished:
+        raise InputError(f"{folder} has no finished fold yet: give its training command again")
+    return Run(
+        folder,
+        flatten(load_config(folder / "config.yaml").model_dump()),
+        read_json(folder / "split_certificate.json", "id", "protocol", "speaker_dependent"),
+        of_common_folds(finished),
+    )
+
+
+def of_common_folds(finished: Sequence[FoldResult]) -> list[FoldResult]:
+    """Keep the folds that every seed has finished, in order, so that seeds can be averaged."""
+    folds: dict[int, set[int]] = {}
+    for one in finished:
+        folds.setdefault(one.seed, set()).add(one.fold)
+    common = set.intersection(*folds.values())
+    if not common:  # no fold in common yet: the seed that is furthest speaks
+        furthest = max(sorted(folds), key=lambda seed: len(folds[seed]))
+        finished = [one for one in finished if one.seed == furthest]
+        common = folds[furthest]
+    kept = [one for one in finished if one.fold in common]
+    return sorted(kept, key=lambda one: (one.fold, one.seed))
+
+
+def _read_fold(metrics_file: Path) -> FoldResult:
+    metrics = read_json(metrics_file, *METRICS_KEYS)
+    classes = tuple(metrics["classes"])
+    return FoldResult(metrics_file.parent, metrics["fold"], metrics["seed"], classes, metrics)
+
+
+def _joined(parts: Sequence[Table]) -> Table:
+    gates = [part.gate for part in parts if part.gate is not None]
+    whole = Table(
+        np.concatenate([part.utterances for part in parts]),
+        np.concatenate([part.speakers for part in parts]),
+        np.concatenate([part.targets for part in parts]),
+        np.concatenate([part.preds for part in parts]),
+        np.concatenate([part.probs for part in parts]),
+        np.concatenate(gates) if len(gates) == len(parts) else None,
+    )
+    return whole.take(whole.utterances.argsort(kind="stable"))
+
+
+def _rows(folder: Path, name: str) -> list[dict[str, str]]:
+    path = folder / name
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        if not rows or None in rows[-1].values():
+            raise ValueError("it is empty or cut short")
+    except (OSError, ValueError, csv.Error) as error:
+        raise damaged(path, error, remove=folder) from error
+    return rows
+
+
+def _hint(folder: Path) -> str:
+    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
+        return f"name the run that this fold belongs to: {folder.parent.parent}"
+    return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"

@@ -1,0 +1,200 @@
+"""A comparison as Markdown and as LaTeX, in percent, ready to paste."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ledger import second_looks
+
+METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
+NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
+STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
+LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
+LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
+LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
+
+Comparison = Mapping[str, Any]  # see `comparison.compare`
+Rows = list[list[str]]
+
+
+def comparison_markdown(comparison: Comparison) -> str:
+    """Return the scores of the runs, and the paired tests where there are several.
+
+    Args:
+        comparison: From `comparison.compare`, or a run's summary with itself as `runs`.
+    """
+    blocks = [f"**{STAMP}**"] if comparison["speaker_dependent"] else []
+    blocks += [caption(comparison), _markdown(*score_rows(comparison))]
+    if comparison.get("tests"):
+        blocks += [tests_caption(comparison), _markdown(*test_rows(comparison))]
+    return "\n\n".join([*blocks, *notes(comparison)]) + "\n"
+
+
+def comparison_latex(comparison: Comparison) -> str:
+    """Return the same as two booktabs tables."""
+    tables = [(caption(comparison), *score_rows(comparison))]
+    if comparison.get("tests"):
+        tables.append((tests_caption(comparison), *test_rows(comparison)))
+    stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
+    lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
+    lines += [f"% {line}" for note in notes(comparison) for line in note.splitlines()]
+    return "\n".join(lines) + "\n"
+
+
+def caption(comparison: Comparison) -> str:
+    """Return what was measured, on whom, and how to read it."""
+    folds = ", ".join(map(str, comparison["folds"]))
+    seeds = ", ".join(map(str, comparison["seeds"]))
+    return (
+        f"Protocol `{comparison['protocol']}`, certificate `{comparison['certificate']}`; test "
+        f"folds {folds} of {comparison['n_folds']}, seeds {seeds}, {comparison['n']} clips of "
+        f"{comparison['n_speakers']} speakers. Percent; mean ± standard deviation over folds; "
+        "pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
+    )
+
+
+def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Return the header, and one row a run."""
+    several = len(comparison["seeds"]) > 1
+    head = ["run", "fusion", *(NAMES[m] for m in METRICS), "UA pooled", "WA pooled"]
+    head += ["UA ± over seeds"] * several + ["gate"]
+    rows = []
+    for run in comparison["runs"]:
+        test = run["test"]
+        row = [run["name"], run["fusion"], *(plus_minus(test[m]) for m in METRICS)]
+        row += [with_interval(test[m]["pooled"], test[m]["interval"]) for m in ("ua", "wa")]
+        row += [percent(test["ua"]["seed_std"])] * several
+        row.append("–" if run["gate_mean"] is None else f"{run['gate_mean']:.3f}")
+        rows.append(row)
+    return head, rows
+
+
+def tests_caption(comparison: Comparison) -> str:
+    """Return how the paired tests were made, and what they can find at best."""
+    tests = comparison["tests"]
+    n = len([test for test in tests if test["metric"] == "ua"])
+    return (
+        f"Paired tests on the same clips: points of difference with 95 % interval; p by exchanging "
+        f"whole speakers, corrected for {n} comparison{'s' * (n > 1)} (Holm); with "
+        f"{tests[0]['n_speakers']} speakers no p is below {p_value(tests[0]['smallest_p'])}. "
+        "McNemar takes clips as independent, which those of a speaker are not."
+    )
+
+
+def test_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+    """Return the header, and one row a pair and score."""
+    head = [
+        "a − b",
+        "they differ in",
+        "score",
+        "a − b, points",
+        "p",
+        "p (Holm)",
+        "d_z",
+        "McNemar p",
+    ]
+    rows = []
+    for test in comparison["tests"]:
+        worst = max(
+            m["p_holm"] for m in comparison["mcnemar"] if (m["a"], m["b"]) == (test["a"], test["b"])
+        )
+        rows.append(
+            [
+                f"{test['a']} − {test['b']}",
+                _differences(comparison, test["a"], test["b"]),
+                NAMES[test["metric"]],
+                with_interval(test["difference"], test["interval"], sign="+"),
+                p_value(test["p"]),
+                p_value(test["p_holm"]),
+                "–" if test["d_z"] is None else f"{test['d_z']:+.2f}",
+                p_value(worst) if test["metric"] == "wa" else "",
+            ]
+        )
+    return head, rows
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """Return what a reader must know beside the scores: second looks, several commits."""
+    found = []
+    for run in comparison["runs"]:
+        if twice := second_looks(run["looks"]):
+            found.append(
+                f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
+            )
+        if len(run["commits"]) > 1:
+            found.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
+    return found
+
+
+def plus_minus(score: Mapping[str, Any]) -> str:
+    """Return mean and standard deviation over folds.
+
+    >>> plus_minus({"mean": 0.74, "std": 0.133})
+    '74.0 ± 13.3'
+    """
+    spread = "" if score["std"] is None else f" ± {percent(score['std'])}"
+    return f"{percent(score['mean'])}{spread}"
+
+
+def with_interval(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
+    """Return a value with its interval, where there is one.
+
+    >>> with_interval(0.74, [0.646, 0.833])
+    '74.0 [64.6, 83.3]'
+    """
+    if interval is None:
+        return percent(value, sign)
+    return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
+
+
+def percent(value: float | None, sign: str = "") -> str:
+    """Return a fraction in percent, or a dash for None."""
+    return "–" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def p_value(p: float) -> str:
+    """Return a p-value with three decimals.
+
+    >>> p_value(0.03125), p_value(0.0002)
+    ('0.031', '< 0.001')
+    """
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _differences(comparison: Comparison, a: str, b: str) -> str:
+    """Return the config keys that differ between two runs, with their values."""
+    words = [
+        f"{key}: {values[a]} / {values[b]}"
+        for key, values in comparison["config_differences"].items()
+        if values[a] != values[b]
+    ]
+    return ", ".join(words) or "nothing"
+
+
+def _markdown(head: Sequence[str], rows: Rows) -> str:
+    words = ("run", "fusion", "a − b", "they differ in", "score")
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "".join("---|" if name in words else "---:|" for name in head),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _latex(above: str, head: Sequence[str], rows: Rows) -> str:
+    lines = [
+        r"\begin{table}",
+        rf"\caption{{{_escape(above.replace('`', ''))}}}",
+        rf"\begin{{tabular}}{{{'l' * 2 + 'r' * (len(head) - 2)}}}",
+        r"\toprule",
+        *(" & ".join(map(_escape, row)) + r" \\" for row in [list(head)]),
+        r"\midrule",
+        *(" & ".join(map(_escape, row)) + r" \\" for row in rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+    return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    return "".join(LATEX_SPECIAL.get(character, character) for character in text)

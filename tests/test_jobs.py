@@ -1,0 +1,347 @@
+"""Jobs run in order, at the same time, once; the failed and the busy stop no other."""
+
+import logging
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+import jobs
+from errors import RunError
+from files import alone
+from jobs import Job, is_busy, run_jobs, slots_for
+
+HERE = Path(__file__).parents[1]
+DONE = "open(folder + '/metrics.json', 'w')"
+
+
+@pytest.fixture
+def job(tmp_path, monkeypatch):
+    """Make a job of a few lines of Python that know `folder`, `name` and `root`."""
+    monkeypatch.setattr(jobs, "TICK", 0.01)
+    monkeypatch.setattr(jobs, "LOOK", 0.05)
+
+    def make(name: str, code: str = DONE) -> Job:
+        folder = tmp_path / name
+        (folder / "state").mkdir(parents=True)
+        head = f"import os, sys, time; root, name, folder = {str(tmp_path)!r}, {name!r}, "
+        lines = f"{head}{str(folder)!r}\nopen(root + '/calls', 'a').write(name + ' ')\n{code}"
+        command = (sys.executable, "-S", "-c", lines)
+        return Job(name, command, folder, tmp_path / "logs" / f"{name}.log")
+
+    return make
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Hold the lock of a fold in another process until a file appears, then do some last thing."""
+    held = []
+
+    def hold(folder: Path, until: Path, then: str = "") -> None:
+        code = (
+            "import os, sys, time; from pathlib import Path; from files import alone\n"
+            f"with alone(Path({str(folder)!r}) / 'state' / 'lock', 'x'):\n"
+            f"    open({str(folder)!r} + '/held', 'w')\n"
+            f"    while not os.path.exists({str(until)!r}): time.sleep(0.01)\n"
+            f"    {then or 'pass'}\n"
+        )
+        held.append(subprocess.Popen([sys.executable, "-c", code], cwd=HERE))
+        wait_for(folder / "held")
+
+    yield hold
+    for process in held:
+        process.kill()
+        process.wait()
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} never came"
+        time.sleep(0.01)
+
+
+def calls(folder: Path) -> list[str]:
+    file = folder / "calls"
+    return file.read_text().split() if file.exists() else []
+
+
+def test_jobs_run_in_order_and_finished_ones_do_not(job, tmp_path):
+    every = [job(name) for name in "dacb"]
+    (every[1].folder / "metrics.json").touch()
+    assert run_jobs(every, [{}]) == []
+    assert calls(tmp_path) == ["d", "c", "b"]
+    assert all(one.finished for one in every)
+    run_jobs(every, [{}])
+    assert calls(tmp_path) == ["d", "c", "b"]
+
+
+MEET = """
+open(f'{root}/{name}.here', 'w')
+for _ in range(6000):
+    if len([f for f in os.listdir(root) if f.endswith('.here')]) >= 2: break
+    time.sleep(0.01)
+else: sys.exit('nobody came')
+"""
+
+
+def test_two_slots_overlap(job, tmp_path):
+    every = [job("a", MEET + DONE), job("b", MEET + DONE), job("c")]
+    assert run_jobs(every, [{}, {}]) == []
+    assert sorted(calls(tmp_path)) == ["a", "b", "c"]
+
+
+def test_one_slot_runs_one_at_a_time(job, tmp_path):
+    end = "time.sleep(0.05); open(root + '/calls', 'a').write('end ')\n"
+    run_jobs([job(name, end + DONE) for name in "abc"], [{}])
+    assert calls(tmp_path) == ["a", "end", "b", "end", "c", "end"]
+
+
+def test_each_slot_gives_its_environment_and_is_used_again(job, tmp_path):
+    code = MEET + "open(folder + '/metrics.json', 'w').write(os.environ['GPU'] + os.environ['X'])"
+    every = [job(name, code) for name in "abcd"]
+    os.environ["X"] = "x"
+    run_jobs(every, [{"GPU": "0"}, {"GPU": "1"}])
+    del os.environ["X"]
+    said = [(one.folder / "metrics.json").read_text() for one in every]
+    assert said[:2] == ["0x", "1x"] and set(said[2:]) <= {"0x", "1x"}
+
+
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("print('failed: no luck'); print('bye'); sys.exit(1)", "failed: no luck"),
+        ("print('x'); sys.exit('wrong input: a: b')", "wrong input: a: b"),
+        ("print('failed: first'); print('failed: last'); sys.exit(1)", "failed: last"),
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("print('bar\\r', end=''); os.kill(os.getpid(), 9)", "ended by signal 9 (Killed)"),
+        ("sys.stdout.buffer.write(b'\\xff oh\\n'); sys.exit(3)", "\N{REPLACEMENT CHARACTER} oh"),
+    ],
+)
+def test_a_failed_job_is_listed_and_stops_no_other(job, tmp_path, code, reason):
+    every = [job("a", code), job("b")]
+    every[0].log.parent.mkdir()
+    every[0].log.write_text("failed: an earlier attempt\n")
+    ((failed, why),) = run_jobs(every, [{}])
+    assert (failed, why) == (every[0], reason)
+    assert calls(tmp_path) == ["a", "b"]
+    log = every[0].log.read_text(errors="replace")
+    assert log.startswith("failed: an earlier attempt\n$ ")
+
+
+def test_a_silent_end_without_a_result_is_a_failure(job):
+    ((_, reason),) = run_jobs([job("a", "")], [{}])
+    assert reason == "ended with status 0"
+
+
+def test_a_result_counts_whatever_the_status(job):
+    assert run_jobs([job("a", f"{DONE}; sys.exit('too late')")], [{}]) == []
+
+
+def test_who_is_at_work_on_a_fold(tmp_path):
+    lock = tmp_path / "state" / "lock"
+    assert not is_busy(tmp_path) and not lock.exists()
+    with alone(lock, "a test"):
+        assert is_busy(tmp_path)
+    assert not is_busy(tmp_path) and lock.exists()
+
+
+def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    busy, free = job("busy"), job("free", "time.sleep(0.3)\n" + DONE)
+    holder(busy.folder, until=tmp_path / "released")
+
+    class Release(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "waiting for" in record.getMessage():
+                (tmp_path / "released").touch()
+
+    logging.getLogger("jobs").addHandler(handler := Release())
+    assert run_jobs([busy, free], [{}, {}]) == []
+    logging.getLogger("jobs").removeHandler(handler)
+    assert calls(tmp_path) == ["free", "busy"]
+    told = [line for line in caplog.messages if line.startswith("waiting")]
+    assert told == ["waiting for other processes, which are at work on busy"]
+    assert caplog.messages.index(told[0]) > next(
+        i for i, line in enumerate(caplog.messages) if "free: done" in line
+    )
+
+
+def test_a_fold_that_another_process_finishes_is_not_repeated(job, holder, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    busy, free = job("busy"), job("free")
+    then = f"open({str(busy.folder)!r} + '/metrics.json', 'w')"
+    holder(busy.folder, until=free.folder / "metrics.json", then=then)
+    assert run_jobs([busy, free], [{}]) == []
+    assert calls(tmp_path) == ["free"]
+    assert caplog.messages[-1] == "[2/2] busy: done by another process"
+
+
+def test_a_lost_race_is_no_failure(job, tmp_path):
+    lose = (
+        "if not os.path.exists(folder + '/lost'):\n"
+        "    open(folder + '/lost', 'w')\n"
+        "    sys.exit('failed: another process is at work on a in x')\n"
+    )
+    assert run_jobs([job("a", lose + DONE), job("b")], [{}]) == []
+    assert calls(tmp_path) == ["a", "b", "a"]
+
+
+def test_the_words_of_a_lost_race_are_those_of_the_lock(tmp_path):
+    with alone(tmp_path / "lock", "a"):
+        with pytest.raises(RunError, match=jobs.TAKEN):
+            with alone(tmp_path / "lock", "a"):
+                pass
+
+
+def test_time_left_is_the_mean_of_jobs_done_here(job, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    monkeypatch.setattr(jobs, "for_people", repr)
+    every = [job(name) for name in "abcd"]
+    every[1] = job("fails", "1 / 0")
+    (every[3].folder / "metrics.json").touch()
+    run_jobs(every, [{}])
+    text = "\n".join(caplog.messages)
+    assert text.startswith("4 jobs, 1 finished before, 1 at a time\na: started")
+    first = re.search(r"\[2/4\] a: done in ([\d.]+); about ([\d.]+) left", text)
+    second = re.search(r"\[3/4\] fails: failed after [\d.]+: .*; about ([\d.]+) left", text)
+    assert float(first[2]) == pytest.approx(2 * float(first[1]))
+    assert float(second[1]) == pytest.approx(float(first[1]))
+    assert re.search(r"\[4/4\] c: done in [\d.]+$", text)
+
+
+def test_no_time_left_is_invented_before_a_job_is_done(job, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    run_jobs([job("a", "1 / 0"), job("b")], [{}])
+    assert " left" not in " ".join(caplog.messages)
+
+
+def test_slots_share_what_is_left(job, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    monkeypatch.setattr(jobs, "for_people", repr)
+    late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
+    wait = "while not os.path.exists(root + '/go'): time.sleep(0.01)\n"
+    first = "while not os.path.exists(root + '/b/here'): time.sleep(0.01)\n"
+    every = [job("a", first + DONE), job("b", "open(folder + '/here', 'w')\n" + wait + DONE)]
+    every += [job("c", late + "open(root + '/go', 'w')\n" + wait + DONE), job("d"), job("e")]
+    run_jobs(every, [{}, {}])
+    told = next(line for line in caplog.messages if line.startswith("[1/5] a: done"))
+    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", told).groups()
+    assert float(left) == pytest.approx(float(seconds) * 4 / 2)
+
+
+TELL_PARENT = "import signal; os.kill(os.getppid(), signal.{})\n"
+
+
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
+def test_a_signal_ends_the_jobs_and_what_they_started(job, tmp_path, number):
+    before = signal.getsignal(signal.SIGTERM)
+    child = (
+        "import subprocess\n"
+        "child = subprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\n"
+        "open(folder + '/pids', 'w').write(f'{os.getpid()} {child.pid} {os.getsid(0)}')\n"
+    )
+    every = [job("a", child + TELL_PARENT.format(number) + "time.sleep(600)"), job("b")]
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(every, [{}])
+    assert calls(tmp_path) == ["a"]
+    own, child_pid, session = map(int, (every[0].folder / "pids").read_text().split())
+    assert session == own != os.getsid(0)  # a Ctrl-C of the terminal does not reach it
+    assert not is_alive(own)
+    wait_until_dead(child_pid)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+
+
+def wait_until_dead(pid: int) -> None:
+    end = time.monotonic() + 60
+    while is_alive(pid):
+        assert time.monotonic() < end, f"{pid} lives"
+        time.sleep(0.01)
+
+
+def test_a_job_that_will_not_end_is_killed(job, monkeypatch):
+    monkeypatch.setattr(jobs, "GRACE", 0.2)
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+    deaf += "open(folder + '/pid', 'w').write(str(os.getpid()))\n"
+    one = job("a", deaf + TELL_PARENT.format("SIGTERM") + "time.sleep(600)")
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs([one], [{}])
+    assert not is_alive(int((one.folder / "pid").read_text()))
+
+
+def test_an_ignored_signal_stays_ignored(job):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    try:
+        assert run_jobs([job("a", TELL_PARENT.format("SIGHUP") + DONE)], [{}]) == []
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_log_that_cannot_be_written_ends_the_others_and_is_told(job, tmp_path):
+    first = job("a", "time.sleep(600)")
+    (tmp_path / "file").touch()
+    second = replace(job("b"), log=tmp_path / "file" / "b.log")
+    started = []
+    start = subprocess.Popen
+
+    def note(*args, **kwargs):
+        started.append(start(*args, **kwargs))
+        return started[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subprocess, "Popen", note)
+        with pytest.raises(RunError, match="cannot start b with its log"):
+            run_jobs([first, second], [{}, {}])
+    assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+@pytest.mark.parametrize(
+    ("visible", "n_gpus", "n", "device", "expected"),
+    [
+        (None, 2, 3, "auto", ["0", "1", "0"]),
+        ("5, 7", 2, 2, "auto", ["5", "7"]),
+        ("GPU-a,GPU-b,GPU-c", 2, 3, "auto", ["GPU-a", "GPU-b", "GPU-a"]),
+        (None, 4, 1, "auto", ["0"]),
+    ],
+)
+def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, device, expected):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert slots_for(n, device) == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("n_gpus", "n", "device", "given", "expected"),
+    [
+        (0, 2, "auto", None, {"OMP_NUM_THREADS": "4"}),
+        (2, 3, "cpu", None, {"OMP_NUM_THREADS": "2"}),
+        (0, 20, "cpu", None, {"OMP_NUM_THREADS": "1"}),
+        (0, 1, "cpu", None, {}),
+        (0, 2, "cpu", "3", {}),
+    ],
+)
+def test_without_gpus_slots_share_the_threads(
+    monkeypatch, caplog, n_gpus, n, device, given, expected
+):
+    caplog.set_level(logging.INFO, "jobs")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    if given is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+    assert slots_for(n, device) == [expected] * n
+    assert bool(expected) == ("may change the last bits" in " ".join(caplog.messages))
