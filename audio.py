@@ -10,7 +10,6 @@ import numpy as np
 import soundfile
 import soxr
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from fingerprint import fingerprint
 
@@ -27,6 +26,7 @@ class Recording(NamedTuple):
     hash: str  # SHA-256 of rate and samples: of equal sound a WAV and a FLAC are one
     seconds: float
     words: NDArray[np.uint32]  # (frames,), see `fingerprint`
+    file: str  # SHA-256 of the file's bytes
 
 
 def read_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
@@ -50,37 +50,33 @@ def read_audio(path: Path, sample_rate: int) -> NDArray[np.float32]:
     return np.ascontiguousarray(mono, dtype=np.float32)
 
 
-def listen(path: Path, sample_rate: int) -> Recording:
+def listen(path: Path) -> Recording:
     """Read a file and tell which recording it is.
 
     Args:
         path: As for `read_audio`.
-        sample_rate: Hz at which the file must be readable.
 
     Raises:
-        BadAudio: As `read_audio` would.
+        BadAudio: As `read_audio` would, but for clips shorter than one sample.
     """
+    file = hash_file(path)
     mono, rate = _read_mono(path)
-    if round(len(mono) * sample_rate / rate) == 0:
-        raise BadAudio(f"is shorter than one sample at {sample_rate} Hz")
     digest = hashlib.sha256(f"{rate} Hz".encode())
     digest.update((mono + 0.0).astype("<f4").tobytes())  # + 0.0: -0 and 0 are one sample
-    return Recording(digest.hexdigest(), len(mono) / rate, fingerprint(mono, rate))
+    return Recording(digest.hexdigest(), len(mono) / rate, fingerprint(mono, rate), file)
 
 
-def listen_to(
-    paths: Sequence[Path], sample_rate: int, workers: int
-) -> tuple[dict[Path, Recording], dict[Path, str]]:
-    """Return {path: recording} of the files, and {path: reason} of those that cannot be used."""
-    recordings: dict[Path, Recording] = {}
-    bad: dict[Path, str] = {}
-    heard = in_parallel(lambda path: listen(path, sample_rate), paths, workers)
-    for path, result in tqdm(heard, "audio", len(paths), unit="clip", disable=len(paths) < 1000):
-        if isinstance(result, BadAudio):
-            bad[path] = str(result)
-        else:
-            recordings[path] = result
-    return recordings, bad
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes.
+
+    Raises:
+        BadAudio: It cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadAudio(f"cannot be read: {error.strerror or error}") from error
 
 
 def in_parallel(

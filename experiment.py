@@ -17,6 +17,7 @@ from files import alone, read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
 from plan import Plan, leave_out, make_plan, remarks
+from recordings import remember
 from schema import Config
 from store import FeatureStore
 from summary import summarize
@@ -82,7 +83,9 @@ def feature_settings(config: Config) -> dict[str, Any]:
 def fill_store(plan: Plan, store: FeatureStore) -> Plan:
     """Compute the pictures that are missing; return the plan without the files that are bad."""
     paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
-    return leave_out(plan, store.build(paths, plan.config.run.workers))
+    plan = leave_out(plan, store.build(paths, plan.config.run.workers))
+    remember(plan.recordings.values(), Path(plan.config.run.store))
+    return plan
 
 
 def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:

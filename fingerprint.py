@@ -64,7 +64,7 @@ def near_copies(recordings: Mapping[str, NDArray[np.uint32]]) -> list[Copy]:
     names, words = list(recordings), list(recordings.values())
     best: dict[tuple[int, int], float] = {}
     for first, second, offset in _proposals(words):
-        error = _bit_error(words[first], words[second], offset)
+        error = bit_error(words[first], words[second], offset)
         if error <= min(MAX_ERROR, best.get((first, second), 1.0)):
             best[first, second] = error
     return [Copy(names[i], names[j], error) for (i, j), error in sorted(best.items())]
@@ -92,7 +92,7 @@ def _proposals(words: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int, int]
     return [tuple(row) for row in found[votes >= MIN_VOTES].tolist()]
 
 
-def _bit_error(first: NDArray[np.uint32], second: NDArray[np.uint32], offset: int) -> float:
+def bit_error(first: NDArray[np.uint32], second: NDArray[np.uint32], offset: int) -> float:
     """Return the part of bits that differ where frame i meets frame i - offset, 1 if too few."""
     start, stop = max(0, offset), min(len(first), len(second) + offset)
     pair = first[start:stop], second[start - offset : stop - offset]

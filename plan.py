@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from audio import Recording, listen_to
+from audio import Recording
 from corpora import Utterance, read_corpus
 from errors import InputError
 from fingerprint import Copy, near_copies
@@ -21,7 +21,9 @@ from protocol import (
     protocol_id,
     select_labels,
 )
+from recordings import hear
 from schema import Config
+from tables import STAMP
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,8 @@ def make_plan(config: Config) -> Plan:
         found, labels, corpus.subset, corpus.expect_published_counts or False
     )
     rate = config.features.input_rate or config.features.sample_rate
-    recordings, bad = listen_to([u.path for u in utterances], rate, config.run.workers)
+    paths = [utterance.path for utterance in utterances]
+    recordings, bad = hear(paths, rate, config.run.workers, Path(config.run.store))
     return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
 
 
@@ -90,7 +93,7 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
 
 def remarks(plan: Plan) -> list[str]:
     """Return what the leakage gate let pass and a reader should know."""
-    found = []
+    found = [STAMP] if plan.certificate["speaker_dependent"] else []
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
         shared = fold["text_in_train_and_test"]

@@ -22,11 +22,17 @@ def comparison_markdown(comparison: Comparison) -> str:
     Args:
         comparison: From `comparison.compare`, or a run's summary with itself as `runs`.
     """
-    blocks = [f"**{STAMP}**"] if comparison["speaker_dependent"] else []
-    blocks += [caption(comparison), _markdown(*score_rows(comparison))]
+    blocks = [scores_markdown(comparison).rstrip()]
     if comparison.get("tests"):
         blocks += [tests_caption(comparison), _markdown(*test_rows(comparison))]
     return "\n\n".join([*blocks, *notes(comparison)]) + "\n"
+
+
+def scores_markdown(comparison: Comparison) -> str:
+    """Return the scores of the runs alone."""
+    blocks = [f"**{STAMP}**"] if comparison["speaker_dependent"] else []
+    blocks += [caption(comparison), _markdown(*score_rows(comparison))]
+    return "\n\n".join(blocks) + "\n"
 
 
 def comparison_latex(comparison: Comparison) -> str:

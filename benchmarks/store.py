@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio import listen_to  # noqa: E402
+from audio import listen  # noqa: E402
 from batches import TrainBatches  # noqa: E402
 from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
 from benchmarks.front_end import machine, table  # noqa: E402
@@ -127,8 +127,7 @@ def main() -> None:
     arguments = parser.parse_args()
     host = machine()
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
-    recordings, _ = listen_to(files[: arguments.clips or None], PAPER.sample_rate, WORKERS)
-    paths = {recording.hash: path for path, recording in recordings.items()}
+    paths = {listen(path).hash: path for path in files[: arguments.clips or None]}
     rates = clips_per_second(paths)
     beside = rates[f"librosa, {WORKERS} processes"]
     print(f"{host}; {len(paths)} clips, 224 pixels, medians of {ROUNDS} alternating rounds\n")

@@ -1,9 +1,10 @@
 """A tiny true IEMOCAP tree of tones, and recipes that train a fold of it in a second or two."""
 
 import gc
+import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from config import load_config
+from files import write_csv
+from ledger import note
 from schema import Config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order
@@ -69,6 +72,38 @@ def write_dialog(root: Path, session: int, dialog: str, gender: str) -> None:
     labels = root / f"Session{session}" / "dialog" / "EmoEvaluation" / f"{name}.txt"
     labels.parent.mkdir(parents=True, exist_ok=True)
     labels.write_text("\n".join(lines) + "\n")
+
+
+def write_run(folder: Path, fusion: str = "concat", **certificate: object) -> Path:
+    """Write what a run folder has before the first fold."""
+    values = {
+        "name": folder.name.replace("|", "_").replace("%", "_"),
+        "corpus": {"name": "iemocap", "root": "somewhere", "labels": "iemocap4-exc"},
+        "protocol": {"split": "leave-one-session-out"},
+        "model": {"fusion": fusion},
+    }
+    folder.mkdir(exist_ok=True, parents=True)
+    (folder / "config.yaml").write_text(yaml.safe_dump(values))
+    known = {"id": "x", "protocol": "p", "speaker_dependent": False, "folds": [1, 2, 3]}
+    (folder / "split_certificate.json").write_text(json.dumps(known | certificate))
+    return folder
+
+
+def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts: object) -> Path:
+    """Write a finished fold of two classes; clips are (id, speaker, target, prediction)."""
+    folder = run / "folds" / f"fold-{fold}_seed-{seed}"
+    folder.mkdir(parents=True)
+    keys = {"best_epoch": 1, "test": {}, "val": {}, "gate_mean": None, "classes": ["a", "b"]}
+    metrics = {"fold": fold, "seed": seed, **keys, **facts}
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    (folder / "environment.json").write_text(json.dumps({"command": [], "git_commit": str(fold)}))
+    (folder / "model.safetensors").write_bytes(b"w")
+    rows = [["test", *clip, 0.5, 0.5, ""] for clip in clips]
+    header = ["split", "utterance", "speaker", "target", "pred", "prob_a", "prob_b", "gate_mean"]
+    write_csv(folder / "predictions.csv", header, rows)
+    card = {"protocol": "p", "certificate": "x", "fold": fold, "seed": seed}
+    note(run, card, len(clips), folder, "test", "because")
+    return folder
 
 
 @pytest.fixture(autouse=True)

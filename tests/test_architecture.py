@@ -3,15 +3,16 @@
 import ast
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from cli import train_command
 from config import load_config
-from files import read_json
-from summary import comparison_table
+from files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -117,11 +118,22 @@ def test_peer_08_no_figure_is_promised(text):
     )
 
 
-@pytest.mark.parametrize("name", ["ravdess_small", "demo"])
-def test_tables_are_printed_from_the_recorded_results(name):
-    fusions = ("concat", "gmu", "gmu_contrastive")
-    files = [ROOT / "results" / f"{name}_{fusion}.json" for fusion in fusions]
-    table = comparison_table([read_json(file) for file in files])
-    assert f"<!-- results/{name} -->\n{table}<!-- end -->" in COMPARISON
-    if name == "demo":
-        assert f"<!-- demo table -->\n{table}<!-- end -->" in README
+def test_tables_are_written_from_the_recorded_results(tmp_path):
+    check = [sys.executable, str(ROOT / "scripts/write_tables.py"), "--check"]
+    assert subprocess.run(check, capture_output=True, text=True).stdout == ""
+    copy = tmp_path / "copy"
+    names = ("README.md", "FUSION_COMPARISON.md", "results", "scripts", *ROOT.glob("*.py"))
+    copy.mkdir()
+    for name in names:
+        path = ROOT / name
+        (shutil.copytree if path.is_dir() else shutil.copy)(path, copy / path.name)
+    results = copy / "results/demo.json"
+    found = read_json(results)
+    found["runs"][0]["test"]["ua"]["mean"] += 0.01
+    write_json(results, found)
+    check[1] = str(copy / "scripts/write_tables.py")
+    assert subprocess.run(check, capture_output=True).returncode == 1
+    assert subprocess.run(check[:2]).returncode == 0
+    assert subprocess.run(check, capture_output=True).returncode == 0
+    shown = f"{100 * found['runs'][0]['test']['ua']['mean']:.1f} ± "
+    assert all(shown in (copy / page).read_text() for page in names[:2])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio import BadAudio, listen, listen_to, read_audio
+from audio import BadAudio, listen, read_audio
 
 
 def tone(frequency, rate, seconds=0.5, amplitude=0.5):
@@ -91,33 +91,18 @@ def test_a_recording_is_known_by_its_samples_and_rate(tmp_path):
     soundfile.write(tmp_path / "a.flac", mono, 8000, subtype="PCM_24")
     soundfile.write(tmp_path / "stereo.wav", np.stack([mono, mono], 1), 8000, subtype="FLOAT")
     soundfile.write(tmp_path / "signs.wav", np.where(mono == 0, -0.0, mono), 8000, subtype="FLOAT")
-    first = listen(tmp_path / "a.wav", 8000)
+    first = listen(tmp_path / "a.wav")
     samples = b"8000 Hz" + mono.astype("<f4").tobytes()
     assert first.hash == hashlib.sha256(samples.replace(b"\0\0\0\x80", bytes(4))).hexdigest()
     for same in ("a.flac", "stereo.wav", "signs.wav"):
-        assert listen(tmp_path / same, 8000).hash == first.hash
+        assert listen(tmp_path / same).hash == first.hash
     soundfile.write(tmp_path / "rate.wav", mono, 16000, subtype="PCM_16")
     changed = mono.copy()
     changed[5] += 2**-15
     soundfile.write(tmp_path / "other.wav", changed, 8000, subtype="PCM_16")
     for other in ("rate.wav", "other.wav"):
-        assert listen(tmp_path / other, 8000).hash != first.hash
+        assert listen(tmp_path / other).hash != first.hash
     assert first.seconds == len(mono) / 8000
-
-
-def test_many_files_are_heard_and_the_bad_ones_named(tmp_path):
-    soundfile.write(tmp_path / "a.wav", tone(300, 8000), 8000)
-    soundfile.write(tmp_path / "short.wav", np.ones(2) / 2, 44100)
-    soundfile.write(tmp_path / "none.wav", np.zeros(0), 8000)
-    names = ["a.wav", "short.wav", "none.wav", "gone.wav"]
-    for workers in (0, 2):
-        heard, bad = listen_to([tmp_path / name for name in names], 4000, workers)
-        assert [path.name for path in heard] == ["a.wav"]
-        assert [path.name for path in bad] == names[1:]
-        assert "shorter than one sample at 4000 Hz" in bad[tmp_path / "short.wav"]
-        assert "holds no samples" in bad[tmp_path / "none.wav"]
-    with pytest.raises(BadAudio, match="shorter than one sample"):
-        read_audio(tmp_path / "short.wav", 4000)
 
 
 def test_samples_far_beyond_full_scale_are_refused_and_loud_ones_are_not(tmp_path):

@@ -6,7 +6,7 @@ import sys
 import pytest
 import soundfile
 
-from benchmarks import candidates, front_end, store
+from benchmarks import candidates, fingerprint_recall, front_end, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
 NAMES = {
@@ -77,3 +77,16 @@ def test_store_stands_beside_librosa_and_an_epoch_is_read(tmp_path, monkeypatch)
     rates = store.clips_per_second(paths)
     assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
     assert 0 < store.epoch_memory(20) < 500
+
+
+def test_fingerprint_recall_counts_copies_and_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(fingerprint_recall, "PAIRS", 20)
+    sounds = [(candidates.noise(2.0, 16_000)[0].numpy(), 16_000) for _ in range(2)]
+    soundfile.write(tmp_path / "a.wav", *sounds[0])
+    soundfile.write(tmp_path / "b.wav", -sounds[0][0][::-1], 16_000)
+    found = fingerprint_recall.recall(sounds[:1], fingerprint_recall.CHANGES["MP3"])
+    assert found == (1.0, 0)
+    monkeypatch.setattr(sys, "argv", ["fingerprint_recall.py", str(tmp_path)])
+    fingerprint_recall.main()
+    printed = capsys.readouterr().out
+    assert "| 3 % faster |" in printed and "0 pairs in the corpus itself" in printed

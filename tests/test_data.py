@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 import data as data_module
-from audio import listen_to, read_audio
+from audio import listen, read_audio
 from augment import augment_images
 from batches import EvalBatches, TrainBatches
 from data import (
@@ -103,8 +103,7 @@ def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Featur
 
 def hashed(corpus_root: Path) -> dict[str, Path]:
     """Return {audio hash: file} of some clips."""
-    recordings, _ = listen_to(sorted(corpus_root.rglob("*.wav"))[:N], RATE, workers=0)
-    return {recording.hash: path for path, recording in recordings.items()}
+    return {listen(path).hash: path for path in sorted(corpus_root.rglob("*.wav"))[:N]}
 
 
 def dataset(store: FeatureStore, augment: PictureAugment | None = None, **kwargs) -> ImageDataset:

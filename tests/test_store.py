@@ -13,7 +13,7 @@ import torch
 
 import cqt
 import store as store_module
-from audio import listen_to, read_audio
+from audio import listen, read_audio
 from config import flatten
 from errors import RunError
 from features import SpectrogramImages
@@ -45,9 +45,7 @@ def clips(tmp_path: Path) -> dict[str, Path]:
 
 
 def hashes_of(paths) -> dict[Path, str]:
-    recordings, bad = listen_to(paths, RATE, workers=0)
-    assert not bad
-    return {path: recording.hash for path, recording in recordings.items()}
+    return {path: listen(path).hash for path in paths}
 
 
 @pytest.fixture

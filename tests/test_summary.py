@@ -1,44 +1,23 @@
 """Seeds and folds are averaged only over what they have in common; damage is told."""
 
-import json
-
 import pytest
+from conftest import write_fold, write_run
 
 from errors import InputError, RunError
 from ledger import looks, note, read_ledger
 from run_folder import read_run
 from summary import summarize
 
-CONFIG = """
-name: run
-corpus: {name: iemocap, root: somewhere, labels: iemocap4-exc}
-protocol: {split: leave-one-session-out}
-model: {fusion: concat}
-"""
-CERTIFICATE = {"id": "x", "protocol": "p", "speaker_dependent": False, "folds": [1, 2, 3]}
-
 
 @pytest.fixture
 def run(tmp_path):
-    (tmp_path / "config.yaml").write_text(CONFIG)
-    (tmp_path / "split_certificate.json").write_text(json.dumps(CERTIFICATE))
-    return tmp_path
+    return write_run(tmp_path)
 
 
 def finish(run, fold, seed, right, wrong):
     """Write a finished fold with clips of class a, some right and some wrong, two speakers."""
-    folder = run / "folds" / f"fold-{fold}_seed-{seed}"
-    folder.mkdir(parents=True)
-    keys = {"best_epoch": 1, "test": {}, "val": {}, "gate_mean": None, "classes": ["a", "b"]}
-    (folder / "metrics.json").write_text(json.dumps({"fold": fold, "seed": seed, **keys}))
-    (folder / "environment.json").write_text(json.dumps({"command": [], "git_commit": str(fold)}))
-    (folder / "model.safetensors").write_bytes(b"w")
-    rows = [f"test,{fold}-{i},s{i % 2},a,{'ba'[i < right]},0.5,0.5," for i in range(right + wrong)]
-    header = "split,utterance,speaker,target,pred,prob_a,prob_b,gate_mean"
-    (folder / "predictions.csv").write_text("\n".join([header, *rows]) + "\n")
-    card = {"protocol": "p", "certificate": "x", "fold": fold, "seed": seed}
-    note(run, card, right + wrong, folder, "test", "because")
-    return folder
+    clips = [(f"{fold}-{i}", f"s{i % 2}", "a", "ba"[i < right]) for i in range(right + wrong)]
+    return write_fold(run, fold, seed, clips)
 
 
 def test_only_folds_that_every_seed_has_finished_count(run):

@@ -1,0 +1,87 @@
+"""Which recordings a corpus holds: every file is heard once and known again by its bytes."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+from tqdm import tqdm
+
+from audio import BadAudio, Recording, hash_file, in_parallel, listen
+from files import damaged, whole_file
+
+FILE = "recordings-1.npz"  # 1: how `Recording` is made; a change of that must raise it
+SHOW_PROGRESS = 1000  # files
+
+
+def hear(
+    paths: Sequence[Path], sample_rate: int, workers: int, folder: Path
+) -> tuple[dict[Path, Recording], dict[Path, str]]:
+    """Return {path: recording} of the files, and {path: reason} of those that cannot be used.
+
+    Args:
+        paths: Audio files.
+        sample_rate: Hz at which they must be readable.
+        workers: Threads; 0 or 1 is none beside the caller's.
+        folder: Where `remember` wrote what was heard before.
+
+    Raises:
+        RunError: What is kept there is damaged.
+    """
+    known = _load(folder / FILE)
+
+    def hear_one(path: Path) -> Recording:
+        recording = known.get(hash_file(path)) or listen(path)
+        if recording.seconds * sample_rate < 0.5:
+            raise BadAudio(f"is shorter than one sample at {sample_rate} Hz")
+        return recording
+
+    recordings: dict[Path, Recording] = {}
+    bad: dict[Path, str] = {}
+    heard = in_parallel(hear_one, paths, workers)
+    quiet = len(paths) < SHOW_PROGRESS
+    for path, result in tqdm(heard, "audio", len(paths), unit="clip", disable=quiet):
+        if isinstance(result, BadAudio):
+            bad[path] = str(result)
+        else:
+            recordings[path] = result
+    return recordings, bad
+
+
+def remember(recordings: Iterable[Recording], folder: Path) -> None:
+    """Keep what was heard for the next time, by the hash of each file's bytes.
+
+    Raises:
+        RunError: It cannot be written; nothing was changed.
+    """
+    known = _load(folder / FILE)
+    n_known = len(known)
+    known |= {one.file: one for one in recordings}
+    if len(known) > n_known:
+        _save(folder / FILE, known)
+
+
+def _load(path: Path) -> dict[str, Recording]:
+    if not path.exists():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as kept:
+            words = np.split(kept["words"], np.cumsum(kept["lengths"])[:-1])
+            rows = zip(kept["hash"], kept["seconds"], words, kept["sha256"], strict=True)
+            found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
+        return {one.file: one for one in found}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+        raise damaged(path, error) from error
+
+
+def _save(path: Path, known: Mapping[str, Recording]) -> None:
+    """Write all; of two processes that write at once the last one's file stays, and is whole."""
+    columns = {
+        "sha256": np.array(list(known)),
+        "hash": np.array([one.hash for one in known.values()]),
+        "seconds": np.array([one.seconds for one in known.values()]),
+        "lengths": np.array([len(one.words) for one in known.values()]),
+        "words": np.concatenate([one.words for one in known.values()]),
+    }
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)

@@ -1,0 +1,95 @@
+"""Write the measured tables of README.md and FUSION_COMPARISON.md from results/.
+
+cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablation found
+python scripts/write_tables.py                            # write it into the pages
+python scripts/write_tables.py --check                    # 1 if a page says something else
+"""
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from files import read_json, write_text  # noqa: E402
+from tables import comparison_markdown, scores_markdown  # noqa: E402
+
+
+class Section(NamedTuple):
+    """What is said of a recorded comparison, beside its figures."""
+
+    title: str
+    about: str
+    command: str  # {folds} is filled in
+
+
+SECTIONS = {
+    "ravdess_small": Section(
+        "RAVDESS, small backbones trained from scratch",
+        "Acted speech of people, a part of the folds and one seed: no ranking to rely on.",
+        'scripts/ablation.sh ravdess_small corpus.root=/path/to/ravdess "run.folds={folds}"',
+    ),
+    "demo": Section(
+        "Demo corpus",
+        "Synthetic speech: it shows that the pipeline works, and nothing about people.",
+        "make demo",
+    ),
+}
+PAGES = {"README.md": "demo table", "FUSION_COMPARISON.md": "measured"}
+
+
+def section(name: str) -> str:
+    """Return one recorded comparison in words and tables."""
+    found, said = _recorded(name), SECTIONS[name]
+    made = "; ".join(
+        f"commit {one['git_commit'][:10]}, device {one['device']}, {one['threads']} thread(s)"
+        for one in found["made_with"]
+    )
+    return "\n".join(
+        [
+            f"### {said.title}",
+            "",
+            f"{said.about} Chance is UA {100 / len(found['classes']):.1f} %. Made with {made}:",
+            "",
+            f"    {said.command.format(folds=found['folds'])}",
+            "",
+            comparison_markdown(found),
+        ]
+    )
+
+
+def written(page: str) -> str:
+    """Return a page with its tables as results/ has them."""
+    text, marker = (ROOT / page).read_text(encoding="utf-8"), PAGES[page]
+    new = scores_markdown(_recorded("demo"))
+    if page != "README.md":
+        new = "\n" + "\n".join(section(name) for name in SECTIONS)
+    pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
+    return re.sub(pattern, lambda match: match[1] + new + match[2], text, count=1, flags=re.DOTALL)
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="write nothing")
+    check = parser.parse_args().check
+    stale = [page for page in PAGES if written(page) != (ROOT / page).read_text(encoding="utf-8")]
+    for page in stale:
+        if check:
+            print(f"{page} does not say what results/ say: run scripts/write_tables.py")
+        else:
+            write_text(ROOT / page, written(page))
+    return int(check and bool(stale))
+
+
+def _recorded(name: str) -> dict[str, Any]:
+    return read_json(ROOT / "results" / f"{name}.json", "runs", "made_with", "classes", "folds")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

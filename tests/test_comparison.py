@@ -1,0 +1,142 @@
+"""Two runs side by side: hand-worked differences, refusals that name the key, tables to paste."""
+
+import json
+import re
+
+import pytest
+import yaml
+from conftest import write_fold, write_run
+from scipy.stats import binomtest
+from statsmodels.stats.multitest import multipletests
+
+from comparison import compare
+from errors import InputError
+from run_folder import read_run
+from tables import comparison_latex, comparison_markdown
+
+# speaker -> (clips of class a, right of them; clips of class b, right of them), by run
+FIRST = {"s1": (4, 4, 4, 2), "s2": (4, 3, 4, 3), "s3": (4, 4, 4, 4)}
+SECOND = {"s1": (4, 3, 4, 2), "s2": (4, 1, 4, 2), "s3": (4, 4, 4, 1)}
+THIRD = {"s1": (4, 2, 4, 2), "s2": (4, 2, 4, 2), "s3": (4, 2, 4, 2)}
+
+
+def clips(table: dict[str, tuple[int, int, int, int]]) -> list[tuple[str, str, str, str]]:
+    found = []
+    for speaker, (n_a, right_a, n_b, right_b) in table.items():
+        found += [(f"{speaker}a{i}", speaker, "a", "ba"[i < right_a]) for i in range(n_a)]
+        found += [(f"{speaker}b{i}", speaker, "b", "ab"[i < right_b]) for i in range(n_b)]
+    return found
+
+
+@pytest.fixture
+def make(tmp_path):
+    def make(name, table, seeds=(0,), fusion="gmu", fold=1, **certificate):
+        run = write_run(tmp_path / name, fusion, **certificate)
+        for seed in seeds:
+            write_fold(run, fold, seed, clips(table))
+        return read_run(run)
+
+    return make
+
+
+def test_differences_and_tests_are_those_worked_by_hand(make):
+    found = compare(
+        [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
+    )
+    assert [run["name"] for run in found["runs"]] == ["one", "two", "three"]
+    # class a: 11 of 12 and 8 of 12; class b: 9 of 12 and 5 of 12
+    ua, other = (11 / 12 + 9 / 12) / 2, (8 / 12 + 5 / 12) / 2
+    assert found["runs"][0]["test"]["ua"]["pooled"] == pytest.approx(ua)
+    first = found["tests"][0]
+    assert (first["a"], first["b"], first["metric"]) == ("one", "two", "ua")
+    assert first["difference"] == pytest.approx(ua - other)
+    # speakers differ by 1, 3 and 3 right clips, all one way: 2 of 8 exchanges are as large
+    assert first["p"] == pytest.approx(2 / 8) and first["smallest_p"] == pytest.approx(2 / 8)
+    assert first["n_speakers"] == 3
+    # 7 clips only the first has right, none only the second
+    test = found["mcnemar"][0]
+    assert (test["only_a"], test["only_b"]) == (7, 0)
+    assert test["p"] == pytest.approx(binomtest(7, 7).pvalue)
+    assert len(found["tests"]) == 6 and len(found["mcnemar"]) == 3
+    for metric in ("ua", "wa"):
+        tests = [t for t in found["tests"] if t["metric"] == metric]
+        expected = multipletests([t["p"] for t in tests], method="holm")[1]
+        assert [t["p_holm"] for t in tests] == pytest.approx(list(expected))
+    expected = multipletests([t["p"] for t in found["mcnemar"]], method="holm")[1]
+    assert [t["p_holm"] for t in found["mcnemar"]] == pytest.approx(list(expected))
+    json.dumps(found, allow_nan=False)
+
+
+def test_only_keys_that_matter_are_shown_as_different(make, tmp_path):
+    one, two = make("one", FIRST, fusion="concat"), make("two", SECOND)
+    assert compare([one, two])["config_differences"] == {
+        "model.fusion": {"one": "concat", "two": "gmu"}
+    }
+    config = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
+    config |= {"optim": {"lr": 0.5}, "run": {"device": "cpu"}}
+    (tmp_path / "two/config.yaml").write_text(yaml.safe_dump(config))
+    found = compare([one, read_run(tmp_path / "two")])
+    assert found["config_differences"]["optim.lr"] == {"one": 0.02, "two": 0.5}
+    assert found["config_differences"].keys() == {"model.fusion", "optim.lr"}
+    assert "| model.fusion: concat / gmu, optim.lr: 0.02 / 0.5 |" in comparison_markdown(found)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"protocol": "q"}, "protocol differs"),
+        ({"id": "y"}, r"certificate \(clips, labels or folds\) differs"),
+    ],
+)
+def test_runs_tested_otherwise_are_refused(make, changed, words):
+    with pytest.raises(InputError, match=f"(?s)cannot stand in one table, their {words}.*two: "):
+        compare([make("one", FIRST), make("two", SECOND, **changed)])
+
+
+def test_runs_with_other_folds_or_seeds_are_refused(make):
+    one = make("one", FIRST)
+    with pytest.raises(InputError, match=r"finished folds differs(.|\n)*two: \[2\]"):
+        compare([one, make("two", SECOND, fold=2)])
+    with pytest.raises(InputError, match=r"finished seeds differs(.|\n)*three: \[0, 1\]"):
+        compare([one, make("three", SECOND, seeds=(0, 1))])
+
+
+def test_runs_of_one_name_are_told_apart_and_none_is_taken_twice(make):
+    one, other = make("x/run", FIRST), make("y/run", SECOND)
+    names = [run["name"] for run in compare([one, other])["runs"]]
+    assert names == [str(one.folder), str(other.folder)]
+    with pytest.raises(InputError, match="named twice"):
+        compare([one, one])
+
+
+def test_seeds_stay_apart_from_folds(make):
+    found = compare([make("one", FIRST, seeds=(0, 1)), make("two", SECOND, seeds=(0, 1))])
+    assert found["n"] == 24 and len(found["mcnemar"]) == 2
+    assert found["tests"][0]["n_speakers"] == 3
+    assert found["runs"][0]["test"]["ua"]["seed_std"] == 0
+    text = comparison_markdown(found)
+    assert "seeds 0, 1, 24 clips of 3 speakers" in text and "| UA ± over seeds |" in text
+
+
+def test_a_single_run_has_no_tests(make):
+    found = compare([make("one", FIRST)])
+    assert found["tests"] == found["mcnemar"] == []
+    assert "Paired" not in comparison_markdown(found) + comparison_latex(found)
+
+
+def test_the_stamp_stands_above_every_table(make):
+    runs = [make(name, t, speaker_dependent=True) for name, t in (("a_b", FIRST), ("c", SECOND))]
+    found = compare(runs)
+    assert comparison_markdown(found).startswith("**SPEAKER-DEPENDENT: the same speakers")
+    assert comparison_latex(found).count("SPEAKER-DEPENDENT") == 2
+
+
+def test_rows_of_all_tables_are_as_long_as_their_head(make):
+    found = compare([make("a|b_1%", FIRST), make("two", SECOND)])
+    for table in re.findall(r"(?:^\|.*\n)+", comparison_markdown(found), re.MULTILINE):
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
+    latex = comparison_latex(found)
+    assert r"a|b\_1\%" in latex
+    for table in re.findall(r"\\toprule\n(.*?)\\bottomrule", latex, re.DOTALL):
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        assert len({line.count(" & ") for line in rows}) == 1
