@@ -1,4 +1,4 @@
-"""Train the fusions on the same folds, a job for each fold and seed, and print one table.
+"""Train the fusions on the same folds, a job for each fold and seed, and compare them.
 
 Keys of the gate or of the contrastive loss go only to the recipes that have one. The command may be
 stopped at any point and given again, also on several machines at once that share run.root: finished
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli import guarded
-from comparison import compare
 from config import dump_config, load_config
 from errors import InputError, RunError, nearest
 from experiment import check_run_folder, remove_run
@@ -23,7 +22,7 @@ from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
 from plan import Plan, make_plan
 from protocol import Split
-from run_folder import read_run
+from publish import gather, publish
 from schema import ONLY_WITH, Config
 from summary import summarize
 from tables import comparison_markdown
@@ -53,7 +52,7 @@ class Recipe:
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
-    """Run the jobs that are left and print the table; return the exit status.
+    """Run the jobs that are left and compare the runs; return the exit status.
 
     Args:
         argv: Arguments of the process.
@@ -68,8 +67,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             return
         jobs = _open_runs(recipes, arguments.overwrite)
         slots = slots_for(arguments.jobs, recipes[0].config.run.device)
-        table = Path(recipes[0].config.run.root) / f"{arguments.name}_ablation.md"
-        _finish(recipes, run_jobs(jobs, slots), table)
+        out = Path(recipes[0].config.run.root) / f"{arguments.name}_ablation"
+        _finish(recipes, run_jobs(jobs, slots), out)
 
     return guarded(work)
 
@@ -106,15 +105,15 @@ def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
     ]
 
 
-def conclude(runs: Sequence[Path], out: Path) -> None:
-    """Print the table of the runs and write it.
+def conclude(folders: Sequence[Path], out: Path) -> None:
+    """Print the tables of the runs, and write them and the report.
 
     Raises:
         InputError: The runs have not finished the same folds.
     """
-    table = comparison_markdown(compare([read_run(run) for run in runs]))
-    print(table)
-    write_text(out, table)
+    runs, comparison = gather(folders, breakdowns=True)
+    print(comparison_markdown(comparison))
+    publish(out, runs, comparison)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -210,7 +209,7 @@ def _job(recipe: Recipe, plan: Plan, split: Split, seed: int) -> Job:
     )
 
 
-def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], table: Path) -> None:
+def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path) -> None:
     """Sum up what is finished, compare it, and fail with a list where jobs failed."""
     problems = []
     if failures:
@@ -220,13 +219,13 @@ def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], table: Path)
         for recipe in recipes:
             if any(recipe.folder.glob("folds/*/metrics.json")):
                 _sum_up(recipe)
-        conclude([recipe.folder for recipe in recipes], table)
+        conclude([recipe.folder for recipe in recipes], out)
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:
         problems.append("The same command tries again and repeats nothing that is finished")
         raise RunError("\n".join(problems))
-    _say_where_to_look(recipes, table)
+    _say_where_to_look(recipes, out)
 
 
 def _sum_up(recipe: Recipe) -> None:
@@ -235,10 +234,12 @@ def _sum_up(recipe: Recipe) -> None:
     summarize(recipe.folder)
 
 
-def _say_where_to_look(recipes: Sequence[Recipe], table: Path) -> None:
-    print(f"This table is in {table}. Where to look next: {recipes[-1].folder}/summary.md and")
-    print("folds/ beside it (predictions, history); what the numbers mean: FUSION_COMPARISON.md;")
-    print(f"curves and gates: tensorboard --logdir {table.parent}")
+def _say_where_to_look(recipes: Sequence[Recipe], out: Path) -> None:
+    print(f"Open {out / 'report.html'} in a browser; the tables to paste are beside it. What the")
+    print(
+        f"figures mean: FUSION_COMPARISON.md. Predictions and history: {recipes[-1].folder}/folds;"
+    )
+    print(f"curves and gates: tensorboard --logdir {out.parent}")
 
 
 if __name__ == "__main__":

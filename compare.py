@@ -1,28 +1,39 @@
-"""Put finished runs of one protocol into one table: `python compare.py runs/a runs/b`."""
+"""Compare finished runs of one protocol: `python compare.py runs/a runs/b --out comparison`."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from cli import guarded
-from comparison import compare
-from files import write_text
-from run_folder import read_run
-from tables import comparison_markdown
+from publish import gather, markdown, publish
 
 
 def main() -> int:
-    """Print the table, and write it where asked."""
+    """Print the tables, and write them and the report where asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the table here")
+    parser.add_argument(
+        "--out", type=Path, metavar="FOLDER", help="write Markdown, LaTeX, JSON and report.html"
+    )
+    parser.add_argument(
+        "--breakdown",
+        action="store_true",
+        help="by gender, speaker, duration, portion, text; calibration; risk and coverage",
+    )
+    parser.add_argument(
+        "--robustness",
+        action="store_true",
+        help="test the frozen weights on noise, gain, low-pass and speed; goes into the ledger",
+    )
+    parser.add_argument("--no-audio", action="store_true", help="a report without recordings")
     arguments = parser.parse_args()
 
     def work() -> None:
-        table = comparison_markdown(compare([read_run(run) for run in arguments.runs]))
-        print(table)
+        runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
+        print(markdown(comparison))
         if arguments.out:
-            write_text(arguments.out, table)
+            publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
+            print(f"Tables and report: {arguments.out}/comparison.* and report.html")
 
     return guarded(work)
 

@@ -16,6 +16,7 @@ from experiment import check_run_folder, feature_settings, make_accelerator
 from features import SpectrogramImages
 from fold import build_model, build_trainer
 from job import FoldJob
+from jobs import for_people
 from plan import Plan, make_plan, remarks
 from schema import Config
 
@@ -54,7 +55,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
             f"one step     {step_seconds:.2f} s for {len(some)} clips on {accelerator.device}, "
             "forward, backward and optimizers",
-            f"all of it    about {_for_people(total)} for {len(plan.wanted())} folds x "
+            f"all of it    about {for_people(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *remarks(plan),
             *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
@@ -118,15 +119,3 @@ def _estimate(plan: Plan, n_batch: int, picture: float, step: float, evaluation:
 def _per_class(plan: Plan) -> str:
     counts = Counter(u.label for u in plan.utterances)
     return ", ".join(f"{name} {counts[name]}" for name in plan.labels.classes)
-
-
-def _for_people(seconds: float) -> str:
-    """Return a time in its largest unit.
-
-    >>> _for_people(5400)
-    '1.5 hours'
-    """
-    for unit, size in (("hours", 3600), ("minutes", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} seconds"

@@ -16,6 +16,7 @@ from errors import InputError, RunError
 from files import alone, read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
+from ledger import LEDGER
 from plan import Plan, leave_out, make_plan, remarks
 from recordings import remember
 from schema import Config
@@ -99,7 +100,7 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
             f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
             "removes: change name or run.store"
         )
-    if not folder.exists() or all(path.name == "ledger.jsonl" for path in folder.iterdir()):
+    if not folder.exists() or all(_is_left_over(path) for path in folder.iterdir()):
         return
     if not (folder / "config.yaml").is_file():
         raise InputError(
@@ -120,6 +121,11 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
             + "\n".join(differences)
             + "\nChange `name` to keep both, or give --overwrite to start anew"
         )
+
+
+def _is_left_over(path: Path) -> bool:
+    """Whether a run folder may hold it before it is one: a removed run's, or a file being made."""
+    return path.name == LEDGER or path.name.startswith(".")
 
 
 def _read_config_of(folder: Path) -> Config:
@@ -143,21 +149,25 @@ def _check_writable(folder: Path) -> None:
 def remove_run(folder: Path) -> None:
     """Remove a run, all but the ledger: who looked at the test data stays on record.
 
+    Folds go at once and the config last, so that after a kill the same command goes on removing.
+
     Raises:
         RunError: A process is at work on one of its folds.
     """
     for lock in folder.glob("folds/*/state/lock"):
         with alone(lock, str(lock.parent.parent)):
             pass
-    doomed = folder.with_name(f".{folder.name}.removed")
-    if folder.exists() and not (doomed / "ledger.jsonl").exists():
-        shutil.rmtree(doomed, ignore_errors=True)
-        folder.rename(doomed)  # at once: a kill leaves no half of a run folder
-    if (doomed / "ledger.jsonl").exists():  # from this time, or from one that was killed here
-        folder.mkdir(parents=True, exist_ok=True)
-        lines = (doomed / "ledger.jsonl").read_text(encoding="utf-8")
-        write_text(folder / "ledger.jsonl", lines)
+    doomed = folder / ".folds.removed"
     shutil.rmtree(doomed, ignore_errors=True)
+    if (folder / "folds").exists():
+        (folder / "folds").rename(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (LEDGER, "config.yaml"):
+            path.unlink()
+    (folder / "config.yaml").unlink(missing_ok=True)
 
 
 def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -> None:

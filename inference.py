@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from audio import BadAudio, read_audio
 from errors import InputError
-from features import SpectrogramImages
+from features import Images, SpectrogramImages
 from files import damaged, load_tensors, read_json
-from model_gmu import MaxMViTGMU, rebuild
+from model_gmu import FusionOutput, MaxMViTGMU, rebuild
 
 CROPS_AT_ONCE = 16  # of a long recording
 
@@ -35,13 +36,14 @@ class FoldModel:
 
     Args:
         folder: `runs/<name>/folds/fold-<k>_seed-<s>`.
+        device: Where pictures and model are computed.
 
     Raises:
         InputError: It is not the folder of a finished fold.
         RunError: Its files cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
         if not (folder / "model.json").is_file():
             inside = sorted(str(path.parent) for path in folder.glob("**/model.json"))
             hint = f"; folds in it: {', '.join(inside)}" if inside else ""
@@ -49,9 +51,10 @@ class FoldModel:
         card = read_json(folder / "model.json", "model", "classes", "features")
         weights = load_tensors(folder / "model.safetensors")
         self.classes: list[str] = card["classes"]
-        self.images = SpectrogramImages(**card["features"])
+        self.device = torch.device(device)
+        self.images = SpectrogramImages(**card["features"]).to(self.device)
         try:
-            self.model: MaxMViTGMU = rebuild(card["model"], weights)
+            self.model: MaxMViTGMU = rebuild(card["model"], weights).to(self.device)
         except (RuntimeError, TypeError) as error:
             reason = "model.json and model.safetensors are not of one model"
             raise damaged(folder, reason) from error
@@ -63,13 +66,35 @@ class FoldModel:
             waveform = torch.from_numpy(read_audio(path, self.images.input_rate))
         except BadAudio as error:
             return Label(path, {}, None, str(error))
-        pair = self.images(self.images.cut(waveform))
-        stored = (picture.half().float().split(CROPS_AT_ONCE) for picture in pair)  # as the store
-        outputs = [self.model(*some) for some in zip(*stored, strict=True)]
+        outputs = self._run_model([self._pictures(waveform)])
         probs = torch.cat([output.logits for output in outputs]).softmax(1).mean(0).tolist()
         gates = [output.gate for output in outputs if output.gate is not None]
         gate = float(torch.cat(gates).mean()) if gates else None
         return Label(path, dict(zip(self.classes, probs, strict=True)), gate)
+
+    @torch.inference_mode()
+    def probs(self, waveforms: Sequence[Tensor]) -> Tensor:
+        """Return each clip's probabilities, the mean over its crops: n x (T,) -> (n, K) on the CPU.
+
+        Args:
+            waveforms: Clips at `images.input_rate`, of any lengths; but for rounding a clip's
+                probabilities do not depend on the others.
+        """
+        pictures = [self._pictures(waveform) for waveform in waveforms]
+        outputs = self._run_model(pictures)
+        each = torch.cat([output.logits for output in outputs]).softmax(1)  # (crops, K)
+        sizes = [len(pair.cqt) for pair in pictures]
+        return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
+
+    def _pictures(self, waveform: Tensor) -> Images:
+        """Return the pictures of a clip's crops as the store keeps them: 2 x (n, C, H, W)."""
+        pair = self.images(self.images.cut(waveform.to(self.device)))
+        return Images(*(picture.half().float() for picture in pair))
+
+    def _run_model(self, pictures: Sequence[Images]) -> list[FusionOutput]:
+        """Return the outputs for all crops of some clips, a few at a time."""
+        views = (torch.cat(view).split(CROPS_AT_ONCE) for view in zip(*pictures, strict=True))
+        return [self.model(*some) for some in zip(*views, strict=True)]
 
 
 def label_table(labels: Sequence[Label]) -> str:

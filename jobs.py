@@ -230,8 +230,7 @@ class _Crew:
     def _settle(self, ended: _Running) -> None:
         job, seconds = ended.job, time.monotonic() - ended.began
         if job.finished:
-            if ended.process.returncode == 0:
-                self._seconds.append(seconds)
+            self._seconds.append(seconds)
             self._tell(job, f"done in {for_people(seconds)}")
             return
         reason = ended.reason()

@@ -76,12 +76,13 @@ def _load(path: Path) -> dict[str, Recording]:
 
 def _save(path: Path, known: Mapping[str, Recording]) -> None:
     """Write all; of two processes that write at once the last one's file stays, and is whole."""
-    columns = {
-        "sha256": np.array(list(known)),
-        "hash": np.array([one.hash for one in known.values()]),
-        "seconds": np.array([one.seconds for one in known.values()]),
-        "lengths": np.array([len(one.words) for one in known.values()]),
-        "words": np.concatenate([one.words for one in known.values()]),
-    }
+    heard = list(known.values())
     with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, **columns)
+        np.savez(
+            file,
+            sha256=np.array(list(known)),
+            hash=np.array([one.hash for one in heard]),
+            seconds=np.array([one.seconds for one in heard]),
+            lengths=np.array([len(one.words) for one in heard]),
+            words=np.concatenate([one.words for one in heard]),
+        )

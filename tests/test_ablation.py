@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import get_context
 from pathlib import Path
 from threading import Thread
 from typing import NamedTuple
@@ -38,6 +39,9 @@ if "--dry-run" not in sys.argv:
     os.makedirs(folder, exist_ok=True)
     open(folder + "/metrics.json", "w").write("{}")
     open(run + "/ledger.jsonl", "a").write("{}\\n")
+    config = open(run + "/config.yaml").read()
+    config = config.replace("  folds:\\n  - 1\\n  - 2", "  folds: [2]")  # as jobs do
+    open(run + "/config.yaml", "w").write(config)
 """
 
 
@@ -115,7 +119,7 @@ def test_each_recipe_gets_the_keys_it_knows(run):
 
 
 def test_fusions_can_be_left_out_and_overrides_keep_their_order(run):
-    said = run("tiny", "optim.lr=1", "--fusions", "gmu", "concat", "optim.lr=2", "--jobs", "1")
+    said = run("tiny", "--fusions", "gmu", "concat", "optim.lr=1", "--jobs", "1", "optim.lr=2")
     assert said.status == 0, said.err
     assert [call.split()[1] for call in said.calls] == ["tiny_gmu.yaml", "tiny_concat.yaml"]
     assert all("optim.lr=1 optim.lr=2 run" in call for call in said.calls)
@@ -172,7 +176,8 @@ def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Pat
     file = configs / "tiny_gmu.yaml"
     values = yaml.safe_load(file.read_text())
     wrong = [("run", {**values["run"], "folds": [2]}, "differ in run.folds")]
-    wrong += [("protocol", {"dev": "other"}, "protocol"), ("name", "tiny_concat", "the same name")]
+    wrong += [("protocol", {"split": "leave-one-speaker-out"}, "differ in protocol:")]
+    wrong += [("name", "tiny_concat", "the same name")]
     for key, value, words in wrong:
         file.write_text(yaml.safe_dump({**values, key: value}))
         said = run("tiny")
@@ -180,6 +185,7 @@ def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Pat
 
 
 def test_finished_jobs_are_not_repeated(run, caplog):
+    caplog.set_level(logging.INFO, "jobs")
     assert len(run("tiny", "run.folds=[1]").calls) == 3
     said = run("tiny", "run.folds=[1,2]")
     assert [fold for _, fold, _ in grid_of(said.calls)] == ["run.folds=[2]"] * 3
@@ -231,7 +237,7 @@ def test_a_failed_job_stops_no_other_and_is_listed(run, tmp_path: Path, monkeypa
     assert "tiny_gmu is broken" in log.read_text()
     assert summed_up == ["tiny_concat", "tiny_gmu_contrastive"]
     names = ["tiny_concat", "tiny_gmu", "tiny_gmu_contrastive"]
-    assert concluded == [(names, tmp_path / "runs" / "tiny_ablation.md")]
+    assert concluded == [(names, tmp_path / "runs" / "tiny_ablation")]
     monkeypatch.delenv("BROKEN")
     again = run("tiny", "run.seeds=[0,1]")
     assert {call[0] for call in grid_of(again.calls)} == {"tiny_gmu"} and len(again.calls) == 2
@@ -262,14 +268,6 @@ def test_the_script_hands_everything_to_the_planner(tmp_path: Path):
     assert said.stdout.splitlines() == [str(ROOT), "ablation.py", "demo", "a b", "--jobs", "2"]
 
 
-def start_elsewhere(configs: Path, log: Path, *arguments: str) -> subprocess.Popen:
-    code = "import sys, ablation, pathlib\n"
-    code += "sys.exit(ablation.main(sys.argv[2:], pathlib.Path(sys.argv[1])))"
-    command = [sys.executable, "-c", code, str(configs), *arguments]
-    with log.open("w") as file:
-        return subprocess.Popen(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
-
-
 def wait_until(ready: Callable[[], bool]) -> None:
     end = time.monotonic() + 120
     while not ready():
@@ -296,10 +294,12 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     assert "interrupted: the same command goes on" in capsys.readouterr().err
     assert not is_busy(gmu) and not (gmu / "metrics.json").exists()
 
-    with start_elsewhere(configs, tmp_path / "log", *wishes) as planner:
-        wait_until(lambda: is_busy(gmu) or planner.poll() is not None)
-        planner.kill()
-    assert planner.returncode == -signal.SIGKILL, (tmp_path / "log").read_text()
+    planner = get_context("fork").Process(target=ablation.main, args=(wishes, configs))
+    planner.start()
+    wait_until(lambda: is_busy(gmu) or not planner.is_alive())
+    planner.kill()
+    planner.join()
+    assert planner.exitcode == -signal.SIGKILL
     assert ablation.main([*wishes, "--jobs", "2"], configs) == 0
     said = capsys.readouterr()
     assert "[2/2]" in caplog.messages[-1]
@@ -307,7 +307,9 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
         assert len((runs / name / "ledger.jsonl").read_text().splitlines()) == 1
         assert read_json(runs / name / "summary.json")["folds"] == [1]
         assert f"| {name} |" in said.out
-    assert (runs / "tiny_ablation.md").read_text() in said.out
+    tables = (runs / "tiny_ablation" / "comparison.md").read_text()
+    assert tables.splitlines()[2] in said.out and "tiny_ablation/report.html" in said.out
+    assert "tiny_gmu" in (runs / "tiny_ablation" / "report.html").read_text()
 
     assert ablation.main(wishes, configs) == 0
     assert caplog.messages[-1] == "2 jobs, 2 finished before, 1 at a time"

@@ -183,7 +183,7 @@ def test_dry_run_checks_everything_writes_nothing_and_trains_nothing(
     for fold in range(1, 6):
         assert re.search(rf"fold {fold} +train 24, dev 8, test 8 clips", said.out)
     assert "2 x (1, 32, 32)" in said.out and "forward, backward" in said.out
-    assert re.search(r"about [\d.]+ (seconds|minutes|hours) for 5 folds x 1 seeds", said.out)
+    assert re.search(r"about [\d.]+ (s|min|h) for 5 folds x 1 seeds", said.out)
     assert not list(tmp_path.iterdir())
 
 
@@ -233,16 +233,33 @@ def test_recipes_have_names_of_their_own_and_name_the_schema() -> None:
         assert config.read_text().startswith("# yaml-language-server: $schema=schema.json\n")
 
 
-def test_compare_prints_the_table_of_finished_runs(run, tmp_path, monkeypatch, capsys) -> None:
+def test_compare_prints_the_tables_and_writes_them_where_asked(
+    run, tmp_path, monkeypatch, capsys
+) -> None:
     run("train_gmu.py", "train.epochs=1")
-    folder = tmp_path / "runs" / "tiny"
-    arguments = ["compare.py", str(folder), "--out", str(tmp_path / "table.md")]
-    monkeypatch.setattr(sys, "argv", arguments)
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(REPOSITORY / "compare.py"), run_name="__main__")
-    assert ended.value.code == 0
+    folder, out = tmp_path / "runs" / "tiny", tmp_path / "out"
+
+    def compare(*arguments: str) -> int:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(REPOSITORY / "compare.py"), run_name="__main__")
+        return ended.value.code
+
+    capsys.readouterr()
+    assert compare(str(folder)) == 0
     table = (folder / "summary.md").read_text()
-    assert table in capsys.readouterr().out and (tmp_path / "table.md").read_text() == table
+    assert table in capsys.readouterr().out and not out.exists()
+    assert compare(str(folder), "--breakdown", "--robustness", "--no-audio", "--out", str(out)) == 0
+    names = {"comparison.md", "comparison.tex", "comparison.json", "report.html"}
+    assert {path.name for path in out.iterdir()} == names
+    printed, written = capsys.readouterr().out, (out / "comparison.md").read_text()
+    assert written in printed and "telephone" in written and "coverage" in written
+    assert "read more than once: fold 1 seed 0: 12 x robustness, 1 x test." in written
+    assert "data:audio" not in (out / "report.html").read_text()
+    assert compare(str(tmp_path)) == 2 and "runs in it" not in capsys.readouterr().out
+    assert compare(str(folder), "--out", str(folder / "summary.md")) == 2
+    assert "--out names a folder" in capsys.readouterr().err
+    assert (folder / "summary.md").read_text() == table
 
 
 def test_a_dry_run_reads_all_audio_and_leaves_out_what_it_may(

@@ -90,3 +90,23 @@ def test_a_label_is_the_mean_over_the_clips_crops(fold, clip, tmp_path, monkeypa
     assert whole.label(clip).gate == pytest.approx(
         np.mean([label.gate for label in each]), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("seconds", [None, 0.25])
+def test_clips_together_get_what_each_gets_alone(fold, tmp_path, monkeypatch, seconds):
+    monkeypatch.setattr(inference, "CROPS_AT_ONCE", 4)
+    card = json.loads((fold / "model.json").read_text())
+    write_json(tmp_path / "model.json", {**card, "features": {**FEATURES, "seconds": seconds}})
+    save_tensors(tmp_path / "model.safetensors", load_tensors(fold / "model.safetensors"))
+    model, draw = FoldModel(tmp_path), np.random.default_rng(0)
+    clips, alone = [], []
+    for i, size in enumerate((9000, 3000, 20_000, 500)):
+        samples = draw.normal(0, 0.1, size).astype(np.float32).cumsum() % 0.2 * (i + 1)
+        path = tmp_path / f"{i}.wav"
+        soundfile.write(path, samples, 16000, subtype="FLOAT")
+        clips.append(torch.from_numpy(samples))
+        alone.append(list(model.label(path).probs.values()))
+    found = model.probs(clips)
+    assert found.shape == (4, 3) and found.device.type == "cpu"
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+    assert np.ptp(np.array(alone), axis=0).max() > 1e-3  # they are not all alike

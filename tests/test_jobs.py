@@ -1,5 +1,6 @@
 """Jobs run in order, at the same time, once; the failed and the busy stop no other."""
 
+import fcntl
 import logging
 import os
 import re
@@ -151,21 +152,26 @@ def test_who_is_at_work_on_a_fold(tmp_path):
     with alone(lock, "a test"):
         assert is_busy(tmp_path)
     assert not is_busy(tmp_path) and lock.exists()
+    with lock.open() as onlooker:  # who looks at the same moment is not at work
+        fcntl.flock(onlooker, fcntl.LOCK_SH)
+        assert not is_busy(tmp_path)
 
 
-def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, caplog):
+def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "jobs")
     busy, free = job("busy"), job("free", "time.sleep(0.3)\n" + DONE)
     holder(busy.folder, until=tmp_path / "released")
+    looks = []
 
-    class Release(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            if "waiting for" in record.getMessage():
-                (tmp_path / "released").touch()
+    def look(folder: Path) -> bool:
+        if caplog.messages[-1].startswith("waiting"):
+            looks.append(folder)
+        if len(looks) > 3:
+            (tmp_path / "released").touch()
+        return is_busy(folder)
 
-    logging.getLogger("jobs").addHandler(handler := Release())
+    monkeypatch.setattr(jobs, "is_busy", look)
     assert run_jobs([busy, free], [{}, {}]) == []
-    logging.getLogger("jobs").removeHandler(handler)
     assert calls(tmp_path) == ["free", "busy"]
     told = [line for line in caplog.messages if line.startswith("waiting")]
     assert told == ["waiting for other processes, which are at work on busy"]
@@ -235,6 +241,16 @@ def test_slots_share_what_is_left(job, monkeypatch, caplog):
     told = next(line for line in caplog.messages if line.startswith("[1/5] a: done"))
     seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", told).groups()
     assert float(left) == pytest.approx(float(seconds) * 4 / 2)
+
+
+def test_a_slot_without_work_shortens_nothing(job, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "jobs")
+    monkeypatch.setattr(jobs, "for_people", repr)
+    late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
+    run_jobs([job("a"), job("b", late + "time.sleep(0.3)\n" + DONE)], [{}, {}, {}])
+    told = next(line for line in caplog.messages if line.startswith("[1/2] a: done"))
+    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", told).groups()
+    assert left == seconds
 
 
 TELL_PARENT = "import signal; os.kill(os.getppid(), signal.{})\n"

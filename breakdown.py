@@ -1,0 +1,282 @@
+"""Where a run is good and how sure it is: scores by group, calibration, risk and coverage."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibration import (
+    apply_temperature,
+    brier,
+    expected_calibration_error,
+    fit_temperature,
+    negative_log_likelihood,
+    reliability,
+    risk_coverage,
+)
+from files import damaged
+from metrics import SCORES
+from run_folder import Run, Table
+from significance import speaker_confusions, speaker_interval
+from tables import percent, with_interval
+
+GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
+UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others
+MAX_TEXTS = 20  # rows of the table; JSON has all
+MEASURES = {  # of probabilities (N, K) and targets (N,)
+    "ece": expected_calibration_error,
+    "nll": negative_log_likelihood,
+    "brier": brier,
+}
+MEASURE_NAMES = {
+    "ece": "ECE, percent",
+    "nll": "negative log-likelihood, nats",
+    "brier": "Brier score, 0 to 2",
+}
+COVERAGES = (100, 90, 80, 70, 50)  # percent, in the table
+
+
+class Groups(NamedTuple):
+    """The test clips, grouped: the group of a clip is `names[place]`."""
+
+    names: list[str]  # (G,), in the order of the table
+    place: NDArray  # (N,)
+
+
+def breakdown(run: Run) -> dict[str, Any]:
+    """Return scores by group, calibration and the risk-coverage curve, ready for JSON.
+
+    `groups` holds rows by gender, speaker, quartile of the clips' duration, portion and text;
+    what is known of no clip is left out. UA is the mean recall of the classes that occur in the
+    group; `classes` says how many where not all do. Scores are means over seeds, clips are counted
+    once, the interval resamples speakers; it is None for one speaker, and where resampling finds no
+    spread, as where all clips are right.
+
+    `calibration` pools all folds and seeds, so that a clip counts once for each seed. The
+    temperatures are fitted on the dev clips of each fold and seed and applied to its test clips:
+    keys that end in `_scaled` are after that. `risk_coverage` is the mean over seeds at equal
+    coverage, before scaling, and its `area` the mean risk over all coverages.
+
+    Raises:
+        RunError: A file of the run is damaged.
+    """
+    tables = [run.of_seed(seed) for seed in run.seeds]
+    utterances = tables[0].utterances.tolist()
+    groupings = {name: _grouped(run, utterances, name) for name in GROUPINGS}
+    return {
+        "groups": {
+            name: [
+                _row(tables, groups.place == i, group, len(run.classes))
+                for i, group in enumerate(groups.names)
+            ]
+            for name, groups in groupings.items()
+            if groups.names != [UNKNOWN]
+        },
+        "calibration": _calibration(run),
+        "risk_coverage": _risk_coverage(tables),
+    }
+
+
+def group_by_value(values: Sequence[str]) -> Groups:
+    """Group clips by a value, in alphabetical order; empty values are the last group, "unknown".
+
+    >>> groups = group_by_value(["M", "F", "", "M"])
+    >>> groups.names, groups.place.tolist()
+    (['F', 'M', 'unknown'], [1, 0, 2, 1])
+    """
+    known = sorted({value for value in values if value})
+    names = known + [UNKNOWN] * ("" in values)
+    place = {**{name: i for i, name in enumerate(known)}, "": len(known)}
+    return Groups(names, np.array([place[value] for value in values]))
+
+
+def group_by_size(values: Sequence[str]) -> Groups:
+    """Group clips by a value, the value of most clips first.
+
+    >>> group_by_size(["b", "a", "c", "c"]).names
+    ['c', 'a', 'b']
+    """
+    groups = group_by_value(values)
+    counts = np.bincount(groups.place, minlength=len(groups.names))
+    n_known = len(groups.names) - ("" in values)
+    order = np.argsort(-counts[:n_known], kind="stable").tolist()
+    order += range(n_known, len(groups.names))  # unknown stays last
+    names = [groups.names[i] for i in order]
+    return Groups(names, np.argsort(order)[groups.place])
+
+
+def group_by_quartile(values: Sequence[str]) -> Groups:
+    """Group clips by the quartile of their duration in seconds; equal durations stay together.
+
+    An edge is the duration of a clip and belongs to the bin below it. Where many clips are equally
+    long there are fewer than four bins.
+
+    >>> groups = group_by_quartile(["1.0", "2.0", "3.0", "4.5", "5.0"])
+    >>> groups.names, groups.place.tolist()
+    (['1.0 to 2.0 s', '2.0 to 3.0 s', '3.0 to 4.5 s', '4.5 to 5.0 s'], [0, 0, 1, 2, 3])
+    """
+    seconds = np.array([float(value or "nan") for value in values])  # (N,)
+    known = seconds[~np.isnan(seconds)]
+    if len(known) == 0:
+        return group_by_value(values)
+    edges = np.unique(np.quantile(known, [0.25, 0.5, 0.75, 1.0], method="inverted_cdf"))
+    names = _ranges([float(known.min()), *edges.tolist()])
+    place = np.where(np.isnan(seconds), len(edges), np.searchsorted(edges, seconds, side="left"))
+    return Groups(names + [UNKNOWN] * (len(known) < len(seconds)), place)
+
+
+def breakdown_markdown(name: str, found: Mapping[str, Any]) -> str:
+    """Return the tables of one run in percent.
+
+    Args:
+        name: Of the run.
+        found: From `breakdown`.
+    """
+    blocks = [
+        f"**{name} by group.** Percent, mean over seeds; [95 % interval over speakers]; UA is the "
+        "mean recall of the classes that occur in the group."
+    ]
+    for grouping, rows in found["groups"].items():
+        known = [row for row in rows if row["group"] != UNKNOWN]
+        hidden = known[MAX_TEXTS:] if grouping == "text" else []
+        blocks.append(_group_table(grouping, [row for row in rows if row not in hidden]))
+        if hidden:
+            n = sum(row["n"] for row in hidden)
+            blocks.append(f"{len(hidden)} more texts ({n} clips) are not shown.")
+    blocks += [_calibration_text(name, found), _risk_text(name, found["risk_coverage"])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first column holds words and the others numbers.
+
+    >>> print(markdown_table(["gender", "UA"], [["F", "70.1"]]))
+    | gender | UA |
+    |---|---:|
+    | F | 70.1 |
+    """
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|---|" + "---:|" * (len(head) - 1),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+def _grouped(run: Run, utterances: Sequence[str], grouping: str) -> Groups:
+    if grouping == "duration":
+        return group_by_quartile(_about(run, utterances, "seconds"))
+    values = _about(run, utterances, grouping)
+    return group_by_size(values) if grouping == "text" else group_by_value(values)
+
+
+def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
+    try:
+        return [run.about[utterance][column] for utterance in utterances]
+    except KeyError as error:
+        reason = f"no {error} in it"
+        raise damaged(run.folder / "utterances.csv", reason, remove=run.folder) from error
+
+
+def _row(
+    tables: Sequence[Table], inside: NDArray, group: str, n_classes: int
+) -> dict[str, int | str | float | list[float] | None]:
+    """Score one group, by a mask (N,) of its clips."""
+    counted = []
+    for table in tables:
+        some = table.take(inside)
+        lists = (some.targets.tolist(), some.preds.tolist(), some.speakers.tolist())
+        counted.append(speaker_confusions(*lists, n_classes)[1])
+    each = np.stack(counted)  # (R, S, K, K)
+    ua, wa = (float(np.mean(SCORES[score](each.sum(1)))) for score in ("ua", "wa"))
+    interval = speaker_interval(each, SCORES["ua"])
+    present = int((each[0].sum((0, 2)) > 0).sum())
+    return {
+        "group": group,
+        "n": int(inside.sum()),
+        "speakers": each.shape[1],
+        "ua": ua,
+        "wa": wa,
+        "interval": None if interval is None or interval[0] == interval[1] else interval,
+        **({"classes": present} if present < n_classes else {}),
+    }
+
+
+def _ranges(edges: Sequence[float]) -> list[str]:
+    """Name the bins between edges in seconds, with as many decimals as tell them apart."""
+    distinct = len(set(edges))
+    decimals = next((d for d in (1, 2) if len({f"{e:.{d}f}" for e in edges}) == distinct), 3)
+    words = [f"{edge:.{decimals}f}" for edge in edges]
+    return [f"{low} to {high} s" for low, high in zip(words, words[1:], strict=False)]
+
+
+def _calibration(run: Run) -> dict[str, Any]:
+    temperatures = {
+        f"fold {one.fold} seed {one.seed}": fit_temperature(one.dev.probs, one.dev.targets)
+        for one in run.folds
+    }
+    targets = np.concatenate([one.test.targets for one in run.folds])
+    probs = np.concatenate([one.test.probs for one in run.folds])  # (folds * seeds * n, K)
+    scaled = np.concatenate(
+        [
+            apply_temperature(one.test.probs, temperature)
+            for one, temperature in zip(run.folds, temperatures.values(), strict=True)
+        ]
+    )
+    found: dict[str, Any] = {"temperature": temperatures}
+    for ending, values in (("", probs), ("_scaled", scaled)):
+        found |= {name + ending: measure(values, targets) for name, measure in MEASURES.items()}
+        found[f"reliability{ending}"] = [bin._asdict() for bin in reliability(values, targets)]
+    return found
+
+
+def _risk_coverage(tables: Sequence[Table]) -> dict[str, Any]:
+    """Return the curve at each percent of coverage, or at each clip where there are fewer."""
+    curves = [risk_coverage(table.probs, table.targets) for table in tables]
+    coverage = curves[0][0]  # (N,), of all seeds alike
+    risk = np.mean([risk for _, risk in curves], axis=0)  # (N,)
+    taken = np.unique(-(-len(risk) * np.arange(1, 101) // 100)) - 1  # places, rounded up
+    return {
+        "coverage": coverage[taken].tolist(),
+        "risk": risk[taken].tolist(),
+        "area": float(risk.mean()),
+    }
+
+
+def _group_table(grouping: str, rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        few = f" ({row['classes']} class{'es' * (row['classes'] > 1)})" if "classes" in row else ""
+        ua = with_interval(row["ua"], row["interval"])
+        cells.append([row["group"], str(row["n"]), str(row["speakers"]), ua + few])
+        cells[-1].append(percent(row["wa"]))
+    return markdown_table([grouping, "clips", "speakers", "UA", "WA"], cells)
+
+
+def _calibration_text(name: str, found: Mapping[str, Any]) -> str:
+    values = found["calibration"]
+    rows = []
+    for measure, words in MEASURE_NAMES.items():
+        pair = [values[measure], values[f"{measure}_scaled"]]
+        cells = [percent(v) if measure == "ece" else f"{v:.3f}" for v in pair]
+        rows.append([words, *cells])
+    temperatures = values["temperature"].values()
+    above = (
+        f"**{name}: calibration** on the test clips of all folds and seeds, as trained and with "
+        f"temperatures fitted on each fold's dev clips ({min(temperatures):.2f} to "
+        f"{max(temperatures):.2f}; above 1 the model was too sure). Lower is better."
+    )
+    return f"{above}\n\n{markdown_table(['', 'as trained', 'with temperature'], rows)}"
+
+
+def _risk_text(name: str, curve: Mapping[str, Any]) -> str:
+    coverage = np.array(curve["coverage"])
+    first = [int(np.argmax(coverage >= wanted / 100 - 1e-9)) for wanted in COVERAGES]
+    above = (
+        f"**{name}: errors among the most confident clips**, in percent, by the part of the clips "
+        f"that the model labels; area under the curve {percent(curve['area'])}."
+    )
+    head = ["coverage", *(f"{wanted} %" for wanted in COVERAGES)]
+    risks = ["risk", *(percent(curve["risk"][i]) for i in first)]
+    return f"{above}\n\n{markdown_table(head, [risks])}"

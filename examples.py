@@ -1,0 +1,142 @@
+"""The clips that runs were most confidently wrong about: verdicts, sound and pictures."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+
+from audio import BadAudio, read_audio
+from features import SpectrogramImages
+from figures import spectrogram_png
+from files import read_json
+from run_folder import Run
+
+AUDIO_RATE = 16_000  # Hz of the sound in the report: all that speech needs, half the bytes
+PER_RUN = 6
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one run said of a clip, with the seed that was surest of a wrong class if any was."""
+
+    run: int  # place
+    pred: str
+    probs: Mapping[str, float]
+    gate: float | None  # mean over units, 1 = CQT, 0 = Mel
+    fold: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip, the verdicts of all runs, its sound and its pictures as data URIs."""
+
+    utterance: str
+    target: str
+    about: Mapping[str, str]
+    verdicts: Sequence[Verdict]
+    sound: str | None
+    pictures: Mapping[str, str]  # view -> PNG
+    floor: float  # dB of the darkest colour
+    problem: str | None = None  # why there is no sound and no picture
+
+
+def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> list[Example]:
+    """Return the clips with the most probable wrong predictions of each run, surest first.
+
+    Args:
+        runs: That tested the same clips.
+        audio: Include the sound.
+        per_run: Clips a run; those of several runs meet.
+    """
+    verdicts = [_verdicts(run, place) for place, run in enumerate(runs)]
+    targets = _targets(runs[0])
+    sure: dict[str, float] = {}
+    for found in verdicts:
+        wrong = {u: v.probs[v.pred] for u, v in found.items() if v.pred != targets[u]}
+        for utterance in sorted(wrong, key=lambda u: (-wrong[u], u))[:per_run]:
+            sure[utterance] = max(sure.get(utterance, 0.0), wrong[utterance])
+    images = SpectrogramImages(**read_json(runs[0].folds[0].folder / "model.json")["features"])
+    return [
+        _example(
+            runs[0], utterance, targets[utterance], [v[utterance] for v in verdicts], images, audio
+        )
+        for utterance in sorted(sure, key=lambda u: (-sure[u], u))
+    ]
+
+
+def _targets(run: Run) -> dict[str, str]:
+    table = run.of_seed(run.seeds[0])
+    pairs = zip(table.utterances.tolist(), table.targets.tolist(), strict=True)
+    return {utterance: run.classes[target] for utterance, target in pairs}
+
+
+def _verdicts(run: Run, place: int) -> dict[str, Verdict]:
+    """Return each clip's verdict: of several seeds the surest wrong one, else the first."""
+    found: dict[str, Verdict] = {}
+    surest: dict[str, float] = {}
+    for one in run.folds:
+        table = one.test
+        for i, utterance in enumerate(table.utterances.tolist()):
+            wrong = table.preds[i] != table.targets[i]
+            sure = float(table.probs[i, table.preds[i]]) if wrong else 0.0
+            if utterance in found and sure <= surest[utterance]:
+                continue
+            surest[utterance] = sure
+            probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
+            gate = None if table.gate is None else float(table.gate[i])
+            pred = run.classes[table.preds[i]]
+            found[utterance] = Verdict(place, pred, probs, gate, one.fold, one.seed)
+    return found
+
+
+def _example(
+    run: Run,
+    utterance: str,
+    target: str,
+    verdicts: Sequence[Verdict],
+    images: SpectrogramImages,
+    audio: bool,
+) -> Example:
+    facts: dict[str, Any] = {
+        "utterance": utterance,
+        "target": target,
+        "about": run.about.get(utterance, {}),
+        "verdicts": verdicts,
+        "floor": -images.top_db,
+    }
+    path = run.audio_file(utterance)
+    try:
+        pictures = _pictures(path, images)
+        sound = _sound(path) if audio else None
+    except BadAudio as error:
+        return Example(**facts, sound=None, pictures={}, problem=f"{path.name} {error}")
+    return Example(**facts, sound=sound, pictures=pictures)
+
+
+@torch.inference_mode()
+def _pictures(path: Path, images: SpectrogramImages) -> dict[str, str]:
+    """Return both pictures, of the first crop where a clip has several."""
+    waveform = torch.from_numpy(read_audio(path, images.input_rate))
+    pair = images(images.cut(waveform)[:1])
+    return {
+        name: _data_uri("image/png", spectrogram_png(picture[0, 0].numpy(), -images.top_db))
+        for name, picture in zip(("CQT", "Mel"), pair, strict=True)
+    }
+
+
+def _sound(path: Path) -> str:
+    samples = read_audio(path, AUDIO_RATE)
+    packed = io.BytesIO()
+    soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format="FLAC", subtype="PCM_16")
+    return _data_uri("audio/flac", packed.getvalue())
+
+
+def _data_uri(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

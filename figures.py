@@ -1,0 +1,220 @@
+"""Plain values become pictures: SVG text for plots, PNG bytes for spectrograms.
+
+Each run has one colour and one marker everywhere, by its place in the list; the names of the runs
+stand in the page, not in the plots. Names of users' own are drawn as they are, never as formulas.
+"""
+
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from PIL import Image
+
+# One a run, apart for colour-blind readers (Okabe & Ito 2008; orange and sky blue darkened)
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56a4d9", "#333333")
+MARKERS = "os^Dv*P"  # one a run: the colour is never alone
+RIGHT, WRONG = "#8a9bb0", "#d55e00"
+INK, GRID = "#2b2b2b", "#dddddd"
+WIDTH = 4.6  # inches at 72 to the inch: a column of the page, and of a telephone nearly so
+STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text
+    "svg.hashsalt": "figures",  # the same values, the same file
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": "#888888",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "grid.color": GRID,
+    "axes.axisbelow": True,
+}
+
+
+class Dots(NamedTuple):
+    """The values of one run, one a row of a `dot_plot`; None is not drawn."""
+
+    values: Sequence[float | None]
+    intervals: Sequence[Sequence[float] | None]
+
+
+class Line(NamedTuple):
+    """One curve of one run; `mark` is the place on x of its large marker, None for none."""
+
+    run: int
+    x: Sequence[float]
+    y: Sequence[float]
+    mark: float | None = None
+
+
+class Bars(NamedTuple):
+    """Mean confidence and accuracy of the bins that hold clips, and how many they hold."""
+
+    confidence: Sequence[float]
+    accuracy: Sequence[float]
+    n: Sequence[int]
+
+
+def colour(run: int) -> str:
+    """Return the colour of a run by its place."""
+    return COLOURS[run % len(COLOURS)]
+
+
+def marker(run: int) -> str:
+    """Return the marker of a run by its place; with the colour it is unique for 49 runs."""
+    return MARKERS[(run + run // len(COLOURS)) % len(MARKERS)]
+
+
+def dot_plot(
+    rows: Sequence[str], runs: Sequence[Dots], label: str, chance: float | None = None
+) -> str:
+    """Draw a dot with its interval for each row and run, in percent from 0 to 100.
+
+    Args:
+        rows: Names, from top to bottom.
+        runs: Fractions in 0..1, as many as there are rows.
+        label: Of the axis.
+        chance: Fraction at which a dashed line stands.
+    """
+    height = 0.7 + len(rows) * max(0.34, 0.1 + 0.14 * len(runs))
+    figure, axes = _new(height)
+    offsets = (np.arange(len(runs)) - (len(runs) - 1) / 2) * 0.7 / max(len(runs), 3)
+    for run, (dots, offset) in enumerate(zip(runs, offsets, strict=True)):
+        for row, (value, interval) in enumerate(zip(*dots, strict=True)):
+            if value is None:
+                continue
+            if interval is not None:
+                ends = [100 * end for end in interval]
+                axes.plot(ends, [row + offset] * 2, color=colour(run), linewidth=1.4)
+            axes.plot(100 * value, row + offset, marker(run), color=colour(run), markersize=5)
+    if chance is not None:
+        axes.axvline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    _name_rows(axes, rows)
+    axes.set(xlim=(0, 100), xlabel=label)
+    axes.grid(axis="x")
+    return _svg(figure)
+
+
+def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = False) -> str:
+    """Draw thin curves; where only one point is known it is a dot.
+
+    Args:
+        lines: Values as they are.
+        x_label: Of the axis.
+        y_label: Of the axis.
+        percent: Both axes are fractions in 0..1 and are drawn from 0 to 100.
+    """
+    figure, axes = _new(3.0)
+    scale = 100 if percent else 1
+    for line in lines:
+        x, y = scale * np.asarray(line.x), scale * np.asarray(line.y)
+        single = "." if len(x) == 1 else ""
+        axes.plot(x, y, marker=single, color=colour(line.run), linewidth=1.1, alpha=0.8)
+        if line.mark is not None:
+            chosen = x == scale * line.mark
+            axes.plot(x[chosen], y[chosen], marker(line.run), color=colour(line.run), markersize=6)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    if percent:
+        axes.set(xlim=(0, 100), ylim=(0, None))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid()
+    return _svg(figure)
+
+
+def epochs(lines: Sequence[Line], y_label: str, percent: bool = False) -> str:
+    """Draw a curve over epochs; percent scales y alone, from 0 to 100."""
+    scale = 100 if percent else 1
+    scaled = [line._replace(y=[scale * y for y in line.y]) for line in lines]
+    return curves(scaled, "epoch", y_label)
+
+
+def gate_histogram(right: Sequence[float], wrong: Sequence[float]) -> str:
+    """Draw how many clips have which mean gate, 0 = Mel ... 1 = CQT, right and wrong stacked."""
+    figure, axes = _new(2.1)
+    edges = np.linspace(0, 1, 51).tolist()
+    axes.hist([right, wrong], edges, stacked=True, color=[RIGHT, WRONG])
+    axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    axes.set(xlim=(0, 1), xlabel="mean gate: 0 = Mel ... 1 = CQT", ylabel="clips")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    return _svg(figure)
+
+
+def gate_by_class(gates: Sequence[Sequence[float]], classes: Sequence[str], run: int) -> str:
+    """Draw each clip's mean gate by its class, and the classes' means, zoomed to the values."""
+    figure, axes = _new(0.7 + 0.4 * len(classes))
+    draw = np.random.default_rng(0)  # heights without meaning, so that points do not hide points
+    for row, values in enumerate(gates):
+        heights = row + draw.uniform(-0.28, 0.28, len(values))
+        axes.plot(values, heights, ".", color=colour(run), markersize=4, alpha=0.45, mew=0)
+        if len(values):
+            axes.plot([np.mean(values)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
+    _name_rows(axes, classes)
+    axes.set_xlabel("mean gate, zoomed")
+    axes.grid(axis="x")
+    return _svg(figure)
+
+
+def reliability_plot(before: Bars, after: Bars) -> str:
+    """Draw accuracy over confidence, before (grey) and after (black) temperature scaling."""
+    figure, axes = _new(3.4)
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    for bars, face, edge in ((before, "#b8b8b8", "#8c8c8c"), (after, "none", INK)):
+        x, y = 100 * np.asarray(bars.confidence), 100 * np.asarray(bars.accuracy)
+        axes.plot(x, y, color=edge, linewidth=1)
+        axes.scatter(x, y, 8 + 160 * np.sqrt(_parts(bars.n)), face, edgecolors=edge, zorder=3)
+    axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="confidence, percent", ylabel="accuracy, percent")
+    axes.grid()
+    return _svg(figure)
+
+
+def spectrogram_png(picture: NDArray, floor: float) -> bytes:
+    """Return a picture in dB as PNG, a pixel a value, low frequencies at the bottom.
+
+    Args:
+        picture: (H, W) in dB, row 0 the lowest frequency.
+        floor: dB of the darkest colour; 0 dB is the brightest.
+    """
+    unit = np.clip((picture - floor) / -floor, 0, 1)[::-1]  # (H, W), the highest frequency on top
+    indices = np.round(255 * unit).astype(np.uint8)
+    image = Image.fromarray(indices, mode="P")
+    palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+    image.putpalette(palette.tobytes())
+    file = io.BytesIO()
+    image.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
+def _new(height: float) -> tuple[Figure, Axes]:
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        return figure, figure.subplots()
+
+
+def _svg(figure: Figure) -> str:
+    file = io.StringIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
+    axes.set_yticks(range(len(rows)), [_short(row) for row in rows], parse_math=False)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+
+
+def _short(name: str, most: int = 22) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _parts(n: Sequence[int]) -> NDArray:
+    return np.asarray(n) / max(sum(n), 1)

@@ -1,0 +1,70 @@
+"""A comparison as files to paste and to hand on: Markdown, LaTeX, JSON and a report."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from breakdown import breakdown, breakdown_markdown
+from comparison import compare, run_names
+from errors import InputError
+from files import write_json, write_text
+from report import write_report
+from robustness import measure_robustness, robustness_markdown
+from run_folder import Run, read_run
+from tables import STAMP, comparison_latex, comparison_markdown
+
+
+def gather(
+    folders: Sequence[Path], breakdowns: bool = False, robustness: bool = False
+) -> tuple[list[Run], dict[str, Any]]:
+    """Read runs and compare them.
+
+    Args:
+        folders: Run folders.
+        breakdowns: Also break the scores down, and measure calibration.
+        robustness: Also test the frozen weights on changed recordings: reads the test audio and
+            adds to each run's ledger.
+
+    Raises:
+        InputError: The runs were not tested alike, or the corpus is not at hand for `robustness`.
+        RunError: A file of a run is damaged.
+    """
+    runs = [read_run(folder) for folder in folders]
+    compare(runs)  # refuses before anything is measured
+    named = list(zip(run_names(runs), runs, strict=True))
+    extra: dict[str, dict[str, Any]] = {}
+    if robustness:
+        extra["robustness"] = {name: measure_robustness(run) for name, run in named}
+    if breakdowns:
+        extra["breakdown"] = {name: breakdown(run) for name, run in named}
+    return runs, {**compare(runs), **extra}  # again: the ledger may have grown
+
+
+def markdown(comparison: dict[str, Any]) -> str:
+    """Return all tables of a comparison."""
+    blocks = [comparison_markdown(comparison)]
+    stamp = f"**{STAMP}**\n\n" if comparison["speaker_dependent"] else ""
+    for name, found in comparison.get("breakdown", {}).items():
+        blocks.append(stamp + breakdown_markdown(name, found))
+    if "robustness" in comparison:
+        blocks.append(stamp + robustness_markdown(comparison["robustness"]))
+    return "\n".join(blocks)
+
+
+def publish(
+    folder: Path, runs: Sequence[Run], comparison: dict[str, Any], audio: bool = True
+) -> None:
+    """Write comparison.md, comparison.tex, comparison.json and report.html.
+
+    Args:
+        folder: Where; made if missing.
+        runs: From `gather`.
+        comparison: From `gather`.
+        audio: Put the sound of the worst errors into the report.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: --out names a folder for the tables and the report")
+    write_text(folder / "comparison.md", markdown(comparison))
+    write_text(folder / "comparison.tex", comparison_latex(comparison))
+    write_json(folder / "comparison.json", comparison)
+    write_report(folder / "report.html", runs, comparison, audio)

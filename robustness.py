@@ -1,0 +1,314 @@
+"""What frozen weights make of test clips that were changed: noise, level, telephone, speed."""
+
+import hashlib
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from audio import BadAudio, in_parallel, read_audio
+from augment import augment_waveform
+from breakdown import markdown_table
+from errors import InputError, RunError
+from files import damaged, read_json, write_json
+from inference import FoldModel
+from ledger import note
+from metrics import SCORES
+from run_folder import FoldResult, Run
+from significance import speaker_confusions, speaker_interval
+from tables import percent, with_interval
+
+FILE = "robustness.json"
+AT_ONCE = 16  # clips
+MU = 255  # of G.711
+NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities
+
+
+class Condition(NamedTuple):
+    """One change of the test clips."""
+
+    name: str
+    kind: str  # clean, noise, gain, low-pass or speed
+    value: float = 0.0  # dB SNR, dB of gain, Hz of the cutoff, times the speed
+    mu_law: bool = False  # 8 bits a sample at twice the cutoff
+
+
+CONDITIONS = (
+    Condition("clean", "clean"),
+    Condition("noise 30 dB", "noise", 30.0),
+    Condition("noise 20 dB", "noise", 20.0),
+    Condition("noise 10 dB", "noise", 10.0),
+    Condition("noise 0 dB", "noise", 0.0),
+    Condition("gain -20 dB", "gain", -20.0),
+    Condition("gain -6 dB", "gain", -6.0),
+    Condition("gain +6 dB", "gain", 6.0),
+    Condition("telephone (4 kHz, mu-law)", "low-pass", 4000.0, mu_law=True),
+    Condition("low-pass 2 kHz", "low-pass", 2000.0),
+    Condition("speed 0.9", "speed", 0.9),
+    Condition("speed 1.1", "speed", 1.1),
+)
+
+
+def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
+    """Evaluate the frozen weights of all folds and seeds on changed test clips; return the scores.
+
+    What is measured is kept in robustness.json in the run folder, one fold and seed at a time, and
+    is not measured again unless the weights or `CONDITIONS` changed. `conditions` holds pooled UA
+    and WA, the mean over seeds, with UA's interval over speakers and its change against clean;
+    `folds` the counts behind them, by speaker, target and prediction.
+
+    Args:
+        run: Its corpus must still be there.
+        progress: Show a bar.
+
+    Raises:
+        InputError: Test clips are missing or bad; nothing was evaluated.
+        RunError: The model no longer says of the clean clips what predictions.csv does, or a file
+            of the run is damaged.
+    """
+    path = run.folder / FILE
+    stored = _stored(path)
+    digests = {_name(one): _digest(one.folder) for one in run.folds}
+    folds = {
+        name: entry
+        for name, entry in stored["folds"].items()
+        if name not in digests or _is_current(entry, digests[name])
+    }
+    pending = [one for one in run.folds if _name(one) not in folds]
+    files = _check_files(run, pending)
+    n = sum(len(one.test.utterances) for one in pending) * len(CONDITIONS)
+    with tqdm(total=n, desc="robustness", unit="clip", disable=not (progress and n)) as bar:
+        for one in pending:
+            measured = _measure(run, one, files, bar)
+            folds[_name(one)] = {"weights": digests[_name(one)], **measured}
+            write_json(path, {"classes": list(run.classes), "conditions": [], "folds": folds})
+    found = {"classes": list(run.classes), "conditions": _scores(run, folds), "folds": folds}
+    if found != stored:
+        write_json(path, found)
+    return found
+
+
+def change(
+    waveform: NDArray[np.float32], sample_rate: int, condition: Condition, seed: int
+) -> NDArray[np.float32]:
+    """Return a clip as it is under a condition.
+
+    Noise is white up to half the sample rate, at a ratio to the mean power of the whole clip. Gain
+    clips at full scale, as a recorder does. Low-pass resamples to twice the cutoff and back, for
+    the telephone through 8 bits a sample at 8 kHz. Speed moves pitch too.
+
+    Args:
+        waveform: One clip, full scale 1.
+        sample_rate: Hz.
+        condition: See `CONDITIONS`.
+        seed: Of the noise.
+
+    Shape:
+        (T,) -> (T,), with speed (about T / speed,)
+
+    Source:
+        ITU-T G.711 for the telephone, by the continuous mu-law that the standard approximates in
+        straight pieces; the line's cut below 300 Hz is left out. Ko et al. 2015 for speed.
+    """
+    if condition.kind == "clean":
+        return waveform
+    if condition.kind == "noise":
+        ratio = (condition.value, condition.value)
+        return augment_waveform(waveform, sample_rate, (0, 0, seed), snr_db=ratio)
+    if condition.kind == "gain":
+        return np.clip(waveform * np.float32(10 ** (condition.value / 20)), -1, 1)
+    if condition.kind == "speed":
+        played = soxr.resample(waveform, condition.value, 1.0)
+        return played if len(played) else waveform[:1]
+    low = soxr.resample(waveform, sample_rate, 2 * condition.value)
+    if condition.mu_law:
+        low = through_mu_law(low)
+    back = soxr.resample(low, 2 * condition.value, sample_rate)[: len(waveform)]
+    return np.pad(back, (0, len(waveform) - len(back)))
+
+
+def through_mu_law(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what 8 bits a sample leave of a clip, sign and 127 levels: (T,) -> (T,).
+
+    >>> through_mu_law(np.float32([0, 1, -2])).tolist()
+    [0.0, 1.0, -1.0]
+    """
+    level = np.log1p(MU * np.minimum(np.abs(waveform), 1)) / np.log1p(MU)  # 0..1
+    kept = np.expm1(np.round(127 * level) / 127 * np.log1p(MU)) / MU
+    return np.copysign(kept, waveform).astype(np.float32)
+
+
+def robustness_markdown(found_by_run: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return one table: conditions as rows; UA and its change against clean for each run.
+
+    Args:
+        found_by_run: {name of the run: from `measure_robustness`}.
+    """
+    measured = {
+        run: {row["condition"]: row for row in found["conditions"]}
+        for run, found in found_by_run.items()
+    }
+    names = list(dict.fromkeys(name for rows in measured.values() for name in rows))
+    head = ["test clips", *(cell for run in measured for cell in (run, "change"))]
+    cells = [
+        [name, *(cell for rows in measured.values() for cell in _cells(rows.get(name)))]
+        for name in names
+    ]
+    above = (
+        "**Robustness**: UA pooled over folds, percent, mean over seeds, [95 % interval over "
+        "speakers], and points of change against clean; frozen weights, changed test clips."
+    )
+    return f"{above}\n\n{markdown_table(head, cells)}\n"
+
+
+def _cells(row: Mapping[str, Any] | None) -> list[str]:
+    if row is None:
+        return ["–", "–"]
+    changed = "" if row["kind"] == "clean" else percent(row["ua_change"], sign="+z")
+    return [with_interval(row["ua"], row["interval"]), changed]
+
+
+def _name(one: FoldResult) -> str:
+    return f"fold {one.fold} seed {one.seed}"
+
+
+def _digest(folder: Path) -> str:
+    try:
+        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    except OSError as error:
+        raise damaged(folder / "model.safetensors", error, remove=folder) from error
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {"folds": {}}
+    try:
+        return read_json(path, "classes", "folds")
+    except RunError as error:
+        raise RunError(f"{path} is damaged: remove it and measure again") from error
+
+
+def _is_current(entry: Mapping[str, Any], digest: str) -> bool:
+    """Is an entry of these weights and of these conditions?"""
+    names = [condition.name for condition in CONDITIONS]
+    return entry["weights"] == digest and list(entry["confusions"]) == names
+
+
+def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
+    """Return the file of each test clip, read once to know that it can be."""
+    utterances = sorted({name for one in pending for name in one.test.utterances.tolist()})
+    try:
+        files = {name: run.audio_file(name) for name in utterances}
+    except KeyError as error:
+        path = run.folder / "utterances.csv"
+        raise damaged(path, f"no {error} in it", remove=run.folder) from error
+    rate = _input_rate(run)
+    read = in_parallel(lambda path: read_audio(path, rate), list(files.values()), 1)
+    bad = [f"  {path}: {result}" for path, result in read if isinstance(result, BadAudio)]
+    if bad:
+        root = Path(run.config["corpus.root"]).expanduser().resolve()
+        some = "\n".join([*bad[:3], *["  ..."] * (len(bad) > 3)])
+        raise InputError(
+            f"{len(bad)} of {len(files)} test clips are missing or bad in {root}:\n{some}\n"
+            "Put the corpus back, or give the training command again with corpus.root= where it "
+            "is now (finished folds are not repeated); nothing was evaluated"
+        )
+    return files
+
+
+def _input_rate(run: Run) -> int:
+    return run.config["features.input_rate"] or run.config["features.sample_rate"]
+
+
+def _measure(run: Run, one: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
+    """Evaluate one fold and seed under all conditions."""
+    device = "cuda" if torch.cuda.is_available() and run.config["run.device"] == "auto" else "cpu"
+    model = FoldModel(one.folder, device)
+    card = read_json(one.folder / "model.json")
+    lists = one.test.targets.tolist(), one.test.speakers.tolist()
+    speakers: list[str] = []
+    confusions = {}
+    for condition in CONDITIONS:
+        bar.set_postfix_str(f"{_name(one)}, {condition.name}")
+        why = f"robustness: {condition.name}"
+        note(run.folder, card, len(one.test.utterances), one.folder, "robustness", why)
+        preds = _predict(model, one, files, condition, bar)
+        if condition.kind == "clean":
+            _check_clean(run, one, preds)
+        names, each = speaker_confusions(lists[0], preds.tolist(), lists[1], len(one.classes))
+        speakers, confusions[condition.name] = names.tolist(), each.tolist()
+    return {"speakers": speakers, "confusions": confusions}
+
+
+def _predict(
+    model: FoldModel,
+    one: FoldResult,
+    files: Mapping[str, Path],
+    condition: Condition,
+    bar: tqdm,
+) -> NDArray:
+    """Return the predicted class of each test clip, in the order of predictions.csv: (N,)."""
+    rate = model.images.input_rate
+    preds = []
+    utterances = one.test.utterances.tolist()
+    for start in range(0, len(utterances), AT_ONCE):
+        clips = []
+        for utterance in utterances[start : start + AT_ONCE]:
+            seed = zlib.crc32(utterance.encode())  # of the clip alone: the same in any run
+            clip = change(read_audio(files[utterance], rate), rate, condition, seed)
+            clips.append(torch.from_numpy(np.ascontiguousarray(clip)))
+        preds.append(model.probs(clips).argmax(1).numpy())
+        bar.update(len(clips))
+    return np.concatenate(preds)
+
+
+def _check_clean(run: Run, one: FoldResult, preds: NDArray) -> None:
+    first, second = np.sort(one.test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
+    sure = first - second > NEAR_TIE[run.config["train.precision"]]
+    other = np.flatnonzero(sure & (preds != one.test.preds))
+    if len(other):
+        i = other[0]
+        there, now = one.classes[one.test.preds[i]], one.classes[preds[i]]
+        raise RunError(
+            f"{len(other)} of {len(preds)} clean test clips get another class than in "
+            f"{one.folder / 'predictions.csv'} (the first is {one.test.utterances[i]}: {there} "
+            f"there, {now} now): the corpus or the code changed since the run; use those that it "
+            "was made with, or train anew"
+        )
+
+
+def _scores(run: Run, folds: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Score each condition over all folds and seeds of the run."""
+    found: list[dict[str, Any]] = []
+    for condition in CONDITIONS:
+        each = _pooled(run, folds, condition.name)  # (R, S, K, K)
+        means = {name: float(np.mean(SCORES[name](each.sum(1)))) for name in ("ua", "wa")}
+        clean = found[0]["ua"] if found else means["ua"]
+        found.append(
+            {
+                "condition": condition.name,
+                "kind": condition.kind,
+                **means,
+                "interval": speaker_interval(each, SCORES["ua"]),
+                "ua_change": means["ua"] - clean,
+            }
+        )
+    return found
+
+
+def _pooled(run: Run, folds: Mapping[str, Any], condition: str) -> NDArray:
+    """Add up each speaker's counts over the folds of a seed: (R, S, K, K)."""
+    entries = {(one.seed, one.fold): folds[_name(one)] for one in run.folds}
+    names = sorted({speaker for entry in entries.values() for speaker in entry["speakers"]})
+    n_classes = len(run.classes)
+    each = np.zeros((len(run.seeds), len(names), n_classes, n_classes), dtype=np.int64)
+    for (seed, _), entry in entries.items():
+        places = [names.index(speaker) for speaker in entry["speakers"]]
+        each[run.seeds.index(seed), places] += np.array(entry["confusions"][condition])
+    return each

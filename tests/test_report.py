@@ -1,0 +1,280 @@
+"""The page says what predictions.csv says, holds everything, and takes odd names as text."""
+
+import base64
+import csv
+import io
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from conftest import write_fold, write_run
+from PIL import Image
+from scipy.special import expit, logit
+from scipy.stats import t as student
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from config import load_config
+from errors import InputError
+from experiment import run_experiment
+from features import SpectrogramImages
+from figures import spectrogram_png
+from files import read_json, write_text
+from publish import gather, publish
+from report import write_report
+from run_folder import Run, read_run
+
+CLASSES = ["neutral", "happy", "angry", "sad"]
+
+
+@pytest.fixture(scope="module")
+def folders(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
+    """Two fusions on two folds with two seeds."""
+    root = tmp_path_factory.mktemp("report")
+    wishes = [f"run.root={root}", "run.folds=[1,2]", "run.seeds=[0,1]", "train.epochs=1"]
+    yield [
+        run_experiment(
+            load_config(recipe, [*wishes, f"name={fusion}", f"model.fusion={fusion}"]),
+            ["train_gmu.py", "--config", "a file.yaml"],
+        )
+        for fusion in ("concat", "gmu")
+    ]
+    shutil.rmtree(root)
+
+
+@pytest.fixture(scope="module")
+def published(folders: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "comparison"
+    publish(out, *gather(folders, breakdowns=True))
+    return out
+
+
+@pytest.fixture(scope="module")
+def page(published: Path) -> str:
+    return (published / "report.html").read_text(encoding="utf-8")
+
+
+def tests_of(folder: Path) -> dict[tuple[int, int], list[dict[str, str]]]:
+    """Read the test rows of each fold and seed with nothing of ours."""
+    found = {}
+    for path in sorted(folder.glob("folds/*/predictions.csv")):
+        fold, seed = map(int, re.findall(r"\d+", path.parent.name))
+        with path.open(newline="") as file:
+            found[fold, seed] = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    return found
+
+
+def score(rows: list[dict[str, str]], metric: str) -> float:
+    target, pred = [row["target"] for row in rows], [row["pred"] for row in rows]
+    if metric == "wa":
+        return accuracy_score(target, pred)
+    if metric == "ua":
+        return recall_score(target, pred, average="macro", labels=CLASSES, zero_division=0)
+    average = metric.removesuffix("_f1")
+    return f1_score(target, pred, average=average, labels=CLASSES, zero_division=0)
+
+
+def pooled(rows: dict[tuple[int, int], list], metric: str) -> float:
+    """Return the mean over seeds of the score over all folds."""
+    seeds = {seed for _, seed in rows}
+    each = [[row for key, some in rows.items() if key[1] == s for row in some] for s in seeds]
+    return float(np.mean([score(some, metric) for some in each]))
+
+
+def interval_by_hand(rows: dict, metric: str, n_draws: int = 1500) -> list[float]:
+    """Resample speakers one by one; Student's t on the logit scale."""
+    speakers = sorted({row["speaker"] for some in rows.values() for row in some})
+    draw = np.random.default_rng(5)
+    scores = []
+    for _ in range(n_draws):
+        chosen = draw.choice(speakers, len(speakers))
+        drawn = {
+            key: [row for name in chosen for row in some if row["speaker"] == name]
+            for key, some in rows.items()
+        }
+        seeds = {seed for _, seed in drawn}
+        each = [[r for key, some in drawn.items() if key[1] == s for r in some] for s in seeds]
+        scores.append(np.mean([score(some, metric) for some in each]))
+    point, n = pooled(rows, metric), len(speakers)
+    error = np.std(scores, ddof=1) * np.sqrt(n / (n - 1)) / (point * (1 - point))
+    reach = student.ppf(0.975, n - 1) * error
+    return [float(expit(logit(point) + side * reach)) for side in (-1, 1)]
+
+
+def shown(page: str, run: str, metric: str) -> list[float]:
+    row = re.search(rf'<tr data-run="{run}">(.*?)</tr>', page, re.DOTALL)
+    cell = re.search(rf'<td data-metric="{metric}">(.*?)</td>', row[1], re.DOTALL)
+    values = re.findall(r'<data value="([\d.e-]+)">([\d.]+)</data>', cell[1])
+    for exact, printed in values:
+        assert f"{100 * float(exact):.1f}" == printed
+    return [float(exact) for exact, _ in values]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("metric", ["wa", "ua", "macro_f1", "weighted_f1"])
+def test_scores_on_the_page_are_those_of_the_predictions(page, folders, place, metric) -> None:
+    rows = tests_of(folders[place])
+    found = shown(page, folders[place].name, metric)
+    assert len(rows) == 4 and found[0] == pytest.approx(pooled(rows, metric), abs=1e-9)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("metric", ["wa", "ua"])
+def test_intervals_on_the_page_are_those_of_the_predictions(page, folders, place, metric) -> None:
+    rows = tests_of(folders[place])
+    assert shown(page, folders[place].name, metric)[1:] == pytest.approx(
+        interval_by_hand(rows, metric), abs=0.03
+    )
+
+
+def test_confusion_and_recall_on_the_page_are_those_of_the_predictions(page, folders) -> None:
+    tables = re.findall(r'<table class="confusion">(.*?)</table>', page, re.DOTALL)
+    for folder, table in zip(folders, tables, strict=True):
+        rows = [row for some in tests_of(folder).values() for row in some]
+        for target, line in zip(
+            CLASSES, re.findall(r"<tr><th scope=.row.>.*?</tr>", table, re.DOTALL), strict=True
+        ):
+            counts = [int(n) for n in re.findall(r">(\d+)<small>", line)]
+            mine = [row for row in rows if row["target"] == target]
+            assert counts == [sum(row["pred"] == pred for row in mine) for pred in CLASSES]
+            recall = float(re.search(r'class="recall">([\d.]+)<', line)[1])
+            right = sum(row["pred"] == target for row in mine)
+            assert recall == pytest.approx(100 * right / len(mine), abs=0.051)
+
+
+class Links(HTMLParser):
+    """Collects what a page refers to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, str]] = []
+
+    def handle_starttag(self, tag, attributes) -> None:
+        self.found += [(tag, v or "") for k, v in attributes if k in ("src", "href", "srcset")]
+        assert tag not in ("script", "link", "iframe", "object")
+
+
+def test_the_page_needs_no_other_file_and_no_script(page: str) -> None:
+    links = Links()
+    links.feed(page)
+    assert {tag for tag, _ in links.found} == {"a", "img", "audio"}
+    assert all(value.startswith(("data:", "#")) for _, value in links.found)
+    assert "@import" not in page and "url(" not in page
+    targets = {value[1:] for tag, value in links.found if tag == "a"}
+    assert targets <= set(re.findall(r'id="([\w-]+)"', page))
+
+
+def test_the_worst_errors_are_the_most_probable_wrong_predictions(page, folders) -> None:
+    wrong: dict[str, float] = {}
+    for folder in folders:
+        of_run: dict[str, float] = {}
+        for row in (row for some in tests_of(folder).values() for row in some):
+            if row["pred"] != row["target"]:
+                sure = float(row[f"prob_{row['pred']}"])
+                of_run[row["utterance"]] = max(sure, of_run.get(row["utterance"], 0))
+        for name in sorted(of_run, key=of_run.get, reverse=True)[:6]:
+            wrong[name] = max(of_run[name], wrong.get(name, 0))
+    cards = re.findall(r'<article class="card" data-utterance="(.*?)">', page)
+    assert cards == sorted(wrong, key=wrong.get, reverse=True)
+
+
+def test_a_card_has_the_clip_and_its_pictures(page, folders, corpus_root) -> None:
+    card = re.search(
+        r'<article class="card" data-utterance="(.*?)">(.*?)</article>', page, re.DOTALL
+    )
+    name, inside = card.groups()
+    sound = re.search(r'<audio [^>]*src="data:audio/flac;base64,([^"]+)"', inside)[1]
+    samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
+    original, _ = soundfile.read(next(corpus_root.rglob(f"{name}.wav")))
+    assert rate == 16_000 and np.abs(samples - original).max() < 1e-4
+    pictures = re.findall(
+        r'<img src="data:image/png;base64,([^"]+)" alt="(CQT|Mel) picture', inside
+    )
+    assert [view for _, view in pictures] == ["CQT", "Mel"]
+    settings = read_json(folders[0] / "folds/fold-1_seed-0/model.json")["features"]
+    import torch
+
+    pair = SpectrogramImages(**settings)(torch.from_numpy(original).float()[None])
+    for (encoded, _), expected in zip(pictures, pair, strict=True):
+        png = base64.b64decode(encoded)
+        assert png == spectrogram_png(expected[0, 0].numpy(), -80.0)
+        assert Image.open(io.BytesIO(png)).size == (32, 32)
+
+
+def test_commands_versions_and_certificate_are_there(page, folders) -> None:
+    assert "python train_gmu.py --config &#39;a file.yaml&#39;" in page
+    certificate = read_json(folders[0] / "split_certificate.json")["id"]
+    commit = read_json(folders[0] / "environment.json")["git_commit"]
+    assert certificate in page and str(commit) in page and "torch " in page
+    assert page.count("test after selection of epoch 1 on dev") == 8
+    assert "SPEAKER-DEPENDENT" not in page
+
+
+def test_tables_and_json_say_the_same(published: Path, page: str) -> None:
+    found = read_json(published / "comparison.json")
+    markdown = (published / "comparison.md").read_text()
+    for run in found["runs"]:
+        assert shown(page, run["name"], "ua")[0] == run["test"]["ua"]["pooled"]
+        assert f"{100 * run['test']['ua']['pooled']:.1f} [" in markdown
+    assert r"\toprule" in (published / "comparison.tex").read_text()
+    assert "by group" in markdown and "breakdown" in found
+
+
+def odd_runs(root: Path, **certificate: object) -> list[Run]:
+    """Return runs of hostile names, without corpus, model or text."""
+    runs = []
+    for name in ('<script>alert("x")</script>', "b & c"):
+        run = write_run(root / name.replace("/", "⁄"), **certificate)
+        clips = [
+            ("<b>u</b>", 's"1', "a", "b"),
+            ('"><img src=x>', "s2", "b", "b"),
+            ("v", "s2", "a", "a"),
+        ]
+        fold = write_fold(run, 1, 0, clips)
+        settings = {
+            "sample_rate": 8000,
+            "image_size": 32,
+            "cqt": {"n_bins": 40},
+            "mel": {"n_fft": 512, "n_mels": 16},
+        }
+        write_text(fold / "model.json", '{"features": ' + str(settings).replace("'", '"') + "}")
+        row = "1,1.0,0.5"
+        write_text(fold / "history.csv", f"epoch,loss,dev_ua\n{row}\n")
+        write_text(
+            run / "utterances.csv",
+            'utterance,speaker,path,text\n<b>u</b>,s1,gone.wav,"<i>say ""x""</i>"\n',
+        )
+        runs.append(read_run(run))
+    return runs
+
+
+def test_odd_names_are_text_and_missing_audio_is_said(tmp_path: Path) -> None:
+    runs = odd_runs(tmp_path, speaker_dependent=True)
+    _, comparison = gather([run.folder for run in runs])
+    write_report(tmp_path / "report.html", runs, comparison)
+    page = (tmp_path / "report.html").read_text()
+    Links().feed(page)
+    for raw in ("<script", "<b>u", "<i>say", "<img src=x"):
+        assert raw not in page
+    assert "&lt;b&gt;u&lt;/b&gt;" in page and "&lt;i&gt;say" in page
+    assert "Not at hand: gone.wav cannot be read" in page
+    assert page.count("<audio") == 0
+    assert '<p class="stamp" role="alert">SPEAKER-DEPENDENT' in page
+
+
+def test_without_audio_the_pictures_stay(folders, tmp_path: Path) -> None:
+    publish(tmp_path / "quiet", *gather(folders), audio=False)
+    page = (tmp_path / "quiet/report.html").read_text()
+    assert "data:audio" not in page and "mind its licence" not in page
+    assert "data:image/png" in page
+
+
+def test_out_must_be_a_folder(folders, tmp_path: Path) -> None:
+    (tmp_path / "file.md").write_text("old")
+    with pytest.raises(InputError, match="--out names a folder"):
+        publish(tmp_path / "file.md", *gather(folders))
+    assert (tmp_path / "file.md").read_text() == "old"

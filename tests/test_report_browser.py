@@ -1,0 +1,82 @@
+"""The report in a real browser: no error, no request, no sideways scrolling, sound that plays."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from config import load_config
+from experiment import run_experiment
+from publish import gather, publish
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+
+
+@pytest.fixture(scope="module")
+def report(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("browser")
+    wishes = [f"run.root={root}", "train.epochs=1"]
+    folders = [
+        run_experiment(
+            load_config(recipe, [*wishes, f"name=a_run_of_{fusion}", f"model.fusion={fusion}"]), []
+        )
+        for fusion in ("concat", "gmu", "gmu_contrastive")
+    ]
+    publish(root / "out", *gather(folders, breakdowns=True))
+    return root / "out" / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844), (360, 640)])
+def test_the_report_renders_without_errors(browser, report: Path, width: int, height: int) -> None:
+    page = browser.new_page(viewport={"width": width, "height": height})
+    problems: list[str] = []
+    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else 0)
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url[:80]}"))
+    page.on(
+        "request",
+        lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url),
+    )
+    page.goto(report.as_uri())
+    page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
+    page.wait_for_function("[...document.images].every(i => i.complete)")
+    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
+    assert problems == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
+    assert page.evaluate("[...document.images].filter(i => !i.alt).length") == 0
+    lengths = page.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
+    assert lengths and all(0.15 < seconds < 0.35 for seconds in lengths)
+    headings = page.locator("h2").all_inner_texts()
+    assert headings[:3] == ["Scores", "Paired tests", "Training"] and "Gates" in headings
+    cut = """[...document.querySelectorAll('h1, h3, p, figcaption, .verdict')].filter(
+        e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.innerText)"""
+    assert page.evaluate(cut) == []
+    page.close()
+
+
+def test_the_sound_plays(browser, report: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    played = page.evaluate(
+        """async () => {
+            const sound = document.querySelector('audio');
+            sound.muted = true;
+            await sound.play();
+            await new Promise(done => sound.onended = done);
+            return sound.currentTime;
+        }"""
+    )
+    assert played > 0.15
+    page.close()
