@@ -87,10 +87,12 @@ def test_a_file_cut_short_gives_no_more_than_it_holds(tmp_path):
 
 def test_a_recording_is_known_by_its_samples_and_rate(tmp_path):
     mono = np.round(tone(300, 8000) * 2**15) / 2**15  # exact in 16 bits
+    mono[100:110] = 0
     soundfile.write(tmp_path / "a.wav", mono, 8000, subtype="PCM_16")
     soundfile.write(tmp_path / "a.flac", mono, 8000, subtype="PCM_24")
     soundfile.write(tmp_path / "stereo.wav", np.stack([mono, mono], 1), 8000, subtype="FLOAT")
-    soundfile.write(tmp_path / "signs.wav", np.where(mono == 0, -0.0, mono), 8000, subtype="FLOAT")
+    signs = np.where(mono == 0, -0.0, mono)
+    soundfile.write(tmp_path / "signs.wav", np.stack([signs, signs], 1), 8000, subtype="FLOAT")
     first = listen(tmp_path / "a.wav")
     samples = b"8000 Hz" + mono.astype("<f4").tobytes()
     assert first.hash == hashlib.sha256(samples.replace(b"\0\0\0\x80", bytes(4))).hexdigest()

@@ -118,6 +118,25 @@ def test_seeds_stay_apart_from_folds(make):
     assert "seeds 0, 1, 24 clips of 3 speakers" in text and "| UA ± over seeds |" in text
 
 
+def test_clips_meet_by_name_whatever_the_order_of_the_rows(make, tmp_path):
+    one, two = make("one", FIRST), make("two", SECOND)
+    turned = write_run(tmp_path / "turned", "gmu")
+    write_fold(turned, 1, 0, clips(SECOND)[::-1])
+    pairs = [compare([one, other])["mcnemar"][0] for other in (two, read_run(turned))]
+    assert pairs[0]["only_a"] == pairs[1]["only_a"] and pairs[0]["only_b"] == pairs[1]["only_b"]
+
+
+def test_the_table_shows_the_seed_that_speaks_least_for_a_difference(make, tmp_path):
+    one, two = make("one", FIRST, seeds=(0, 1)), write_run(tmp_path / "two", "gmu")
+    write_fold(two, 1, 0, clips(SECOND))
+    write_fold(two, 1, 1, clips(FIRST))  # with this seed the runs are alike: p is 1
+    found = compare([one, read_run(two)])
+    assert [test["p_holm"] for test in found["mcnemar"]] == [pytest.approx(2 / 2**6), 1.0]
+    lines = comparison_markdown(found).splitlines()
+    row = next(line for line in lines if line.startswith("| one − two") and "| WA |" in line)
+    assert row.split("|")[-2].strip() == "1.000"
+
+
 def test_a_single_run_has_no_tests(make):
     found = compare([make("one", FIRST)])
     assert found["tests"] == found["mcnemar"] == []
