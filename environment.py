@@ -25,10 +25,18 @@ def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if on_gpu else platform.processor() or "cpu",
+        "device": torch.cuda.get_device_name() if on_gpu else processor(),
         "threads": torch.get_num_threads(),
         "packages": {name: version(name) for name in PACKAGES},
     }
+
+
+def processor() -> str:
+    """Return the name of the processor as far as the system tells; last bits depend on it."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.processor() or platform.machine() or "cpu"
 
 
 def _git_commit() -> str | None:

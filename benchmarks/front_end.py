@@ -9,7 +9,6 @@ What is compared and how it is timed stands in `candidates.py`.
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 from importlib.metadata import version
@@ -26,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import candidates  # noqa: E402
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
 from cqt import CQT  # noqa: E402
+from environment import processor  # noqa: E402
 from files import write_json  # noqa: E402
 from mel_stft import MelSTFT  # noqa: E402
 
@@ -141,12 +141,9 @@ def table(rows: list[Row]) -> str:
 
 def machine() -> str:
     """Name the processor, as far as the system tells, what it is busy with, and the versions."""
-    info = Path("/proc/cpuinfo")
-    named = [line for line in info.read_text().splitlines() if "model name" in line]
-    model = named[0].split(":")[1].strip() if named else platform.processor()
     versions = [f"{name} {version(name)}" for name in ("torch", "librosa", "nnAudio", "torchaudio")]
     load = f"load {os.getloadavg()[0]:.1f} before"
-    return ", ".join([model, f"{os.cpu_count()} cores", load, *versions])
+    return ", ".join([processor(), f"{os.cpu_count()} cores", load, *versions])
 
 
 def print_profile() -> None:
