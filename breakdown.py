@@ -19,7 +19,7 @@ from files import damaged
 from metrics import SCORES
 from run_folder import Run, Table
 from significance import speaker_confusions, speaker_interval
-from tables import percent, with_interval
+from tables import markdown_table, percent, with_interval
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others
@@ -146,22 +146,6 @@ def breakdown_markdown(name: str, found: Mapping[str, Any]) -> str:
             blocks.append(f"{len(hidden)} more texts ({n} clips) are not shown.")
     blocks += [_calibration_text(name, found), _risk_text(name, found["risk_coverage"])]
     return "\n\n".join(blocks) + "\n"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose first column holds words and the others numbers.
-
-    >>> print(markdown_table(["gender", "UA"], [["F", "70.1"]]))
-    | gender | UA |
-    |---|---:|
-    | F | 70.1 |
-    """
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|---|" + "---:|" * (len(head) - 1),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
-    ]
-    return "\n".join(lines)
 
 
 def _grouped(run: Run, utterances: Sequence[str], grouping: str) -> Groups:

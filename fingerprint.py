@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 SAMPLE_RATE = 8000  # Hz
 FRAME = 2048  # samples, 256 ms
+BLOCK = 1024  # frames at a time: long recordings need no more memory
 HOP = 128  # samples, 16 ms: frames overlap so much that an offset between two hops matters little
 EDGES = np.geomspace(300, 2000, 34)  # Hz, of 33 bands: telephones and codecs keep them
 FLOOR = 1e-5  # of the loudest frame's power: what is below is silence and compares to nothing
@@ -41,15 +42,21 @@ def fingerprint(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.u
     if len(signal) < FRAME + HOP:
         return np.zeros(0, np.uint32)
     frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP]  # (frames + 1, FRAME)
-    spectrum = np.fft.rfft(frames * np.hanning(FRAME).astype(np.float32))
-    power = spectrum.real**2 + spectrum.imag**2  # (frames + 1, bins)
-    edges = np.round(EDGES * FRAME / SAMPLE_RATE).astype(int)
-    bands = np.add.reduceat(power, edges, axis=1)[:, :-1]  # (frames + 1, 33)
+    blocks = (frames[start : start + BLOCK] for start in range(0, len(frames), BLOCK))
+    bands = np.concatenate([_band_energies(block) for block in blocks])  # (frames + 1, 33)
     rises = np.diff(np.diff(bands, axis=1), axis=0) > 0  # (frames, 32)
     words = np.packbits(rises, axis=1).view(">u4")[:, 0].astype(np.uint32)
     loud = bands.sum(1)[1:]
     words[loud <= FLOOR * loud.max()] = 0
     return words
+
+
+def _band_energies(frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the energy of each band: (frames, FRAME) -> (frames, 33)."""
+    spectrum = np.fft.rfft(frames * np.hanning(FRAME).astype(np.float32))
+    power = spectrum.real**2 + spectrum.imag**2  # (frames, bins)
+    edges = np.round(EDGES * FRAME / SAMPLE_RATE).astype(int)
+    return np.add.reduceat(power, edges, axis=1)[:, :-1]
 
 
 def near_copies(recordings: Mapping[str, NDArray[np.uint32]]) -> list[Copy]:
@@ -95,6 +102,8 @@ def _proposals(words: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int, int]
 def bit_error(first: NDArray[np.uint32], second: NDArray[np.uint32], offset: int) -> float:
     """Return the part of bits that differ where frame i meets frame i - offset, 1 if too few."""
     start, stop = max(0, offset), min(len(first), len(second) + offset)
+    if stop <= start:
+        return 1.0
     pair = first[start:stop], second[start - offset : stop - offset]
     both = (pair[0] != 0) & (pair[1] != 0)
     shorter = min(np.count_nonzero(first), np.count_nonzero(second))

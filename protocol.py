@@ -102,9 +102,11 @@ def certify(
     Raises:
         InputError: A check failed; lists the first leaks of each kind.
     """
-    if speaker_dependent != (SPEAKER_DEPENDENT in protocol):
+    split = protocol_parts(protocol)["protocol.split"]  # a class may be called anything
+    if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
-    gate = Gate(protocol, speaker_dependent, protocol.endswith(TEXT_GROUPS), refuse_near)
+    partners = split == "leave-one-speaker-out"
+    gate = Gate(speaker_dependent, partners, protocol.endswith(TEXT_GROUPS), refuse_near)
     results, leaks = check(splits, hashes, copies, gate)
     if leaks:
         raise InputError(
@@ -143,7 +145,7 @@ def _describe(split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
     trained = {one.text_id for one in split.train} - {None}
     heard = [one.text_id for one in split.test if one.text_id in trained]
     assignment = [
-        (one.id, name, one.label, recording_of(one, hashes))
+        [one.id, name, one.label, recording_of(one, hashes), *map(str, (one.speaker, one.session))]
         for name, part in split.parts()
         for one in part
     ]

@@ -14,7 +14,6 @@ from tqdm import tqdm
 
 from audio import BadAudio, in_parallel, read_audio
 from augment import augment_waveform
-from breakdown import markdown_table
 from errors import InputError, RunError
 from files import damaged, read_json, write_json
 from inference import FoldModel
@@ -22,7 +21,7 @@ from ledger import note
 from metrics import SCORES
 from run_folder import FoldResult, Run
 from significance import speaker_confusions, speaker_interval
-from tables import percent, with_interval
+from tables import markdown_table, percent, with_interval
 
 FILE = "robustness.json"
 AT_ONCE = 16  # clips
@@ -124,8 +123,7 @@ def change(
     if condition.kind == "gain":
         return np.clip(waveform * np.float32(10 ** (condition.value / 20)), -1, 1)
     if condition.kind == "speed":
-        played = soxr.resample(waveform, condition.value, 1.0)
-        return played if len(played) else waveform[:1]
+        return soxr.resample(waveform, condition.value, 1.0)
     low = soxr.resample(waveform, sample_rate, 2 * condition.value)
     if condition.mu_law:
         low = through_mu_law(low)

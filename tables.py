@@ -24,14 +24,14 @@ def comparison_markdown(comparison: Comparison) -> str:
     """
     blocks = [scores_markdown(comparison).rstrip()]
     if comparison.get("tests"):
-        blocks += [tests_caption(comparison), _markdown(*test_rows(comparison))]
+        blocks += [tests_caption(comparison), markdown_table(*test_rows(comparison), n_words=3)]
     return "\n\n".join([*blocks, *notes(comparison)]) + "\n"
 
 
 def scores_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs alone."""
     blocks = [f"**{STAMP}**"] if comparison["speaker_dependent"] else []
-    blocks += [caption(comparison), _markdown(*score_rows(comparison))]
+    blocks += [caption(comparison), markdown_table(*score_rows(comparison), n_words=2)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -166,6 +166,22 @@ def p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], n_words: int = 1) -> str:
+    """Return a table whose first columns hold words and the others numbers.
+
+    >>> print(markdown_table(["gender", "UA"], [["F", "70.1"]]))
+    | gender | UA |
+    |---|---:|
+    | F | 70.1 |
+    """
+    lines = [
+        "| " + " | ".join(head) + " |",
+        "|" + "---|" * n_words + "---:|" * (len(head) - n_words),
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
 def _differences(comparison: Comparison, a: str, b: str) -> str:
     """Return the config keys that differ between two runs, with their values."""
     words = [
@@ -174,16 +190,6 @@ def _differences(comparison: Comparison, a: str, b: str) -> str:
         if values[a] != values[b]
     ]
     return ", ".join(words) or "nothing"
-
-
-def _markdown(head: Sequence[str], rows: Rows) -> str:
-    words = ("run", "fusion", "a − b", "they differ in", "score")
-    lines = [
-        "| " + " | ".join(head) + " |",
-        "|" + "".join("---|" if name in words else "---:|" for name in head),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
-    ]
-    return "\n".join(lines)
 
 
 def _latex(above: str, head: Sequence[str], rows: Rows) -> str:

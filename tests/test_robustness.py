@@ -96,10 +96,19 @@ def test_mu_law_is_the_telephones():
         noise = through_mu_law(speech * loudness) - speech * loudness
         snr = 10 * np.log10(np.mean((speech * loudness) ** 2) / np.mean(noise**2))
         assert 32 < snr < 42
+    assert through_mu_law(np.float32([0, 1, -2])).tolist() == [0, 1, -1]  # full scale is the end
     # mu-law by its definition, at full precision of the code
     steps = np.sign(speech) * np.log(1 + 255 * np.abs(np.clip(speech, -1, 1))) / np.log(256)
     found = np.sign(coded) * np.log(1 + 255 * np.abs(coded.astype(float))) / np.log(256)
     assert np.abs(found - steps).max() <= 0.5 / 127 + 1e-6
+
+
+def test_the_telephone_leaves_the_noise_of_eight_bits():
+    clip = sine(1000)
+    plain = change(clip, RATE, CONDITION[TELEPHONE]._replace(mu_law=False), 0)
+    coded = change(clip, RATE, CONDITION[TELEPHONE], 0)
+    assert level(plain - clip) < level(clip) - 60
+    assert level(clip) - 45 < level(coded - clip) < level(clip) - 30
 
 
 def test_speed_changes_length_and_pitch():
@@ -196,6 +205,21 @@ def test_a_condition_is_the_model_on_the_changed_clips(measured):
             counts[target, int(model.probs([changed])[0].argmax())] += 1
         there = np.array(found["folds"]["fold 2 seed 0"]["confusions"][name])
         assert there.sum(0).tolist() == counts.tolist()
+
+
+def test_each_clip_has_a_noise_of_its_own_under_all_conditions(fresh, monkeypatch):
+    seeds = []
+
+    def record(clip, rate, condition, seed):
+        seeds.append((condition.name, seed))
+        return clip
+
+    monkeypatch.setattr(robustness, "change", record)
+    run = read_run(fresh)
+    measure_robustness(replace(run, folds=run.folds[:1]), progress=False)
+    expected = [zlib.crc32(name.encode()) for name in run.folds[0].test.utterances.tolist()]
+    assert len(set(expected)) == 8
+    assert seeds == [(name, seed) for name in NAMES for seed in expected]
 
 
 def test_each_evaluation_is_a_line_of_the_ledger(measured):
