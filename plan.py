@@ -84,6 +84,7 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
         recordings={path: one for path, one in plan.recordings.items() if path not in bad},
         bad={**plan.bad, **bad},
     )
+    _check_classes(plan)
     copies = near_copies({one.hash: one.words for one in plan.recordings.values()})
     splits = _split(plan, copies)
     plan = replace(plan, splits=splits, certificate=_certify(plan, splits, copies))
@@ -109,6 +110,16 @@ def remarks(plan: Plan) -> list[str]:
     for fold in sorted(near.keys() & wanted, key=int):
         found.append(f"fold {fold}: {near[fold]} pairs of near-identical recordings in two parts")
     return found
+
+
+def _check_classes(plan: Plan) -> None:
+    """Refuse a corpus of which bad audio has left a class without a clip."""
+    left = {utterance.label for utterance in plan.utterances}
+    if missing := [name for name in plan.labels.classes if name not in left]:
+        raise InputError(
+            f"no usable clip of {', '.join(missing)} is left: {len(plan.bad)} audio files are bad. "
+            "Repair them, or choose other corpus.labels"
+        )
 
 
 def _split(plan: Plan, copies: Sequence[Copy]) -> list[Split]:

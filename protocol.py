@@ -105,7 +105,8 @@ def certify(
     split = protocol_parts(protocol)["protocol.split"]  # a class may be called anything
     if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
-    partners = split == "leave-one-speaker-out"
+    in_sessions = any(one.session is not None for fold in splits for one in fold.test)
+    partners = split == "leave-one-speaker-out" and in_sessions
     gate = Gate(speaker_dependent, partners, protocol.endswith(TEXT_GROUPS), refuse_near)
     results, leaks = check(splits, hashes, copies, gate)
     if leaks:

@@ -1,29 +1,22 @@
 """Runs side by side as one HTML page that needs nothing else: no network, no script, no file."""
 
 import base64
-import io
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import soundfile
-import torch
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from torch import Tensor
 
 import figures
-from audio import BadAudio, read_audio
-from features import SpectrogramImages
-from files import read_json, write_text
+from examples import PER_RUN, worst_errors
+from files import write_text
 from ledger import read_ledger
 from run_folder import Run
 from tables import METRICS, NAMES, STAMP, notes, p_value, percent
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
-N_WORST = 6  # errors of each run
 GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # of matplotlib's markers, for the text
 HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
     "loss": ("training loss", False),
@@ -31,24 +24,6 @@ HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
     "dev_ua": ("dev UA, percent", True),
 }
 Comparison = Mapping[str, Any]  # see `comparison.compare`
-
-
-class Verdict(NamedTuple):
-    """What one run says of one clip."""
-
-    run: int  # place
-    seed: int
-    target: str
-    pred: str
-    probs: Mapping[str, float]
-    gate: float | None  # mean over units, 1 = CQT, 0 = Mel
-    speaker: str
-
-    @property
-    def badness(self) -> float:
-        """Probability of the prediction if it is wrong, less than 0 if it is right."""
-        confidence = self.probs[self.pred]
-        return confidence if self.pred != self.target else -confidence
 
 
 def write_report(
@@ -78,7 +53,8 @@ def write_report(
     page = environment.get_template("report.html").render(
         c=comparison,
         runs=_runs(runs, comparison),
-        errors=_errors(runs, audio),
+        errors=worst_errors(runs, audio),
+        axes=_axes(runs[0].config),
         figures=_figures(runs, comparison),
         gates=_gates(runs),
         calibrations=_calibrations(comparison),
@@ -88,100 +64,9 @@ def write_report(
         metrics={name: NAMES[name] for name in METRICS},
         stamp=STAMP,
         audio=audio,
-        n_worst=N_WORST,
+        n_worst=PER_RUN,
     )
     write_text(path, page)
-
-
-def sound(path: Path) -> bytes:
-    """Return a recording as FLAC, mono, 16 bits at its own rate, which all browsers play.
-
-    Raises:
-        BadAudio: See `read_audio`.
-    """
-    rate = soundfile.info(path).samplerate
-    file = io.BytesIO()
-    soundfile.write(file, read_audio(path, rate), rate, format="FLAC", subtype="PCM_16")
-    return file.getvalue()
-
-
-def _errors(runs: Sequence[Run], audio: bool) -> list[dict[str, Any]]:
-    """Return a card for each clip that is among the worst errors of any run, the worst first."""
-    verdicts = [_verdicts(run, place) for place, run in enumerate(runs)]
-    chosen: dict[str, list[int]] = {}
-    for place, found in enumerate(verdicts):
-        wrong = [name for name in found if found[name].badness > 0]
-        for name in sorted(wrong, key=lambda name: (-found[name].badness, name))[:N_WORST]:
-            chosen.setdefault(name, []).append(place)
-    worst = {name: max(found[name].badness for found in verdicts) for name in chosen}
-    images: dict[str, SpectrogramImages] = {}
-    return [
-        {
-            "utterance": name,
-            "chosen_by": chosen[name],
-            "verdicts": [found[name] for found in verdicts],
-            **_media(runs[chosen[name][0]], name, images, audio),
-        }
-        for name in sorted(worst, key=lambda name: (-worst[name], name))
-    ]
-
-
-def _verdicts(run: Run, place: int) -> dict[str, Verdict]:
-    """Return each clip's verdict: of several seeds the most confidently wrong, or least sure."""
-    found: dict[str, Verdict] = {}
-    for one in run.folds:
-        table = one.test
-        for i, name in enumerate(table.utterances.tolist()):
-            target, pred = (run.classes[classes[i]] for classes in (table.targets, table.preds))
-            probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
-            gate = None if table.gate is None else float(table.gate[i])
-            verdict = Verdict(place, one.seed, target, pred, probs, gate, str(table.speakers[i]))
-            if name not in found or verdict.badness > found[name].badness:
-                found[name] = verdict
-    return found
-
-
-def _media(
-    run: Run, utterance: str, images: dict[str, SpectrogramImages], audio: bool
-) -> dict[str, Any]:
-    """Return what is known of a clip, its pictures and its sound, or why there are none."""
-    about = run.about.get(utterance, {})
-    card: dict[str, Any] = {"about": about, "pictures": [], "sound": None, "problem": None}
-    if not about:
-        return {**card, "problem": "utterances.csv does not name it"}
-    settings = read_json(run.folds[0].folder / "model.json", "features")["features"]
-    key = json.dumps(settings)
-    if key not in images:
-        images[key] = SpectrogramImages(**settings)
-    path = run.audio_file(utterance)
-    try:
-        samples = read_audio(path, images[key].input_rate)  # (T,)
-        heard = _data_uri("audio/flac", sound(path)) if audio else None
-    except BadAudio as error:
-        reason = error if path.exists() else "is not in the corpus folder"
-        return {**card, "problem": f"{about['path']} {reason}"}
-    crops = images[key].cut(torch.from_numpy(samples))  # (n, T)
-    facts = {"seconds": crops.shape[1] / images[key].input_rate, "crops": len(crops)}
-    return {**card, **facts, "sound": heard, "pictures": _pictures(images[key], crops[:1])}
-
-
-@torch.no_grad()
-def _pictures(front_end: SpectrogramImages, waveform: Tensor) -> list[dict[str, Any]]:
-    """Return both pictures as the networks get them before normalization: (1, T)."""
-    scales = {"CQT": front_end.cqt.frequencies, "Mel-STFT": front_end.mel.edges[1:-1]}
-    return [
-        {
-            "name": name,
-            "uri": _data_uri(
-                "image/png",
-                figures.spectrogram_png(picture[0, 0].numpy(), -front_end.top_db),
-            ),
-            "low": float(hertz[0]),
-            "high": float(hertz[-1]),
-            "top_db": front_end.top_db,
-        }
-        for (name, hertz), picture in zip(scales.items(), front_end(waveform), strict=True)
-    ]
 
 
 def _runs(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, Any]]:
@@ -223,6 +108,17 @@ def _made_with(run: Run) -> dict[str, Any]:
 def _command(words: Sequence[str]) -> str:
     python = ["python"] if words and words[0].endswith(".py") else []
     return shlex.join([*python, *words])
+
+
+def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Return the frequencies in Hz at the bottom and the top of both pictures."""
+    octaves = (config["features.cqt.n_bins"] - 1) / config["features.cqt.bins_per_octave"]
+    lowest = config["features.cqt.fmin"]
+    highest = config["features.mel.fmax"] or config["features.sample_rate"] / 2
+    return {
+        "CQT": (lowest, lowest * 2**octaves),
+        "Mel": (config["features.mel.fmin"], highest),
+    }
 
 
 def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:

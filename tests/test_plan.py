@@ -124,6 +124,7 @@ CHANGES = {
     "the rate": change_rate,
     "a label": change_row(1, "y"),
     "a speaker": rename_speaker,
+    "a clip's speaker": change_row(2, "p2a"),
     "one more clip": add_clip,
 }
 
@@ -182,6 +183,14 @@ def test_bad_audio_is_left_out_where_the_config_says_so(before, copy):
     removed = [row for row in read_table(copy) if row[0] not in BROKEN]
     write_table(copy, removed)
     assert plan(copy).certificate == after.certificate
+
+
+def test_bad_audio_never_takes_a_class_away_unseen(copy):
+    for row in read_table(copy):
+        if row[1] == "x":
+            (copy / row[0]).write_bytes(b"")
+    with pytest.raises(InputError, match="no usable clip of x is left: .* files are bad"):
+        plan(copy, on_bad_audio="skip")
 
 
 def test_more_can_be_left_out_later(before, copy):
