@@ -65,6 +65,7 @@ def write_report(
         stamp=STAMP,
         audio=audio,
         n_worst=PER_RUN,
+        other_pictures=any(key.startswith("features.") for key in comparison["config_differences"]),
     )
     write_text(path, page)
 

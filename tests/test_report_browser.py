@@ -80,3 +80,23 @@ def test_the_sound_decodes(browser, report: Path) -> None:
     )
     assert 0.15 < seconds[0] < 0.35 and 0.1 < seconds[1] <= 1
     page.close()
+
+
+def test_the_sound_plays(browser, report: Path) -> None:
+    page = browser.new_page()
+    page.goto(report.as_uri())
+    played = page.evaluate(
+        """async () => {
+            const sound = document.querySelector('audio');
+            sound.muted = true;
+            const late = new Promise(done => setTimeout(() => done('too late'), 20000));
+            const ended = new Promise(done => {
+                sound.onended = () => done(sound.currentTime);
+                sound.onerror = () => done(sound.error.message);
+            });
+            sound.play();
+            return Promise.race([ended, late]);
+        }"""
+    )
+    assert isinstance(played, float) and played > 0.15, played
+    page.close()
