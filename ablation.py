@@ -128,6 +128,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
     arguments = parser.parse_intermixed_args(argv)
+    if sum(word.partition("=")[0] == "--fusions" for word in argv) > 1:
+        parser.error("--fusions must be given once")
     if arguments.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
     behind = [word for word in arguments.fusions if "=" in word]  # --fusions takes all it can get
@@ -223,7 +225,8 @@ def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path) -
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:
-        problems.append("The same command tries again and repeats nothing that is finished")
+        if not all(failure.reason.startswith("wrong input") for failure in failures):
+            problems.append("The same command tries again and repeats nothing that is finished")
         raise RunError("\n".join(problems))
     _say_where_to_look(recipes, out)
 

@@ -50,8 +50,7 @@ def breakdown(run: Run) -> dict[str, Any]:
     `groups` holds rows by gender, speaker, quartile of the clips' duration, portion and text;
     what is known of no clip is left out. UA is the mean recall of the classes that occur in the
     group; `classes` says how many where not all do. Scores are means over seeds, clips are counted
-    once, the interval resamples speakers; it is None for one speaker, and where resampling finds no
-    spread, as where all clips are right.
+    once, the interval resamples speakers; it is None where they do not vary.
 
     `calibration` pools all folds and seeds, so that a clip counts once for each seed. The
     temperatures are fitted on the dev clips of each fold and seed and applied to its test clips:
@@ -182,7 +181,7 @@ def _row(
         "speakers": each.shape[1],
         "ua": ua,
         "wa": wa,
-        "interval": None if interval is None or interval[0] == interval[1] else interval,
+        "interval": interval,
         **({"classes": present} if present < n_classes else {}),
     }
 

@@ -30,7 +30,7 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     """
     names = run_names(runs)
     summaries = [{**describe_run(run), "name": name} for run, name in zip(runs, names, strict=True)]
-    _check_alike(summaries)
+    _check_alike(summaries, runs)
     shared = {key: summaries[0][key] for key in (*SHARED, "n", "n_speakers")}
     return {
         **shared,
@@ -73,9 +73,10 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _check_alike(summaries: Sequence[Mapping[str, Any]]) -> None:
+def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
     _refuse_difference(summaries, "protocol", "protocol", _explain_protocols)
-    _refuse_difference(summaries, "certificate", "certificate (clips, labels or folds)")
+    what = "certificate (clips, labels or folds)"
+    _refuse_difference(summaries, "certificate", what, lambda _: _explain_certificates(runs))
     _refuse_difference(summaries, "folds", "finished folds")
     _refuse_difference(summaries, "seeds", "finished seeds")
 
@@ -104,6 +105,15 @@ def _explain_protocols(protocols: Sequence[str]) -> str:
         if len({part[key] for part in parts}) > 1
     ]
     return "".join(lines)
+
+
+def _explain_certificates(runs: Sequence[Run]) -> str:
+    """Say how many clips each run has, and which folds are made of others."""
+    clips = ", ".join(f"{run.name} {run.certificate.get('utterances')}" for run in runs)
+    assigned = [{f["fold"]: f.get("assignment") for f in run.certificate["folds"]} for run in runs]
+    every = sorted(set().union(*assigned))
+    differ = [str(k) for k in every if len({str(folds.get(k)) for folds in assigned}) > 1]
+    return f"\n  clips: {clips}; folds that differ: {', '.join(differ) or 'none'}"
 
 
 def _paired_tests(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """What a result was made with: command, commit, machine, versions."""
 
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available() and device != "cpu"
     return {
         "command": list(command),
+        "folder": os.getcwd(),  # where relative paths start
         "git_commit": _git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,8 +53,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str) -> Any:
+def read_json(path: Path, *keys: str, remove: Path | None = None) -> Any:
     """Read a JSON file of ours, which must hold some keys.
+
+    Args:
+        path: The file.
+        keys: That it must hold.
+        remove: What must go so that it is made again; None is the file alone.
 
     Raises:
         RunError: The file is missing, is not JSON, or lacks a key.
@@ -62,10 +67,10 @@ def read_json(path: Path, *keys: str) -> Any:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise damaged(path, error) from error
+        raise damaged(path, error, remove) from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
-        raise damaged(path, f"no {', '.join(missing)} in it")
+        raise damaged(path, f"no {', '.join(missing)} in it", remove)
     return value
 
 
@@ -110,15 +115,32 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append one line in a single write, synced: a crash leaves it there whole or not at all."""
+    """Append one line, synced; where that fails nothing of it stays.
+
+    Raises:
+        RunError: The disk is full or the file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with path.open("a+b", buffering=0) as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            size = file.seek(0, os.SEEK_END)
+            try:
+                file.write(_end_of_line(file, size) + line.encode() + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)
+                raise
     except OSError as error:
         raise RunError(f"cannot append to {path}: {error}") from error
+
+
+def _end_of_line(file: BinaryIO, size: int) -> bytes:
+    """Return what ends a line that a crash has left unfinished."""
+    if size == 0:
+        return b""
+    file.seek(size - 1)
+    return b"" if file.read(1) == b"\n" else b"\n"
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:

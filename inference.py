@@ -48,7 +48,9 @@ class FoldModel:
             inside = sorted(str(path.parent) for path in folder.glob("**/model.json"))
             hint = f"; folds in it: {', '.join(inside)}" if inside else ""
             raise InputError(f"{folder} is no finished fold (no model.json){hint}")
-        card = read_json(folder / "model.json", "model", "classes", "features")
+        keys = ("model", "classes", "features", "protocol")
+        card = read_json(folder / "model.json", *keys, remove=folder)
+        self.protocol: str = card["protocol"]
         weights = load_tensors(folder / "model.safetensors")
         self.classes: list[str] = card["classes"]
         self.device = torch.device(device)

@@ -13,6 +13,7 @@ from splits import SPEAKER_DEPENDENT, Split, recording_of
 PARTS = ("train", "dev", "test")
 LEAKS_SHOWN = 5
 PAIRS_KEPT = 100
+NEARLY = "are nearly the same recording"
 
 Pair = tuple[str, str]  # names of two parts
 
@@ -119,9 +120,8 @@ def _near(
                     pair = tuple(sorted((first, second), key=PARTS.index))
                     if first != second and pair not in may_share:
                         yield (
-                            f"fold {split.fold}: {one} ({first}) and {other} ({second}) are nearly "
-                            f"the same recording, {100 * copy.error:.0f} % of the fingerprint "
-                            "differ"
+                            f"fold {split.fold}: {one} ({first}) and {other} ({second}) {NEARLY}, "
+                            f"{100 * copy.error:.0f} % of the fingerprint differ"
                         )
 
 

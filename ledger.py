@@ -8,10 +8,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from files import append_line, damaged
+from errors import RunError
+from files import append_line
 
 LEDGER = "ledger.jsonl"
-KEYS = ("certificate", "fold", "seed", "kind")
+KEYS = "when run protocol certificate fold seed clips n weights kind why".split()
+UNREADABLE = "unreadable"
 
 
 def note(run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str) -> None:
@@ -32,6 +34,7 @@ def note(run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why:
         "certificate": card["certificate"],
         "fold": card["fold"],
         "seed": card["seed"],
+        "clips": card["test_clips"],
         "n": n,
         "weights": hashlib.sha256((fold / "model.safetensors").read_bytes()).hexdigest(),
         "kind": kind,
@@ -41,32 +44,39 @@ def note(run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why:
 
 
 def read_ledger(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ledger.
-
-    Raises:
-        RunError: A line is not as `note` writes it.
-    """
+    """Return the lines of a run's ledger; a line that is none of ours counts as a look as well."""
     path = run / LEDGER
     try:
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        [tuple(line[key] for key in KEYS) for line in lines]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise damaged(path, error, remove=path.parent) from error
-    return lines
+        written = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise RunError(f"cannot read {path}: {error}") from error
+    return [_parse(line) for line in written.splitlines() if line.strip()]
 
 
-def looks(run: Path, certificate: str) -> dict[str, dict[str, int]]:
-    """Return how often each fold's test data were read: {"fold 1 seed 0": {"test": 1}}.
+def _parse(line: str) -> dict[str, Any]:
+    try:
+        found = json.loads(line)
+        return {key: found[key] for key in KEYS}
+    except (ValueError, KeyError, TypeError):
+        return dict.fromkeys(KEYS, UNREADABLE)
+
+
+def looks(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Return how often each fold's test clips were read: {"fold 1 seed 0": {"test": 1}}.
 
     Args:
         run: The run folder.
-        certificate: Id of the splits; other splits are other test data.
+        certificate: Says which clips each fold tests; looks at other clips are not counted.
     """
-    lines = [line for line in read_ledger(run) if line["certificate"] == certificate]
-    counts: dict[tuple[int, int], Counter[str]] = {}
-    for line in lines:
-        counts.setdefault((line["fold"], line["seed"]), Counter())[line["kind"]] += 1
-    return {f"fold {k} seed {s}": dict(counts[k, s]) for k, s in sorted(counts)}
+    fold_of = {fold["test"]["recordings"]: fold["fold"] for fold in certificate["folds"]}
+    counts: dict[str, Counter[str]] = {}
+    for line in read_ledger(run):
+        if line["clips"] == UNREADABLE:
+            counts.setdefault("ledger", Counter())["unreadable line"] += 1
+        elif line["clips"] in fold_of:
+            name = f"fold {fold_of[line['clips']]} seed {line['seed']}"
+            counts.setdefault(name, Counter())[line["kind"]] += 1
+    return {name: dict(counts[name]) for name in sorted(counts)}
 
 
 def second_looks(counted: Mapping[str, Mapping[str, int]]) -> list[str]:
@@ -74,5 +84,5 @@ def second_looks(counted: Mapping[str, Mapping[str, int]]) -> list[str]:
     return [
         f"{name}: " + ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items()))
         for name, kinds in counted.items()
-        if sum(kinds.values()) > 1
+        if sum(kinds.values()) > 1 or name == "ledger"
     ]

@@ -7,6 +7,8 @@ from pathlib import Path
 from cli import guarded
 from errors import InputError
 from inference import FoldModel, label_table
+from protocol import SPEAKER_DEPENDENT
+from tables import STAMP
 
 
 def main() -> int:
@@ -18,6 +20,8 @@ def main() -> int:
 
     def work() -> None:
         model = FoldModel(arguments.fold)
+        if SPEAKER_DEPENDENT in model.protocol:
+            print(f"{STAMP}; other speakers may fare worse", file=sys.stderr)
         labels = [model.label(path) for path in arguments.recordings]
         print(label_table(labels))
         bad = sum(label.problem is not None for label in labels)

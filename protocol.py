@@ -11,7 +11,7 @@ from corpora import Utterance
 from errors import InputError
 from fingerprint import Copy
 from labels import LabelSet, label_set, select_labels
-from leakage import Gate, check, describe_copies, group_recordings
+from leakage import NEARLY, Gate, check, describe_copies, group_recordings
 from splits import (
     SPEAKER_DEPENDENT,
     Split,
@@ -97,7 +97,8 @@ def certify(
         refuse_near: False counts them and lets them be.
 
     Returns:
-        JSON-ready; `id` is its digest, equal for equal clips and folds on any machine.
+        JSON-ready; `id` is the digest of clips and folds, equal on any machine: what was checked
+        and found nearly the same, where rounding may differ, is no part of it.
 
     Raises:
         InputError: A check failed; lists the first leaks of each kind.
@@ -110,22 +111,27 @@ def certify(
     gate = Gate(speaker_dependent, partners, protocol.endswith(TEXT_GROUPS), refuse_near)
     results, leaks = check(splits, hashes, copies, gate)
     if leaks:
+        nearly = any(NEARLY in leak for leak in leaks)
+        hint = "; protocol.near_identical=count lets pass what is only nearly the same" * nearly
         raise InputError(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
-            "choose another protocol.split or n_folds; protocol.near_identical=count lets "
-            "recordings pass that are only nearly the same\n  " + "\n  ".join(leaks)
+            f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
         )
     everyone = {one.id: one for split in splits for _, part in split.parts() for one in part}
     certificate = {
         "protocol": protocol,
         "speaker_dependent": speaker_dependent,
         "utterances": len(everyone),
-        "checks": results,
         "identical_recordings": _count_identical(everyone.values(), hashes),
         "folds": [_describe(split, hashes) for split in splits],
     }
-    near = describe_copies(splits, hashes, copies)  # rounding may differ: no part of the digest
-    return {"id": _digest(certificate)[:10], **certificate, "near_identical": near}
+    near = describe_copies(splits, hashes, copies)
+    return {
+        "id": _digest(certificate)[:10],
+        **certificate,
+        "checks": results,
+        "near_identical": near,
+    }
 
 
 def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]) -> dict[str, int]:

@@ -11,7 +11,8 @@ from files import write_json, write_text
 from report import write_report
 from robustness import measure_robustness, robustness_markdown
 from run_folder import Run, read_run
-from tables import STAMP, comparison_latex, comparison_markdown
+from summary import summarize
+from tables import STAMP, comparison_latex, comparison_markdown, identity
 
 
 def gather(
@@ -35,6 +36,8 @@ def gather(
     extra: dict[str, dict[str, Any]] = {}
     if robustness:
         extra["robustness"] = {name: measure_robustness(run) for name, run in named}
+        for folder in folders:
+            summarize(folder)  # it shows how often test data were read
     if breakdowns:
         extra["breakdown"] = {name: breakdown(run) for name, run in named}
     return runs, {**compare(runs), **extra}  # again: the ledger may have grown
@@ -44,6 +47,7 @@ def markdown(comparison: dict[str, Any]) -> str:
     """Return all tables of a comparison."""
     blocks = [comparison_markdown(comparison)]
     stamp = f"**{STAMP}**\n\n" if comparison["speaker_dependent"] else ""
+    stamp += f"{identity(comparison)}.\n\n"
     for name, found in comparison.get("breakdown", {}).items():
         blocks.append(stamp + breakdown_markdown(name, found))
     if "robustness" in comparison:

@@ -86,8 +86,8 @@ def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
         for one in pending:
             measured = _measure(run, one, files, bar)
             folds[_name(one)] = {"weights": digests[_name(one)], **measured}
-            write_json(path, {"classes": list(run.classes), "conditions": [], "folds": folds})
-    found = {"classes": list(run.classes), "conditions": _scores(run, folds), "folds": folds}
+            write_json(path, {**_identity(run), "conditions": [], "folds": folds})
+    found = {**_identity(run), "conditions": _scores(run, folds), "folds": folds}
     if found != stored:
         write_json(path, found)
     return found
@@ -170,6 +170,12 @@ def _cells(row: Mapping[str, Any] | None) -> list[str]:
         return ["–", "–"]
     changed = "" if row["kind"] == "clean" else percent(row["ua_change"], sign="+z")
     return [with_interval(row["ua"], row["interval"]), changed]
+
+
+def _identity(run: Run) -> dict[str, Any]:
+    keys = ("protocol", "speaker_dependent")
+    about = {key: run.certificate[key] for key in keys}
+    return {**about, "certificate": run.certificate["id"], "classes": list(run.classes)}
 
 
 def _name(one: FoldResult) -> str:

@@ -15,7 +15,9 @@ from config import flatten, load_config
 from errors import InputError
 from files import damaged, read_json
 
-METRICS_KEYS = ("fold", "seed", "classes", "best_epoch", "test", "val", "gate_mean")
+METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
+CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
+METRICS_OF = {"dev": "val", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,18 @@ class FoldResult:
 
     def environment(self) -> dict[str, Any]:
         """Return what this fold was made with."""
-        return read_json(self.folder / "environment.json", "command", "git_commit")
+        file = self.folder / "environment.json"
+        return read_json(file, "command", "git_commit", remove=self.folder)
 
     def _read(self, part: str) -> Table:
         rows = [row for row in _rows(self.folder, "predictions.csv") if row["split"] == part]
         place = {name: i for i, name in enumerate(self.classes)}
+        if len(rows) != self.metrics[METRICS_OF[part]]["n"]:
+            raise damaged(
+                self.folder / "predictions.csv",
+                f"{len(rows)} {part} rows, metrics.json has {self.metrics[METRICS_OF[part]]['n']}",
+                remove=self.folder,
+            )
         try:
             gate = [row["gate_mean"] for row in rows]
             return Table(
@@ -94,6 +103,7 @@ class Run:
     config: Mapping[str, Any]  # dotted keys, resolved
     certificate: Mapping[str, Any]
     folds: Sequence[FoldResult]  # of the folds that every seed has finished
+    left_out: Sequence[str] = ()  # finished folds that not every seed has finished
 
     @property
     def name(self) -> str:
@@ -126,8 +136,14 @@ class Run:
         return {row["utterance"]: row for row in _rows(self.folder, "utterances.csv")}
 
     def audio_file(self, utterance: str) -> Path:
-        """Return where the corpus keeps a clip; the corpus may have moved since."""
-        return Path(self.config["corpus.root"]).expanduser() / self.about[utterance]["path"]
+        """Return where the corpus keeps a clip; the corpus may have moved since.
+
+        A relative corpus.root starts here or, where there is nothing, where the run was started.
+        """
+        root = Path(self.config["corpus.root"]).expanduser()
+        if not root.is_absolute() and not root.exists():
+            root = Path(self.folds[0].environment().get("folder", "."), root)
+        return root / self.about[utterance]["path"]
 
 
 def read_run(folder: Path) -> Run:
@@ -143,12 +159,13 @@ def read_run(folder: Path) -> Run:
     finished = [_read_fold(path) for path in sorted(folder.glob("folds/*/metrics.json"))]
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
-    return Run(
-        folder,
-        flatten(load_config(folder / "config.yaml").model_dump()),
-        read_json(folder / "split_certificate.json", "id", "protocol", "speaker_dependent"),
-        of_common_folds(finished),
-    )
+    certificate = read_json(folder / "split_certificate.json", *CERTIFICATE_KEYS)
+    for one in finished:
+        _check_belongs(one, certificate)
+    common = of_common_folds(finished)
+    left_out = [one.folder.name for one in finished if one not in common]
+    config = flatten(load_config(folder / "config.yaml").model_dump())
+    return Run(folder, config, certificate, common, left_out)
 
 
 def of_common_folds(finished: Sequence[FoldResult]) -> list[FoldResult]:
@@ -163,6 +180,14 @@ def of_common_folds(finished: Sequence[FoldResult]) -> list[FoldResult]:
         common = folds[furthest]
     kept = [one for one in finished if one.fold in common]
     return sorted(kept, key=lambda one: (one.fold, one.seed))
+
+
+def _check_belongs(one: FoldResult, certificate: Mapping[str, Any]) -> None:
+    """Refuse a fold that was made on other clips or splits than its run says."""
+    for key, value in (("protocol", certificate["protocol"]), ("certificate", certificate["id"])):
+        if one.metrics[key] != value:
+            reason = f"its {key} is {one.metrics[key]}, that of the run {value}"
+            raise damaged(one.folder / "metrics.json", reason, remove=one.folder)
 
 
 def _read_fold(metrics_file: Path) -> FoldResult:

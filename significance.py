@@ -81,7 +81,7 @@ def speaker_confusions(
 def speaker_interval(
     each: NDArray, score: Score, n_draws: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> list[float] | None:
-    """Return the interval [low, high] of the mean score over seeds, None for one speaker.
+    """Return the interval [low, high] of the mean score over seeds, None if speakers do not vary.
 
     The standard error is the bootstrap's over speakers times sqrt(S / (S - 1)); the interval is
     Student's t with S - 1 degrees of freedom on the logit scale, so it stays within 0..1. A draw
@@ -261,9 +261,9 @@ def _t_interval(
         return None
     span = 1 - least
     place = (point - least) / span  # in 0..1
-    if not 0 < place < 1:  # all right or all wrong, and so is every draw
-        return [point, point]
     error = float(np.std(draws, ddof=1)) * (n_speakers / (n_speakers - 1)) ** 0.5 / span
+    if error < SAME:  # all speakers alike: nothing is known of how others vary
+        return None
     reach = stats.t.ppf((1 + level) / 2, n_speakers - 1) * error / (place * (1 - place))
     ends = special.expit(special.logit(place) + reach * np.array([-1, 1]))
     return (least + span * ends).tolist()

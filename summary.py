@@ -34,12 +34,11 @@ def describe_run(run: Run) -> dict[str, Any]:
     A score is averaged over the seeds of each fold first; mean and standard deviation (n - 1) are
     over folds; `seed_std` is over the seeds' means. `pooled` scores all test clips together, once
     for each seed, and averages; its interval resamples speakers. Recalls are pooled likewise, and
-    the confusion counts every clip once for each seed.
+    the confusion counts every clip once for each seed. `gate_mean` is over clips and seeds.
     """
     each = by_speaker(run)  # (R, S, K, K)
     confusion = each.sum((0, 1))
     recall = recalls(confusion)
-    gates = [one.metrics["gate_mean"] for one in run.folds]
     return {
         "name": run.name,
         "fusion": run.config["model.fusion"],
@@ -55,8 +54,10 @@ def describe_run(run: Run) -> dict[str, Any]:
         "test": {name: _score(run, each, name) for name in SCORES},
         "per_class_recall": [None if np.isnan(r) else float(r) for r in recall],
         "confusion": confusion.tolist(),
-        "gate_mean": None if None in gates else float(np.mean(gates)),
-        "looks": looks(run.folder, run.certificate["id"]),
+        "gate_mean": _gate_mean(run),
+        "missing_classes": _missing_classes(run),
+        "left_out": list(run.left_out),
+        "looks": looks(run.folder, run.certificate),
         "commits": sorted({str(one.environment()["git_commit"]) for one in run.folds}),
     }
 
@@ -71,6 +72,22 @@ def by_speaker(run: Run) -> NDArray:
         for table in tables
     ]
     return np.stack(counted)
+
+
+def _gate_mean(run: Run) -> float | None:
+    gates = [one.test.gate for one in run.folds if one.test.gate is not None]
+    return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
+
+
+def _missing_classes(run: Run) -> dict[str, list[str]]:
+    """Return {fold: classes without a test clip} of the folds that lack some."""
+    found = {}
+    for one in run.folds:
+        support = _confusion(one).sum(1)
+        missing = [name for name, n in zip(one.classes, support, strict=True) if n == 0]
+        if missing:
+            found[str(one.fold)] = missing
+    return found
 
 
 def _score(run: Run, each: NDArray, name: str) -> dict[str, Any]:

@@ -39,7 +39,8 @@ def comparison_latex(comparison: Comparison) -> str:
     """Return the same as two booktabs tables."""
     tables = [(caption(comparison), *score_rows(comparison))]
     if comparison.get("tests"):
-        tables.append((tests_caption(comparison), *test_rows(comparison)))
+        above = f"{identity(comparison)}. {tests_caption(comparison)}"
+        tables.append((above, *test_rows(comparison)))
     stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
     lines += [f"% {line}" for note in notes(comparison) for line in note.splitlines()]
@@ -51,11 +52,15 @@ def caption(comparison: Comparison) -> str:
     folds = ", ".join(map(str, comparison["folds"]))
     seeds = ", ".join(map(str, comparison["seeds"]))
     return (
-        f"Protocol `{comparison['protocol']}`, certificate `{comparison['certificate']}`; test "
-        f"folds {folds} of {comparison['n_folds']}, seeds {seeds}, {comparison['n']} clips of "
-        f"{comparison['n_speakers']} speakers. Percent; mean ± standard deviation over folds; "
-        "pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
+        f"{identity(comparison)}; test folds {folds} of {comparison['n_folds']}, seeds {seeds}, "
+        f"{comparison['n']} clips of {comparison['n_speakers']} speakers. Percent; mean ± standard "
+        "deviation over folds; pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
     )
+
+
+def identity(comparison: Comparison) -> str:
+    """Return which protocol and splits the figures are of."""
+    return f"Protocol `{comparison['protocol']}`, certificate `{comparison['certificate']}`"
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
@@ -82,7 +87,8 @@ def tests_caption(comparison: Comparison) -> str:
         f"Paired tests on the same clips: points of difference with 95 % interval; p by exchanging "
         f"whole speakers, corrected for {n} comparison{'s' * (n > 1)} (Holm); with "
         f"{tests[0]['n_speakers']} speakers no p is below {p_value(tests[0]['smallest_p'])}. "
-        "McNemar takes clips as independent, which those of a speaker are not."
+        "McNemar takes clips as independent, which those of a speaker are not; of several seeds "
+        "its largest p is shown."
     )
 
 
@@ -96,7 +102,7 @@ def test_rows(comparison: Comparison) -> tuple[list[str], Rows]:
         "p",
         "p (Holm)",
         "d_z",
-        "McNemar p",
+        "McNemar p (Holm)",
     ]
     rows = []
     for test in comparison["tests"]:
@@ -119,13 +125,19 @@ def test_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know beside the scores: second looks, several commits."""
-    found = []
+    """Return what a reader must know beside the scores: what is missing, second looks, commits."""
+    found = [
+        f"Fold {fold} tests no clip of {', '.join(missing)}: its UA is over the other classes."
+        for fold, missing in comparison["runs"][0]["missing_classes"].items()
+    ]
     for run in comparison["runs"]:
         if twice := second_looks(run["looks"]):
             found.append(
                 f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
             )
+        if run["left_out"]:
+            folds = ", ".join(run["left_out"])
+            found.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
         if len(run["commits"]) > 1:
             found.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
     return found

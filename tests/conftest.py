@@ -84,7 +84,8 @@ def write_run(folder: Path, fusion: str = "concat", **certificate: object) -> Pa
     }
     folder.mkdir(exist_ok=True, parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(values))
-    known = {"id": "x", "protocol": "p", "speaker_dependent": False, "folds": [1, 2, 3]}
+    folds = [{"fold": k, "test": {"recordings": f"clips {k}"}} for k in range(1, 11)]
+    known = {"id": "x", "protocol": "p", "speaker_dependent": False, "folds": folds}
     (folder / "split_certificate.json").write_text(json.dumps(known | certificate))
     return folder
 
@@ -93,7 +94,9 @@ def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts:
     """Write a finished fold of two classes; clips are (id, speaker, target, prediction)."""
     folder = run / "folds" / f"fold-{fold}_seed-{seed}"
     folder.mkdir(parents=True)
-    keys = {"best_epoch": 1, "test": {}, "val": {}, "gate_mean": None, "classes": ["a", "b"]}
+    of_run = json.loads((run / "split_certificate.json").read_text())
+    keys = {"protocol": of_run["protocol"], "certificate": of_run["id"]}
+    keys |= {"best_epoch": 1, "test": {"n": len(clips)}, "val": {"n": 0}, "classes": ["a", "b"]}
     metrics = {"fold": fold, "seed": seed, **keys, **facts}
     (folder / "metrics.json").write_text(json.dumps(metrics))
     (folder / "environment.json").write_text(json.dumps({"command": [], "git_commit": str(fold)}))
@@ -102,6 +105,7 @@ def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts:
     header = ["split", "utterance", "speaker", "target", "pred", "prob_a", "prob_b", "gate_mean"]
     write_csv(folder / "predictions.csv", header, rows)
     card = {"protocol": "p", "certificate": "x", "fold": fold, "seed": seed}
+    card |= {"test_clips": f"clips {fold}"}
     note(run, card, len(clips), folder, "test", "because")
     return folder
 

@@ -40,7 +40,9 @@ def write_run(folder, about, folds):
             for i, t, p in zip(*columns, strict=True)
         ]
         write_csv(place / "predictions.csv", header, rows)
-        results.append(FoldResult(place, fold, seed, CLASSES, {}))
+        sizes = {part: sum(row[0] == part for row in rows) for part in ("test", "dev")}
+        metrics = {"test": {"n": sizes["test"]}, "val": {"n": sizes["dev"]}}
+        results.append(FoldResult(place, fold, seed, CLASSES, metrics))
     return Run(folder, {}, {}, results)
 
 

@@ -507,6 +507,8 @@ def test_runs_tested_otherwise_are_refused(fusions, grid: Path, tmp_path: Path) 
     ):
         changed = json.dumps(certificate | {"protocol": protocol})
         (other / "split_certificate.json").write_text(changed)
+        metrics = read_json(other / FOLD / "metrics.json") | {"protocol": protocol}
+        (other / FOLD / "metrics.json").write_text(json.dumps(metrics))
         with pytest.raises(InputError, match=f"(?s)one table, their protocol differs.*{words}"):
             compare([gmu, read_run(other)])
     with pytest.raises(InputError, match="is no run folder"):

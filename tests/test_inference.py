@@ -29,6 +29,7 @@ def fold(tmp_path_factory):
     model = MaxMViTGMU(3, "gmu", "test_maxvit", "mvitv2_micro", image_size=32)
     save_tensors(folder / "model.safetensors", model.state_dict())
     card = {"model": model.settings, "classes": ["a", "b", "c"], "features": FEATURES}
+    card["protocol"] = "p"
     write_json(folder / "model.json", card)
     return folder
 

@@ -26,6 +26,7 @@ RATE = 16_000
 NAMES = [condition.name for condition in CONDITIONS]
 CONDITION = {condition.name: condition for condition in CONDITIONS}
 TELEPHONE = "telephone (4 kHz, mu-law)"
+CERTIFICATE = {"id": "x", "protocol": "p", "speaker_dependent": False}
 
 
 def sine(frequency, amplitude=0.4, seconds=1.0, rate=RATE):
@@ -183,7 +184,10 @@ def test_what_is_found_is_kept_as_json(measured):
     assert list(found["folds"]) == ["fold 1 seed 0", "fold 2 seed 0"]
     for row in found["conditions"]:
         assert row["ua_change"] == pytest.approx(row["ua"] - found["conditions"][0]["ua"])
-        assert row["interval"][0] <= row["ua"] <= row["interval"][1]
+        low, high = row["interval"] or [row["ua"], row["ua"]]
+        assert low <= row["ua"] <= high
+    assert found["protocol"] == "iemocap4-exc/leave-one-session-out/dev-session/all"
+    assert found["certificate"] == read_run(folder).certificate["id"]
     entry = found["folds"]["fold 1 seed 0"]
     weights = folder / "folds" / "fold-1_seed-0" / "model.safetensors"
     assert entry["weights"] == sha256(weights.read_bytes()).hexdigest()
@@ -378,7 +382,7 @@ def stored(folder, counts):
             },
         }
     write_json(folder / "robustness.json", {"classes": ["calm", "glad"], "folds": entries})
-    return Run(folder, {"features.input_rate": RATE}, {}, folds)
+    return Run(folder, {"features.input_rate": RATE}, CERTIFICATE, folds)
 
 
 def test_scores_by_hand_pool_folds_and_average_seeds(tmp_path):

@@ -1,9 +1,12 @@
 """Seeds and folds are averaged only over what they have in common; damage is told."""
 
+import os
+
 import pytest
 from conftest import write_fold, write_run
 
 from errors import InputError, RunError
+from files import read_json, write_json
 from ledger import looks, note, read_ledger
 from run_folder import read_run
 from summary import summarize
@@ -43,23 +46,86 @@ def test_without_a_common_fold_the_furthest_seed_speaks(run):
     assert "made by 2 commits" in (run / "summary.md").read_text()
 
 
+CARD = {"protocol": "p", "certificate": "x", "fold": 1, "seed": 0, "test_clips": "clips 1"}
+
+
 def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     folder = finish(run, 1, 0, 9, 1)
-    card = {"protocol": "p", "certificate": "x", "fold": 1, "seed": 0}
-    note(run, card, 10, folder, "robustness", "noise")
-    note(run, card | {"certificate": "of other splits"}, 10, folder, "test", "because")
-    assert looks(run, "x") == {"fold 1 seed 0": {"test": 1, "robustness": 1}}
-    assert len(read_ledger(run)) == 3
-    assert summarize(run)["looks"] == looks(run, "x")
-    said = "read more than once: fold 1 seed 0: 1 x robustness, 1 x test."
+    note(run, CARD, 10, folder, "robustness", "noise")
+    note(run, CARD | {"certificate": "of other training clips"}, 10, folder, "test", "because")
+    note(run, CARD | {"test_clips": "others"}, 10, folder, "test", "because")
+    found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
+    assert looks(run, read_run(run).certificate) == found
+    assert len(read_ledger(run)) == 4
+    assert summarize(run)["looks"] == found
+    said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
+
+
+def test_a_torn_line_of_the_ledger_costs_nothing_and_is_told(run):
+    folder = finish(run, 1, 0, 9, 1)
+    whole = (run / "ledger.jsonl").read_text()
+    (run / "ledger.jsonl").write_text(whole + "\n" + '{"when": "2026-1')
+    note(run, CARD, 10, folder, "test", "again")
+    assert (run / "ledger.jsonl").read_text().endswith('"why": "again"}\n')
+    found = {"fold 1 seed 0": {"test": 2}, "ledger": {"unreadable line": 1}}
+    assert summarize(run)["looks"] == found
+    assert "ledger: 1 x unreadable line" in (run / "summary.md").read_text()
+    (run / "ledger.jsonl").unlink()
+    assert summarize(run)["looks"] == {}
+
+
+def test_a_line_that_cannot_be_written_leaves_nothing(run, monkeypatch):
+    folder = finish(run, 1, 0, 9, 1)
+    before = (run / "ledger.jsonl").read_bytes()
+
+    def full(handle):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="cannot append to .*ledger.jsonl.*No space left"):
+        note(run, CARD, 10, folder, "test", "because")
+    assert (run / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_fold_of_other_splits_is_refused(run):
+    finish(run, 1, 0, 9, 1)
+    folder = finish(run, 2, 0, 9, 1)
+    metrics = read_json(folder / "metrics.json")
+    for key in ("protocol", "certificate"):
+        write_json(folder / "metrics.json", metrics | {key: "another"})
+        with pytest.raises(RunError, match=f"its {key} is another, .* remove {folder} and run"):
+            summarize(run)
+
+
+def test_predictions_that_lost_rows_are_refused(run):
+    folder = finish(run, 1, 0, 9, 1)
+    lines = (folder / "predictions.csv").read_text().splitlines()
+    (folder / "predictions.csv").write_text("\n".join(lines[:-3]) + "\n")
+    with pytest.raises(RunError, match=f"7 test rows, metrics.json has 10.* remove {folder} and"):
+        summarize(run)
+
+
+def test_what_is_left_out_is_said(run):
+    finish(run, 1, 0, 9, 1)
+    finish(run, 1, 1, 9, 1)
+    finish(run, 2, 0, 9, 1)
+    assert summarize(run)["left_out"] == ["fold-2_seed-0"]
+    text = (run / "summary.md").read_text()
+    assert f"Left out of {run.name}, since not every seed has finished: fold-2_seed-0." in text
+    assert "Fold 1 tests no clip of b: its UA is over the other classes." in text
+
+
+def test_a_missing_environment_names_the_fold_that_must_go(run):
+    folder = finish(run, 1, 0, 9, 1)
+    (folder / "environment.json").unlink()
+    with pytest.raises(RunError, match=f"remove {folder} and run the same"):
+        summarize(run)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("ledger.jsonl", '{"when": 1}\n'),
-        ("ledger.jsonl", '{"wh'),
         ("folds/fold-1_seed-0/predictions.csv", "split,utterance\n"),
         ("folds/fold-1_seed-0/predictions.csv", "split,utterance,speaker\ntest,a,b\n"),
         ("folds/fold-1_seed-0/metrics.json", "{}"),
