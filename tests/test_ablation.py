@@ -158,6 +158,7 @@ def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
         (["tiny", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
         (["tiny", "--fusions", "gum"], "did you mean 'gmu'?"),
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
+        (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),
         (["tiny", "--fusions", "optim.lr=1"], "at least one"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),

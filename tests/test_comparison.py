@@ -93,6 +93,19 @@ def test_runs_tested_otherwise_are_refused(make, changed, words):
         compare([make("one", FIRST), make("two", SECOND, **changed)])
 
 
+def test_it_is_said_which_folds_are_of_other_clips(make, tmp_path):
+    one, folds = make("one", FIRST), [{"fold": k, "assignment": str(k)} for k in (1, 2)]
+    found = [one, make("two", SECOND, id="y", utterances=24)]
+    for run, assigned in zip(found, ("1", "other"), strict=True):
+        file = run.folder / "split_certificate.json"
+        certificate = json.loads(file.read_text()) | {"utterances": 24}
+        changed = [folds[0] | {"assignment": assigned}, folds[1]]
+        tested = [{**fold, "test": {"recordings": "r"}} for fold in changed]
+        file.write_text(json.dumps(certificate | {"folds": tested}))
+    with pytest.raises(InputError, match=r"clips: one 24, two 24; folds that differ: 1$"):
+        compare([read_run(run.folder) for run in found])
+
+
 def test_runs_with_other_folds_or_seeds_are_refused(make):
     one = make("one", FIRST)
     with pytest.raises(InputError, match=r"finished folds differs(.|\n)*two: \[2\]"):

@@ -1,6 +1,8 @@
 """A fold's folder labels recordings as the run itself did."""
 
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import soundfile
 import torch
 
 import inference
+import predict
 from errors import InputError
 from features import SpectrogramImages
 from files import load_tensors, save_tensors, write_json
@@ -111,3 +114,18 @@ def test_clips_together_get_what_each_gets_alone(fold, tmp_path, monkeypatch, se
     assert found.shape == (4, 3) and found.device.type == "cpu"
     np.testing.assert_allclose(found, alone, atol=1e-5)
     assert np.ptp(np.array(alone), axis=0).max() > 1e-3  # they are not all alike
+
+
+@pytest.mark.parametrize(("split", "stamped"), [("speaker-5-fold", 0), ("SPEAKER-DEPENDENT", 1)])
+def test_the_entry_stamps_what_is_speaker_dependent(
+    fold, clip, tmp_path, monkeypatch, capsys, split, stamped
+):
+    folder = tmp_path / "fold"
+    shutil.copytree(fold, folder)
+    card = json.loads((folder / "model.json").read_text())
+    write_json(folder / "model.json", card | {"protocol": f"x/{split}/dev-fold/all"})
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(folder), str(clip)])
+    assert predict.main() == 0
+    said = capsys.readouterr()
+    assert str(clip) in said.out
+    assert said.err.count("SPEAKER-DEPENDENT: the same speakers") == stamped
