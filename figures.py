@@ -94,8 +94,8 @@ def dot_plot(
             if interval is not None:
                 ends = [100 * end for end in interval]
                 axes.plot(ends, [row + offset] * 2, color=colour(run), linewidth=1.4)
-            style = {"color": colour(run), "markersize": 5, "clip_on": False}  # whole at the ends
-            axes.plot(100 * value, row + offset, marker(run), **style)
+            (dot,) = axes.plot(100 * value, row + offset, marker(run), color=colour(run))
+            dot.set(markersize=5, clip_on=False)  # whole at 0 and 100, too
     if chance is not None:
         axes.axvline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     _name_rows(axes, rows)
