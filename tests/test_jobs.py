@@ -256,8 +256,18 @@ def test_a_slot_without_work_shortens_nothing(job, monkeypatch, caplog):
 TELL_PARENT = "import signal; os.kill(os.getppid(), signal.{})\n"
 
 
+@pytest.fixture
+def heeds_signals():
+    """A process that runs in the background may have been told to ignore some."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", ["SIGINT", "SIGTERM", "SIGHUP"])
-def test_a_signal_ends_the_jobs_and_what_they_started(job, tmp_path, number):
+def test_a_signal_ends_the_jobs_and_what_they_started(job, tmp_path, heeds_signals, number):
     before = signal.getsignal(signal.SIGTERM)
     child = (
         "import subprocess\n"
