@@ -31,12 +31,12 @@ def write_model_card(job: FoldJob, folder: Path, model: MaxMViTGMU, store: Featu
         "certificate": job.certificate["id"],
         "fold": job.split.fold,
         "seed": job.seed,
-        "test_clips": test_clips(job.certificate, job.split.fold),
+        "test_clips": tested_clips(job.certificate, job.split.fold),
     }
     write_json(folder / "model.json", card)
 
 
-def test_clips(certificate: Mapping[str, Any], fold: int) -> str:
+def tested_clips(certificate: Mapping[str, Any], fold: int) -> str:
     """Return the digest of the recordings that a fold tests."""
     return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
 

@@ -24,7 +24,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     """
     blocks = [scores_markdown(comparison).rstrip()]
     if comparison.get("tests"):
-        blocks += [tests_caption(comparison), markdown_table(*test_rows(comparison), n_words=3)]
+        blocks += [pairs_caption(comparison), markdown_table(*pair_rows(comparison), n_words=3)]
     return "\n\n".join([*blocks, *notes(comparison)]) + "\n"
 
 
@@ -39,8 +39,8 @@ def comparison_latex(comparison: Comparison) -> str:
     """Return the same as two booktabs tables."""
     tables = [(caption(comparison), *score_rows(comparison))]
     if comparison.get("tests"):
-        above = f"{identity(comparison)}. {tests_caption(comparison)}"
-        tables.append((above, *test_rows(comparison)))
+        above = f"{identity(comparison)}. {pairs_caption(comparison)}"
+        tables.append((above, *pair_rows(comparison)))
     stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
     lines += [f"% {line}" for note in notes(comparison) for line in note.splitlines()]
@@ -79,7 +79,7 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     return head, rows
 
 
-def tests_caption(comparison: Comparison) -> str:
+def pairs_caption(comparison: Comparison) -> str:
     """Return how the paired tests were made, and what they can find at best."""
     tests = comparison["tests"]
     n = len([test for test in tests if test["metric"] == "ua"])
@@ -92,7 +92,7 @@ def tests_caption(comparison: Comparison) -> str:
     )
 
 
-def test_rows(comparison: Comparison) -> tuple[list[str], Rows]:
+def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     """Return the header, and one row a pair and score."""
     head = [
         "a − b",
