@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from calibration import (
     apply_temperature,
+    area_under_risk_coverage,
     brier,
     expected_calibration_error,
     fit_temperature,
@@ -223,7 +224,7 @@ def _risk_coverage(tables: Sequence[Table]) -> dict[str, Any]:
     return {
         "coverage": coverage[taken].tolist(),
         "risk": risk[taken].tolist(),
-        "area": float(risk.mean()),
+        "area": float(np.mean([area_under_risk_coverage(t.probs, t.targets) for t in tables])),
     }
 
 

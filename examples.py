@@ -127,7 +127,7 @@ def _pictures(path: Path, images: SpectrogramImages) -> dict[str, str]:
     waveform = torch.from_numpy(read_audio(path, images.input_rate))
     pair = images(images.cut(waveform)[:1])
     return {
-        name: _data_uri("image/png", spectrogram_png(picture[0, 0].numpy(), -images.top_db))
+        name: data_uri("image/png", spectrogram_png(picture[0, 0].numpy(), -images.top_db))
         for name, picture in zip(("CQT", "Mel"), pair, strict=True)
     }
 
@@ -137,8 +137,9 @@ def _sound(path: Path) -> str:
     packed = io.BytesIO()
     kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium plays no FLAC of one block
     soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")
-    return _data_uri(f"audio/{kind.lower()}", packed.getvalue())
+    return data_uri(f"audio/{kind.lower()}", packed.getvalue())
 
 
-def _data_uri(kind: str, content: bytes) -> str:
+def data_uri(kind: str, content: bytes) -> str:
+    """Return some bytes as an address that holds them itself."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

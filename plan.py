@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Plan:
     splits: Sequence[Split]
     certificate: Mapping[str, Any]
 
-    @property
+    @cached_property
     def hashes(self) -> dict[Path, str]:
         """Recording of each path."""
         return {path: recording.hash for path, recording in self.recordings.items()}

@@ -31,16 +31,17 @@ def gather(
         RunError: A file of a run is damaged.
     """
     runs = [read_run(folder) for folder in folders]
-    compare(runs)  # refuses before anything is measured
+    comparison = compare(runs)  # refuses before anything is measured
     named = list(zip(run_names(runs), runs, strict=True))
     extra: dict[str, dict[str, Any]] = {}
     if robustness:
         extra["robustness"] = {name: measure_robustness(run) for name, run in named}
         for folder in folders:
             summarize(folder)  # it shows how often test data were read
+        comparison = compare(runs)
     if breakdowns:
         extra["breakdown"] = {name: breakdown(run) for name, run in named}
-    return runs, {**compare(runs), **extra}  # again: the ledger may have grown
+    return runs, {**comparison, **extra}
 
 
 def markdown(comparison: dict[str, Any]) -> str:

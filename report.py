@@ -1,6 +1,5 @@
 """Runs side by side as one HTML page that needs nothing else: no network, no script, no file."""
 
-import base64
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import figures
-from examples import PER_RUN, worst_errors
+from examples import PER_RUN, data_uri, worst_errors
 from files import write_text
 from ledger import read_ledger
 from run_folder import Run
@@ -231,8 +230,4 @@ def _conditions(comparison: Comparison) -> dict[str, Any] | None:
 
 
 def _svg_uri(svg: str) -> str:
-    return _data_uri("image/svg+xml", svg.encode())
-
-
-def _data_uri(kind: str, content: bytes) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+    return data_uri("image/svg+xml", svg.encode())
