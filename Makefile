@@ -3,7 +3,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format typecheck clean
+.PHONY: help setup demo test test-slow lint format typecheck clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -16,6 +16,10 @@ demo: $(VENV)/.run  ## set up, speak the demo corpus, train all three fusions on
 
 test: $(VENV)/.dev  ## set up, run the tests (CPU, no network, a few minutes)
 	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## the tests that need minutes: every promise of docs/RELIABILITY.md, counted
+	$(BIN)/python -m pytest -m "slow or promise" --record results/reliability.json
+	$(BIN)/python scripts/write_tables.py
 
 lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check

@@ -24,7 +24,7 @@ def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
     return {
         "command": list(command),
         "folder": os.getcwd(),  # where relative paths start
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name() if on_gpu else processor(),
@@ -41,7 +41,7 @@ def processor() -> str:
     return named[0] if named else platform.processor() or platform.machine() or "cpu"
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     """Return the commit of the code, with `-dirty` where files differ from it."""
     found = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],

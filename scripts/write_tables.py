@@ -1,6 +1,7 @@
-"""Write the measured tables of README.md and FUSION_COMPARISON.md from results/.
+"""Write the measured tables of README.md, FUSION_COMPARISON.md and docs/ from results/.
 
 cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablation found
+make test-slow                                            # record results/reliability.json
 python scripts/write_tables.py                            # write it into the pages
 python scripts/write_tables.py --check                    # 1 if a page says something else
 """
@@ -8,6 +9,7 @@ python scripts/write_tables.py --check                    # 1 if a page says som
 import argparse
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,7 +40,35 @@ SECTIONS = {
         "make demo",
     ),
 }
-PAGES = {"README.md": "demo table", "FUSION_COMPARISON.md": "measured"}
+
+
+def demo_table() -> str:
+    """Return the scores of the demo."""
+    return scores_markdown(_recorded("demo"))
+
+
+def measured() -> str:
+    """Return all recorded comparisons."""
+    return "\n" + "\n".join(section(name) for name in SECTIONS)
+
+
+def proven() -> str:
+    """Return what the tests of each promise did when they were last recorded."""
+    found = read_json(ROOT / "results" / "reliability.json", "promises", "git_commit")
+    lines = ["| promise | proof | tried |", "|---|---|---|"]
+    for promise, kept in found["promises"].items():
+        tests = "<br>".join(f"`{name.removeprefix('tests/')}`" for name in kept["tests"])
+        counts = {"cases": sum(kept["tests"].values()), **kept["counts"]}
+        tried = "<br>".join(f"{n:,} {what}" for what, n in counts.items())
+        lines.append(f"| {promise} | {tests} | {tried} |")
+    return "\n".join([f"`make test-slow` at commit {found['git_commit'][:10]}:", "", *lines, ""])
+
+
+PAGES: dict[str, tuple[str, Callable[[], str]]] = {
+    "README.md": ("demo table", demo_table),
+    "FUSION_COMPARISON.md": ("measured", measured),
+    "docs/RELIABILITY.md": ("proven", proven),
+}
 
 
 def section(name: str) -> str:
@@ -63,10 +93,8 @@ def section(name: str) -> str:
 
 def written(page: str) -> str:
     """Return a page with its tables as results/ has them."""
-    text, marker = (ROOT / page).read_text(encoding="utf-8"), PAGES[page]
-    new = scores_markdown(_recorded("demo"))
-    if page != "README.md":
-        new = "\n" + "\n".join(section(name) for name in SECTIONS)
+    text, (marker, make) = (ROOT / page).read_text(encoding="utf-8"), PAGES[page]
+    new = make()
     pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
     return re.sub(pattern, lambda match: match[1] + new + match[2], text, count=1, flags=re.DOTALL)
 

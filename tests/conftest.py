@@ -4,6 +4,7 @@ import gc
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,9 +15,11 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from hypothesis import settings
+from promises import PROMISES
 
 from config import load_config
-from files import write_csv
+from environment import git_commit
+from files import write_csv, write_json
 from ledger import note
 from schema import Config
 
@@ -154,3 +157,61 @@ def tiny(recipe: Path, tmp_path: Path) -> Iterator[Callable[..., Config]]:
 
     yield make
     shutil.rmtree(tmp_path / "runs", ignore_errors=True)  # weights and optimizers: some 100 MB
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record", type=Path, help="file for what the tests of promises did")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--record"):
+        config.pluginmanager.register(Recorder(config.getoption("--record")), "recorder")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for mark in item.iter_markers("promise"):
+            assert mark.args[0] in PROMISES, f"{item.nodeid}: no promise {mark.args[0]!r}"
+            item.user_properties.append(("promise", mark.args[0]))
+
+
+@pytest.fixture
+def count(record_property: Callable) -> Callable[..., None]:
+    """Count what a promise's test tried: `count("kills survived")`, `count("fuzz cases", 1000)`."""
+    return lambda what, n=1: record_property("count", (what, n))
+
+
+class Recorder:
+    """Writes results/reliability.json: by promise, the tests that passed and what they counted."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.cases: dict[str, Counter[str]] = {key: Counter() for key in PROMISES}
+        self.counts: dict[str, Counter[str]] = {key: Counter() for key in PROMISES}
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        promises = [value for name, value in report.user_properties if name == "promise"]
+        if promises and report.outcome != "passed":
+            self.failed.append(f"{report.nodeid} {report.outcome}")
+        if report.when != "call" or report.outcome != "passed":
+            return
+        for key in promises:
+            self.cases[key][report.nodeid.partition("[")[0]] += 1
+            for name, value in report.user_properties:
+                if name == "count":
+                    self.counts[key][value[0]] += value[1]
+
+    def pytest_sessionfinish(self) -> None:
+        if not self.failed:
+            promises = {
+                text: {"tests": dict(self.cases[key]), "counts": dict(self.counts[key])}
+                for key, text in PROMISES.items()
+            }
+            write_json(self.file, {"git_commit": git_commit(), "promises": promises})
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        said = f"{self.file} was written"
+        if self.failed:
+            said = f"{self.file} was not written: " + ", ".join(self.failed)
+        terminalreporter.write_line(said)

@@ -122,7 +122,7 @@ def test_tables_are_written_from_the_recorded_results(tmp_path):
     check = [sys.executable, str(ROOT / "scripts/write_tables.py"), "--check"]
     assert subprocess.run(check, capture_output=True, text=True).stdout == ""
     copy = tmp_path / "copy"
-    names = ("README.md", "FUSION_COMPARISON.md", "results", "scripts", *ROOT.glob("*.py"))
+    names = ("README.md", "FUSION_COMPARISON.md", "docs", "results", "scripts", *ROOT.glob("*.py"))
     copy.mkdir()
     for name in names:
         path = ROOT / name
