@@ -24,6 +24,7 @@ from plan import Plan, make_plan
 from protocol import Split
 from publish import gather, publish
 from schema import ONLY_WITH, Config
+from stopping import Stop
 from summary import summarize
 from tables import comparison_markdown
 
@@ -70,7 +71,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         out = Path(recipes[0].config.run.root) / f"{arguments.name}_ablation"
         _finish(recipes, run_jobs(jobs, slots), out)
 
-    return guarded(work)
+    with Stop().listening():
+        return guarded(work, ["scripts/ablation.sh", *argv])
 
 
 def load_recipes(

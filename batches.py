@@ -24,13 +24,14 @@ class TrainBatches(Sampler):
     """
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.seed, self.rank, self.world, self.epoch = n, seed, rank, world, 0
+        self.n, self.seed, self.rank, self.world = n, seed, rank, world
+        self.epoch = self.first = 0
         self.n_own = -(-n // world)
         self.n_batches = max(1, min(-(-self.n_own // batch_size), self.n_own // 2))
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of the next pass."""
-        self.epoch = epoch
+    def set_epoch(self, epoch: int, first: int = 0) -> None:
+        """Choose the order of the next pass, and how many of its batches have been seen."""
+        self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
         return self.n_batches
@@ -38,7 +39,7 @@ class TrainBatches(Sampler):
     def __iter__(self) -> Iterator[list[Item]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
         order = np.resize(order, self.n_own * self.world)  # repeats from the start to fill up
-        for own in np.array_split(order[self.rank :: self.world], self.n_batches):
+        for own in np.array_split(order[self.rank :: self.world], self.n_batches)[self.first :]:
             yield [(self.epoch, int(i)) for i in own]
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 
@@ -12,12 +13,18 @@ from dry_run import dry_run
 from errors import InputError, RunError
 from experiment import run_experiment
 from schema import Config
+from stopping import Stop
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Do the work, return the exit status; mistakes and failures are told without a traceback."""
+def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
+    """Do the work, return the exit status; mistakes and failures are told without a traceback.
+
+    Args:
+        work: What the entry does.
+        command: That goes on with the work when it was stopped, so that stopping is no failure.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
     try:
@@ -27,7 +34,10 @@ def guarded(work: Callable[[], None]) -> int:
     except (RunError, OSError) as error:
         return _tell("failed", error, FAILED)
     except KeyboardInterrupt:
-        return _tell("interrupted", "the same command goes on after the last whole epoch", FAILED)
+        if not command:
+            return _tell("interrupted", "nothing more was done", FAILED)
+        again = shlex.join(word for word in command if word != "--overwrite")
+        return _tell("stopped", f"what was done is saved. To go on:\n  {again}", DONE)
     return DONE
 
 
@@ -50,6 +60,7 @@ def train_command(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
     arguments = parser.parse_intermixed_args(argv)
+    command, stop = [sys.argv[0], *argv], Stop()
 
     def work() -> None:
         config = load_config(arguments.config, arguments.overrides)
@@ -57,11 +68,12 @@ def train_command(
         if arguments.dry_run:
             _say(dry_run(config, arguments.overwrite))
             return
-        folder = run_experiment(config, [sys.argv[0], *argv], arguments.overwrite)
+        folder = run_experiment(config, command, arguments.overwrite, stop)
         _say((folder / "summary.md").read_text(encoding="utf-8"))
         _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
 
-    return guarded(work)
+    with stop.listening():
+        return guarded(work, ["python", *command])
 
 
 def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry: str) -> None:

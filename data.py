@@ -1,5 +1,6 @@
 """Batches of pictures, from the feature store or from waveforms: nothing lost, all repeatable."""
 
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from augment import (
 from batches import Item
 from errors import RunError
 from features import SpectrogramImages
+from stopping import SIGNALS
 from store import FeatureStore
 
 
@@ -242,9 +244,16 @@ def build_loader(
         batch_sampler=batches,
         collate_fn=_as_it_is,
         num_workers=n_workers,
+        worker_init_fn=_leave_signals,
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
+
+
+def _leave_signals(worker: int) -> None:
+    """Let the training process decide when to end: a signal to all of them must not end workers."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def clip_id(audio_hash: str) -> int:

@@ -1,57 +1,33 @@
-"""Training and evaluation of one model on one split; corpora and run folders are unknown here."""
+"""Training of one model on one split, through stops; corpora and run folders are unknown here."""
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from numpy.typing import NDArray
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from checkpoints import Checkpoints
 from data import Batch, PictureLoader
-from errors import RunError
-from files import damaged, load_state, save_state, save_tensors
+from divergence import PARTS, Diverged, describe, is_finite
+from evaluation import Predictions, evaluate
+from files import damaged
+from keeper import Keeper, Snapshot
 from losses import FusionLoss, LossTerms
 from metrics import scores
 from optim import Schedule
+from processes import gather_views, on_any_process
+from progress import Progress
+from stopping import Stop
 
-
-class Predictions(NamedTuple):
-    """What a model says of every clip of a split, in the split's order."""
-
-    targets: NDArray  # (N,)
-    probs: NDArray  # (N, K)
-    gate: NDArray | None  # (N, D), 1 = CQT, 0 = Mel
-    loss: float  # mean cross-entropy
-
-    @property
-    def preds(self) -> NDArray:
-        """Most probable class of each clip: (N,)."""
-        return self.probs.argmax(1)
-
-
-@dataclass
-class Progress:
-    """How far a training has come; with the weights and optimizers, all that resuming needs."""
-
-    epoch: int = 0  # epochs done
-    best_epoch: int = 0
-    best_ua: float = -1.0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def waited(self) -> int:
-        """Epochs since the best one."""
-        return self.epoch - self.best_epoch
+log = logging.getLogger(__name__)
 
 
 class Trainer:
@@ -63,9 +39,12 @@ class Trainer:
         optimizers: All stepped together.
         schedule: Moves their rates.
         accelerator: Device, precision, processes.
-        seed: Of dropout; with epoch and process it decides all chance in an epoch.
+        seed: With epoch, batch and process it decides all chance of a step.
         accumulate: Batches a step.
         clip_grad_norm: Largest gradient norm, or None.
+        max_bad_steps: Steps in a row that may be skipped because something is not finite.
+        names: Of the training clips, for messages.
+        stop: Says when to end early.
     """
 
     def __init__(
@@ -78,12 +57,16 @@ class Trainer:
         seed: int = 0,
         accumulate: int = 1,
         clip_grad_norm: float | None = None,
+        max_bad_steps: int = 3,
+        names: Sequence[str] = (),
+        stop: Stop | None = None,
     ) -> None:
         self.plain_model = model
         self.model = accelerator.prepare(model)
         self.criterion = criterion.to(accelerator.device)
         self.optimizers, self.schedule, self.accelerator = optimizers, schedule, accelerator
         self.seed, self.accumulate, self.clip_grad_norm = seed, accumulate, clip_grad_norm
+        self.max_bad_steps, self.names, self.stop = max_bad_steps, names, stop or Stop()
         self.progress = Progress()
 
     def fit(
@@ -92,73 +75,110 @@ class Trainer:
         dev_loader: DataLoader,
         epochs: int,
         patience: int | None,
-        weights_file: Path,
-        state_file: Path,
+        checkpoints: Checkpoints,
+        minutes: float | None = None,
         after_epoch: Callable[[dict[str, float], Predictions], None] = lambda record, dev: None,
         bar: tqdm | None = None,
     ) -> Progress:
-        """Train, keep the weights with the best dev UA, save the state after every epoch.
+        """Train, or go on with it; every epoch's end is kept, and the weights with the best dev UA.
 
-        Goes on from `progress`, see `load`. Selection, schedule and early stopping all read dev
-        UA; of equal epochs the first is kept.
+        Selection, schedule and early stopping all read dev UA; of equal epochs the first is best.
+
+        Args:
+            train_loader: Batches of the training split.
+            dev_loader: Batches of the dev split.
+            epochs: At most.
+            patience: Epochs without a better dev UA before training stops, or None.
+            checkpoints: Where states are kept, and where the newest of them is found.
+            minutes: Between two states within an epoch, or None.
+            after_epoch: Gets each row of the history and the dev predictions, on one process.
+            bar: Is moved with each batch.
+
+        Raises:
+            KeyboardInterrupt: The process was asked to end; the state is saved.
+            RunError: Something is not finite and stays so; the last good state is kept.
         """
-        while self.progress.epoch < epochs and not self._out_of_patience(patience):
-            train_loader.batch_sampler.set_epoch(self.progress.epoch)  # type: ignore[union-attr]
-            losses = self.train_one_epoch(train_loader, bar)
-            dev = evaluate(self.model, dev_loader, self.accelerator)
-            record = self._record(losses, dev)
-            self.schedule.after_epoch(record["dev_ua"])
-            if record["dev_ua"] > self.progress.best_ua:
-                self.progress.best_ua = record["dev_ua"]
-                self.progress.best_epoch = self.progress.epoch
+        bar = bar or tqdm(disable=True)
+        keeper = Keeper(checkpoints, minutes, self.stop, self.accelerator, self._snapshot)
+        self._begin(checkpoints, keeper)
+        bar.update(self.progress.epoch * len(train_loader) + self.progress.batch)
+        with self.stop.deferred():
+            while not self.progress.is_done(epochs, patience):
+                try:
+                    self.train_one_epoch(train_loader, bar, keeper)
+                    dev = evaluate(self.model, keeper.watched(dev_loader), self.accelerator)
+                except Diverged as found:
+                    self._go_back(found, checkpoints, keeper)
+                    continue
+                record = self._close_epoch(dev, checkpoints)
                 if self.accelerator.is_main_process:
-                    save_tensors(weights_file, self.plain_model.state_dict())
-            if self.accelerator.is_main_process:
-                after_epoch(record, dev)
-                save_state(state_file, self.state())
-            if bar is not None:
+                    after_epoch(record, dev)
+                keeper.save()
                 bar.set_postfix(loss=f"{record['loss']:.3f}", dev_ua=f"{record['dev_ua']:.3f}")
         self.accelerator.wait_for_everyone()
         return self.progress
 
-    def train_one_epoch(self, loader: Iterable[Batch], bar: tqdm | None = None) -> dict[str, float]:
-        """Take one pass over the training split and return the mean of each loss term.
+    def train_one_epoch(
+        self,
+        loader: DataLoader | PictureLoader,
+        bar: tqdm | None = None,
+        keeper: Keeper | None = None,
+    ) -> None:
+        """Go through what is left of the epoch; the losses are added up in `progress`.
 
         Raises:
-            RunError: The loss is NaN or infinite; the last whole epoch is kept on disk.
+            Diverged: More steps in a row than are borne had to be skipped.
+            KeyboardInterrupt: The process was asked to end; the state is saved.
         """
-        torch.manual_seed(_seed_of(self.seed, self.progress.epoch, self.accelerator.process_index))
-        sums: dict[str, float] = {}
+        progress = self.progress
+        loader.batch_sampler.set_epoch(progress.epoch, progress.batch)  # type: ignore[union-attr]
         for window in _windows(loader, self.accumulate):
-            for batch, terms in zip(window, self.step(window), strict=True):
-                _add(sums, terms, len(batch.targets))
+            self._draw_anew()
+            for batch, terms in zip(window, self.step(window), strict=False):
+                progress.add(terms, len(batch.targets))
+            progress.batch += len(window)
             if bar is not None:
                 bar.update(len(window))
-        n = sums.pop("n")
-        return {name: value / n for name, value in sums.items()}
+            if keeper is not None:
+                keeper.between_steps()
 
     def step(self, window: Sequence[Batch]) -> list[LossTerms]:
-        """Take one optimizer step on the mean loss of some batches, and return their losses."""
+        """Take one optimizer step on the mean loss of some batches, and return their losses.
+
+        Where a loss or gradient is NaN or infinite on any process, no optimizer on any of them
+        moves, running statistics are put back, and no losses are returned.
+
+        Raises:
+            Diverged: More steps in a row than are borne had to be skipped.
+        """
         self.model.train()
-        found = []
-        for i, batch in enumerate(window):
-            batch = batch.to(self.accelerator.device)
-            is_last = i + 1 == len(window)
-            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
-                terms = self._loss(batch)
-                self.accelerator.backward(terms.total / len(window))
-            found.append(terms.detach())
-        if self.clip_grad_norm is not None:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.clip_grad_norm)
+        window = [batch.to(self.accelerator.device) for batch in window]
+        statistics = [(buffer, buffer.clone()) for buffer in self.plain_model.buffers()]
+        found = self._backward(window)
+        norm = self._clip_gradients()
+        finite = torch.stack([*(terms.total for terms in found), norm]).isfinite().all()
+        incident = None
+        if on_any_process(not finite, self.accelerator):
+            totals = [terms.total for terms in found]
+            incident = describe(self.plain_model, window, totals, self.names, self.accelerator)
+            for buffer, value in statistics:
+                buffer.copy_(value)
         for optimizer in self.optimizers:
-            optimizer.step()
-        for optimizer in self.optimizers:
+            if incident is None:
+                optimizer.step()
             optimizer.zero_grad()
         self.schedule.after_step()
+        if incident is not None:
+            self._skip(incident)
+            return []
+        self.progress.bad_in_row = 0
         return found
 
     def state(self) -> dict[str, Any]:
-        """Return all that a later process needs to go on as if nothing had happened."""
+        """Return all that a later process needs to go on as if nothing had happened.
+
+        Chance is no part of it: that of each step follows from seed, epoch, batch and process.
+        """
         return {
             "progress": vars(self.progress),
             "model": self.plain_model.state_dict(),
@@ -166,107 +186,131 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
         }
 
-    def load(self, state_file: Path) -> None:
-        """Go on from a saved state."""
-        state = load_state(state_file)
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            ValueError: It is of another model or version.
+        """
         try:
             self.progress = Progress(**state["progress"])
             self.plain_model.load_state_dict(state["model"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state["schedule"])
-        except (RuntimeError, KeyError, TypeError, ValueError) as error:
-            raise damaged(state_file, str(error).splitlines()[0]) from error
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        self.plain_model.float32 = frozenset(self.progress.float32)  # type: ignore[assignment]
+
+    def _begin(self, checkpoints: Checkpoints, keeper: Keeper) -> None:
+        """Go on from the newest state, or keep the one before the first step."""
+        state = checkpoints.load(self.accelerator.is_main_process)
+        if state is not None:
+            try:
+                self.load(state)
+            except ValueError as error:
+                raise damaged(checkpoints.folder, error) from error
+            log.info("going on after epoch %d, batch %d", *self.progress.place[:2])
+        self.accelerator.wait_for_everyone()  # all have read before one writes
+        if state is None:
+            keeper.save()
+
+    def _snapshot(self) -> Snapshot | None:
+        """Return the state, or None where weights are not finite: the one before is the last."""
+        return (self.state(), self.progress.place) if is_finite(self.plain_model) else None
+
+    def _draw_anew(self) -> None:
+        """Let chance (Python, NumPy, torch) follow from where we are, not from what was drawn."""
+        place = (self.progress.epoch, self.progress.batch, self.accelerator.process_index)
+        set_seed(int(np.random.SeedSequence((self.seed, *place)).generate_state(1)[0]))
+
+    def _backward(self, window: Sequence[Batch]) -> list[LossTerms]:
+        """Add up the gradients of the mean loss and return each batch's."""
+        found = []
+        for i, batch in enumerate(window):
+            is_last = i + 1 == len(window)
+            with nullcontext() if is_last else self.accelerator.no_sync(self.model):
+                terms = self._loss(batch)
+                self.accelerator.backward(terms.total / len(window))
+            found.append(terms.detach())
+        return found
 
     def _loss(self, batch: Batch) -> LossTerms:
         output = self.model(batch.cqt, batch.mel)
         views = None
         if output.z_cqt is not None:
             views = gather_views(output.z_cqt), gather_views(output.z_mel)
-        terms = self.criterion(output.logits, batch.targets, views, batch.mix)
-        if not torch.isfinite(terms.total):
-            rates = ", ".join(f"{rate:g}" for rate in self.schedule.rates())
-            raise RunError(
-                f"the loss became {float(terms.total.detach())} in epoch {self.progress.epoch + 1} "
-                f"(learning rates {rates}): lower optim.lr, set train.clip_grad_norm, or use "
-                "train.precision=float32. The state of the last whole epoch is kept"
-            )
-        return terms
+        return self.criterion(output.logits, batch.targets, views, batch.mix)
 
-    def _record(self, losses: Mapping[str, float], dev: Predictions) -> dict[str, float]:
-        """Close the epoch and return its row of the history."""
-        self.progress.epoch += 1
+    def _clip_gradients(self) -> Tensor:
+        """Return the norm of the gradient; one that is longer than allowed is shortened."""
+        parameters = [p for p in self.plain_model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if self.clip_grad_norm is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, norm)
+        return norm
+
+    def _skip(self, incident: dict[str, Any]) -> None:
+        """Note a step that was not taken; too many in a row are not borne."""
+        place = {"epoch": self.progress.epoch + 1, "batch": self.progress.batch + 1}
+        self.progress.skip(place | incident)
+        error = Diverged(**incident)
+        log.warning(
+            "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its clips: %(clips)s",
+            {**place, "error": error, "clips": ", ".join(error.clips)},
+        )
+        if self.progress.bad_in_row > self.max_bad_steps:
+            raise error
+
+    def _go_back(self, found: Diverged, checkpoints: Checkpoints, keeper: Keeper) -> None:
+        """Return to the end of the last epoch; the parts that failed go on in float32 from there.
+
+        Always an epoch's end, so that what follows does not depend on when a state was saved.
+
+        Raises:
+            RunError: They were in float32, or the data are the cause: it would fail again.
+        """
+        before = self.progress
+        reduced = self.accelerator.mixed_precision != "no"
+        suspects = [part for part in found.parts or PARTS if part not in before.float32]
+        is_main = self.accelerator.is_main_process
+        state = checkpoints.load(is_main, between_epochs=True)
+        if found.is_data or not reduced or not suspects or state is None:
+            precision = "bfloat16 and in float32 alike" if before.float32 else "float32"
+            raise found.because(self.schedule.rates(), precision) from found
+        self.load(state)
+        self.accelerator.wait_for_everyone()
+        progress = self.progress
+        repair = {"epoch": before.epoch + 1, "what": found.what, "float32": suspects}
+        progress.repairs = [*before.repairs, repair | {"back_to_epoch": progress.epoch}]
+        progress.bad_steps, progress.incidents = before.bad_steps, before.incidents
+        progress.float32 = [*before.float32, *suspects]
+        self.plain_model.float32 = frozenset(progress.float32)  # type: ignore[assignment]
+        keeper.save()
+        if is_main:
+            checkpoints.forget_after(progress.place)
+        log.warning(
+            "%s: back to the end of epoch %d, from there with %s in float32",
+            found,
+            progress.epoch,
+            " and ".join(suspects),
+        )
+
+    def _close_epoch(self, dev: Predictions, checkpoints: Checkpoints) -> dict[str, float]:
+        """Move the schedule, keep the weights if they are the best, return the history's row."""
+        progress = self.progress
         found = scores(dev.targets.tolist(), dev.preds.tolist(), dev.probs.shape[1])
-        record = {"epoch": self.progress.epoch, "loss": losses["total"]}
-        record |= {name: value for name, value in losses.items() if name != "total"}
-        record |= {
-            f"lr_{part}": rate
-            for part, rate in zip(("cqt", "mel", "head"), self.schedule.rates(), strict=True)
-        }
-        record |= {"dev_loss": dev.loss}
-        record |= {f"dev_{name}": found[name] for name in ("ua", "wa", "macro_f1", "weighted_f1")}
-        self.progress.history.append(record)
+        rates = zip(PARTS, self.schedule.rates(), strict=True)
+        of_dev = {f"dev_{name}": found[name] for name in ("ua", "wa", "macro_f1", "weighted_f1")}
+        record = progress.close_epoch(
+            {f"lr_{part}": rate for part, rate in rates}, {"dev_loss": dev.loss, **of_dev}
+        )
+        self.schedule.after_epoch(record["dev_ua"])
+        if record["dev_ua"] > progress.best_ua:
+            progress.best_ua, progress.best_epoch = record["dev_ua"], progress.epoch
+            if self.accelerator.is_main_process:
+                checkpoints.save_best(self.plain_model.state_dict(), progress.epoch)
         return record
-
-    def _out_of_patience(self, patience: int | None) -> bool:
-        return patience is not None and self.progress.waited() >= patience
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader, accelerator: Accelerator) -> Predictions:
-    """Predict every clip of a split once: the mean over its crops, whatever the processes.
-
-    Raises:
-        RunError: A prediction is NaN.
-    """
-    model.eval()
-    parts: list[tuple[NDArray, ...]] = []
-    for batch in loader:
-        batch = batch.to(accelerator.device)
-        output = model(batch.cqt, batch.mel)
-        logits = output.logits.float()
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
-        gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-        tensors = (batch.clip, batch.targets, logits.softmax(1), gates, losses)
-        parts.append(tuple(tensor.cpu().numpy() for tensor in tensors))
-    if accelerator.num_processes > 1:
-        parts = gather_object(parts)
-    columns = zip(*parts, strict=True)
-    clip, targets, probs, gate, ce = (np.concatenate(column) for column in columns)
-    if not np.isfinite(probs).all():
-        raise RunError("the model predicts NaN: its weights have diverged; lower optim.lr")
-    order = clip.argsort(kind="stable")
-    starts = np.unique(clip[order], return_index=True)[1]  # of each clip's crops
-    n_crops = np.diff(starts, append=len(order))
-
-    def over_crops(column: NDArray) -> NDArray:
-        total = np.add.reduceat(column[order], starts, axis=0)
-        return total / n_crops.reshape(-1, *[1] * (column.ndim - 1)).astype(column.dtype)
-
-    return Predictions(
-        targets[order][starts],
-        over_crops(probs),
-        over_crops(gate) if gate.shape[1] else None,
-        float(over_crops(ce).mean()),
-    )
-
-
-def gather_views(z: Tensor) -> Tensor:
-    """Join the views of all processes, so that every clip on any of them is a negative.
-
-    Each process computes the same loss of all views and has the gradient of its own alone; DDP then
-    averages, so the own part's gradient is multiplied by the number of processes.
-
-    Shape:
-        (B, P) -> (world * B, P)
-    """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return z
-    world, rank = dist.get_world_size(), dist.get_rank()
-    pieces = [torch.empty_like(z) for _ in range(world)]
-    dist.all_gather(pieces, z.detach().contiguous())
-    pieces[rank] = z.detach() + world * (z - z.detach())  # value z, gradient world times
-    return torch.cat(pieces)
 
 
 def _windows(loader: Iterable[Batch], n: int) -> Iterator[list[Batch]]:
@@ -279,15 +323,3 @@ def _windows(loader: Iterable[Batch], n: int) -> Iterator[list[Batch]]:
             window = []
     if window:
         yield window
-
-
-def _add(sums: dict[str, float], terms: LossTerms, n: int) -> None:
-    """Add up the losses of n clips."""
-    for name, value in terms._asdict().items():
-        if value is not None:
-            sums[name] = sums.get(name, 0.0) + float(value) * n
-    sums["n"] = sums.get("n", 0.0) + n
-
-
-def _seed_of(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0])

@@ -4,6 +4,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,60 +14,93 @@ from accelerate import Accelerator
 from config import dump_config, flatten, load_config
 from environment import describe_environment
 from errors import InputError, RunError
-from files import alone, read_json, write_csv, write_json, write_text
+from features import SpectrogramImages
+from files import read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
 from ledger import LEDGER
+from locks import alone
 from plan import Plan, leave_out, make_plan, remarks
 from recordings import remember
 from schema import Config
+from stopping import Stop
 from store import FeatureStore
 from summary import summarize
 
 log = logging.getLogger(__name__)
 
-FREE = ("run.", "corpus.root", "corpus.manifest")  # keys that may differ in a resumed run
+# Keys that may differ when a run is resumed
+FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
+LOCK = ".lock"  # of a run folder
 ABOUT_CLIPS = ("utterance", "speaker", "gender", "session", "portion", "text", "seconds", "path")
 
 
-def run_experiment(config: Config, command: Sequence[str], overwrite: bool = False) -> Path:
+def run_experiment(
+    config: Config, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
+) -> Path:
     """Train and test every fold and seed that is not finished; return the run folder.
 
     Args:
         config: What to run.
         command: The command line, for environment.json.
         overwrite: Remove what an earlier run of this name left, and start anew.
+        stop: Says when to end early; None is never.
 
     Raises:
         InputError: The config, the corpus or the run folder is not as it must be.
-        RunError: Training or writing failed; what was finished is kept.
+        RunError: Training or writing failed, or another process is at work on the same; what was
+            finished is kept.
+        KeyboardInterrupt: The process was asked to end; what was finished is kept, and the state of
+            the fold at work.
     """
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
+    if accelerator.is_main_process and (folder / LOCK).exists():
+        with _claimed(folder, config, overwrite):
+            pass  # refused now, not after all clips were heard
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
     plan = make_plan(config)
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
-    with accelerator.main_process_first():
-        build_model(config, len(plan.labels.classes), store.record[0])  # fails now, not hours later
-        _check_writable(folder.parent)
-        plan = fill_store(plan, store)
-        environment = describe_environment(command, config.run.device)
-        if accelerator.is_main_process:
-            if overwrite:
-                remove_run(folder)
-            _open_run_folder(folder, plan, environment)
-    hashes = plan.hashes
+    channels = SpectrogramImages(**feature_settings(config)).n_channels
+    build_model(config, len(plan.labels.classes), channels)  # fails now, not hours later
+    _check_writable(folder.parent)
+    with _claimed(folder, config, overwrite) if accelerator.is_main_process else nullcontext():
+        store = FeatureStore(Path(config.run.store), feature_settings(config))
+        with accelerator.main_process_first():
+            plan = fill_store(plan, store)
+            environment = describe_environment(command, config.run.device)
+            if accelerator.is_main_process:
+                if overwrite:
+                    remove_run(folder)
+                _open_run_folder(folder, plan, environment)
+        _run_folds(plan, folder, store, accelerator, environment, stop or Stop())
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
+    """Hold a run: alone, or with processes that are at work on other folds of it."""
+    shared = config.run.folds is not None and not overwrite
+    return alone(folder / LOCK, str(folder), shared)
+
+
+def _run_folds(
+    plan: Plan,
+    folder: Path,
+    store: FeatureStore,
+    accelerator: Accelerator,
+    environment: Mapping[str, Any],
+    stop: Stop,
+) -> None:
+    config, hashes = plan.config, plan.hashes
     for split in plan.wanted():
         for seed in config.run.seeds:
             job = FoldJob(
                 config, plan.labels.classes, split, seed, hashes, plan.certificate, environment
             )
-            run_fold(job, folder, store, accelerator)
+            run_fold(job, folder, store, accelerator, stop)
             if accelerator.is_main_process:
                 summarize(folder)
-    accelerator.wait_for_everyone()
-    return folder
 
 
 def make_accelerator(config: Config) -> Accelerator:
@@ -83,10 +117,9 @@ def feature_settings(config: Config) -> dict[str, Any]:
 
 def fill_store(plan: Plan, store: FeatureStore) -> Plan:
     """Compute the pictures that are missing; return the plan without the files that are bad."""
-    paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
-    plan = leave_out(plan, store.build(paths, plan.config.run.workers))
     remember(plan.recordings.values(), Path(plan.config.run.store))
-    return plan
+    paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
+    return leave_out(plan, store.build(paths, plan.config.run.workers))
 
 
 def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
@@ -165,7 +198,7 @@ def remove_run(folder: Path) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (LEDGER, "config.yaml"):
+        elif path.name not in (LEDGER, LOCK, "config.yaml"):
             path.unlink()
     (folder / "config.yaml").unlink(missing_ok=True)
 

@@ -2,8 +2,10 @@
 
 import csv
 import fcntl
+import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +14,7 @@ from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from errors import RunError
 
@@ -88,24 +90,6 @@ def damaged(path: Path, reason: object, remove: Path | None = None) -> RunError:
     )
 
 
-@contextmanager
-def alone(path: Path, work: str) -> Iterator[None]:
-    """Hold a lock file while at work; it falls to the next one when the process ends, however.
-
-    Raises:
-        RunError: Another process holds it.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"another process is at work on {work}: wait for it or end it"
-            ) from error
-        yield
-
-
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file whole, header first."""
     with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
@@ -143,22 +127,28 @@ def _end_of_line(file: BinaryIO, size: int) -> bytes:
     return b"" if file.read(1) == b"\n" else b"\n"
 
 
+def copy_file(source: Path, path: Path) -> None:
+    """Copy a file whole."""
+    with whole_file(path) as temporary:
+        shutil.copyfile(source, temporary)
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, whole. Views and shared storage are copied."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(copies, temporary)
+        save_file(copies, temporary, metadata={"sha256": _digest(copies)})
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a fold onto the CPU.
 
     Raises:
-        RunError: The file is missing, cut short or no safetensors file.
+        RunError: The file is missing, cut short, altered or no safetensors file.
     """
     try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
+        return _load(path)[0]
+    except (OSError, SafetensorError, ValueError) as error:
         raise damaged(path, error, remove=path.parent) from error
 
 
@@ -171,22 +161,40 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = json.dumps(_take_out_tensors(state, tensors))
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": tree})
+        save_file(tensors, temporary, metadata={"state": tree, "sha256": _digest(tensors)})
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read what `save_state` wrote.
 
     Raises:
-        RunError: The file is missing, cut short or not such a state.
+        RunError: The file is missing, cut short, altered or not such a state.
     """
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            tree = json.loads(file.metadata()["state"])
-        return _put_back_tensors(tree, tensors)
+        tensors, metadata = _load(path)
+        return _put_back_tensors(json.loads(metadata["state"]), tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
+
+
+def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Return tensors and metadata of a file of ours, if the tensors are those written."""
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        metadata = file.metadata() or {}
+    if metadata.get("sha256") != _digest(tensors):
+        raise ValueError("its tensors are not those that were written")
+    return tensors, metadata
+
+
+def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """Return the SHA-256 of names, types, shapes and values; tensors are on the CPU."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _take_out_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

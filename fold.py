@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +14,37 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from batches import EvalBatches, TrainBatches
+from checkpoints import Checkpoints
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
-from engine import Predictions, Trainer, evaluate
+from engine import Trainer
+from evaluation import Predictions, evaluate
 from features import SpectrogramImages
-from files import alone, load_tensors, read_json, write_csv, write_json
+from files import copy_file, load_tensors, read_json, write_csv, write_json
 from job import FoldJob
 from ledger import note
+from locks import alone
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
 from records import score, write_metrics, write_model_card, write_predictions
 from schema import Config
+from stopping import Stop
 from store import FeatureStore
 from tracking import Tracker
 
 log = logging.getLogger(__name__)
 
 
-def run_fold(job: FoldJob, run: Path, store: FeatureStore, accelerator: Accelerator) -> None:
+def run_fold(
+    job: FoldJob, run: Path, store: FeatureStore, accelerator: Accelerator, stop: Stop
+) -> None:
     """Train and test one fold, or go on with it, or leave it alone where it is finished.
 
     Raises:
-        RunError: Training diverged, a file could not be written (the last epoch's state is kept),
-            or another process is at work on this fold.
+        RunError: Training diverged, a file could not be written (the last state is kept), or
+            another process is at work on this fold.
+        KeyboardInterrupt: The process was asked to end; the state is saved.
     """
     folder = run / "folds" / job.name
     lock = alone(folder / "state" / "lock", f"{job.name} in {run}")
@@ -45,11 +52,16 @@ def run_fold(job: FoldJob, run: Path, store: FeatureStore, accelerator: Accelera
         if (folder / "metrics.json").exists():
             log.info("%s is finished", job.name)
         else:
-            _train_and_test(job, folder, run, store, accelerator)
+            _train_and_test(job, folder, run, store, accelerator, stop)
 
 
 def _train_and_test(
-    job: FoldJob, folder: Path, run: Path, store: FeatureStore, accelerator: Accelerator
+    job: FoldJob,
+    folder: Path,
+    run: Path,
+    store: FeatureStore,
+    accelerator: Accelerator,
+    stop: Stop,
 ) -> None:
     log.info(
         "%s: train %d, dev %d, test %d clips", job.name, *(len(p) for _, p in job.split.parts())
@@ -60,14 +72,19 @@ def _train_and_test(
     model = build_model(job.config, len(job.classes), store.record[0])
     if job.config.train.normalize:
         model.set_normalization(store.statistics(train.rows.tolist()))
-    trainer = build_trainer(job, model, train.targets, accelerator)
+    trainer = build_trainer(job, model, train.targets, accelerator, stop)
     loader = _train_loader(job, train, store, accelerator)
-    best_epoch = _fit(trainer, job, loader, folder, store, accelerator)
+    checkpoints = Checkpoints(folder / "state")
+    _fit(trainer, job, loader, folder, store, checkpoints)
+    best = checkpoints.best(trainer.progress.best_epoch)
+    model.load_state_dict(load_tensors(best))
     if accelerator.is_main_process:
+        copy_file(best, folder / "model.safetensors")
         write_model_card(job, folder, model, store)
-    accelerator.wait_for_everyone()
-    model.load_state_dict(load_tensors(folder / "model.safetensors"))
-    _test(trainer, job, folder, run, store, accelerator, best_epoch, start)
+    with stop.deferred():  # a test that is broken off would be a second look at the test data
+        _test(trainer, job, folder, run, store, accelerator, start)
+    if accelerator.is_main_process:
+        checkpoints.remove()
     accelerator.free_memory()
 
 
@@ -80,7 +97,11 @@ def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
 
 
 def build_trainer(
-    job: FoldJob, model: MaxMViTGMU, train_targets: Tensor, accelerator: Accelerator
+    job: FoldJob,
+    model: MaxMViTGMU,
+    train_targets: Tensor,
+    accelerator: Accelerator,
+    stop: Stop | None = None,
 ) -> Trainer:
     """Give the model its loss, optimizers and schedule."""
     config, optim = job.config, job.config.optim
@@ -111,6 +132,9 @@ def build_trainer(
         job.chance,
         config.train.accumulate,
         config.train.clip_grad_norm,
+        config.train.max_bad_steps,
+        [utterance.id for utterance in job.split.train],
+        stop,
     )
 
 
@@ -180,45 +204,35 @@ def _fit(
     loader: DataLoader | PictureLoader,
     folder: Path,
     store: FeatureStore,
-    accelerator: Accelerator,
-) -> int:
-    """Train and return the best epoch; its weights are in model.safetensors."""
-    config = job.config
+    checkpoints: Checkpoints,
+) -> None:
+    """Train, or go on with it, and write history and curves."""
+    config, accelerator = job.config.train, trainer.accelerator
     dev = _eval_loader(job, store, job.split.dev, accelerator)
-    state = folder / "state" / "last.safetensors"
-    if state.exists():
-        trainer.load(state)
-        log.info("%s goes on after epoch %d", job.name, trainer.progress.epoch)
-    is_main = accelerator.is_main_process
-    tracker = Tracker(folder, job.classes, trainer.progress.epoch) if is_main else None
+    tracker = Tracker(folder, job.classes)
 
     def after_epoch(record: dict[str, float], found: Predictions) -> None:
         history = trainer.progress.history
         write_csv(folder / "history.csv", list(record), [list(row.values()) for row in history])
-        if tracker is not None:
-            confusion = score(found, job)["confusion"]
-            tracker.log_epoch(record, np.array(confusion), found.gate)
+        tracker.log_epoch(record, np.array(score(found, job)["confusion"]), found.gate)
 
-    with tqdm(
-        total=config.train.epochs * len(loader),
-        initial=trainer.progress.epoch * len(loader),
+    bar = tqdm(
+        total=config.epochs * len(loader),
         desc=job.name,
         unit="batch",
-        disable=not is_main,
-    ) as bar:
-        progress = trainer.fit(
+        disable=not accelerator.is_main_process,
+    )
+    with closing(tracker), bar:
+        trainer.fit(
             loader,
             dev,
-            config.train.epochs,
-            config.train.patience,
-            folder / "model.safetensors",
-            state,
+            config.epochs,
+            config.patience,
+            checkpoints,
+            config.checkpoint_minutes,
             after_epoch,
             bar,
         )
-    if tracker is not None:
-        tracker.close()
-    return progress.best_epoch
 
 
 def _eval_loader(
@@ -237,13 +251,13 @@ def _test(
     run: Path,
     store: FeatureStore,
     accelerator: Accelerator,
-    best_epoch: int,
     start: float,
 ) -> None:
     """Evaluate the frozen best weights: dev again, then test, once, noted in the ledger."""
+    progress = trainer.progress
     parts = {"dev": job.split.dev, "test": job.split.test}
     if accelerator.is_main_process:
-        why = f"test after selection of epoch {best_epoch} on dev"
+        why = f"test after selection of epoch {progress.best_epoch} on dev"
         note(run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why)
     found = {
         name: evaluate(trainer.model, _eval_loader(job, store, part, accelerator), accelerator)
@@ -253,5 +267,5 @@ def _test(
         write_predictions(job, folder, parts, found)
         seconds = round(time.monotonic() - start, 1)
         write_json(folder / "environment.json", {**job.environment, "seconds": seconds})
-        write_metrics(job, folder, found, best_epoch, trainer.progress.epoch)
+        write_metrics(job, folder, found, progress)
     accelerator.wait_for_everyone()

@@ -1,14 +1,13 @@
 """Jobs in processes of their own: so many at a time, none twice, a failed one stops no other."""
 
-import fcntl
 import logging
 import os
 import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -16,13 +15,14 @@ from typing import NamedTuple
 import torch
 
 from errors import RunError
+from locks import TAKEN, is_held
+from stopping import Stop
 
 log = logging.getLogger(__name__)
 
 TICK = 0.1  # seconds between two looks at the processes
 LOOK = 5.0  # seconds between two looks at jobs that other processes are at work on
-GRACE = 10.0  # seconds that a job has to end when it is told to
-TAKEN = "another process is at work on"  # what a job says that came second to a lock
+GRACE = 60.0  # seconds that a job has to save its state when it is told to end
 
 
 @dataclass(frozen=True)
@@ -49,14 +49,7 @@ class Failure(NamedTuple):
 
 def is_busy(folder: Path) -> bool:
     """Return whether a process, here or on another machine, is at work on a fold."""
-    try:
-        with (folder / "state" / "lock").open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
+    return is_held(folder / "state" / "lock")
 
 
 def slots_for(n: int, device: str) -> list[dict[str, str]]:
@@ -102,16 +95,14 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
         len(jobs) - len(crew.waiting),
         len(slots),
     )
-    with _noted_signals() as signals:
+    with (stop := Stop()).listening(), stop.deferred():
         try:
-            while (crew.waiting or crew.running) and not signals:
+            while (crew.waiting or crew.running) and not stop.requested:
                 crew.settle_ended()
                 crew.start_waiting()
                 time.sleep(TICK)
         finally:
             crew.stop()
-    if signals:
-        raise KeyboardInterrupt
     return crew.failures
 
 
@@ -145,7 +136,7 @@ class _Running:
             file.seek(self.offset)
             lines = file.read().decode(errors="replace").splitlines()
         lines = [line.strip() for line in lines if line.strip()]
-        told = [line for line in lines if line.startswith(("failed: ", "wrong input: "))]
+        told = [line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))]
         return (told or lines or [f"ended with status {self.process.returncode}"])[-1]
 
 
@@ -191,20 +182,17 @@ class _Crew:
             self._awaited = busy
 
     def stop(self) -> None:
-        """End what runs, with everything it started: politely, then by force."""
-        self._signal(signal.SIGTERM)
+        """End what runs: politely, so that it saves, then by force, with all that it started."""
+        alive = [each.process for each in self.running if each.process.poll() is None]
+        for process in alive:
+            process.terminate()
         end = time.monotonic() + GRACE
-        while self.running and time.monotonic() < end:
-            self.running = [each for each in self.running if each.process.poll() is None]
+        while any(process.poll() is None for process in alive) and time.monotonic() < end:
             time.sleep(TICK)
-        self._signal(signal.SIGKILL)
-        for each in self.running:
-            each.process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
-        for each in self.running:
-            if each.process.poll() is None:
-                os.killpg(each.process.pid, number)
+        for process in alive:
+            with suppress(ProcessLookupError):  # nothing of it is left
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
     def _start(self, job: Job) -> None:
         slot = self._free.pop(0)
@@ -255,18 +243,3 @@ def _visible_gpus() -> list[str]:
     n = torch.cuda.device_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in names.split(",")][:n] if names else [str(i) for i in range(n)]
-
-
-@contextmanager
-def _noted_signals() -> Iterator[list[int]]:
-    """Give the list of signals to end that came meanwhile; those that are ignored stay ignored."""
-    noted: list[int] = []
-    before = {}
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, lambda number, frame: noted.append(number))
-    try:
-        yield noted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -193,15 +193,30 @@ class MaxMViTGMU(nn.Module):
             mlp_hidden_dim,
             dropout,
         )
+        self.float32: frozenset[str] = frozenset()  # of cqt, mel, head: computed so in autocast
         for branch in ("cqt", "mel"):  # of the training split, see `set_normalization`
             self.register_buffer(f"{branch}_mean", torch.zeros(n_channels, 1, 1))
             self.register_buffer(f"{branch}_std", torch.ones(n_channels, 1, 1))
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         """Return logits, gate and views of a batch of pictures."""
-        feat_cqt = self.cqt_branch((cqt - self.cqt_mean) / self.cqt_std)  # (B, D_cqt)
-        feat_mel = self.mel_branch((mel - self.mel_mean) / self.mel_std)  # (B, D_mel)
-        return self.head(feat_cqt, feat_mel)
+        feat_cqt, feat_mel = self.features(cqt, mel)  # (B, D_cqt), (B, D_mel)
+        if "head" not in self.float32:
+            return self.head(feat_cqt, feat_mel)
+        with torch.autocast(cqt.device.type, enabled=False):
+            return self.head(feat_cqt.float(), feat_mel.float())
+
+    def features(self, cqt: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the branches see: (B, C, H, W) x 2 -> (B, D_cqt), (B, D_mel)."""
+        cqt = (cqt - self.cqt_mean) / self.cqt_std
+        mel = (mel - self.mel_mean) / self.mel_std
+        return self._branch("cqt", self.cqt_branch, cqt), self._branch("mel", self.mel_branch, mel)
+
+    def _branch(self, name: str, branch: nn.Module, picture: Tensor) -> Tensor:
+        if name not in self.float32:
+            return branch(picture)
+        with torch.autocast(picture.device.type, enabled=False):
+            return branch(picture)
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
         """Take mean and std (C,) in dB of the training pictures; they travel with the weights."""

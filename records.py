@@ -7,11 +7,12 @@ from typing import Any
 from numpy.typing import NDArray
 
 from corpora import Utterance
-from engine import Predictions
+from evaluation import Predictions
 from files import write_csv, write_json
 from job import FoldJob
 from metrics import scores
 from model_gmu import MaxMViTGMU
+from progress import Progress
 from store import FeatureStore
 
 
@@ -79,7 +80,7 @@ def _gate_means(found: Predictions) -> NDArray | list[None]:
 
 
 def write_metrics(
-    job: FoldJob, folder: Path, found: Mapping[str, Predictions], best_epoch: int, epochs: int
+    job: FoldJob, folder: Path, found: Mapping[str, Predictions], progress: Progress
 ) -> None:
     """Write metrics.json, last of all: where it exists the fold is finished."""
     gate = found["test"].gate
@@ -91,8 +92,9 @@ def write_metrics(
             "fold": job.split.fold,
             "seed": job.seed,
             "classes": list(job.classes),
-            "best_epoch": best_epoch,
-            "epochs": epochs,
+            "best_epoch": progress.best_epoch,
+            "epochs": progress.epoch,
+            "trouble": progress.trouble(),
             "val": score(found["dev"], job),
             "test": score(found["test"], job),
             "gate_mean": None if gate is None else float(gate.mean()),

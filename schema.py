@@ -214,6 +214,12 @@ class TrainConfig(Section):
     """Epochs without a better dev UA before training stops; null trains all epochs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """float16 is not offered: MViTv2 overflows in it."""
+    checkpoint_minutes: Positive | None = 15.0
+    """Minutes between two saved states within an epoch, beside the one at each epoch's end; null is
+    none. It changes no result and may differ when a run is resumed."""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 3
+    """Steps in a row that are skipped because the loss or gradient is NaN or infinite; at the next
+    one training goes back to the last epoch's end and tries float32, or stops with the cause."""
     channels_last: bool = True
     normalize: bool = True
     """Subtract the mean of the training split's pictures and divide by their deviation, a view and

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from files import write_json, write_text
 from ledger import looks
+from locks import in_turn
 from metrics import SCORES, confusion_matrix, recalls
 from run_folder import FoldResult, Run, read_run
 from significance import speaker_confusions, speaker_interval
@@ -22,9 +23,10 @@ def summarize(folder: Path) -> dict[str, Any]:
         InputError: No fold is finished.
         RunError: A file of the run is damaged.
     """
-    summary = describe_run(read_run(folder))
-    write_json(folder / "summary.json", summary)
-    write_text(folder / "summary.md", comparison_markdown({**summary, "runs": [summary]}))
+    with in_turn(folder / ".lock.summary"):  # the last to write must be the last to have read
+        summary = describe_run(read_run(folder))
+        write_json(folder / "summary.json", summary)
+        write_text(folder / "summary.md", comparison_markdown({**summary, "runs": [summary]}))
     return summary
 
 
@@ -58,6 +60,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "missing_classes": _missing_classes(run),
         "left_out": list(run.left_out),
         "looks": looks(run.folder, run.certificate),
+        "trouble": _trouble(run),
         "commits": sorted({str(one.environment()["git_commit"]) for one in run.folds}),
     }
 
@@ -77,6 +80,15 @@ def by_speaker(run: Run) -> NDArray:
 def _gate_mean(run: Run) -> float | None:
     gates = [one.test.gate for one in run.folds if one.test.gate is not None]
     return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
+
+
+def _trouble(run: Run) -> dict[str, Any]:
+    """Return what went wrong in the training of folds, of those where something did."""
+    return {
+        f"fold {one.fold} seed {one.seed}": trouble
+        for one in run.folds
+        if (trouble := one.metrics.get("trouble", {})).get("bad_steps")
+    }
 
 
 def _missing_classes(run: Run) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from ledger import second_looks
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
 STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
+INCIDENTS_SHOWN = 3  # skipped steps of a fold
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
 LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
@@ -135,12 +136,31 @@ def notes(comparison: Comparison) -> list[str]:
             found.append(
                 f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
             )
+        found += [_in_words(run["name"], *one) for one in run.get("trouble", {}).items()]
         if run["left_out"]:
             folds = ", ".join(run["left_out"])
             found.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
         if len(run["commits"]) > 1:
             found.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
     return found
+
+
+def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
+    """Say how a fold got over values that are not finite."""
+    places = "; ".join(
+        f"epoch {one['epoch']}, batch {one['batch']}: {one['what']} ({', '.join(one['parts'])})"
+        for one in trouble["incidents"][:INCIDENTS_SHOWN]
+    )
+    more = " ..." if trouble["bad_steps"] > INCIDENTS_SHOWN else ""
+    repaired = "".join(
+        f" In epoch {one['epoch']} training went back to the end of epoch {one['back_to_epoch']} "
+        f"and on in float32 for {' and '.join(one['float32'])}."
+        for one in trouble["repairs"]
+    )
+    return (
+        f"In {run}, {fold}, {trouble['bad_steps']} training steps were skipped, whose loss or "
+        f"gradient was NaN or infinite ({places}{more}).{repaired}"
+    )
 
 
 def plus_minus(score: Mapping[str, Any]) -> str:

@@ -11,39 +11,47 @@ LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
 
 
 class Tracker:
-    """Writes one event file; a resumed fold hides what came after the epoch it resumes from.
+    """Writes one event file, begun with the first epoch that is logged.
+
+    In a resumed fold it hides what earlier files say of that epoch and of later ones.
 
     Args:
         folder: Of the fold.
         classes: Names, in the order of the targets.
-        first_epoch: Epochs already done.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], first_epoch: int = 0) -> None:
-        self.classes = classes
-        purge = first_epoch + 1 if first_epoch else None
-        self.writer = SummaryWriter(str(folder), purge_step=purge)
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.folder, self.classes = folder, classes
+        self._writer: SummaryWriter | None = None
 
     def log_epoch(
         self, record: Mapping[str, float], confusion: NDArray, gate: NDArray | None
     ) -> None:
         """Write one epoch: its row of the history, dev confusion (K, K), dev gate (N, D)."""
         epoch = int(record["epoch"])
+        writer = self._begin(epoch)
         for name, value in record.items():
             if name in LOSS_TERMS:
-                self.writer.add_scalar(f"loss/{name}", value, epoch)
+                writer.add_scalar(f"loss/{name}", value, epoch)
             elif name.startswith("lr_"):
-                self.writer.add_scalar(f"learning_rate/{name[3:]}", value, epoch)
+                writer.add_scalar(f"learning_rate/{name[3:]}", value, epoch)
             elif name.startswith("dev_"):
-                self.writer.add_scalar(f"dev/{name[4:]}", value, epoch)
+                writer.add_scalar(f"dev/{name[4:]}", value, epoch)
         if gate is not None:
-            self.writer.add_histogram("gate, 1 = CQT, 0 = Mel", gate, epoch)
-        self.writer.add_figure("dev confusion", confusion_figure(confusion, self.classes), epoch)
-        self.writer.flush()
+            writer.add_histogram("gate, 1 = CQT, 0 = Mel", gate, epoch)
+        writer.add_figure("dev confusion", confusion_figure(confusion, self.classes), epoch)
+        writer.flush()
 
     def close(self) -> None:
         """Finish the event file."""
-        self.writer.close()
+        if self._writer is not None:
+            self._writer.close()
+
+    def _begin(self, epoch: int) -> SummaryWriter:
+        if self._writer is None:
+            resumed = any(self.folder.glob("events.out.tfevents.*"))
+            self._writer = SummaryWriter(str(self.folder), purge_step=epoch if resumed else None)
+        return self._writer
 
 
 def confusion_figure(confusion: NDArray, classes: Sequence[str]) -> Figure:

@@ -17,10 +17,12 @@ import torch
 import backbones
 import experiment
 import fold
+from checkpoints import Checkpoints
 from config import flatten, load_config
 from errors import InputError, RunError
 from experiment import run_experiment
 from files import save_tensors
+from losses import FusionLoss, LossTerms
 from schema import Config
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
@@ -192,7 +194,8 @@ def runs(recipe: Path, places: dict[str, Path], tmp_path_factory) -> Runs:
 
 def outcome_of(run: Path) -> dict[str, str]:
     """Digest all that a run found out; not the files that only repeat its config."""
-    repeats = {"config.yaml", "environment.json", "model.json", "ledger.jsonl", "last.safetensors"}
+    repeats = {"config.yaml", "environment.json", "model.json", "ledger.jsonl"}
+    repeats |= {".lock", ".lock.summary", "lock"}  # who was at work
     return {
         str(path.relative_to(run.parent)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in run.rglob("*")
@@ -270,6 +273,40 @@ def channels_last_orders_the_kernels(runs: Runs, monkeypatch) -> None:
         assert all(ordered) if wanted else not all(ordered)
 
 
+def minutes_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, *args: saved.append(args[1]) or save(self, *args)
+    )
+    for minutes, expected in (("null", [0]), ("15", [0]), ("1e-9", [0, 1, 2, 3, 4])):
+        saved.clear()
+        root = runs.root / f"minutes {minutes}"
+        run_experiment(
+            runs.config(
+                f"train.checkpoint_minutes={minutes}", f"run.root={root}", "train.batch_size=6"
+            ),
+            [],
+        )
+        assert sorted({place.batch for place in saved}) == expected
+
+
+def bad_steps_are_borne(runs: Runs, monkeypatch) -> None:
+    losses = iter([float("nan")] * 2 + [1.0] * 100)
+    loss = FusionLoss.forward
+
+    def spoiled(self: FusionLoss, *args: object) -> LossTerms:
+        terms = loss(self, *args)
+        return terms._replace(total=terms.total * next(losses))
+
+    monkeypatch.setattr(FusionLoss, "forward", spoiled)
+    root = f"run.root={runs.root / 'bad steps'}"
+    with pytest.raises(RunError, match="cause is the learning rate"):
+        run_experiment(runs.config("train.max_bad_steps=1", root), [])
+    losses = iter([float("nan")] * 2 + [1.0] * 100)
+    run_experiment(runs.config("train.max_bad_steps=2", root, "name=borne"), [])
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
@@ -277,6 +314,8 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
     "train.channels_last": channels_last_orders_the_kernels,
+    "train.checkpoint_minutes": minutes_pass_between_two_checkpoints,
+    "train.max_bad_steps": bad_steps_are_borne,
 }
 
 

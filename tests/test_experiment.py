@@ -29,7 +29,8 @@ from config import load_config
 from errors import InputError, RunError
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
-from files import alone, load_tensors, read_json
+from files import load_tensors, read_json
+from locks import alone
 from model_gmu import FUSIONS, rebuild
 from plan import make_plan, remarks
 from protocol import certify
@@ -91,7 +92,10 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "folds",
         "summary.json",
         "summary.md",
+        ".lock",
+        ".lock.summary",
     }
+    assert [path.name for path in (run / FOLD / "state").iterdir()] == ["lock"]
     names = {path.name.split(".tfevents.")[0] for path in (run / FOLD).iterdir()}
     assert names == {
         "metrics.json",
@@ -205,7 +209,8 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_result(
             run_experiment(config, [])
     folder = Path(config.run.root) / "gmu" / FOLD
     assert not (folder / "metrics.json").exists()
-    assert (folder / "state" / "last.safetensors").exists() == (epoch > 1)
+    places = {path.name[:10] for path in (folder / "state").glob("epoch-*")}
+    assert places == {f"epoch-{e:04d}" for e in range(epoch)}
     run_experiment(config, [])
     assert results_of(folder) == results_of(fusions["gmu"] / FOLD)
 
@@ -218,8 +223,8 @@ def test_a_killed_process_goes_on_to_the_same_result(
     command = [sys.executable, str(REPOSITORY / "train_gmu.py"), "--config", str(recipe)]
     command += [f"run.root={config.run.root}", "name=gmu"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=run.parent.parent) as process:
-        state = run / FOLD / "state" / "last.safetensors"
-        while process.poll() is None and not state.exists():
+        state = run / FOLD / "state"
+        while process.poll() is None and not any(state.glob("epoch-0001*")):
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL and not (run / FOLD / "metrics.json").exists()
@@ -594,15 +599,17 @@ def test_a_damaged_run_folder_is_told_with_the_way_on(fusions, tmp_path, name) -
     shutil.rmtree(run)
 
 
-def test_a_state_of_another_model_is_told_with_the_way_on(fusions, tmp_path) -> None:
-    run = tmp_path / fusions["gmu"].name
-    shutil.copytree(fusions["gmu"], run)
-    (run / FOLD / "metrics.json").unlink()
-    shutil.copy(fusions["concat"] / FOLD / "state" / "last.safetensors", run / FOLD / "state")
-    config = load_config(run / "config.yaml", [f"run.root={tmp_path}"])
-    with pytest.raises(RunError, match="remove .* and run the same"):
-        run_experiment(config, [])
-    shutil.rmtree(run)
+def test_a_state_of_another_model_is_told_with_the_way_on(tiny, monkeypatch) -> None:
+    configs = [tiny(f"name={fusion}", f"model.fusion={fusion}") for fusion in ("concat", "gmu")]
+    states = [Path(config.run.root) / config.name / FOLD / "state" for config in configs]
+    crash_after(monkeypatch, 2)
+    for config in configs:
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config, [])
+    for file in states[0].glob("*.safetensors"):
+        shutil.copy(file, states[1])
+    with pytest.raises(RunError, match=f"remove {states[1]} and run the same"):
+        run_experiment(configs[1], [])
 
 
 def test_what_the_leakage_gate_let_pass_is_shown(tiny: Callable) -> None:

@@ -16,8 +16,8 @@ import torch
 
 import jobs
 from errors import RunError
-from files import alone
 from jobs import Job, is_busy, run_jobs, slots_for
+from locks import alone
 
 HERE = Path(__file__).parents[1]
 DONE = "open(folder + '/metrics.json', 'w')"
@@ -47,7 +47,7 @@ def holder(tmp_path):
 
     def hold(folder: Path, until: Path, then: str = "") -> None:
         code = (
-            "import os, sys, time; from pathlib import Path; from files import alone\n"
+            "import os, sys, time; from pathlib import Path; from locks import alone\n"
             f"with alone(Path({str(folder)!r}) / 'state' / 'lock', 'x'):\n"
             f"    open({str(folder)!r} + '/held', 'w')\n"
             f"    while not os.path.exists({str(until)!r}): time.sleep(0.01)\n"

@@ -1,0 +1,137 @@
+"""Values that are not finite: where they arose, and what to say of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+
+from data import Batch
+from errors import RunError
+
+CLIPS_NAMED = 32  # of a bad step
+PARTS = ("cqt", "mel", "head")
+DATA = "data"  # stands for a part where the pictures themselves are not finite
+
+
+class Diverged(RunError):
+    """A loss, gradient or prediction is NaN or infinite, and skipping steps does not help.
+
+    Args:
+        what: The loss, the gradient or the prediction.
+        parts: Where it arose: some of `PARTS`, or `DATA`; unknown if empty.
+        clips: Whose pictures are not finite, or that were in the batch.
+    """
+
+    def __init__(self, what: str, parts: Sequence[str] = (), clips: Sequence[str] = ()) -> None:
+        self.what, self.parts, self.clips = what, tuple(parts), tuple(clips)
+        super().__init__(f"the {what} is NaN or infinite{_where(self.parts)}")
+
+    @property
+    def is_data(self) -> bool:
+        """Whether the pictures are the cause."""
+        return DATA in self.parts
+
+    def because(self, rates: Sequence[float], precision: str) -> RunError:
+        """Return the error that ends the run, with the cause.
+
+        Args:
+            rates: Present learning rates.
+            precision: What was tried, in words.
+        """
+        if self.is_data:
+            return RunError(
+                f"the pictures of {', '.join(self.clips)} are NaN or infinite. The cause is the "
+                "data, not the training: remove the feature store (run.store), which is damaged, "
+                "and give the same command again"
+            )
+        shown = ", ".join(f"{rate:g}" for rate in rates)
+        return RunError(
+            f"{self} in {precision}. The cause is the learning rate ({shown}), which has driven "
+            "the weights too far: lower optim.lr or set train.clip_grad_norm. The last good state "
+            "is kept"
+        )
+
+
+def not_finite(batch: Batch) -> Tensor:
+    """Return which clips of a batch have a picture that is not finite: (B,) bool."""
+    finite = [picture.flatten(1).isfinite().all(1) for picture in (batch.cqt, batch.mel)]
+    return ~(finite[0] & finite[1])
+
+
+def describe(
+    model: nn.Module,
+    window: Sequence[Batch],
+    losses: Sequence[Tensor],
+    names: Sequence[str],
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Say of a step that is not finite what, where and with which clips; all processes alike.
+
+    Args:
+        model: With the gradients of the step.
+        window: Its batches on this process.
+        losses: The loss of each.
+        names: Of all training clips, or none.
+        accelerator: Of the processes.
+    """
+    finite = [bool(loss.isfinite()) for loss in losses]
+    parts: set[str] = set()
+    clips: list[str] = []
+    for batch, is_finite in zip(window, finite, strict=True):
+        if is_finite and not all(finite):
+            continue  # another batch is to blame
+        with accelerator.autocast():
+            parts |= set(offending_parts(model, batch, is_finite))
+        bad = not_finite(batch)
+        blamed = batch.clip[bad] if bad.any() else batch.clip
+        clips += [names[i] if names else f"clip {i}" for i in blamed.tolist()]
+    own = [("gradient" if all(finite) else "loss", parts, clips)]
+    found = gather_object(own) if accelerator.num_processes > 1 else own
+    whats, all_parts, all_clips = zip(*found, strict=True)
+    return {
+        "what": "loss" if "loss" in whats else "gradient",
+        "parts": [part for part in (DATA, *PARTS) if part in set().union(*all_parts)],
+        "clips": [clip for clips in all_clips for clip in clips][:CLIPS_NAMED],
+    }
+
+
+@torch.no_grad()
+def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> list[str]:
+    """Return where values that are not finite arose: the first place in the order of computing.
+
+    Args:
+        model: With its gradients, `features` and `parts`.
+        batch: That led to them.
+        loss_is_finite: Whether they arose on the way back only.
+    """
+    if not_finite(batch).any():
+        return [DATA]
+    features = model.features(batch.cqt, batch.mel)  # type: ignore[operator]
+    found = [part for part, feature in zip(PARTS, features, strict=False) if _is_bad([feature])]
+    if found or not loss_is_finite:
+        return found or ["head"]
+    slopes = {
+        part: [p.grad for p in parameters if p.grad is not None]
+        for part, parameters in model.parts().items()  # type: ignore[operator]
+    }
+    if _is_bad(slopes["head"]):
+        return ["head"]  # which hands them on to both branches
+    return [part for part in ("cqt", "mel") if _is_bad(slopes[part])] or ["head"]
+
+
+def is_finite(model: nn.Module) -> bool:
+    """Return whether all weights and running statistics are finite."""
+    return not _is_bad([*model.parameters(), *model.buffers()])
+
+
+def _is_bad(tensors: Sequence[Tensor]) -> bool:
+    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
+    return any(not bool(tensor.isfinite().all()) for tensor in floats)
+
+
+def _where(parts: Sequence[str]) -> str:
+    named = {"cqt": "the CQT branch", "mel": "the Mel branch", "head": "the head", DATA: "the data"}
+    return f", first in {' and '.join(named[part] for part in parts)}" if parts else ""

@@ -1,0 +1,68 @@
+"""What a model says of every clip of a split."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from data import Batch
+from divergence import Diverged
+
+
+class Predictions(NamedTuple):
+    """What a model says of every clip of a split, in the split's order."""
+
+    targets: NDArray  # (N,)
+    probs: NDArray  # (N, K)
+    gate: NDArray | None  # (N, D), 1 = CQT, 0 = Mel
+    loss: float  # mean cross-entropy
+
+    @property
+    def preds(self) -> NDArray:
+        """Most probable class of each clip: (N,)."""
+        return self.probs.argmax(1)
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Predictions:
+    """Predict every clip of a split once: the mean over its crops, whatever the processes.
+
+    Raises:
+        Diverged: A prediction is NaN.
+    """
+    model.eval()
+    parts: list[tuple[NDArray, ...]] = []
+    for batch in loader:
+        batch = batch.to(accelerator.device)
+        output = model(batch.cqt, batch.mel)
+        logits = output.logits.float()
+        losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
+        gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
+        tensors = (batch.clip, batch.targets, logits.softmax(1), gates, losses)
+        parts.append(tuple(tensor.cpu().numpy() for tensor in tensors))
+    if accelerator.num_processes > 1:
+        parts = gather_object(parts)
+    columns = zip(*parts, strict=True)
+    clip, targets, probs, gate, ce = (np.concatenate(column) for column in columns)
+    if not np.isfinite(probs).all():
+        raise Diverged("prediction")
+    order = clip.argsort(kind="stable")
+    starts = np.unique(clip[order], return_index=True)[1]  # of each clip's crops
+    n_crops = np.diff(starts, append=len(order))
+
+    def over_crops(column: NDArray) -> NDArray:
+        total = np.add.reduceat(column[order], starts, axis=0)
+        return total / n_crops.reshape(-1, *[1] * (column.ndim - 1)).astype(column.dtype)
+
+    return Predictions(
+        targets[order][starts],
+        over_crops(probs),
+        over_crops(gate) if gate.shape[1] else None,
+        float(over_crops(ce).mean()),
+    )

@@ -1,0 +1,100 @@
+"""Who is at work on what: locks of the operating system, which fall with their process."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+from errors import RunError
+
+TAKEN = "another process is at work on"  # what a process says that came second to a lock
+PATIENCE = 0.5  # seconds; a look at a lock by `is_held` is over much sooner
+
+
+@contextmanager
+def alone(path: Path, work: str, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file while at work; it falls to the next one when the process ends, however.
+
+    Args:
+        path: The lock file; it is made in its folder, and stays.
+        work: What is locked, for people.
+        shared: Let others in who share as well, and keep out those who want to be alone.
+
+    Raises:
+        RunError: Another process holds it; its number and machine are named.
+    """
+    with _opened(path) as file:
+        if not _try(file, shared, PATIENCE):
+            raise RunError(f"{TAKEN} {work} ({_owner(path)}): wait for it or end it")
+        _sign(file, path)
+        yield
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock file while at work, after all who hold it now.
+
+    Raises:
+        RunError: The file cannot be written.
+    """
+    with _opened(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_held(path: Path) -> bool:
+    """Return whether a process, here or on another machine, works alone behind a lock file."""
+    try:
+        with path.open("rb") as file:
+            return not _try(file, shared=True, patience=0)
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise RunError(f"cannot lock {path}: {error.strerror}") from error
+    with file:
+        yield file
+
+
+def _try(file: BinaryIO, shared: bool, patience: float) -> bool:
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    end = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if time.monotonic() >= end:
+                return False
+            time.sleep(0.02)
+
+
+def _sign(file: BinaryIO, path: Path) -> None:
+    """Write down who holds it; of several that share, the last one."""
+    since = datetime.now(UTC).isoformat(timespec="seconds")
+    line = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since})
+    try:
+        file.truncate(0)
+        file.write(line.encode() + b"\n")
+    except OSError as error:
+        raise RunError(f"cannot lock {path}: {error.strerror}") from error
+
+
+def _owner(path: Path) -> str:
+    try:
+        holder = json.loads(path.read_text(encoding="utf-8"))
+        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return "a process that has not signed yet"

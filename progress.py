@@ -1,0 +1,68 @@
+"""How far a training has come, and what went wrong on the way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from checkpoints import Place
+from losses import LossTerms
+
+INCIDENTS_KEPT = 20
+
+
+@dataclass
+class Progress:
+    """With the weights and optimizers, all that going on needs; plain values, ready for JSON."""
+
+    epoch: int = 0  # epochs done
+    batch: int = 0  # batches done of the next one
+    best_epoch: int = 0
+    best_ua: float = -1.0
+    sums: dict[str, float] = field(default_factory=dict)  # of the losses since the epoch began
+    history: list[dict[str, float]] = field(default_factory=list)
+    bad_in_row: int = 0  # steps skipped since the last good one
+    bad_steps: int = 0  # steps skipped at all
+    incidents: list[dict[str, Any]] = field(default_factory=list)  # the first of them
+    repairs: list[dict[str, Any]] = field(default_factory=list)  # returns to an earlier state
+    float32: list[str] = field(default_factory=list)  # parts that went on in float32
+
+    @property
+    def place(self) -> Place:
+        """Where a state of now belongs."""
+        return Place(self.epoch, self.batch, self.best_epoch)
+
+    def is_done(self, epochs: int, patience: int | None) -> bool:
+        """Return whether all epochs are done, or so many since the best one."""
+        waited = self.epoch - self.best_epoch
+        return self.epoch >= epochs or (patience is not None and waited >= patience)
+
+    def add(self, terms: LossTerms, n: int) -> None:
+        """Add up the losses of n clips."""
+        for name, value in terms._asdict().items():
+            if value is not None:
+                self.sums[name] = self.sums.get(name, 0.0) + float(value) * n
+        self.sums["n"] = self.sums.get("n", 0.0) + n
+
+    def skip(self, incident: dict[str, Any]) -> None:
+        """Note a step that was not taken."""
+        self.bad_in_row += 1
+        self.bad_steps += 1
+        self.sums["skipped_steps"] = self.sums.get("skipped_steps", 0.0) + 1
+        self.incidents = [*self.incidents, incident][:INCIDENTS_KEPT]
+
+    def close_epoch(self, rates: Mapping[str, float], dev: Mapping[str, float]) -> dict[str, float]:
+        """End the epoch and return its row of the history: mean losses, rates, dev scores."""
+        sums = {"total": float("nan"), **self.sums}  # no step of the epoch was good
+        n, skipped = sums.pop("n", 1.0), sums.pop("skipped_steps", 0.0)
+        means = {name: value / n for name, value in sums.items()}
+        self.epoch += 1
+        self.batch, self.sums = 0, {}
+        record = {"epoch": self.epoch, "loss": means.pop("total"), **means}
+        record |= {**rates, **dev, "skipped_steps": int(skipped)}
+        self.history.append(record)
+        return record
+
+    def trouble(self) -> dict[str, Any]:
+        """Return what a reader of the scores should know."""
+        names = ("bad_steps", "incidents", "repairs", "float32")
+        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,100 @@
+"""Processes that die on cue: a training entry run until the n-th pass of a named place in the code.
+
+The processes are forked from a server that has imported everything once, so that many deaths take
+little time.
+"""
+
+import importlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+MODULES = ["kills", "cli"]
+
+# place -> (module, attribute): death is before the n-th call, or, with "after", behind it
+PLACES = {
+    "hearing a clip": ("recordings", "listen"),
+    "picturing a clip": ("store", "read_audio"),
+    "writing pictures": ("store", "FeatureStore._append"),
+    "writing the store's index": ("store", "FeatureStore._write_index"),
+    "a training step": ("engine", "Trainer.step"),
+    "a backward pass": ("engine", "Trainer._backward"),
+    "writing best weights": ("checkpoints", "save_tensors"),
+    "writing a checkpoint": ("files", "save_file"),
+    "renaming a file": ("pathlib", "Path.replace"),
+    "evaluating": ("evaluation", "F.cross_entropy"),
+    "writing the history": ("fold", "write_csv"),
+    "writing TensorBoard": ("tracking", "Tracker.log_epoch"),
+    "the test pass": ("fold", "_test"),
+    "writing the ledger": ("fold", "note"),
+    "writing predictions": ("fold", "write_predictions"),
+    "writing metrics": ("fold", "write_metrics"),
+    "removing checkpoints": ("checkpoints", "Checkpoints.remove"),
+    "summing up": ("experiment", "summarize"),
+    "writing the summary": ("summary", "write_json"),
+}
+
+
+def start(argv: Sequence[str], log: Path, place: str = "", n: int = 1) -> BaseProcess:
+    """Start `train_gmu.py ARGV` (or train.py), which dies at the n-th pass of a place, if any.
+
+    Args:
+        argv: Arguments, the entry first.
+        log: Gets stdout and stderr.
+        place: One of `PLACES`; "after ..." dies behind the call.
+        n: Counted from 1.
+    """
+    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(MODULES)
+    process = context.Process(target=_run, args=(list(argv), str(log), place, n))
+    process.start()
+    return process
+
+
+def _run(argv: list[str], log: str, place: str, n: int) -> None:
+    os.setsid()
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    if place:
+        _die_at(place.removeprefix("after "), n, after=place.startswith("after "))
+    import torch
+
+    from cli import train_command
+
+    torch.set_num_threads(1)
+    sys.argv = argv
+    entries = {"train.py": ["concat"], "train_gmu.py": ["gmu", "gmu_contrastive"]}
+    status = train_command(argv[1:], "", entries[argv[0]], "the other entry")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _die_at(place: str, n: int, after: bool) -> None:
+    module, attribute = PLACES[place]
+    owner: Any = importlib.import_module(module)
+    *path, name = attribute.split(".")
+    for part in path:
+        owner = getattr(owner, part)
+    calls = 0
+    call: Callable[..., Any] = getattr(owner, name)
+
+    def mortal(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == n and not after:
+            os.kill(os.getpid(), signal.SIGKILL)
+        result = call(*args, **kwargs)
+        if calls == n:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    setattr(owner, name, mortal)
