@@ -1,6 +1,6 @@
 """Values that are not finite: where they arose, and what to say of them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,11 @@ def not_finite(batch: Batch) -> Tensor:
     return ~(finite[0] & finite[1])
 
 
+def named(clips: Iterable[int], names: Sequence[str]) -> list[str]:
+    """Return the names of clips of a split, or their places where it has none."""
+    return [names[i] if names else f"clip {i}" for i in clips]
+
+
 def describe(
     model: nn.Module,
     window: Sequence[Batch],
@@ -87,7 +92,7 @@ def describe(
             parts |= set(offending_parts(model, batch, is_finite))
         bad = not_finite(batch)
         blamed = batch.clip[bad] if bad.any() else batch.clip
-        clips += [names[i] if names else f"clip {i}" for i in blamed.tolist()]
+        clips += named(blamed.tolist(), names)
     own = [("gradient" if all(finite) else "loss", parts, clips)]
     found = gather_object(own) if accelerator.num_processes > 1 else own
     whats, all_parts, all_clips = zip(*found, strict=True)

@@ -43,7 +43,7 @@ class Trainer:
         accumulate: Batches a step.
         clip_grad_norm: Largest gradient norm, or None.
         max_bad_steps: Steps in a row that may be skipped because something is not finite.
-        names: Of the training clips, for messages.
+        names: Of the clips of `train` and `dev`, for messages.
         stop: Says when to end early.
     """
 
@@ -58,7 +58,7 @@ class Trainer:
         accumulate: int = 1,
         clip_grad_norm: float | None = None,
         max_bad_steps: int = 3,
-        names: Sequence[str] = (),
+        names: Mapping[str, Sequence[str]] | None = None,
         stop: Stop | None = None,
     ) -> None:
         self.plain_model = model
@@ -66,7 +66,7 @@ class Trainer:
         self.criterion = criterion.to(accelerator.device)
         self.optimizers, self.schedule, self.accelerator = optimizers, schedule, accelerator
         self.seed, self.accumulate, self.clip_grad_norm = seed, accumulate, clip_grad_norm
-        self.max_bad_steps, self.names, self.stop = max_bad_steps, names, stop or Stop()
+        self.max_bad_steps, self.names, self.stop = max_bad_steps, names or {}, stop or Stop()
         self.progress = Progress()
 
     def fit(
@@ -106,7 +106,8 @@ class Trainer:
             while not self.progress.is_done(epochs, patience):
                 try:
                     self.train_one_epoch(train_loader, bar, keeper)
-                    dev = evaluate(self.model, keeper.watched(dev_loader), self.accelerator)
+                    batches, names = keeper.watched(dev_loader), self.names.get("dev", ())
+                    dev = evaluate(self.model, batches, self.accelerator, names)
                 except Diverged as found:
                     self._go_back(found, checkpoints, keeper)
                     continue
@@ -160,7 +161,8 @@ class Trainer:
         incident = None
         if on_any_process(not finite, self.accelerator):
             totals = [terms.total for terms in found]
-            incident = describe(self.plain_model, window, totals, self.names, self.accelerator)
+            names = self.names.get("train", ())
+            incident = describe(self.plain_model, window, totals, names, self.accelerator)
             for buffer, value in statistics:
                 buffer.copy_(value)
         for optimizer in self.optimizers:
@@ -286,7 +288,7 @@ class Trainer:
         progress.bad_steps, progress.incidents = before.bad_steps, before.incidents
         progress.float32 = [*before.float32, *suspects]
         self.plain_model.float32 = frozenset(progress.float32)  # type: ignore[assignment]
-        keeper.save()
+        keeper.save(again=True)
         if is_main:
             checkpoints.forget_after(progress.place)
         log.warning(

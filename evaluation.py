@@ -1,6 +1,6 @@
 """What a model says of every clip of a split."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import Batch
-from divergence import Diverged
+from divergence import DATA, Diverged, named, not_finite
 
 
 class Predictions(NamedTuple):
@@ -30,8 +30,19 @@ class Predictions(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator) -> Predictions:
+def evaluate(
+    model: nn.Module,
+    loader: Iterable[Batch],
+    accelerator: Accelerator,
+    names: Sequence[str] = (),
+) -> Predictions:
     """Predict every clip of a split once: the mean over its crops, whatever the processes.
+
+    Args:
+        model: As trained, or wrapped.
+        loader: Batches of the split, its share on this process.
+        accelerator: Of the processes.
+        names: Of the split's clips, for messages.
 
     Raises:
         Diverged: A prediction is NaN.
@@ -44,14 +55,14 @@ def evaluate(model: nn.Module, loader: Iterable[Batch], accelerator: Accelerator
         logits = output.logits.float()
         losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
         gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-        tensors = (batch.clip, batch.targets, logits.softmax(1), gates, losses)
+        tensors = (batch.clip, batch.targets, logits.softmax(1), gates, losses, not_finite(batch))
         parts.append(tuple(tensor.cpu().numpy() for tensor in tensors))
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
     columns = zip(*parts, strict=True)
-    clip, targets, probs, gate, ce = (np.concatenate(column) for column in columns)
+    clip, targets, probs, gate, ce, bad = (np.concatenate(column) for column in columns)
     if not np.isfinite(probs).all():
-        raise Diverged("prediction")
+        raise Diverged("prediction", [DATA] if bad.any() else (), named(clip[bad], names))
     order = clip.argsort(kind="stable")
     starts = np.unique(clip[order], return_index=True)[1]  # of each clip's crops
     n_crops = np.diff(starts, append=len(order))

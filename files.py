@@ -137,7 +137,7 @@ def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, whole. Views and shared storage are copied."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with whole_file(path) as temporary:
-        save_file(copies, temporary, metadata={"sha256": _digest(copies)})
+        save_file(copies, temporary, metadata=_about(copies))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -159,9 +159,9 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     file and one rename: tensors and numbers of two different moments never meet.
     """
     tensors: dict[str, torch.Tensor] = {}
-    tree = json.dumps(_take_out_tensors(state, tensors))
+    tree = _take_out_tensors(state, tensors)
     with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata={"state": tree, "sha256": _digest(tensors)})
+        save_file(tensors, temporary, metadata=_about(tensors, state=tree))
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -171,20 +171,25 @@ def load_state(path: Path) -> dict[str, Any]:
         RunError: The file is missing, cut short, altered or not such a state.
     """
     try:
-        tensors, metadata = _load(path)
-        return _put_back_tensors(json.loads(metadata["state"]), tensors)
+        tensors, about = _load(path)
+        return _put_back_tensors(about["state"], tensors)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise damaged(path, error) from error
 
 
-def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Return tensors and metadata of a file of ours, if the tensors are those written."""
+def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:
+    """Return the header of a file of ours; a single entry, since several have no fixed order."""
+    return {"about": json.dumps({"sha256": _digest(tensors), **more})}
+
+
+def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Return tensors and header of a file of ours, if the tensors are those written."""
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata() or {}
-    if metadata.get("sha256") != _digest(tensors):
+        about = json.loads((file.metadata() or {}).get("about", "{}"))
+    if about.get("sha256") != _digest(tensors):
         raise ValueError("its tensors are not those that were written")
-    return tensors, metadata
+    return tensors, about
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -51,6 +51,7 @@ def run_fold(
     with lock if accelerator.is_main_process else nullcontext():
         if (folder / "metrics.json").exists():
             log.info("%s is finished", job.name)
+            Checkpoints(folder / "state").remove()  # a kill may have left them
         else:
             _train_and_test(job, folder, run, store, accelerator, stop)
 
@@ -83,8 +84,8 @@ def _train_and_test(
         write_model_card(job, folder, model, store)
     with stop.deferred():  # a test that is broken off would be a second look at the test data
         _test(trainer, job, folder, run, store, accelerator, start)
-    if accelerator.is_main_process:
-        checkpoints.remove()
+        if accelerator.is_main_process:
+            checkpoints.remove()
     accelerator.free_memory()
 
 
@@ -133,7 +134,7 @@ def build_trainer(
         config.train.accumulate,
         config.train.clip_grad_norm,
         config.train.max_bad_steps,
-        [utterance.id for utterance in job.split.train],
+        {part: job.names(utterances) for part, utterances in job.split.parts()},
         stop,
     )
 
@@ -260,7 +261,12 @@ def _test(
         why = f"test after selection of epoch {progress.best_epoch} on dev"
         note(run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why)
     found = {
-        name: evaluate(trainer.model, _eval_loader(job, store, part, accelerator), accelerator)
+        name: evaluate(
+            trainer.model,
+            _eval_loader(job, store, part, accelerator),
+            accelerator,
+            job.names(part),
+        )
         for name, part in parts.items()
     }
     if accelerator.is_main_process:

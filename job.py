@@ -40,6 +40,10 @@ class FoldJob:
         parts = np.random.SeedSequence((self.seed, self.split.fold))
         return int(parts.generate_state(1)[0])
 
+    def names(self, utterances: Sequence[Utterance]) -> list[str]:
+        """Return what clips are called."""
+        return [u.id for u in utterances]
+
     def targets(self, utterances: Sequence[Utterance]) -> list[int]:
         """Return class indices."""
         return [list(self.classes).index(u.label) for u in utterances]

@@ -36,12 +36,16 @@ class Keeper:
         self.checkpoints, self.stop, self.accelerator = checkpoints, stop, accelerator
         self.seconds = float("inf") if minutes is None else 60 * minutes
         self.snapshot, self.saved_at = snapshot, time.monotonic()
+        self.saved: Place | None = None
 
-    def save(self) -> None:
-        """Save the present state."""
-        if self.accelerator.is_main_process and (snapshot := self.snapshot()) is not None:
-            self.checkpoints.save(*snapshot)
+    def save(self, again: bool = False) -> None:
+        """Save the present state; that of a place which was saved last only if asked to."""
         self.saved_at = time.monotonic()
+        if not self.accelerator.is_main_process or (snapshot := self.snapshot()) is None:
+            return
+        if again or snapshot[1] != self.saved:
+            self.checkpoints.save(*snapshot)
+            self.saved = snapshot[1]
 
     def between_steps(self) -> None:
         """Save if it is time.

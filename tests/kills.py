@@ -28,7 +28,8 @@ PLACES = {
     "writing best weights": ("checkpoints", "save_tensors"),
     "writing a checkpoint": ("files", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
-    "evaluating": ("evaluation", "F.cross_entropy"),
+    "evaluating": ("engine", "evaluate"),
+    "summing up an evaluation": ("evaluation", "Predictions"),
     "writing the history": ("fold", "write_csv"),
     "writing TensorBoard": ("tracking", "Tracker.log_epoch"),
     "the test pass": ("fold", "_test"),
@@ -41,7 +42,9 @@ PLACES = {
 }
 
 
-def start(argv: Sequence[str], log: Path, place: str = "", n: int = 1) -> BaseProcess:
+def start(
+    argv: Sequence[str], log: Path, place: str = "", n: int = 1, number: int = signal.SIGKILL
+) -> BaseProcess:
     """Start `train_gmu.py ARGV` (or train.py), which dies at the n-th pass of a place, if any.
 
     Args:
@@ -49,22 +52,23 @@ def start(argv: Sequence[str], log: Path, place: str = "", n: int = 1) -> BasePr
         log: Gets stdout and stderr.
         place: One of `PLACES`; "after ..." dies behind the call.
         n: Counted from 1.
+        number: The signal that it sends itself there.
     """
     os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
-    process = context.Process(target=_run, args=(list(argv), str(log), place, n))
+    process = context.Process(target=_run, args=(list(argv), str(log), place, n, number))
     process.start()
     return process
 
 
-def _run(argv: list[str], log: str, place: str, n: int) -> None:
+def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
     os.setsid()
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
     if place:
-        _die_at(place.removeprefix("after "), n, after=place.startswith("after "))
+        _die_at(place.removeprefix("after "), n, place.startswith("after "), number)
     import torch
 
     from cli import train_command
@@ -78,7 +82,7 @@ def _run(argv: list[str], log: str, place: str, n: int) -> None:
     os._exit(status)
 
 
-def _die_at(place: str, n: int, after: bool) -> None:
+def _die_at(place: str, n: int, after: bool, number: int) -> None:
     module, attribute = PLACES[place]
     owner: Any = importlib.import_module(module)
     *path, name = attribute.split(".")
@@ -91,10 +95,10 @@ def _die_at(place: str, n: int, after: bool) -> None:
         nonlocal calls
         calls += 1
         if calls == n and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         result = call(*args, **kwargs)
-        if calls == n:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if calls == n and after:
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, name, mortal)

@@ -19,8 +19,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from batches import EvalBatches
 from data import Batch
-from engine import evaluate, gather_views
+from evaluation import evaluate
 from losses import FusionLoss, nt_xent
+from processes import gather_views
 
 REPOSITORY = Path(__file__).parents[1]
 WORLD, BATCH, WIDTH = 2, 3, 5

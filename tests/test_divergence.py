@@ -1,0 +1,266 @@
+"""NaN and infinity: no weight moves, nothing is silent, and the run is repaired or says why not."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from test_engine import CPU, Stub, batch, fake_clips, loaders, make_trainer
+from torch import Tensor, nn
+
+from batches import EvalBatches
+from checkpoints import Checkpoints
+from data import build_loader
+from divergence import Diverged
+from engine import Trainer
+from errors import RunError
+from evaluation import evaluate
+from experiment import run_experiment
+from files import load_state, read_json
+from losses import FusionLoss, LossTerms
+
+pytestmark = pytest.mark.promise("non_finite")
+NAMES = [f"Ses01_{i:03d}" for i in range(16)]
+
+
+class Spoiled(nn.Module):
+    """Hands on what it gets, spoiled where a rule says so, with running statistics."""
+
+    def __init__(self, is_spoiled: Callable[[], bool]) -> None:
+        super().__init__()
+        self.is_spoiled = is_spoiled
+        self.norm = nn.BatchNorm1d(8)
+
+    def forward(self, features: Tensor) -> Tensor:
+        features = self.norm(features)
+        return features * float("nan") if self.is_spoiled() else features
+
+
+def spoiled_stub(branch: str, is_spoiled: Callable[[], bool]) -> Stub:
+    model = Stub()
+    linear = getattr(model, branch)
+    setattr(model, branch, nn.Sequential(linear, Spoiled(is_spoiled)))
+    return model
+
+
+def copy_of(trainer: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.plain_model.state_dict().items()}
+
+
+def assert_unmoved(trainer: Trainer, before: dict[str, Tensor]) -> None:
+    for name, value in trainer.plain_model.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("branch", ["cqt", "mel"])
+def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
+    branch: str, caplog, count
+) -> None:
+    bad = iter([False, True, True, True, False])  # the look for the cause computes once more
+    trainer = make_trainer(spoiled_stub(branch, lambda: next(bad)), names={"train": NAMES})
+    trainer.step([batch(4)])
+    before = copy_of(trainer)
+    moments = [len(optimizer.state) for optimizer in trainer.optimizers]
+    steps = [{k: v["step"].clone() for k, v in o.state.items()} for o in trainer.optimizers]
+    assert moments == [4 if branch == "cqt" else 2, 4 if branch == "mel" else 2, 2]
+    assert trainer.step([batch(4, first=4)]) == []
+    assert_unmoved(trainer, before)  # running statistics too
+    for optimizer, taken in zip(trainer.optimizers, steps, strict=True):
+        assert all(optimizer.state[p]["step"] == n for p, n in taken.items())
+    (incident,) = trainer.progress.incidents
+    assert incident == {
+        "epoch": 1,
+        "batch": 1,
+        "what": "loss",
+        "parts": [branch],
+        "clips": NAMES[4:8],
+    }
+    told = caplog.messages[-1]
+    assert "the loss is NaN or infinite" in told and "Ses01_004, Ses01_005" in told
+    assert "CQT" in told if branch == "cqt" else "Mel" in told
+    trainer.progress.bad_in_row = 0
+    count("steps that were not finite")
+
+
+@pytest.mark.parametrize("part", ["cqt", "mel", "head"])
+def test_a_gradient_that_is_infinite_moves_nothing_and_names_the_part(part: str, count) -> None:
+    trainer = make_trainer(clip_grad_norm=1.0)
+    before = copy_of(trainer)
+    getattr(trainer.plain_model, part).weight.register_hook(lambda slope: slope * float("inf"))
+    assert trainer.step([batch(4)]) == []
+    assert_unmoved(trainer, before)
+    (incident,) = trainer.progress.incidents
+    assert (incident["what"], incident["parts"]) == ("gradient", [part])
+    assert all(p.grad is None for p in trainer.plain_model.parameters())
+    count("steps that were not finite")
+
+
+def test_of_accumulated_batches_the_bad_one_is_named_and_none_counts(count) -> None:
+    trainer = make_trainer(names={"train": NAMES})
+    before = copy_of(trainer)
+    bad = batch(4, first=4)
+    bad.mel[2, 0, 1, 1] = float("inf")
+    assert trainer.step([batch(4), bad]) == []
+    assert_unmoved(trainer, before)
+    assert trainer.progress.incidents[0]["parts"] == ["data"]
+    assert trainer.progress.incidents[0]["clips"] == ["Ses01_006"]
+    count("steps that were not finite")
+
+
+def test_the_schedule_moves_on_over_a_skipped_step() -> None:
+    trainer = make_trainer(schedule={"kind": "cosine", "n_steps": 4})
+    bad = batch(4)
+    bad.cqt[0] = float("nan")
+    rates = []
+    for window in ([batch(4)], [bad], [batch(4)]):
+        trainer.step(window)
+        rates.append(trainer.schedule.rates()[0])
+    assert rates == pytest.approx([0.01 * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in (1, 2, 3)])
+
+
+def test_bad_steps_apart_are_borne_and_counted(tmp_path: Path) -> None:
+    pattern = iter([True, True, False, True, True, False, True, True] + [False] * 100)
+    spoiled = spoiled_stub("mel", lambda: False)
+    trainer = make_trainer(spoiled, max_bad_steps=2)
+    loss = trainer._loss
+    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
+    progress = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path))
+    assert progress.bad_steps == 6 and progress.bad_in_row == 2 and len(progress.incidents) == 6
+    assert [row["skipped_steps"] for row in progress.history] == [3, 3]
+    assert all(np.isfinite(row["loss"]) for row in progress.history)
+
+
+def _times(terms: LossTerms, factor: float) -> LossTerms:
+    return terms._replace(total=terms.total * factor)
+
+
+def test_too_many_bad_steps_end_the_run_with_the_learning_rate_as_cause(tmp_path: Path) -> None:
+    trainer = make_trainer(lr=0.0125, max_bad_steps=2)
+    train, dev = loaders()
+    trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    trainer.plain_model.mel.weight.data[0, 0] = float("nan")
+    words = (
+        r"loss is NaN or infinite, first in the Mel branch in float32. The cause is the learning "
+        r"rate \(0.0125, 0.0125, 0.0125\).*lower optim.lr.*last good state is kept"
+    )
+    with pytest.raises(RunError, match=words):
+        _fit_on(trainer, train, dev, 2, tmp_path)
+    assert trainer.progress.bad_steps == 3
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
+
+
+def _fit_on(trainer: Trainer, train, dev, epochs: int, folder: Path) -> None:
+    """Go on with the weights as they are, not with the saved ones."""
+    trainer._begin = lambda checkpoints, keeper: None  # type: ignore[method-assign]
+    trainer.fit(train, dev, epochs, None, Checkpoints(folder))
+
+
+def test_pictures_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) -> None:
+    trainer = make_trainer(max_bad_steps=0, names={"train": NAMES, "dev": NAMES})
+    train, dev = loaders()
+    train.dataset.views[0][5] = np.nan
+    with pytest.raises(RunError, match="pictures of Ses01_005 are NaN.*cause is the data.*store"):
+        trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+
+
+def test_dev_pictures_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
+    trainer = make_trainer(names={"dev": NAMES})
+    train, dev = loaders()
+    dev.dataset.views = (dev.dataset.views[0].copy(), dev.dataset.views[1])
+    dev.dataset.views[0][3] = np.inf
+    with pytest.raises(RunError, match="pictures of Ses01_003 are NaN.*cause is the data"):
+        trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+
+
+def test_predictions_that_are_nan_are_told() -> None:
+    model = Stub()
+    nn.init.constant_(model.head.bias, float("nan"))
+    clips = build_loader(fake_clips(8), EvalBatches(8, 4), CPU, workers=0)
+    with pytest.raises(Diverged, match="the prediction is NaN"):
+        evaluate(model, clips, Accelerator(cpu=True))
+
+
+def in_autocast() -> bool:
+    return torch.is_autocast_enabled("cpu")
+
+
+@pytest.mark.parametrize("branch", ["cqt", "mel"])
+def test_a_branch_that_bfloat16_does_not_suit_goes_on_in_float32(
+    branch: str, tmp_path: Path, caplog, count
+) -> None:
+    caplog.set_level(logging.WARNING)
+    trainer = make_trainer(
+        spoiled_stub(branch, in_autocast), precision="bf16", max_bad_steps=1, seed=4
+    )
+    progress = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path / "a"))
+    assert progress.float32 == [branch] and progress.bad_steps == 2 and progress.epoch == 2
+    assert progress.repairs == [
+        {"epoch": 1, "what": "loss", "float32": [branch], "back_to_epoch": 0}
+    ]
+    assert f"back to the end of epoch 0, from there with {branch} in float32" in caplog.text
+    from_the_start = make_trainer(spoiled_stub(branch, in_autocast), precision="bf16", seed=4)
+    from_the_start.plain_model.float32 = frozenset([branch])
+    from_the_start.fit(*loaders(), 2, None, Checkpoints(tmp_path / "b"))
+    assert_unmoved(trainer, copy_of(from_the_start))
+    count("runs repaired in float32")
+
+
+def test_a_repaired_run_that_is_resumed_stays_repaired(tmp_path: Path) -> None:
+    def trainer() -> Trainer:
+        model = spoiled_stub("mel", in_autocast)
+        return make_trainer(model, precision="bf16", max_bad_steps=1, seed=4)
+
+    whole = trainer()
+    whole.fit(*loaders(), 3, None, Checkpoints(tmp_path / "whole"))
+    trainer().fit(*loaders(), 1, None, Checkpoints(tmp_path / "parts"))
+    parts = trainer()
+    parts.fit(*loaders(), 3, None, Checkpoints(tmp_path / "parts"))
+    assert parts.progress == whole.progress
+    assert_unmoved(parts, copy_of(whole))
+
+
+def test_what_fails_in_float32_too_ends_the_run(tmp_path: Path) -> None:
+    trainer = make_trainer(spoiled_stub("mel", lambda: True), precision="bf16", max_bad_steps=1)
+    with pytest.raises(RunError, match="in bfloat16 and in float32 alike. The cause is the learn"):
+        trainer.fit(*loaders(), 1, None, Checkpoints(tmp_path))
+    assert trainer.progress.bad_steps == 4 and trainer.progress.float32 == ["mel"]
+
+
+def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
+    trainer = make_trainer(lr=0.01)
+    train, dev = loaders()
+    keep_all = Checkpoints(tmp_path)
+    step = trainer.step
+
+    def overshoot(window):
+        found = step(window)
+        with torch.no_grad():
+            trainer.plain_model.head.weight[0, 0] = float("inf")
+        return found
+
+    trainer.step = overshoot  # type: ignore[method-assign]
+    with pytest.raises(RunError, match="cause is the learning rate"):
+        trainer.fit(train, dev, 3, None, keep_all, minutes=1e-9)
+    (state,) = tmp_path.glob("epoch-*")
+    assert state.name.startswith("epoch-0000_batch-00000")
+    assert torch.isfinite(load_state(state)["model"]["head.weight"]).all()
+
+
+def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypatch) -> None:
+    losses = iter([1.0, float("nan"), float("nan")] + [1.0] * 100)
+    loss = FusionLoss.forward
+    monkeypatch.setattr(
+        FusionLoss, "forward", lambda self, *args: _times(loss(self, *args), next(losses))
+    )
+    run = run_experiment(tiny("train.precision=bfloat16", "train.max_bad_steps=1"), [])
+    trouble = read_json(run / "summary.json")["trouble"]["fold 1 seed 0"]
+    assert trouble["bad_steps"] == 2 and trouble["float32"] == ["head"]
+    assert [one["batch"] for one in trouble["incidents"]] == [2, 3]
+    assert all(clip.startswith("Ses0") for clip in trouble["incidents"][0]["clips"])
+    table = (run / "summary.md").read_text()
+    assert "In tiny, fold 1 seed 0, 2 training steps were skipped" in table
+    assert "went back to the end of epoch 0 and on in float32 for head" in table
