@@ -5,11 +5,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from errors import RunError
 
@@ -31,8 +31,8 @@ def alone(path: Path, work: str, shared: bool = False) -> Iterator[None]:
     """
     with _opened(path) as file:
         if not _try(file, shared, PATIENCE):
-            raise RunError(f"{TAKEN} {work} ({_owner(path)}): wait for it or end it")
-        _sign(file, path)
+            raise RunError(f"{TAKEN} {work} ({_owners(path)}): wait for it or end it")
+        _sign(file, path, shared)
         yield
 
 
@@ -81,20 +81,39 @@ def _try(file: BinaryIO, shared: bool, patience: float) -> bool:
             time.sleep(0.02)
 
 
-def _sign(file: BinaryIO, path: Path) -> None:
-    """Write down who holds it; of several that share, the last one."""
+def _sign(file: BinaryIO, path: Path, shared: bool) -> None:
+    """Write down who holds it; those that share stand below each other."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since})
     try:
-        file.truncate(0)
+        if not shared:
+            file.truncate(0)
         file.write(line.encode() + b"\n")
     except OSError as error:
         raise RunError(f"cannot lock {path}: {error.strerror}") from error
 
 
-def _owner(path: Path) -> str:
+def _owners(path: Path) -> str:
+    """Name who holds it, as far as that can be told from here."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
-        return f"process {holder['process']} on {holder['host']}, since {holder['since']}"
+        holders = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        living = [one for one in holders if not _is_dead(one)]
+        named = [
+            f"process {one['process']} on {one['host']}, since {one['since']}" for one in living
+        ]
     except (OSError, ValueError, KeyError, TypeError):
-        return "a process that has not signed yet"
+        named = []
+    return "; ".join(named) or "it has not signed yet"
+
+
+def _is_dead(holder: Mapping[str, Any]) -> bool:
+    """Whether it surely is; of another machine's processes nothing is known."""
+    if holder["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(int(holder["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False  # it is another user's
+    return False

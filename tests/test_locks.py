@@ -1,0 +1,154 @@
+"""Locks: who holds one is named, two never work on the same, and none outlives its process."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import kills
+import pytest
+
+from errors import RunError
+from experiment import run_experiment
+from locks import alone, in_turn, is_held
+
+FOLD = "folds/fold-1_seed-0"
+HOLDER = """
+import sys, time; from pathlib import Path; from locks import alone
+with alone(Path(sys.argv[1]), "x", shared=sys.argv[2] == "shared"):
+    print("held", flush=True); time.sleep(600)
+"""
+
+
+@pytest.fixture
+def hold() -> Iterator[Callable[[Path, str], subprocess.Popen]]:
+    """Start a process that holds a lock until it is killed."""
+    with ExitStack() as stack:
+
+        def start(path: Path, kind: str = "alone") -> subprocess.Popen:
+            command = [sys.executable, "-c", HOLDER, str(path), kind]
+            process = subprocess.Popen(command, stdout=subprocess.PIPE, cwd=kills.ROOT)
+            stack.enter_context(process)
+            stack.callback(process.kill)
+            assert process.stdout is not None and process.stdout.readline() == b"held\n"
+            return process
+
+        yield start
+
+
+def test_who_comes_second_is_told_who_was_first(tmp_path: Path, hold) -> None:
+    lock = tmp_path / "lock"
+    first = hold(lock)
+    assert is_held(lock)
+    words = f"another process is at work on the fold .process {first.pid} on {socket.gethostname()}"
+    with pytest.raises(RunError, match=words), alone(lock, "the fold"):
+        pass
+    assert is_held(lock)  # trying takes nothing away
+
+
+@pytest.mark.promise("stale_lock")
+def test_a_lock_falls_with_its_process_and_is_taken_over(tmp_path: Path, hold, count) -> None:
+    lock = tmp_path / "lock"
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
+        first = hold(lock)
+        first.send_signal(number)
+        first.wait()
+        assert not is_held(lock) and str(first.pid) in lock.read_text()  # its name is still there
+        with alone(lock, "the fold"):
+            assert is_held(lock) and str(os.getpid()) in lock.read_text()
+        count("stale locks taken over")
+
+
+def test_those_who_share_keep_out_those_who_want_to_be_alone(tmp_path: Path, hold) -> None:
+    lock = tmp_path / "lock"
+    hold(lock, "shared")
+    with alone(lock, "the run", shared=True):
+        pass
+    with pytest.raises(RunError, match="at work on the run"), alone(lock, "the run"):
+        pass
+    assert not is_held(lock)  # by one alone
+
+
+def test_in_turn_waits(tmp_path: Path) -> None:
+    order = []
+
+    def second() -> None:
+        with in_turn(tmp_path / "lock"):
+            order.append("second")
+
+    with in_turn(tmp_path / "lock"):
+        (thread := threading.Thread(target=second)).start()
+        time.sleep(0.2)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_no_lock_no_holder(tmp_path: Path) -> None:
+    assert not is_held(tmp_path / "none")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot lock"), alone(tmp_path / "file" / "lock", "x"):
+        pass
+
+
+@pytest.mark.promise("same_run")
+@pytest.mark.parametrize("folds", ["null", "[1,2]", "[1]"])
+def test_of_two_runs_of_one_name_the_second_is_refused(
+    tiny: Callable, tmp_path: Path, recipe: Path, count, folds: str
+) -> None:
+    wishes = [f"run.root={tmp_path / 'runs'}", f"run.folds={folds}", "train.epochs=1000"]
+    argv = ["train_gmu.py", "--config", str(recipe), *wishes]
+    first = kills.start(argv, tmp_path / "first")
+    folder = tmp_path / "runs" / "tiny"
+    while not any((folder / FOLD / "state").glob("epoch-*")):
+        assert first.is_alive(), (tmp_path / "first").read_text()
+        time.sleep(0.01)
+    for again in (argv, [*argv, "--overwrite"]):
+        second = kills.start(again, tmp_path / "second")
+        second.join(60)
+        told = (tmp_path / "second").read_text()
+        assert second.exitcode == 1 and "Traceback" not in told
+        place = f"{folder}" if folds == "null" or again != argv else f"fold-1_seed-0 in {folder}"
+        assert f"failed: another process is at work on {place}" in told
+        assert f"process {first.pid} on {socket.gethostname()}" in told
+        count("second runs refused")
+        (tmp_path / "second").unlink()
+    assert first.is_alive()
+    first.kill()
+    first.join()
+    assert any((folder / FOLD / "state").glob("epoch-*"))  # --overwrite removed nothing
+    run_experiment(tiny(f"run.folds={folds}", "train.epochs=1"), [], overwrite=True)
+    assert (folder / FOLD / "metrics.json").exists()
+    count("stale locks taken over")
+
+
+@pytest.mark.promise("same_store")
+def test_two_runs_that_need_the_same_pictures_compute_them_once(
+    tmp_path: Path, recipe: Path, count
+) -> None:
+    """Both begin at once; together they write as many pictures as one would."""
+    runs = []
+    for name in ("a", "b"):
+        wishes = [f"run.root={tmp_path / 'runs'}", f"run.store={tmp_path / 'store'}"]
+        argv = ["train_gmu.py", "--config", str(recipe), *wishes, f"name={name}", "train.epochs=1"]
+        runs.append(kills.start(argv, tmp_path / f"log {name}"))
+    for run, name in zip(runs, ("a", "b"), strict=True):
+        run.join(120)
+        assert run.exitcode == 0, (tmp_path / f"log {name}").read_text()
+    built = [_n_pictured(tmp_path / f"log {name}") for name in ("a", "b")]
+    assert sorted(built) == [0, 40]
+    results = [(tmp_path / "runs" / name / FOLD / "predictions.csv").read_bytes() for name in "ab"]
+    assert results[0] == results[1]
+    count("stores shared")
+
+
+def _n_pictured(log: Path) -> int:
+    """Return how many clips the bar of the feature store ended at."""
+    bars = [line for line in log.read_text().replace("\r", "\n").splitlines() if "features" in line]
+    return int(bars[-1].split("/")[0].split()[-1]) if bars else 0
