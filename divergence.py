@@ -1,6 +1,6 @@
 """Values that are not finite: where they arose, and what to say of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -82,25 +82,42 @@ def describe(
         names: Of all training clips, or none.
         accelerator: Of the processes.
     """
-    finite = [bool(loss.isfinite()) for loss in losses]
-    parts: set[str] = set()
-    clips: list[str] = []
-    for batch, is_finite in zip(window, finite, strict=True):
-        if is_finite and not all(finite):
-            continue  # another batch is to blame
-        with accelerator.autocast():
-            parts |= set(offending_parts(model, batch, is_finite))
-        bad = not_finite(batch)
-        blamed = batch.clip[bad] if bad.any() else batch.clip
-        clips += named(blamed.tolist(), names)
-    own = [("gradient" if all(finite) else "loss", parts, clips)]
-    found = gather_object(own) if accelerator.num_processes > 1 else own
-    whats, all_parts, all_clips = zip(*found, strict=True)
+    own = [
+        _account(model, batch, bool(loss.isfinite()), names, accelerator)
+        for batch, loss in zip(window, losses, strict=True)
+    ]
+    accounts = gather_object(own) if accelerator.num_processes > 1 else own
+    first = min(map(_order, accounts))  # the others caught it from there
+    blamed = [account for account in accounts if _order(account) == first]
+    parts = {part for account in blamed for part in account["parts"]}
+    clips = [clip for account in blamed for clip in account["clips"]]
     return {
-        "what": "loss" if "loss" in whats else "gradient",
-        "parts": [part for part in (DATA, *PARTS) if part in set().union(*all_parts)],
-        "clips": [clip for clips in all_clips for clip in clips][:CLIPS_NAMED],
+        "what": blamed[0]["what"],
+        "parts": [part for part in (DATA, *PARTS) if part in parts],
+        "clips": clips[:CLIPS_NAMED],
     }
+
+
+def _account(
+    model: nn.Module,
+    batch: Batch,
+    loss_is_finite: bool,
+    names: Sequence[str],
+    accelerator: Accelerator,
+) -> dict[str, Any]:
+    """Say of one batch what could be wrong with it."""
+    with accelerator.autocast():
+        parts = offending_parts(model, batch, loss_is_finite)
+    bad = not_finite(batch)
+    clips = batch.clip[bad] if bad.any() else batch.clip
+    what = "gradient" if loss_is_finite else "loss"
+    return {"what": what, "parts": parts, "clips": named(clips.tolist(), names)}
+
+
+def _order(account: Mapping[str, Any]) -> tuple[bool, int]:
+    """Return how early a cause lies: loss before gradient, data before branch before head."""
+    place = 0 if DATA in account["parts"] else 2 if "head" in account["parts"] else 1
+    return account["what"] == "gradient", place
 
 
 @torch.no_grad()

@@ -19,8 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from batches import EvalBatches
 from data import Batch
+from engine import Trainer
 from evaluation import evaluate
 from losses import FusionLoss, nt_xent
+from optim import Schedule, build_optimizers
 from processes import gather_views
 
 REPOSITORY = Path(__file__).parents[1]
@@ -48,8 +50,15 @@ class Views(nn.Module):
         self.classify = nn.Linear(8, 4)
         self.register_buffer("shift", torch.zeros(4))
 
+    def features(self, cqt: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
+        return self.cqt(cqt), self.mel(mel)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        modules = {"cqt": self.cqt, "mel": self.mel, "head": self.classify}
+        return {name: list(module.parameters()) for name, module in modules.items()}
+
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
-        z_cqt, z_mel = self.cqt(cqt), self.mel(mel)
+        z_cqt, z_mel = self.features(cqt, mel)
         logits = self.classify(torch.cat([z_cqt, z_mel], 1))
         return FusionOutput(logits + self.shift, None, z_cqt, z_mel)
 
@@ -87,8 +96,30 @@ def one_process(rank: int, folder: Path) -> None:
         for clips in ([i for _, i in batch] for batch in EvalBatches(N_EVAL, 4, rank, WORLD))
     ]
     predictions = evaluate(model, loader, Accelerator(cpu=True))
-    torch.save((found, predictions.probs), folder / f"rank{rank}.pt")
+    spoiled = steps_with_one_bad_process(rank)
+    torch.save((found, predictions.probs, spoiled), folder / f"rank{rank}.pt")
     dist.destroy_process_group()
+
+
+def steps_with_one_bad_process(rank: int) -> dict[str, object]:
+    """Take a good step, one in which the second process has a NaN, and a good one again."""
+    model = Views()
+    optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 0.1)
+    names = {"train": [f"clip_{i}" for i in range(WORLD * BATCH)]}
+    accelerator = Accelerator(cpu=True)
+    schedule = Schedule(optimizers)
+    trainer = Trainer(model, FusionLoss(), optimizers, schedule, accelerator, names=names)
+    own = torch.arange(WORLD * BATCH)[rank * BATCH : (rank + 1) * BATCH]
+    cqt, mel, targets = (part[own] for part in data(WORLD * BATCH))
+    good = Batch(own, cqt, mel, targets)
+    bad = good._replace(mel=mel.clone())
+    bad.mel[1, 0] = float("nan") if rank == 1 else bad.mel[1, 0]
+    weights = []
+    for batch in (good, bad, good):
+        trainer.step([batch])
+        weights.append([p.detach().clone() for p in model.parameters()])
+    taken = [int(state["step"]) for o in optimizers for state in o.state.values()]
+    return {"weights": weights, "taken": taken, "progress": vars(trainer.progress)}
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +133,7 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[dict, np.ndarray
 @pytest.mark.parametrize("form", FORMS)
 def test_peer_23_gradients_are_those_of_one_process_with_the_joined_batch(two, form: str) -> None:
     joined = gradients(Views(), form, slice(None))
-    for found, _ in two:
+    for found, *_ in two:
         for ours, expected in zip(found[form], joined, strict=True):
             torch.testing.assert_close(ours, expected)
 
@@ -117,8 +148,23 @@ def test_peer_23_local_negatives_would_give_other_gradients() -> None:
 def test_evaluation_of_uneven_shares_is_by_one_model_and_known_to_both_processes(two) -> None:
     cqt, mel, _ = data(N_EVAL)
     expected = Views()(cqt, mel).logits.softmax(1).detach().numpy()
-    for _, probs in two:
+    for _, probs, _ in two:
         np.testing.assert_allclose(probs, expected, rtol=1e-5)
+
+
+@pytest.mark.promise("non_finite")
+def test_peer_20_a_nan_on_one_process_moves_no_weight_on_any(two, count) -> None:
+    (_, _, first), (_, _, second) = two
+    for found in (first, second):
+        after_good, after_bad, after_next = found["weights"]
+        assert all(map(torch.equal, after_bad, after_good))
+        assert not any(map(torch.equal, after_next, after_bad))
+        assert set(found["taken"]) == {2} and len(found["taken"]) == 6
+        (incident,) = found["progress"]["incidents"]
+        assert incident["parts"] == ["data"] and incident["clips"][-1] == f"clip_{BATCH + 1}"
+    assert first["progress"] == second["progress"]
+    assert all(map(torch.equal, first["weights"][-1], second["weights"][-1]))
+    count("steps that were not finite")
 
 
 def test_whole_run_under_torchrun(tiny: Callable, tmp_path: Path, recipe: Path) -> None:
