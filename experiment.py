@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from config import dump_config, flatten, load_config
+from disk import check_writable, make_folder
 from environment import describe_environment
-from errors import InputError, RunError
+from errors import InputError
 from files import alone, read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
@@ -44,12 +44,12 @@ def run_experiment(config: Config, command: Sequence[str], overwrite: bool = Fal
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
+    check_places(config)
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
     plan = make_plan(config)
     store = FeatureStore(Path(config.run.store), feature_settings(config))
     with accelerator.main_process_first():
         build_model(config, len(plan.labels.classes), store.record[0])  # fails now, not hours later
-        _check_writable(folder.parent)
         plan = fill_store(plan, store)
         environment = describe_environment(command, config.run.device)
         if accelerator.is_main_process:
@@ -137,13 +137,17 @@ def _read_config_of(folder: Path) -> Config:
         ) from None
 
 
-def _check_writable(folder: Path) -> None:
-    """Fail before the pictures are computed, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RunError(f"run.root={folder} cannot be written: {error.strerror}") from error
+def check_places(config: Config) -> None:
+    """Fail before anything is computed where the run could not be written.
+
+    A store that is there may be read-only: it may hold all that is needed.
+
+    Raises:
+        RunError: Nothing can be written there.
+    """
+    check_writable(Path(config.run.root) / config.name, f"run.root={config.run.root}")
+    if not Path(config.run.store).exists():
+        check_writable(Path(config.run.store), f"run.store={config.run.store}")
 
 
 def remove_run(folder: Path) -> None:
@@ -179,6 +183,7 @@ def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -
             f"{read_json(file)['id']} there, {plan.certificate['id']} now): change `name` to keep "
             "both, or give --overwrite to start anew"
         )
+    make_folder(folder / "folds")
     write_text(folder / "config.yaml", dump_config(plan.config))
     write_json(file, plan.certificate)
     write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from batches import EvalBatches, TrainBatches
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
+from disk import make_folder
 from engine import Predictions, Trainer, evaluate
 from features import SpectrogramImages
 from files import alone, load_tensors, read_json, write_csv, write_json
@@ -40,6 +41,8 @@ def run_fold(job: FoldJob, run: Path, store: FeatureStore, accelerator: Accelera
             or another process is at work on this fold.
     """
     folder = run / "folds" / job.name
+    if accelerator.is_main_process:
+        make_folder(folder / "state", inside=run)
     lock = alone(folder / "state" / "lock", f"{job.name} in {run}")
     with lock if accelerator.is_main_process else nullcontext():
         if (folder / "metrics.json").exists():
@@ -216,8 +219,6 @@ def _fit(
             after_epoch,
             bar,
         )
-    if tracker is not None:
-        tracker.close()
     return progress.best_epoch
 
 

@@ -28,6 +28,7 @@ def job(tmp_path, monkeypatch):
     """Make a job of a few lines of Python that know `folder`, `name` and `root`."""
     monkeypatch.setattr(jobs, "TICK", 0.01)
     monkeypatch.setattr(jobs, "LOOK", 0.05)
+    (tmp_path / "logs").mkdir()
 
     def make(name: str, code: str = DONE) -> Job:
         folder = tmp_path / name
@@ -128,7 +129,6 @@ def test_each_slot_gives_its_environment_and_is_used_again(job, tmp_path):
 )
 def test_a_failed_job_is_listed_and_stops_no_other(job, tmp_path, code, reason):
     every = [job("a", code), job("b")]
-    every[0].log.parent.mkdir()
     every[0].log.write_text("failed: an earlier attempt\n")
     ((failed, why),) = run_jobs(every, [{}])
     assert (failed, why) == (every[0], reason)
