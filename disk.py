@@ -24,6 +24,7 @@ from errors import RunError
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # sync of a folder
+FEW_FILES = 16  # a file and what is there while it is written are fewer
 AGAIN = "then give the same command again"
 
 
@@ -249,15 +250,15 @@ def _number(error: Exception) -> int | None:
 
 
 def _room(folder: Path, needs: int | None) -> str:
-    """Say what was needed and what is free, for this user."""
+    """Say what was needed and what is free, for this user, now that nothing half is left."""
     needed = "" if needs is None else f"needs {in_units(needs)}, "
     try:
         disk = os.statvfs(_nearest(folder))
     except OSError:
         return f"{needed}what is free there cannot be told"
-    if disk.f_files and not disk.f_favail:
-        return f"{needed}that disk takes no more files, whatever their size"
-    return f"{needed}{in_units(disk.f_bavail * disk.f_frsize)} is free on that disk"
+    few = disk.f_files and disk.f_favail < FEW_FILES
+    files = f", for at most {disk.f_favail} new file{'s' * (disk.f_favail != 1)}" if few else ""
+    return f"{needed}{in_units(disk.f_bavail * disk.f_frsize)} is free on that disk{files}"
 
 
 def _nearest(folder: Path) -> Path:

@@ -124,13 +124,13 @@ class FeatureStore:
         start = first * self._record_bytes
         try:
             for v, name in enumerate(VIEWS):
-                self._write_records(name, start, [pictures[v] for _, pictures in computed])
+                file = self._data_file(name)
+                self._write_records(file, start, [pictures[v] for _, pictures in computed])
         except OSError as error:
-            for file in map(self._data_file, VIEWS):
-                with suppress(OSError):  # of a lost disk; the first error is the one to tell
-                    os.truncate(file, start)  # gives the room back
+            for name in VIEWS:
+                _cut_back(self._data_file(name), start)
             needs = sum(view.nbytes for _, pictures in computed for view in pictures)
-            what = f"cannot write the feature store {self.folder}"
+            what = f"cannot write {file} of the feature store"
             raise failure(what, self.folder, error, needs, "What was finished is kept") from error
         rows = dict(self.rows)
         for key, pictures in computed:
@@ -138,15 +138,13 @@ class FeatureStore:
             first = rows[key].stop
         self._write_index(rows)
 
-    def _write_records(self, view: str, start: int, records: Sequence[NDArray]) -> None:
+    def _write_records(self, file: Path, start: int, records: Sequence[NDArray]) -> None:
         """Write records from a byte on and sync them: the index must never be ahead of them."""
-        file = self._data_file(view)
         with file.open("r+b", buffering=0) as there:
             if there.seek(0, os.SEEK_END) < start:  # rows that others read would become zeros
                 raise damaged(file, "rows of it went meanwhile", self.folder)
             there.seek(start)
-            for record in records:
-                write_all(there, record.tobytes())
+            write_all(there, b"".join(record.tobytes() for record in records))
             there.truncate()
             os.fsync(there.fileno())
 
@@ -181,12 +179,11 @@ class FeatureStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            for path in (self.folder / "lock", *map(self._data_file, VIEWS)):
+            for path in (*map(self._data_file, VIEWS), self.folder / "lock"):
                 path.touch()
-            file = (self.folder / "lock").open("r+")
+            file = path.open("r+")
         except OSError as error:
-            what = f"cannot write the feature store {self.folder}"
-            raise failure(what, self.folder, error) from error
+            raise failure(f"cannot open {path} to write", self.folder, error) from error
         with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
@@ -206,6 +203,13 @@ def _rows(first: int, stop: int) -> range:
 def _size(path: Path) -> int:
     """Return the bytes of a file, 0 if it is gone: reading it will say so."""
     return path.stat().st_size if path.exists() else 0
+
+
+def _cut_back(file: Path, size: int) -> None:
+    """Give back the room of what was not written to its end; never lengthen a file by zeros."""
+    with suppress(OSError):  # of a lost disk; the first error is the one to tell
+        if file.stat().st_size > size:
+            os.truncate(file, size)
 
 
 def _chunks(items: Sequence) -> Iterator[Sequence]:
