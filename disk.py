@@ -25,6 +25,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # sync of a folder
 FEW_FILES = 16  # a file and what is there while it is written are fewer
+PLACES = "run.root, run.store, --out or --root"
 AGAIN = "then give the same command again"
 
 
@@ -160,15 +161,21 @@ def failure(
     way = f"check that disk, {AGAIN}"
     if number in FULL:
         reason += f" ({_room(folder, needs)})"
-        way = f"free some space or name another disk (run.root, run.store, --out), {AGAIN}"
+        way = f"free some space or name another disk ({PLACES}), {AGAIN}"
     elif number in CLOSED:
-        way = f"make it writable or name another place (run.root, run.store, --out), {AGAIN}"
+        way = f"make it writable or name another place ({PLACES}), {AGAIN}"
     return RunError(f"{what}: {reason}. {kept or 'Nothing was changed there'}: {way}")
 
 
 def keeps_back(error: Exception) -> bool:
     """Whether a disk does not give what may well be there and whole, as a lost or a closed one."""
     return _number(error) in (*CLOSED, errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
+
+
+def is_full(folder: Path) -> bool:
+    """Whether not even a page fits on the disk of a folder."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize < 4096 or bool(disk.f_files and not disk.f_favail)
 
 
 def in_units(n: int) -> str:

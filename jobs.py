@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import torch
 
-from disk import failure
+from disk import failure, is_full
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +149,10 @@ class _Running:
             lines = [f"status {self.process.returncode}; its log cannot be read: {error.strerror}"]
         lines = [line.strip() for line in lines if line.strip()]
         told = [line for line in lines if line.startswith(("failed: ", "wrong input: "))]
-        return (told or lines or [f"ended with status {self.process.returncode}"])[-1]
+        last = (told or lines or [f"ended with status {self.process.returncode}"])[-1]
+        if not told and self.job.log.parent.exists() and is_full(self.job.log.parent):
+            return f"{last} (the disk of its log is full: free some space)"
+        return last
 
 
 class _Crew:
