@@ -196,9 +196,10 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
     for recipe in recipes:
         if overwrite:
             remove_run(recipe.folder)
-        make_folder(recipe.folder / "logs")
+        make_folder(recipe.folder)
         if not (recipe.folder / "config.yaml").exists():  # a folder without one is no run folder
             write_text(recipe.folder / "config.yaml", dump_config(recipe.config))
+        make_folder(recipe.folder / "logs", inside=recipe.folder)
     return jobs
 
 

@@ -97,9 +97,10 @@ def make_folder(folder: Path, inside: Path | None = None) -> None:
     try:
         if inside is not None and not inside.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(inside))
-        if not folder.is_dir():
-            folder.mkdir(parents=True, exist_ok=True)
-            sync_folder(folder.parent)
+        made = [each for each in (folder, *folder.parents) if not each.exists()]
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in made:
+            sync_folder(each.parent)
     except OSError as error:
         place = folder if inside is None else inside
         raise failure(f"cannot make the folder {folder}", place, error) from error

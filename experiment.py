@@ -183,8 +183,9 @@ def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -
             f"{read_json(file)['id']} there, {plan.certificate['id']} now): change `name` to keep "
             "both, or give --overwrite to start anew"
         )
-    make_folder(folder / "folds")
-    write_text(folder / "config.yaml", dump_config(plan.config))
+    make_folder(folder)
+    write_text(folder / "config.yaml", dump_config(plan.config))  # a folder without is no run
+    make_folder(folder / "folds", inside=folder)
     write_json(file, plan.certificate)
     write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
     write_json(folder / "environment.json", environment)

@@ -127,6 +127,15 @@ def test_the_file_is_synced_before_its_name_and_then_the_folder(tmp_path, monkey
     assert order == ["file", "renamed", tmp_path.name]
 
 
+def test_each_folder_that_is_made_is_synced_into_its_own(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
+    disk.make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path / "a", tmp_path]
+    disk.make_folder(tmp_path / "a" / "b")
+    assert synced == [tmp_path / "a", tmp_path]
+
+
 def fail_on(monkeypatch, name, number, only=lambda handle: True):
     step = getattr(os, name)
 

@@ -39,6 +39,11 @@ SMALL = ["model.cqt_backbone=test_byobnet", "model.mel_backbone=test_vit"]  # 11
 REPORT = ["comparison.json", "comparison.md", "comparison.tex", "report.html"]
 
 
+def seldom(value: Any) -> Any:
+    """Leave a case to `make test-slow`."""
+    return pytest.param(value, marks=pytest.mark.slow)
+
+
 class Disk:
     """Counts each step of writing below a folder; some of them fail.
 
@@ -102,7 +107,7 @@ class Disk:
 
     def _open(self, original: Callable) -> Callable:
         def attempt(path: Any, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-            if isinstance(path, int) or not set(mode) & set("wax+"):
+            if isinstance(path, int) or not set(mode) & set("wax+") or os.path.isdir(path):
                 return original(path, mode, *args, **kwargs)
             self.step("open", path)
             return Watched(original(path, mode, *args, **kwargs), path, self)
@@ -150,13 +155,18 @@ class Watched:
         return getattr(self._file, name)
 
 
-def assert_whole(root: Path) -> None:
-    """Everything that is there can be read to its end, and nothing is there for a while only."""
+def assert_whole(root: Path, appended: bool = True) -> None:
+    """Everything that is there can be read to its end, and nothing is there for a while only.
+
+    Args:
+        root: The folder.
+        appended: Also what is written bit by bit, which nobody can cut back on a disk that is lost.
+    """
     for path in root.rglob("*"):
         assert not path.name.startswith(".") and ".tmp" not in path.name, path
         if path.suffix == ".json":
             json.loads(path.read_text())
-        elif path.suffix == ".jsonl":
+        elif path.suffix == ".jsonl" and appended:
             text = path.read_text()
             assert text == "".join(json.dumps(json.loads(x)) + "\n" for x in text.splitlines())
         elif path.suffix == ".csv":
@@ -168,7 +178,7 @@ def assert_whole(root: Path) -> None:
         elif path.suffix == ".npz":
             with np.load(path) as kept:
                 assert len({len(kept[name]) for name in ("sha256", "hash", "lengths")}) == 1
-        elif "tfevents" in path.name:
+        elif "tfevents" in path.name and appended:
             assert_whole_records(path.read_bytes())
 
 
@@ -209,10 +219,10 @@ class Reference:
         self.results = results_of(root / "runs" / FOLD)
         self.pictures = pictures_of(self.config)
 
-    def assert_goes_on(self, root: Path, *overrides: str) -> None:
-        run_experiment(config_in(self.recipe, root, *overrides), [])
+    def assert_goes_on(self, root: Path, appended: bool = True) -> None:
+        run_experiment(config_in(self.recipe, root), [])
         assert results_of(root / "runs" / FOLD) == self.results
-        assert_whole(root)
+        assert_whole(root, appended)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -245,16 +255,16 @@ def fail_and_go_on(
     assert os.strerror(number) in said and (name.rpartition(".")[0] or name) in said, told
     if number == errno.ENOSPC and name != "lock":
         assert "is free on that disk" in said and "then give the same command again" in said, told
-        assert "needs " in said or what in ("mkdir", "create", "open"), told
-    assert_whole(root) if not lasting else None
+        assert "needs " in said or said.startswith(("cannot make the folder", "cannot open")), told
+    assert_whole(root, appended=not lasting)
     found = pictures_of(config_in(reference.recipe, root))
     assert found.items() <= reference.pictures.items()
-    reference.assert_goes_on(root)
+    reference.assert_goes_on(root, appended=not lasting)
     shutil.rmtree(root)
 
 
 @pytest.mark.promise("full_disk")
-@pytest.mark.parametrize("share", [0.02, 0.2, 0.4, 0.55, 0.65, 0.8, 0.97])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.6, 0.9])
 def test_a_full_disk_at_a_step_of_a_run(reference, tmp_path, count, share) -> None:
     fail_and_go_on(reference, tmp_path / "root", int(share * len(reference.steps)))
     count("full-disk faults injected")
@@ -270,8 +280,7 @@ def test_a_full_disk_at_every_step_of_a_run(reference, tmp_path, count, part) ->
 
 
 @pytest.mark.promise("lost_disk")
-@pytest.mark.parametrize("share", [0.3, 0.7])
-@pytest.mark.parametrize("number", [errno.EIO, errno.EROFS])
+@pytest.mark.parametrize(("share", "number"), [(0.3, errno.EROFS), (0.7, errno.EIO)])
 def test_a_disk_that_is_lost_in_a_run(reference, tmp_path, count, share, number) -> None:
     """From some step on nothing can be written any more."""
     n = int(share * len(reference.steps))
@@ -292,7 +301,7 @@ def test_a_disk_that_is_lost_at_many_steps_of_a_run(
 
 
 @pytest.mark.promise("full_disk")
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("number", [errno.ENOSPC, seldom(errno.EIO)])
 def test_a_full_or_lost_disk_at_every_step_of_a_comparison(
     reference, tmp_path, count, number, monkeypatch
 ) -> None:
@@ -352,6 +361,7 @@ def link(root: Path, name: str, disk: Path) -> None:
         ("runs", "6m", r"last.safetensors: No space left on device \(needs 8.* MB, 3.* MB is free"),
         ("store", "64k", r"[cm].*.f16 of the feature store: No space left on device \(needs 65.5"),
     ],
+    ids=["tables", "weights", "pictures"],
 )
 def test_a_real_disk_that_is_full(reference, tmp_path, count, place, size, said) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
@@ -494,7 +504,7 @@ def after_first_epoch(patch: pytest.MonkeyPatch, work: Callable[[], object]) -> 
 
 
 @pytest.mark.promise("lost_disk")
-@pytest.mark.parametrize("gone", ["runs", "runs/tiny", f"runs/{FOLD}"])
+@pytest.mark.parametrize("gone", [seldom("runs"), "runs/tiny", seldom(f"runs/{FOLD}")])
 def test_a_run_that_is_removed_meanwhile_stays_removed(
     reference, tmp_path, monkeypatch, count, gone
 ) -> None:
@@ -542,7 +552,7 @@ def test_a_store_that_is_removed_while_it_is_mapped(
 
 
 @pytest.mark.promise("lost_disk")
-@pytest.mark.parametrize("gone", ["", "mel.f16", "cqt.f16", "index.json"])
+@pytest.mark.parametrize("gone", ["", *map(seldom, ("mel.f16", "cqt.f16", "index.json"))])
 def test_a_store_that_is_removed_while_it_is_built(
     reference, tmp_path, monkeypatch, count, gone
 ) -> None:
