@@ -250,3 +250,15 @@ def test_what_cannot_be_written_is_told_at_once_and_nothing_made(tmp_path, monke
     with pytest.raises(RunError, match=f"run.root=a cannot be written: {os.strerror(number)}"):
         disk.check_writable(tmp_path / "a" / "b", "run.root=a")
     assert os.listdir(tmp_path) == []
+
+
+def test_a_disk_is_full_when_no_page_or_no_file_fits(tmp_path, monkeypatch):
+    def room(blocks, files, left):
+        result = list(os.statvfs(tmp_path))
+        result[1], result[4], result[5], result[7] = 512, blocks, files, left  # as in man statvfs
+        monkeypatch.setattr(os, "statvfs", lambda folder: os.statvfs_result(result))
+        return disk.is_full(tmp_path)
+
+    assert not disk.is_full(tmp_path)
+    assert room(7, 100, 50) and not room(8, 100, 50)
+    assert room(8, 100, 0) and not room(8, 0, 0)  # no count of files: as many as one likes

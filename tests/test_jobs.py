@@ -333,6 +333,34 @@ def test_a_log_that_cannot_be_written_ends_the_others_and_is_told(job, tmp_path)
     assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 
+def test_a_log_folder_that_is_gone_is_told_and_not_made_again(job, tmp_path):
+    one = job("a")
+    one.log.parent.rmdir()
+    with pytest.raises(RunError, match=f"cannot start a .* the folder {tmp_path}/logs is gone"):
+        run_jobs([one], [{}])
+    assert not one.log.parent.exists() and not calls(tmp_path)
+
+
+def test_a_log_that_is_gone_when_its_job_fails_is_told(job, tmp_path):
+    one = job("a", "os.unlink(root + '/logs/a.log'); sys.exit(3)")
+    ((_, why),) = run_jobs([one, job("b")], [{}])
+    assert why == "status 3; its log cannot be read: No such file or directory"
+    assert calls(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [
+        ("print('bar'); sys.exit(1)", "bar (the disk of its log is full: free some space)"),
+        ("print('failed: no luck'); sys.exit(1)", "failed: no luck"),
+    ],
+)
+def test_a_job_that_could_not_speak_on_a_full_disk(job, monkeypatch, code, ends):
+    one = job("a", code)
+    monkeypatch.setattr(jobs, "is_full", lambda folder: folder == one.log.parent)
+    assert run_jobs([one], [{}])[0].reason == ends
+
+
 @pytest.mark.parametrize(
     ("visible", "n_gpus", "n", "device", "expected"),
     [
