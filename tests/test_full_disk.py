@@ -85,7 +85,8 @@ class Disk:
         original = getattr(os, name)
 
         def attempt(path: Any, *args: Any, **kwargs: Any) -> Any:
-            self.step(name, path)
+            if name != "mkdir" or not os.path.isdir(path):  # that it is there comes first
+                self.step(name, path)
             return original(path, *args, **kwargs)
 
         return attempt
