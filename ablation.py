@@ -15,6 +15,7 @@ from pathlib import Path
 
 from cli import guarded
 from config import dump_config, load_config
+from disk import make_folder
 from errors import InputError, RunError, nearest
 from experiment import check_run_folder, remove_run
 from files import write_text
@@ -197,8 +198,10 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
     for recipe in recipes:
         if overwrite:
             remove_run(recipe.folder)
+        make_folder(recipe.folder)
         if not (recipe.folder / "config.yaml").exists():  # a folder without one is no run folder
             write_text(recipe.folder / "config.yaml", dump_config(recipe.config))
+        make_folder(recipe.folder / "logs", inside=recipe.folder)
     return jobs
 
 

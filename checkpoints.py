@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from disk import keeps_back
 from errors import RunError
 from files import damaged, load_state, load_tensors, save_state, save_tensors
 
@@ -85,6 +86,8 @@ class Checkpoints:
                 if place.best_epoch:
                     load_tensors(self.best(place.best_epoch))
             except RunError as error:
+                if isinstance(error.__cause__, Exception) and keeps_back(error.__cause__):
+                    raise  # it may be whole
                 broken.append(file)
                 reason = error.__cause__ or error
                 continue

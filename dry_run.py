@@ -12,7 +12,7 @@ from audio import read_audio
 from corpora import Utterance
 from data import Batch
 from engine import Trainer
-from experiment import check_run_folder, feature_settings, make_accelerator
+from experiment import check_places, check_run_folder, feature_settings, make_accelerator
 from features import SpectrogramImages
 from fold import build_model, build_trainer
 from job import FoldJob
@@ -31,6 +31,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
         RunError: As the run itself would, for instance for weights that cannot be reached.
     """
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
+    check_places(config)
     plan = make_plan(config)
     images = SpectrogramImages(**feature_settings(config))
     accelerator = make_accelerator(config)

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -12,8 +11,9 @@ import torch
 from accelerate import Accelerator
 
 from config import dump_config, flatten, load_config
+from disk import check_writable, make_folder, remove_leftovers
 from environment import describe_environment
-from errors import InputError, RunError
+from errors import InputError
 from features import SpectrogramImages
 from files import read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
@@ -56,6 +56,7 @@ def run_experiment(
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
+    check_places(config)
     if accelerator.is_main_process and (folder / LOCK).exists():
         with _claimed(folder, config, overwrite):
             pass  # refused now, not after all clips were heard
@@ -63,7 +64,6 @@ def run_experiment(
     plan = make_plan(config)
     channels = SpectrogramImages(**feature_settings(config)).n_channels
     build_model(config, len(plan.labels.classes), channels)  # fails now, not hours later
-    _check_writable(folder.parent)
     with _claimed(folder, config, overwrite) if accelerator.is_main_process else nullcontext():
         store = FeatureStore(Path(config.run.store), feature_settings(config))
         with accelerator.main_process_first():
@@ -80,6 +80,7 @@ def run_experiment(
 
 def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
     """Hold a run: alone, or with processes that are at work on other folds of it."""
+    make_folder(folder)
     shared = config.run.folds is not None and not overwrite
     return alone(folder / LOCK, str(folder), shared)
 
@@ -170,13 +171,17 @@ def _read_config_of(folder: Path) -> Config:
         ) from None
 
 
-def _check_writable(folder: Path) -> None:
-    """Fail before the pictures are computed, not after."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise RunError(f"run.root={folder} cannot be written: {error.strerror}") from error
+def check_places(config: Config) -> None:
+    """Fail before anything is computed where the run could not be written.
+
+    A store that is there may be read-only: it may hold all that is needed.
+
+    Raises:
+        RunError: Nothing can be written there.
+    """
+    check_writable(Path(config.run.root) / config.name, f"run.root={config.run.root}")
+    if not Path(config.run.store).exists():
+        check_writable(Path(config.run.store), f"run.store={config.run.store}")
 
 
 def remove_run(folder: Path) -> None:
@@ -212,7 +217,9 @@ def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -
             f"{read_json(file)['id']} there, {plan.certificate['id']} now): change `name` to keep "
             "both, or give --overwrite to start anew"
         )
-    write_text(folder / "config.yaml", dump_config(plan.config))
+    remove_leftovers(folder)
+    write_text(folder / "config.yaml", dump_config(plan.config))  # a folder without is no run
+    make_folder(folder / "folds", inside=folder)
     write_json(file, plan.certificate)
     write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
     write_json(folder / "environment.json", environment)

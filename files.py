@@ -1,53 +1,27 @@
-"""Files are written whole or not at all; state is kept as safetensors + JSON, never as a pickle."""
+"""The formats of our files, each written whole; state is safetensors + JSON, never a pickle."""
 
 import csv
-import fcntl
 import hashlib
+import io
 import json
-import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from disk import append, keeps_back, whole_file
 from errors import RunError
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """Give a temporary sibling to write to; on success it is synced and takes the name `path`.
-
-    Raises:
-        RunError: The disk is full or the folder cannot be written; `path` is as it was before.
-    """
-    temporary: Path | None = None
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"cannot write {path}: {error}; nothing was changed there") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
-    with whole_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    data = text.encode()
+    with whole_file(path, len(data)) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -84,6 +58,11 @@ def damaged(path: Path, reason: object, remove: Path | None = None) -> RunError:
         reason: What is wrong with it.
         remove: What must go so that it is made again; None is the file alone.
     """
+    if isinstance(reason, Exception) and keeps_back(reason):  # it may be whole: nothing must go
+        return RunError(
+            f"cannot read {path}: {reason}. Check its disk and its permissions, then give the same "
+            "command again"
+        )
     return RunError(
         f"{path} is missing, damaged or of another version ({reason}): "
         f"remove {remove or path} and run the same training command again"
@@ -92,10 +71,11 @@ def damaged(path: Path, reason: object, remove: Path | None = None) -> RunError:
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file whole, header first."""
-    with whole_file(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
 
 
 def append_line(path: Path, line: str) -> None:
@@ -104,39 +84,23 @@ def append_line(path: Path, line: str) -> None:
     Raises:
         RunError: The disk is full or the file cannot be written.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            size = file.seek(0, os.SEEK_END)
-            try:
-                file.write(_end_of_line(file, size) + line.encode() + b"\n")
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(size)
-                raise
-    except OSError as error:
-        raise RunError(f"cannot append to {path}: {error}") from error
-
-
-def _end_of_line(file: BinaryIO, size: int) -> bytes:
-    """Return what ends a line that a crash has left unfinished."""
-    if size == 0:
-        return b""
-    file.seek(size - 1)
-    return b"" if file.read(1) == b"\n" else b"\n"
+    append(path, line.encode() + b"\n", is_line=True)
 
 
 def copy_file(source: Path, path: Path) -> None:
     """Copy a file whole."""
-    with whole_file(path) as temporary:
+    try:
+        size = source.stat().st_size
+    except OSError as error:
+        raise damaged(source, error, remove=path.parent) from error
+    with whole_file(path, size) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, whole. Views and shared storage are copied."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path) as temporary:
+    with whole_file(path, _n_bytes(copies)) as temporary:
         save_file(copies, temporary, metadata=_about(copies))
 
 
@@ -160,8 +124,9 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _take_out_tensors(state, tensors)
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata=_about(tensors, state=tree))
+    about = _about(tensors, state=tree)
+    with whole_file(path, _n_bytes(tensors) + len(about["about"])) as temporary:
+        save_file(tensors, temporary, metadata=about)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -200,6 +165,10 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _n_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def _take_out_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -3,7 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from batches import EvalBatches, TrainBatches
 from checkpoints import Checkpoints
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
+from disk import make_folder, remove_leftovers
 from engine import Trainer
 from evaluation import Predictions, evaluate
 from features import SpectrogramImages
@@ -47,8 +48,12 @@ def run_fold(
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
     folder = run / "folds" / job.name
+    if accelerator.is_main_process:
+        make_folder(folder / "state", inside=run)
     lock = alone(folder / "state" / "lock", f"{job.name} in {run}")
     with lock if accelerator.is_main_process else nullcontext():
+        for place in (folder, folder / "state"):
+            remove_leftovers(place)
         if (folder / "metrics.json").exists():
             log.info("%s is finished", job.name)
             Checkpoints(folder / "state").remove()  # a kill may have left them
@@ -223,7 +228,7 @@ def _fit(
         unit="batch",
         disable=not accelerator.is_main_process,
     )
-    with closing(tracker), bar:
+    with bar:
         trainer.fit(
             loader,
             dev,

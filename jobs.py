@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import torch
 
-from errors import RunError
+from disk import failure, is_full
 from locks import TAKEN, is_held
 from stopping import Stop
 
@@ -132,12 +132,18 @@ class _Running:
         if self.process.returncode < 0:
             number = -self.process.returncode
             return f"ended by signal {number} ({signal.strsignal(number)})"
-        with self.job.log.open("rb") as file:
-            file.seek(self.offset)
-            lines = file.read().decode(errors="replace").splitlines()
+        try:
+            with self.job.log.open("rb") as file:
+                file.seek(self.offset)
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError as error:
+            lines = [f"status {self.process.returncode}; its log cannot be read: {error.strerror}"]
         lines = [line.strip() for line in lines if line.strip()]
         told = [line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))]
-        return (told or lines or [f"ended with status {self.process.returncode}"])[-1]
+        last = (told or lines or [f"ended with status {self.process.returncode}"])[-1]
+        if not told and self.job.log.parent.exists() and is_full(self.job.log.parent):
+            return f"{last} (the disk of its log is full: free some space)"
+        return last
 
 
 class _Crew:
@@ -197,7 +203,6 @@ class _Crew:
     def _start(self, job: Job) -> None:
         slot = self._free.pop(0)
         try:
-            job.log.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("a", encoding="utf-8") as file:
                 file.write(f"$ {shlex.join(job.command)}\n")
                 file.flush()
@@ -211,7 +216,8 @@ class _Crew:
                     start_new_session=True,  # Ctrl-C reaches it through `stop` alone
                 )
         except OSError as error:
-            raise RunError(f"cannot start {job.title} with its log {job.log}: {error}") from error
+            what = f"cannot start {job.title} with its log {job.log}"
+            raise failure(what, job.log.parent, error) from error
         self.running.append(_Running(job, slot, process, time.monotonic(), offset))
         log.info("%s: started, its output goes to %s", job.title, job.log)
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from disk import failure
 from errors import RunError
 
 TAKEN = "another process is at work on"  # what a process says that came second to a lock
@@ -22,7 +23,7 @@ def alone(path: Path, work: str, shared: bool = False) -> Iterator[None]:
     """Hold a lock file while at work; it falls to the next one when the process ends, however.
 
     Args:
-        path: The lock file; it is made in its folder, and stays.
+        path: The lock file, in a folder that is there; it stays.
         work: What is locked, for people.
         shared: Let others in who share as well, and keep out those who want to be alone.
 
@@ -60,10 +61,9 @@ def is_held(path: Path) -> bool:
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+b", buffering=0)
     except OSError as error:
-        raise RunError(f"cannot lock {path}: {error.strerror}") from error
+        raise failure(f"cannot lock {path}", path.parent, error) from error
     with file:
         yield file
 
@@ -90,7 +90,7 @@ def _sign(file: BinaryIO, path: Path, shared: bool) -> None:
             file.truncate(0)
         file.write(line.encode() + b"\n")
     except OSError as error:
-        raise RunError(f"cannot lock {path}: {error.strerror}") from error
+        raise failure(f"cannot lock {path}", path.parent, error) from error
 
 
 def _owners(path: Path) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from breakdown import breakdown, breakdown_markdown
 from comparison import compare, run_names
+from disk import make_folder
 from errors import InputError
 from files import write_json, write_text
 from report import write_report
@@ -66,9 +67,14 @@ def publish(
         runs: From `gather`.
         comparison: From `gather`.
         audio: Put the sound of the worst errors into the report.
+
+    Raises:
+        InputError: `folder` is a file.
+        RunError: The disk is full, lost or read-only; what was written is whole.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: --out names a folder for the tables and the report")
+    make_folder(folder)
     write_text(folder / "comparison.md", markdown(comparison))
     write_text(folder / "comparison.tex", comparison_latex(comparison))
     write_json(folder / "comparison.json", comparison)

@@ -8,7 +8,8 @@ import numpy as np
 from tqdm import tqdm
 
 from audio import BadAudio, Recording, hash_file, in_parallel, listen
-from files import damaged, whole_file
+from disk import make_folder, whole_file
+from files import damaged
 
 FILE = "recordings-1.npz"  # 1: how `Recording` is made; a change of that must raise it
 SHOW_PROGRESS = 1000  # files
@@ -58,6 +59,7 @@ def remember(recordings: Iterable[Recording], folder: Path) -> None:
     n_known = len(known)
     known |= {one.file: one for one in recordings}
     if len(known) > n_known:
+        make_folder(folder)
         _save(folder / FILE, known)
 
 
@@ -77,12 +79,13 @@ def _load(path: Path) -> dict[str, Recording]:
 def _save(path: Path, known: Mapping[str, Recording]) -> None:
     """Write all; of two processes that write at once the last one's file stays, and is whole."""
     heard = list(known.values())
-    with whole_file(path) as temporary, temporary.open("wb") as file:
-        np.savez(
-            file,
-            sha256=np.array(list(known)),
-            hash=np.array([one.hash for one in heard]),
-            seconds=np.array([one.seconds for one in heard]),
-            lengths=np.array([len(one.words) for one in heard]),
-            words=np.concatenate([one.words for one in heard]),
-        )
+    columns = {
+        "sha256": np.array(list(known)),
+        "hash": np.array([one.hash for one in heard]),
+        "seconds": np.array([one.seconds for one in heard]),
+        "lengths": np.array([len(one.words) for one in heard]),
+        "words": np.concatenate([one.words for one in heard]),
+    }
+    needs = sum(column.nbytes for column in columns.values())
+    with whole_file(path, needs) as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio import BadAudio, in_parallel, read_audio
-from errors import RunError
+from disk import failure, make_folder, write_all
 from features import FRONT_END_VERSION, SpectrogramImages
 from files import damaged, read_json, write_json
 
@@ -68,11 +68,12 @@ class FeatureStore:
         """
         if all(key in self.rows for key in paths):
             return {}
+        make_folder(self.folder)
         if not (self.folder / "settings.json").exists():
             write_json(self.folder / "settings.json", self._described)
         with self._locked():
             self._read_index()
-            self._write_index()  # rows lost to damage are unnamed before their places are reused
+            self._write_index(self.rows)  # rows lost are unnamed before their places are reused
             missing = [(key, path) for key, path in paths.items() if key not in self.rows]
             missing.sort(key=lambda item: _size(item[1]))  # clips of like length share CQT kernels
             bad: dict[Path, str] = {}
@@ -83,9 +84,16 @@ class FeatureStore:
             return bad
 
     def view(self, name: str) -> NDArray[np.float16]:
-        """Return the memory-mapped pictures of `cqt` or `mel`: (rows, C, H, W)."""
-        n = self._n_rows()
-        return np.memmap(self._data_file(name), np.float16, "r", shape=(n, *self.record))
+        """Return the memory-mapped pictures of `cqt` or `mel`: (rows, C, H, W).
+
+        Raises:
+            RunError: They were removed or cut short; what is mapped stays.
+        """
+        shape = (self._n_rows(), *self.record)
+        try:
+            return np.memmap(self._data_file(name), np.float16, "r", shape=shape)
+        except (OSError, ValueError) as error:  # ValueError: it is shorter than its rows
+            raise damaged(self._data_file(name), error, self.folder) from error
 
     def statistics(self, rows: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return mean and std of each view over some rows: 2 x ((C,), (C,)), dB."""
@@ -113,30 +121,40 @@ class FeatureStore:
     def _append(self, computed: Sequence[tuple[str, Sequence[NDArray]]]) -> None:
         """Write records behind the last row that the index names, then the index."""
         first = self._n_rows()
+        start = first * self._record_bytes
         try:
             for v, name in enumerate(VIEWS):
-                self._data_file(name).touch()
-                with self._data_file(name).open("r+b") as file:
-                    file.seek(first * self._record_bytes)
-                    file.writelines(pictures[v].tobytes() for _, pictures in computed)
-                    file.truncate()
-                    os.fsync(file.fileno())  # the index must never be ahead of the records
+                file = self._data_file(name)
+                self._write_records(file, start, [pictures[v] for _, pictures in computed])
         except OSError as error:
-            raise RunError(
-                f"cannot write the feature store {self.folder}: {error}. What was finished "
-                "is kept: free some space or change run.store, and run the same command again"
-            ) from error
+            for name in VIEWS:
+                _cut_back(self._data_file(name), start)
+            needs = sum(view.nbytes for _, pictures in computed for view in pictures)
+            what = f"cannot write {file} of the feature store"
+            raise failure(what, self.folder, error, needs, "What was finished is kept") from error
+        rows = dict(self.rows)
         for key, pictures in computed:
-            self.rows[key] = range(first, first + len(pictures[0]))
-            first = self.rows[key].stop
-        self._write_index()
+            rows[key] = range(first, first + len(pictures[0]))
+            first = rows[key].stop
+        self._write_index(rows)
+
+    def _write_records(self, file: Path, start: int, records: Sequence[NDArray]) -> None:
+        """Write records from a byte on and sync them: the index must never be ahead of them."""
+        with file.open("r+b", buffering=0) as there:
+            if there.seek(0, os.SEEK_END) < start:  # rows that others read would become zeros
+                raise damaged(file, "rows of it went meanwhile", self.folder)
+            there.seek(start)
+            write_all(there, b"".join(record.tobytes() for record in records))
+            there.truncate()
+            os.fsync(there.fileno())
 
     def _n_rows(self) -> int:
         return max((rows.stop for rows in self.rows.values()), default=0)
 
-    def _write_index(self) -> None:
-        places = {key: [rows.start, rows.stop] for key, rows in self.rows.items()}
+    def _write_index(self, rows: dict[str, range]) -> None:
+        places = {key: [place.start, place.stop] for key, place in rows.items()}
         write_json(self.folder / "index.json", places)
+        self.rows = rows
 
     def _read_index(self) -> None:
         """Read the index; rows that the data files do not hold whole count as missing."""
@@ -160,7 +178,13 @@ class FeatureStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        with (self.folder / "lock").open("w") as file:
+        try:
+            for path in (*map(self._data_file, VIEWS), self.folder / "lock"):
+                path.touch()
+            file = path.open("r+")
+        except OSError as error:
+            raise failure(f"cannot open {path} to write", self.folder, error) from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
@@ -179,6 +203,13 @@ def _rows(first: int, stop: int) -> range:
 def _size(path: Path) -> int:
     """Return the bytes of a file, 0 if it is gone: reading it will say so."""
     return path.stat().st_size if path.exists() else 0
+
+
+def _cut_back(file: Path, size: int) -> None:
+    """Give back the room of what was not written to its end; never lengthen a file by zeros."""
+    with suppress(OSError):  # of a lost disk; the first error is the one to tell
+        if file.stat().st_size > size:
+            os.truncate(file, size)
 
 
 def _chunks(items: Sequence) -> Iterator[Sequence]:

@@ -1,13 +1,28 @@
-"""TensorBoard of one fold: losses apart, learning rates, dev scores, gate histogram, confusion."""
+"""TensorBoard of one fold: losses apart, learning rates, dev scores, gate histogram, confusion.
 
+The events of an epoch are appended at once and synced, by this thread. TensorBoard's own writer
+hands them to a thread that tells of a full disk by a traceback and leaves half a record.
+"""
+
+import io
+import os
+import socket
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from torch.utils.tensorboard import SummaryWriter
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.record_writer import RecordWriter
+from torch.utils.tensorboard.summary import histogram, scalar
+
+from disk import append
 
 LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
+GATE_BINS = np.linspace(0, 1, 51)
 
 
 class Tracker:
@@ -18,40 +33,70 @@ class Tracker:
     Args:
         folder: Of the fold.
         classes: Names, in the order of the targets.
+
+    Raises:
+        RunError: The disk is full, lost or read-only, or the folder is gone.
     """
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
-        self._writer: SummaryWriter | None = None
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = folder / name
 
     def log_epoch(
         self, record: Mapping[str, float], confusion: NDArray, gate: NDArray | None
     ) -> None:
-        """Write one epoch: its row of the history, dev confusion (K, K), dev gate (N, D)."""
+        """Write one epoch: its row of the history, dev confusion (K, K), dev gate (N, D).
+
+        Raises:
+            RunError: The disk is full, lost or read-only, or the folder is gone.
+        """
         epoch = int(record["epoch"])
-        writer = self._begin(epoch)
-        for name, value in record.items():
-            if name in LOSS_TERMS:
-                writer.add_scalar(f"loss/{name}", value, epoch)
-            elif name.startswith("lr_"):
-                writer.add_scalar(f"learning_rate/{name[3:]}", value, epoch)
-            elif name.startswith("dev_"):
-                writer.add_scalar(f"dev/{name[4:]}", value, epoch)
+        if not self._file.exists():
+            self._append(self._beginning(epoch))
+        found = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
-            writer.add_histogram("gate, 1 = CQT, 0 = Mel", gate, epoch)
-        writer.add_figure("dev confusion", confusion_figure(confusion, self.classes), epoch)
-        writer.flush()
+            found.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
+        found.append(_picture("dev confusion", confusion_figure(confusion, self.classes)))
+        self._append([Event(step=epoch, summary=one) for one in found])
 
-    def close(self) -> None:
-        """Finish the event file."""
-        if self._writer is not None:
-            self._writer.close()
+    def _beginning(self, epoch: int) -> list[Event]:
+        events = [Event(file_version="brain.Event:2")]
+        if any(self.folder.glob("events.out.tfevents.*")):
+            start = SessionLog(status=SessionLog.START)
+            events.append(Event(step=epoch, session_log=start))
+        return events
 
-    def _begin(self, epoch: int) -> SummaryWriter:
-        if self._writer is None:
-            resumed = any(self.folder.glob("events.out.tfevents.*"))
-            self._writer = SummaryWriter(str(self.folder), purge_step=epoch if resumed else None)
-        return self._writer
+    def _append(self, events: Sequence[Event]) -> None:
+        written = io.BytesIO()
+        records = RecordWriter(written)
+        for event in events:
+            event.wall_time = time.time()
+            records.write(event.SerializeToString())
+        append(self._file, written.getvalue())
+
+
+def _tag(name: str) -> str:
+    """Return what TensorBoard calls a column of the history; empty is not shown.
+
+    >>> _tag("nt_xent"), _tag("lr_cqt"), _tag("dev_ua"), _tag("epoch")
+    ('loss/nt_xent', 'learning_rate/cqt', 'dev/ua', '')
+    """
+    if name in LOSS_TERMS:
+        return f"loss/{name}"
+    kind, _, rest = name.partition("_")
+    group = {"lr": "learning_rate", "dev": "dev"}.get(kind)
+    return f"{group}/{rest}" if group else ""
+
+
+def _picture(tag: str, figure: Figure) -> Summary:
+    png = io.BytesIO()
+    figure.savefig(png, format="png")
+    width, height = (round(side) for side in figure.get_size_inches() * figure.dpi)
+    picture = Summary.Image(
+        height=height, width=width, colorspace=4, encoded_image_string=png.getvalue()
+    )
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
 
 
 def confusion_figure(confusion: NDArray, classes: Sequence[str]) -> Figure:

@@ -25,6 +25,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import candidates  # noqa: E402
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
 from cqt import CQT  # noqa: E402
+from disk import make_folder  # noqa: E402
 from environment import processor  # noqa: E402
 from files import write_json  # noqa: E402
 from mel_stft import MelSTFT  # noqa: E402
@@ -167,6 +168,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--profile", action="store_true", help="print torch.profiler's tables only")
     arguments = parser.parse_args()
+    if arguments.json:
+        make_folder(arguments.json.parent)  # fails now, not minutes later
     if arguments.profile:
         return print_profile()
     host = machine()

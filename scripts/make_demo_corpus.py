@@ -14,6 +14,7 @@ emotion moves prosody follows Juslin & Laukka 2003, doi:10.1037/0033-2909.129.5.
 import argparse
 import ctypes
 import hashlib
+import io
 import json
 import random
 import re
@@ -28,6 +29,10 @@ import numpy as np
 import soundfile as sf
 import soxr
 from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from disk import failure  # noqa: E402
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload
@@ -129,17 +134,33 @@ def main() -> None:
     if not must_make(args.root, settings, args.overwrite):
         print(f"{args.root} holds this corpus already: nothing to do")
         return
-    args.root.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".demo-", dir=args.root.parent) as scratch:
+    try:
+        make_in_place(args.root, settings)
+    except OSError as error:
+        told = failure(f"cannot make {args.root}", args.root.parent, error)
+        print(f"failed: {told}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def make_in_place(root: Path, settings: dict) -> None:
+    """Make the corpus in a hidden folder beside `root` and give it that name; say how large."""
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".demo-", dir=root.parent) as scratch:
         made = Path(scratch, "made")
-        count, seconds = make_corpus(made, args.seed, args.per_class)
+        count, seconds = make_corpus(made, settings["seed"], settings["per_class"])
         versions = {name: version(name) for name in ("espeakng-loader", "soxr", "numpy")}
         about = {"made_by": MADE_BY, **settings, "utterances": count, "versions": versions}
         (made / "demo.json").write_bytes(json.dumps(about, indent=2).encode() + b"\n")
-        if args.root.exists():
-            args.root.rename(Path(scratch, "replaced"))
-        made.rename(args.root)
-    print(f"{count} utterances, {seconds / 60:.1f} minutes, in {args.root}")
+        replaced = Path(scratch, "replaced")
+        if root.exists():
+            root.rename(replaced)
+        try:
+            made.rename(root)
+        except OSError:
+            if replaced.exists():
+                replaced.rename(root)
+            raise
+    print(f"{count} utterances, {seconds / 60:.1f} minutes, in {root}")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -219,7 +240,9 @@ def write_dialog(session_dir: Path, dialog: str, turns: list[Turn], seed: int) -
     clock, spoken = rng.uniform(4, 8), 0.0  # s
     for turn in turns:
         waveform = speak_turn(turn, seed)
-        sf.write(wav_dir / f"{turn.utterance}.wav", waveform, SAMPLE_RATE, subtype="PCM_16")
+        wav = io.BytesIO()  # libsndfile would keep to itself that a disk is full
+        sf.write(wav, waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+        (wav_dir / f"{turn.utterance}.wav").write_bytes(wav.getvalue())
         end = clock + len(waveform) / SAMPLE_RATE
         labels += label_block(turn, clock, end, rng)
         transcript += f"{turn.utterance} [{clock:08.4f}-{end:08.4f}]: {turn.text}\n"

@@ -7,7 +7,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from config import json_schema  # noqa: E402
+from errors import RunError  # noqa: E402
 from files import write_text  # noqa: E402
 
 if __name__ == "__main__":
-    write_text(ROOT / "configs" / "schema.json", json_schema())
+    try:
+        write_text(ROOT / "configs" / "schema.json", json_schema())
+    except RunError as error:
+        sys.exit(f"failed: {error}")

@@ -8,6 +8,7 @@ Before resizing, at the paper's settings, dB relative to the clip's maximum. Nee
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import librosa
@@ -20,6 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audio import BadAudio, read_audio  # noqa: E402
 from cqt import CQT  # noqa: E402
+from disk import make_folder, whole_file  # noqa: E402
+from errors import RunError  # noqa: E402
 from mel_stft import MelSTFT  # noqa: E402
 
 SAMPLE_RATE = 44_100  # Hz
@@ -84,12 +87,21 @@ def main() -> int:
     parser.add_argument("recordings", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    try:
+        make_folder(arguments.out)
+        return _write_all(arguments.recordings, arguments.out)
+    except RunError as error:
+        print(f"failed: {error}", file=sys.stderr)
+        return 1
+
+
+def _write_all(recordings: Sequence[Path], out: Path) -> int:
     status = 0
-    for path in arguments.recordings:
+    for path in recordings:
         try:
-            target = arguments.out / f"{path.stem}_features.png"
-            draw(path).savefig(target, dpi=100)
+            target = out / f"{path.stem}_features.png"
+            with whole_file(target) as temporary:
+                draw(path).savefig(temporary, dpi=100)
             print(target)
         except BadAudio as error:
             print(f"{path} {error}", file=sys.stderr)

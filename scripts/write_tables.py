@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from errors import RunError  # noqa: E402
 from files import read_json, write_text  # noqa: E402
 from tables import comparison_markdown, scores_markdown  # noqa: E402
 
@@ -111,7 +112,10 @@ def main() -> int:
         if check:
             print(f"{page} does not say what results/ say: run scripts/write_tables.py")
         else:
-            write_text(ROOT / page, written(page))
+            try:
+                write_text(ROOT / page, written(page))
+            except RunError as error:
+                sys.exit(f"failed: {error}")
     return int(check and bool(stale))
 
 

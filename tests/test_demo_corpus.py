@@ -1,5 +1,6 @@
 """The demo corpus: a true IEMOCAP tree, the same bytes each time, emotion in the sound."""
 
+import errno
 import importlib.util
 import json
 import re
@@ -265,6 +266,30 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make(tmp_path / "demo")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("step", ["write_bytes", "rename"])
+def test_a_full_disk_is_told_and_leaves_the_corpus_that_was_there(
+    tmp_path, monkeypatch, capsys, step
+):
+    root = tmp_path / "demo"
+    monkeypatch.setattr(demo, "make_corpus", lambda root, seed, per_class: (root.mkdir(), 60.0))
+    make(root)
+    before = (root / "demo.json").read_bytes()
+    original = getattr(Path, step)
+
+    def full(self, *args):
+        if self.name in ("demo.json", "made"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, *args)
+
+    monkeypatch.setattr(Path, step, full)
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        make(root, "--seed", "1", "--overwrite")
+    said = capsys.readouterr().err
+    assert stop.value.code == 1 and said.startswith(f"failed: cannot make {root}: No space left")
+    assert list(tmp_path.iterdir()) == [root] and (root / "demo.json").read_bytes() == before
 
 
 def test_too_few_clips_are_refused(tmp_path, capsys):

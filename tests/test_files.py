@@ -33,8 +33,9 @@ def assert_untouched(path):
     assert os.listdir(path.parent) == [path.name]  # no temporary left
 
 
-def test_a_file_is_replaced_and_its_folder_made(tmp_path):
-    path = tmp_path / "new" / "folder" / "file.txt"
+def test_a_file_is_made_and_replaced(tmp_path):
+    path = tmp_path / "folder" / "file.txt"
+    path.parent.mkdir()
     for text in ("first", "sécond"):
         files.write_text(path, text)
         assert path.read_text(encoding="utf-8") == text
@@ -53,8 +54,8 @@ def test_peer_25_a_full_disk_leaves_the_old_file_and_is_a_run_error(old, monkeyp
     def full(*args, **kwargs):
         raise DiskFullError
 
-    monkeypatch.setattr(Path, "write_text", full)
-    with pytest.raises(RunError, match="No space left.*nothing was changed"):
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(RunError, match="No space left.*needs 3 B.*Nothing was changed"):
         files.write_text(old, "new")
     monkeypatch.undo()
     assert_untouched(old)
@@ -72,7 +73,7 @@ def test_a_failing_last_step_leaves_the_old_file(old, monkeypatch, step):
     assert_untouched(old)
 
 
-def test_a_folder_that_cannot_be_made_is_a_run_error(old):
+def test_a_folder_that_is_a_file_is_a_run_error(old):
     with pytest.raises(RunError, match="cannot write"):
         files.write_text(old / "below.txt", "new")
     with pytest.raises(RunError, match="cannot append"):
@@ -103,8 +104,8 @@ def test_a_csv_quotes_what_needs_it(tmp_path):
 
 def test_lines_are_appended(tmp_path):
     for line in ("one", "two"):
-        files.append_line(tmp_path / "new" / "log", line)
-    assert (tmp_path / "new" / "log").read_text() == "one\ntwo\n"
+        files.append_line(tmp_path / "log", line)
+    assert (tmp_path / "log").read_text() == "one\ntwo\n"
 
 
 def test_a_state_comes_back_with_int_keys_inf_none_and_exact_tensors(tmp_path):

@@ -28,6 +28,7 @@ def job(tmp_path, monkeypatch):
     """Make a job of a few lines of Python that know `folder`, `name` and `root`."""
     monkeypatch.setattr(jobs, "TICK", 0.01)
     monkeypatch.setattr(jobs, "LOOK", 0.05)
+    (tmp_path / "logs").mkdir()
 
     def make(name: str, code: str = DONE) -> Job:
         folder = tmp_path / name
@@ -128,7 +129,6 @@ def test_each_slot_gives_its_environment_and_is_used_again(job, tmp_path):
 )
 def test_a_failed_job_is_listed_and_stops_no_other(job, tmp_path, code, reason):
     every = [job("a", code), job("b")]
-    every[0].log.parent.mkdir()
     every[0].log.write_text("failed: an earlier attempt\n")
     ((failed, why),) = run_jobs(every, [{}])
     assert (failed, why) == (every[0], reason)
@@ -149,6 +149,7 @@ def test_a_result_counts_whatever_the_status(job):
 def test_who_is_at_work_on_a_fold(tmp_path):
     lock = tmp_path / "state" / "lock"
     assert not is_busy(tmp_path) and not lock.exists()
+    lock.parent.mkdir()
     with alone(lock, "a test"):
         assert is_busy(tmp_path)
     assert not is_busy(tmp_path) and lock.exists()
@@ -331,6 +332,34 @@ def test_a_log_that_cannot_be_written_ends_the_others_and_is_told(job, tmp_path)
         with pytest.raises(RunError, match="cannot start b with its log"):
             run_jobs([first, second], [{}, {}])
     assert [process.returncode for process in started] == [-signal.SIGTERM]
+
+
+def test_a_log_folder_that_is_gone_is_told_and_not_made_again(job, tmp_path):
+    one = job("a")
+    one.log.parent.rmdir()
+    with pytest.raises(RunError, match=f"cannot start a .* the folder {tmp_path}/logs is gone"):
+        run_jobs([one], [{}])
+    assert not one.log.parent.exists() and not calls(tmp_path)
+
+
+def test_a_log_that_is_gone_when_its_job_fails_is_told(job, tmp_path):
+    one = job("a", "os.unlink(root + '/logs/a.log'); sys.exit(3)")
+    ((_, why),) = run_jobs([one, job("b")], [{}])
+    assert why == "status 3; its log cannot be read: No such file or directory"
+    assert calls(tmp_path) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("code", "ends"),
+    [
+        ("print('bar'); sys.exit(1)", "bar (the disk of its log is full: free some space)"),
+        ("print('failed: no luck'); sys.exit(1)", "failed: no luck"),
+    ],
+)
+def test_a_job_that_could_not_speak_on_a_full_disk(job, monkeypatch, code, ends):
+    one = job("a", code)
+    monkeypatch.setattr(jobs, "is_full", lambda folder: folder == one.log.parent)
+    assert run_jobs([one], [{}])[0].reason == ends
 
 
 @pytest.mark.parametrize(

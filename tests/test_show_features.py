@@ -1,5 +1,7 @@
 """The picture of the front end: two rows of three, and a bad file is named."""
 
+import errno
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -42,3 +44,16 @@ def test_a_bad_file_is_named_and_the_others_are_drawn(clip, tmp_path, monkeypatc
     assert SCRIPT["main"]() == 2
     assert "bad.wav cannot be read" in capsys.readouterr().err
     assert (tmp_path / "tone_features.png").stat().st_size > 10_000
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_picture(clip, tmp_path, monkeypatch, capsys):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "argv", ["show_features.py", str(clip), "--out", f"{tmp_path}/new"])
+    monkeypatch.setattr(os, "fsync", full)
+    monkeypatch.setattr("disk.sync_folder", lambda folder: None)
+    assert SCRIPT["main"]() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"failed: cannot write {tmp_path}/new/tone_features.png: No space left")
+    assert os.listdir(tmp_path / "new") == []
