@@ -32,6 +32,7 @@ def write_run(folder, about, folds):
     results = []
     for (fold, seed), parts in folds.items():
         place = folder / f"fold-{fold}_seed-{seed}"
+        place.mkdir(exist_ok=True)
         header = ["split", "utterance", "speaker", "target", "pred"]
         header += [*(f"prob_{name}" for name in CLASSES), "gate_mean"]
         rows = [

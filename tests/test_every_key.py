@@ -147,6 +147,7 @@ def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
     _write_tables(places["tables"], corpus_root)
     torch.manual_seed(9)
+    places["weights"].mkdir()
     for branch, name in (("cqt", "test_maxvit"), ("mel", "mvitv2_micro")):
         model = timm.create_model(name, num_classes=0, img_size=32)
         save_tensors(places["weights"] / f"{branch}.safetensors", model.state_dict())

@@ -272,6 +272,13 @@ def test_a_full_disk_at_a_step_of_a_run(reference, tmp_path, count, share) -> No
     count("full-disk faults injected")
 
 
+@pytest.mark.promise("full_disk")
+def test_a_folder_that_is_full_before_it_is_a_run_becomes_one(reference, tmp_path, count) -> None:
+    names = [f"{what} {path.name}" for what, path in reference.steps]
+    fail_and_go_on(reference, tmp_path / "root", names.index("write config.yaml"))
+    count("full-disk faults injected")
+
+
 @pytest.mark.slow
 @pytest.mark.promise("full_disk")
 @pytest.mark.parametrize("part", range(8))

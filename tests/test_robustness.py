@@ -371,6 +371,7 @@ def stored(folder, counts):
     entries, folds = {}, []
     for (fold, seed), speakers in counts.items():
         place = folder / f"fold-{fold}_seed-{seed}"
+        place.mkdir(exist_ok=True)
         save_tensors(place / "model.safetensors", {"w": torch.tensor([fold, seed])})
         folds.append(FoldResult(place, fold, seed, ("calm", "glad"), {}))
         entries[f"fold {fold} seed {seed}"] = {

@@ -295,6 +295,28 @@ def test_full_disk_at_the_index_commits_nothing(clips, make_store, monkeypatch) 
     assert again.build(clips, workers=0) == {} and again.rows.keys() == clips.keys()
 
 
+def test_a_full_disk_gives_back_the_room_of_what_was_not_finished(
+    clips, make_store, monkeypatch
+) -> None:
+    items = list(clips.items())
+    store = make_store()
+    store.build(dict(items[:2]), workers=0)
+    synced = []
+
+    def full(handle: int) -> None:
+        synced.append(handle)
+        if len(synced) == 2:  # the records of cqt are there, those of mel are not
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_json", lambda path, value: None)  # the index as it was
+        patch.setattr("store.os.fsync", full)
+        with pytest.raises(RunError, match=r"mel.f16 .*No space left on device \(needs 1.3 kB"):
+            make_store().build(clips, workers=0)
+    sizes = [(store.folder / f"{name}.f16").stat().st_size for name in ("cqt", "mel")]
+    assert sizes == [2 * RECORD_BYTES] * 2 and make_store().rows.keys() == dict(items[:2]).keys()
+
+
 def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monkeypatch) -> None:
     made: list[int] = []
     make = cqt.CQT._make_kernels
