@@ -61,7 +61,8 @@ class FeatureStore:
             workers: Threads; 0 or 1 is none beside the caller's.
 
         Returns:
-            {path: reason} of files that are not usable audio; all others are in the store.
+            {path: reason} of files that are not usable audio, or not the recordings that they
+            were; all others are in the store.
 
         Raises:
             RunError: The folder cannot be written; what was finished is kept.
@@ -97,7 +98,8 @@ class FeatureStore:
         computed: list[tuple[str, list[NDArray]]] = []
 
         def compute(item: tuple[str, Path]) -> list[NDArray]:
-            waveform = torch.from_numpy(read_audio(item[1], self._images.input_rate))
+            key, path = item
+            waveform = torch.from_numpy(read_audio(path, self._images.input_rate, key))
             with torch.inference_mode():
                 pair = self._images(self._images.cut(waveform))
             return [pictures.to(torch.float16).numpy() for pictures in pair]  # 2 x (n, C, H, W)
@@ -177,8 +179,11 @@ def _rows(first: int, stop: int) -> range:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, 0 if it is gone: reading it will say so."""
-    return path.stat().st_size if path.exists() else 0
+    """Return the bytes of a file, 0 if it is out of reach: reading it will say so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _chunks(items: Sequence) -> Iterator[Sequence]:

@@ -60,9 +60,9 @@ def read_counter(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Note every file that is read for its pictures."""
     read: list[Path] = []
 
-    def counted(path: Path, sample_rate: int) -> np.ndarray:
+    def counted(path: Path, *which: object) -> np.ndarray:
         read.append(path)
-        return read_audio(path, sample_rate)
+        return read_audio(path, *which)
 
     monkeypatch.setattr(store_module, "read_audio", counted)
     return read
@@ -187,10 +187,10 @@ def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkey
     monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
     fifth = list(clips.values())[4]
 
-    def interrupted(path: Path, sample_rate: int) -> np.ndarray:
+    def interrupted(path: Path, *which: object) -> np.ndarray:
         if path == fifth:
             raise KeyboardInterrupt
-        return read_audio(path, sample_rate)
+        return read_audio(path, *which)
 
     monkeypatch.setattr(store_module, "read_audio", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -302,11 +302,11 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     monkeypatch.setattr(
         cqt.CQT, "_make_kernels", lambda self, q, *to: (made.append(q), make(self, q, *to))[1]
     )
-    paths = {}
-    for i in range(12):
-        path = tmp_path / f"{i}.wav"
-        soundfile.write(path, np.full(4000 * (1 + i % 3), 0.01 * (i + 1)), 16000)
-        paths[f"{i:064x}"] = path
+    files = [tmp_path / f"{i}.wav" for i in range(12)]
+    for i, path in enumerate(files):
+        noise = np.random.default_rng(i).standard_normal(4000 * (1 + i % 3))
+        soundfile.write(path, 0.1 * noise, 16000)
+    paths = {key: path for path, key in hashes_of(files).items()}
     settings = {"sample_rate": 16000, "image_size": 32, "cqt": {"hop_length": 256, "n_bins": 24}}
     settings |= {"mel": {"n_fft": 512, "n_mels": 24}, "channels": "static"}
     assert FeatureStore(tmp_path / "store", settings).build(paths, workers=0) == {}
