@@ -23,6 +23,7 @@ MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: what lies outside was no rec
 MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is so loud
 BLOCK = 2**18  # samples of all channels together that are in memory at once
 CHANGED = "has changed since it was heard"
+BAD_FILE = 7  # libsndfile's code, for MP3 without a frame too; its words suspect a pipe
 NO_FILE = {  # opening them would wait, or read for ever
     stat.S_IFDIR: "is a folder, no file",
     stat.S_IFIFO: "is a pipe, no file",
@@ -200,7 +201,8 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
                 raise BadAudio(f"has a sampling rate of {audio.samplerate} Hz; {allowed}")
             yield audio
     except soundfile.LibsndfileError as error:
-        raise BadAudio(f"cannot be read: {error.error_string}") from error
+        reason = "no sound was found in it." if error.code == BAD_FILE else error.error_string
+        raise BadAudio(f"cannot be read: {reason}") from error
 
 
 @contextmanager
@@ -222,7 +224,10 @@ def _open_file(path: Path) -> Iterator[BufferedReader]:
 
 def _refuse_what_is_no_file(path: Path) -> None:
     try:
+        str(path).encode()
         status = path.stat()
+    except UnicodeEncodeError as error:
+        raise BadAudio("has a name that is no UTF-8, as our tables are: rename it") from error
     except ValueError as error:  # a name that no file can have
         raise BadAudio(f"cannot be read: {error}") from error
     if not stat.S_ISREG(status.st_mode):

@@ -51,6 +51,7 @@ class FeatureStore:
         size = self._images.image_size
         self.record = (self._images.n_channels, size, size)  # (C, H, W)
         self.rows: dict[str, range] = {}
+        self._check_settings()
         self._read_index()
 
     def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
@@ -152,6 +153,12 @@ class FeatureStore:
         except (AttributeError, TypeError, ValueError) as error:
             raise damaged(index, f"rows are not as written: {error}", self.folder) from error
         self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
+
+    def _check_settings(self) -> None:
+        """Refuse a folder that was put here by hand: its pictures are others."""
+        file = self.folder / "settings.json"
+        if file.exists() and read_json(file) != json.loads(json.dumps(self._described)):
+            raise damaged(file, "its pictures were made with other settings", self.folder)
 
     @property
     def _record_bytes(self) -> int:
