@@ -208,6 +208,7 @@ def _find_root(corpus: str, root: Path, pattern: str) -> Path:
     for candidates in ([root], folders, [folder / folder.name for folder in folders]):
         hits = [folder for folder in candidates if _visible(folder.glob(pattern))]
         if len(hits) == 1:
+            _refuse_closed_folders(hits[0], pattern)
             return hits[0]
         if hits:
             raise InputError(
@@ -218,6 +219,20 @@ def _find_root(corpus: str, root: Path, pattern: str) -> Path:
         f"corpus.root: no {corpus} corpus in {root}: looked there and one folder deeper for "
         f"{pattern}; {_contents(root)}"
     )
+
+
+def _refuse_closed_folders(root: Path, pattern: str) -> None:
+    """Refuse folders without permission: a search would pass them over without a word."""
+    closed: list[OSError] = []
+    for top in root.glob(pattern.split("/")[0]):
+        for _, folders, _ in os.walk(top, onerror=closed.append):
+            folders[:] = [name for name in folders if name != "sentences"]  # labels name its files
+    if closed:
+        raise InputError(
+            f"{len(closed)} folders of the corpus cannot be read: "
+            f"{_first(sorted(str(error.filename) for error in closed))}: {closed[0].strerror}. "
+            "Give yourself the right to read them"
+        )
 
 
 def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:

@@ -12,7 +12,6 @@ from audio import read_audio
 from corpora import Utterance
 from data import Batch
 from engine import Trainer
-from errors import printable
 from experiment import check_run_folder, feature_settings, make_accelerator
 from features import SpectrogramImages
 from fold import build_model, build_trainer
@@ -59,7 +58,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             f"all of it    about {for_people(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *remarks(plan),
-            *(f"left out: {printable(path)} {reason}" for path, reason in sorted(plan.bad.items())),
+            *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
             "Nothing was trained.",
         ]
     )

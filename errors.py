@@ -12,15 +12,6 @@ class RunError(RuntimeError):
     """The run could not go on: the entry prints the message alone and exits with status 1."""
 
 
-def printable(name: object) -> str:
-    r"""Return a name as UTF-8 can write it, with question marks for bytes that are none.
-
-    >>> printable("\udcff.wav")
-    '?.wav'
-    """
-    return str(name).encode(errors="replace").decode()
-
-
 def nearest(word: str, options: Iterable[str]) -> str:
     """Name what is allowed, the closest one first.
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audio import BadAudio, read_audio
-from errors import InputError, printable
+from errors import InputError
 from features import Images, SpectrogramImages
 from files import damaged, load_tensors, read_json
 from model_gmu import FusionOutput, MaxMViTGMU, rebuild
@@ -104,11 +104,10 @@ def label_table(labels: Sequence[Label]) -> str:
     classes = next((list(label.probs) for label in labels if label.probs), [])
     lines = ["\t".join(["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"])]
     for label in labels:
-        path = printable(label.path)
         if label.problem is not None:
-            lines.append(f"{path}\tnot labelled: {label.problem}")
+            lines.append(f"{label.path}\tnot labelled: {label.problem}")
             continue
         gate = "" if label.gate is None else f"{label.gate:.3f}"
         probs = [f"{p:.3f}" for p in label.probs.values()]
-        lines.append("\t".join([path, label.emotion, *probs, gate]))
+        lines.append("\t".join([str(label.path), label.emotion, *probs, gate]))
     return "\n".join(lines)

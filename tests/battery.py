@@ -184,7 +184,7 @@ KINDS = [
     Kind(
         "a rate of 2 GHz", changed(WAV, put(24, "<I", 2**31 - 1)), "a sampling rate of 2147483647"
     ),
-    Kind("a rate of 0 Hz", changed(WAV, put(24, "<I", 0)), "cannot be read: "),
+    Kind("a rate of 0 Hz", changed(WAV, put(24, "<I", 0)), "cannot be read: Internal error"),
     *(Kind(f"{n} channels", sound(channels=n)) for n in (2, 3, 4, 5, 6, 7, 8, 1024)),
     Kind("0 channels", changed(WAV, put(22, "<H", 0)), "cannot be read: Channel count is zero"),
     Kind("5000 channels", changed(WAV, put(22, "<H", 5000)), "cannot be read: Too many channels"),
@@ -261,7 +261,9 @@ KINDS = [
     Kind("silence, FLAC", lambda f: written(f, np.zeros(8000), "a.flac"), "holds no sound"),
     Kind("a constant", floats(np.full(8000, 0.25)), "holds no sound: every sample is 0.25"),
     Kind(
-        "two channels of opposite sign", opposite, "every sample is 0 where its channels are avera"
+        "two channels of opposite sign",
+        opposite,
+        "every sample is 0 where its channels are averaged",
     ),
     Kind("1 sample", floats(0.5), "is too short: 0.0625 ms, where 10 ms are needed"),
     Kind("9 ms", floats(tone(seconds=0.009)), "is too short: 9 ms, where 10 ms are needed"),
@@ -290,8 +292,118 @@ KINDS = [
 ]
 
 # What is no kind of file, what becomes of it, and the test that proves it.
-SITUATIONS = []
+SITUATIONS = [
+    (
+        "several bad files in a corpus",
+        "refused, all named in one go, or left out and listed with `corpus.on_bad_audio=skip`",
+        "tests/test_bad_audio.py::test_all_bad_files_of_a_corpus_are_named_in_one_go",
+    ),
+    (
+        "all files of a manifest or of IEMOCAP's labels missing",
+        "refused before anything is heard, with where they were looked for",
+        "tests/test_corpora.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
+        "looked_for",
+    ),
+    (
+        "one file in two rows of a manifest",
+        "used twice and counted as identical if the ids differ, else refused with both lines",
+        "tests/test_bad_audio.py::test_the_same_file_in_two_rows_is_one_recording",
+    ),
+    (
+        "names that differ in case alone",
+        "used as two files; `a.wav` and `a.WAV` would have one id and are refused",
+        "tests/test_bad_audio.py::test_names_that_differ_in_case_are_two_files",
+    ),
+    (
+        "a clip as WAV and as FLAC in a corpus folder",
+        "refused: the id occurs twice",
+        "tests/test_corpora.py::test_the_same_clip_as_wav_and_flac_is_refused",
+    ),
+    (
+        "a folder of a corpus without permission",
+        "refused, named",
+        "tests/test_bad_audio.py::test_a_folder_without_permission_is_never_passed_over",
+    ),
+    (
+        "a file that changes between hearing and picturing",
+        "refused, named; nothing is stored under the old recording",
+        "tests/test_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
+    ),
+    (
+        "a file that changes in training, `train.pictures=computed`",
+        "the run stops with its name, and goes on when it is back",
+        "tests/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
+        "again",
+    ),
+    (
+        "a file that is touched or packed otherwise, and sounds the same",
+        "used",
+        "tests/test_data.py::test_an_equal_recording_goes_on",
+    ),
+    (
+        "a file that changed when a run is given again",
+        "the run is refused, since its certificate is of other recordings",
+        "tests/test_experiment.py::test_a_corpus_that_changed_is_refused",
+    ),
+    (
+        "a store cut short",
+        "what is whole is used, the rest is made again",
+        "tests/test_store.py::test_truncated_data_file_heals",
+    ),
+    (
+        "a store without its pictures",
+        "they are made again",
+        "tests/test_store.py::test_a_store_without_its_pictures_makes_them_again",
+    ),
+    (
+        "a store whose index is torn or not as written",
+        "refused with what to remove",
+        "tests/test_store.py::test_a_torn_index_is_told_with_the_way_on",
+    ),
+    (
+        "a store of another version of the front end, or of other settings",
+        "kept beside the new one and not read",
+        "tests/test_store.py::test_a_store_of_another_version_stays_and_is_not_read",
+    ),
+    (
+        "a store that was moved into the place of another",
+        "refused with what to remove",
+        "tests/test_store.py::test_a_store_in_the_place_of_another_is_refused",
+    ),
+]
 
 
 def page() -> str:
-    return ""
+    """Return docs/AUDIO.md."""
+    kinds = [f"| {kind.name} | {_shown(kind)} |" for kind in KINDS]
+    others = [f"| {what} | {outcome} | `{test}` |" for what, outcome, test in SITUATIONS]
+    return "\n".join(
+        [
+            "# Kinds of audio and what becomes of them",
+            "",
+            "Written by `PYTHONPATH=. python tests/battery.py` from what the tests try; a test",
+            "holds page and tests together. A corpus and `predict.py` treat a file alike. Its",
+            "content says which format a file has, its name only that it is audio: published",
+            "corpora hold WAV and FLAC, a manifest may list OGG, Opus, MP3 and AIFF too. Refused",
+            "files are named together, each with its reason.",
+            "",
+            f"| {len(KINDS)} kinds of file | outcome |",
+            "|---|---|",
+            *kinds,
+            "",
+            "| situation | outcome | test |",
+            "|---|---|---|",
+            *others,
+            "",
+        ]
+    )
+
+
+def _shown(kind: Kind) -> str:
+    if kind.outcome != USED:
+        return f"refused: {kind.outcome.strip(': ')}"
+    return "used as far as it goes" if "cut short" in kind.name else USED
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent.parent / "docs/AUDIO.md").write_text(page(), encoding="utf-8")

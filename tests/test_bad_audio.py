@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +18,14 @@ import soundfile
 from battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from conftest import tone as noisy_tone
 from test_inference import FEATURES, fold  # noqa: F401  a fixture
+from test_leakage import names_of
 
+import data as data_module
 import predict
 from audio import BadAudio, hash_file, listen, read_audio
-from errors import InputError
+from corpora import read_corpus
+from errors import InputError, RunError
+from experiment import run_experiment
 from inference import FoldModel
 from plan import make_plan
 from recordings import hear
@@ -28,6 +35,7 @@ ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]
 REFUSED = [kind for kind in KINDS if kind.outcome != USED]
+LISTED = [kind for kind in REFUSED if "a name" not in kind.name]  # a manifest may name
 TRIED = "kinds of bad or odd audio tried"
 
 bad_audio = pytest.mark.promise("bad_audio")
@@ -132,7 +140,7 @@ def bad_corpus(folder: Path) -> tuple[list[str], dict[str, str]]:
         What the config must say, and {path: words of the reason}.
     """
     rows, reasons = [], {}
-    for i, kind in enumerate(REFUSED):
+    for i, kind in enumerate(LISTED):
         (folder / f"{i:02d}").mkdir(mode=0o755)
         path = kind.make(folder / f"{i:02d}")
         reasons[str(path)] = kind.outcome
@@ -243,6 +251,77 @@ def test_names_that_differ_in_case_are_two_files(tiny, folder, names, refused) -
     plan = make_plan(tiny(*keys))
     assert {one.path.name for one in plan.utterances} > set(names)
     assert plan.certificate["identical_recordings"]["recordings"] == 0
+
+
+@bad_audio
+@pytest.mark.parametrize(
+    ("corpus", "closed"),
+    [
+        ("ravdess", "Actor_03"),
+        ("esd", "0013/Angry"),
+        ("iemocap", "Session2/dialog/EmoEvaluation"),
+    ],
+)
+def test_a_folder_without_permission_is_never_passed_over(folder, corpus, closed) -> None:
+    for name in names_of(corpus, folder):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    whole = len(read_corpus(corpus, folder))
+    (folder / closed).chmod(0o311)  # what is in it can be opened, but not listed
+    try:
+        with without_rights(), pytest.raises(InputError, match=f"{closed}: Permission denied"):
+            read_corpus(corpus, folder)
+    finally:
+        (folder / closed).chmod(0o755)
+    assert len(read_corpus(corpus, folder)) == whole
+
+
+@bad_audio
+def test_iemocap_audio_without_permission_is_named_with_the_rest(tiny, corpus_root, folder) -> None:
+    shutil.copytree(corpus_root, folder / "IEMOCAP")
+    dialog = folder / "IEMOCAP/Session2/sentences/wav/Ses02F_impro01"
+    (folder / "IEMOCAP/Session3/sentences/wav/Ses03F_impro01/Ses03F_impro01_F001.wav").unlink()
+    config = tiny(f"corpus.root={folder / 'IEMOCAP'}", f"run.store={folder / 'store'}")
+    dialog.rename(dialog.with_name("closed"))
+    dialog.symlink_to("closed")
+    dialog.with_name("closed").chmod(0)
+    with without_rights(), pytest.raises(InputError, match="^5 audio files cannot be use") as error:
+        make_plan(config)
+    assert str(error.value).count("cannot be read: Permission denied") == 4
+    assert "Ses03F_impro01_F001.wav cannot be read: No such file or directory" in str(error.value)
+
+
+def watch_epochs(monkeypatch: pytest.MonkeyPatch, n_clips: int, act: Callable[[], None]) -> None:
+    """Do something after each clip was read once for training."""
+    read: list[Path] = []
+
+    def counted(path: Path, *which: Any) -> np.ndarray:
+        if len(read) == n_clips:
+            act()
+        read.append(path)
+        return read_audio(path, *which)
+
+    monkeypatch.setattr(data_module, "read_audio", counted)
+
+
+@bad_audio
+def test_a_file_that_changes_in_training_stops_a_run_that_reads_it_again(
+    tiny, corpus_root, tmp_path, monkeypatch, count
+) -> None:
+    root = shutil.copytree(corpus_root, tmp_path / "IEMOCAP")
+    path = next(root.rglob("Ses03F_impro01_F002.wav"))
+    before = path.read_bytes()
+    config = tiny(f"corpus.root={root}", "train.pictures=computed")
+    with monkeypatch.context() as patch:
+        act = partial(soundfile.write, path, noisy_tone(999, 0.3, 0), RATE)
+        watch_epochs(patch, n_clips=24, act=act)
+        with pytest.raises(RunError, match=f"{path.name} has changed since it was heard"):
+            run_experiment(config, [])
+    with pytest.raises(InputError, match="the corpus or its splits changed since"):
+        run_experiment(config, [])
+    path.write_bytes(before)
+    assert (run_experiment(config, []) / "summary.json").exists()
+    count("files changed behind our back")
 
 
 @bad_audio
