@@ -1,6 +1,7 @@
 """A corpus folder -> a list of utterances: one reader a corpus, no audio opened."""
 
 import csv
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -36,8 +37,8 @@ def read_corpus(name: str, root: Path, manifest: Path | None = None) -> list[Utt
         Utterances sorted by id, with the corpus's own labels.
 
     Raises:
-        InputError: Nothing where it was looked for, files missing, names or lines not understood,
-            or an id that occurs twice.
+        InputError: Nothing where it was looked for, all files missing, names or lines not
+            understood, or an id that occurs twice.
     """
     root = Path(root).expanduser()
     if name not in CORPORA:
@@ -84,7 +85,7 @@ def _read_iemocap(root: Path) -> list[Utterance]:
     ]
     if not utterances:
         raise InputError(f"no label line in {root}/Session*/dialog/EmoEvaluation/*.txt")
-    _refuse_missing_audio(root, utterances)
+    _refuse_labels_alone(root, utterances)
     texts = _read_iemocap_texts(root)
     return [replace(utterance, text_id=texts.get(utterance.id)) for utterance in utterances]
 
@@ -113,7 +114,7 @@ def _iemocap_audio(root: Path, utterance_id: str) -> Path:
     dialog = utterance_id.rsplit("_", 1)[0]
     folder = root / f"Session{utterance_id[4:5]}" / "sentences" / "wav" / dialog
     flac = folder / f"{utterance_id}.flac"
-    return flac if flac.is_file() else flac.with_suffix(".wav")
+    return flac if os.path.lexists(flac) else flac.with_suffix(".wav")
 
 
 def _read_iemocap_texts(root: Path) -> dict[str, str]:
@@ -127,12 +128,13 @@ def _read_iemocap_texts(root: Path) -> dict[str, str]:
     return texts
 
 
-def _refuse_missing_audio(root: Path, utterances: list[Utterance]) -> None:
-    missing = [utterance.id for utterance in utterances if not utterance.path.is_file()]
-    if missing:
+def _refuse_labels_alone(root: Path, utterances: list[Utterance]) -> None:
+    """Refuse a corpus of which all audio is missing; some that are missing are bad audio."""
+    if not any(os.path.lexists(utterance.path) for utterance in utterances):
         raise InputError(
-            f"{len(missing)} of {len(utterances)} labelled utterances have no audio file under "
-            f"{root}/Session*/sentences/wav/<dialog>/: {_first(missing)}. Unpack the corpus again"
+            f"none of {len(utterances)} labelled utterances has an audio file under "
+            f"{root}/Session*/sentences/wav/<dialog>/: {_first([u.id for u in utterances])}. "
+            "Unpack the corpus again"
         )
 
 
@@ -206,6 +208,7 @@ def _find_root(corpus: str, root: Path, pattern: str) -> Path:
     for candidates in ([root], folders, [folder / folder.name for folder in folders]):
         hits = [folder for folder in candidates if _visible(folder.glob(pattern))]
         if len(hits) == 1:
+            _refuse_closed_folders(hits[0], pattern)
             return hits[0]
         if hits:
             raise InputError(
@@ -216,6 +219,20 @@ def _find_root(corpus: str, root: Path, pattern: str) -> Path:
         f"corpus.root: no {corpus} corpus in {root}: looked there and one folder deeper for "
         f"{pattern}; {_contents(root)}"
     )
+
+
+def _refuse_closed_folders(root: Path, pattern: str) -> None:
+    """Refuse folders without permission: a search would pass them over without a word."""
+    closed: list[OSError] = []
+    for top in root.glob(pattern.split("/")[0]):
+        for _, folders, _ in os.walk(top, onerror=closed.append):
+            folders[:] = [name for name in folders if name != "sentences"]  # labels name its files
+    if closed:
+        raise InputError(
+            f"{len(closed)} folders of the corpus cannot be read: "
+            f"{_first(sorted(str(error.filename) for error in closed))}: {closed[0].strerror}. "
+            "Give yourself the right to read them"
+        )
 
 
 def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:

@@ -163,7 +163,8 @@ class WaveformDataset(Dataset):
         augment: Mapping[str, Any],
         seed: int = 0,
     ) -> None:
-        self.paths, self.ids = paths, [clip_id(key) for key in hashes]
+        self.paths, self.hashes = paths, hashes
+        self.ids = [clip_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.sample_rate, self.crop_size = sample_rate, crop_size
         self.augment, self.seed = dict(augment), seed
@@ -187,11 +188,10 @@ class WaveformDataset(Dataset):
 
     def _waveform(self, i: int, key: Sequence[int]) -> Tensor:
         try:
-            samples = read_audio(self.paths[i], self.sample_rate)
+            samples = read_audio(self.paths[i], self.sample_rate, self.hashes[i])
         except BadAudio as error:
             raise RunError(
-                f"{self.paths[i]} {error} It could be read when its pictures were stored: put it "
-                "back, and run the same command again"
+                f"{self.paths[i]} {error}. Put the recording back, and run the same command again"
             ) from error
         changed = torch.from_numpy(augment_waveform(samples, self.sample_rate, key, **self.augment))
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)

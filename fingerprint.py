@@ -8,6 +8,7 @@ import soxr
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 8000  # Hz
+QUALITY = "LQ"  # of resampling, soxr's word: enough for bands below 2 kHz
 FRAME = 2048  # samples, 256 ms
 BLOCK = 1024  # frames at a time: long recordings need no more memory
 HOP = 128  # samples, 16 ms: frames overlap so much that an offset between two hops matters little
@@ -38,7 +39,7 @@ def fingerprint(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.u
         Haitsma & Kalker 2002, A Highly Robust Audio Fingerprinting System; theirs has frames of
         370 ms every 11.6 ms, for music; ours are shorter, for clips of a second.
     """
-    signal = soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality="LQ")
+    signal = soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality=QUALITY)
     if len(signal) < FRAME + HOP:
         return np.zeros(0, np.uint32)
     frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP]  # (frames + 1, FRAME)

@@ -3,13 +3,14 @@
 import csv
 import json
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from errors import InputError
-from utterance import NAMED_CORPORA, Utterance, from_name, is_audio
+from utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 
 # Ours, and EmoBox's word for it (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
 FIELDS = {"path": "wav", "label": "emo", "speaker": "spk", "id": "key"}
@@ -25,11 +26,13 @@ Row = dict[str, str]
 def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
     """Read every row or refuse the file.
 
-    A row has `path` (WAV or FLAC, relative to `root`), `label`, `speaker`, and optionally
+    A row has `path` (of `LISTED_SUFFIXES`, relative to `root`), `label`, `speaker`, and optionally
     `session`, `text`, `gender` and `id`. EmoBox's rows (`wav`, `emo`, `key`, `dataset`) carry no
     speaker: the file names of `NAMED_CORPORA` say it, all others need the field. A published file
     name is believed rather than a speaker field, because public lists of IEMOCAP take the wrong
     letter of its ids.
+
+    A file that is not there is bad audio like any other, and told with it; but not all of them.
 
     Raises:
         InputError: With the file, how many rows are wrong, and the line of the first few.
@@ -59,6 +62,11 @@ def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
         )
     if not utterances:
         raise InputError(f"{manifest} has no rows")
+    if not any(os.path.lexists(utterance.path) for utterance in utterances):
+        raise InputError(
+            f"{manifest}: there is no file {rows[0][1]['path']!r}, nor any other of its "
+            f"{len(rows)} rows; audio paths are relative to corpus.root = {root}"
+        )
     _report_wrong_speakers(manifest, rows, utterances)
     return utterances
 
@@ -160,12 +168,11 @@ def _named(row: Row, path: Path) -> Utterance | None:
 
 def _find_audio(root: Path, name: str, dataset: str) -> Path:
     """Find the file; EmoBox's paths begin with downloads/<dataset>/, which `root` may replace."""
-    if not is_audio(Path(name)):
-        raise InputError(f"{name!r} is no WAV or FLAC file")
-    for path in (root / name, root / name.removeprefix(f"downloads/{dataset}/")):
-        if path.is_file():
-            return path
-    raise InputError(f"there is no file {name!r}")
+    if not is_audio(Path(name), LISTED_SUFFIXES):
+        allowed = f"end in one of {', '.join(LISTED_SUFFIXES)} and not begin with a dot"
+        raise InputError(f"{name!r} must {allowed}")
+    path, inside = root / name, root / name.removeprefix(f"downloads/{dataset}/")
+    return inside if os.path.lexists(inside) and not os.path.lexists(path) else path
 
 
 def _report_wrong_speakers(

@@ -63,9 +63,8 @@ def make_plan(config: Config) -> Plan:
     utterances = select_labels(
         found, labels, corpus.subset, corpus.expect_published_counts or False
     )
-    rate = config.features.input_rate or config.features.sample_rate
     paths = [utterance.path for utterance in utterances]
-    recordings, bad = hear(paths, rate, config.run.workers, Path(config.run.store))
+    recordings, bad = hear(paths, config.run.workers, Path(config.run.store))
     return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
 
 

@@ -11,18 +11,17 @@ from audio import BadAudio, Recording, hash_file, in_parallel, listen
 from disk import make_folder, whole_file
 from files import damaged
 
-FILE = "recordings-1.npz"  # 1: how `Recording` is made; a change of that must raise it
+FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
 SHOW_PROGRESS = 1000  # files
 
 
 def hear(
-    paths: Sequence[Path], sample_rate: int, workers: int, folder: Path
+    paths: Sequence[Path], workers: int, folder: Path
 ) -> tuple[dict[Path, Recording], dict[Path, str]]:
     """Return {path: recording} of the files, and {path: reason} of those that cannot be used.
 
     Args:
         paths: Audio files.
-        sample_rate: Hz at which they must be readable.
         workers: Threads; 0 or 1 is none beside the caller's.
         folder: Where `remember` wrote what was heard before.
 
@@ -32,10 +31,7 @@ def hear(
     known = _load(folder / FILE)
 
     def hear_one(path: Path) -> Recording:
-        recording = known.get(hash_file(path)) or listen(path)
-        if recording.seconds * sample_rate < 0.5:
-            raise BadAudio(f"is shorter than one sample at {sample_rate} Hz")
-        return recording
+        return known.get(hash_file(path)) or listen(path)
 
     recordings: dict[Path, Recording] = {}
     bad: dict[Path, str] = {}

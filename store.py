@@ -51,6 +51,7 @@ class FeatureStore:
         size = self._images.image_size
         self.record = (self._images.n_channels, size, size)  # (C, H, W)
         self.rows: dict[str, range] = {}
+        self._check_settings()
         self._read_index()
 
     def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
@@ -61,7 +62,8 @@ class FeatureStore:
             workers: Threads; 0 or 1 is none beside the caller's.
 
         Returns:
-            {path: reason} of files that are not usable audio; all others are in the store.
+            {path: reason} of files that are not usable audio, or not the recordings that they
+            were; all others are in the store.
 
         Raises:
             RunError: The folder cannot be written; what was finished is kept.
@@ -105,7 +107,8 @@ class FeatureStore:
         computed: list[tuple[str, list[NDArray]]] = []
 
         def compute(item: tuple[str, Path]) -> list[NDArray]:
-            waveform = torch.from_numpy(read_audio(item[1], self._images.input_rate))
+            key, path = item
+            waveform = torch.from_numpy(read_audio(path, self._images.input_rate, key))
             with torch.inference_mode():
                 pair = self._images(self._images.cut(waveform))
             return [pictures.to(torch.float16).numpy() for pictures in pair]  # 2 x (n, C, H, W)
@@ -169,6 +172,12 @@ class FeatureStore:
             raise damaged(index, f"rows are not as written: {error}", self.folder) from error
         self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
 
+    def _check_settings(self) -> None:
+        """Refuse a folder that was put here by hand: its pictures are others."""
+        file = self.folder / "settings.json"
+        if file.exists() and read_json(file) != json.loads(json.dumps(self._described)):
+            raise damaged(file, "its pictures were made with other settings", self.folder)
+
     @property
     def _record_bytes(self) -> int:
         return 2 * int(np.prod(self.record))  # float16
@@ -201,8 +210,11 @@ def _rows(first: int, stop: int) -> range:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, 0 if it is gone: reading it will say so."""
-    return path.stat().st_size if path.exists() else 0
+    """Return the bytes of a file, 0 if it is out of reach: reading it will say so."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0
 
 
 def _cut_back(file: Path, size: int) -> None:

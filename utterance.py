@@ -1,11 +1,12 @@
 """One spoken clip, and what the published file names of five corpora say about it."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-AUDIO_SUFFIXES = (".wav", ".flac")
+AUDIO_SUFFIXES = (".wav", ".flac")  # of the published corpora
+LISTED_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # of your own
 
 
 @dataclass(frozen=True)
@@ -183,6 +184,6 @@ def from_name(corpus: str, stem: str, path: Path, label: str = "") -> Utterance 
     return _FROM_NAME[corpus](stem, path, label)
 
 
-def is_audio(path: Path) -> bool:
-    """Whether this is a WAV or FLAC name, and no hidden or AppleDouble (`._name`) sibling."""
-    return path.suffix.lower() in AUDIO_SUFFIXES and not path.name.startswith(".")
+def is_audio(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> bool:
+    """Whether the name has such a suffix, and is no hidden or AppleDouble (`._name`) sibling's."""
+    return path.suffix.lower() in suffixes and not path.name.startswith(".")

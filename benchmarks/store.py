@@ -81,9 +81,12 @@ def librosa_clip(path: Path) -> list[NDArray[np.float16]]:
 def epoch_memory(n_clips: int) -> float:
     """Return the MB of memory of its own that one epoch over a store of so many clips adds."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = Path(folder) / "clip.wav"  # stands for all: what is in a record does not matter
-        soundfile.write(clip, noise(0.1, PAPER.sample_rate)[0].numpy(), PAPER.sample_rate)
-        paths = {f"{i:064x}": clip for i in range(n_clips)}
+        clip = noise(0.1, PAPER.sample_rate)[0].numpy()
+        files = [Path(folder) / f"{i}.wav" for i in range(n_clips)]
+        for i, file in enumerate(files):  # one clip at as many levels
+            level = 1 - i / (2 * n_clips)
+            soundfile.write(file, level * clip, PAPER.sample_rate, subtype="FLOAT")
+        paths = {listen(file).hash: file for file in files}
         FeatureStore(Path(folder), SETTINGS).build(paths, WORKERS)
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # has nothing left of the build
             return pool.apply(one_epoch, (Path(folder), list(paths)))

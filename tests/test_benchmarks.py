@@ -6,6 +6,7 @@ import sys
 import pytest
 import soundfile
 
+from audio import listen
 from benchmarks import candidates, fingerprint_recall, front_end, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
@@ -71,10 +72,10 @@ def test_calls_after_the_first_count(monkeypatch):
 
 def test_store_stands_beside_librosa_and_an_epoch_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "ROUNDS", 1)
-    paths = {f"{i:064x}": tmp_path / f"{i}.wav" for i in range(3)}
-    for path in paths.values():
-        soundfile.write(path, candidates.noise(1.0, 16_000)[0].numpy(), 16_000)
-    rates = store.clips_per_second(paths)
+    files = [tmp_path / f"{i}.wav" for i in range(3)]
+    for i, path in enumerate(files):
+        soundfile.write(path, candidates.noise(1.0, 16_000)[0].numpy() / (1 + i), 16_000)
+    rates = store.clips_per_second({listen(path).hash: path for path in files})
     assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
     assert 0 < store.epoch_memory(20) < 500
 

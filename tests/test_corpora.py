@@ -139,9 +139,17 @@ def test_iemocap_broken_label_line_names_file_and_line(iemocap, line):
 
 
 def test_peer_11_labels_without_audio_are_an_error_not_an_empty_corpus(iemocap):
-    add_dialog(iemocap, "Ses01F_impro02", {"F000": "neu", "M000": "neu"}, audio=False)
-    with pytest.raises(InputError, match="2 of 9 labelled .*sentences/wav.*Ses01F_impro02_F000"):
+    for folder in iemocap.glob("Session*/sentences"):
+        shutil.rmtree(folder)
+    with pytest.raises(InputError, match="none of 7 labelled .*sentences/wav.*Ses01F_impro01_F000"):
         read_corpus("iemocap", iemocap)
+
+
+def test_iemocap_labels_without_audio_among_others_are_left_to_be_heard(iemocap):
+    add_dialog(iemocap, "Ses01F_impro02", {"F000": "neu", "M000": "neu"}, audio=False)
+    found = read_corpus("iemocap", iemocap)
+    gone = [one.path.name for one in found if not one.path.exists()]
+    assert len(found) == 9 and gone == ["Ses01F_impro02_F000.wav", "Ses01F_impro02_M000.wav"]
 
 
 def test_peer_11_wrong_root_names_what_was_looked_for_and_what_is_there(tmp_path):
@@ -364,8 +372,8 @@ def test_manifest_row_without_a_speaker_names_the_line(tmp_path):
     [
         ("a/2.flac,,ann,", "'label' is empty"),
         (",joy,ann,", "'path' is empty"),
-        ("a/3.wav,joy,ann,", "there is no file 'a/3.wav'"),
-        ("a/3.mp3,joy,ann,", "'a/3.mp3' is no WAV or FLAC file"),
+        ("a/3.m4a,joy,ann,", "'a/3.m4a' must end in one of .wav, .flac, .ogg, .opus, .mp3"),
+        ("a/._1.wav,joy,ann,", "'a/._1.wav' must end in one of .* and not begin with a dot"),
         ("a/2.flac,joy,,", "no speaker"),
         ("a/1.wav,joy,ann,", "id 'a/1' was given in line 2"),
         ("a/2.flac,joy,ann,x", "gender must be F, M or empty, got 'x'"),
@@ -380,11 +388,38 @@ def test_manifest_refuses_a_bad_row_with_its_line(tmp_path, row, reason):
 
 
 def test_manifest_counts_all_bad_rows_and_shows_the_first(tmp_path):
-    table = "path,label,speaker\n" + "".join(f"gone{n}.wav,joy,ann\n" for n in range(30))
+    table = "path,label,speaker\n" + "".join(f"{n}.wav,joy,\n" for n in range(30))
     path = write_manifest(tmp_path, "mine.csv", table)
     with pytest.raises(InputError, match="30 of 30 rows") as error:
         read_corpus("manifest", tmp_path, path)
-    assert str(error.value).count("there is no file") == 8
+    assert str(error.value).count("no speaker") == 8
+
+
+def test_manifest_whose_files_are_all_missing_is_told_where_they_were_looked_for(tmp_path):
+    table = "path,label,speaker\n" + "".join(f"gone{n}.wav,joy,ann\n" for n in range(30))
+    path = write_manifest(tmp_path, "mine.csv", table)
+    with pytest.raises(InputError) as error:
+        read_corpus("manifest", tmp_path, path)
+    assert "no file 'gone0.wav', nor any other of its 30 rows" in str(error.value)
+    assert f"corpus.root = {tmp_path}" in str(error.value)
+    path.write_text(table + "a/1.wav,joy,ann\n")
+    found = read_corpus("manifest", tmp_path, path)
+    assert sum(not one.path.exists() for one in found) == 30  # to be heard, and named together
+
+
+@pytest.mark.parametrize("there", ["a link", "a folder", "nothing"])
+def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, there):
+    touch(tmp_path, "wav/1.wav")
+    if there == "a link":
+        (tmp_path / "wav/2.wav").symlink_to("gone")
+    elif there == "a folder":
+        (tmp_path / "wav/2.wav").mkdir()
+    table = tmp_path / "fold.jsonl"
+    names = [f"downloads/meld/wav/{n}.wav" for n in (1, 2)]
+    table.write_text("".join(emobox_row("meld", name, name, "joy", spk="p") for name in names))
+    found = read_corpus("manifest", tmp_path, table)
+    second = "wav/2.wav" if there != "nothing" else names[1]
+    assert [one.path for one in found] == [tmp_path / "wav/1.wav", tmp_path / second]
 
 
 @pytest.mark.parametrize(

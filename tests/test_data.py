@@ -1,10 +1,13 @@
 """Batches: nothing lost, nothing by chance alone, nothing that depends on who loads."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from conftest import tone
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -277,6 +280,39 @@ def test_a_recording_that_vanishes_is_named(tmp_path: Path) -> None:
     gone = WaveformDataset([tmp_path / "gone.wav"], ["0" * 64], [0], RATE, None, {})
     with pytest.raises(RunError, match=r"gone.wav cannot be read.*run the same command again"):
         gone[(0, 0)]
+
+
+def own_clip(tmp_path: Path) -> tuple[Path, WaveformDataset]:
+    path = tmp_path / "mine.wav"
+    soundfile.write(path, tone(440, 0.3, 0), RATE)
+    return path, WaveformDataset([path], [listen(path).hash], [0], RATE, None, {})
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("kept", ["nothing", "size", "size and time"])
+def test_a_recording_that_changed_is_named(tmp_path: Path, kept, count) -> None:
+    path, clips = own_clip(tmp_path)
+    before = path.stat()
+    assert len(clips[(0, 0)].waveform[0]) == 4800
+    soundfile.write(path, tone(500, 0.4 if kept == "nothing" else 0.3, 0), RATE)
+    if kept == "size and time":
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        assert path.stat().st_size == before.st_size
+    with pytest.raises(RunError, match="mine.wav has changed since it was heard.*same command"):
+        clips[(1, 0)]
+    count("files changed behind our back")
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("packed", ["touched", "FLAC"])
+def test_an_equal_recording_goes_on(tmp_path: Path, packed, count) -> None:
+    path, clips = own_clip(tmp_path)
+    before = clips[(0, 0)].waveform
+    samples, rate = soundfile.read(path)
+    soundfile.write(path, samples, rate, format="WAV" if packed == "touched" else "FLAC")
+    os.utime(path, (1, 1))
+    torch.testing.assert_close(clips[(0, 0)].waveform, before, rtol=0, atol=0)
+    count("files touched and equal")
 
 
 # mixup

@@ -299,6 +299,7 @@ def test_a_run_folder_never_holds_the_feature_store(tiny: Callable, tmp_path: Pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.promise("bad_audio")
 def test_a_corpus_that_changed_is_refused(tiny: Callable, corpus_root: Path, tmp_path) -> None:
     own = tmp_path / "IEMOCAP"
     shutil.copytree(corpus_root, own)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -60,9 +61,9 @@ def read_counter(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Note every file that is read for its pictures."""
     read: list[Path] = []
 
-    def counted(path: Path, sample_rate: int) -> np.ndarray:
+    def counted(path: Path, *which: object) -> np.ndarray:
         read.append(path)
-        return read_audio(path, sample_rate)
+        return read_audio(path, *which)
 
     monkeypatch.setattr(store_module, "read_audio", counted)
     return read
@@ -187,10 +188,10 @@ def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkey
     monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
     fifth = list(clips.values())[4]
 
-    def interrupted(path: Path, sample_rate: int) -> np.ndarray:
+    def interrupted(path: Path, *which: object) -> np.ndarray:
         if path == fifth:
             raise KeyboardInterrupt
-        return read_audio(path, sample_rate)
+        return read_audio(path, *which)
 
     monkeypatch.setattr(store_module, "read_audio", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -206,6 +207,7 @@ def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkey
         np.testing.assert_array_equal(second.view(name), whole.view(name))
 
 
+@pytest.mark.promise("bad_audio")
 def test_truncated_data_file_heals(clips, make_store, monkeypatch) -> None:
     first = make_store()
     first.build(clips, workers=0)
@@ -324,11 +326,11 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     monkeypatch.setattr(
         cqt.CQT, "_make_kernels", lambda self, q, *to: (made.append(q), make(self, q, *to))[1]
     )
-    paths = {}
-    for i in range(12):
-        path = tmp_path / f"{i}.wav"
-        soundfile.write(path, np.full(4000 * (1 + i % 3), 0.01 * (i + 1)), 16000)
-        paths[f"{i:064x}"] = path
+    files = [tmp_path / f"{i}.wav" for i in range(12)]
+    for i, path in enumerate(files):
+        noise = np.random.default_rng(i).standard_normal(4000 * (1 + i % 3))
+        soundfile.write(path, 0.1 * noise, 16000)
+    paths = {key: path for path, key in hashes_of(files).items()}
     settings = {"sample_rate": 16000, "image_size": 32, "cqt": {"hop_length": 256, "n_bins": 24}}
     settings |= {"mel": {"n_fft": 512, "n_mels": 24}, "channels": "static"}
     assert FeatureStore(tmp_path / "store", settings).build(paths, workers=0) == {}
@@ -346,6 +348,78 @@ def test_an_index_that_is_not_as_written_is_told(make_store, clips, index) -> No
     with pytest.raises(RunError, match="rows are not as written.*remove") as caught:
         make_store()
     assert str(store.folder) in str(caught.value)
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("size", [0, 1, 20, -3])
+def test_a_torn_index_is_told_with_the_way_on(make_store, clips, size, count) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    index = store.folder / "index.json"
+    index.write_bytes(index.read_bytes()[:size])
+    with pytest.raises(RunError, match=f"damaged .*: remove {index} and run the same"):
+        make_store()
+    index.unlink()
+    assert make_store().build(clips, workers=0) == {}
+    count("damaged stores")
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("views", [["cqt"], ["mel"], ["cqt", "mel"]])
+def test_a_store_without_its_pictures_makes_them_again(make_store, clips, views, count) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    before = {name: np.array(store.view(name)) for name in ("cqt", "mel")}
+    for name in views:
+        (store.folder / f"{name}.f16").unlink()
+    again = make_store()
+    assert again.rows == {} and again.build(clips, workers=0) == {}
+    for name, pictures in before.items():
+        np.testing.assert_array_equal(again.view(name), pictures)
+    count("damaged stores")
+
+
+@pytest.mark.promise("bad_audio")
+def test_a_store_of_another_version_stays_and_is_not_read(
+    make_store, clips, monkeypatch, count
+) -> None:
+    old = make_store()
+    old.build(clips, workers=0)
+    before = {path: path.read_bytes() for path in old.folder.iterdir()}
+    monkeypatch.setattr(store_module, "FRONT_END_VERSION", -1)
+    new = make_store()
+    assert new.rows == {} and new.build(clips, workers=0) == {}
+    assert new.folder != old.folder and len(new.rows) == len(clips)
+    assert {path: path.read_bytes() for path in old.folder.iterdir()} == before
+    count("damaged stores")
+
+
+@pytest.mark.promise("bad_audio")
+def test_a_store_in_the_place_of_another_is_refused(make_store, clips, tmp_path, count) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    other = FeatureStore(tmp_path / "store", {**SETTINGS, "top_db": 40.0})
+    shutil.copytree(store.folder, other.folder)
+    with pytest.raises(RunError, match="made with other settings.*remove") as caught:
+        FeatureStore(tmp_path / "store", {**SETTINGS, "top_db": 40.0})
+    assert str(other.folder) in str(caught.value)
+    count("damaged stores")
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("rate", [RATE, RATE + 1])
+def test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored(
+    make_store, clips, rate, count
+) -> None:
+    (key, path), *others = clips.items()
+    samples, _ = soundfile.read(path)
+    soundfile.write(path, samples[::-1] if rate == RATE else samples, rate)
+    store = make_store()
+    assert store.build(clips, workers=2) == {path: "has changed since it was heard"}
+    assert store.rows.keys() == dict(others).keys()
+    soundfile.write(path, samples, RATE)
+    assert store.build(clips, workers=0) == {} and key in store.rows
+    count("files changed behind our back")
 
 
 def test_rows_before_the_first_are_no_rows_of_another_clip(make_store, clips) -> None:

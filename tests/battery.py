@@ -1,0 +1,409 @@
+"""Kinds of good, odd and bad audio files: how each is made, and what must become of it.
+
+All that is to be used holds the same tone, so that one check fits: 440 Hz, half of full scale, for
+half a second, but for what a kind itself says.
+"""
+
+import os
+import socket
+import struct
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import soundfile
+
+PITCH, LEVEL, SECONDS = 440.0, 0.5, 0.5  # Hz, of full scale, s
+RATE = 16_000  # Hz
+USED = "used"
+
+
+class Kind(NamedTuple):
+    """One kind of file."""
+
+    name: str
+    make: Callable[[Path], Path]  # writes it into a folder and returns where
+    outcome: str = USED  # or words of the reason
+    level: float = LEVEL  # of the tone, full scale is 1
+    seconds: float = SECONDS
+    slack: float = 1e-3  # by which the length may differ, s: codecs count in blocks
+
+
+def tone(
+    rate: int = RATE, seconds: float = SECONDS, channels: int = 1, level: float = LEVEL
+) -> np.ndarray:
+    """Return the tone on all channels: (T, channels)."""
+    mono = level * np.sin(2 * np.pi * PITCH * np.arange(round(rate * seconds)) / rate)
+    return np.repeat(mono[:, None], channels, 1)
+
+
+def written(
+    folder: Path, samples: np.ndarray, name: str = "a.wav", rate: int = RATE, **how: str
+) -> Path:
+    soundfile.write(folder / name, samples, rate, **how)
+    return folder / name
+
+
+def sound(name: str = "a.wav", rate: int = RATE, channels: int = 1, **how: str) -> Callable:
+    return lambda folder: written(folder, tone(rate, channels=channels), name, rate, **how)
+
+
+def floats(samples: np.ndarray | float) -> Callable:
+    """Write samples as they are."""
+    return lambda folder: written(folder, np.atleast_1d(samples), subtype="DOUBLE")
+
+
+def with_sample(value: float) -> Callable:
+    samples = tone()
+    samples[5000] = value
+    return floats(samples)
+
+
+def content(what: bytes | str, name: str = "a.wav") -> Callable:
+    def make(folder: Path) -> Path:
+        (folder / name).write_bytes(what.encode() if isinstance(what, str) else what)
+        return folder / name
+
+    return make
+
+
+def changed(make: Callable, change: Callable[[bytes], bytes]) -> Callable:
+    """Write a file and change its bytes."""
+
+    def make_changed(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(change(path.read_bytes()))
+        return path
+
+    return make_changed
+
+
+def put(place: int, form: str, *values: int) -> Callable[[bytes], bytes]:
+    """Change some bytes of a header."""
+    new = struct.pack(form, *values)
+    return lambda old: old[:place] + new + old[place + len(new) :]
+
+
+def claimed(n_samples: int) -> Callable[[bytes], bytes]:
+    """Change how many samples the header of a FLAC tells of: 36 bits from the middle of byte 21."""
+
+    def change(old: bytes) -> bytes:
+        first = bytes([old[21] & 0xF0 | n_samples >> 32])
+        return old[:21] + first + struct.pack(">I", n_samples & 0xFFFFFFFF) + old[26:]
+
+    return change
+
+
+def renamed(make: Callable, name: str | bytes) -> Callable:
+    def make_renamed(folder: Path) -> Path:
+        path = folder / os.fsdecode(name)
+        path.parent.mkdir(exist_ok=True)
+        return make(folder).rename(path)
+
+    return make_renamed
+
+
+def linked(to: str | Path, name: str = "a.wav") -> Callable:
+    def make(folder: Path) -> Path:
+        (folder / name).symlink_to(to)
+        return folder / name
+
+    return make
+
+
+def a_link_to_a_file(folder: Path) -> Path:
+    return linked(sound("other.wav")(folder))(folder)
+
+
+def a_folder(folder: Path) -> Path:
+    (folder / "a.wav").mkdir()
+    return folder / "a.wav"
+
+
+def a_pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "a.wav")
+    return folder / "a.wav"
+
+
+def a_socket(folder: Path) -> Path:
+    here = os.getcwd()
+    os.chdir(folder)  # addresses of sockets are short
+    try:
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind("a.wav")
+    finally:
+        os.chdir(here)
+    return folder / "a.wav"
+
+
+def forbidden(folder: Path) -> Path:
+    path = sound()(folder)
+    path.chmod(0)
+    return path
+
+
+def in_a_forbidden_folder(folder: Path) -> Path:
+    (folder / "closed").mkdir()
+    path = sound("closed/a.wav")(folder)
+    path.parent.chmod(0)
+    return path
+
+
+def an_archive(folder: Path) -> Path:
+    with zipfile.ZipFile(folder / "a.wav", "w") as file:
+        file.write(sound("in.wav")(folder))
+    return folder / "a.wav"
+
+
+def long(minutes: float, rate: int) -> Callable:
+    return lambda folder: written(folder, tone(rate, 60 * minutes), rate=rate, subtype="PCM_U8")
+
+
+def opposite(folder: Path) -> Path:
+    return written(folder, tone(channels=2) * [1, -1], subtype="FLOAT")
+
+
+def half(old: bytes) -> bytes:
+    return old[: len(old) // 2]
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 32044\n"
+WAV, FLAC, OGG, MP3 = sound(), sound("a.flac"), sound("a.ogg"), sound("a.mp3")
+OPUS = sound("a.opus", 48_000, format="OGG", subtype="OPUS")
+LOSSY = partial(Kind, slack=0.06)
+MALFORMED = "cannot be read: Supported file format but file is malformed"
+UNKNOWN = "cannot be read: Format not recognised"
+
+KINDS = [
+    *(Kind(f"{rate} Hz", sound(rate=rate)) for rate in (1000, 8000, 11_025, 16_000, 22_050)),
+    *(Kind(f"{rate} Hz", sound(rate=rate)) for rate in (44_100, 48_000, 96_000, 192_000, 768_000)),
+    Kind("999 Hz", sound(rate=999), "has a sampling rate of 999 Hz; 1000 to 768000 Hz are read"),
+    Kind(
+        "a rate of 2 GHz", changed(WAV, put(24, "<I", 2**31 - 1)), "a sampling rate of 2147483647"
+    ),
+    Kind("a rate of 0 Hz", changed(WAV, put(24, "<I", 0)), "cannot be read: Internal error"),
+    *(Kind(f"{n} channels", sound(channels=n)) for n in (2, 3, 4, 5, 6, 7, 8, 1024)),
+    Kind("0 channels", changed(WAV, put(22, "<H", 0)), "cannot be read: Channel count is zero"),
+    Kind("5000 channels", changed(WAV, put(22, "<H", 5000)), "cannot be read: Too many channels"),
+    Kind(
+        "sound on one of two channels", lambda f: written(f, tone(channels=2) * [1, 0]), level=0.25
+    ),
+    Kind("WAV of 8 bits", sound(subtype="PCM_U8")),
+    Kind("WAV of 16 bits", sound(subtype="PCM_16")),
+    Kind("WAV of 24 bits", sound(subtype="PCM_24")),
+    Kind("WAV of 32 bits", sound(subtype="PCM_32")),
+    Kind("WAV of 32-bit floats", sound(subtype="FLOAT")),
+    Kind("WAV of 64-bit floats", sound(subtype="DOUBLE")),
+    Kind("WAV, A-law", sound(rate=8000, subtype="ALAW")),
+    Kind("WAV, mu-law", sound(rate=8000, subtype="ULAW")),
+    LOSSY("WAV, IMA ADPCM", sound(subtype="IMA_ADPCM")),
+    LOSSY("WAV, Microsoft ADPCM", sound(subtype="MS_ADPCM")),
+    LOSSY("WAV, GSM 6.10", sound(rate=8000, subtype="GSM610")),
+    Kind("WAV with an extensible header", sound(format="WAVEX")),
+    Kind("RF64, the WAV of large files", sound(format="RF64")),
+    Kind("W64, named .wav", sound(format="W64")),
+    Kind("WAV of an unknown codec", changed(WAV, put(20, "<H", 0xAA55)), "cannot be read: "),
+    Kind("FLAC of 16 bits", sound("a.flac", subtype="PCM_16")),
+    Kind("FLAC of 24 bits", sound("a.flac", subtype="PCM_24")),
+    Kind("FLAC, 8 channels", sound("a.flac", channels=8)),
+    Kind("OGG Vorbis", OGG),
+    Kind("OGG Vorbis, stereo", sound("a.ogg", 44_100, 2)),
+    LOSSY("OGG Opus", OPUS),
+    LOSSY("MP3", MP3),
+    LOSSY("MP3, stereo", sound("a.mp3", 44_100, 2)),
+    Kind("AIFF", sound("a.aiff")),
+    Kind("FLAC, named .wav", renamed(FLAC, "a.wav")),
+    Kind("OGG, named .wav", renamed(OGG, "b.wav")),
+    Kind("WAV, named .flac", renamed(WAV, "a.flac")),
+    Kind("WAV, named .mp3", renamed(WAV, "a.mp3")),
+    Kind("an empty file", content(b""), "is empty: 0 bytes"),
+    Kind("WAV, header only", changed(WAV, lambda old: old[:44]), "holds no samples"),
+    Kind("WAV, cut in the header", changed(WAV, lambda old: old[:20]), "cannot be read: "),
+    Kind("WAV, cut short", changed(WAV, half), seconds=SECONDS / 2),
+    Kind("WAV, cut within a sample", changed(WAV, lambda old: old[:-1])),
+    Kind("WAV whose sizes are 0", changed(WAV, put(40, "<I", 0)), "holds no samples"),
+    Kind("WAV from a stream, sizes unknown", changed(WAV, put(40, "<I", 2**32 - 1))),
+    Kind("WAV with bytes behind its samples", changed(WAV, lambda old: old + b"junk" * 99)),
+    Kind("FLAC, header only", changed(FLAC, lambda old: old[:60]), "cannot be read: "),
+    Kind("FLAC, cut short", changed(FLAC, half), "cannot be read: "),
+    Kind("FLAC from a stream, size unknown", changed(FLAC, claimed(0))),
+    Kind("FLAC that tells of 2^36 samples", changed(FLAC, claimed(2**36 - 1))),
+    Kind("OGG, cut short", changed(OGG, half), MALFORMED),
+    Kind("MP3, cut short", changed(MP3, lambda old: old[:-300]), seconds=0.4, slack=0.1),
+    Kind("text", content("no audio at all\n" * 99), UNKNOWN),
+    Kind("a web page", content("<!doctype html><title>404</title>"), UNKNOWN),
+    Kind("a Git LFS pointer", content(LFS), UNKNOWN),
+    Kind("a ZIP archive", an_archive, UNKNOWN),
+    Kind("a picture", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
+    Kind("an M4A", content(b"\0\0\0 ftypM4A " + bytes(999)), UNKNOWN),
+    Kind("a pickle", content(b"\x80\x04\x95\x10" + bytes(999)), UNKNOWN),
+    Kind("zeros", content(bytes(9999)), UNKNOWN),
+    Kind("random bytes", content(np.random.default_rng(0).bytes(9999)), UNKNOWN),
+    Kind(
+        "random bytes, named .mp3",
+        content(np.random.default_rng(1).bytes(9999), "a.mp3"),
+        "no sound was found in it",
+    ),
+    Kind("a NaN sample", with_sample(np.nan), "holds samples that are NaN or infinite"),
+    Kind("an infinite sample", with_sample(np.inf), "holds samples that are NaN or infinite"),
+    Kind(
+        "a sample of minus infinity", with_sample(-np.inf), "holds samples that are NaN or infinite"
+    ),
+    Kind("a sample of 1e30", with_sample(1e30), "holds samples up to 1e+30, where full scale is 1"),
+    Kind("20 dB over full scale", floats(10 * tone()), level=5.0),
+    Kind("100 dB below full scale", floats(2e-5 * tone()), level=1e-5),
+    Kind("clipped", floats(np.clip(4 * tone(), -LEVEL, LEVEL)), level=0.62),
+    Kind("the tone on a constant", floats(tone() + 0.3)),
+    Kind("silence", floats(np.zeros(8000)), "holds no sound: every sample is 0"),
+    Kind("silence, FLAC", lambda f: written(f, np.zeros(8000), "a.flac"), "holds no sound"),
+    Kind("a constant", floats(np.full(8000, 0.25)), "holds no sound: every sample is 0.25"),
+    Kind(
+        "two channels of opposite sign",
+        opposite,
+        "every sample is 0 where its channels are averaged",
+    ),
+    Kind("1 sample", floats(0.5), "is too short: 0.0625 ms, where 10 ms are needed"),
+    Kind("9 ms", floats(tone(seconds=0.009)), "is too short: 9 ms, where 10 ms are needed"),
+    Kind("10 ms", floats(tone(seconds=0.01)), seconds=0.01),
+    Kind("30 minutes", long(30, 1000), seconds=1800),
+    Kind("61 minutes", long(61, 1000), "is longer than 60 minutes: cut it into clips"),
+    Kind("a folder", a_folder, "is a folder, no file"),
+    Kind("a link to a file", a_link_to_a_file),
+    Kind("a broken link", linked("gone.wav"), "the link leads nowhere: No such file or directory"),
+    Kind("a loop of links", linked("a.wav"), "cannot be read: Too many levels of symbolic links"),
+    Kind("a pipe", a_pipe, "is a pipe, no file"),
+    Kind("a socket", a_socket, "is a socket, no file"),
+    Kind("a link to /dev/zero", linked("/dev/zero"), "is a device, no file"),
+    Kind("no permission", forbidden, "cannot be read: Permission denied"),
+    Kind("a folder without permission", in_a_forbidden_folder, "cannot be read: Permission denied"),
+    Kind(
+        "no file", lambda folder: folder / "gone.wav", "cannot be read: No such file or directory"
+    ),
+    Kind("a name of 255 bytes", renamed(WAV, 251 * "a" + ".wav")),
+    Kind("a name of 300 bytes", lambda f: f / (296 * "a" + ".wav"), "File name too long"),
+    Kind("a name with a null character", lambda f: f / "a\0.wav", "cannot be read: embedded null"),
+    Kind("a name in Unicode", renamed(WAV, "écoute-звук-音-🎧.wav")),
+    Kind("a name with quotes, spaces and a star", renamed(WAV, "a 'b' \"c\" *.wav")),
+    Kind("a name that is no UTF-8", renamed(WAV, b"\xff\xfe.wav"), "has a name that is no UTF-8"),
+    Kind("a name with an upper-case suffix", renamed(WAV, "A.WAV")),
+]
+
+# What is no kind of file, what becomes of it, and the test that proves it.
+SITUATIONS = [
+    (
+        "several bad files in a corpus",
+        "refused, all named in one go, or left out and listed with `corpus.on_bad_audio=skip`",
+        "tests/test_bad_audio.py::test_all_bad_files_of_a_corpus_are_named_in_one_go",
+    ),
+    (
+        "all files of a manifest or of IEMOCAP's labels missing",
+        "refused before anything is heard, with where they were looked for",
+        "tests/test_corpora.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
+        "looked_for",
+    ),
+    (
+        "one file in two rows of a manifest",
+        "used twice and counted as identical if the ids differ, else refused with both lines",
+        "tests/test_bad_audio.py::test_the_same_file_in_two_rows_is_one_recording",
+    ),
+    (
+        "names that differ in case alone",
+        "used as two files; `a.wav` and `a.WAV` would have one id and are refused",
+        "tests/test_bad_audio.py::test_names_that_differ_in_case_are_two_files",
+    ),
+    (
+        "a clip as WAV and as FLAC in a corpus folder",
+        "refused: the id occurs twice",
+        "tests/test_corpora.py::test_the_same_clip_as_wav_and_flac_is_refused",
+    ),
+    (
+        "a folder of a corpus without permission",
+        "refused, named",
+        "tests/test_bad_audio.py::test_a_folder_without_permission_is_never_passed_over",
+    ),
+    (
+        "a file that changes between hearing and picturing",
+        "refused, named; nothing is stored under the old recording",
+        "tests/test_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
+    ),
+    (
+        "a file that changes in training, `train.pictures=computed`",
+        "the run stops with its name, and goes on when it is back",
+        "tests/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
+        "again",
+    ),
+    (
+        "a file that is touched or packed otherwise, and sounds the same",
+        "used",
+        "tests/test_data.py::test_an_equal_recording_goes_on",
+    ),
+    (
+        "a file that changed when a run is given again",
+        "the run is refused, since its certificate is of other recordings",
+        "tests/test_experiment.py::test_a_corpus_that_changed_is_refused",
+    ),
+    (
+        "a store cut short",
+        "what is whole is used, the rest is made again",
+        "tests/test_store.py::test_truncated_data_file_heals",
+    ),
+    (
+        "a store without its pictures",
+        "they are made again",
+        "tests/test_store.py::test_a_store_without_its_pictures_makes_them_again",
+    ),
+    (
+        "a store whose index is torn or not as written",
+        "refused with what to remove",
+        "tests/test_store.py::test_a_torn_index_is_told_with_the_way_on",
+    ),
+    (
+        "a store of another version of the front end, or of other settings",
+        "kept beside the new one and not read",
+        "tests/test_store.py::test_a_store_of_another_version_stays_and_is_not_read",
+    ),
+    (
+        "a store that was moved into the place of another",
+        "refused with what to remove",
+        "tests/test_store.py::test_a_store_in_the_place_of_another_is_refused",
+    ),
+]
+
+
+def page() -> str:
+    """Return docs/AUDIO.md."""
+    kinds = [f"| {kind.name} | {_shown(kind)} |" for kind in KINDS]
+    others = [f"| {what} | {outcome} | `{test}` |" for what, outcome, test in SITUATIONS]
+    return "\n".join(
+        [
+            "# Kinds of audio and what becomes of them",
+            "",
+            "Written by `PYTHONPATH=. python tests/battery.py` from what the tests try; a test",
+            "holds page and tests together. A corpus and `predict.py` treat a file alike. Its",
+            "content says which format a file has, its name only that it is audio: published",
+            "corpora hold WAV and FLAC, a manifest may list OGG, Opus, MP3 and AIFF too. Refused",
+            "files are named together, each with its reason.",
+            "",
+            f"| {len(KINDS)} kinds of file | outcome |",
+            "|---|---|",
+            *kinds,
+            "",
+            "| situation | outcome | test |",
+            "|---|---|---|",
+            *others,
+            "",
+        ]
+    )
+
+
+def _shown(kind: Kind) -> str:
+    if kind.outcome != USED:
+        return f"refused: {kind.outcome.strip(': ')}"
+    return "used as far as it goes" if "cut short" in kind.name else USED
+
+
+if __name__ == "__main__":
+    (Path(__file__).parent.parent / "docs/AUDIO.md").write_text(page(), encoding="utf-8")
