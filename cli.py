@@ -9,16 +9,26 @@ from accelerate import PartialState
 
 from config import load_config
 from dry_run import dry_run
-from errors import InputError, RunError
+from errors import InputError, RunError, printable
 from experiment import run_experiment
 from schema import Config
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
+class _Printable(logging.Formatter):
+    """Names from a corpus or a folder do not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return printable(super().format(record))
+
+
 def guarded(work: Callable[[], None]) -> int:
     """Do the work, return the exit status; mistakes and failures are told without a traceback."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
     try:
         work()
@@ -74,9 +84,9 @@ def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry
 
 def _say(text: str) -> None:
     if PartialState().is_main_process:  # one process speaks for all
-        print(text)
+        print(printable(text))
 
 
 def _tell(kind: str, message: object, status: int) -> int:
-    print(f"{kind}: {message}", file=sys.stderr)
+    print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status

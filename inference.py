@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from audio import BadAudio, read_audio
-from errors import InputError
+from errors import InputError, printable
 from features import Images, SpectrogramImages
 from files import damaged, load_tensors, read_json
 from model_gmu import FusionOutput, MaxMViTGMU, rebuild
@@ -102,12 +102,12 @@ class FoldModel:
 def label_table(labels: Sequence[Label]) -> str:
     """Return tab-separated lines: path, emotion, its probability, all probabilities, gate."""
     classes = next((list(label.probs) for label in labels if label.probs), [])
-    lines = ["\t".join(["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"])]
+    rows = [["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"]]
     for label in labels:
         if label.problem is not None:
-            lines.append(f"{label.path}\tnot labelled: {label.problem}")
+            rows.append([str(label.path), f"not labelled: {label.problem}"])
             continue
         gate = "" if label.gate is None else f"{label.gate:.3f}"
         probs = [f"{p:.3f}" for p in label.probs.values()]
-        lines.append("\t".join([str(label.path), label.emotion, *probs, gate]))
-    return "\n".join(lines)
+        rows.append([str(label.path), label.emotion, *probs, gate])
+    return "\n".join("\t".join(printable(cell, keep="") for cell in row) for row in rows)
