@@ -1,6 +1,5 @@
 """The text of a file that may be anything: read only if it is a plain file of a bounded size."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -24,11 +23,11 @@ def read_text(path: Path, most: int, encoding: str = "utf-8", errors: str = "str
         OSError: It cannot be read.
         ValueError: It is a folder, pipe or device, is larger, or is not text.
     """
-    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe would wait
-    with os.fdopen(handle, "rb") as file:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError("it is no plain file")
-        if found.st_size > most or len(content := file.read(most + 1)) > most:
-            raise ValueError(f"it is larger than {most / 1e6:g} MB")
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):  # to open a pipe is to wait
+        raise ValueError("it is no plain file")
+    with path.open("rb") as file:
+        content = b"" if found.st_size > most else file.read(most + 1)
+    if max(found.st_size, len(content)) > most:
+        raise ValueError(f"it is larger than {most / 1e6:g} MB")
     return content.decode(encoding, errors)

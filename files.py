@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from bounded import MAX_JSON, read_text
 from errors import RunError
 
 
@@ -53,20 +54,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str, remove: Path | None = None) -> Any:
+def read_json(path: Path, *keys: str, remove: Path | None = None, most: int = MAX_JSON) -> Any:
     """Read a JSON file of ours, which must hold some keys.
 
     Args:
         path: The file.
         keys: That it must hold.
         remove: What must go so that it is made again; None is the file alone.
+        most: Bytes that it may hold.
 
     Raises:
-        RunError: The file is missing, is not JSON, or lacks a key.
+        RunError: The file is missing or too large, is not JSON, or lacks a key.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path, most))
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, remove) from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
@@ -162,6 +164,20 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise damaged(path, error, remove=path.parent) from error
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the weights of a fold, and nothing else of the file.
+
+    Raises:
+        RunError: The file is missing, cut short or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # not a dict
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise damaged(path, error, remove=path.parent) from error
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested state (dicts, lists, tensors, numbers, strings, None) as one safetensors file.
 
@@ -185,7 +201,7 @@ def load_state(path: Path) -> dict[str, Any]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             tree = json.loads(file.metadata()["state"])
         return _put_back_tensors(tree, tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, error) from error
 
 

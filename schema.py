@@ -13,6 +13,7 @@ Positive = Annotated[float, Field(gt=0)]
 Decibel = Annotated[float, Field(ge=-20, le=100)]
 Window = str | list[str | float]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
 Fusion = Literal["concat", "gmu", "gmu_contrastive"]
@@ -160,7 +161,7 @@ class ModelConfig(Section):
     cqt_weights: str | None = None
     """Local weights file (.safetensors, or .pth holding tensors only)."""
     mel_weights: str | None = None
-    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    image_size: ImageSize = 224
     """Pixels, height and width."""
     mlp_hidden_dim: Width = 512
     dropout: Fraction = 0.2

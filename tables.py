@@ -13,7 +13,8 @@ STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
 LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
-MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|<(?=[A-Za-z/!?])|(?<=\])[(\[:]")  # code, cell, tag, link
+MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 Comparison = Mapping[str, Any]  # see `comparison.compare`
 Rows = list[list[str]]
@@ -202,9 +203,9 @@ def in_markdown(text: str) -> str:
     r"""Return a user's words for Markdown: one line, no tag, no link, no end of a cell.
 
     >>> print(in_markdown("<b>a|b</b> [x](y)"))
-    \<b>a\|b\</b> [x]\(y)
+    &lt;b>a\|b&lt;/b> [x]\(y)
     """
-    return MARKDOWN_SPECIAL.sub(r"\\\g<0>", printable(text, keep=""))
+    return TAG.sub("&lt;", MARKDOWN_SPECIAL.sub(r"\\\g<0>", printable(text, keep="")))
 
 
 def in_code(text: str) -> str:
