@@ -79,6 +79,8 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping with distinct keys."""
+        if not isinstance(node, yaml.MappingNode):  # a tag can say so of anything
+            raise yaml.constructor.ConstructorError(None, None, "!!map must be a mapping")
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
