@@ -1,11 +1,13 @@
 """Input that means harm: nothing of it is executed, reaches outside or fills memory."""
 
 import ast
+import io
 import json
 import os
 import pickle
 import shutil
 import subprocess
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -352,6 +354,20 @@ def test_what_was_heard_is_not_unpickled(tmp_path, marker, form, count):
     with pytest.raises(RunError, match="damaged"):
         hear([], 8000, 0, tmp_path)
     count("malicious files and values tried")
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("n", [10**10, 10**14, 10**18])
+def test_what_was_heard_cannot_claim_more_than_it_holds(tmp_path, n, count):
+    claimed = io.BytesIO()
+    head = {"descr": "<f8", "fortran_order": False, "shape": (n,)}
+    np.lib.format.write_array_header_1_0(claimed, head)
+    with zipfile.ZipFile(tmp_path / RECORDINGS, "w") as packed:
+        for name in ("words", "lengths", "hash", "seconds", "sha256"):
+            packed.writestr(f"{name}.npy", claimed.getvalue())
+    with pytest.raises(RunError, match="damaged"):
+        hear([], 8000, 0, tmp_path)
+    count("hostile inputs tried")
 
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "joblib", "cloudpickle"}

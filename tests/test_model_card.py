@@ -130,6 +130,16 @@ def test_a_card_that_is_no_card_is_refused(shared, text, count):
     count("hostile inputs tried")
 
 
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("size", [10**6 + 1, 10**10])
+def test_a_large_card_is_not_read(shared, size, count):
+    with (shared / "model.json").open("r+b") as file:
+        file.truncate(size)  # sparse
+    with pytest.raises(RunError, match="larger than 1 MB"):
+        FoldModel(shared)
+    count("hostile inputs tried")
+
+
 def header(size: int, text: bytes, data: bytes = b"") -> bytes:
     return size.to_bytes(8, "little") + text + data
 
