@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from bounded import MAX_MANIFEST, read_text
+from bounded import MAX_MANIFEST, MAX_WORD, read_text
 from errors import InputError, brief, control_character, cut
 from utterance import NAMED_CORPORA, Utterance, from_name, is_audio
 
@@ -180,6 +180,8 @@ def _check_names(row: Row) -> None:
         value = row.get(field, "")
         if found := control_character(value):
             raise InputError(f"{field!r} holds the control character {found}: {brief(value)}")
+        if field not in ("path", "text") and len(value) > MAX_WORD:
+            raise InputError(f"{field!r} has more than {MAX_WORD} characters: {brief(value)}")
     sizes = [len(part.encode()) for part in row["path"].split("/")]
     if max(sizes) > MAX_NAME or sum(sizes) + len(sizes) > MAX_PATH:
         raise InputError(

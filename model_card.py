@@ -5,16 +5,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bounded import MAX_CARD
+from bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
 from errors import brief, cut
 from files import damaged, read_json
 from schema import FeaturesConfig, ImageSize, ModelConfig, Section
 
 FILE = "model.json"
-MAX_CLASSES = 1000
 FINDINGS_SHOWN = 5
 
-Name = Annotated[str, Field(min_length=1, max_length=1000)]
+Name = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 
 
 class CardModel(ModelConfig):

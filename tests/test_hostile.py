@@ -19,13 +19,24 @@ import yaml
 from conftest import Payload
 
 from backbones import create_backbone
-from bounded import MAX_CARD, MAX_CONFIG, MAX_JSON, MAX_LABELS, MAX_MANIFEST, read_text
+from bounded import (
+    MAX_CARD,
+    MAX_CLASSES,
+    MAX_CONFIG,
+    MAX_JSON,
+    MAX_LABELS,
+    MAX_MANIFEST,
+    MAX_WORD,
+    read_text,
+)
 from config import load_config
 from corpora import read_corpus
 from errors import InputError, RunError
 from files import load_state, load_tensors, read_json, write_csv
+from labels import label_set
 from recordings import FILE as RECORDINGS
 from recordings import hear
+from utterance import Utterance
 
 ROOT = Path(__file__).resolve().parent.parent
 SHELL = ("$(touch x)", "; touch x", "`touch x`", "| touch x", "&& touch x #")
@@ -46,7 +57,7 @@ def billion_laughs() -> str:
 
 ODD_YAML = {
     "laughs": (billion_laughs(), "alias"),
-    "nested": ("a: " + "[" * 50_000, "recursion|nested"),
+    "nested": ("a: " + "[" * 5000, "recursion|nested"),
     "nested_blocks": ("\n".join(" " * n + f"a{n}:" for n in range(400)), "recursion|no such key"),
     "merge": ("a: &a {x: 1}\nb: {<<: *a}", "alias"),
     "twice": ("train: {epochs: 3, epochs: 4}", "'epochs' twice"),
@@ -60,7 +71,7 @@ ODD_YAML = {
     "module": ("name: !!python/module:os", "python/module"),
     "binary": ("name: !!binary aGk=", "should be a valid string"),
     "int": ("train: {epochs: " + "9" * 5000 + "}", "digits"),
-    "keys": ("\n".join(f"k{n}: 1" for n in range(9000)), "and 89.. more"),
+    "keys": ("\n".join(f"k{n}: 1" for n in range(2000)), "and 19.. more"),
 }
 
 
@@ -169,6 +180,14 @@ def test_sizes_of_a_config_are_bounded(recipe, override, words, count):
     with pytest.raises(InputError, match=words) as refused:
         load_config(recipe, [override])
     assert len(str(refused.value)) < 2000
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="a file of Linux")
+def test_a_file_that_hides_its_size_is_bounded():
+    hidden = Path("/proc/self/maps")
+    assert hidden.stat().st_size == 0 and len(read_text(hidden, MAX_JSON)) > 100
+    with pytest.raises(ValueError, match="larger than"):
+        read_text(hidden, 100)
 
 
 def test_a_long_chain_of_parents_is_refused(tmp_path):
@@ -280,6 +299,28 @@ def test_control_characters_are_refused_by_name(room, field, bad, count):
 def test_a_long_path_is_refused(room, path, count):
     with pytest.raises(InputError, match="path is too long"):
         read_corpus("manifest", room / "root", manifest_of(room, "csv", path=path))
+    count("hostile inputs tried")
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("field", ["label", "speaker", "id", "session"])
+def test_a_name_is_bounded(room, field, count):
+    word = "a" * MAX_WORD
+    (found,) = read_corpus("manifest", room / "root", manifest_of(room, "csv", **{field: word}))
+    assert word in (found.label, found.speaker, found.id, found.session)
+    with pytest.raises(InputError, match=f"'{field}' has more than 1000 characters"):
+        read_corpus("manifest", room / "root", manifest_of(room, "csv", **{field: word + "a"}))
+    count("hostile inputs tried")
+
+
+@pytest.mark.promise("bounds")
+def test_the_number_of_classes_is_bounded(count):
+    def clips(n: int) -> list[Utterance]:
+        return [Utterance(f"{k}", Path(), f"class {k}", "ann") for k in range(n)]
+
+    assert len(label_set("manifest", "all", clips(MAX_CLASSES)).classes) == MAX_CLASSES
+    with pytest.raises(InputError, match="1001 classes, at most 1000"):
+        label_set("manifest", "all", clips(MAX_CLASSES + 1))
     count("hostile inputs tried")
 
 

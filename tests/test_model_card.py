@@ -78,7 +78,7 @@ HOSTILE_CARDS = [
     ("model.cqt_weights", "/etc/passwd", "model.cqt_weights"),
     ("model.cqt_backbone", "no_such_model", "no timm model"),
     ("model.cqt_backbone", "hf-hub:someone/something", "no timm model"),
-    ("model.cqt_backbone", "maxvit_xlarge_tf_512", "does not fit|not of one model"),
+    ("model.cqt_backbone", "test_vit", "not of one model: cqt_branch"),
     ("model.cqt_backbone", None, "model.cqt_backbone"),
     ("model", [], "model: "),
     ("features", 5, "features: "),

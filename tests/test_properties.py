@@ -25,7 +25,7 @@ from schema import ONLY_WITH, Config
 from significance import mcnemar, paired_test, speaker_interval
 
 pytestmark = pytest.mark.promise("properties")
-drawn = settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+drawn = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 SMALL = {
     "name": "a",
