@@ -112,7 +112,9 @@ def _read_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise InputError(f"{source} is not valid YAML: {cut(str(error), 500)}") from None
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else cut(str(error), 500)
+        raise InputError(f"{source} is not valid YAML: {reason}") from None
 
 
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:

@@ -41,6 +41,8 @@ def printable(text: str, keep: str = "\n\t") -> str:
     >>> printable("\x1b[2Jann\u202e")
     '\\x1b[2Jann\\u202e'
     """
+    if text.isprintable():  # quick: nearly all are
+        return text
     return "".join(
         c.encode("unicode_escape").decode()
         if unicodedata.category(c) in UNSEEN and c not in keep
@@ -55,6 +57,8 @@ def control_character(text: str) -> str | None:
     >>> control_character("a\x00b")
     '\\x00'
     """
+    if text.isprintable():
+        return None
     return next((printable(c, keep="") for c in text if unicodedata.category(c) in CONTROL), None)
 
 
