@@ -2,10 +2,11 @@
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control, half a pair, line and paragraph ends
 UNSEEN = (*CONTROL, "Cf")  # and what changes the direction of writing, or joins
+NO_CHARACTERS = "\ufffe\uffff"  # that XML refuses beside those
 SHOWN = 120  # characters of a value in a message
 
 
@@ -44,9 +45,7 @@ def printable(text: str, keep: str = "\n\t") -> str:
     if text.isprintable():  # quick: nearly all are
         return text
     return "".join(
-        c.encode("unicode_escape").decode()
-        if unicodedata.category(c) in UNSEEN and c not in keep
-        else c
+        c.encode("unicode_escape").decode() if _is_one_of(c, UNSEEN) and c not in keep else c
         for c in text
     )
 
@@ -59,7 +58,11 @@ def control_character(text: str) -> str | None:
     """
     if text.isprintable():
         return None
-    return next((printable(c, keep="") for c in text if unicodedata.category(c) in CONTROL), None)
+    return next((printable(c, keep="") for c in text if _is_one_of(c, CONTROL)), None)
+
+
+def _is_one_of(character: str, categories: Sequence[str]) -> bool:
+    return unicodedata.category(character) in categories or character in NO_CHARACTERS
 
 
 def cut(text: str, most: int = SHOWN) -> str:

@@ -39,7 +39,7 @@ NASTY = (
     "\u202egnp.exe",
     "{{ 7 * 7 }}",
 )
-STEERING = ("a\nb", "\x1b[2J", "a\rb", "\x9b2J", "a\u2028b")
+STEERING = ("a\nb", "\x1b[2J", "a\rb", "\x9b2J", "a\u2028b", "a\uffffb")
 SHELL = ("$(touch x)", "; touch x", "`touch x`", "| touch x", "&& touch x #")
 
 

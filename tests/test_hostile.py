@@ -281,7 +281,9 @@ def test_a_link_inside_is_followed(room, count):
 
 @pytest.mark.promise("containment")
 @pytest.mark.parametrize("field", ["path", "label", "speaker", "id", "session", "text"])
-@pytest.mark.parametrize("bad", ["\0", "\x1b[2J", "\x7f", "\x85", "\ud800", "\u2028", "\u2029"])
+@pytest.mark.parametrize(
+    "bad", ["\0", "\x1b[2J", "\x7f", "\x85", "\ud800", "\u2028", "\u2029", "\uffff"]
+)
 def test_control_characters_are_refused_by_name(room, field, bad, count):
     table = manifest_of(room, "jsonl", **{field: f"a{bad}b.wav"})
     if field == "text" and bad.isspace():

@@ -64,7 +64,9 @@ def leaf_schemas() -> dict[str, dict[str, Any]]:
 
 LEAVES = leaf_schemas()
 TEXT = st.text(
-    st.characters(exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="\ufffd"),
+    st.characters(
+        exclude_categories=("Cc", "Cs", "Zl", "Zp"), exclude_characters="\ufffd\ufffe\uffff"
+    ),
     max_size=12,
 )
 WORDS = TEXT.map(str.strip).filter(bool)
