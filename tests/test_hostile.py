@@ -68,6 +68,8 @@ ODD_YAML = {
     "empty": ("", "must hold"),
     "word": ("word", "must hold"),
     "tag": ("name: !!python/name:os.system", "python/name"),
+    "map_of_a_list": ("train: !!map [1]", "!!map must be a mapping"),
+    "map_of_a_word": ("!!map word", "!!map must be a mapping"),
     "module": ("name: !!python/module:os", "python/module"),
     "binary": ("name: !!binary aGk=", "should be a valid string"),
     "int": ("train: {epochs: " + "9" * 5000 + "}", "digits"),
@@ -301,6 +303,18 @@ def test_control_characters_are_refused_by_name(room, field, bad, count):
 def test_a_long_path_is_refused(room, path, count):
     with pytest.raises(InputError, match="path is too long"):
         read_corpus("manifest", room / "root", manifest_of(room, "csv", path=path))
+    count("hostile inputs tried")
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("line", [1, 2])
+def test_a_field_without_end_is_no_csv(room, line, count):
+    lines = ["path,label,speaker", "a/in.wav,joy,ann"]
+    lines[line - 1] += "," + "a" * 200_000
+    (room / "list.csv").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"line {line}: not CSV: field larger than") as refused:
+        read_corpus("manifest", room / "root", room / "list.csv")
+    assert len(str(refused.value)) < 1000
     count("hostile inputs tried")
 
 
