@@ -100,7 +100,8 @@ def _read_csv(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
         for row in reader:
             yield reader.line_num, _in_our_words(row)
     except csv.Error as error:
-        raise InputError(f"{manifest}, line {reader.line_num}: not CSV: {error}") from error
+        line = reader.line_num + 1  # those before it were whole
+        raise InputError(f"{manifest}, line {line}: not CSV: {error}") from error
 
 
 def _read_jsonl(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
