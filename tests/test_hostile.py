@@ -57,8 +57,11 @@ def billion_laughs() -> str:
 
 ODD_YAML = {
     "laughs": (billion_laughs(), "alias"),
-    "nested": ("a: " + "[" * 5000, "recursion|nested"),
-    "nested_blocks": ("\n".join(" " * n + f"a{n}:" for n in range(400)), "recursion|no such key"),
+    "nested": ("a: " + "[" * 5000, "nested too deeply"),
+    "nested_blocks": (
+        "\n".join(" " * n + f"a{n}:" for n in range(400)),
+        "nested too deeply|no such key",
+    ),
     "merge": ("a: &a {x: 1}\nb: {<<: *a}", "alias"),
     "twice": ("train: {epochs: 3, epochs: 4}", "'epochs' twice"),
     "nul": ("name: 'a\0b'", "not valid YAML"),
