@@ -20,7 +20,7 @@ from files import damaged
 from metrics import SCORES
 from run_folder import Run, Table
 from significance import speaker_confusions, speaker_interval
-from tables import markdown_table, percent, with_interval
+from tables import in_markdown, markdown_table, percent, with_interval
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others
@@ -134,8 +134,8 @@ def breakdown_markdown(name: str, found: Mapping[str, Any]) -> str:
         found: From `breakdown`.
     """
     blocks = [
-        f"**{name} by group.** Percent, mean over seeds; [95 % interval over speakers]; UA is the "
-        "mean recall of the classes that occur in the group."
+        f"**{in_markdown(name)} by group.** Percent, mean over seeds; [95 % interval over "
+        "speakers]; UA is the mean recall of the classes that occur in the group."
     ]
     for grouping, rows in found["groups"].items():
         known = [row for row in rows if row["group"] != UNKNOWN]
@@ -247,9 +247,9 @@ def _calibration_text(name: str, found: Mapping[str, Any]) -> str:
         rows.append([words, *cells])
     temperatures = values["temperature"].values()
     above = (
-        f"**{name}: calibration** on the test clips of all folds and seeds, as trained and with "
-        f"temperatures fitted on each fold's dev clips ({min(temperatures):.2f} to "
-        f"{max(temperatures):.2f}; above 1 the model was too sure). Lower is better."
+        f"**{in_markdown(name)}: calibration** on the test clips of all folds and seeds, as "
+        f"trained and with temperatures fitted on each fold's dev clips ({min(temperatures):.2f} "
+        f"to {max(temperatures):.2f}; above 1 the model was too sure). Lower is better."
     )
     return f"{above}\n\n{markdown_table(['', 'as trained', 'with temperature'], rows)}"
 
@@ -258,8 +258,8 @@ def _risk_text(name: str, curve: Mapping[str, Any]) -> str:
     coverage = np.array(curve["coverage"])
     first = [int(np.argmax(coverage >= wanted / 100 - 1e-9)) for wanted in COVERAGES]
     above = (
-        f"**{name}: errors among the most confident clips**, in percent, by the part of the clips "
-        f"that the model labels; area under the curve {percent(curve['area'])}."
+        f"**{in_markdown(name)}: errors among the most confident clips**, in percent, by the part "
+        f"of the clips that the model labels; area under the curve {percent(curve['area'])}."
     )
     head = ["coverage", *(f"{wanted} %" for wanted in COVERAGES)]
     risks = ["risk", *(percent(curve["risk"][i]) for i in first)]

@@ -10,12 +10,20 @@ from accelerate import PartialState
 
 from config import load_config
 from dry_run import dry_run
-from errors import InputError, RunError
+from errors import InputError, RunError, printable
 from experiment import run_experiment
 from schema import Config
 from stopping import Stop
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
+
+
+class _Printable(logging.Formatter):
+    """Names from a corpus or a folder do not steer the terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        return printable(super().format(record))
 
 
 def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
@@ -25,7 +33,9 @@ def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
         work: What the entry does.
         command: That goes on with the work when it was stopped, so that stopping is no failure.
     """
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Printable("%(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
     try:
         work()
@@ -86,9 +96,9 @@ def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry
 
 def _say(text: str) -> None:
     if PartialState().is_main_process:  # one process speaks for all
-        print(text)
+        print(printable(text))
 
 
 def _tell(kind: str, message: object, status: int) -> int:
-    print(f"{kind}: {message}", file=sys.stderr)
+    print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status

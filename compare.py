@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from cli import guarded
+from errors import printable
 from publish import gather, markdown, publish
 
 
@@ -30,7 +31,7 @@ def main() -> int:
 
     def work() -> None:
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
-        print(markdown(comparison))
+        print(printable(markdown(comparison)))
         if arguments.out:
             publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
             print(f"Tables and report: {arguments.out}/comparison.* and report.html")

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from errors import InputError, nearest
+from bounded import MAX_CONFIG, read_text
+from errors import InputError, brief, control_character, cut, nearest
 from schema import ONLY_WITH, Config
 
 
@@ -67,6 +68,9 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+MAX_PARENTS = 20  # files in one chain of `base:`
+MAX_DEPTH = 10  # sections in sections
+FINDINGS_SHOWN = 20
 UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's paths
 
 
@@ -75,13 +79,18 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping with distinct keys."""
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
+        if not isinstance(node, yaml.MappingNode):  # a tag can say so of anything
+            raise yaml.constructor.ConstructorError(None, None, "!!map must be a mapping")
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str | int | float | bool | None):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word")
-            if keys.count(key) > 1:
+            if key in seen:
                 mark = node.start_mark
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice", mark)
+                words = f"key {brief(key)} twice"
+                raise yaml.constructor.ConstructorError(None, None, words, mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
@@ -103,24 +112,28 @@ def _read_yaml(text: str, source: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        raise InputError(f"{source} is not valid YAML: {error}") from None
+        deep = isinstance(error, RecursionError)
+        reason = "it is nested too deeply" if deep else cut(str(error), 500)
+        raise InputError(f"{source} is not valid YAML: {reason}") from None
 
 
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (file, mapping), the oldest parent first."""
     try:
-        resolved, text = path.resolve(), path.read_text(encoding="utf-8")
+        resolved, text = path.resolve(), read_text(path, MAX_CONFIG)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
         raise InputError(f"cannot read the config file {path}: {error}") from None
     if resolved in seen:
         chain = " -> ".join(file.name for file in (*seen, resolved))
         raise InputError(f"config files inherit in a circle: {chain}")
+    if len(seen) > MAX_PARENTS:
+        raise InputError(f"{path}: more than {MAX_PARENTS} files inherit from one another")
     mapping = _read_yaml(text, str(path))
     if not isinstance(mapping, dict):
         raise InputError(f"{path} must hold `section:` blocks, got {type(mapping).__name__}")
     base = mapping.pop("base", None)
     if base is not None and not isinstance(base, str):
-        raise InputError(f"{path}: base must be a file name, got {base!r}")
+        raise InputError(f"{path}: base must be a file name, got {brief(base)}")
     if base:
         yield from _read_with_parents(path.parent / base, (*seen, resolved))
     yield path, mapping
@@ -128,9 +141,11 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
 
 def _parse_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
-    if not equals or not key or "" in key.split("."):
-        raise InputError(f"an override is written section.key=value, got {text!r}")
-    nested: Any = _read_yaml(value, f"the value of {key}")
+    if not equals or not key or "" in key.split(".") or key.count(".") > MAX_DEPTH:
+        raise InputError(f"an override is written section.key=value, got {brief(text)}")
+    if len(text) > MAX_CONFIG:
+        raise InputError(f"the override {brief(text)} is longer than {MAX_CONFIG} characters")
+    nested: Any = _read_yaml(value, f"the value of {cut(key)}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return nested
@@ -158,19 +173,22 @@ def _merge(
 def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> str:
     """Turn pydantic's findings into lines that name key, place, what is allowed."""
     lines = []
-    for finding in error.errors():
+    findings = error.errors()
+    for finding in findings[:FINDINGS_SHOWN]:
         unknown = finding["type"] == "extra_forbidden"
         union = () if unknown else UNION_PARTS
         path = [str(part) for part in finding["loc"] if part not in union]
         dotted = ".".join(path)
         source = next((sources[p] for p in _prefixes(path) if p in sources), file)
         if unknown:
-            words = f"no such key; {nearest(path[-1], _fields_at(path[:-1]))}"
+            words = f"no such key; {nearest(cut(path[-1]), _fields_at(path[:-1]))}"
         elif finding["type"] == "missing":
             words = f"must be set; add it to {file} or give {dotted}=... on the command line"
         else:
-            words = f"{finding['msg']}, got {finding['input']!r}"
-        lines.append(f"{dotted} (in {source}): {words}")
+            words = f"{finding['msg']}, got {brief(finding['input'])}"
+        lines.append(f"{cut(dotted)} (in {source}): {words}")
+    if len(findings) > FINDINGS_SHOWN:
+        lines.append(f"and {len(findings) - FINDINGS_SHOWN} more")
     return "the configuration is wrong:\n  " + "\n  ".join(lines)
 
 
@@ -194,6 +212,7 @@ def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
     """Refuse keys that could have no effect; fill in those that apply and were left at null."""
     values = config.model_dump()
     leaves = flatten(values)
+    _refuse_control_characters(leaves, sources)
     for key, only in ONLY_WITH.items():
         section, name = key.split(".")
         applies = leaves[only.controller] in only.values
@@ -208,6 +227,15 @@ def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
     config = Config.model_validate(values)
     _check_pairs(config)
     return config
+
+
+def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Refuse what can be no part of a path or name, and would end in a file that cannot be read."""
+    for key, value in leaves.items():
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str) and (found := control_character(text)):
+                where = sources.get(key, "the defaults")
+                raise InputError(f"{key} (in {where}) holds the control character {found}")
 
 
 def _check_pairs(config: Config) -> None:

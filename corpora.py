@@ -1,6 +1,7 @@
 """A corpus folder -> a list of utterances: one reader a corpus, no audio opened."""
 
 import csv
+import io
 import os
 import re
 from collections import Counter
@@ -8,7 +9,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from errors import InputError, nearest
+from bounded import MAX_LABELS, read_text
+from errors import InputError, cut, nearest
 from manifest import read_manifest
 from utterance import Utterance, from_name, is_audio
 
@@ -24,7 +26,9 @@ IEMOCAP_LABEL_LINE = re.compile(
 IEMOCAP_TEXT_LINE = re.compile(r"(?P<id>\w+) \[[\d.\- ]+\]: ?(?P<text>.*)")
 
 
-def read_corpus(name: str, root: Path, manifest: Path | None = None) -> list[Utterance]:
+def read_corpus(
+    name: str, root: Path, manifest: Path | None = None, absolute_paths: bool = False
+) -> list[Utterance]:
     """Read every labelled utterance of a corpus.
 
     Args:
@@ -32,6 +36,7 @@ def read_corpus(name: str, root: Path, manifest: Path | None = None) -> list[Utt
         root: The corpus folder, or the folder that holds it; with a manifest, where its audio
             paths start.
         manifest: The table to read; for the corpus "manifest" only.
+        absolute_paths: Let it name files outside `root`.
 
     Returns:
         Utterances sorted by id, with the corpus's own labels.
@@ -52,7 +57,7 @@ def read_corpus(name: str, root: Path, manifest: Path | None = None) -> list[Utt
     if not root.is_dir():
         raise InputError(f"corpus.root: there is no folder {root}; {_nearby(root)}")
     if manifest is not None:
-        utterances = read_manifest(Path(manifest).expanduser(), root)
+        utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
     else:
         utterances = READERS[name](root)
     _refuse_duplicates(name, utterances)
@@ -97,15 +102,13 @@ def _read_iemocap_labels(root: Path, label_file: Path) -> list[Utterance]:
         if not line.startswith("["):
             continue
         match = IEMOCAP_LABEL_LINE.fullmatch(line)
-        utterance = match and from_name(
-            "iemocap", match["id"], _iemocap_audio(root, match["id"]), match["label"]
-        )
+        utterance = match and from_name("iemocap", match["id"], root, match["label"])
         if utterance is None:
             raise InputError(
                 f"{label_file}, line {number}: not an IEMOCAP label line: {line[:80]!r}; expected "
                 "'[start - end]<tab>Ses01F_impro01_F000<tab>neu<tab>[v, a, d]'"
             )
-        utterances.append(utterance)
+        utterances.append(replace(utterance, path=_iemocap_audio(root, utterance.id)))
     return utterances
 
 
@@ -169,12 +172,13 @@ def _read_cremad(root: Path) -> list[Utterance]:
 def _read_cremad_genders(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file))
+    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
     try:
         return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
-    except KeyError as error:
-        raise InputError(f"{path}: ActorID and Sex (Female, Male) expected, {error}") from error
+    except (KeyError, csv.Error) as error:
+        raise InputError(
+            f"{path}: ActorID and Sex (Female, Male) expected, {cut(str(error))}"
+        ) from error
 
 
 READERS: dict[str, Callable[[Path], list[Utterance]]] = {
@@ -252,8 +256,14 @@ def _visible(paths: Iterable[Path]) -> list[Path]:
 
 
 def _lines(path: Path) -> list[str]:
-    text = path.read_text(encoding="utf-8", errors="replace")
-    return [line.strip() for line in text.split("\n")]
+    return [line.strip() for line in re.split(r"\r\n?|\n", _text(path))]
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_text(path, MAX_LABELS, "utf-8-sig", "replace")
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {error}; unpack the corpus again") from error
 
 
 def _contents(folder: Path) -> str:

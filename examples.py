@@ -14,7 +14,7 @@ import torch
 from audio import BadAudio, read_audio
 from features import SpectrogramImages
 from figures import spectrogram_png
-from files import read_json
+from model_card import read_card
 from run_folder import Run
 
 AUDIO_RATE = 16_000  # Hz of the sound in the report: all that speech needs, half the bytes
@@ -63,7 +63,7 @@ def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> li
         wrong = {u: v.probs[v.pred] for u, v in found.items() if v.pred != targets[u]}
         for utterance in sorted(wrong, key=lambda u: (-wrong[u], u))[:per_run]:
             sure[utterance] = max(sure.get(utterance, 0.0), wrong[utterance])
-    images = SpectrogramImages(**read_json(runs[0].folds[0].folder / "model.json")["features"])
+    images = SpectrogramImages(**read_card(runs[0].folds[0].folder).features.model_dump())
     return [
         _example(
             runs[0], utterance, targets[utterance], [v[utterance] for v in verdicts], images, audio

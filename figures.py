@@ -16,6 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
+from errors import printable
+
 # One a run, apart for colour-blind readers (Okabe & Ito 2008; orange and sky blue darkened)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56a4d9", "#333333")
 MARKERS = "os^Dv*P"  # one a run: the colour is never alone
@@ -214,6 +216,7 @@ def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
 
 
 def _short(name: str, most: int = 22) -> str:
+    name = printable(name, keep="")  # XML has no control characters
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 

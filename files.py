@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from bounded import MAX_JSON, read_text
 from disk import append, keeps_back, whole_file
 from errors import RunError
 
@@ -29,20 +30,21 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str, remove: Path | None = None) -> Any:
+def read_json(path: Path, *keys: str, remove: Path | None = None, most: int = MAX_JSON) -> Any:
     """Read a JSON file of ours, which must hold some keys.
 
     Args:
         path: The file.
         keys: That it must hold.
         remove: What must go so that it is made again; None is the file alone.
+        most: Bytes that it may hold.
 
     Raises:
-        RunError: The file is missing, is not JSON, or lacks a key.
+        RunError: The file is missing or too large, is not JSON, or lacks a key.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path, most))
+    except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, remove) from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
@@ -112,7 +114,21 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     try:
         return _load(path)[0]
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        raise damaged(path, error, remove=path.parent) from error
+
+
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the weights of a fold, and nothing else of the file.
+
+    Raises:
+        RunError: The file is missing, cut short or no safetensors file.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = file.keys()  # not a dict
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (OSError, SafetensorError) as error:
         raise damaged(path, error, remove=path.parent) from error
 
 
@@ -138,7 +154,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         tensors, about = _load(path)
         return _put_back_tensors(about["state"], tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise damaged(path, error) from error
 
 
@@ -152,7 +168,7 @@ def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads((file.metadata() or {}).get("about", "{}"))
-    if about.get("sha256") != _digest(tensors):
+    if not isinstance(about, dict) or about.get("sha256") != _digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
 

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from audio import BadAudio, read_audio
-from errors import InputError
+from errors import InputError, RunError, printable
 from features import Images, SpectrogramImages
-from files import damaged, load_tensors, read_json
-from model_gmu import FusionOutput, MaxMViTGMU, rebuild
+from files import damaged, load_tensors, tensor_shapes
+from model_card import ModelCard, read_card
+from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 
 CROPS_AT_ONCE = 16  # of a long recording
 
@@ -48,18 +49,16 @@ class FoldModel:
             inside = sorted(str(path.parent) for path in folder.glob("**/model.json"))
             hint = f"; folds in it: {', '.join(inside)}" if inside else ""
             raise InputError(f"{folder} is no finished fold (no model.json){hint}")
-        keys = ("model", "classes", "features", "protocol")
-        card = read_json(folder / "model.json", *keys, remove=folder)
-        self.protocol: str = card["protocol"]
-        weights = load_tensors(folder / "model.safetensors")
-        self.classes: list[str] = card["classes"]
+        card = read_card(folder)
+        self.protocol, self.classes = card.protocol, card.classes
         self.device = torch.device(device)
-        self.images = SpectrogramImages(**card["features"]).to(self.device)
         try:
-            self.model: MaxMViTGMU = rebuild(card["model"], weights).to(self.device)
-        except (RuntimeError, TypeError) as error:
-            reason = "model.json and model.safetensors are not of one model"
-            raise damaged(folder, reason) from error
+            self.images = SpectrogramImages(**card.features.model_dump()).to(self.device)
+            self.model = _rebuild(folder, card).to(self.device)
+        except RunError:
+            raise
+        except (InputError, RuntimeError, TypeError) as error:
+            raise damaged(folder, f"no model can be made of it: {error}") from error
 
     @torch.inference_mode()
     def label(self, path: Path) -> Label:
@@ -99,15 +98,27 @@ class FoldModel:
         return [self.model(*some) for some in zip(*views, strict=True)]
 
 
+def _rebuild(folder: Path, card: ModelCard) -> MaxMViTGMU:
+    """Read the weights only after their shapes are those of the model that the card describes."""
+    file, settings = folder / "model.safetensors", card.of_model()
+    if reason := misfit(settings, tensor_shapes(file)):
+        reason = f"model.json and model.safetensors are not of one model: {reason}"
+        raise damaged(folder, reason)
+    weights = load_tensors(file)
+    if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
+        raise damaged(file, f"NaN or infinite: {', '.join(broken[:3])}", remove=folder)
+    return rebuild(settings, weights)
+
+
 def label_table(labels: Sequence[Label]) -> str:
     """Return tab-separated lines: path, emotion, its probability, all probabilities, gate."""
     classes = next((list(label.probs) for label in labels if label.probs), [])
-    lines = ["\t".join(["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"])]
+    rows = [["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"]]
     for label in labels:
         if label.problem is not None:
-            lines.append(f"{label.path}\tnot labelled: {label.problem}")
+            rows.append([str(label.path), f"not labelled: {label.problem}"])
             continue
         gate = "" if label.gate is None else f"{label.gate:.3f}"
         probs = [f"{p:.3f}" for p in label.probs.values()]
-        lines.append("\t".join([str(label.path), label.emotion, *probs, gate]))
-    return "\n".join(lines)
+        rows.append([str(label.path), label.emotion, *probs, gate])
+    return "\n".join("\t".join(printable(cell, keep="") for cell in row) for row in rows)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from bounded import MAX_CLASSES
 from corpora import Utterance, select_subset
 from errors import InputError, nearest
 
@@ -156,6 +157,11 @@ def _manifest_labels(labels: str | list[str], found: set[str]) -> LabelSet:
             raise InputError(
                 f"corpus.labels: {name!r} does not occur in the manifest; {nearest(name, found)}"
             )
+    if len(classes) > MAX_CLASSES:
+        raise InputError(
+            f"corpus.labels names {len(classes)} classes, at most {MAX_CLASSES} are allowed: does "
+            "the manifest's `label` hold something else?"
+        )
     if len(set(classes)) < max(2, len(classes)):
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"

@@ -1,15 +1,18 @@
 """A table of your own recordings, CSV or JSONL, or a JSONL of EmoBox -> utterances."""
 
 import csv
+import io
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
-from errors import InputError
+from bounded import MAX_MANIFEST, MAX_WORD, read_text
+from errors import InputError, brief, control_character, cut
 from utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 
 # Ours, and EmoBox's word for it (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
@@ -17,13 +20,16 @@ FIELDS = {"path": "wav", "label": "emo", "speaker": "spk", "id": "key"}
 REQUIRED = ("path", "label", "speaker")
 GENDERS = {"": None, "f": "F", "female": "F", "m": "M", "male": "M"}
 PROBLEMS_SHOWN = 8
+NAMED = ("path", "label", "speaker", "id", "session", "text", "gender", "dataset")
+MAX_NAME = 255  # bytes of a part of a path, as most file systems have it
+MAX_PATH = 2000  # bytes of a whole one
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, str]
 
 
-def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
+def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> list[Utterance]:
     """Read every row or refuse the file.
 
     A row has `path` (of `LISTED_SUFFIXES`, relative to `root`), `label`, `speaker`, and optionally
@@ -32,6 +38,8 @@ def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
     name is believed rather than a speaker field, because public lists of IEMOCAP take the wrong
     letter of its ids.
 
+    A path stays inside `root`: an absolute one, one that begins with ~ and one with `..` are
+    refused unless `absolute_paths`. Links inside `root` are its owner's own and are followed.
     A file that is not there is bad audio like any other, and told with it; but not all of them.
 
     Raises:
@@ -43,10 +51,10 @@ def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
     first_line: dict[str, int] = {}
     for line, row in rows:
         try:
-            utterance = _read_row(row, root)
+            utterance = _read_row(row, root, absolute_paths)
             if utterance.id in first_line:
                 raise InputError(
-                    f"id {utterance.id!r} was given in line {first_line[utterance.id]}"
+                    f"id {brief(utterance.id)} was given in line {first_line[utterance.id]}"
                 )
         except InputError as error:
             problems.append(f"  line {line}: {error}")
@@ -73,44 +81,46 @@ def read_manifest(manifest: Path, root: Path) -> list[Utterance]:
 
 def _read_rows(manifest: Path) -> Iterator[tuple[int, Row]]:
     """Give (line number, row) pairs; keys are our words, values stripped strings."""
-    if not manifest.is_file():
-        raise InputError(f"corpus.manifest: there is no file {manifest}")
-    if manifest.suffix.lower() == ".csv":
-        return _read_csv(manifest)
-    if manifest.suffix.lower() == ".jsonl":
-        return _read_jsonl(manifest)
-    raise InputError(f"corpus.manifest must end in .csv or .jsonl, got {manifest}")
+    if manifest.suffix.lower() not in (".csv", ".jsonl"):
+        raise InputError(f"corpus.manifest must end in .csv or .jsonl, got {manifest}")
+    try:
+        text = read_text(manifest, MAX_MANIFEST, "utf-8-sig", "replace")
+    except FileNotFoundError:
+        raise InputError(f"corpus.manifest: there is no file {manifest}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"corpus.manifest: cannot read {manifest}: {error}") from None
+    is_csv = manifest.suffix.lower() == ".csv"
+    return _read_csv(manifest, text) if is_csv else _read_jsonl(manifest, text)
 
 
-def _read_csv(manifest: Path) -> Iterator[tuple[int, Row]]:
-    with open(manifest, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
+def _read_csv(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
         columns = list(reader.fieldnames or [])
         missing = [name for name in REQUIRED if name not in columns and FIELDS[name] not in columns]
         if missing:
             raise InputError(
                 f"{manifest}, line 1: the header must name {', '.join(REQUIRED)}; "
-                f"{', '.join(missing)} not found in: {', '.join(columns) or 'an empty file'}"
+                f"{', '.join(missing)} not found in: {cut(', '.join(columns)) or 'an empty file'}"
             )
+        for row in reader:
+            yield reader.line_num, _in_our_words(row)
+    except csv.Error as error:
+        line = reader.line_num + 1  # those before it were whole
+        raise InputError(f"{manifest}, line {line}: not CSV: {error}") from error
+
+
+def _read_jsonl(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
+    for number, line in enumerate(io.StringIO(text, newline=None), start=1):
+        if not line.strip():
+            continue
         try:
-            for row in reader:
-                yield reader.line_num, _in_our_words(row)
-        except csv.Error as error:
-            raise InputError(f"{manifest}, line {reader.line_num}: not CSV: {error}") from error
-
-
-def _read_jsonl(manifest: Path) -> Iterator[tuple[int, Row]]:
-    with open(manifest, encoding="utf-8-sig", errors="replace") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{manifest}, line {number}: not JSON: {error}") from error
-            if not isinstance(row, dict):
-                raise InputError(f"{manifest}, line {number}: must be an object, got {line[:40]!r}")
-            yield number, _in_our_words(row)
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{manifest}, line {number}: not JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise InputError(f"{manifest}, line {number}: must be an object, got {line[:40]!r}")
+        yield number, _in_our_words(row)
 
 
 def _in_our_words(row: dict[str | None, Any]) -> Row:
@@ -126,15 +136,20 @@ def _in_our_words(row: dict[str | None, Any]) -> Row:
     return words
 
 
-def _read_row(row: Row, root: Path) -> Utterance:
+def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
     if "surplus" in row:
-        raise InputError(f"more fields than the header: {row['surplus']}; quote text with commas")
+        surplus = cut(row["surplus"])
+        raise InputError(f"more fields than the header: {surplus}; quote text with commas")
     if row.get("start_time") or row.get("end_time"):
         raise InputError("parts of a file (start_time, end_time) are not read; cut the file first")
     for field in ("path", "label"):
         if not row[field]:
             raise InputError(f"{field!r} is empty")
-    path = _find_audio(root, row["path"], row.get("dataset", ""))
+    row["text"] = " ".join(row.get("text", "").casefold().split())
+    _check_names(row)
+    if not absolute_paths:
+        _check_inside(row)
+    path = _find_audio(root, os.path.expanduser(row["path"]), row.get("dataset", ""))
     utterance_id = row["id"] or Path(row["path"]).with_suffix("").as_posix()
     named = _named(row, path)
     speaker = named.speaker if named else row["speaker"]
@@ -144,14 +159,14 @@ def _read_row(row: Row, root: Path) -> Utterance:
             f"{', '.join(NAMED_CORPORA)} say it themselves"
         )
     if row.get("gender", "").lower() not in GENDERS:
-        raise InputError(f"gender must be F, M or empty, got {row['gender']!r}")
+        raise InputError(f"gender must be F, M or empty, got {brief(row['gender'])}")
     facts = named or Utterance(utterance_id, path, row["label"], speaker)
     return replace(
         facts,
         id=utterance_id,
         speaker=speaker,
         session=row.get("session") or facts.session,
-        text_id=" ".join(row.get("text", "").casefold().split()) or facts.text_id,
+        text_id=row["text"] or facts.text_id,
         gender=GENDERS[row.get("gender", "").lower()] or facts.gender,
     )
 
@@ -166,12 +181,43 @@ def _named(row: Row, path: Path) -> Utterance | None:
     return None
 
 
+def _check_names(row: Row) -> None:
+    """Refuse what no file system, table or page can hold as a name."""
+    for field in NAMED:
+        value = row.get(field, "")
+        if found := control_character(value):
+            raise InputError(f"{field!r} holds the control character {found}: {brief(value)}")
+        if field not in ("path", "text") and len(value) > MAX_WORD:
+            raise InputError(f"{field!r} has more than {MAX_WORD} characters: {brief(value)}")
+    sizes = [len(part.encode()) for part in row["path"].split("/")]
+    if max(sizes) > MAX_NAME or sum(sizes) + len(sizes) > MAX_PATH:
+        raise InputError(
+            f"the path is too long: at most {MAX_NAME} bytes between two slashes and {MAX_PATH} in "
+            f"all, got {brief(row['path'])}"
+        )
+
+
+def _check_inside(row: Row) -> None:
+    """Refuse a path that may lead out of root, as written or without EmoBox's downloads/."""
+    for name in (row["path"], _without_downloads(row["path"], row.get("dataset", ""))):
+        begins = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive
+        if begins or ".." in re.split(r"[/\\]", name):
+            raise InputError(
+                f"{brief(row['path'])} leads out of corpus.root (absolute, ~ or ..): write it from "
+                "there, or set corpus.absolute_paths=true"
+            )
+
+
+def _without_downloads(name: str, dataset: str) -> str:
+    return name.removeprefix(f"downloads/{dataset}/")
+
+
 def _find_audio(root: Path, name: str, dataset: str) -> Path:
     """Find the file; EmoBox's paths begin with downloads/<dataset>/, which `root` may replace."""
     if not is_audio(Path(name), LISTED_SUFFIXES):
         allowed = f"end in one of {', '.join(LISTED_SUFFIXES)} and not begin with a dot"
-        raise InputError(f"{name!r} must {allowed}")
-    path, inside = root / name, root / name.removeprefix(f"downloads/{dataset}/")
+        raise InputError(f"{brief(name)} must {allowed}")
+    path, inside = root / name, root / _without_downloads(name, dataset)
     return inside if os.path.lexists(inside) and not os.path.lexists(path) else path
 
 

@@ -237,6 +237,23 @@ def rebuild(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MaxMV
     return model.eval()
 
 
+def misfit(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return how saved weights differ from the model of `settings`, or None; takes no memory.
+
+    Args:
+        settings: Arguments of `MaxMViTGMU`.
+        shapes: Of the weights, by name.
+    """
+    with torch.device("meta"):
+        model = MaxMViTGMU(**settings)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(wanted.keys() | shapes.keys()):
+        if wanted.get(name) != shapes.get(name):
+            here, there = (found.get(name, "none") for found in (wanted, shapes))
+            return f"{name}: the model has {here}, the weights have {there}"
+    return None
+
+
 def _projection_head(width: int, projection_dim: int) -> nn.Module:
     """Two layers, as Chen et al. 2020 found better than one."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))

@@ -58,7 +58,8 @@ def make_plan(config: Config) -> Plan:
     """
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
-    found = read_corpus(corpus.name, Path(corpus.root), manifest)
+    outside = corpus.absolute_paths or False
+    found = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
     labels = label_set(corpus.name, corpus.labels, found)
     utterances = select_labels(
         found, labels, corpus.subset, corpus.expect_published_counts or False

@@ -68,7 +68,7 @@ def _load(path: Path) -> dict[str, Recording]:
             rows = zip(kept["hash"], kept["seconds"], words, kept["sha256"], strict=True)
             found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
         return {one.file: one for one in found}
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
         raise damaged(path, error) from error
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import figures
+from errors import printable
 from examples import PER_RUN, data_uri, worst_errors
 from files import write_text
 from ledger import read_ledger
@@ -44,6 +45,7 @@ def write_report(
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,  # names, ids and texts are the users'
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -67,6 +69,11 @@ def write_report(
         other_pictures=any(key.startswith("features.") for key in comparison["config_differences"]),
     )
     write_text(path, page)
+
+
+def _shown(value: Any) -> Any:
+    """Return what a page shows of a value; escaped text and figures pass as they are."""
+    return printable(value) if type(value) is str else value
 
 
 def _runs(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, Any]]:

@@ -13,6 +13,8 @@ Positive = Annotated[float, Field(gt=0)]
 Decibel = Annotated[float, Field(ge=-20, le=100)]
 Window = str | list[str | float]
 Count = Annotated[int, Field(ge=1)]
+ImageSize = Annotated[int, Field(ge=32, le=1024)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
 Fusion = Literal["concat", "gmu", "gmu_contrastive"]
 
@@ -37,6 +39,8 @@ class CorpusConfig(Section):
     """Folder of the corpus; for a manifest, the folder its paths start from."""
     manifest: str | None = None
     """CSV or JSONL file with path, label, speaker; only for `name: manifest`."""
+    absolute_paths: bool | None = None
+    """Let the manifest name files outside `root` (absolute, ~, or with ..); null is false."""
     labels: str | list[str]
     """Name of a label set, e.g. iemocap4-exc; for a manifest `all` or a list of class names."""
     subset: str = "all"
@@ -144,11 +148,11 @@ class ModelConfig(Section):
     """Two backbones and the head that joins them."""
 
     fusion: Fusion
-    fusion_hidden_dim: Count | None = None
+    fusion_hidden_dim: Width | None = None
     """Units of the gated fusion; null is the width of the wider branch."""
     gate_input: Literal["projected", "features"] | None = None
     """What the gate reads: tanh projections (GloMER) or features (Arevalo et al. 2017)."""
-    projection_dim: Count | None = None
+    projection_dim: Width | None = None
     """Width of the views that the contrastive loss compares."""
     cqt_backbone: str = "maxvit_base_tf_224"
     mel_backbone: str = "mvitv2_base"
@@ -157,9 +161,9 @@ class ModelConfig(Section):
     cqt_weights: str | None = None
     """Local weights file (.safetensors, or .pth holding tensors only)."""
     mel_weights: str | None = None
-    image_size: Annotated[int, Field(ge=32, le=1024)] = 224
+    image_size: ImageSize = 224
     """Pixels, height and width."""
-    mlp_hidden_dim: Count = 512
+    mlp_hidden_dim: Width = 512
     dropout: Fraction = 0.2
 
 
@@ -238,7 +242,7 @@ class RunConfig(Section):
     folds: list[Count] | None = None
     """Folds to run, e.g. [1, 2]; null is all of them."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    workers: Annotated[int, Field(ge=0)] = 2
+    workers: Annotated[int, Field(ge=0, le=1024)] = 2
     """Processes that load data, and threads that build the feature store; 0 is neither."""
     device: Literal["auto", "cpu"] = "auto"
 
@@ -271,6 +275,7 @@ PUBLISHED = ("iemocap", "esd", "ravdess", "emodb", "cremad")
 GATED = ("gmu", "gmu_contrastive")
 ONLY_WITH = {
     "corpus.manifest": Only("corpus.name", ("manifest",), None),
+    "corpus.absolute_paths": Only("corpus.name", ("manifest",), False),
     "corpus.expect_published_counts": Only("corpus.name", PUBLISHED, True),
     "protocol.n_folds": Only("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
     "augment.gain_db": Only("train.pictures", ("computed",), 0.0),

@@ -1,8 +1,10 @@
 """A comparison as Markdown and as LaTeX, in percent, ready to paste."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from errors import printable
 from ledger import second_looks
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
@@ -12,6 +14,8 @@ INCIDENTS_SHOWN = 3  # skipped steps of a fold
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
 LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
+MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
+TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 Comparison = Mapping[str, Any]  # see `comparison.compare`
 Rows = list[list[str]]
@@ -26,7 +30,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     blocks = [scores_markdown(comparison).rstrip()]
     if comparison.get("tests"):
         blocks += [pairs_caption(comparison), markdown_table(*pair_rows(comparison), n_words=3)]
-    return "\n\n".join([*blocks, *notes(comparison)]) + "\n"
+    return "\n\n".join([*blocks, *map(in_markdown, notes(comparison))]) + "\n"
 
 
 def scores_markdown(comparison: Comparison) -> str:
@@ -44,7 +48,7 @@ def comparison_latex(comparison: Comparison) -> str:
         tables.append((above, *pair_rows(comparison)))
     stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
-    lines += [f"% {line}" for note in notes(comparison) for line in note.splitlines()]
+    lines += [f"% {printable(note, keep='')}" for note in notes(comparison)]
     return "\n".join(lines) + "\n"
 
 
@@ -61,7 +65,8 @@ def caption(comparison: Comparison) -> str:
 
 def identity(comparison: Comparison) -> str:
     """Return which protocol and splits the figures are of."""
-    return f"Protocol `{comparison['protocol']}`, certificate `{comparison['certificate']}`"
+    protocol, certificate = (in_code(str(comparison[key])) for key in ("protocol", "certificate"))
+    return f"Protocol {protocol}, certificate {certificate}"
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
@@ -207,11 +212,30 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], n_words: 
     | F | 70.1 |
     """
     lines = [
-        "| " + " | ".join(head) + " |",
+        "| " + " | ".join(map(in_markdown, head)) + " |",
         "|" + "---|" * n_words + "---:|" * (len(head) - n_words),
-        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+        *("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows),
     ]
     return "\n".join(lines)
+
+
+def in_markdown(text: str) -> str:
+    r"""Return a user's words for Markdown: one line, no tag, no link, no end of a cell.
+
+    >>> print(in_markdown("<b>a|b</b> [x](y)"))
+    &lt;b>a\|b&lt;/b> [x]\(y)
+    """
+    return TAG.sub("&lt;", MARKDOWN_SPECIAL.sub(r"\\\g<0>", printable(text, keep="")))
+
+
+def in_code(text: str) -> str:
+    """Return a user's words as code in Markdown, which has no escape for its own mark.
+
+    >>> print(in_code("a`b"))
+    `a'b`
+    """
+    words = printable(text, keep="").replace("`", "'")
+    return f"`{words}`"
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:
@@ -230,9 +254,9 @@ def _latex(above: str, head: Sequence[str], rows: Rows) -> str:
         rf"\caption{{{_escape(above.replace('`', ''))}}}",
         rf"\begin{{tabular}}{{{'l' * 2 + 'r' * (len(head) - 2)}}}",
         r"\toprule",
-        *(" & ".join(map(_escape, row)) + r" \\" for row in [list(head)]),
+        _latex_row(head),
         r"\midrule",
-        *(" & ".join(map(_escape, row)) + r" \\" for row in rows),
+        *map(_latex_row, rows),
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",
@@ -240,5 +264,11 @@ def _latex(above: str, head: Sequence[str], rows: Rows) -> str:
     return "\n".join(lines)
 
 
+def _latex_row(cells: Sequence[str]) -> str:
+    """Return a row; what ends the row before it would take a first [ or * for its own."""
+    row = " & ".join(map(_escape, cells))
+    return f"{'{}' * row.startswith(('[', '*'))}{row} \\\\"
+
+
 def _escape(text: str) -> str:
-    return "".join(LATEX_SPECIAL.get(character, character) for character in text)
+    return "".join(LATEX_SPECIAL.get(c, c) for c in printable(text, keep=""))

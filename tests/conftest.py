@@ -3,9 +3,10 @@
 import gc
 import json
 import os
+import pickle
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,14 @@ def write_run(folder: Path, fusion: str = "concat", **certificate: object) -> Pa
     return folder
 
 
+def write_card(fold: Path, classes: Sequence[str], features: Mapping[str, object]) -> None:
+    """Write the model.json of a fold for pictures of some settings; the model is the tiny one."""
+    model = {key: RECIPE["model"][key] for key in ("fusion", "cqt_backbone", "mel_backbone")}
+    model |= {"n_classes": len(classes), "n_channels": 1, "image_size": features["image_size"]}
+    card = {"model": model, "classes": list(classes), "features": features, "protocol": "p"}
+    write_json(fold / "model.json", card)
+
+
 def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts: object) -> Path:
     """Write a finished fold of two classes; clips are (id, speaker, target, prediction)."""
     folder = run / "folds" / f"fold-{fold}_seed-{seed}"
@@ -111,6 +120,27 @@ def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts:
     card |= {"test_clips": f"clips {fold}"}
     note(run, card, len(clips), folder, "test", "because")
     return folder
+
+
+class Payload:
+    """Makes a file when unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.marker),)
+
+
+@pytest.fixture
+def marker(tmp_path: Path) -> Iterator[Path]:
+    """What a payload leaves; the payload works, and no test's loader has run it."""
+    marker = tmp_path / "executed"
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()
+    marker.rmdir()
+    yield marker
+    assert not marker.exists()
 
 
 @pytest.fixture(autouse=True)

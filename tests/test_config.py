@@ -37,6 +37,7 @@ CONTROLLERS = {  # for every value of a controller, the overrides that choose it
 }
 VALUES = {  # one that is allowed, for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
+    "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
     "augment.gain_db": 6.0,

@@ -304,7 +304,7 @@ def test_manifest_csv(tmp_path):
 def test_manifest_jsonl_with_own_ids(tmp_path):
     rows = [
         {"path": "a/1.wav", "label": "joy", "speaker": 7, "id": "one"},
-        {"path": str(tmp_path / "a/2.flac"), "label": "joy", "speaker": 8, "id": "two"},
+        {"path": "./a/2.flac", "label": "joy", "speaker": 8, "id": "two"},
     ]
     table = "\n\n".join(map(json.dumps, rows))
     found = read_corpus("manifest", tmp_path, write_manifest(tmp_path, "mine.jsonl", table))

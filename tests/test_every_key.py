@@ -39,6 +39,7 @@ MANIFEST = (
     "protocol.split=leave-one-session-out",
 )
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
+OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
 COSINE = ("optim.schedule=cosine",)
@@ -124,6 +125,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
 REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "corpus.name": ((), "esd", "no label set|no esd corpus"),
     "corpus.root": ((), "/nowhere", "no folder /nowhere"),
+    "corpus.absolute_paths": (OUTSIDE, "false", "leads out of corpus.root"),
     "corpus.expect_published_counts": ((), "true", "counts are not the published ones"),
     "corpus.on_bad_audio": (UNEQUAL, "error", "audio files cannot be used"),
     "protocol.allow_speaker_overlap": ((), "true", "has no effect on leave-one-session-out"),
@@ -157,7 +159,7 @@ def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 def _write_tables(folder: Path, corpus_root: Path) -> None:
     shutil.copytree(corpus_root, folder)
     clips = sorted(path.relative_to(folder) for path in folder.rglob("*F_impro01_F*.wav"))
-    for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4)):
+    for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4), ("outside", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "speaker", "session", "text"])
@@ -165,7 +167,8 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
-                    writer.writerow([clip, f"class{number}", f"s{session}", session, text])
+                    path = folder / clip if table == "outside" else clip
+                    writer.writerow([path, f"class{number}", f"s{session}", session, text])
 
 
 class Runs:

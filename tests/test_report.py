@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_fold, write_run
+from conftest import write_card, write_fold, write_run
 from PIL import Image
 from scipy.special import expit, logit
 from scipy.stats import t as student
@@ -242,7 +242,7 @@ def odd_runs(root: Path, **certificate: object) -> list[Run]:
             "cqt": {"n_bins": 40},
             "mel": {"n_fft": 512, "n_mels": 16},
         }
-        write_text(fold / "model.json", '{"features": ' + str(settings).replace("'", '"') + "}")
+        write_card(fold, ["a", "b"], settings)
         row = "1,1.0,0.5"
         write_text(fold / "history.csv", f"epoch,loss,dev_ua\n{row}\n")
         write_text(
