@@ -16,13 +16,14 @@ from errors import RunError
 
 HERE = Path(__file__).parents[1]
 HOLD = """
-import sys, time
+import sys
 from pathlib import Path
 from disk import whole_file
 with whole_file(Path(sys.argv[1])) as place:
     place.write_bytes(b"half")
     print("at work", flush=True)
-    time.sleep(600)
+    sys.stdin.read()
+    raise KeyboardInterrupt
 """
 
 
@@ -35,7 +36,8 @@ def write(path, data=b"new"):
 def writer(tmp_path):
     """Give a process that is in the middle of writing `file`."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "file")]
-    with subprocess.Popen(command, cwd=HERE, stdout=subprocess.PIPE) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(command, cwd=HERE, **pipes) as process:
         assert process.stdout.readline() == b"at work\n"
         yield process
         process.kill()
@@ -59,7 +61,7 @@ def test_what_another_process_is_writing_stays(writer, tmp_path):
     (left,) = leftovers(tmp_path)
     write(tmp_path / "file")
     assert leftovers(tmp_path) == [left] and (tmp_path / left / "file").read_bytes() == b"half"
-    writer.send_signal(signal.SIGINT)
+    writer.stdin.close()
     writer.wait()
     assert leftovers(tmp_path) == [] and (tmp_path / "file").read_bytes() == b"new"
 
