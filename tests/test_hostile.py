@@ -412,7 +412,7 @@ def test_what_was_heard_is_not_unpickled(tmp_path, marker, form, count):
             file, sha256=objects, hash=objects, seconds=objects, lengths=objects, words=objects
         )
     with pytest.raises(RunError, match="damaged"):
-        hear([], 8000, 0, tmp_path)
+        hear([], 0, tmp_path)
     count("malicious files and values tried")
 
 
@@ -426,7 +426,7 @@ def test_what_was_heard_cannot_claim_more_than_it_holds(tmp_path, n, count):
         for name in ("words", "lengths", "hash", "seconds", "sha256"):
             packed.writestr(f"{name}.npy", claimed.getvalue())
     with pytest.raises(RunError, match="damaged"):
-        hear([], 8000, 0, tmp_path)
+        hear([], 0, tmp_path)
     count("hostile inputs tried")
 
 
