@@ -214,6 +214,7 @@ def test_overwrite_starts_anew_once_and_keeps_the_ledger(run, tmp_path: Path):
 def test_overwrite_is_refused_while_a_fold_is_at_work(run, tmp_path: Path):
     run("tiny")
     folder = tmp_path / "runs" / "tiny_gmu" / FOLD
+    (folder / "state").mkdir()
     with alone(folder / "state" / "lock", "a test"):
         said = run("tiny", "--overwrite")
     assert (said.status, said.calls) == (1, []) and "another process is at work" in said.err

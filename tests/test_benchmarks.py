@@ -5,9 +5,10 @@ import sys
 
 import pytest
 import soundfile
+import torch
 
 from audio import listen
-from benchmarks import candidates, fingerprint_recall, front_end, store
+from benchmarks import candidates, fingerprint_recall, front_end, resilience, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
 NAMES = {
@@ -91,3 +92,20 @@ def test_fingerprint_recall_counts_copies_and_others(tmp_path, monkeypatch, caps
     fingerprint_recall.main()
     printed = capsys.readouterr().out
     assert "| 3 % faster |" in printed and "0 pairs in the corpus itself" in printed
+
+
+def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
+    monkeypatch.setattr(resilience, "SIDE", 32)
+    batch = resilience.make_batch(4)
+    weights = []
+    for step in (resilience.bare_step, lambda trainer, batch: trainer.step([batch])):
+        torch.manual_seed(0)
+        trainer = resilience.make_trainer("test_maxvit", "mvitv2_micro")
+        torch.manual_seed(1)
+        step(trainer, batch)
+        weights.append(trainer.plain_model.state_dict())
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    monkeypatch.setattr(sys, "argv", ["resilience.py", "--batch", "4", "--rounds", "1"])
+    resilience.main()
+    printed = capsys.readouterr().out
+    assert "test_maxvit + mvitv2_micro, 4 clips" in printed and "a state has" in printed

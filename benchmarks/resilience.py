@@ -1,0 +1,101 @@
+"""Measure what surviving costs: a guarded training step beside a bare one, a state saved and read.
+
+python benchmarks/resilience.py                                                   # small networks
+python benchmarks/resilience.py maxvit_base_tf_224 mvitv2_base --batch 2 --rounds 3   # published
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.front_end import machine  # noqa: E402
+from checkpoints import Checkpoints  # noqa: E402
+from data import Batch  # noqa: E402
+from engine import Trainer  # noqa: E402
+from losses import FusionLoss  # noqa: E402
+from model_gmu import MaxMViTGMU  # noqa: E402
+from optim import Schedule, build_optimizers  # noqa: E402
+
+SIDE = 224  # pixels
+N_CLASSES = 8
+
+
+def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
+    """Return a trainer of the gated fusion with untrained networks on the CPU."""
+    model = MaxMViTGMU(N_CLASSES, "gmu", cqt_backbone, mel_backbone, SIDE)
+    optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
+    return Trainer(model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True))
+
+
+def make_batch(n: int) -> Batch:
+    """Return n pictures of noise, twice."""
+    cqt, mel = torch.randn(2, n, 1, SIDE, SIDE)
+    return Batch(torch.arange(n), cqt, mel, torch.arange(n) % N_CLASSES)
+
+
+def bare_step(trainer: Trainer, batch: Batch) -> None:
+    """Do what a step does, without a look at what comes of it."""
+    trainer.model.train()
+    output = trainer.model(batch.cqt, batch.mel)
+    trainer.criterion(output.logits, batch.targets, None).total.backward()
+    for optimizer in trainer.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return how long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def step_ratio(trainer: Trainer, batch: Batch, rounds: int) -> tuple[float, float]:
+    """Return a guarded step in bare ones, median of pairs, and the median bare step in seconds."""
+    pairs = [
+        (seconds(lambda: trainer.step([batch])), seconds(lambda: bare_step(trainer, batch)))
+        for _ in range(rounds + 1)
+    ][1:]  # the first warms up
+    ratio = statistics.median(guarded / bare for guarded, bare in pairs)
+    return ratio, statistics.median(bare for _, bare in pairs)
+
+
+def state_seconds(trainer: Trainer) -> tuple[float, float, int]:
+    """Return how long saving and loading a state take, and its bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder))
+        saving = seconds(lambda: checkpoints.save(trainer.state(), trainer.progress.place))
+        size = sum(file.stat().st_size for file in Path(folder).iterdir())
+        loading = seconds(lambda: trainer.load(checkpoints.load() or {}))
+    return saving, loading, size
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cqt", nargs="?", default="test_maxvit", help="timm model")
+    parser.add_argument("mel", nargs="?", default="mvitv2_micro", help="timm model")
+    parser.add_argument("--batch", type=int, default=16, help="clips")
+    parser.add_argument("--rounds", type=int, default=9)
+    arguments = parser.parse_args()
+    trainer = make_trainer(arguments.cqt, arguments.mel)
+    ratio, bare = step_ratio(trainer, make_batch(arguments.batch), arguments.rounds)
+    saving, loading, size = state_seconds(trainer)
+    print(machine())
+    print(f"{arguments.cqt} + {arguments.mel}, {arguments.batch} clips")
+    print(f"a guarded step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
+    print(f"a state has {size / 1e6:.0f} MB; saving it takes {saving / bare:.2f} bare steps, ")
+    print(f"loading it {loading / bare:.2f}")
+
+
+if __name__ == "__main__":
+    main()
