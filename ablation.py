@@ -194,7 +194,7 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
     """Check folders, corpus and splits before anything is trained; return all jobs."""
     for recipe in recipes:
         check_run_folder(recipe.folder, recipe.config, overwrite)
-    jobs = plan_jobs(recipes, make_plan(recipes[0].config))
+    jobs = plan_jobs(recipes, make_plan(recipes[0].config, keep=True))
     for recipe in recipes:
         if overwrite:
             remove_run(recipe.folder)

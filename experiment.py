@@ -21,7 +21,6 @@ from job import FoldJob
 from ledger import LEDGER
 from locks import alone
 from plan import Plan, leave_out, make_plan, remarks
-from recordings import remember
 from schema import Config
 from stopping import Stop
 from store import FeatureStore
@@ -61,7 +60,7 @@ def run_experiment(
         with _claimed(folder, config, overwrite):
             pass  # refused now, not after all clips were heard
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
-    plan = make_plan(config)
+    plan = make_plan(config, keep=True)
     channels = SpectrogramImages(**feature_settings(config)).n_channels
     build_model(config, len(plan.labels.classes), channels)  # fails now, not hours later
     with _claimed(folder, config, overwrite) if accelerator.is_main_process else nullcontext():
@@ -118,7 +117,6 @@ def feature_settings(config: Config) -> dict[str, Any]:
 
 def fill_store(plan: Plan, store: FeatureStore) -> Plan:
     """Compute the pictures that are missing; return the plan without the files that are bad."""
-    remember(plan.recordings.values(), Path(plan.config.run.store))
     paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
     return leave_out(plan, store.build(paths, plan.config.run.workers))
 

@@ -50,8 +50,12 @@ class Plan:
         return self.splits if folds is None else [get_fold(self.splits, k) for k in folds]
 
 
-def make_plan(config: Config) -> Plan:
+def make_plan(config: Config, keep: bool = False) -> Plan:
     """Read the corpus, choose labels, hear every clip, split, and certify the splits.
+
+    Args:
+        config: Of the run.
+        keep: Remember what was heard, in `run.store`.
 
     Raises:
         InputError: Whatever is wrong with the corpus, the labels, the audio, the folds, or a leak.
@@ -65,7 +69,7 @@ def make_plan(config: Config) -> Plan:
         found, labels, corpus.subset, corpus.expect_published_counts or False
     )
     paths = [utterance.path for utterance in utterances]
-    recordings, bad = hear(paths, config.run.workers, Path(config.run.store))
+    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
     return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
 
 

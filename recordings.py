@@ -13,10 +13,11 @@ from files import damaged
 
 FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
 SHOW_PROGRESS = 1000  # files
+KEEP_EVERY = 1000  # files
 
 
 def hear(
-    paths: Sequence[Path], workers: int, folder: Path
+    paths: Sequence[Path], workers: int, folder: Path, keep: bool = False
 ) -> tuple[dict[Path, Recording], dict[Path, str]]:
     """Return {path: recording} of the files, and {path: reason} of those that cannot be used.
 
@@ -24,9 +25,10 @@ def hear(
         paths: Audio files.
         workers: Threads; 0 or 1 is none beside the caller's.
         folder: Where `remember` wrote what was heard before.
+        keep: Remember there what is heard now, also where this is broken off.
 
     Raises:
-        RunError: What is kept there is damaged.
+        RunError: What is kept there is damaged, or nothing can be kept there.
     """
     known = _load(folder / FILE)
 
@@ -37,11 +39,18 @@ def hear(
     bad: dict[Path, str] = {}
     heard = in_parallel(hear_one, paths, workers)
     quiet = len(paths) < SHOW_PROGRESS
-    for path, result in tqdm(heard, "audio", len(paths), unit="clip", disable=quiet):
-        if isinstance(result, BadAudio):
-            bad[path] = str(result)
-        else:
-            recordings[path] = result
+    try:
+        bar = tqdm(heard, "audio", len(paths), unit="clip", disable=quiet)
+        for n, (path, result) in enumerate(bar, start=1):
+            if isinstance(result, BadAudio):
+                bad[path] = str(result)
+            else:
+                recordings[path] = result
+            if keep and n % KEEP_EVERY == 0:
+                remember(recordings.values(), folder)
+    finally:
+        if keep:
+            remember(recordings.values(), folder)
     return recordings, bad
 
 

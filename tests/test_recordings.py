@@ -70,3 +70,26 @@ def test_a_damaged_memory_is_told(tmp_path, damage):
     (tmp_path / "store" / room.FILE).write_bytes(damage)
     with pytest.raises(RunError, match=f"{room.FILE} is missing, damaged .* remove "):
         hear([path], 0, tmp_path / "store")
+
+
+def test_what_was_heard_is_kept_where_hearing_is_broken_off(tmp_path, monkeypatch):
+    paths = [write(tmp_path / f"{i}.wav", 300 + 100 * i) for i in range(7)]
+    monkeypatch.setattr(room, "KEEP_EVERY", 2)
+    kept = []
+    remember = room.remember
+    monkeypatch.setattr(room, "remember", lambda *args: kept.append(1) or remember(*args))
+
+    def heard_until_interrupted(path):
+        if path == paths[5]:
+            raise KeyboardInterrupt
+        return listen(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(room, "listen", heard_until_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            hear(paths, 0, tmp_path / "kept", keep=True)
+    assert len(kept) == 3  # twice on the way, once at the end
+    again = []
+    monkeypatch.setattr(room, "listen", lambda path: again.append(path) or listen(path))
+    found, bad = hear(paths, 0, tmp_path / "kept")
+    assert list(found) == paths and not bad and again == paths[5:]
