@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from test_engine import CPU, Stub, batch, fake_clips, loaders, make_trainer
+from test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 from torch import Tensor, nn
 
 from batches import EvalBatches
@@ -196,7 +196,7 @@ def test_a_branch_that_bfloat16_does_not_suit_goes_on_in_float32(
     trainer = make_trainer(
         spoiled_stub(branch, in_autocast), precision="bf16", max_bad_steps=1, seed=4
     )
-    progress = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path / "a"))
+    progress = trainer.fit(*loaders(), 2, None, made(tmp_path / "a"))
     assert progress.float32 == [branch] and progress.bad_steps == 2 and progress.epoch == 2
     assert progress.repairs == [
         {"epoch": 1, "what": "loss", "float32": [branch], "back_to_epoch": 0}
@@ -204,7 +204,7 @@ def test_a_branch_that_bfloat16_does_not_suit_goes_on_in_float32(
     assert f"back to the end of epoch 0, from there with {branch} in float32" in caplog.text
     from_the_start = make_trainer(spoiled_stub(branch, in_autocast), precision="bf16", seed=4)
     from_the_start.plain_model.float32 = frozenset([branch])
-    from_the_start.fit(*loaders(), 2, None, Checkpoints(tmp_path / "b"))
+    from_the_start.fit(*loaders(), 2, None, made(tmp_path / "b"))
     assert_unmoved(trainer, copy_of(from_the_start))
     count("runs repaired in float32")
 
@@ -215,10 +215,10 @@ def test_a_repaired_run_that_is_resumed_stays_repaired(tmp_path: Path) -> None:
         return make_trainer(model, precision="bf16", max_bad_steps=1, seed=4)
 
     whole = trainer()
-    whole.fit(*loaders(), 3, None, Checkpoints(tmp_path / "whole"))
-    trainer().fit(*loaders(), 1, None, Checkpoints(tmp_path / "parts"))
+    whole.fit(*loaders(), 3, None, made(tmp_path / "whole"))
+    trainer().fit(*loaders(), 1, None, made(tmp_path / "parts"))
     parts = trainer()
-    parts.fit(*loaders(), 3, None, Checkpoints(tmp_path / "parts"))
+    parts.fit(*loaders(), 3, None, made(tmp_path / "parts"))
     assert parts.progress == whole.progress
     assert_unmoved(parts, copy_of(whole))
 

@@ -96,6 +96,11 @@ def make_trainer(
     return Trainer(model, FusionLoss(), optimizers, moves, accelerator, **kwargs)
 
 
+def made(folder: Path) -> Checkpoints:
+    folder.mkdir(exist_ok=True)
+    return Checkpoints(folder)
+
+
 def batch(n: int, first: int = 0) -> Batch:
     clips = fake_clips(first + n)
     return clips.__getitems__([(0, i) for i in range(first, first + n)])
@@ -219,7 +224,7 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
         return make_trainer(model, lr=1e-3, schedule=SCHEDULES[fusion], seed=5)
 
     clips = {"side": SIDE, "augment": PictureAugment(time_mask=0.3, time_shift=0.3)}
-    whole, parts = Checkpoints(tmp_path / "whole"), Checkpoints(tmp_path / "parts")
+    whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
     trainer().fit(*loaders(8, 4, **clips), 3, None, whole)
     trainer().fit(*loaders(8, 4, **clips), 1, None, parts)
     torch.rand(7)  # chance elsewhere does not reach into a step
