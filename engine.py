@@ -171,7 +171,7 @@ class Trainer:
             optimizer.zero_grad()
         self.schedule.after_step()
         if incident is not None:
-            self._skip(incident)
+            self._skip(incident, found[0])
             return []
         self.progress.bad_in_row = 0
         return found
@@ -252,10 +252,10 @@ class Trainer:
             nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, norm)
         return norm
 
-    def _skip(self, incident: dict[str, Any]) -> None:
+    def _skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
         """Note a step that was not taken; too many in a row are not borne."""
         place = {"epoch": self.progress.epoch + 1, "batch": self.progress.batch + 1}
-        self.progress.skip(place | incident)
+        self.progress.skip(place | incident, terms)
         error = Diverged(**incident)
         log.warning(
             "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its clips: %(clips)s",

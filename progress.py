@@ -43,8 +43,11 @@ class Progress:
                 self.sums[name] = self.sums.get(name, 0.0) + float(value) * n
         self.sums["n"] = self.sums.get("n", 0.0) + n
 
-    def skip(self, incident: dict[str, Any]) -> None:
-        """Note a step that was not taken."""
+    def skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
+        """Note a step that was not taken, and which losses it had: their columns stay."""
+        for name, value in terms._asdict().items():
+            if value is not None:
+                self.sums.setdefault(name, 0.0)
         self.bad_in_row += 1
         self.bad_steps += 1
         self.sums["skipped_steps"] = self.sums.get("skipped_steps", 0.0) + 1
@@ -52,9 +55,9 @@ class Progress:
 
     def close_epoch(self, rates: Mapping[str, float], dev: Mapping[str, float]) -> dict[str, float]:
         """End the epoch and return its row of the history: mean losses, rates, dev scores."""
-        sums = {"total": float("nan"), **self.sums}  # no step of the epoch was good
-        n, skipped = sums.pop("n", 1.0), sums.pop("skipped_steps", 0.0)
-        means = {name: value / n for name, value in sums.items()}
+        sums = {"total": 0.0, **self.sums}
+        n, skipped = sums.pop("n", 0.0), sums.pop("skipped_steps", 0.0)
+        means = {name: value / n if n else float("nan") for name, value in sums.items()}
         self.epoch += 1
         self.batch, self.sums = 0, {}
         record = {"epoch": self.epoch, "loss": means.pop("total"), **means}

@@ -133,6 +133,19 @@ def test_bad_steps_apart_are_borne_and_counted(tmp_path: Path) -> None:
     assert all(np.isfinite(row["loss"]) for row in progress.history)
 
 
+def test_an_epoch_without_a_good_step_has_the_columns_of_the_others(tmp_path: Path) -> None:
+    pattern = iter([False] * 4 + [True] * 4 + [False] * 4)
+    trainer = make_trainer(max_bad_steps=9)
+    loss = trainer._loss
+    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
+    train, dev = loaders()
+    assert len(train) == 4
+    history = trainer.fit(train, dev, 3, None, Checkpoints(tmp_path)).history
+    assert [row["skipped_steps"] for row in history] == [0, 4, 0]
+    assert list(history[0]) == list(history[1]) == list(history[2])
+    assert [bool(np.isnan(row["cross_entropy"])) for row in history] == [False, True, False]
+
+
 def _times(terms: LossTerms, factor: float) -> LossTerms:
     return terms._replace(total=terms.total * factor)
 
