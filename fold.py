@@ -18,6 +18,7 @@ from checkpoints import Checkpoints
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
 from disk import make_folder, remove_leftovers
+from divergence import CLIPS_NAMED, DATA, Diverged, named
 from engine import Trainer
 from evaluation import Predictions, evaluate
 from features import SpectrogramImages
@@ -77,7 +78,7 @@ def _train_and_test(
     train = make_dataset(job, store, job.split.train, training=True)
     model = build_model(job.config, len(job.classes), store.record[0])
     if job.config.train.normalize:
-        model.set_normalization(store.statistics(train.rows.tolist()))
+        model.set_normalization(_statistics(job, store, train))
     trainer = build_trainer(job, model, train.targets, accelerator, stop)
     loader = _train_loader(job, train, store, accelerator)
     checkpoints = Checkpoints(folder / "state")
@@ -92,6 +93,23 @@ def _train_and_test(
         if accelerator.is_main_process:
             checkpoints.remove()
     accelerator.free_memory()
+
+
+def _statistics(
+    job: FoldJob, store: FeatureStore, train: ImageDataset
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and deviation of the training pictures.
+
+    Raises:
+        RunError: Some pictures are not finite; through these numbers all clips would be NaN.
+    """
+    found = store.statistics(train.rows.tolist())
+    if not all(bool(values.isfinite().all()) for pair in found.values() for values in pair):
+        finite = [all(np.isfinite(view[row]).all() for view in train.views) for row in train.rows]
+        bad = np.unique(train.clips[~np.array(finite)])[:CLIPS_NAMED]
+        clips = named(bad.tolist(), job.names(job.split.train))
+        raise Diverged("normalization", [DATA], clips).because((), "")
+    return found
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
@@ -265,15 +283,13 @@ def _test(
     if accelerator.is_main_process:
         why = f"test after selection of epoch {progress.best_epoch} on dev"
         note(run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why)
-    found = {
-        name: evaluate(
-            trainer.model,
-            _eval_loader(job, store, part, accelerator),
-            accelerator,
-            job.names(part),
-        )
-        for name, part in parts.items()
-    }
+    found = {}
+    for name, part in parts.items():
+        loader = _eval_loader(job, store, part, accelerator)
+        try:
+            found[name] = evaluate(trainer.model, loader, accelerator, job.names(part))
+        except Diverged as error:
+            raise error.because(trainer.schedule.rates(), job.config.train.precision) from error
     if accelerator.is_main_process:
         write_predictions(job, folder, parts, found)
         seconds = round(time.monotonic() - start, 1)

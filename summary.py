@@ -15,6 +15,8 @@ from run_folder import FoldResult, Run, read_run
 from significance import speaker_confusions, speaker_interval
 from tables import comparison_markdown
 
+TROUBLES = ("bad_steps", "repairs")  # a NaN in the dev pass is repaired without a skipped step
+
 
 def summarize(folder: Path) -> dict[str, Any]:
     """Write summary.json and summary.md over the folds that all seeds have finished; return it.
@@ -87,7 +89,7 @@ def _trouble(run: Run) -> dict[str, Any]:
     return {
         f"fold {one.fold} seed {one.seed}": trouble
         for one in run.folds
-        if (trouble := one.metrics.get("trouble", {})).get("bad_steps")
+        if any((trouble := one.metrics.get("trouble", {})).get(key) for key in TROUBLES)
     }
 
 

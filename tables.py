@@ -157,15 +157,17 @@ def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
         for one in trouble["incidents"][:INCIDENTS_SHOWN]
     )
     more = " ..." if trouble["bad_steps"] > INCIDENTS_SHOWN else ""
+    skipped = (
+        f" {trouble['bad_steps']} training steps were skipped, whose loss or gradient was NaN or "
+        f"infinite ({places}{more})."
+    )
     repaired = "".join(
-        f" In epoch {one['epoch']} training went back to the end of epoch {one['back_to_epoch']} "
-        f"and on in float32 for {' and '.join(one['float32'])}."
+        f" In epoch {one['epoch']} the {one['what']} was NaN or infinite: training went back to "
+        f"the end of epoch {one['back_to_epoch']} and on in float32 for "
+        f"{' and '.join(one['float32'])}."
         for one in trouble["repairs"]
     )
-    return (
-        f"In {run}, {fold}, {trouble['bad_steps']} training steps were skipped, whose loss or "
-        f"gradient was NaN or infinite ({places}{more}).{repaired}"
-    )
+    return f"In {run}, {fold}:{skipped if trouble['bad_steps'] else ''}{repaired}"
 
 
 def plus_minus(score: Mapping[str, Any]) -> str:

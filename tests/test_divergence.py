@@ -18,9 +18,11 @@ from divergence import Diverged
 from engine import Trainer
 from errors import RunError
 from evaluation import evaluate
-from experiment import run_experiment
+from experiment import feature_settings, fill_store, run_experiment
 from files import load_state, read_json
 from losses import FusionLoss, LossTerms
+from plan import make_plan
+from store import FeatureStore
 
 pytestmark = pytest.mark.promise("non_finite")
 NAMES = [f"Ses01_{i:03d}" for i in range(16)]
@@ -197,6 +199,11 @@ def test_predictions_that_are_nan_are_told() -> None:
         evaluate(model, clips, Accelerator(cpu=True))
 
 
+def new(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def in_autocast() -> bool:
     return torch.is_autocast_enabled("cpu")
 
@@ -275,5 +282,36 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
     assert [one["batch"] for one in trouble["incidents"]] == [2, 3]
     assert all(clip.startswith("Ses0") for clip in trouble["incidents"][0]["clips"])
     table = (run / "summary.md").read_text()
-    assert "In tiny, fold 1 seed 0, 2 training steps were skipped" in table
+    assert "In tiny, fold 1 seed 0: 2 training steps were skipped" in table
     assert "went back to the end of epoch 0 and on in float32 for head" in table
+
+
+def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch) -> None:
+    passes = iter([True, False] + [True] * 9)
+
+    def spoiled(*args):
+        if not next(passes):
+            raise Diverged("prediction", ["mel"])
+        return evaluate(*args)
+
+    monkeypatch.setattr("engine.evaluate", spoiled)
+    run = run_experiment(tiny("train.precision=bfloat16"), [])
+    (trouble,) = read_json(run / "summary.json")["trouble"].values()
+    assert trouble["bad_steps"] == 0 and trouble["float32"] == ["mel"]
+    told = "In tiny, fold 1 seed 0: In epoch 2 the prediction was NaN or infinite: training went"
+    assert told in (run / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("part", ["train", "dev", "test"])
+def test_a_damaged_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, part: str) -> None:
+    config = tiny(f"run.store={tmp_path / 'store'}")
+    plan = make_plan(config)
+    store = FeatureStore(tmp_path / "store", feature_settings(config))
+    fill_store(plan, store)
+    clip = dict(plan.wanted()[0].parts())[part][0]
+    row = store.rows[plan.hashes[clip.path]].start
+    data = np.memmap(store._data_file("mel"), np.float16, "r+").reshape(-1, *store.record)
+    data[row, 0, 3, 3] = np.nan
+    data.flush()
+    with pytest.raises(RunError, match=f"pictures of {clip.id} are NaN.*cause is the data.*store"):
+        run_experiment(config, [])
