@@ -121,7 +121,9 @@ def conclude(folders: Sequence[Path], out: Path) -> None:
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the arguments, and the overrides in the order in which they stand."""
-    parser = argparse.ArgumentParser(prog="scripts/ablation.sh", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="scripts/ablation.sh", description=__doc__, allow_abbrev=False
+    )
     parser.add_argument("name", metavar="NAME", help="recipes configs/NAME_*.yaml, e.g. demo")
     parser.add_argument("--fusions", nargs="+", default=list(ENTRIES), help="default: all three")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 a GPU")

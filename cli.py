@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -46,6 +47,8 @@ def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
     except KeyboardInterrupt:
         if not command:
             return _tell("interrupted", "nothing more was done", FAILED)
+        if os.environ.get("RANK", "0") != "0":
+            return DONE  # the first process says it
         again = shlex.join(word for word in command if word != "--overwrite")
         return _tell("stopped", f"what was done is saved. To go on:\n  {again}", DONE)
     return DONE
@@ -62,7 +65,7 @@ def train_command(
         fusions: Fusions that this entry trains.
         other_entry: The entry that trains the others.
     """
-    parser = argparse.ArgumentParser(description=description)
+    parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start a run of this name anew")
@@ -83,7 +86,16 @@ def train_command(
         _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
 
     with stop.listening():
-        return guarded(work, ["python", *command])
+        return guarded(work, [*_launcher(), *command])
+
+
+def _launcher() -> list[str]:
+    """Return what starts as many processes as there are: a state is of their number."""
+    n, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if n == 1:
+        return ["python"]
+    nodes = [f"--nnodes={n // here}"] if n > here else []
+    return ["torchrun", *nodes, f"--nproc_per_node={here}"]
 
 
 def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry: str) -> None:

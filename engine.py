@@ -23,7 +23,7 @@ from keeper import Keeper, Snapshot
 from losses import FusionLoss, LossTerms
 from metrics import scores
 from optim import Schedule
-from processes import gather_views, on_any_process
+from processes import check_number, gather_views, on_any_process
 from progress import Progress
 from stopping import Stop
 
@@ -116,6 +116,7 @@ class Trainer:
                     after_epoch(record, dev)
                 keeper.save()
                 bar.set_postfix(loss=f"{record['loss']:.3f}", dev_ua=f"{record['dev_ua']:.3f}")
+            keeper.between_steps()  # all processes go on to the test, or none
         self.accelerator.wait_for_everyone()
         return self.progress
 
@@ -186,6 +187,7 @@ class Trainer:
             "model": self.plain_model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedule": self.schedule.state_dict(),
+            "processes": self.accelerator.num_processes,
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
@@ -208,6 +210,7 @@ class Trainer:
         """Go on from the newest state, or keep the one before the first step."""
         state = checkpoints.load(self.accelerator.is_main_process)
         if state is not None:
+            check_number(state.get("processes"), self.accelerator, checkpoints.folder)
             try:
                 self.load(state)
             except ValueError as error:

@@ -1,9 +1,13 @@
 """What the processes of one training tell each other."""
 
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
 from torch import Tensor
+
+from errors import RunError
 
 
 def gather_views(z: Tensor) -> Tensor:
@@ -31,3 +35,23 @@ def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
     flags = torch.tensor(int(flag), device=accelerator.device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
+
+
+def check_number(before: int | None, accelerator: Accelerator, folder: Path) -> None:
+    """Refuse a state that was saved by another number of processes: their batches are others.
+
+    Args:
+        before: Of the state; None is unknown.
+        accelerator: Of the processes of now.
+        folder: Of the state, for the message.
+
+    Raises:
+        RunError: It was.
+    """
+    now = accelerator.num_processes
+    if before not in (None, now):
+        raise RunError(
+            f"{folder} was saved by a training on {before} process{'es' * (before != 1)}, this one "
+            f"is on {now} and would meet other batches: start it on {before}, or remove {folder} "
+            "to train this fold anew"
+        )

@@ -286,3 +286,25 @@ def test_peer_27_time_is_read_when_the_gpu_is_done(monkeypatch) -> None:
     for kind, count in (("cpu", 0), ("cuda", 1)):
         dry_run._wait(SimpleNamespace(device=torch.device(kind)))
         assert len(waits) == count
+
+
+def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatch, capsys) -> None:
+    for name, value in {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+
+    def stopped() -> None:
+        raise KeyboardInterrupt
+
+    for rank, told in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        command = [*cli._launcher(), "train_gmu.py", "--config", "x"]
+        assert cli.guarded(stopped, command) == 0
+        said = capsys.readouterr().err
+        assert told in said and bool(told) == bool(said)
+
+
+def test_options_are_written_out(capsys) -> None:
+    """The command that goes on must not hold an --overwrite in short."""
+    with pytest.raises(SystemExit) as ended:
+        cli.train_command(["--config", "x", "--over"], "", ["gmu"], "train.py")
+    assert ended.value.code == 2 and "unrecognized arguments: --over" in capsys.readouterr().err

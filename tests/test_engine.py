@@ -17,6 +17,7 @@ from batches import EvalBatches, TrainBatches
 from checkpoints import Checkpoints
 from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Trainer
+from errors import RunError
 from evaluation import Predictions, evaluate
 from files import load_tensors
 from losses import FusionLoss
@@ -314,3 +315,12 @@ def test_chance_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     same = drawn(1, 2, lambda: None)
     assert same == drawn(1, 2, lambda: torch.rand(9))
     assert len({same, drawn(1, 3, lambda: None), drawn(2, 2, lambda: None)}) == 3
+
+
+def test_a_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> None:
+    train, dev = loaders()
+    of_two = make_trainer()
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save({**of_two.state(), "processes": 2}, of_two.progress.place)
+    with pytest.raises(RunError, match="on 2 processes, this one is on 1.*start it on 2"):
+        of_two.fit(train, dev, 1, None, checkpoints)
