@@ -19,7 +19,7 @@ from files import read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
 from ledger import LEDGER
-from locks import alone
+from locks import alone, in_turn
 from plan import Plan, leave_out, make_plan, remarks
 from schema import Config
 from stopping import Stop
@@ -69,9 +69,13 @@ def run_experiment(
             plan = fill_store(plan, store)
             environment = describe_environment(command, config.run.device)
             if accelerator.is_main_process:
-                if overwrite:
-                    remove_run(folder)
-                _open_run_folder(folder, plan, environment)
+                with in_turn(folder / ".lock.opening"):
+                    if overwrite:
+                        remove_run(folder)
+                    check_run_folder(
+                        folder, config, overwrite
+                    )  # others may have begun it meanwhile
+                    _open_run_folder(folder, plan, environment)
         _run_folds(plan, folder, store, accelerator, environment, stop or Stop())
     accelerator.wait_for_everyone()
     return folder

@@ -14,9 +14,10 @@ from pathlib import Path
 import kills
 import pytest
 
-from errors import RunError
+from errors import InputError, RunError
 from experiment import run_experiment
 from locks import alone, in_turn, is_held
+from plan import make_plan
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """
@@ -152,3 +153,22 @@ def _n_pictured(log: Path) -> int:
     """Return how many clips the bar of the feature store ended at."""
     bars = [line for line in log.read_text().replace("\r", "\n").splitlines() if "features" in line]
     return int(bars[-1].split("/")[0].split()[-1]) if bars else 0
+
+
+def test_who_begins_a_run_of_another_config_meanwhile_is_not_mixed_with(
+    tiny: Callable, monkeypatch
+) -> None:
+    """While the clips of one process are heard, another one may begin and end."""
+    first, second = tiny("run.folds=[1]", "train.epochs=1"), tiny("run.folds=[2]", "optim.lr=0.01")
+
+    def slow(config):
+        monkeypatch.undo()
+        run_experiment(first, [])
+        return make_plan(config)
+
+    monkeypatch.setattr("experiment.make_plan", slow)
+    with pytest.raises(InputError, match="made with another config:\n.*optim.lr: 0.001 there"):
+        run_experiment(second, [])
+    folder = Path(first.run.root) / "tiny"
+    assert [path.name for path in (folder / "folds").iterdir()] == ["fold-1_seed-0"]
+    assert "lr: 0.001" in (folder / "config.yaml").read_text()
