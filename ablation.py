@@ -17,10 +17,11 @@ from cli import guarded
 from config import dump_config, load_config
 from disk import make_folder
 from errors import InputError, RunError, nearest
-from experiment import check_run_folder, remove_run
+from experiment import LOCK, check_run_folder, remove_run
 from files import write_text
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
+from locks import alone
 from plan import Plan, make_plan
 from protocol import Split
 from publish import gather, publish
@@ -198,9 +199,10 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
         check_run_folder(recipe.folder, recipe.config, overwrite)
     jobs = plan_jobs(recipes, make_plan(recipes[0].config, keep=True))
     for recipe in recipes:
-        if overwrite:
-            remove_run(recipe.folder)
         make_folder(recipe.folder)
+        if overwrite:
+            with alone(recipe.folder / LOCK, str(recipe.folder)):
+                remove_run(recipe.folder)
         if not (recipe.folder / "config.yaml").exists():  # a folder without one is no run folder
             write_text(recipe.folder / "config.yaml", dump_config(recipe.config))
         make_folder(recipe.folder / "logs", inside=recipe.folder)

@@ -211,7 +211,9 @@ def test_overwrite_starts_anew_once_and_keeps_the_ledger(run, tmp_path: Path):
     assert len((gmu / "ledger.jsonl").read_text().splitlines()) == 3
 
 
-def test_overwrite_is_refused_while_a_fold_is_at_work(run, tmp_path: Path):
+@pytest.mark.parametrize("lock", [f"{FOLD}/state/lock", ".lock"])
+def test_overwrite_is_refused_while_a_run_is_at_work(run, tmp_path: Path, lock: str):
+    """Between two folds, too, when it holds the lock of no fold."""
     run("tiny")
     folder = tmp_path / "runs" / "tiny_gmu" / FOLD
     (folder / "state").mkdir()
