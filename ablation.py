@@ -62,6 +62,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         configs: Folder of the recipes.
     """
     arguments, overrides = _parse(argv)
+    stop = Stop()
 
     def work() -> None:
         recipes = load_recipes(configs, arguments.name, arguments.fusions, overrides)
@@ -69,12 +70,13 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             _dry_run(recipes, arguments.overwrite)
             return
         jobs = _open_runs(recipes, arguments.overwrite)
+        stop.begun = True
         slots = slots_for(arguments.jobs, recipes[0].config.run.device)
         out = Path(recipes[0].config.run.root) / f"{arguments.name}_ablation"
         _finish(recipes, run_jobs(jobs, slots), out)
 
-    with Stop().listening():
-        return guarded(work, ["scripts/ablation.sh", *argv])
+    with stop.listening():
+        return guarded(work, ["scripts/ablation.sh", *argv], stop)
 
 
 def load_recipes(

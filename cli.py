@@ -27,12 +27,13 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
+def guarded(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
     """Do the work, return the exit status; mistakes and failures are told without a traceback.
 
     Args:
         work: What the entry does.
         command: That goes on with the work when it was stopped, so that stopping is no failure.
+        stop: Knows whether the work has begun, so that `--overwrite` is not to be said again.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
@@ -49,7 +50,8 @@ def guarded(work: Callable[[], None], command: Sequence[str] = ()) -> int:
             return _tell("interrupted", "nothing more was done", FAILED)
         if os.environ.get("RANK", "0") != "0":
             return DONE  # the first process says it
-        again = shlex.join(word for word in command if word != "--overwrite")
+        done = ("--overwrite",) if stop is not None and stop.begun else ()
+        again = shlex.join(word for word in command if word not in done)
         return _tell("stopped", f"what was done is saved. To go on:\n  {again}", DONE)
     return DONE
 
@@ -86,7 +88,7 @@ def train_command(
         _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
 
     with stop.listening():
-        return guarded(work, [*_launcher(), *command])
+        return guarded(work, [*_launcher(), *command], stop)
 
 
 def _launcher() -> list[str]:

@@ -52,6 +52,7 @@ def run_experiment(
         KeyboardInterrupt: The process was asked to end; what was finished is kept, and the state of
             the fold at work.
     """
+    stop = stop or Stop()
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
@@ -72,11 +73,10 @@ def run_experiment(
                 with in_turn(folder / ".lock.opening"):
                     if overwrite:
                         remove_run(folder)
-                    check_run_folder(
-                        folder, config, overwrite
-                    )  # others may have begun it meanwhile
+                    check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
                     _open_run_folder(folder, plan, environment)
-        _run_folds(plan, folder, store, accelerator, environment, stop or Stop())
+        stop.begun = True
+        _run_folds(plan, folder, store, accelerator, environment, stop)
     accelerator.wait_for_everyone()
     return folder
 

@@ -97,7 +97,7 @@ def _owners(path: Path) -> str:
     """Name who holds it, as far as that can be told from here."""
     try:
         holders = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        living = [one for one in holders if not _is_dead(one)]
+        living = [one for one in holders if not _is_dead(one)]  # elsewhere it cannot be told
         named = [
             f"process {one['process']} on {one['host']}, since {one['since']}" for one in living
         ]

@@ -21,6 +21,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.requested = False
+        self.begun = False  # whether what `--overwrite` removes was removed, and work has begun
         self._deferred = 0
         self._n_signals = 0
 

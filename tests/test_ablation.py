@@ -216,8 +216,8 @@ def test_overwrite_is_refused_while_a_run_is_at_work(run, tmp_path: Path, lock: 
     """Between two folds, too, when it holds the lock of no fold."""
     run("tiny")
     folder = tmp_path / "runs" / "tiny_gmu" / FOLD
-    (folder / "state").mkdir()
-    with alone(folder / "state" / "lock", "a test"):
+    (folder / "state").mkdir(exist_ok=True)
+    with alone(tmp_path / "runs" / "tiny_gmu" / lock, "a test"):
         said = run("tiny", "--overwrite")
     assert (said.status, said.calls) == (1, []) and "another process is at work" in said.err
     assert (folder / "metrics.json").exists()

@@ -199,11 +199,6 @@ def test_predictions_that_are_nan_are_told() -> None:
         evaluate(model, clips, Accelerator(cpu=True))
 
 
-def new(folder: Path) -> Path:
-    folder.mkdir(exist_ok=True)
-    return folder
-
-
 def in_autocast() -> bool:
     return torch.is_autocast_enabled("cpu")
 

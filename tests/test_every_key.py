@@ -199,7 +199,7 @@ def runs(recipe: Path, places: dict[str, Path], tmp_path_factory) -> Runs:
 def outcome_of(run: Path) -> dict[str, str]:
     """Digest all that a run found out; not the files that only repeat its config."""
     repeats = {"config.yaml", "environment.json", "model.json", "ledger.jsonl"}
-    repeats |= {".lock", ".lock.summary", "lock"}  # who was at work
+    repeats |= {".lock", ".lock.opening", ".lock.summary", "lock"}  # who was at work
     return {
         str(path.relative_to(run.parent)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in run.rglob("*")

@@ -93,6 +93,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "summary.json",
         "summary.md",
         ".lock",
+        ".lock.opening",
         ".lock.summary",
     }
     assert [path.name for path in (run / FOLD / "state").iterdir()] == ["lock"]

@@ -164,7 +164,7 @@ def assert_whole(root: Path, appended: bool = True) -> None:
         appended: Also what is written bit by bit, which nobody can cut back on a disk that is lost.
     """
     for path in root.rglob("*"):
-        is_lock = path.name in (".lock", ".lock.summary")
+        is_lock = path.name.startswith(".lock") and ".tmp" not in path.name
         assert is_lock or not path.name.startswith("."), path
         if path.suffix == ".json":
             json.loads(path.read_text())

@@ -251,7 +251,8 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
         count("signals heeded")
         told = run.log.read_text()
         command = told[told.index("To go on:") :].splitlines()[1]
-        assert command.strip().startswith("python train") and "--overwrite" not in command
+        assert command.strip().startswith("python train")
+        assert ("--overwrite" in command) == (newest is None)  # only until it has been done
         states = sorted((run.folder / FOLD / "state").glob("epoch-*"))
         assert ([path.stem for path in states] or [None])[-1] == newest, place
         assert "Traceback" not in told
