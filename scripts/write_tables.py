@@ -62,7 +62,9 @@ def proven() -> str:
         counts = {"cases": sum(kept["tests"].values()), **kept["counts"]}
         tried = "<br>".join(f"{n:,} {what}" for what, n in counts.items())
         lines.append(f"| {promise} | {tests} | {tried} |")
-    return "\n".join([f"`make test-slow` at commit {found['git_commit'][:10]}:", "", *lines, ""])
+    commit = str(found["git_commit"])
+    dirty = " and files that differ from it" if commit.endswith("-dirty") else ""
+    return "\n".join([f"`make test-slow` at commit {commit[:10]}{dirty}:", "", *lines, ""])
 
 
 PAGES: dict[str, tuple[str, Callable[[], str]]] = {

@@ -232,7 +232,10 @@ class Recorder:
                 if name == "count":
                     self.counts[key][value[0]] += value[1]
 
-    def pytest_sessionfinish(self) -> None:
+    def pytest_sessionfinish(self, exitstatus: int) -> None:
+        if exitstatus and not self.failed:  # modules that cannot be read, or Ctrl-C
+            self.failed = [f"pytest ended with status {int(exitstatus)}"]
+        self.failed += [f"no test of {key!r}" for key, ran in self.cases.items() if not ran]
         if not self.failed:
             promises = {
                 text: {"tests": dict(self.cases[key]), "counts": dict(self.counts[key])}
