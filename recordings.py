@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZIP_STORED
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio import BadAudio, Recording, hash_file, in_parallel, listen
@@ -12,6 +13,7 @@ from disk import make_folder, whole_file
 from files import damaged
 
 FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
+COLUMNS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # and types
 SHOW_PROGRESS = 1000  # files
 KEEP_EVERY = 1000  # files
 
@@ -72,13 +74,30 @@ def _load(path: Path) -> dict[str, Recording]:
     if not path.exists():
         return {}
     try:
-        with np.load(path, allow_pickle=False) as kept:
-            words = np.split(kept["words"], np.cumsum(kept["lengths"])[:-1])
-            rows = zip(kept["hash"], kept["seconds"], words, kept["sha256"], strict=True)
-            found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
+        kept = _columns(path)
+        lengths, words = kept["lengths"], kept["words"]
+        if (lengths < 0).any() or lengths.sum() != len(words):
+            raise ValueError("its lengths are not those of its words")
+        each = np.split(words, np.cumsum(lengths)[:-1])
+        rows = zip(kept["hash"], kept["seconds"], each, kept["sha256"], strict=True)
+        found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
         return {one.file: one for one in found}
-    except (OSError, ValueError, KeyError, EOFError, MemoryError, BadZipFile) as error:
+    except Exception as error:  # packing, header and array each fail in ways of their own
         raise damaged(path, error) from error
+
+
+def _columns(path: Path) -> dict[str, NDArray]:
+    """Read the arrays, which take no more memory than the file: it is not packed."""
+    if not path.is_file():
+        raise ValueError("it is no plain file")
+    with np.load(path, allow_pickle=False) as kept:
+        if any(one.compress_type != ZIP_STORED for one in kept.zip.infolist()):
+            raise ValueError("it is packed")
+        columns = {name: kept[name] for name in COLUMNS}
+    for name, column in columns.items():
+        if column.ndim != 1 or column.dtype.kind != COLUMNS[name]:
+            raise ValueError(f"{name} is {column.dtype} of shape {column.shape}")
+    return columns
 
 
 def _save(path: Path, known: Mapping[str, Recording]) -> None:

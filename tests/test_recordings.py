@@ -1,5 +1,8 @@
 """Files are heard once, known again by their bytes, and the bad ones named."""
 
+import os
+import zipfile
+
 import numpy as np
 import pytest
 import soundfile
@@ -93,3 +96,69 @@ def test_what_was_heard_is_kept_where_hearing_is_broken_off(tmp_path, monkeypatc
     monkeypatch.setattr(room, "listen", lambda path: again.append(path) or listen(path))
     found, bad = hear(paths, 0, tmp_path / "kept")
     assert list(found) == paths and not bad and again == paths[5:]
+
+
+def packed(file, columns):
+    np.savez_compressed(file, **columns)
+
+
+def array_alone(file, columns):
+    np.save(file, columns["lengths"])
+
+
+def encrypted(file, columns):
+    np.savez(file, **columns)
+    file.seek(0)
+    data = bytearray(file.read())
+    for place in range(len(data)):
+        if data[place : place + 4] == b"PK\x01\x02":
+            data[place + 8] |= 1
+        elif data[place : place + 4] == b"PK\x03\x04":
+            data[place + 6] |= 1
+    file.seek(0)
+    file.write(data)
+
+
+def no_arrays(file, columns):
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in columns:
+            archive.writestr(f"{name}.npy", b"no array")
+
+
+def other(name, values):
+    return lambda file, columns: np.savez(file, **(columns | {name: np.array(values)}))
+
+
+STRANGE = {
+    "packed": packed,
+    "array_alone": array_alone,
+    "encrypted": encrypted,
+    "no_arrays": no_arrays,
+    "lengths_of_floats": other("lengths", [1.0]),
+    "lengths_of_words": other("lengths", ["a"]),
+    "negative_lengths": other("lengths", [-1]),
+    "lengths_beyond": other("lengths", [10**9]),
+    "one_hash": other("hash", "a"),
+    "words_of_floats": other("words", [1.0]),
+    "words_in_rows": other("words", np.zeros((3, 3), np.uint32)),
+}
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("how", STRANGE)
+def test_a_memory_that_is_not_as_written_is_told(tmp_path, how, count):
+    path = write(tmp_path / "a.wav", 300)
+    remember([listen(path)], tmp_path)
+    with np.load(tmp_path / room.FILE) as kept:
+        columns = dict(kept)
+    with (tmp_path / room.FILE).open("w+b") as file:
+        STRANGE[how](file, columns)
+    with pytest.raises(RunError, match=f"{room.FILE} is missing, damaged .* remove "):
+        hear([path], 0, tmp_path)
+    count("hostile inputs tried")
+
+
+def test_a_memory_that_is_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / room.FILE)
+    with pytest.raises(RunError, match="no plain file"):
+        hear([write(tmp_path / "a.wav", 300)], 0, tmp_path)
