@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3e38
 Decibel = Annotated[float, Field(ge=-20, le=100)]
 Window = str | list[str | float]
 Count = Annotated[int, Field(ge=1)]
@@ -193,9 +193,9 @@ class OptimConfig(Section):
 
     optimizer: BranchOptimizers = BranchOptimizers()
     lr: Positive = 0.02
-    backbone_lr_scale: Positive = 1.0
+    backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Learning rate of both backbones, as a multiple of `lr`."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
     plateau_patience: Annotated[int, Field(ge=0)] | None = None

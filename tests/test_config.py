@@ -259,6 +259,7 @@ def test_a_missing_key_is_named(write, key):
         "features.mel.fmin=-1",
         "features.top_db=0",
         "features.top_db=.inf",
+        "features.top_db=1e39",  # more than float32 holds, as the three below
         "features.reference=none",
         "augment.time_mask=1",
         "augment.freq_mask=-0.1",
@@ -285,6 +286,9 @@ def test_a_missing_key_is_named(write, key):
         "optim.lr=.nan",
         "optim.lr=.inf",
         "optim.lr=fast",
+        "optim.lr=1e39",
+        "optim.backbone_lr_scale=1e39",
+        "optim.weight_decay=1e39",
         "optim.weight_decay=-1e-9",
         "train.epochs=0",
         "train.epochs=true",
