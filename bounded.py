@@ -7,6 +7,7 @@ MAX_CONFIG = 100_000  # bytes of a recipe or an override; the longest of ours ha
 MAX_MANIFEST = 100_000_000  # bytes, about half a million rows
 MAX_LABELS = 2_000_000  # bytes of one file of a published corpus; IEMOCAP's have up to 60 000
 MAX_JSON = 100_000_000  # bytes, the index of a feature store of a million clips
+MAX_TABLE = 300_000_000  # bytes of a table or ledger of a run: predictions of a million clips
 MAX_CARD = 1_000_000  # bytes of a model.json; ours have 2000
 MAX_WORD = 1000  # characters of a label, speaker or id
 MAX_CLASSES = 1000

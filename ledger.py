@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bounded import MAX_TABLE, read_text
 from errors import RunError
 from files import append_line
 
@@ -47,8 +48,8 @@ def read_ledger(run: Path) -> list[dict[str, Any]]:
     """Return the lines of a run's ledger; a line that is none of ours counts as a look as well."""
     path = run / LEDGER
     try:
-        written = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    except OSError as error:
+        written = read_text(path, MAX_TABLE, errors="replace") if path.exists() else ""
+    except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
     return [_parse(line) for line in written.splitlines() if line.strip()]
 
@@ -56,9 +57,11 @@ def read_ledger(run: Path) -> list[dict[str, Any]]:
 def _parse(line: str) -> dict[str, Any]:
     try:
         found = json.loads(line)
-        return {key: found[key] for key in KEYS}
-    except (ValueError, KeyError, TypeError):
-        return dict.fromkeys(KEYS, UNREADABLE)
+        if all(isinstance(found[key], str | int | None) for key in KEYS):
+            return {key: found[key] for key in KEYS}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    return dict.fromkeys(KEYS, UNREADABLE)
 
 
 def looks(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:

@@ -1,6 +1,7 @@
 """A run folder, read: who was tested, what was predicted, and what it was made with."""
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bounded import MAX_TABLE, read_text
 from config import flatten, load_config
 from errors import InputError
 from files import damaged, read_json
@@ -18,6 +20,11 @@ from files import damaged, read_json
 METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
 METRICS_OF = {"dev": "val", "test": "test"}
+COLUMNS = {  # that a table must have
+    "history.csv": ("epoch", "loss", "dev_ua"),
+    "predictions.csv": ("split", "utterance", "speaker", "target", "pred", "gate_mean"),
+    "utterances.csv": ("utterance",),
+}
 
 
 @dataclass(frozen=True)
@@ -65,12 +72,23 @@ class FoldResult:
 
     def history(self) -> list[dict[str, float]]:
         """Return one row an epoch: losses, learning rates, dev scores."""
-        return [{key: float(row[key]) for key in row} for row in _rows(self.folder, "history.csv")]
+        rows = _rows(self.folder, "history.csv")
+        try:
+            return [{key: float(row[key]) for key in row} for row in rows]
+        except ValueError as error:
+            raise damaged(self.folder / "history.csv", error, remove=self.folder) from error
 
     def environment(self) -> dict[str, Any]:
         """Return what this fold was made with."""
         file = self.folder / "environment.json"
-        return read_json(file, "command", "git_commit", remove=self.folder)
+        found = read_json(file, "command", "git_commit", remove=self.folder)
+        command, packages = found["command"], found.get("packages", {})
+        words = isinstance(command, list) and all(isinstance(word, str) for word in command)
+        numbers = isinstance(found.get("seconds", 0), int | float)
+        if not (words and numbers and isinstance(packages, dict)):
+            reason = "command, packages or seconds are not as written"
+            raise damaged(file, reason, remove=self.folder)
+        return found
 
     def _read(self, part: str) -> Table:
         rows = [row for row in _rows(self.folder, "predictions.csv") if row["split"] == part]
@@ -160,6 +178,10 @@ def read_run(folder: Path) -> Run:
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
     certificate = read_json(folder / "split_certificate.json", *CERTIFICATE_KEYS)
+    try:
+        dict.fromkeys((one["fold"], one["test"]["recordings"]) for one in certificate["folds"])
+    except (LookupError, TypeError) as error:
+        raise damaged(folder / "split_certificate.json", f"folds: {error}") from error
     for one in finished:
         _check_belongs(one, certificate)
     common = of_common_folds(finished)
@@ -192,6 +214,11 @@ def _check_belongs(one: FoldResult, certificate: Mapping[str, Any]) -> None:
 
 def _read_fold(metrics_file: Path) -> FoldResult:
     metrics = read_json(metrics_file, *METRICS_KEYS)
+    numbers = isinstance(metrics["fold"], int) and isinstance(metrics["seed"], int)
+    named = isinstance(metrics["classes"], list)
+    if not (numbers and named and all(isinstance(name, str) for name in metrics["classes"])):
+        reason = "fold, seed or classes are not as written"
+        raise damaged(metrics_file, reason, remove=metrics_file.parent)
     classes = tuple(metrics["classes"])
     return FoldResult(metrics_file.parent, metrics["fold"], metrics["seed"], classes, metrics)
 
@@ -212,10 +239,11 @@ def _joined(parts: Sequence[Table]) -> Table:
 def _rows(folder: Path, name: str) -> list[dict[str, str]]:
     path = folder / name
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        if not rows or None in rows[-1].values():
+        rows = list(csv.DictReader(io.StringIO(read_text(path, MAX_TABLE), newline="")))
+        if not rows or any(None in row or None in row.values() for row in rows):
             raise ValueError("it is empty or cut short")
+        if missing := [column for column in COLUMNS[name] if column not in rows[0]]:
+            raise ValueError(f"no {', '.join(missing)} in it")
     except (OSError, ValueError, csv.Error) as error:
         raise damaged(path, error, remove=folder) from error
     return rows

@@ -1,5 +1,6 @@
 """Seeds and folds are averaged only over what they have in common; damage is told."""
 
+import json
 import os
 
 import pytest
@@ -129,7 +130,22 @@ def test_a_missing_environment_names_the_fold_that_must_go(run):
         ("folds/fold-1_seed-0/predictions.csv", "split,utterance\n"),
         ("folds/fold-1_seed-0/predictions.csv", "split,utterance,speaker\ntest,a,b\n"),
         ("folds/fold-1_seed-0/metrics.json", "{}"),
+        ("folds/fold-1_seed-0/predictions.csv", "a,b\ntest,a\n"),
+        ("folds/fold-1_seed-0/predictions.csv", "\0" * 9),
+        ("folds/fold-1_seed-0/environment.json", '{"command": [1], "git_commit": ""}'),
+        (
+            "folds/fold-1_seed-0/environment.json",
+            '{"command": [], "git_commit": "", "packages": "x"}',
+        ),
+        (
+            "folds/fold-1_seed-0/environment.json",
+            '{"command": [], "git_commit": "", "seconds": []}',
+        ),
         ("split_certificate.json", "[]"),
+        (
+            "split_certificate.json",
+            '{"id": "x", "protocol": "p", "speaker_dependent": 0, "folds": [0]}',
+        ),
     ],
 )
 def test_damage_is_told_with_the_way_on(run, name, text):
@@ -137,6 +153,59 @@ def test_damage_is_told_with_the_way_on(run, name, text):
     (run / name).write_text(text)
     with pytest.raises(RunError, match=f"{name.split('/')[-1]} is missing, damaged"):
         summarize(run)
+
+
+@pytest.mark.parametrize(("key", "value"), [("seed", {}), ("fold", "1"), ("classes", [[], "b"])])
+def test_metrics_that_are_not_as_written_are_told(run, key, value):
+    file = finish(run, 1, 0, 9, 1) / "metrics.json"
+    write_json(file, read_json(file) | {key: value})
+    with pytest.raises(RunError, match="metrics.json is missing, damaged"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"kind": []}', "KIND"])
+def test_a_strange_line_of_the_ledger_is_a_look(run, line):
+    finish(run, 1, 0, 9, 1)
+    known = read_ledger(run)[0]
+    with (run / "ledger.jsonl").open("a") as file:
+        file.write((json.dumps(known | {"kind": [[]]}) if line == "KIND" else line) + "\n")
+    assert looks(run, read_run(run).certificate)["ledger"] == {"unreadable line": 1}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "epoch,loss,dev_ua\n1,2,\n",
+        "epoch,loss,dev_ua\n1,2\n1,2,3\n",
+        "epoch,loss,dev_ua\n1,2,3,4\n",
+        "epoch,dev_ua\n1,2\n",
+        "1,2,3\n1,2,3\n",
+    ],
+)
+def test_a_damaged_history_is_told_with_the_way_on(run, text):
+    folder = finish(run, 1, 0, 9, 1)
+    (folder / "history.csv").write_text(text)
+    with pytest.raises(RunError, match=f"history.csv is missing, damaged.* remove {folder} and"):
+        read_run(run).folds[0].history()
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("name", ["ledger.jsonl", "folds/fold-1_seed-0/predictions.csv"])
+@pytest.mark.parametrize("what", ["a pipe", "no end", "a terabyte"])
+def test_tables_of_a_run_are_neither_waited_for_nor_endless(run, name, what, count):
+    finish(run, 1, 0, 9, 1)
+    (run / name).unlink()
+    if what == "a pipe":
+        os.mkfifo(run / name)
+    elif what == "no end":
+        (run / name).symlink_to("/dev/zero")
+    else:
+        (run / name).touch()
+        os.truncate(run / name, 10**12)
+    words = "it is larger than 300 MB" if what == "a terabyte" else "it is no plain file"
+    with pytest.raises(RunError, match=f"{run / name}.*{words}"):
+        summarize(run)
+    count("hostile inputs tried")
 
 
 def test_folders_that_are_no_runs_are_told_apart(run):
