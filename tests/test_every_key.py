@@ -283,7 +283,7 @@ def minutes_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
     monkeypatch.setattr(
         Checkpoints, "save", lambda self, *args: saved.append(args[1]) or save(self, *args)
     )
-    for minutes, expected in (("null", [0]), ("15", [0]), ("1e-9", [0, 1, 2, 3, 4])):
+    for minutes, expected in (("null", [0]), ("15", [0]), ("1e-9", [0, 1, 2])):
         saved.clear()
         root = runs.root / f"minutes {minutes}"
         run_experiment(

@@ -568,11 +568,11 @@ def test_a_store_that_is_removed_while_it_is_built(
     root, read = tmp_path / "root", store_module.read_audio
     heard = iter(range(100))
 
-    def read_and_remove(path: Path, rate: int) -> Any:
+    def read_and_remove(path: Path, *args: Any) -> Any:
         if next(heard) == 20:  # one chunk is in the store
             (place,) = (root / "store").glob("*/")
             (place / gone).unlink() if gone else shutil.rmtree(place)
-        return read(path, rate)
+        return read(path, *args)
 
     config = config_in(reference.recipe, root)
     with monkeypatch.context() as patch:
@@ -596,10 +596,10 @@ def test_a_data_file_cut_short_while_a_store_is_built_gives_no_zeros(
     root, read = tmp_path / "root", store_module.read_audio
     heard = iter(range(100))
 
-    def read_and_cut(path: Path, rate: int) -> Any:
+    def read_and_cut(path: Path, *args: Any) -> Any:
         if next(heard) == 20:
             os.truncate(next((root / "store").glob("*/mel.f16")), 100)
-        return read(path, rate)
+        return read(path, *args)
 
     config = config_in(reference.recipe, root)
     with monkeypatch.context() as patch:
