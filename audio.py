@@ -83,6 +83,8 @@ def listen(path: Path) -> Recording:
         sound = _Sound(file)
         narrow = _resampled(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
     words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
+    if hash_file(path) != file_hash:
+        raise BadAudio("changed while it was read")
     return Recording(sound.hash, sound.n_samples / sound.rate, words, file_hash)
 
 

@@ -216,8 +216,11 @@ def _read_fold(metrics_file: Path) -> FoldResult:
     metrics = read_json(metrics_file, *METRICS_KEYS)
     numbers = isinstance(metrics["fold"], int) and isinstance(metrics["seed"], int)
     named = isinstance(metrics["classes"], list)
-    if not (numbers and named and all(isinstance(name, str) for name in metrics["classes"])):
-        reason = "fold, seed or classes are not as written"
+    named = named and all(isinstance(name, str) for name in metrics["classes"])
+    parts = [metrics[key] for key in METRICS_OF.values()]
+    counted = all(isinstance(part, dict) and isinstance(part.get("n"), int) for part in parts)
+    if not (numbers and named and counted):
+        reason = "fold, seed, classes or counts are not as written"
         raise damaged(metrics_file, reason, remove=metrics_file.parent)
     classes = tuple(metrics["classes"])
     return FoldResult(metrics_file.parent, metrics["fold"], metrics["seed"], classes, metrics)

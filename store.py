@@ -29,6 +29,7 @@ from files import damaged, read_json, write_json
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # clips between two writes of the index
+COMMIT_BYTES = 64e6  # of their files: long clips have many crops, and all are held till then
 
 
 class FeatureStore:
@@ -81,7 +82,7 @@ class FeatureStore:
             bad: dict[Path, str] = {}
             bar = tqdm(total=len(missing), desc="features", unit="clip", disable=not missing)
             with bar, _torch_threads(1 if workers > 1 else torch.get_num_threads()):
-                for chunk in _chunks(missing):
+                for chunk in _commits(missing):
                     self._build_chunk(chunk, workers, bad, bar)
             return bad
 
@@ -222,6 +223,20 @@ def _cut_back(file: Path, size: int) -> None:
     with suppress(OSError):  # of a lost disk; the first error is the one to tell
         if file.stat().st_size > size:
             os.truncate(file, size)
+
+
+def _commits(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    """Cut what is missing into what is pictured between two writes of the index."""
+    chunk: list[tuple[str, Path]] = []
+    total = 0
+    for key, path in missing:
+        total += _size(path)
+        if chunk and (len(chunk) == COMMIT_EVERY or total > COMMIT_BYTES):
+            yield chunk
+            chunk, total = [], _size(path)
+        chunk.append((key, path))
+    if chunk:
+        yield chunk
 
 
 def _chunks(items: Sequence) -> Iterator[Sequence]:

@@ -9,6 +9,7 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import audio
 from audio import BLOCK, MAX_PEAK, BadAudio, listen, read_audio
 
 
@@ -192,3 +193,20 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, packing, c
         count("damaged audio files")
 
     check()
+
+
+@pytest.mark.promise("bad_audio")
+def test_a_file_replaced_while_it_is_heard_is_told(tmp_path, monkeypatch):
+    """Else the old bytes would be known as the new recording."""
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.sin(np.arange(8000) / 3), 8000)
+    assert audio.listen(path).seconds == 1
+    marks = audio.fingerprint.fingerprint
+
+    def replaced_meanwhile(*args):
+        soundfile.write(path, np.sin(np.arange(8000) / 5), 8000)
+        return marks(*args)
+
+    monkeypatch.setattr(audio.fingerprint, "fingerprint", replaced_meanwhile)
+    with pytest.raises(audio.BadAudio, match="changed while it was read"):
+        audio.listen(path)

@@ -207,6 +207,24 @@ def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkey
         np.testing.assert_array_equal(second.view(name), whole.view(name))
 
 
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize("most", [1, 1e12])  # bytes
+def test_long_files_are_committed_sooner(clips, make_store, monkeypatch, most) -> None:
+    """All pictures between two writes of the index are held in memory."""
+    monkeypatch.setattr(store_module, "COMMIT_BYTES", most)
+    written = []
+    append = store_module.FeatureStore._append
+    monkeypatch.setattr(
+        store_module.FeatureStore,
+        "_append",
+        lambda self, computed: written.append(len(computed)) or append(self, computed),
+    )
+    store = make_store()
+    store.build(clips, workers=0)
+    assert sum(written) == len(clips) == len(store.rows)
+    assert max(written) == (1 if most == 1 else len(clips))
+
+
 @pytest.mark.promise("bad_audio")
 def test_truncated_data_file_heals(clips, make_store, monkeypatch) -> None:
     first = make_store()

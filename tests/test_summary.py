@@ -155,7 +155,17 @@ def test_damage_is_told_with_the_way_on(run, name, text):
         summarize(run)
 
 
-@pytest.mark.parametrize(("key", "value"), [("seed", {}), ("fold", "1"), ("classes", [[], "b"])])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("seed", {}),
+        ("fold", "1"),
+        ("classes", [[], "b"]),
+        ("test", []),
+        ("val", {"n": "8"}),
+        ("test", {}),
+    ],
+)
 def test_metrics_that_are_not_as_written_are_told(run, key, value):
     file = finish(run, 1, 0, 9, 1) / "metrics.json"
     write_json(file, read_json(file) | {key: value})
