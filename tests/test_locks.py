@@ -161,7 +161,7 @@ def test_who_begins_a_run_of_another_config_meanwhile_is_not_mixed_with(
     """While the clips of one process are heard, another one may begin and end."""
     first, second = tiny("run.folds=[1]", "train.epochs=1"), tiny("run.folds=[2]", "optim.lr=0.01")
 
-    def slow(config):
+    def slow(config, keep):
         monkeypatch.undo()
         run_experiment(first, [])
         return make_plan(config)
