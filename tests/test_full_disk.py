@@ -390,7 +390,7 @@ def test_a_real_disk_that_is_full(reference, tmp_path, count, place, size, said)
 def test_real_disks_of_every_size(reference, tmp_path, count, place) -> None:
     """Each is full at another moment, a few kB apart where small files are written."""
     sizes = [*range(4, 100, 8), *range(100, 400, 40)]  # kB
-    sizes += [] if place == "store" else [*range(500, 20_000, 1500)]
+    sizes += [] if place == "store" else [*range(500, 50_000, 4500)]
     stopped = 0
     for size in sizes:
         root, disk = tmp_path / f"root{size}", tmp_path / f"disk{size}"
