@@ -18,7 +18,7 @@ test: $(VENV)/.dev  ## set up, run the tests (CPU, no network, a few minutes)
 	$(BIN)/python -m pytest
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes: every promise of docs/RELIABILITY.md, counted
-	$(BIN)/python -m pytest -m "slow or promise" --record results/reliability.json
+	$(BIN)/python -m pytest -m "slow or promise" --record=results/reliability.json
 	$(BIN)/python scripts/write_tables.py
 
 lint: $(VENV)/.dev  ## check style and formatting
