@@ -205,7 +205,7 @@ def remove_run(folder: Path) -> None:
     for path in folder.iterdir() if folder.exists() else ():
         if path.is_dir():
             shutil.rmtree(path)
-        elif path.name not in (LEDGER, LOCK, "config.yaml"):
+        elif path.name not in (LEDGER, "config.yaml") and not path.name.startswith(LOCK):
             path.unlink()
     (folder / "config.yaml").unlink(missing_ok=True)
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import logging
 import os
 import socket
 import time
@@ -13,6 +14,8 @@ from typing import Any, BinaryIO
 
 from disk import failure
 from errors import RunError
+
+log = logging.getLogger(__name__)
 
 TAKEN = "another process is at work on"  # what a process says that came second to a lock
 PATIENCE = 0.5  # seconds; a look at a lock by `is_held` is over much sooner
@@ -45,7 +48,9 @@ def in_turn(path: Path) -> Iterator[None]:
         RunError: The file cannot be written.
     """
     with _opened(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        if not _try(file, shared=False, patience=0):
+            log.info("waiting for another process, which holds %s", path)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 

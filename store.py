@@ -7,7 +7,6 @@ written before the index that names them is renamed into place, so a build that 
 continues from the last index.
 """
 
-import fcntl
 import hashlib
 import json
 import os
@@ -26,6 +25,7 @@ from audio import BadAudio, in_parallel, read_audio
 from disk import failure, make_folder, write_all
 from features import FRONT_END_VERSION, SpectrogramImages
 from files import damaged, read_json, write_json
+from locks import in_turn
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # clips between two writes of the index
@@ -189,13 +189,11 @@ class FeatureStore:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         try:
-            for path in (*map(self._data_file, VIEWS), self.folder / "lock"):
+            for path in map(self._data_file, VIEWS):
                 path.touch()
-            file = path.open("r+")
         except OSError as error:
             raise failure(f"cannot open {path} to write", self.folder, error) from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with in_turn(self.folder / "lock"):
             yield
 
 

@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from audio import listen
-from benchmarks import candidates, fingerprint_recall, front_end, resilience, store
+from benchmarks import candidates, fingerprint_recall, front_end, long_audio, resilience, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
 NAMES = {
@@ -108,4 +108,13 @@ def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["resilience.py", "--batch", "4", "--rounds", "1"])
     resilience.main()
     printed = capsys.readouterr().out
-    assert "test_maxvit + mvitv2_micro, 4 clips" in printed and "a state has" in printed
+    assert "test_maxvit + mvitv2_micro, 32 pixels, 4 clips" in printed and "a state has" in printed
+
+
+def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
+    small = {"sample_rate": 16_000, "input_rate": 16_000, "image_size": 32}
+    monkeypatch.setattr(long_audio, "SETTINGS", small)
+    found = long_audio.measure(0.05, tmp_path / "long.wav")
+    assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
+    assert found["seconds to hear"] > 0 and found["seconds to picture"] > 0
+    assert found["MB to picture"] >= found["MB to hear"] >= 0

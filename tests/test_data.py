@@ -1,6 +1,7 @@
 """Batches: nothing lost, nothing by chance alone, nothing that depends on who loads."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from conftest import tone
 from hypothesis import example, given
 from hypothesis import strategies as st
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import data as data_module
 from audio import listen, read_audio
@@ -26,6 +27,7 @@ from data import (
 )
 from errors import RunError
 from features import SpectrogramImages
+from stopping import SIGNALS
 from store import FeatureStore
 
 N = 11
@@ -330,3 +332,28 @@ def test_mixup_mixes_stored_pictures_with_the_batch_and_says_so(store: FeatureSt
     assert after.mix.partner.tolist() == [2, 0, 1]
     moved = after.to(CPU)
     assert torch.equal(moved.mix.share, after.mix.share) and before.to(CPU).mix is None
+
+
+class Slow(Dataset):
+    """Numbers, in no hurry."""
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, i: int) -> int:
+        time.sleep(0.02)
+        return i
+
+
+@pytest.mark.promise("stop")
+@pytest.mark.parametrize("number", SIGNALS)
+def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
+    """The training process decides; as when a cluster signals every process of a job."""
+    loader = DataLoader(
+        Slow(), num_workers=2, worker_init_fn=data_module._leave_signals, batch_size=None
+    )
+    batches = iter(loader)
+    found = [next(batches)]
+    for worker in batches._workers:
+        os.kill(worker.pid, number)
+    assert [*found, *batches] == list(range(12))

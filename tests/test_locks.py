@@ -1,5 +1,6 @@
 """Locks: who holds one is named, two never work on the same, and none outlives its process."""
 
+import logging
 import os
 import signal
 import socket
@@ -76,7 +77,8 @@ def test_those_who_share_keep_out_those_who_want_to_be_alone(tmp_path: Path, hol
     assert not is_held(lock)  # by one alone
 
 
-def test_in_turn_waits(tmp_path: Path) -> None:
+def test_in_turn_waits_and_says_so(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.INFO, "locks")
     order = []
 
     def second() -> None:
@@ -89,6 +91,7 @@ def test_in_turn_waits(tmp_path: Path) -> None:
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
+    assert caplog.messages == [f"waiting for another process, which holds {tmp_path / 'lock'}"]
 
 
 def test_no_lock_no_holder(tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Measure what hearing and picturing a long recording take, with the published settings.
+
+python benchmarks/long_audio.py 30 60   # minutes; each in a process of its own, on one core
+"""
+
+import argparse
+import multiprocessing
+import resource
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from audio import listen, read_audio  # noqa: E402
+from benchmarks.candidates import PAPER  # noqa: E402
+from benchmarks.front_end import machine  # noqa: E402
+from features import SpectrogramImages  # noqa: E402
+
+RATE = 16_000  # Hz of the recordings
+SETTINGS = {"sample_rate": PAPER.sample_rate, "input_rate": RATE, "image_size": 224}
+
+
+def measure(minutes: float, file: Path) -> dict[str, float]:
+    """Return seconds and peak memory in MB, above that of the imports, of both steps."""
+    torch.set_num_threads(1)
+    images = SpectrogramImages(**SETTINGS)
+    write_noise(file, minutes)
+    before = peak_mb()
+    heard = seconds(lambda: listen(file))
+    after_hearing = peak_mb()
+    pictured = seconds(lambda: picture(images, file))
+    return {
+        "seconds to hear": heard,
+        "MB to hear": after_hearing - before,
+        "seconds to picture": pictured,
+        "MB to picture": peak_mb() - before,
+    }
+
+
+def write_noise(file: Path, minutes: float) -> None:
+    """Write a WAV of noise, a minute at a time."""
+    draw = np.random.default_rng(0)
+    with soundfile.SoundFile(file, "w", RATE, 1) as there:
+        left = round(minutes * 60 * RATE)
+        while left > 0:
+            there.write(0.1 * draw.standard_normal(min(left, 60 * RATE)))
+            left -= 60 * RATE
+
+
+@torch.inference_mode()
+def picture(images: SpectrogramImages, file: Path) -> None:
+    """Compute both pictures."""
+    images(images.cut(torch.from_numpy(read_audio(file, images.input_rate))))
+
+
+def seconds(work) -> float:
+    """Return how long it takes."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def peak_mb() -> float:
+    """Return the largest memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def main() -> None:
+    """Print a line for each length."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("minutes", type=float, nargs="+")
+    print(machine())
+    spawn = multiprocessing.get_context("spawn")
+    for minutes in parser.parse_args().minutes:
+        with tempfile.TemporaryDirectory() as folder, spawn.Pool(1) as pool:
+            found = pool.apply(measure, (minutes, Path(folder) / "long.wav"))
+        shown = ", ".join(f"{value:.1f} {name}" for name, value in found.items())
+        print(f"{minutes:g} minutes: {shown}")
+
+
+if __name__ == "__main__":
+    main()
