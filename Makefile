@@ -2,6 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+TEST_PROCESSES ?= 2
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format typecheck clean
 
@@ -14,8 +15,8 @@ demo: $(VENV)/.run  ## set up, speak the demo corpus, train all three fusions on
 	$(BIN)/python scripts/make_demo_corpus.py
 	PYTHON=$(BIN)/python scripts/ablation.sh demo
 
-test: $(VENV)/.dev  ## set up, run the tests (CPU, no network, a few minutes)
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
+	$(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes: every promise of docs/RELIABILITY.md, counted
 	$(BIN)/python -m pytest -m "slow or promise" --record=results/reliability.json

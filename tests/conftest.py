@@ -26,7 +26,8 @@ from schema import Config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order
 torch.set_num_threads(1)
-settings.register_profile("tests", max_examples=60, deadline=None)  # others may use the cores
+settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True)
+settings.register_profile("search", max_examples=60, deadline=None)  # draws others in every run
 settings.load_profile("tests")
 
 SAMPLE_RATE = 16_000
@@ -195,6 +196,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record"):
+        settings.load_profile("search")
         config.pluginmanager.register(Recorder(config.getoption("--record")), "recorder")
 
 

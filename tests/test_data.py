@@ -353,7 +353,7 @@ def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
         Slow(), num_workers=2, worker_init_fn=data_module._leave_signals, batch_size=None
     )
     batches = iter(loader)
-    found = [next(batches)]
+    found = [next(batches), next(batches)]  # one of each worker: both are at work
     for worker in batches._workers:
         os.kill(worker.pid, number)
     assert [*found, *batches] == list(range(12))

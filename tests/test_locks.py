@@ -102,7 +102,7 @@ def test_no_lock_no_holder(tmp_path: Path) -> None:
 
 
 @pytest.mark.promise("same_run")
-@pytest.mark.parametrize("folds", ["null", "[1,2]", "[1]"])
+@pytest.mark.parametrize("folds", ["null", pytest.param("[1,2]", marks=pytest.mark.slow), "[1]"])
 def test_of_two_runs_of_one_name_the_second_is_refused(
     tiny: Callable, tmp_path: Path, recipe: Path, count, folds: str
 ) -> None:

@@ -14,7 +14,6 @@ import kills
 import pytest
 
 from files import read_json
-from model_gmu import FUSIONS
 from run_folder import read_run
 from stopping import Stop
 
@@ -133,7 +132,10 @@ CHAINS = {
 
 
 @pytest.mark.promise("resume")
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize(
+    "fusion",
+    ["gmu", *(pytest.param(one, marks=pytest.mark.slow) for one in CHAINS if one != "gmu")],
+)
 def test_peer_24_a_run_killed_at_every_turn_ends_in_the_same_bytes(
     recipe: Path, tmp_path: Path, undisturbed, count, fusion: str
 ) -> None:
@@ -166,7 +168,7 @@ def kill_all(launcher: subprocess.Popen) -> None:
 
 @pytest.mark.slow
 @pytest.mark.promise("resume")
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", CHAINS)
 def test_killed_at_random_moments(
     recipe: Path, tmp_path: Path, undisturbed, count, fusion: str
 ) -> None:
