@@ -12,7 +12,7 @@ import timm
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filter_fn
-from torch import nn
+from torch import Tensor, nn
 
 from errors import InputError, RunError, nearest
 
@@ -78,6 +78,24 @@ def create_backbone(
         return timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
         raise RunError(_no_weights(name, key, str(error))) from error
+
+
+def tokens(model: nn.Module, pictures: Tensor) -> Tensor:
+    """Return what a backbone sees at each place, before pooling: (B, C, H, W) -> (B, N, D).
+
+    Raises:
+        InputError: The model has no tokens of width `num_features`.
+    """
+    found = model.forward_features(pictures)  # type: ignore[operator]
+    width = model.num_features
+    if found.ndim == 4:  # a map: channels first (convolutions, MaxViT) or last (Swin)
+        found = found.flatten(2).mT if found.shape[1] == width else found.flatten(1, 2)
+    if found.ndim != 3 or found.shape[2] != width:
+        raise InputError(
+            f"{type(model).__name__} gives {tuple(found.shape)} before pooling: cross_attention "
+            f"needs tokens of width {width}; use a model of the MaxViT or MViTv2 family"
+        )
+    return found[:, getattr(model, "num_prefix_tokens", 0) :]  # without class tokens
 
 
 def check_image_size(name: str, image_size: int, key: str) -> None:

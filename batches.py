@@ -1,11 +1,13 @@
 """Which clips meet in a batch: the same for the same (seed, epoch), on any number of processes."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import numpy as np
 from torch.utils.data import Sampler
 
 Item = tuple[int, int]  # (epoch, index)
+T = TypeVar("T")
 
 
 class TrainBatches(Sampler):
@@ -59,3 +61,15 @@ class EvalBatches(Sampler):
     def __iter__(self) -> Iterator[list[Item]]:
         for own in self.batches:
             yield [(0, int(i)) for i in own]
+
+
+def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Yield batches n at a time; the last window may be shorter."""
+    window: list[T] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == n:
+            yield window
+            window = []
+    if window:
+        yield window

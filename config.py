@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
 
@@ -214,7 +215,6 @@ def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
     for key, only in ONLY_WITH.items():
-        section, name = key.split(".")
         applies = leaves[only.controller] in only.values
         if leaves[key] is not None and not applies:
             raise InputError(
@@ -223,7 +223,8 @@ def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
                 f"null, or set {only.controller} to {' or '.join(only.values)}"
             )
         if leaves[key] is None and applies:
-            values[section][name] = only.default
+            *sections, name = key.split(".")
+            reduce(lambda inner, part: inner[part], sections, values)[name] = only.default
     config = Config.model_validate(values)
     _check_pairs(config)
     return config
@@ -259,6 +260,7 @@ def _check_pairs(config: Config) -> None:
             f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
             "clip, which removes the level: set it to 0 or take features.reference=full_scale"
         )
+    _check_contrast(config)
     snr = config.augment.snr_db
     if snr is not None and snr[0] > snr[1]:
         raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
@@ -271,3 +273,18 @@ def _check_pairs(config: Config) -> None:
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):
             raise InputError(f"{name} must name each one once and at least one, got {items}")
+
+
+def _check_contrast(config: Config) -> None:
+    loss = config.loss
+    if config.augment.mixup and loss.same_class not in (None, "negatives"):
+        raise InputError(
+            f"loss.same_class={loss.same_class} needs clips of one class each, and augment.mixup="
+            f"{config.augment.mixup:g} mixes them: set one to negatives or the other to 0"
+        )
+    if (between := loss.temperature_range) is not None and loss.temperature is not None:
+        if not between[0] < loss.temperature < between[1]:
+            raise InputError(
+                f"loss.temperature={loss.temperature:g} must lie between the ends of "
+                f"loss.temperature_range={between}, lowest first: learning begins there"
+            )

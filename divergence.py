@@ -132,7 +132,8 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
     if not_finite(batch).any():
         return [DATA]
     features = model.features(batch.cqt, batch.mel)  # type: ignore[operator]
-    found = [part for part, feature in zip(PARTS, features, strict=False) if _is_bad([feature])]
+    seen = {part: f for part, f in zip(PARTS, features, strict=False) if f is not None}
+    found = [part for part, feature in seen.items() if _is_bad([feature])]
     if found or not loss_is_finite:
         return found or ["head"]
     slopes = {
@@ -141,7 +142,7 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
     }
     if _is_bad(slopes["head"]):
         return ["head"]  # which hands them on to both branches
-    return [part for part in ("cqt", "mel") if _is_bad(slopes[part])] or ["head"]
+    return [part for part in seen if _is_bad(slopes[part])] or ["head"]
 
 
 def is_finite(model: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Training of one model on one split, through stops; corpora and run folders are unknown here."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from batches import in_windows
 from checkpoints import Checkpoints
+from collapse import Signs, alarms
 from data import Batch, PictureLoader
 from divergence import PARTS, Diverged, describe, is_finite
 from evaluation import Predictions, evaluate
@@ -22,8 +24,8 @@ from files import damaged
 from keeper import Keeper, Snapshot
 from losses import FusionLoss, LossTerms
 from metrics import scores
-from optim import Schedule
-from processes import check_number, gather_views, on_any_process
+from optim import Schedule, clip_gradients
+from processes import check_number, gather_labels, gather_views, on_any_process
 from progress import Progress
 from stopping import Stop
 
@@ -68,6 +70,7 @@ class Trainer:
         self.seed, self.accumulate, self.clip_grad_norm = seed, accumulate, clip_grad_norm
         self.max_bad_steps, self.names, self.stop = max_bad_steps, names or {}, stop or Stop()
         self.progress = Progress()
+        self.signs = Signs(model)
 
     def fit(
         self,
@@ -106,8 +109,7 @@ class Trainer:
             while not self.progress.is_done(epochs, patience):
                 try:
                     self.train_one_epoch(train_loader, bar, keeper)
-                    batches, names = keeper.watched(dev_loader), self.names.get("dev", ())
-                    dev = evaluate(self.model, batches, self.accelerator, names)
+                    dev = self._evaluate(keeper.watched(dev_loader))
                 except Diverged as found:
                     self._go_back(found, checkpoints, keeper)
                     continue
@@ -134,7 +136,7 @@ class Trainer:
         """
         progress = self.progress
         loader.batch_sampler.set_epoch(progress.epoch, progress.batch)  # type: ignore[union-attr]
-        for window in _windows(loader, self.accumulate):
+        for window in in_windows(loader, self.accumulate):
             self._draw_anew()
             for batch, terms in zip(window, self.step(window), strict=False):
                 progress.add(terms, len(batch.targets))
@@ -157,12 +159,12 @@ class Trainer:
         window = [batch.to(self.accelerator.device) for batch in window]
         statistics = [(buffer, buffer.clone()) for buffer in self.plain_model.buffers()]
         found = self._backward(window)
-        norm = self._clip_gradients()
+        slopes = self.signs.gradients()
+        norm = clip_gradients(self.plain_model.parameters(), self.clip_grad_norm)
         finite = torch.stack([*(terms.total for terms in found), norm]).isfinite().all()
         incident = None
         if on_any_process(not finite, self.accelerator):
-            totals = [terms.total for terms in found]
-            names = self.names.get("train", ())
+            totals, names = [terms.total for terms in found], self.names.get("train", ())
             incident = describe(self.plain_model, window, totals, names, self.accelerator)
             for buffer, value in statistics:
                 buffer.copy_(value)
@@ -172,9 +174,10 @@ class Trainer:
             optimizer.zero_grad()
         self.schedule.after_step()
         if incident is not None:
-            self._skip(incident, found[0])
+            self._skip(incident, found[0], slopes)
             return []
         self.progress.bad_in_row = 0
+        self.progress.measure(slopes)
         return found
 
     def state(self) -> dict[str, Any]:
@@ -185,6 +188,7 @@ class Trainer:
         return {
             "progress": vars(self.progress),
             "model": self.plain_model.state_dict(),
+            "criterion": self.criterion.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedule": self.schedule.state_dict(),
             "processes": self.accelerator.num_processes,
@@ -199,6 +203,7 @@ class Trainer:
         try:
             self.progress = Progress(**state["progress"])
             self.plain_model.load_state_dict(state["model"])
+            self.criterion.load_state_dict(state["criterion"])
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state["schedule"])
@@ -224,6 +229,11 @@ class Trainer:
         """Return the state, or None where weights are not finite: the one before is the last."""
         return (self.state(), self.progress.place) if is_finite(self.plain_model) else None
 
+    def _evaluate(self, batches: Iterable[Batch]) -> Predictions:
+        """Predict the dev split, and keep what the signs of collapse are measured in."""
+        with self.signs.watching():
+            return evaluate(self.model, batches, self.accelerator, self.names.get("dev", ()))
+
     def _draw_anew(self) -> None:
         """Let chance (Python, NumPy, torch) follow from where we are, not from what was drawn."""
         place = (self.progress.epoch, self.progress.batch, self.accelerator.process_index)
@@ -242,23 +252,18 @@ class Trainer:
 
     def _loss(self, batch: Batch) -> LossTerms:
         output = self.model(batch.cqt, batch.mel)
-        views = None
+        views = labels = None
         if output.z_cqt is not None:
             views = gather_views(output.z_cqt), gather_views(output.z_mel)
-        return self.criterion(output.logits, batch.targets, views, batch.mix)
+            labels = gather_labels(batch.targets)
+        return self.criterion(output.logits, batch.targets, views, batch.mix, labels)
 
-    def _clip_gradients(self) -> Tensor:
-        """Return the norm of the gradient; one that is longer than allowed is shortened."""
-        parameters = [p for p in self.plain_model.parameters() if p.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if self.clip_grad_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, norm)
-        return norm
-
-    def _skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
+    def _skip(
+        self, incident: dict[str, Any], terms: LossTerms, slopes: Mapping[str, float]
+    ) -> None:
         """Note a step that was not taken; too many in a row are not borne."""
         place = {"epoch": self.progress.epoch + 1, "batch": self.progress.batch + 1}
-        self.progress.skip(place | incident, terms)
+        self.progress.skip(place | incident, terms, slopes)
         error = Diverged(**incident)
         log.warning(
             "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its clips: %(clips)s",
@@ -305,26 +310,18 @@ class Trainer:
         """Move the schedule, keep the weights if they are the best, return the history's row."""
         progress = self.progress
         found = scores(dev.targets.tolist(), dev.preds.tolist(), dev.probs.shape[1])
-        rates = zip(PARTS, self.schedule.rates(), strict=True)
+        rates = zip(self.plain_model.parts(), self.schedule.rates(), strict=True)  # type: ignore
         of_dev = {f"dev_{name}": found[name] for name in ("ua", "wa", "macro_f1", "weighted_f1")}
         record = progress.close_epoch(
-            {f"lr_{part}": rate for part, rate in rates}, {"dev_loss": dev.loss, **of_dev}
+            {f"lr_{part}": rate for part, rate in rates},
+            {"dev_loss": dev.loss, **of_dev},
+            {**self.signs.of_epoch(dev.gate), **self.criterion.state_of_learning()},
         )
+        for alarm in progress.sound(alarms(progress.history, dev.probs.shape[1])):
+            log.warning("epoch %(epoch)d, %(what)s: %(words)s", alarm)
         self.schedule.after_epoch(record["dev_ua"])
         if record["dev_ua"] > progress.best_ua:
             progress.best_ua, progress.best_epoch = record["dev_ua"], progress.epoch
             if self.accelerator.is_main_process:
                 checkpoints.save_best(self.plain_model.state_dict(), progress.epoch)
         return record
-
-
-def _windows(loader: Iterable[Batch], n: int) -> Iterator[list[Batch]]:
-    """Yield the batches n at a time; the last window may be shorter."""
-    window: list[Batch] = []
-    for batch in loader:
-        window.append(batch)
-        if len(window) == n:
-            yield window
-            window = []
-    if window:
-        yield window

@@ -129,9 +129,11 @@ def build_trainer(
 ) -> Trainer:
     """Give the model its loss, optimizers and schedule."""
     config, optim = job.config, job.config.optim
+    loss = _build_loss(config, train_targets, len(job.classes)).to(accelerator.device)
+    parts = model.to(accelerator.device).parts()
     optimizers = build_optimizers(
-        model.to(accelerator.device).parts(),
-        optim.optimizer.model_dump(),
+        {**parts, "head": [*parts["head"], *loss.parameters()]},
+        optim.optimizer.model_dump(exclude_none=True),
         optim.lr,
         optim.backbone_lr_scale,
         optim.weight_decay,
@@ -149,7 +151,7 @@ def build_trainer(
     )
     return Trainer(
         model,
-        _build_loss(config, train_targets, len(job.classes)),
+        loss,
         optimizers,
         schedule,
         accelerator,
@@ -210,6 +212,9 @@ def _build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
         loss.nt_xent or "simclr",
         loss.label_smoothing,
         weights,
+        loss.same_class or "negatives",
+        loss.temperature_range,
+        loss.diversity or "minimised",
     )
 
 

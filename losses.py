@@ -1,5 +1,7 @@
-"""Cross-entropy and the contrastive terms of GloMER."""
+"""What is minimised: cross-entropy, and the contrastive terms of GloMER."""
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -7,6 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from augment import Mix
+from contrast import consistency, diversity, nt_xent
+
+SIGNS = {"minimised": 1.0, "maximised": -1.0}
 
 
 class LossTerms(NamedTuple):
@@ -28,10 +33,13 @@ class FusionLoss(nn.Module):
 
     Args:
         alpha: Weight of consistency and diversity, 0 to 1.5.
-        temperature: Of NT-Xent; smaller is harder.
-        form: `simclr` or `cross_modal`, see `nt_xent`.
+        temperature: Of NT-Xent, see `Temperature`; smaller is harder.
+        form: See `contrast.nt_xent`.
         label_smoothing: Of cross-entropy.
         class_weights: (K,) of cross-entropy, or None.
+        same_class: See `contrast.nt_xent`.
+        temperature_range: Lowest and highest where the temperature is learned, or None.
+        diversity_is: `minimised` as published, or `maximised`: L_div counts with minus alpha.
 
     Source:
         GloMER, its total loss. Both views come from one clip, so the positives need no labels.
@@ -44,9 +52,14 @@ class FusionLoss(nn.Module):
         form: str = "simclr",
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
+        same_class: str = "negatives",
+        temperature_range: Sequence[float] | None = None,
+        diversity_is: str = "minimised",
     ) -> None:
         super().__init__()
-        self.alpha, self.temperature, self.form = alpha, temperature, form
+        self.alpha, self.form, self.same_class = alpha, form, same_class
+        self.sign = SIGNS[diversity_is]
+        self.temperature = Temperature(temperature, temperature_range)
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
@@ -57,16 +70,31 @@ class FusionLoss(nn.Module):
         targets: Tensor,
         views: tuple[Tensor, Tensor] | None,
         mix: Mix | None = None,
+        view_labels: Tensor | None = None,
     ) -> LossTerms:
-        """Return the terms: logits (B, K), targets (B,), views 2 x (B or more, P) or None."""
+        """Return the terms.
+
+        Args:
+            logits: (B, K).
+            targets: (B,).
+            views: 2 x (N, P), of the clips of all processes, or None.
+            mix: Which clips hold a second one.
+            view_labels: (N,) classes of the views' clips; None is `targets`.
+        """
         cross_entropy = self._cross_entropy(logits.float(), targets, mix)
         if views is None:
             return LossTerms(cross_entropy, cross_entropy, None, None, None)
         z_cqt, z_mel = views[0].float(), views[1].float()
-        contrast = nt_xent(z_cqt, z_mel, self.temperature, self.form)
+        labels = targets if view_labels is None else view_labels
+        how = (self.temperature(), self.form, labels, self.same_class)
+        contrast = nt_xent(z_cqt, z_mel, *how)
         agree, differ = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
-        total = cross_entropy + contrast + self.alpha * (agree + differ)
+        total = cross_entropy + contrast + self.alpha * (agree + self.sign * differ)
         return LossTerms(total, cross_entropy, contrast, agree, differ)
+
+    def state_of_learning(self) -> dict[str, float]:
+        """Return what is learned here, by name, for the history."""
+        return {} if self.temperature.place is None else {"temperature": float(self.temperature())}
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
         """Return the mean over the clips; a mixed clip counts with both of its targets."""
@@ -83,43 +111,37 @@ class FusionLoss(nn.Module):
         return (shares * losses).sum() / weights.sum()
 
 
-def nt_xent(z_cqt: Tensor, z_mel: Tensor, temperature: float, form: str = "simclr") -> Tensor:
-    """Pull the two views of a clip together, push all other clips' views away.
+class Temperature(nn.Module):
+    """A temperature, fixed or learned between two bounds that it never reaches.
+
+    low * (high / low) ** sigmoid(place): equal steps of `place` are equal ratios near the middle.
 
     Args:
-        z_cqt: One view of each clip, any length.
-        z_mel: The other view, in the same order.
-        temperature: Divides the cosine similarities.
-        form: `simclr`: each of the 2B views looks for its partner among the other 2B - 1;
-            `cross_modal`: each CQT view looks for its partner among the B Mel views.
+        value: Where it begins.
+        between: Lowest and highest; None keeps it fixed.
 
-    Shape:
-        (B, P), (B, P) -> ()
+    Raises:
+        ValueError: It does not begin between the bounds.
 
     Source:
-        `simclr`: Chen et al. 2020, equation 1. `cross_modal`: GloMER's code, one way only.
+        Learned on a log scale as by Radford et al. 2021, who clip it after each step; here it is
+        bounded smoothly, so that its gradient never vanishes at once.
     """
-    n = len(z_cqt)
-    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
-    if form == "cross_modal":
-        return F.cross_entropy(a @ b.T / temperature, torch.arange(n, device=a.device))
-    z = torch.cat([a, b])  # (2B, P)
-    similarity = z @ z.T / temperature  # (2B, 2B)
-    itself = torch.eye(2 * n, dtype=torch.bool, device=z.device)
-    partner = torch.arange(2 * n, device=z.device).roll(n)  # view i and view i + B are one clip
-    return F.cross_entropy(similarity.masked_fill(itself, float("-inf")), partner)
 
+    def __init__(self, value: float, between: Sequence[float] | None = None) -> None:
+        super().__init__()
+        self.value, self.between = value, between
+        self.place: nn.Parameter | None = None
+        if between is not None:
+            low, high = between
+            if not 0 < low < value < high:
+                raise ValueError(f"temperature {value:g} must lie between {low:g} and {high:g}")
+            part = math.log(value / low) / math.log(high / low)  # in 0..1
+            self.place = nn.Parameter(torch.tensor(math.log(part / (1 - part))))
 
-def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return 1 - mean cosine similarity of the two views: (B, P), (B, P) -> ()."""
-    return 1 - F.cosine_similarity(z_cqt, z_mel, dim=1).mean()
-
-
-def diversity(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return the mean distance of the unit views: (B, P), (B, P) -> ().
-
-    Source:
-        GloMER's code, which minimises it: whatever the name says, that pulls the views together.
-    """
-    difference = F.normalize(z_cqt, dim=1) - F.normalize(z_mel, dim=1)  # (B, P)
-    return (difference.square().sum(1) + 1e-12).sqrt().mean()  # finite slope where both agree
+    def forward(self) -> float | Tensor:
+        """Return the temperature of now."""
+        if self.place is None or self.between is None:
+            return self.value
+        low, high = self.between
+        return low * (high / low) ** self.place.sigmoid()

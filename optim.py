@@ -1,11 +1,11 @@
 """Parameter groups, one optimizer for each part of the model, and the learning-rate schedule."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, ReduceLROnPlateau
 
@@ -27,7 +27,7 @@ def build_optimizers(
     """Give each part of the model its optimizer; all of them are stepped together.
 
     Args:
-        parts: Parameters of `cqt`, `mel` and `head`.
+        parts: Parameters of `cqt`, `mel` and `head`; a branch may be missing.
         optimizer: Name for each part: adam, radam, adamw, sgd (momentum 0.9).
         lr: Learning rate of the head.
         backbone_lr_scale: Multiplies it for `cqt` and `mel`.
@@ -46,6 +46,15 @@ def build_optimizers(
         extra: dict[str, Any] = {"momentum": 0.9} if optimizer[part] == "sgd" else {}
         built.append(OPTIMIZERS[optimizer[part]](groups, lr=lr * scale, **extra))
     return built
+
+
+def clip_gradients(parameters: Iterable[nn.Parameter], longest: float | None) -> Tensor:
+    """Return the norm of all gradients together; one that is longer than allowed is shortened."""
+    trained = [p for p in parameters if p.grad is not None]
+    norm = nn.utils.get_total_norm([p.grad for p in trained if p.grad is not None])
+    if longest is not None:
+        nn.utils.clip_grads_with_norm_(trained, longest, norm)
+    return norm
 
 
 class Schedule:

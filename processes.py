@@ -28,6 +28,15 @@ def gather_views(z: Tensor) -> Tensor:
     return torch.cat(pieces)
 
 
+def gather_labels(labels: Tensor) -> Tensor:
+    """Join the classes of all processes, in the order of `gather_views`: (B,) -> (world * B,)."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return labels
+    pieces = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
+    dist.all_gather(pieces, labels.contiguous())
+    return torch.cat(pieces)
+
+
 def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
     """Return whether it is so on any process; all of them must ask."""
     if accelerator.num_processes == 1:

@@ -1,10 +1,11 @@
 """How far a training has come, and what went wrong on the way."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from checkpoints import Place
+from collapse import Alarm
 from losses import LossTerms
 
 INCIDENTS_KEPT = 20
@@ -19,12 +20,14 @@ class Progress:
     best_epoch: int = 0
     best_ua: float = -1.0
     sums: dict[str, float] = field(default_factory=dict)  # of the losses since the epoch began
+    measured: dict[str, float] = field(default_factory=dict)  # in its steps, added up likewise
     history: list[dict[str, float]] = field(default_factory=list)
     bad_in_row: int = 0  # steps skipped since the last good one
     bad_steps: int = 0  # steps skipped at all
     incidents: list[dict[str, Any]] = field(default_factory=list)  # the first of them
     repairs: list[dict[str, Any]] = field(default_factory=list)  # returns to an earlier state
     float32: list[str] = field(default_factory=list)  # parts that went on in float32
+    alarms: list[Alarm] = field(default_factory=list)  # the first of each kind
 
     @property
     def place(self) -> Place:
@@ -43,8 +46,25 @@ class Progress:
                 self.sums[name] = self.sums.get(name, 0.0) + float(value) * n
         self.sums["n"] = self.sums.get("n", 0.0) + n
 
-    def skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
-        """Note a step that was not taken, and which losses it had: their columns stay."""
+    def measure(self, values: Mapping[str, float]) -> None:
+        """Add up what is measured in a step, for its mean over the epoch's good steps."""
+        for name, value in values.items():
+            self.measured[name] = self.measured.get(name, 0.0) + value
+        self.measured["steps"] = self.measured.get("steps", 0.0) + 1
+
+    def sound(self, alarms: Sequence[Alarm]) -> list[Alarm]:
+        """Note alarms of kinds that were not heard before, and return them."""
+        heard = {alarm["what"] for alarm in self.alarms}
+        fresh = [alarm for alarm in alarms if alarm["what"] not in heard]
+        self.alarms = [*self.alarms, *fresh]
+        return fresh
+
+    def skip(
+        self, incident: dict[str, Any], terms: LossTerms, measured: Mapping[str, float]
+    ) -> None:
+        """Note a step that was not taken, and which losses and measures it had: columns stay."""
+        for name in measured:
+            self.measured.setdefault(name, 0.0)
         for name, value in terms._asdict().items():
             if value is not None:
                 self.sums.setdefault(name, 0.0)
@@ -53,19 +73,26 @@ class Progress:
         self.sums["skipped_steps"] = self.sums.get("skipped_steps", 0.0) + 1
         self.incidents = [*self.incidents, incident][:INCIDENTS_KEPT]
 
-    def close_epoch(self, rates: Mapping[str, float], dev: Mapping[str, float]) -> dict[str, float]:
-        """End the epoch and return its row of the history: mean losses, rates, dev scores."""
+    def close_epoch(
+        self,
+        rates: Mapping[str, float],
+        dev: Mapping[str, float],
+        signs: Mapping[str, float] | None = None,
+    ) -> dict[str, float]:
+        """End the epoch and return its row of the history: losses, rates, dev scores, signs."""
         sums = {"total": 0.0, **self.sums}
         n, skipped = sums.pop("n", 0.0), sums.pop("skipped_steps", 0.0)
         means = {name: value / n if n else float("nan") for name, value in sums.items()}
         self.epoch += 1
-        self.batch, self.sums = 0, {}
+        steps = self.measured.pop("steps", 0.0)
+        slopes = {k: v / steps if steps else float("nan") for k, v in self.measured.items()}
+        self.batch, self.sums, self.measured = 0, {}, {}
         record = {"epoch": self.epoch, "loss": means.pop("total"), **means}
-        record |= {**rates, **dev, "skipped_steps": int(skipped)}
+        record |= {**rates, **dev, "skipped_steps": int(skipped), **slopes, **(signs or {})}
         self.history.append(record)
         return record
 
     def trouble(self) -> dict[str, Any]:
         """Return what a reader of the scores should know."""
-        names = ("bad_steps", "incidents", "repairs", "float32")
+        names = ("bad_steps", "incidents", "repairs", "float32", "alarms")
         return {name: getattr(self, name) for name in names}

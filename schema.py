@@ -4,7 +4,7 @@ A key is accepted only where it has an effect: `ONLY_WITH` lists the keys that b
 of another key, with the value they take there when left at null.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -16,7 +16,16 @@ Count = Annotated[int, Field(ge=1)]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
-Fusion = Literal["concat", "gmu", "gmu_contrastive"]
+Fusion = Literal[
+    "concat",
+    "mean",
+    "sum",
+    "gmu",
+    "gmu_contrastive",
+    "cross_attention",
+    "cqt_only",
+    "mel_only",
+]
 
 
 class Section(BaseModel):
@@ -149,13 +158,22 @@ class ModelConfig(Section):
 
     fusion: Fusion
     fusion_hidden_dim: Width | None = None
-    """Units of the gated fusion; null is the width of the wider branch."""
+    """Units of the joined vector; null is the width of the wider branch."""
     gate_input: Literal["projected", "features"] | None = None
     """What the gate reads: tanh projections (GloMER) or features (Arevalo et al. 2017)."""
+    gate: Literal["vector", "scalar"] | None = None
+    """A gate for each unit, or one for all of them."""
     projection_dim: Width | None = None
     """Width of the views that the contrastive loss compares."""
-    cqt_backbone: str = "maxvit_base_tf_224"
-    mel_backbone: str = "mvitv2_base"
+    attention_heads: Annotated[int, Field(ge=1, le=64)] | None = None
+    """Heads of the attention between the branches; must divide the width of the joined vector."""
+    match_parameters: bool | None = None
+    """Widen the classifier (concat) or the projections (mean, sum) until the head has as many
+    parameters as that of gmu with the same settings; null is false."""
+    cqt_backbone: str | None = None
+    """timm's name; null is maxvit_base_tf_224, or no branch for mel_only."""
+    mel_backbone: str | None = None
+    """timm's name; null is mvitv2_base, or no branch for cqt_only."""
     pretrained: bool = True
     """Start from timm's weights; a branch with a weights file of its own takes that."""
     cqt_weights: str | None = None
@@ -175,16 +193,28 @@ class LossConfig(Section):
     """Weights of cross-entropy: none, or inverse to the class counts of the training split."""
     alpha: Annotated[float, Field(ge=0, le=1.5)] | None = None
     """Weight of the consistency and diversity terms."""
+    diversity: Literal["minimised", "maximised"] | None = None
+    """What is done to the distance of the views: minimised as in GloMER's code, which pulls them
+    together, or maximised, as the term's name says."""
     temperature: Positive | None = None
-    nt_xent: Literal["simclr", "cross_modal"] | None = None
-    """Negatives from both views (Chen et al. 2020) or from the other view only (GloMER's code)."""
+    temperature_range: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    """[lowest, highest]: the temperature is learned within them, from `temperature`; null keeps
+    it as it is."""
+    nt_xent: Literal["simclr", "cross_modal", "symmetric"] | None = None
+    """Who looks for its partner where: all views among all (Chen et al. 2020), the CQT views among
+    the Mel views (GloMER's code), or that and its opposite (Radford et al. 2021)."""
+    same_class: Literal["negatives", "ignored", "positives"] | None = None
+    """What other clips of a clip's class are: pushed apart as all others (NT-Xent), left out, or
+    partners as well (supervised contrastive, Khosla et al. 2020)."""
 
 
 class BranchOptimizers(Section):
     """The optimizer of each part."""
 
-    cqt: Optimizer = "adam"
-    mel: Optimizer = "radam"
+    cqt: Optimizer | None = None
+    """null is adam, or none where there is no such branch."""
+    mel: Optimizer | None = None
+    """null is radam, or none where there is no such branch."""
     head: Optimizer = "adam"
 
 
@@ -272,7 +302,12 @@ class Only(NamedTuple):
 
 
 PUBLISHED = ("iemocap", "esd", "ravdess", "emodb", "cremad")
-GATED = ("gmu", "gmu_contrastive")
+GATED = ("gmu", "gmu_contrastive", "cross_attention")
+UNGATED = tuple(fusion for fusion in get_args(Fusion) if fusion not in GATED)
+PROJECTED = ("mean", "sum", *GATED)
+CONTRASTIVE = ("gmu_contrastive",)
+READ_CQT = tuple(fusion for fusion in get_args(Fusion) if fusion != "mel_only")
+READ_MEL = tuple(fusion for fusion in get_args(Fusion) if fusion != "cqt_only")
 ONLY_WITH = {
     "corpus.manifest": Only("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Only("corpus.name", ("manifest",), False),
@@ -282,12 +317,24 @@ ONLY_WITH = {
     "augment.snr_db": Only("train.pictures", ("computed",), None),
     "augment.speed": Only("train.pictures", ("computed",), 0.0),
     "augment.pitch": Only("train.pictures", ("computed",), 0.0),
-    "model.fusion_hidden_dim": Only("model.fusion", GATED, None),
+    "model.fusion_hidden_dim": Only("model.fusion", PROJECTED, None),
     "model.gate_input": Only("model.fusion", GATED, "projected"),
-    "model.projection_dim": Only("model.fusion", ("gmu_contrastive",), 128),
-    "loss.alpha": Only("model.fusion", ("gmu_contrastive",), 0.3),
-    "loss.temperature": Only("model.fusion", ("gmu_contrastive",), 0.07),
-    "loss.nt_xent": Only("model.fusion", ("gmu_contrastive",), "simclr"),
+    "model.gate": Only("model.fusion", GATED, "vector"),
+    "model.projection_dim": Only("model.fusion", CONTRASTIVE, 128),
+    "model.attention_heads": Only("model.fusion", ("cross_attention",), 4),
+    "model.match_parameters": Only("model.fusion", ("concat", "mean", "sum"), False),
+    "model.cqt_backbone": Only("model.fusion", READ_CQT, "maxvit_base_tf_224"),
+    "model.mel_backbone": Only("model.fusion", READ_MEL, "mvitv2_base"),
+    "model.cqt_weights": Only("model.fusion", READ_CQT, None),
+    "model.mel_weights": Only("model.fusion", READ_MEL, None),
+    "loss.alpha": Only("model.fusion", CONTRASTIVE, 0.3),
+    "loss.diversity": Only("model.fusion", CONTRASTIVE, "minimised"),
+    "loss.temperature": Only("model.fusion", CONTRASTIVE, 0.07),
+    "loss.temperature_range": Only("model.fusion", CONTRASTIVE, None),
+    "loss.nt_xent": Only("model.fusion", CONTRASTIVE, "simclr"),
+    "loss.same_class": Only("model.fusion", CONTRASTIVE, "negatives"),
+    "optim.optimizer.cqt": Only("model.fusion", READ_CQT, "adam"),
+    "optim.optimizer.mel": Only("model.fusion", READ_MEL, "radam"),
     "optim.plateau_factor": Only("optim.schedule", ("plateau",), 0.1),
     "optim.plateau_patience": Only("optim.schedule", ("plateau",), 2),
     "optim.min_lr": Only("optim.schedule", ("plateau", "cosine"), 1e-6),

@@ -1,8 +1,9 @@
-"""Train the concatenation baseline: `python train.py --config configs/iemocap.yaml`."""
+"""Train a fusion without a gate, or one branch: `python train.py --config configs/iemocap.yaml`."""
 
 import sys
 
 from cli import train_command
+from schema import UNGATED
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], __doc__ or "", ["concat"], "train_gmu.py"))
+    sys.exit(train_command(sys.argv[1:], __doc__ or "", UNGATED, "train_gmu.py"))

@@ -1,8 +1,9 @@
-"""Train a gated fusion (GMU): `python train_gmu.py --config configs/iemocap_gmu.yaml`."""
+"""Train a gated fusion: `python train_gmu.py --config configs/iemocap_gmu.yaml`."""
 
 import sys
 
 from cli import train_command
+from schema import GATED
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], __doc__ or "", ["gmu", "gmu_contrastive"], "train.py"))
+    sys.exit(train_command(sys.argv[1:], __doc__ or "", GATED, "train.py"))

@@ -20,8 +20,9 @@ from engine import Trainer
 from errors import RunError
 from evaluation import Predictions, evaluate
 from files import load_tensors
+from fusion import FUSIONS, FusionOutput
 from losses import FusionLoss
-from model_gmu import FUSIONS, FusionOutput, MaxMViTGMU
+from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
 
 CPU = torch.device("cpu")

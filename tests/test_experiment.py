@@ -30,8 +30,9 @@ from errors import InputError, RunError
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from files import load_tensors, read_json
+from fusion import FUSIONS
 from locks import alone
-from model_gmu import FUSIONS, rebuild
+from model_gmu import rebuild
 from plan import make_plan, remarks
 from protocol import certify
 from run_folder import read_run

@@ -16,8 +16,9 @@ import backbones
 from backbones import check_image_size, create_backbone
 from config import load_config
 from errors import InputError, RunError
+from fusion import FUSIONS, GMU, FusionHead, FusionOutput
 from losses import FusionLoss
-from model_gmu import FUSIONS, GMU, FusionHead, FusionOutput, MaxMViTGMU, rebuild
+from model_gmu import MaxMViTGMU, rebuild
 
 SIZE = 32  # pixels
 SMALL = {
