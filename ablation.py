@@ -1,20 +1,20 @@
-"""Train the fusions on the same folds, a job for each fold and seed, and compare them.
+"""Train the fusions, or a study's variants, on the same folds, and compare them.
 
-Keys of the gate or of the contrastive loss go only to the recipes that have one. The command may be
+Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the recipes that
+have one. A study is a folder configs/ablation/STUDY of what its variants change in one recipe; each
+variant is compared with the recipe itself. The command may be
 stopped at any point and given again, also on several machines at once that share run.root: finished
 jobs are not repeated, and no two processes work on one fold.
 """
 
 import argparse
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from cli import guarded
-from config import dump_config, load_config
+from config import dump_config
 from disk import make_folder
 from errors import InputError, RunError, nearest
 from experiment import LOCK, check_run_folder, remove_run
@@ -25,33 +25,10 @@ from locks import alone
 from plan import Plan, make_plan
 from protocol import Split
 from publish import gather, publish
-from schema import ONLY_WITH, Config
 from stopping import Stop
+from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from summary import summarize
 from tables import comparison_markdown
-
-HERE = Path(os.path.relpath(Path(__file__).parent))
-ENTRIES = {"concat": "train.py", "gmu": "train_gmu.py", "gmu_contrastive": "train_gmu.py"}
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """One fusion: its file, what the command line changes in it, and the config that this gives."""
-
-    file: Path
-    overrides: Sequence[str]
-    config: Config
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config.run.root) / self.config.name
-
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        """Return the command that trains it; of a key given twice the last value counts."""
-        entry = str(HERE / ENTRIES[self.config.model.fusion])
-        recipe = ("--config", str(self.file), *self.overrides)
-        return (sys.executable, entry, *recipe, *arguments)
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
@@ -65,40 +42,18 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
     stop = Stop()
 
     def work() -> None:
-        recipes = load_recipes(configs, arguments.name, arguments.fusions, overrides)
+        recipes = _load(arguments, configs, overrides)
         if arguments.dry_run:
             _dry_run(recipes, arguments.overwrite)
             return
         jobs = _open_runs(recipes, arguments.overwrite)
         stop.begun = True
         slots = slots_for(arguments.jobs, recipes[0].config.run.device)
-        out = Path(recipes[0].config.run.root) / f"{arguments.name}_ablation"
-        _finish(recipes, run_jobs(jobs, slots), out)
+        out = Path(recipes[0].config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
+        _finish(recipes, run_jobs(jobs, slots), out, reference=0 if arguments.study else None)
 
     with stop.listening():
         return guarded(work, ["scripts/ablation.sh", *argv], stop)
-
-
-def load_recipes(
-    configs: Path, name: str, fusions: Sequence[str], overrides: Sequence[str]
-) -> list[Recipe]:
-    """Read NAME_concat.yaml or NAME.yaml, NAME_gmu.yaml and NAME_gmu_contrastive.yaml.
-
-    Raises:
-        InputError: There are no such recipes, they do not fit one another, or an override is wrong.
-    """
-    names = [file.stem.removesuffix("_gmu") for file in configs.glob("*_gmu.yaml")]
-    if name not in names:
-        raise InputError(f"there are no recipes {name!r} in {configs}: {nearest(name, names)}")
-    for override in overrides:
-        if override.startswith(("name=", "model.fusion=")):
-            raise InputError(f"{override} is set by each of the recipes: leave it out")
-        if not any(_takes(fusion, override) for fusion in fusions):
-            raise InputError(f"{override} has no effect with --fusions {' '.join(fusions)}")
-    recipes = [_load_recipe(configs, name, fusion, overrides) for fusion in fusions]
-    for recipe in recipes[1:]:
-        _check_alike(recipes[0], recipe)
-    return recipes
 
 
 def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
@@ -111,13 +66,18 @@ def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
     ]
 
 
-def conclude(folders: Sequence[Path], out: Path) -> None:
+def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> None:
     """Print the tables of the runs, and write them and the report.
+
+    Args:
+        folders: Run folders.
+        out: Folder of the tables.
+        reference: Place of the run to which the others are compared; None compares all pairs.
 
     Raises:
         InputError: The runs have not finished the same folds.
     """
-    runs, comparison = gather(folders, breakdowns=True)
+    runs, comparison = gather(folders, breakdowns=True, reference=reference)
     print(comparison_markdown(comparison))
     publish(out, runs, comparison)
 
@@ -128,7 +88,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         prog="scripts/ablation.sh", description=__doc__, allow_abbrev=False
     )
     parser.add_argument("name", metavar="NAME", help="recipes configs/NAME_*.yaml, e.g. demo")
-    parser.add_argument("--fusions", nargs="+", default=list(ENTRIES), help="default: all three")
+    parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
+    parser.add_argument("--study", choices=STUDIES, help="vary one recipe instead")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="of the study; default: all")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 a GPU")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start these runs anew")
@@ -136,53 +98,33 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
     arguments = parser.parse_intermixed_args(argv)
-    if sum(word.partition("=")[0] == "--fusions" for word in argv) > 1:
-        parser.error("--fusions must be given once")
+    for option in ("--fusions", "--study", "--only"):
+        if sum(word.partition("=")[0] == option for word in argv) > 1:
+            parser.error(f"{option} must be given once")
     if arguments.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
-    behind = [word for word in arguments.fusions if "=" in word]  # --fusions takes all it can get
+    if arguments.study and arguments.fusions:
+        parser.error("--fusions and --study are two things: give one")
+    if arguments.only and not arguments.study:
+        parser.error("--only names variants of a --study: give it, too")
+    behind = []  # --fusions and --only take all they can get
+    for option, default in (("fusions", list(FUSIONS)), ("only", [])):
+        words = getattr(arguments, option)
+        named = default if words is None else [word for word in words if "=" not in word]
+        if words is not None and (not named or len(set(named)) < len(named)):
+            parser.error(f"--{option} must name at least one, and each once")
+        behind += [word for word in words or [] if "=" in word]
+        setattr(arguments, option, named)
+    if unknown := [fusion for fusion in arguments.fusions if fusion not in FUSIONS]:
+        parser.error(f"--fusions {unknown[0]}: {nearest(unknown[0], FUSIONS)}")
     overrides = [word for word in argv if word in {*arguments.overrides, *behind}]
-    arguments.fusions = [fusion for fusion in arguments.fusions if fusion not in behind]
-    if unknown := [fusion for fusion in arguments.fusions if fusion not in ENTRIES]:
-        parser.error(f"--fusions {unknown[0]}: {nearest(unknown[0], ENTRIES)}")
-    if not arguments.fusions or len(set(arguments.fusions)) < len(arguments.fusions):
-        parser.error("--fusions must name at least one, and each once")
     return arguments, overrides
 
 
-def _takes(fusion: str, override: str) -> bool:
-    only = ONLY_WITH.get(override.partition("=")[0])
-    return only is None or only.controller != "model.fusion" or fusion in only.values
-
-
-def _load_recipe(configs: Path, name: str, fusion: str, overrides: Sequence[str]) -> Recipe:
-    file = configs / f"{name}_{fusion}.yaml"
-    if fusion == "concat" and not file.is_file():
-        file = configs / f"{name}.yaml"
-    overrides = [override for override in overrides if _takes(fusion, override)]
-    config = load_config(file, overrides)
-    if config.model.fusion != fusion:
-        raise InputError(f"{file} must have model.fusion={fusion}, got {config.model.fusion}")
-    return Recipe(file, overrides, config)
-
-
-def _check_alike(first: Recipe, second: Recipe) -> None:
-    """Refuse recipes that share a folder, or are not tested on the same folds."""
-    one, other = first.config, second.config
-    if one.name == other.name:
-        raise InputError(f"{first.file} and {second.file} have the same name {one.name}")
-    pairs = {
-        "corpus": (one.corpus, other.corpus),
-        "protocol": (one.protocol, other.protocol),
-        "run.root": (one.run.root, other.run.root),
-        "run.folds": (one.run.folds, other.run.folds),
-        "run.seeds": (one.run.seeds, other.run.seeds),
-    }
-    if differ := [key for key, (a, b) in pairs.items() if a != b]:
-        raise InputError(
-            f"{first.file} and {second.file} differ in {', '.join(differ)}: fusions are compared "
-            "on the same folds"
-        )
+def _load(arguments: argparse.Namespace, configs: Path, overrides: Sequence[str]) -> list[Recipe]:
+    if arguments.study is None:
+        return load_recipes(configs, arguments.name, arguments.fusions, overrides)
+    return load_study(configs, arguments.name, arguments.study, arguments.only, overrides)
 
 
 def _dry_run(recipes: Sequence[Recipe], overwrite: bool) -> None:
@@ -222,7 +164,9 @@ def _job(recipe: Recipe, plan: Plan, split: Split, seed: int) -> Job:
     )
 
 
-def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path) -> None:
+def _finish(
+    recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path, reference: int | None
+) -> None:
     """Sum up what is finished, compare it, and fail with a list where jobs failed."""
     problems = []
     if failures:
@@ -232,7 +176,7 @@ def _finish(recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path) -
         for recipe in recipes:
             if any(recipe.folder.glob("folds/*/metrics.json")):
                 _sum_up(recipe)
-        conclude([recipe.folder for recipe in recipes], out)
+        conclude([recipe.folder for recipe in recipes], out, reference)
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:

@@ -17,13 +17,17 @@ TESTED = ("ua", "wa")
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
 
 
-def compare(runs: Sequence[Run]) -> dict[str, Any]:
+def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]:
     """Return everything that tables and report show of several runs, ready for JSON.
 
     `runs` holds each run's summary; `config_differences` the keys that differ, with each run's
-    value; `tests` the paired tests of all pairs, exchanging speakers, and `mcnemar` those of clips,
-    one a seed. P-values are Holm-corrected over all pairs of a score, McNemar's over all pairs and
-    seeds.
+    value; `tests` the paired tests, exchanging speakers, and `mcnemar` those of clips, one a seed.
+    P-values are Holm-corrected over the pairs of a score, McNemar's over the pairs and seeds.
+
+    Args:
+        runs: At least one.
+        reference: Place of the run to which each of the others is compared; None compares all
+            pairs, of which ten runs have 45.
 
     Raises:
         InputError: The runs were not tested alike; names the key that differs.
@@ -32,12 +36,14 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
     summaries = [{**describe_run(run), "name": name} for run, name in zip(runs, names, strict=True)]
     _check_alike(summaries, runs)
     shared = {key: summaries[0][key] for key in (*SHARED, "n", "n_speakers")}
+    pairs = _pairs(names, reference)
     return {
         **shared,
         "runs": summaries,
+        "reference": None if reference is None else names[reference],
         "config_differences": config_differences(runs, names),
-        "tests": _paired_tests(runs, names),
-        "mcnemar": _mcnemar_tests(runs, names),
+        "tests": _paired_tests(runs, names, pairs),
+        "mcnemar": _mcnemar_tests(runs, names, pairs),
         "made_with": _made_with(runs),
     }
 
@@ -45,14 +51,17 @@ def compare(runs: Sequence[Run]) -> dict[str, Any]:
 def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return {key: {run: value}} of the keys whose values differ.
 
-    Keys of one choice of another key that differs itself (`loss.alpha` with `model.fusion`) are
-    shown only if two runs that have them disagree.
+    A key of one choice of another key (`loss.alpha` with `model.fusion`) has values of the runs of
+    that choice alone, and is shown only if two of them disagree.
     """
     found = {}
     for key in runs[0].config:
-        values = {name: run.config.get(key) for name, run in zip(names, runs, strict=True)}
-        given = [v for v in values.values() if v is not None or key not in ONLY_WITH]
-        if not key.startswith(NOT_COMPARED) and len(set(map(str, given))) > 1:
+        values = {
+            name: run.config.get(key)
+            for name, run in zip(names, runs, strict=True)
+            if _has_effect(key, run.config)
+        }
+        if not key.startswith(NOT_COMPARED) and len(set(map(str, values.values()))) > 1:
             found[key] = values
     return found
 
@@ -71,6 +80,11 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"a run is named twice: {', '.join(names)}; name each once")
     return names
+
+
+def _has_effect(key: str, config: Mapping[str, Any]) -> bool:
+    only = ONLY_WITH.get(key)
+    return only is None or config.get(only.controller) in only.values
 
 
 def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
@@ -116,25 +130,37 @@ def _explain_certificates(runs: Sequence[Run]) -> str:
     return f"\n  clips: {clips}; folds that differ: {', '.join(differ) or 'none'}"
 
 
-def _paired_tests(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
+def _pairs(names: Sequence[str], reference: int | None) -> list[tuple[str, str]]:
+    """Return who is compared with whom: all, or each of the others with the reference."""
+    if reference is None:
+        return list(combinations(names, 2))
+    return [(name, names[reference]) for name in names if name != names[reference]]
+
+
+def _paired_tests(
+    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
     counts = {name: by_speaker(run) for name, run in zip(names, runs, strict=True)}
     found = []
     for metric in TESTED:
         tests = [
             {"a": a, "b": b, "metric": metric, **paired_test(counts[a], counts[b], score)._asdict()}
             for score in (SCORES[metric],)
-            for a, b in combinations(names, 2)
+            for a, b in pairs
         ]
         adjusted = holm([test["p"] for test in tests])
         found += [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
     return found
 
 
-def _mcnemar_tests(runs: Sequence[Run], names: Sequence[str]) -> list[dict[str, Any]]:
+def _mcnemar_tests(
+    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    by_name = dict(zip(names, runs, strict=True))
     found = []
-    for (a, run_a), (b, run_b) in combinations(zip(names, runs, strict=True), 2):
-        for seed in run_a.seeds:
-            one, other = run_a.of_seed(seed), run_b.of_seed(seed)
+    for a, b in pairs:
+        for seed in runs[0].seeds:
+            one, other = by_name[a].of_seed(seed), by_name[b].of_seed(seed)
             test = mcnemar(one.preds == one.targets, other.preds == other.targets)
             found.append({"a": a, "b": b, "seed": seed, **test._asdict()})
     adjusted = holm([test["p"] for test in found])

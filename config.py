@@ -31,7 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     for file, mapping in _read_with_parents(Path(path), ()):
         _merge(values, mapping, str(file), sources)
     for override in overrides:
-        _merge(values, _parse_override(override), "the command line", sources)
+        _merge(values, parse_override(override), "the command line", sources)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -109,7 +109,12 @@ _Loader.add_implicit_resolver(  # YAML 1.1 wants "1.0e-3"; people write "1e-3"
 )
 
 
-def _read_yaml(text: str, source: str) -> Any:
+def read_yaml(text: str, source: str) -> Any:
+    """Return what YAML says.
+
+    Raises:
+        InputError: It is not valid; names `source`.
+    """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
@@ -129,7 +134,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
         raise InputError(f"config files inherit in a circle: {chain}")
     if len(seen) > MAX_PARENTS:
         raise InputError(f"{path}: more than {MAX_PARENTS} files inherit from one another")
-    mapping = _read_yaml(text, str(path))
+    mapping = read_yaml(text, str(path))
     if not isinstance(mapping, dict):
         raise InputError(f"{path} must hold `section:` blocks, got {type(mapping).__name__}")
     base = mapping.pop("base", None)
@@ -140,13 +145,21 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
     yield path, mapping
 
 
-def _parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, Any]:
+    """Return `section.key=value` as nested sections.
+
+    Raises:
+        InputError: It is not written so.
+
+    >>> parse_override("optim.optimizer={cqt: sgd}")
+    {'optim': {'optimizer': {'cqt': 'sgd'}}}
+    """
     key, equals, value = text.partition("=")
     if not equals or not key or "" in key.split(".") or key.count(".") > MAX_DEPTH:
         raise InputError(f"an override is written section.key=value, got {brief(text)}")
     if len(text) > MAX_CONFIG:
         raise InputError(f"the override {brief(text)} is longer than {MAX_CONFIG} characters")
-    nested: Any = _read_yaml(value, f"the value of {cut(key)}")
+    nested: Any = read_yaml(value, f"the value of {cut(key)}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return nested

@@ -17,7 +17,10 @@ from tables import STAMP, comparison_latex, comparison_markdown, identity
 
 
 def gather(
-    folders: Sequence[Path], breakdowns: bool = False, robustness: bool = False
+    folders: Sequence[Path],
+    breakdowns: bool = False,
+    robustness: bool = False,
+    reference: int | None = None,
 ) -> tuple[list[Run], dict[str, Any]]:
     """Read runs and compare them.
 
@@ -26,20 +29,21 @@ def gather(
         breakdowns: Also break the scores down, and measure calibration.
         robustness: Also test the frozen weights on changed recordings: reads the test audio and
             adds to each run's ledger.
+        reference: See `comparison.compare`.
 
     Raises:
         InputError: The runs were not tested alike, or the corpus is not at hand for `robustness`.
         RunError: A file of a run is damaged.
     """
     runs = [read_run(folder) for folder in folders]
-    comparison = compare(runs)  # refuses before anything is measured
+    comparison = compare(runs, reference)  # refuses before anything is measured
     named = list(zip(run_names(runs), runs, strict=True))
     extra: dict[str, dict[str, Any]] = {}
     if robustness:
         extra["robustness"] = {name: measure_robustness(run) for name, run in named}
         for folder in folders:
             summarize(folder)  # it shows how often test data were read
-        comparison = compare(runs)
+        comparison = compare(runs, reference)
     if breakdowns:
         extra["breakdown"] = {name: breakdown(run) for name, run in named}
     return runs, {**comparison, **extra}

@@ -1,11 +1,13 @@
 """A comparison as Markdown and as LaTeX, in percent, ready to paste."""
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from errors import printable
 from ledger import second_looks
+from schema import ONLY_WITH
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
@@ -87,11 +89,12 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 def pairs_caption(comparison: Comparison) -> str:
     """Return how the paired tests were made, and what they can find at best."""
-    tests = comparison["tests"]
+    tests, reference = comparison["tests"], comparison.get("reference")
     n = len([test for test in tests if test["metric"] == "ua"])
+    whom = "" if reference is None else f", each run with {in_code(reference)}"
     return (
-        f"Paired tests on the same clips: points of difference with 95 % interval; p by exchanging "
-        f"whole speakers, corrected for {n} comparison{'s' * (n > 1)} (Holm); with "
+        f"Paired tests on the same clips{whom}: points of difference with 95 % interval; p by "
+        f"exchanging whole speakers, corrected for {n} comparison{'s' * (n > 1)} (Holm); with "
         f"{tests[0]['n_speakers']} speakers no p is below {p_value(tests[0]['smallest_p'])}. "
         "McNemar takes clips as independent, which those of a speaker are not; of several seeds "
         "its largest p is shown."
@@ -241,13 +244,24 @@ def in_code(text: str) -> str:
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:
-    """Return the config keys that differ between two runs, with their values."""
-    words = [
-        f"{key}: {values[a]} / {values[b]}"
-        for key, values in comparison["config_differences"].items()
-        if values[a] != values[b]
-    ]
+    """Return the config keys that differ between two runs, with their values; – is no effect.
+
+    What one of them cannot have is a difference only where the other has not its usual value.
+    """
+    words = []
+    for key, values in comparison["config_differences"].items():
+        both = a in values and b in values
+        usual = None if both or key not in ONLY_WITH else ONLY_WITH[key].default
+        if values.get(a, usual) != values.get(b, usual):
+            words.append(f"{key}: {_setting(values, a)} / {_setting(values, b)}")
     return ", ".join(words) or "nothing"
+
+
+def _setting(values: Mapping[str, Any], run: str) -> str:
+    """Return a value as a recipe has it."""
+    if run not in values:
+        return "–"
+    return values[run] if isinstance(values[run], str) else json.dumps(values[run])
 
 
 def _latex(above: str, head: Sequence[str], rows: Rows) -> str:

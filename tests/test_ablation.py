@@ -74,7 +74,7 @@ def run(configs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Sai
     monkeypatch.setattr(sys, "executable", str(fake))
     monkeypatch.setattr(jobs, "TICK", 0.01)
     monkeypatch.setattr(ablation, "summarize", lambda run: None)
-    monkeypatch.setattr(ablation, "conclude", lambda runs, out: None)
+    monkeypatch.setattr(ablation, "conclude", lambda runs, out, reference: None)
 
     def call(*arguments: str) -> Said:
         log = tmp_path / "calls"
@@ -163,7 +163,7 @@ def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
         (["tiny", "--fusions", "optim.lr=1"], "at least one"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
-        (["tiny", "model={fusion: gmu}"], "must have model.fusion=concat, got gmu"),
+        (["tiny", "model={fusion: gmu}"], "is set by each"),
         (["tiny", "corpus.root=/nowhere/at/all"], "there is no folder /nowhere/at/all"),
         (["tiny", "run.folds=[1,9]"], "9"),
     ],
@@ -227,8 +227,8 @@ def test_a_failed_job_stops_no_other_and_is_listed(run, tmp_path: Path, monkeypa
     summed_up, concluded = [], []
     monkeypatch.setattr(ablation, "summarize", lambda run: summed_up.append(run.name))
 
-    def refuse(runs: list[Path], out: Path) -> None:
-        concluded.append(([run.name for run in runs], out))
+    def refuse(runs: list[Path], out: Path, reference: int | None) -> None:
+        concluded.append(([run.name for run in runs], out, reference))
         raise InputError("these runs cannot stand in one table")
 
     monkeypatch.setattr(ablation, "conclude", refuse)
@@ -242,7 +242,7 @@ def test_a_failed_job_stops_no_other_and_is_listed(run, tmp_path: Path, monkeypa
     assert "tiny_gmu is broken" in log.read_text()
     assert summed_up == ["tiny_concat", "tiny_gmu_contrastive"]
     names = ["tiny_concat", "tiny_gmu", "tiny_gmu_contrastive"]
-    assert concluded == [(names, tmp_path / "runs" / "tiny_ablation")]
+    assert concluded == [(names, tmp_path / "runs" / "tiny_ablation", None)]
     monkeypatch.delenv("BROKEN")
     again = run("tiny", "run.seeds=[0,1]")
     assert {call[0] for call in grid_of(again.calls)} == {"tiny_gmu"} and len(again.calls) == 2
