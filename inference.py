@@ -1,10 +1,14 @@
 """A finished fold labels recordings of your own: its folder rebuilds model and pictures."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from audio import BadAudio, read_audio
@@ -13,8 +17,10 @@ from features import Images, SpectrogramImages
 from files import damaged, load_tensors, tensor_shapes
 from model_card import ModelCard, read_card
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
+from run_folder import FoldResult
 
 CROPS_AT_ONCE = 16  # of a long recording
+NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,7 @@ class FoldModel:
         self.device = torch.device(device)
         try:
             self.images = SpectrogramImages(**card.features.model_dump()).to(self.device)
-            self.model = _rebuild(folder, card).to(self.device)
+            self.model = frozen_model(folder, card).to(self.device)
         except RunError:
             raise
         except (InputError, RuntimeError, TypeError) as error:
@@ -98,8 +104,14 @@ class FoldModel:
         return [self.model(*some) for some in zip(*views, strict=True)]
 
 
-def _rebuild(folder: Path, card: ModelCard) -> MaxMViTGMU:
-    """Read the weights only after their shapes are those of the model that the card describes."""
+def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
+    """Return the model of a fold, as it was tested.
+
+    The weights are read only after their shapes are those of the model that the card describes.
+
+    Raises:
+        RunError: They are not, or a file is damaged.
+    """
     file, settings = folder / "model.safetensors", card.of_model()
     if reason := misfit(settings, tensor_shapes(file)):
         reason = f"model.json and model.safetensors are not of one model: {reason}"
@@ -108,6 +120,51 @@ def _rebuild(folder: Path, card: ModelCard) -> MaxMViTGMU:
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise damaged(file, f"NaN or infinite: {', '.join(broken[:3])}", remove=folder)
     return rebuild(settings, weights)
+
+
+def weights_digest(folder: Path) -> str:
+    """Return the SHA-256 of the weights of a fold.
+
+    Raises:
+        RunError: They cannot be read.
+    """
+    file = folder / "model.safetensors"
+    try:
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise damaged(file, error, remove=folder) from error
+
+
+def chosen_device(config: Mapping[str, Any]) -> str:
+    """Return where frozen weights of a run are evaluated; config has dotted keys."""
+    return "cuda" if torch.cuda.is_available() and config["run.device"] == "auto" else "cpu"
+
+
+def check_same_classes(one: FoldResult, preds: NDArray, precision: str, clips: str) -> None:
+    """Refuse predictions on unchanged test clips that are not those of predictions.csv.
+
+    Args:
+        one: The fold.
+        preds: (N,) class indices, in the order of predictions.csv.
+        precision: Of the training: where its rounding may have decided, either class will do.
+        clips: What they are, for the message.
+
+    Raises:
+        RunError: A clip gets another class.
+    """
+    first, second = np.sort(one.test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
+    sure = first - second > NEAR_TIE[precision]
+    other = np.flatnonzero(sure & (preds != one.test.preds))
+    if len(other):
+        i = other[0]
+        there, now = one.classes[one.test.preds[i]], one.classes[preds[i]]
+        raise RunError(
+            f"{len(other)} of {len(preds)} {clips} get another class than in "
+            f"{one.folder / 'predictions.csv'} (the first is {one.test.utterances[i]}: {there} "
+            f"there, {now} now): the corpus or the code changed since the run; use those that it "
+            "was made with, or train anew"
+        )
 
 
 def label_table(labels: Sequence[Label]) -> str:

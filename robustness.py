@@ -1,6 +1,5 @@
 """What frozen weights make of test clips that were changed: noise, level, telephone, speed."""
 
-import hashlib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from audio import BadAudio, in_parallel, read_audio
 from augment import augment_waveform
 from errors import InputError, RunError
 from files import damaged, read_json, write_json
-from inference import FoldModel
+from inference import FoldModel, check_same_classes, chosen_device, weights_digest
 from ledger import note
 from metrics import SCORES
 from run_folder import FoldResult, Run
@@ -26,7 +25,6 @@ from tables import markdown_table, percent, with_interval
 FILE = "robustness.json"
 AT_ONCE = 16  # clips
 MU = 255  # of G.711
-NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities
 
 
 class Condition(NamedTuple):
@@ -73,7 +71,7 @@ def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
     """
     path = run.folder / FILE
     stored = _stored(path)
-    digests = {_name(one): _digest(one.folder) for one in run.folds}
+    digests = {_name(one): weights_digest(one.folder) for one in run.folds}
     folds = {
         name: entry
         for name, entry in stored["folds"].items()
@@ -182,13 +180,6 @@ def _name(one: FoldResult) -> str:
     return f"fold {one.fold} seed {one.seed}"
 
 
-def _digest(folder: Path) -> str:
-    try:
-        return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
-    except OSError as error:
-        raise damaged(folder / "model.safetensors", error, remove=folder) from error
-
-
 def _stored(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"folds": {}}
@@ -232,8 +223,7 @@ def _input_rate(run: Run) -> int:
 
 def _measure(run: Run, one: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
     """Evaluate one fold and seed under all conditions."""
-    device = "cuda" if torch.cuda.is_available() and run.config["run.device"] == "auto" else "cpu"
-    model = FoldModel(one.folder, device)
+    model = FoldModel(one.folder, chosen_device(run.config))
     card = read_json(one.folder / "model.json")
     lists = one.test.targets.tolist(), one.test.speakers.tolist()
     speakers: list[str] = []
@@ -244,7 +234,7 @@ def _measure(run: Run, one: FoldResult, files: Mapping[str, Path], bar: tqdm) ->
         note(run.folder, card, len(one.test.utterances), one.folder, "robustness", why)
         preds = _predict(model, one, files, condition, bar)
         if condition.kind == "clean":
-            _check_clean(run, one, preds)
+            check_same_classes(one, preds, run.config["train.precision"], "clean test clips")
         names, each = speaker_confusions(lists[0], preds.tolist(), lists[1], len(one.classes))
         speakers, confusions[condition.name] = names.tolist(), each.tolist()
     return {"speakers": speakers, "confusions": confusions}
@@ -270,21 +260,6 @@ def _predict(
         preds.append(model.probs(clips).argmax(1).numpy())
         bar.update(len(clips))
     return np.concatenate(preds)
-
-
-def _check_clean(run: Run, one: FoldResult, preds: NDArray) -> None:
-    first, second = np.sort(one.test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
-    sure = first - second > NEAR_TIE[run.config["train.precision"]]
-    other = np.flatnonzero(sure & (preds != one.test.preds))
-    if len(other):
-        i = other[0]
-        there, now = one.classes[one.test.preds[i]], one.classes[preds[i]]
-        raise RunError(
-            f"{len(other)} of {len(preds)} clean test clips get another class than in "
-            f"{one.folder / 'predictions.csv'} (the first is {one.test.utterances[i]}: {there} "
-            f"there, {now} now): the corpus or the code changed since the run; use those that it "
-            "was made with, or train anew"
-        )
 
 
 def _scores(run: Run, folds: Mapping[str, Any]) -> list[dict[str, Any]]:
