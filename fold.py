@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from batches import EvalBatches, TrainBatches
+from batches import EvalBatches
 from checkpoints import Checkpoints
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
@@ -26,16 +27,23 @@ from files import copy_file, load_tensors, read_json, write_csv, write_json
 from job import FoldJob
 from ledger import note
 from locks import alone
-from losses import FusionLoss
 from model_gmu import MaxMViTGMU
-from optim import Schedule, build_optimizers
+from progress import Progress
 from records import score, write_metrics, write_model_card, write_predictions
-from schema import Config
 from stopping import Stop
 from store import FeatureStore
 from tracking import Tracker
+from trainers import build_model, build_trainer, share_of, train_batches
 
 log = logging.getLogger(__name__)
+
+
+class Training(NamedTuple):
+    """A model with all that trains it."""
+
+    model: MaxMViTGMU
+    trainer: Trainer
+    loader: DataLoader | PictureLoader  # of the training split
 
 
 def run_fold(
@@ -74,15 +82,8 @@ def _train_and_test(
         "%s: train %d, dev %d, test %d clips", job.name, *(len(p) for _, p in job.split.parts())
     )
     start = time.monotonic()
-    torch.manual_seed(job.chance)
-    train = make_dataset(job, store, job.split.train, training=True)
-    model = build_model(job.config, len(job.classes), store.record[0])
-    if job.config.train.normalize:
-        model.set_normalization(_statistics(job, store, train))
-    trainer = build_trainer(job, model, train.targets, accelerator, stop)
-    loader = _train_loader(job, train, store, accelerator)
+    model, trainer, _ = train_fold(job, folder, store, accelerator, stop)
     checkpoints = Checkpoints(folder / "state")
-    _fit(trainer, job, loader, folder, store, checkpoints)
     best = checkpoints.best(trainer.progress.best_epoch)
     model.load_state_dict(load_tensors(best))
     if accelerator.is_main_process:
@@ -93,6 +94,46 @@ def _train_and_test(
         if accelerator.is_main_process:
             checkpoints.remove()
     accelerator.free_memory()
+
+
+def train_fold(
+    job: FoldJob,
+    folder: Path,
+    store: FeatureStore,
+    accelerator: Accelerator,
+    stop: Stop,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Training:
+    """Train on the train split and select on dev, or go on with it; no test clip is looked at.
+
+    Args:
+        job: What to train.
+        folder: Gets history, curves, and in its folder `state` the states and the best weights.
+        store: Holds the pictures.
+        accelerator: Device and processes.
+        stop: Says when to end early.
+        watch: Gets the progress after each epoch, before its state is saved; may raise.
+
+    Raises:
+        RunError: Training diverged or a file could not be written; the last state is kept.
+        KeyboardInterrupt: The process was asked to end; the state is saved.
+    """
+    training = prepare(job, store, accelerator, stop)
+    _fit(training, job, folder, store, watch)
+    return training
+
+
+def prepare(
+    job: FoldJob, store: FeatureStore, accelerator: Accelerator, stop: Stop | None = None
+) -> Training:
+    """Build a fold's model and its trainer, before the first step."""
+    torch.manual_seed(job.chance)
+    train = make_dataset(job, store, job.split.train, training=True)
+    model = build_model(job.config, len(job.classes), store.record[0])
+    if job.config.train.normalize:
+        model.set_normalization(_statistics(job, store, train))
+    trainer = build_trainer(job, model, train.targets, accelerator, stop)
+    return Training(model, trainer, _train_loader(job, train, store, accelerator))
 
 
 def _statistics(
@@ -110,58 +151,6 @@ def _statistics(
         clips = named(bad.tolist(), job.names(job.split.train))
         raise Diverged("normalization", [DATA], clips).because((), "")
     return found
-
-
-def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
-    """Build the model of a config for pictures of so many channels."""
-    model = MaxMViTGMU(n_classes, n_channels=n_channels, **config.model.model_dump())
-    if config.train.channels_last:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
-
-
-def build_trainer(
-    job: FoldJob,
-    model: MaxMViTGMU,
-    train_targets: Tensor,
-    accelerator: Accelerator,
-    stop: Stop | None = None,
-) -> Trainer:
-    """Give the model its loss, optimizers and schedule."""
-    config, optim = job.config, job.config.optim
-    loss = _build_loss(config, train_targets, len(job.classes)).to(accelerator.device)
-    parts = model.to(accelerator.device).parts()
-    optimizers = build_optimizers(
-        {**parts, "head": [*parts["head"], *loss.parameters()]},
-        optim.optimizer.model_dump(exclude_none=True),
-        optim.lr,
-        optim.backbone_lr_scale,
-        optim.weight_decay,
-    )
-    n_batches = len(_train_batches(job, len(job.split.train), accelerator))
-    steps_per_epoch = -(-n_batches // config.train.accumulate)
-    schedule = Schedule(
-        optimizers,
-        optim.schedule,
-        n_steps=steps_per_epoch * config.train.epochs,
-        n_warmup=round(steps_per_epoch * (optim.warmup_epochs or 0)),
-        factor=optim.plateau_factor or 0.1,
-        patience=optim.plateau_patience or 0,
-        min_lr=optim.min_lr or 0.0,
-    )
-    return Trainer(
-        model,
-        loss,
-        optimizers,
-        schedule,
-        accelerator,
-        job.chance,
-        config.train.accumulate,
-        config.train.clip_grad_norm,
-        config.train.max_bad_steps,
-        {part: job.names(utterances) for part, utterances in job.split.parts()},
-        stop,
-    )
 
 
 def make_dataset(
@@ -183,7 +172,7 @@ def _train_loader(
 ) -> DataLoader | PictureLoader:
     """Return the batches of the training split, from the store or from waveforms."""
     config, device = job.config, accelerator.device
-    batches = _train_batches(job, len(train), accelerator)
+    batches = train_batches(job, len(train), accelerator)
     if config.train.pictures == "stored":
         return build_loader(train, batches, device, config.run.workers)
     images = SpectrogramImages(**store.settings)
@@ -200,42 +189,15 @@ def _train_loader(
     return PictureLoader(loader, images, _picture_augment(job), device)
 
 
-def _build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
-    weights = None
-    if config.loss.class_weights == "balanced":
-        counts = torch.bincount(targets, minlength=n_classes)
-        weights = len(targets) / (n_classes * counts.clamp_min(1))  # (K,)
-    loss = config.loss
-    return FusionLoss(
-        loss.alpha or 0.0,  # null where the fusion has no views, and then unused
-        loss.temperature or 1.0,
-        loss.nt_xent or "simclr",
-        loss.label_smoothing,
-        weights,
-        loss.same_class or "negatives",
-        loss.temperature_range,
-        loss.diversity or "minimised",
-    )
-
-
-def _train_batches(job: FoldJob, n: int, accelerator: Accelerator) -> TrainBatches:
-    size, rank, world = _share(job, accelerator)
-    return TrainBatches(n, size, job.chance, rank, world)
-
-
-def _share(job: FoldJob, accelerator: Accelerator) -> tuple[int, int, int]:
-    return job.config.train.batch_size, accelerator.process_index, accelerator.num_processes
-
-
 def _fit(
-    trainer: Trainer,
+    training: Training,
     job: FoldJob,
-    loader: DataLoader | PictureLoader,
     folder: Path,
     store: FeatureStore,
-    checkpoints: Checkpoints,
+    watch: Callable[[Progress], None],
 ) -> None:
     """Train, or go on with it, and write history and curves."""
+    _, trainer, loader = training
     config, accelerator = job.config.train, trainer.accelerator
     dev = _eval_loader(job, store, job.split.dev, accelerator)
     tracker = Tracker(folder, job.classes)
@@ -244,6 +206,7 @@ def _fit(
         history = trainer.progress.history
         write_csv(folder / "history.csv", list(record), [list(row.values()) for row in history])
         tracker.log_epoch(record, np.array(score(found, job)["confusion"]), found.gate)
+        watch(trainer.progress)
 
     bar = tqdm(
         total=config.epochs * len(loader),
@@ -257,7 +220,7 @@ def _fit(
             dev,
             config.epochs,
             config.patience,
-            checkpoints,
+            Checkpoints(folder / "state"),
             config.checkpoint_minutes,
             after_epoch,
             bar,
@@ -267,7 +230,7 @@ def _fit(
 def _eval_loader(
     job: FoldJob, store: FeatureStore, utterances: Sequence[Utterance], accelerator: Accelerator
 ):
-    size, rank, world = _share(job, accelerator)
+    size, rank, world = share_of(job, accelerator)
     dataset = make_dataset(job, store, utterances)
     batches = EvalBatches(len(dataset), size, rank, world)
     return build_loader(dataset, batches, accelerator.device, job.config.run.workers)

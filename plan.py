@@ -1,5 +1,7 @@
 """All that is settled before anything is trained: the clips, their parts, the certificate."""
 
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,6 +12,7 @@ from audio import Recording
 from corpora import Utterance, read_corpus
 from errors import InputError
 from fingerprint import Copy, near_copies
+from leakage import Gate, check
 from protocol import (
     LabelSet,
     Split,
@@ -24,6 +27,7 @@ from protocol import (
 )
 from recordings import hear
 from schema import Config
+from splits import check_train_classes
 from tables import STAMP
 
 
@@ -38,6 +42,7 @@ class Plan:
     bad: Mapping[Path, str]  # left out: {path: reason}
     splits: Sequence[Split]
     certificate: Mapping[str, Any]
+    without_test: bool = False  # see `make_tuning_plan`
 
     @cached_property
     def hashes(self) -> dict[Path, str]:
@@ -60,6 +65,45 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
     Raises:
         InputError: Whatever is wrong with the corpus, the labels, the audio, the folds, or a leak.
     """
+    labels, utterances = _read(config)
+    paths = [utterance.path for utterance in utterances]
+    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
+    return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
+
+
+def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
+    """Plan one fold of which no test clip is opened: split by metadata, then hear the others.
+
+    Train and dev are those of `make_plan`, except where audio that is bad and left out
+    (`corpus.on_bad_audio: skip`) would move speakers between the folds.
+
+    Args:
+        config: `run.folds` names the one fold.
+        keep: Remember what was heard, in `run.store`.
+        with_dev: False leaves out the dev clips likewise.
+
+    Raises:
+        InputError: As for `make_plan`; or the split depends on the recordings themselves.
+    """
+    if config.protocol.split == "random-utterance":
+        raise InputError(
+            "random-utterance keeps copies of a recording together, so all clips must be heard "
+            "before they are split, the test clips too: take another protocol.split, e.g. "
+            "speaker-k-fold"
+        )
+    if config.run.folds is None or len(config.run.folds) != 1:
+        raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
+    labels, utterances = _read(config)
+    whole = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
+    split = replace(whole, test=(), dev=whole.dev if with_dev else ())
+    parts = [*split.train, *split.dev]
+    paths = [utterance.path for utterance in parts]
+    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
+    return leave_out(Plan(config, labels, parts, recordings, {}, [split], {}, True), bad)
+
+
+def _read(config: Config) -> tuple[LabelSet, list[Utterance]]:
+    """Read what the corpus says of its clips, and choose labels; no audio is opened."""
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
@@ -68,9 +112,7 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
     utterances = select_labels(
         found, labels, corpus.subset, corpus.expect_published_counts or False
     )
-    paths = [utterance.path for utterance in utterances]
-    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
-    return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
+    return labels, list(utterances)
 
 
 def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
@@ -81,7 +123,7 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
             f"{len(bad)} audio files cannot be used:\n{listed}\n"
             "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
         )
-    if plan.splits and not bad:
+    if plan.certificate and not bad:
         return plan
     plan = replace(
         plan,
@@ -91,7 +133,9 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
     )
     _check_classes(plan)
     copies = near_copies({one.hash: one.words for one in plan.recordings.values()})
-    splits = _split(plan, copies)
+    if plan.without_test:
+        return _settle_untested(plan, copies)
+    splits = _split(plan.config, plan.utterances, plan.hashes, copies)
     plan = replace(plan, splits=splits, certificate=_certify(plan, splits, copies))
     plan.wanted()  # a fold that does not exist is refused before anything is computed
     return plan
@@ -127,22 +171,51 @@ def _check_classes(plan: Plan) -> None:
         )
 
 
-def _split(plan: Plan, copies: Sequence[Copy]) -> list[Split]:
-    protocol = plan.config.protocol
+def _settle_untested(plan: Plan, copies: Sequence[Copy]) -> Plan:
+    """Leave bad audio out of a fold without test, and check that train and dev are apart."""
+    (split,) = plan.splits
+    train, dev = (
+        tuple(one for one in part if one.path in plan.recordings)
+        for part in (split.train, split.dev)
+    )
+    split = replace(split, train=train, dev=dev)
+    check_train_classes([split])
+    refuse_near = plan.config.protocol.near_identical == "refuse"
+    gate = Gate(False, False, False, refuse_near, untested=True)
+    results, leaks = check([split], plan.hashes, copies, gate)
+    if leaks:
+        raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
+    heard = sorted(
+        [name, one.id, one.label, one.speaker, plan.hashes[one.path]]
+        for name, part in split.parts()
+        for one in part
+    )
+    digest = hashlib.sha256(json.dumps(heard).encode()).hexdigest()[:10]
+    facts = {"protocol": _name(plan), "fold": split.fold, "without": "test", "checks": results}
+    return replace(plan, splits=[split], certificate={"id": digest, **facts})
+
+
+def _split(
+    config: Config,
+    utterances: Sequence[Utterance],
+    hashes: Mapping[Path, str],
+    copies: Sequence[Copy],
+) -> list[Split]:
+    protocol = config.protocol
     splits = make_splits(
-        plan.utterances,
+        utterances,
         protocol.split,
         protocol.dev,
         protocol.n_folds,
-        group_recordings(plan.hashes, copies),
+        group_recordings(hashes, copies),
         protocol.allow_speaker_overlap,
     )
     return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
 
 
-def _certify(plan: Plan, splits: Sequence[Split], copies: Sequence[Copy]) -> dict[str, Any]:
+def _name(plan: Plan) -> str:
     protocol = plan.config.protocol
-    name = protocol_id(
+    return protocol_id(
         plan.labels.name,
         protocol.split,
         protocol.dev,
@@ -150,10 +223,14 @@ def _certify(plan: Plan, splits: Sequence[Split], copies: Sequence[Copy]) -> dic
         protocol.n_folds,
         protocol.text_groups,
     )
+
+
+def _certify(plan: Plan, splits: Sequence[Split], copies: Sequence[Copy]) -> dict[str, Any]:
+    protocol = plan.config.protocol
     return certify(
         splits,
         plan.hashes,
-        name,
+        _name(plan),
         protocol.allow_speaker_overlap,
         copies,
         protocol.near_identical == "refuse",
