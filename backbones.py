@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from errors import InputError, RunError, nearest
 
 HUB_TIMEOUT = 5  # seconds to find out whether the hub answers
+BEHIND_TOKENS = ("head", "fc_norm", "attn_pool")  # timm's names
 
 default_cfgs = generate_default_cfgs(  # timm looks for this name
     {"mvitv2_micro.untrained": {"first_conv": "patch_embed.proj", "classifier": "head.fc"}}
@@ -83,19 +84,52 @@ def create_backbone(
 def tokens(model: nn.Module, pictures: Tensor) -> Tensor:
     """Return what a backbone sees at each place, before pooling: (B, C, H, W) -> (B, N, D).
 
+    D is the model's `num_features`; class tokens are left out.
+
     Raises:
-        InputError: The model has no tokens of width `num_features`.
+        ValueError: The model has no such tokens, see `check_tokens`.
     """
     found = model.forward_features(pictures)  # type: ignore[operator]
     width = model.num_features
-    if found.ndim == 4:  # a map: channels first (convolutions, MaxViT) or last (Swin)
-        found = found.flatten(2).mT if found.shape[1] == width else found.flatten(1, 2)
-    if found.ndim != 3 or found.shape[2] != width:
+    shape = tuple(getattr(found, "shape", ()))
+    if len(shape) == 4 and shape[1] == width:  # (B, D, H, W): MaxViT and other convolutions
+        found = found.flatten(2).mT
+    elif len(shape) == 4 and shape[3] == width:  # (B, H, W, D): Swin
+        found = found.flatten(1, 2)
+    elif len(shape) != 3 or shape[2] != width:
+        raise ValueError(f"gives {shape or type(found).__name__} before pooling")
+    return found[:, getattr(model, "num_prefix_tokens", 0) :]
+
+
+def drop_head(model: nn.Module) -> nn.Module:
+    """Remove what follows a backbone's tokens: nothing would train its weights."""
+    for name, _ in list(model.named_children()):
+        if name in BEHIND_TOKENS:
+            setattr(model, name, nn.Identity())
+    return model
+
+
+def check_tokens(name: str, image_size: int, key: str) -> None:
+    """Refuse a model that fits but has no tokens, without memory or arithmetic.
+
+    Args:
+        name: timm's name of the model.
+        image_size: Pixels, height and width.
+        key: `cqt` or `mel`, for messages.
+
+    Raises:
+        InputError: It has none.
+    """
+    check_image_size(name, image_size, key)
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
+            tokens(model, torch.zeros(1, 3, image_size, image_size))
+    except ValueError as error:
         raise InputError(
-            f"{type(model).__name__} gives {tuple(found.shape)} before pooling: cross_attention "
-            f"needs tokens of width {width}; use a model of the MaxViT or MViTv2 family"
-        )
-    return found[:, getattr(model, "num_prefix_tokens", 0) :]  # without class tokens
+            f"model.{key}_backbone={name!r} {error}, and cross_attention needs tokens of its width "
+            f"{model.num_features}: use a model of the MaxViT, MViTv2, ViT or Swin family"
+        ) from None
 
 
 def check_image_size(name: str, image_size: int, key: str) -> None:

@@ -40,7 +40,7 @@ def nt_xent(
     Source:
         `simclr`: Chen et al. 2020, equation 1; with `positives` Khosla et al. 2020, equation 2
         (L_out). `cross_modal`: GloMER's code, one way only. `symmetric`: Radford et al. 2021.
-        `ignored`: the negatives alone are masked, as in debiased contrastive learning.
+        `ignored`: as Huynh et al. 2022 eliminate false negatives, here known by their labels.
     """
     if form not in FORMS or same_class not in SAME_CLASS:
         raise ValueError(
@@ -48,17 +48,17 @@ def nt_xent(
             f"got {form!r} and {same_class!r}"
         )
     a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
-    clip = torch.arange(len(a), device=a.device)  # (B,)
-    kin = _kin(clip, labels, same_class)  # (B,)
+    partners, left_out = _roles(len(a), labels, same_class, a.device)  # (B, B) each
     if form == "simclr":
-        views, clip, kin = torch.cat([a, b]), clip.repeat(2), kin.repeat(2)  # (2B, P), (2B,), (2B,)
-        itself = torch.eye(len(views), dtype=torch.bool, device=a.device)
-        return _find(views @ views.T / temperature, clip, kin, same_class, itself)
-    similarity = a @ b.T / temperature  # (B, B)
-    one_way = _find(similarity, clip, kin, same_class)
+        views = torch.cat([a, b])  # (2B, P)
+        itself = torch.eye(len(views), dtype=torch.bool, device=a.device)  # (2B, 2B)
+        partners, left_out = partners.repeat(2, 2) & ~itself, left_out.repeat(2, 2) | itself
+        return _find(views @ views.T / temperature, partners, left_out)
+    similarity = a @ b.T / temperature  # (B, B), CQT views by Mel views
+    one_way = _find(similarity, partners, left_out)
     if form == "cross_modal":
         return one_way
-    return (one_way + _find(similarity.T, clip, kin, same_class)) / 2
+    return (one_way + _find(similarity.T, partners, left_out)) / 2
 
 
 def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
@@ -101,29 +101,23 @@ def uniformity(z: Tensor) -> Tensor:
     return (-2 * squared).exp().mean().log()
 
 
-def _kin(clip: Tensor, labels: Tensor | None, same_class: str) -> Tensor:
-    """Return what makes clips kin: their class, or nothing but being the same."""
+def _roles(
+    n: int, labels: Tensor | None, same_class: str, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return which clips are partners and which are left out, (n, n) each, bool."""
+    same_clip = torch.eye(n, dtype=torch.bool, device=device)
     if same_class == "negatives":
-        return clip
+        return same_clip, torch.zeros_like(same_clip)
     if labels is None:
         raise ValueError(f"same_class={same_class!r} needs the labels of the clips")
-    return labels
-
-
-def _find(
-    similarity: Tensor,
-    clip: Tensor,
-    kin: Tensor,
-    same_class: str,
-    itself: Tensor | None = None,
-) -> Tensor:
-    """Return the mean cross-entropy of finding a view's partners: (N, N), (N,), (N,) -> ()."""
-    partner = clip[:, None] == clip  # (N, N)
-    related = kin[:, None] == kin  # (N, N)
-    left_out = related & ~partner if same_class == "ignored" else torch.zeros_like(partner)
+    kin = labels[:, None] == labels
     if same_class == "positives":
-        partner = related
-    if itself is not None:
-        left_out, partner = left_out | itself, partner & ~itself
+        return kin, torch.zeros_like(kin)
+    return same_clip, kin & ~same_clip
+
+
+def _find(similarity: Tensor, partners: Tensor, left_out: Tensor) -> Tensor:
+    """Return the mean cross-entropy of finding each row's partners: (N, N) x 3 -> ()."""
     log_probs = similarity.masked_fill(left_out, float("-inf")).log_softmax(1)  # (N, N)
-    return -(log_probs.masked_fill(~partner, 0.0).sum(1) / partner.sum(1)).mean()
+    each = log_probs.masked_fill(~partners, 0.0).sum(1) / partners.sum(1)  # (N,)
+    return -each.mean()

@@ -25,7 +25,7 @@ from keeper import Keeper, Snapshot
 from losses import FusionLoss, LossTerms
 from metrics import scores
 from optim import Schedule, clip_gradients
-from processes import check_number, gather_labels, gather_views, on_any_process
+from processes import average_gradients, check_number, gather_labels, gather_views, on_any_process
 from progress import Progress
 from stopping import Stop
 
@@ -71,6 +71,7 @@ class Trainer:
         self.max_bad_steps, self.names, self.stop = max_bad_steps, names or {}, stop or Stop()
         self.progress = Progress()
         self.signs = Signs(model)
+        self.trained = [*model.parameters(), *self.criterion.parameters()]
 
     def fit(
         self,
@@ -160,7 +161,7 @@ class Trainer:
         statistics = [(buffer, buffer.clone()) for buffer in self.plain_model.buffers()]
         found = self._backward(window)
         slopes = self.signs.gradients()
-        norm = clip_gradients(self.plain_model.parameters(), self.clip_grad_norm)
+        norm = clip_gradients(self.trained, self.clip_grad_norm)
         finite = torch.stack([*(terms.total for terms in found), norm]).isfinite().all()
         incident = None
         if on_any_process(not finite, self.accelerator):
@@ -227,7 +228,8 @@ class Trainer:
 
     def _snapshot(self) -> Snapshot | None:
         """Return the state, or None where weights are not finite: the one before is the last."""
-        return (self.state(), self.progress.place) if is_finite(self.plain_model) else None
+        finite = is_finite(self.plain_model) and is_finite(self.criterion)
+        return (self.state(), self.progress.place) if finite else None
 
     def _evaluate(self, batches: Iterable[Batch]) -> Predictions:
         """Predict the dev split, and keep what the signs of collapse are measured in."""
@@ -248,6 +250,7 @@ class Trainer:
                 terms = self._loss(batch)
                 self.accelerator.backward(terms.total / len(window))
             found.append(terms.detach())
+        average_gradients(self.criterion.parameters())
         return found
 
     def _loss(self, batch: Batch) -> LossTerms:
@@ -315,7 +318,7 @@ class Trainer:
         record = progress.close_epoch(
             {f"lr_{part}": rate for part, rate in rates},
             {"dev_loss": dev.loss, **of_dev},
-            {**self.signs.of_epoch(dev.gate), **self.criterion.state_of_learning()},
+            self.signs.of_epoch(dev.gate, self.accelerator) | self.criterion.learned(),
         )
         for alarm in progress.sound(alarms(progress.history, dev.probs.shape[1])):
             log.warning("epoch %(epoch)d, %(what)s: %(words)s", alarm)

@@ -3,7 +3,6 @@
 Polarity of the gate, everywhere: **1 trusts CQT / MaxViT, 0 trusts Mel-STFT / MViTv2**.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -22,6 +21,7 @@ FUSIONS = (
     "mel_only",
 )
 GATED = ("gmu", "gmu_contrastive", "cross_attention")
+MATCHED = ("concat", "mean", "sum")  # may have as many parameters as gmu
 ONE_BRANCH = {"cqt_only": "cqt", "mel_only": "mel"}
 
 
@@ -35,19 +35,15 @@ class FusionOutput(NamedTuple):
 
 
 class Projections(nn.Module):
-    """tanh projections of both branches to one width.
-
-    Shape:
-        (B, cqt_features), (B, mel_features) -> h_cqt, h_mel, each (B, D)
-    """
+    """tanh projections of both branches to one width D."""
 
     def __init__(self, cqt_features: int, mel_features: int, hidden_dim: int) -> None:
         super().__init__()
         self.project_cqt = nn.Linear(cqt_features, hidden_dim)
         self.project_mel = nn.Linear(mel_features, hidden_dim)
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h_cqt and h_mel."""
+    def project(self, feat_cqt: Tensor, feat_mel: Tensor) -> tuple[Tensor, Tensor]:
+        """Return h_cqt and h_mel: (B, cqt_features), (B, mel_features) -> (B, D), (B, D)."""
         return torch.tanh(self.project_cqt(feat_cqt)), torch.tanh(self.project_mel(feat_mel))
 
 
@@ -65,7 +61,8 @@ class GMU(Projections):
         gate: `vector`: a gate for each unit; `scalar`: one for all, (B, 1).
 
     Shape:
-        (B, cqt_features), (B, mel_features) -> fused, gate, h_cqt, h_mel, each (B, D)
+        (B, cqt_features), (B, mel_features) -> fused, gate, h_cqt, h_mel, each (B, D); a scalar
+        gate is (B, 1)
 
     Source:
         Arevalo et al. 2017, equation 1, gate on the features and without biases. GloMER's gate
@@ -85,11 +82,11 @@ class GMU(Projections):
         width = 2 * hidden_dim if gate_input == "projected" else cqt_features + mel_features
         self.gate = nn.Linear(width, hidden_dim if gate == "vector" else 1)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self, feat_cqt: Tensor, feat_mel: Tensor, forced: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return fused, gate, h_cqt, h_mel; `forced` takes the place of the gate's own values."""
-        h_cqt, h_mel = super().forward(feat_cqt, feat_mel)  # (B, D) each
+        h_cqt, h_mel = self.project(feat_cqt, feat_mel)  # (B, D) each
         read = (h_cqt, h_mel) if self.gate_input == "projected" else (feat_cqt, feat_mel)
         gate = torch.sigmoid(self.gate(torch.cat(read, 1)))  # (B, D) or (B, 1)
         if forced is not None:
@@ -100,8 +97,11 @@ class GMU(Projections):
 class CrossAttention(nn.Module):
     """Each branch's tokens look at the other's, then both are averaged over their tokens.
 
-    t_cqt = W_c tokens_cqt + b_c, t_mel = W_m tokens_mel + b_m
-    a_cqt = t_cqt + Attention(LN(t_cqt), LN(t_mel)), a_mel = t_mel + Attention(LN(t_mel), LN(t_cqt))
+    t_cqt = W_c LN(tokens_cqt) + b_c, t_mel = W_m LN(tokens_mel) + b_m
+    a_cqt = t_cqt + Attention(query t_cqt, keys and values t_mel), and a_mel the other way round
+
+    The norms come first since the published MaxViT has its own behind the pooling: its tokens are
+    some 20 times as long as those of MViTv2, and would drive the tanh behind them to its ends.
 
     Args:
         cqt_features: Width of the CQT tokens.
@@ -130,19 +130,19 @@ class CrossAttention(nn.Module):
                 f"model.attention_heads={heads} must divide the width of the joined vector "
                 f"{hidden_dim} (model.fusion_hidden_dim, or the wider branch): choose another"
             )
+        self.norm_cqt = nn.LayerNorm(cqt_features)
+        self.norm_mel = nn.LayerNorm(mel_features)
         self.embed_cqt = nn.Linear(cqt_features, hidden_dim)
         self.embed_mel = nn.Linear(mel_features, hidden_dim)
-        self.norm_cqt = nn.LayerNorm(hidden_dim)
-        self.norm_mel = nn.LayerNorm(hidden_dim)
         self.cqt_reads_mel = nn.MultiheadAttention(hidden_dim, heads, dropout, batch_first=True)
         self.mel_reads_cqt = nn.MultiheadAttention(hidden_dim, heads, dropout, batch_first=True)
 
     def forward(self, tokens_cqt: Tensor, tokens_mel: Tensor) -> tuple[Tensor, Tensor]:
         """Return what each branch is after it has read the other."""
-        t_cqt, t_mel = self.embed_cqt(tokens_cqt), self.embed_mel(tokens_mel)  # (B, N or M, D)
-        n_cqt, n_mel = self.norm_cqt(t_cqt), self.norm_mel(t_mel)
-        read_cqt, _ = self.cqt_reads_mel(n_cqt, n_mel, n_mel, need_weights=False)  # (B, N, D)
-        read_mel, _ = self.mel_reads_cqt(n_mel, n_cqt, n_cqt, need_weights=False)  # (B, M, D)
+        t_cqt = self.embed_cqt(self.norm_cqt(tokens_cqt))  # (B, N, D)
+        t_mel = self.embed_mel(self.norm_mel(tokens_mel))  # (B, M, D)
+        read_cqt, _ = self.cqt_reads_mel(t_cqt, t_mel, t_mel, need_weights=False)  # (B, N, D)
+        read_mel, _ = self.mel_reads_cqt(t_mel, t_cqt, t_cqt, need_weights=False)  # (B, M, D)
         return (t_cqt + read_cqt).mean(1), (t_mel + read_mel).mean(1)  # (B, D) each
 
 
@@ -157,20 +157,24 @@ class FusionHead(nn.Module):
         mel_features: Width of feat_mel, 0 for `cqt_only`.
         n_classes: K.
         fusion: One of `FUSIONS`.
-        hidden_dim: Units of the joined vector, but of `concat` and single branches; None is the
-            wider branch.
+        hidden_dim: D, units of the joined vector where branches are projected (not in `concat` and
+            single branches); None is the width of the wider branch.
         gate_input: See `GMU`.
         gate: See `GMU`.
         projection_dim: P, width of the contrastive views.
         attention_heads: See `CrossAttention`.
         match_parameters: Widen `concat` (its classifier), `mean` or `sum` (their projections)
-            until the head has as many parameters as that of `gmu` with the other settings.
+            until the head has as many parameters as that of `gmu` with the other settings, up to
+            one unit of width.
         mlp_hidden_dim: Units of the classifier's hidden layer.
         dropout: Before the last layer, and of the attention weights.
 
     Shape:
         (B, cqt_features), (B, mel_features) -> `FusionOutput`; `cross_attention` reads tokens,
         (B, N, cqt_features), (B, M, mel_features). A single branch gets None for the other.
+
+    Raises:
+        ValueError: No such fusion, or parameters are to match in one that has nothing to widen.
 
     Source:
         Classifier and concatenation: MaxMViT-MLP. Projection heads on the branches: GloMER.
@@ -195,16 +199,15 @@ class FusionHead(nn.Module):
         if fusion not in FUSIONS:
             raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         self.fusion = fusion
-        width = hidden_dim or max(cqt_features, mel_features)
+        sizes = (cqt_features, mel_features)
+        width = hidden_dim or max(sizes)
         if match_parameters:
-            free = _matched(cqt_features, mel_features, n_classes, fusion, width, mlp_hidden_dim)
-            width, mlp_hidden_dim = (width, free) if fusion == "concat" else (free, mlp_hidden_dim)
+            width, mlp_hidden_dim = _match_gmu(fusion, sizes, n_classes, width, mlp_hidden_dim)
         self.gmu: GMU | None = None
         self.projections: Projections | None = None
         self.attention: CrossAttention | None = None
         self.view_cqt: nn.Module | None = None
         self.view_mel: nn.Module | None = None
-        sizes = (cqt_features, mel_features)
         if fusion == "cross_attention":
             self.attention = CrossAttention(*sizes, width, attention_heads or 4, dropout)
             sizes = (width, width)
@@ -234,10 +237,17 @@ class FusionHead(nn.Module):
             feat_cqt: Features or tokens of the CQT branch.
             feat_mel: Features or tokens of the Mel branch.
             forced_gate: Takes the place of the gate, to see what hangs on it.
+
+        Raises:
+            ValueError: A branch is missing, or there is no gate to force.
         """
+        if forced_gate is not None and self.gmu is None:
+            raise ValueError(f"{self.fusion} has no gate to force")
+        if self.fusion in ONE_BRANCH:
+            only = feat_cqt if ONE_BRANCH[self.fusion] == "cqt" else feat_mel
+            return FusionOutput(self.classify(only), None, None, None)
         if feat_cqt is None or feat_mel is None:
-            feature = feat_mel if feat_cqt is None else feat_cqt
-            return FusionOutput(self.classify(feature), None, None, None)
+            raise ValueError(f"{self.fusion} needs both branches")
         if self.attention is not None:
             feat_cqt, feat_mel = self.attention(feat_cqt, feat_mel)  # (B, D) each
         if self.gmu is None:
@@ -251,7 +261,7 @@ class FusionHead(nn.Module):
     def _join(self, feat_cqt: Tensor, feat_mel: Tensor) -> Tensor:
         if self.projections is None:
             return torch.cat([feat_cqt, feat_mel], 1)  # (B, D_cqt + D_mel)
-        h_cqt, h_mel = self.projections(feat_cqt, feat_mel)  # (B, D) each
+        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D) each
         return (h_cqt + h_mel) / 2 if self.fusion == "mean" else h_cqt + h_mel
 
 
@@ -260,35 +270,24 @@ def n_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _matched(
-    cqt_features: int,
-    mel_features: int,
-    n_classes: int,
-    fusion: str,
-    width: int,
-    mlp_hidden_dim: int,
-) -> int:
-    """Return the free width of a fusion at which its head is as large as that of the GMU."""
+def _match_gmu(
+    fusion: str, sizes: tuple[int, int], n_classes: int, width: int, mlp_hidden_dim: int
+) -> tuple[int, int]:
+    """Return `width` and `mlp_hidden_dim` at which a head is as large as that of the GMU."""
+    if fusion not in MATCHED:
+        raise ValueError(f"only {', '.join(MATCHED)} can match parameters, got {fusion!r}")
 
-    def head(fusion: str, width: int, mlp_hidden_dim: int) -> int:
-        with torch.device("meta"):  # no memory
-            made = FusionHead(
-                cqt_features,
-                mel_features,
-                n_classes,
-                fusion,
-                width,
-                mlp_hidden_dim=mlp_hidden_dim,
-            )
-        return n_parameters(made)
+    def widths(free: int) -> tuple[int, int]:
+        return (width, free) if fusion == "concat" else (free, mlp_hidden_dim)
 
-    count: Callable[[int], int] = (  # linear in the free width
-        (lambda free: head(fusion, width, free))
-        if fusion == "concat"
-        else (lambda free: head(fusion, free, mlp_hidden_dim))
-    )
-    wanted, slope = head("gmu", width, mlp_hidden_dim), count(2) - count(1)
-    return max(1, 1 + round((wanted - count(1)) / slope))
+    def count(fusion: str, width: int, mlp_hidden_dim: int) -> int:
+        with torch.device("meta"):  # takes no memory
+            head = FusionHead(*sizes, n_classes, fusion, width, mlp_hidden_dim=mlp_hidden_dim)
+        return n_parameters(head)
+
+    wanted = count("gmu", width, mlp_hidden_dim)
+    one, two = (count(fusion, *widths(free)) for free in (1, 2))  # linear in the free width
+    return widths(max(1, 1 + round((wanted - one) / (two - one))))
 
 
 def _projection_head(width: int, projection_dim: int) -> nn.Module:

@@ -86,14 +86,13 @@ class FusionLoss(nn.Module):
             return LossTerms(cross_entropy, cross_entropy, None, None, None)
         z_cqt, z_mel = views[0].float(), views[1].float()
         labels = targets if view_labels is None else view_labels
-        how = (self.temperature(), self.form, labels, self.same_class)
-        contrast = nt_xent(z_cqt, z_mel, *how)
+        contrast = nt_xent(z_cqt, z_mel, self.temperature(), self.form, labels, self.same_class)
         agree, differ = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
         total = cross_entropy + contrast + self.alpha * (agree + self.sign * differ)
         return LossTerms(total, cross_entropy, contrast, agree, differ)
 
-    def state_of_learning(self) -> dict[str, float]:
-        """Return what is learned here, by name, for the history."""
+    def learned(self) -> dict[str, float]:
+        """Return what this loss has learned, by name."""
         return {} if self.temperature.place is None else {"temperature": float(self.temperature())}
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
@@ -112,9 +111,10 @@ class FusionLoss(nn.Module):
 
 
 class Temperature(nn.Module):
-    """A temperature, fixed or learned between two bounds that it never reaches.
+    """A temperature, fixed or learned between two bounds.
 
-    low * (high / low) ** sigmoid(place): equal steps of `place` are equal ratios near the middle.
+    log temperature = log low + log(high / low) * sigmoid(place), so it is never beyond a bound.
+    Its one parameter is trained as those of the head are, and clipped with them; it does not decay.
 
     Args:
         value: Where it begins.
@@ -123,9 +123,12 @@ class Temperature(nn.Module):
     Raises:
         ValueError: It does not begin between the bounds.
 
+    Shape:
+        -> (), or a float where it is fixed
+
     Source:
-        Learned on a log scale as by Radford et al. 2021, who clip it after each step; here it is
-        bounded smoothly, so that its gradient never vanishes at once.
+        Learned on a log scale as by Radford et al. 2021, who clip it after each step: a bound that
+        is reached then has no slope. Here the slope fades towards the bounds.
     """
 
     def __init__(self, value: float, between: Sequence[float] | None = None) -> None:
@@ -136,7 +139,7 @@ class Temperature(nn.Module):
             low, high = between
             if not 0 < low < value < high:
                 raise ValueError(f"temperature {value:g} must lie between {low:g} and {high:g}")
-            part = math.log(value / low) / math.log(high / low)  # in 0..1
+            part = math.log(value / low) / math.log(high / low)  # of the way from low to high
             self.place = nn.Parameter(torch.tensor(math.log(part / (1 - part))))
 
     def forward(self) -> float | Tensor:
@@ -144,4 +147,5 @@ class Temperature(nn.Module):
         if self.place is None or self.between is None:
             return self.value
         low, high = self.between
-        return low * (high / low) ** self.place.sigmoid()
+        place = math.log(low) + math.log(high / low) * self.place.sigmoid()
+        return place.exp().clamp(low, high)  # exp may round beyond them

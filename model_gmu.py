@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import create_backbone, tokens
+from backbones import check_tokens, create_backbone, drop_head, tokens
 from errors import InputError
 from fusion import ONE_BRANCH, FusionHead, FusionOutput
 
@@ -103,12 +103,17 @@ class MaxMViTGMU(nn.Module):
 
         Tokens (B, N, D) where the fusion reads them; None for a branch that is not there.
         """
-        cqt = (cqt - self.cqt_mean) / self.cqt_std
-        mel = (mel - self.mel_mean) / self.mel_std
-        return self._branch("cqt", self.cqt_branch, cqt), self._branch("mel", self.mel_branch, mel)
+        return (
+            self._look("cqt", self.cqt_branch, cqt, self.cqt_mean, self.cqt_std),
+            self._look("mel", self.mel_branch, mel, self.mel_mean, self.mel_std),
+        )
 
     def fuse(self, features: Features, forced_gate: float | None = None) -> FusionOutput:
-        """Return what the head makes of features, also with a gate of our own."""
+        """Return what the head makes of features, also with a gate of our own.
+
+        Raises:
+            ValueError: The fusion has no gate to force.
+        """
         feat_cqt, feat_mel = features
         if "head" not in self.float32:
             return self.head(feat_cqt, feat_mel, forced_gate)
@@ -116,9 +121,12 @@ class MaxMViTGMU(nn.Module):
             wide = (None if f is None else f.float() for f in (feat_cqt, feat_mel))
             return self.head(*wide, forced_gate)
 
-    def _branch(self, name: str, branch: nn.Module | None, picture: Tensor) -> Tensor | None:
+    def _look(
+        self, name: str, branch: nn.Module | None, picture: Tensor, mean: Tensor, std: Tensor
+    ) -> Tensor | None:
         if branch is None:
             return None
+        picture = (picture - mean) / std
         look = partial(tokens, branch) if self.reads_tokens else branch
         if name not in self.float32:
             return look(picture)
@@ -135,6 +143,21 @@ class MaxMViTGMU(nn.Module):
         """Return the parameters of `cqt`, `mel` and `head`, as far as there are such parts."""
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
         return {name: list(m.parameters()) for name, m in modules.items() if m is not None}
+
+
+def check_settings(settings: Mapping[str, Any], n_classes: int = 2) -> None:
+    """Refuse settings of which no model can be made; takes no memory and reads no weights.
+
+    Args:
+        settings: Section `model` of a config.
+        n_classes: K.
+
+    Raises:
+        InputError: A backbone, an image size or a number of heads that does not fit.
+    """
+    untrained = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
+    with torch.device("meta"):
+        MaxMViTGMU(n_classes, **{**settings, **untrained})
 
 
 def rebuild(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MaxMViTGMU:
@@ -175,10 +198,10 @@ def _build_branch(
         return None
     if backbone is None:
         raise InputError(f"{fusion} reads the {key} branch: set model.{key}_backbone")
-    model = create_backbone(backbone, image_size, n_channels, pretrained, weights, key)
     if fusion == "cross_attention":
-        model.head = nn.Identity()  # its norm would be trained by nothing
-    return model
+        check_tokens(backbone, image_size, key)
+    model = create_backbone(backbone, image_size, n_channels, pretrained, weights, key)
+    return drop_head(model) if fusion == "cross_attention" else model
 
 
 def _width(branch: nn.Module | None) -> int:

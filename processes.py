@@ -1,11 +1,13 @@
 """What the processes of one training tell each other."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 
 from errors import RunError
 
@@ -19,7 +21,7 @@ def gather_views(z: Tensor) -> Tensor:
     Shape:
         (B, P) -> (world * B, P)
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _is_alone():
         return z
     world, rank = dist.get_world_size(), dist.get_rank()
     pieces = [torch.empty_like(z) for _ in range(world)]
@@ -30,11 +32,26 @@ def gather_views(z: Tensor) -> Tensor:
 
 def gather_labels(labels: Tensor) -> Tensor:
     """Join the classes of all processes, in the order of `gather_views`: (B,) -> (world * B,)."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if _is_alone():
         return labels
     pieces = [torch.empty_like(labels) for _ in range(dist.get_world_size())]
     dist.all_gather(pieces, labels.contiguous())
     return torch.cat(pieces)
+
+
+def gather_rows(rows: Tensor, accelerator: Accelerator) -> Tensor:
+    """Join rows on the CPU of all processes, which may have different numbers: (n, D) -> (N, D)."""
+    return rows if accelerator.num_processes == 1 else torch.cat(gather_object([rows]))
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Give all processes the mean gradient of parameters that DDP does not know."""
+    if _is_alone():
+        return
+    for parameter in parameters:
+        if parameter.grad is not None:
+            dist.all_reduce(parameter.grad)
+            parameter.grad /= dist.get_world_size()
 
 
 def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
@@ -64,3 +81,8 @@ def check_number(before: int | None, accelerator: Accelerator, folder: Path) -> 
             f"is on {now} and would meet other batches: start it on {before}, or remove {folder} "
             "to train this fold anew"
         )
+
+
+def _is_alone() -> bool:
+    together = dist.is_available() and dist.is_initialized()
+    return not together or dist.get_world_size() == 1

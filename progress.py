@@ -62,7 +62,7 @@ class Progress:
     def skip(
         self, incident: dict[str, Any], terms: LossTerms, measured: Mapping[str, float]
     ) -> None:
-        """Note a step that was not taken, and which losses and measures it had: columns stay."""
+        """Note a step that was not taken; its losses and measures are columns, but do not count."""
         for name in measured:
             self.measured.setdefault(name, 0.0)
         for name, value in terms._asdict().items():
@@ -79,18 +79,30 @@ class Progress:
         dev: Mapping[str, float],
         signs: Mapping[str, float] | None = None,
     ) -> dict[str, float]:
-        """End the epoch and return its row of the history: losses, rates, dev scores, signs."""
+        """End the epoch and return its row of the history.
+
+        Args:
+            rates: Learning rates.
+            dev: Scores of the dev split.
+            signs: What else is worth a column, see `collapse`.
+        """
         sums = {"total": 0.0, **self.sums}
         n, skipped = sums.pop("n", 0.0), sums.pop("skipped_steps", 0.0)
         means = {name: value / n if n else float("nan") for name, value in sums.items()}
         self.epoch += 1
         steps = self.measured.pop("steps", 0.0)
-        slopes = {k: v / steps if steps else float("nan") for k, v in self.measured.items()}
+        measured = {k: v / steps if steps else float("nan") for k, v in self.measured.items()}
         self.batch, self.sums, self.measured = 0, {}, {}
         record = {"epoch": self.epoch, "loss": means.pop("total"), **means}
-        record |= {**rates, **dev, "skipped_steps": int(skipped), **slopes, **(signs or {})}
-        self.history.append(record)
-        return record
+        record |= {**rates, **dev, "skipped_steps": int(skipped), **measured, **(signs or {})}
+        self._append(record)
+        return self.history[-1]
+
+    def _append(self, record: Mapping[str, float]) -> None:
+        """Let all rows have all columns, also those that an earlier version did not write."""
+        rows = [*self.history, record]
+        columns = list(dict.fromkeys(name for row in rows for name in row))
+        self.history = [{name: row.get(name, float("nan")) for name in columns} for row in rows]
 
     def trouble(self) -> dict[str, Any]:
         """Return what a reader of the scores should know."""
