@@ -95,7 +95,7 @@ def read_space(
     return space, lines
 
 
-def overrides_of(values: Mapping[str, Any]) -> list[str]:
+def overrides_of(values: dict[str, Any]) -> list[str]:
     """Return the overrides of one trial; keys that its other values make idle are set to null.
 
     >>> overrides_of({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
@@ -106,10 +106,16 @@ def overrides_of(values: Mapping[str, Any]) -> list[str]:
         for key, only in ONLY_WITH.items()
         if only.controller in values and values[only.controller] not in only.values
     ]
-    kept = {key: value for key, value in values.items() if key not in idle}
-    return [f"{key}={json.dumps(value)}" for key, value in kept.items()] + [
-        f"{key}=null" for key in idle
-    ]
+    return as_overrides(values | dict.fromkeys(idle))
+
+
+def as_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Write dotted keys and plain values as overrides of a config.
+
+    >>> as_overrides({"run.folds": [1], "run.root": "runs"})
+    ['run.folds=[1]', 'run.root="runs"']
+    """
+    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
 
 
 def describe_space(space: Space) -> dict[str, dict[str, Any]]:

@@ -1,0 +1,45 @@
+"""Tune a config on the dev split of one fold: `python tune.py --config C --space S`.
+
+The command may be stopped at any point and given again, and given elsewhere to join in: all that
+run share the trials. No test clip of the fold is opened.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cli import guarded
+from errors import printable
+from stopping import Stop
+from tuning import load_tuning, tune
+
+
+def main() -> int:
+    """Tune, write the best config and the pictures, print the best trials."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
+    parser.add_argument("--space", required=True, metavar="FILE", help="what is varied, YAML")
+    parser.add_argument("--trials", type=int, default=30, metavar="N", help="of all, default 30")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 a GPU")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
+    )
+    arguments = parser.parse_intermixed_args()
+    for name in ("trials", "workers"):
+        if getattr(arguments, name) < 1:
+            parser.error(f"--{name} must be 1 or more, got {getattr(arguments, name)}")
+    entry = str(Path(sys.argv[0]))
+    words = ["--config", arguments.config, "--space", arguments.space]
+    command = ["python", entry, *words, "--trials", str(arguments.trials), *arguments.overrides]
+    stop = Stop()
+
+    def work() -> None:
+        tuning = load_tuning(arguments.config, arguments.space, arguments.overrides, command)
+        print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
+
+    with stop.listening():
+        return guarded(work, ["python", *sys.argv], stop)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
