@@ -23,6 +23,8 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56a4d9", "#3
 MARKERS = "os^Dv*P"  # one a run: the colour is never alone
 RIGHT, WRONG = "#8a9bb0", "#d55e00"
 INK, GRID = "#2b2b2b", "#dddddd"
+POLARITY = "0 = Mel ... 1 = CQT"  # of every axis of a gate
+PNG_DPI = 144
 WIDTH = 4.6  # inches at 72 to the inch: a column of the page, and of a telephone nearly so
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
@@ -87,7 +89,7 @@ def dot_plot(
         chance: Fraction at which a dashed line stands.
     """
     height = 0.7 + len(rows) * max(0.34, 0.1 + 0.14 * len(runs))
-    figure, axes = _new(height)
+    figure, axes = blank(height)
     offsets = (np.arange(len(runs)) - (len(runs) - 1) / 2) * 0.7 / max(len(runs), 3)
     for run, (dots, offset) in enumerate(zip(runs, offsets, strict=True)):
         for row, (value, interval) in enumerate(zip(*dots, strict=True)):
@@ -100,10 +102,10 @@ def dot_plot(
             dot.set(markersize=5, clip_on=False)  # whole at 0 and 100, too
     if chance is not None:
         axes.axvline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    _name_rows(axes, rows)
+    name_rows(axes, rows)
     axes.set(xlim=(0, 100), xlabel=label)
     axes.grid(axis="x")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = False) -> str:
@@ -115,7 +117,7 @@ def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = Fa
         y_label: Of the axis.
         percent: Both axes are fractions in 0..1 and are drawn from 0 to 100.
     """
-    figure, axes = _new(3.0)
+    figure, axes = blank(3.0)
     scale = 100 if percent else 1
     for line in lines:
         x, y = scale * np.asarray(line.x), scale * np.asarray(line.y)
@@ -130,7 +132,7 @@ def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = Fa
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def epochs(lines: Sequence[Line], y_label: str, percent: bool = False) -> str:
@@ -142,33 +144,33 @@ def epochs(lines: Sequence[Line], y_label: str, percent: bool = False) -> str:
 
 def gate_histogram(right: Sequence[float], wrong: Sequence[float]) -> str:
     """Draw how many clips have which mean gate, 0 = Mel ... 1 = CQT, right and wrong stacked."""
-    figure, axes = _new(2.1)
+    figure, axes = blank(2.1)
     edges = np.linspace(0, 1, 51).tolist()
     axes.hist([right, wrong], edges, stacked=True, color=[RIGHT, WRONG])
     axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set(xlim=(0, 1), xlabel="mean gate: 0 = Mel ... 1 = CQT", ylabel="clips")
+    axes.set(xlim=(0, 1), xlabel=f"mean gate: {POLARITY}", ylabel="clips")
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def gate_by_class(gates: Sequence[Sequence[float]], classes: Sequence[str], run: int) -> str:
     """Draw each clip's mean gate by its class, and the classes' means, zoomed to the values."""
-    figure, axes = _new(0.7 + 0.4 * len(classes))
+    figure, axes = blank(0.7 + 0.4 * len(classes))
     draw = np.random.default_rng(0)  # heights without meaning, so that points do not hide points
     for row, values in enumerate(gates):
         heights = row + draw.uniform(-0.28, 0.28, len(values))
         axes.plot(values, heights, ".", color=colour(run), markersize=4, alpha=0.45, mew=0)
         if len(values):
             axes.plot([np.mean(values)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
-    _name_rows(axes, classes)
-    axes.set_xlabel("mean gate, zoomed")
+    name_rows(axes, classes)
+    axes.set_xlabel(f"mean gate, zoomed: {POLARITY}")
     axes.grid(axis="x")
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def reliability_plot(before: Bars, after: Bars) -> str:
     """Draw accuracy over confidence, before (grey) and after (black) temperature scaling."""
-    figure, axes = _new(3.4)
+    figure, axes = blank(3.4)
     axes.plot([0, 100], [0, 100], color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     for bars, face, edge in ((before, "#b8b8b8", "#8c8c8c"), (after, "none", INK)):
         x, y = 100 * np.asarray(bars.confidence), 100 * np.asarray(bars.accuracy)
@@ -176,7 +178,7 @@ def reliability_plot(before: Bars, after: Bars) -> str:
         axes.scatter(x, y, 8 + 160 * np.sqrt(_parts(bars.n)), face, edgecolors=edge, zorder=3)
     axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="confidence, percent", ylabel="accuracy, percent")
     axes.grid()
-    return _svg(figure)
+    return svg_text(figure)
 
 
 def spectrogram_png(picture: NDArray, floor: float) -> bytes:
@@ -196,26 +198,40 @@ def spectrogram_png(picture: NDArray, floor: float) -> bytes:
     return file.getvalue()
 
 
-def _new(height: float) -> tuple[Figure, Axes]:
+def blank(height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of the page's width, and its axes; height in inches."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
         return figure, figure.subplots()
 
 
-def _svg(figure: Figure) -> str:
+def svg_text(figure: Figure) -> str:
+    """Return a figure as SVG, text as text, on the page's own ground."""
     file = io.StringIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
 
 
-def _name_rows(axes: Axes, rows: Sequence[str]) -> None:
-    axes.set_yticks(range(len(rows)), [_short(row) for row in rows], parse_math=False)
+def png_bytes(figure: Figure) -> bytes:
+    """Return a figure as PNG on white."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure.savefig(
+            file, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
+        )
+    return file.getvalue()
+
+
+def name_rows(axes: Axes, rows: Sequence[str]) -> None:
+    """Write names beside rows 0, 1, ... from top to bottom."""
+    axes.set_yticks(range(len(rows)), [short(row) for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
 
 
-def _short(name: str, most: int = 22) -> str:
+def short(name: str, most: int = 22) -> str:
+    """Return a name as a plot can hold it."""
     name = printable(name, keep="")  # XML has no control characters
     return name if len(name) <= most else f"{name[: most - 1]}…"
 

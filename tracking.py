@@ -1,4 +1,4 @@
-"""TensorBoard of one fold: losses apart, learning rates, dev scores, gate histogram, confusion.
+"""TensorBoard: curves of one fold (losses, rates, dev scores, gates, confusion); an analysis.
 
 The events of an epoch are appended at once and synced, by this thread. TensorBoard's own writer
 hands them to a thread that tells of a full disk by a traceback and leaves half a record.
@@ -40,8 +40,7 @@ class Tracker:
 
     def __init__(self, folder: Path, classes: Sequence[str]) -> None:
         self.folder, self.classes = folder, classes
-        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
-        self._file = folder / name
+        self._file = folder / _file_name()
 
     def log_epoch(
         self, record: Mapping[str, float], confusion: NDArray, gate: NDArray | None
@@ -53,12 +52,12 @@ class Tracker:
         """
         epoch = int(record["epoch"])
         if not self._file.exists():
-            self._append(self._beginning(epoch))
+            _append(self._file, self._beginning(epoch))
         found = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
             found.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
         found.append(_picture("dev confusion", confusion_figure(confusion, self.classes)))
-        self._append([Event(step=epoch, summary=one) for one in found])
+        _append(self._file, [Event(step=epoch, summary=one) for one in found])
 
     def _beginning(self, epoch: int) -> list[Event]:
         events = [Event(file_version="brain.Event:2")]
@@ -67,24 +66,55 @@ class Tracker:
             events.append(Event(step=epoch, session_log=start))
         return events
 
-    def _append(self, events: Sequence[Event]) -> None:
-        written = io.BytesIO()
-        records = RecordWriter(written)
-        for event in events:
-            event.wall_time = time.time()
-            records.write(event.SerializeToString())
-        append(self._file, written.getvalue())
+
+def write_analysis(
+    folder: Path,
+    scalars: Mapping[str, float],
+    histograms: Mapping[str, NDArray],
+    figures: Mapping[str, Figure],
+) -> None:
+    """Write what was found of frozen weights as one event file; all at step 0.
+
+    Args:
+        folder: Without events of another analysis.
+        scalars: By tag.
+        histograms: Gates by tag.
+        figures: By tag.
+
+    Raises:
+        RunError: The disk is full, lost or read-only, or the folder is gone.
+    """
+    found = [scalar(tag, value) for tag, value in scalars.items()]
+    found += [histogram(tag, values, GATE_BINS) for tag, values in histograms.items()]
+    found += [_picture(tag, figure) for tag, figure in figures.items()]
+    events = [Event(file_version="brain.Event:2"), *(Event(step=0, summary=one) for one in found)]
+    _append(folder / _file_name(), events)
+
+
+def _file_name() -> str:
+    return f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+
+
+def _append(file: Path, events: Sequence[Event]) -> None:
+    written = io.BytesIO()
+    records = RecordWriter(written)
+    for event in events:
+        event.wall_time = time.time()
+        records.write(event.SerializeToString())
+    append(file, written.getvalue())
 
 
 def _tag(name: str) -> str:
     """Return what TensorBoard calls a column of the history; empty is not shown.
 
-    >>> _tag("nt_xent"), _tag("lr_cqt"), _tag("dev_ua"), _tag("epoch")
-    ('loss/nt_xent', 'learning_rate/cqt', 'dev/ua', '')
+    >>> _tag("nt_xent"), _tag("lr_cqt"), _tag("dev_ua"), _tag("rank_cqt"), _tag("epoch")
+    ('loss/nt_xent', 'learning_rate/cqt', 'dev/ua', 'health/rank_cqt', '')
     """
     if name in LOSS_TERMS:
         return f"loss/{name}"
     kind, _, rest = name.partition("_")
+    if kind in ("grad", "gate", "rank", "alignment", "uniformity", "temperature"):
+        return f"health/{name}"
     group = {"lr": "learning_rate", "dev": "dev"}.get(kind)
     return f"{group}/{rest}" if group else ""
 

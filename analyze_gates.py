@@ -1,0 +1,46 @@
+"""What a run's gates do, what its branches are worth: `python analyze_gates.py runs/demo_gmu`."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from cli import guarded
+from errors import printable
+from gate_analysis import analyze, sort_words
+from gate_results import FOLDER
+from gate_tables import gates_markdown
+from reliance import N_DRAWS
+
+
+def main() -> int:
+    """Evaluate, write `<run>/gates/`, print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of two branches")
+    parser.add_argument(
+        "others",
+        nargs="*",
+        metavar="UNIMODAL_RUN | section.key=value",
+        help="run folders of model.fusion cqt_only or mel_only, to stand beside; and where things "
+        "are now: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
+    )
+    parser.add_argument(
+        "--no-reliance", action="store_true", help="look at the gates, replace no branch"
+    )
+    parser.add_argument(
+        "--draws", type=int, default=N_DRAWS, metavar="N", help="draws of donor clips, 1 to 100"
+    )
+    arguments = parser.parse_intermixed_args()
+    unimodal, overrides = sort_words(arguments.others)
+
+    def work() -> None:
+        found = analyze(
+            arguments.run, unimodal, not arguments.no_reliance, arguments.draws, overrides
+        )
+        print(printable(gates_markdown(found)))
+        print(printable(f"Everything is in {arguments.run / FOLDER}"))
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,293 @@
+"""A finished run's gates and reliance: frozen weights on the test clips, tables, pictures."""
+
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+import gate_figures as pictures
+from agreement import judge
+from disk import failure, make_folder, sync_folder
+from errors import InputError
+from figures import png_bytes, svg_text
+from files import write_csv, write_json, write_text
+from frozen import FrozenRun, open_run
+from fusion import GATED
+from gate_results import FILE, FOLDER, GateResults, digests, model_name
+from gate_tables import gates_markdown, intervention_name
+from gates import (
+    CLIP_COLUMNS,
+    UNIT_COLUMNS,
+    Gates,
+    clip_rows,
+    describe_gates,
+    gates_of,
+    joined,
+    unit_means,
+    unit_rows,
+)
+from locks import alone
+from reliance import (
+    N_DRAWS,
+    Measured,
+    check_two_branches,
+    check_unimodal,
+    describe_reliance,
+    intervene,
+)
+from run_folder import Run, read_run
+from summary import summarize
+from tracking import write_analysis
+
+MAX_DRAWS = 100  # of donors
+GATE_COLUMNS = ("gate_mean", "gate_spread")  # of history.csv
+
+
+def analyze(
+    folder: Path,
+    unimodal: Sequence[Path] = (),
+    reliance: bool = True,
+    n_draws: int = N_DRAWS,
+    overrides: Sequence[str] = (),
+    progress: bool = True,
+) -> GateResults:
+    """Look at the gates of all folds and seeds, intervene, and replace `<run>/gates/` whole.
+
+    Args:
+        folder: Of a run of two branches.
+        unimodal: Runs of one branch, to stand beside.
+        reliance: Also intervene.
+        n_draws: Draws of donors.
+        overrides: Where corpus and store are now, see `frozen.PLACES`.
+        progress: Show a bar.
+
+    Raises:
+        InputError: Something cannot be asked of this run, or its corpus is not at hand; nothing
+            was evaluated.
+        RunError: A file of the run is damaged, the weights no longer say what they said, or
+            another process does the same.
+    """
+    run, others = read_run(folder), [read_run(other) for other in unimodal]
+    check_two_branches(run)
+    if not 1 <= n_draws <= MAX_DRAWS:
+        raise InputError(f"--draws must be 1 to {MAX_DRAWS}, got {n_draws}")
+    gated = run.config["model.fusion"] in GATED
+    _check_wishes(run, others, reliance, gated)
+    comparison = check_unimodal(run, others)
+    target = run.folder / FOLDER
+    if target.exists() and not (target / FILE).is_file():
+        raise InputError(f"{target} is none of ours (no {FILE} in it): move it elsewhere")
+    frozen = open_run(run, overrides)
+    with alone(run.folder / ".lock.gates", f"the gates of {run.folder}"):
+        found, measured = _measure(frozen, gated, n_draws if reliance else 0, progress)
+        results = _results(run, found, measured, comparison)
+        _replace(run, results, found)
+    summarize(folder)  # it shows how often test data were read
+    return results
+
+
+def sort_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Tell run folders from overrides.
+
+    >>> sort_words(["runs/lr=0.1", "corpus.root=data"])
+    ([PosixPath('runs/lr=0.1')], ['corpus.root=data'])
+    """
+    overrides = [word for word in words if re.match(r"[a-z_]+(\.[a-z_]+)+=", word)]
+    return [Path(word) for word in words if word not in overrides], overrides
+
+
+def _check_wishes(run: Run, others: Sequence[Run], reliance: bool, gated: bool) -> None:
+    if not reliance and not gated:
+        raise InputError(
+            f"{run.folder} is of model.fusion={run.config['model.fusion']}, which has no gate: "
+            "without --no-reliance its branches' worth is measured"
+        )
+    if not reliance and others:
+        raise InputError("runs of one branch stand beside the interventions: drop --no-reliance")
+
+
+def _measure(
+    frozen: FrozenRun, gated: bool, n_draws: int, progress: bool
+) -> tuple[list[Gates], list[Measured]]:
+    """Look at the test clips of all folds and seeds; no draws is no intervention."""
+    found, measured = [], []
+    for fold in frozen.folds():
+        parts = ("test", "train") if n_draws else ("test",)
+        n = sum(fold.n_batches(part) for part in parts)
+        title = model_name(fold.one)
+        with tqdm(total=n, desc=title, unit="batch", disable=not progress) as bar:
+            fold.note(frozen.run.folder, "gates" if gated else "reliance")
+            seen = fold.look("test", bar.update)
+            intact = fold.fuse(seen)
+            fold.check_intact(intact)
+            if gated:
+                found.append(gates_of(fold, intact))
+            if n_draws:
+                if gated:
+                    fold.note(frozen.run.folder, "reliance")
+                measured.append(intervene(fold, seen, intact, n_draws, bar.update))
+    return found, measured
+
+
+def _results(
+    run: Run,
+    found: Sequence[Gates],
+    measured: Sequence[Measured],
+    comparison: Mapping[str, Any] | None,
+) -> GateResults:
+    gates = describe_gates(run, found) if found else None
+    reliance = describe_reliance(run, measured, comparison) if measured else None
+    table = run.of_seed(run.seeds[0])
+    values = {
+        "run": run.name,
+        "fusion": run.config["model.fusion"],
+        "protocol": run.certificate["protocol"],
+        "certificate": run.certificate["id"],
+        "speaker_dependent": run.certificate["speaker_dependent"],
+        "classes": list(run.classes),
+        "weights": digests(run),
+        "n": len(table.targets),
+        "n_speakers": len(set(table.speakers.tolist())),
+        "without_epochs": bool(found) and not _epochs(run),
+        "gates": gates,
+        "reliance": reliance,
+        "verdicts": _verdicts(gates, reliance) if gates and reliance else [],
+    }
+    return GateResults.model_validate(values)
+
+
+def _verdicts(gates: Mapping[str, Any], reliance: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Judge all clips and those of each class."""
+    means = {None: gates["mean"], **{one["group"]: one for one in gates["groups"]["class"]}}
+    rows = []
+    for branches in reliance["branches"]:
+        name = branches["class"]
+        values = {
+            "gate": means[name]["mean"],
+            "gate_interval": means[name]["interval"],
+            "difference": branches["difference"],
+            "interval": branches["interval"],
+        }
+        verdict = judge(**values, what="UA" if name is None else "recall")
+        rows.append({"of": name, **values, **verdict._asdict()})
+    return rows
+
+
+def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
+    """Write everything into a new folder, which then takes the place of the old one."""
+    target = run.folder / FOLDER
+    new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
+    shutil.rmtree(new, ignore_errors=True)
+    make_folder(new, inside=run.folder)
+    if found:
+        write_csv(new / "clips.csv", CLIP_COLUMNS, clip_rows(run, found))
+        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
+        write_csv(new / "units.csv", head, unit_rows(run, found))
+    drawn = _draw(run, results, found)
+    for name, figure in drawn.items():
+        write_text(new / f"{name}.svg", svg_text(figure))
+        (new / f"{name}.png").write_bytes(png_bytes(figure))
+    write_text(new / "gates.md", gates_markdown(results))
+    write_analysis(new, *_for_tensorboard(results, found), drawn)
+    write_json(new / FILE, results.model_dump(by_alias=True))
+    try:
+        shutil.rmtree(old, ignore_errors=True)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
+        sync_folder(run.folder)
+    except OSError as error:
+        raise failure(f"cannot replace {target}", run.folder, error) from error
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _draw(run: Run, results: GateResults, found: Sequence[Gates]) -> dict[str, Figure]:
+    drawn: dict[str, Figure] = {}
+    if found and results.gates is not None:
+        clips = joined(found)
+        by_class = [clips.gate[clips.targets == k] for k in range(len(run.classes))]
+        drawn["class_histograms"] = pictures.class_histograms(by_class, run.classes)
+        columns = zip(
+            *((d.name, d.mean, d.interval) for d in results.gates.deviations), strict=True
+        )
+        if results.gates.deviations:
+            drawn["class_deviations"] = pictures.class_deviations(*columns)
+        if found[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
+            units = [_units(one, len(run.classes)) for one in found[: pictures.MAX_PANELS]]
+            drawn["unit_heat_maps"] = pictures.unit_heat_maps(units, run.classes)
+        confidence = np.concatenate([one.confidence for one in found])
+        drawn["gate_and_confidence"] = pictures.gate_and_confidence(
+            clips.gate, confidence, clips.right
+        )
+        if lines := _epochs(run):
+            drawn["gate_over_epochs"] = pictures.gate_over_epochs(lines)
+    if results.reliance is not None:
+        drawn["falls"] = pictures.falls(_falls(results))
+    return drawn
+
+
+def _units(one: Gates, n_classes: int) -> pictures.Units:
+    title = f"fold {one.fold} seed {one.seed}"
+    return pictures.Units(title, one.gate.mean(0), unit_means(one, n_classes))
+
+
+def _epochs(run: Run) -> list[pictures.Epochs]:
+    """Return the gate along training, of the folds whose history has it."""
+    lines = []
+    for one in run.folds:
+        rows = one.history()
+        if all(column in rows[0] for column in GATE_COLUMNS):
+            epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
+            lines.append(pictures.Epochs(epoch, mean, spread, one.metrics["best_epoch"]))
+    return lines
+
+
+def _falls(results: GateResults) -> list[pictures.Fall]:
+    if results.reliance is None:
+        return []
+    rows = [
+        pictures.Fall(_short_name(one.changed, one.how), one.changed, one.fall, one.fall_interval)
+        for one in results.reliance.interventions
+    ]
+    return rows + [
+        pictures.Fall(
+            f"{'CQT' if one.branch == 'cqt' else 'Mel'} trained alone",
+            "alone",
+            one.fall,
+            one.fall_interval,
+        )
+        for one in results.reliance.unimodal
+    ]
+
+
+def _short_name(changed: str, how: str) -> str:
+    if changed == "gate":
+        return intervention_name(changed, how).removesuffix(" alone)").replace(" (", ": ")
+    return f"{'CQT' if changed == 'cqt' else 'Mel'}: {how}"
+
+
+def _for_tensorboard(
+    results: GateResults, found: Sequence[Gates]
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Return scalars and histograms by tag."""
+    scalars: dict[str, float] = {}
+    histograms: dict[str, Any] = {}
+    if results.gates is not None:
+        scalars["gate, 1 = CQT, 0 = Mel/mean"] = results.gates.mean.mean
+        scalars["gate, 1 = CQT, 0 = Mel/share of CQT"] = results.gates.share.mean
+        for group in results.gates.groups["class"]:
+            scalars[f"gate, 1 = CQT, 0 = Mel/{group.group}"] = group.mean
+        for one in found:
+            histograms[f"gate, 1 = CQT, 0 = Mel/fold {one.fold} seed {one.seed}"] = one.gate
+    if results.reliance is not None:
+        scalars["UA/intact"] = results.reliance.intact.ua
+        for row in results.reliance.interventions:
+            scalars[f"UA/{_short_name(row.changed, row.how)}"] = row.ua
+        for alone_ in results.reliance.unimodal:
+            scalars[f"UA/{alone_.run} alone"] = alone_.ua
+    return scalars, histograms
