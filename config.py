@@ -273,6 +273,7 @@ def _check_pairs(config: Config) -> None:
             f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
             "clip, which removes the level: set it to 0 or take features.reference=full_scale"
         )
+    _check_heads(config)
     _check_contrast(config)
     snr = config.augment.snr_db
     if snr is not None and snr[0] > snr[1]:
@@ -288,7 +289,18 @@ def _check_pairs(config: Config) -> None:
             raise InputError(f"{name} must name each one once and at least one, got {items}")
 
 
+def _check_heads(config: Config) -> None:
+    """Refuse heads that do not divide a width that is given; that of backbones is asked later."""
+    width, heads = config.model.fusion_hidden_dim, config.model.attention_heads
+    if width is not None and heads is not None and width % heads:
+        raise InputError(
+            f"model.attention_heads={heads} must divide model.fusion_hidden_dim={width}: "
+            "choose another of the two"
+        )
+
+
 def _check_contrast(config: Config) -> None:
+    """Refuse labels where clips have two of them, and a temperature outside its range."""
     loss = config.loss
     if config.augment.mixup and loss.same_class not in (None, "negatives"):
         raise InputError(

@@ -17,6 +17,7 @@ from features import SpectrogramImages
 from fold import build_model, build_trainer
 from job import FoldJob
 from jobs import for_people
+from model_gmu import check_settings
 from plan import Plan, make_plan, remarks
 from schema import Config
 
@@ -32,6 +33,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     """
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
+    check_settings(config.model.model_dump())
     plan = make_plan(config)
     images = SpectrogramImages(**feature_settings(config))
     accelerator = make_accelerator(config)

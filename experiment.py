@@ -20,6 +20,7 @@ from fold import build_model, run_fold
 from job import FoldJob
 from ledger import LEDGER
 from locks import alone, in_turn
+from model_gmu import check_settings
 from plan import Plan, leave_out, make_plan, remarks
 from schema import Config
 from stopping import Stop
@@ -57,6 +58,7 @@ def run_experiment(
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
     check_places(config)
+    check_settings(config.model.model_dump())
     if accelerator.is_main_process and (folder / LOCK).exists():
         with _claimed(folder, config, overwrite):
             pass  # refused now, not after all clips were heard

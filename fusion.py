@@ -127,7 +127,7 @@ class CrossAttention(nn.Module):
         super().__init__()
         if hidden_dim % heads:
             raise InputError(
-                f"model.attention_heads={heads} must divide the width of the joined vector "
+                f"model.attention_heads={heads} must divide the width of the joined vector, "
                 f"{hidden_dim} (model.fusion_hidden_dim, or the wider branch): choose another"
             )
         self.norm_cqt = nn.LayerNorm(cqt_features)

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
 from errors import brief, cut
 from files import damaged, read_json
-from schema import FeaturesConfig, ImageSize, ModelConfig, Section
+from schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
 
 FILE = "model.json"
 FINDINGS_SHOWN = 5
@@ -75,11 +75,24 @@ def read_card(folder: Path) -> ModelCard:
             card.features.image_size != card.model.image_size
         ),
         "pictures and model differ in channels": n_channels != card.model.n_channels,
+        **_without_effect(card.model),
     }
     for problem, is_so in problems.items():
         if is_so:
             raise damaged(file, problem, remove=folder)
     return card
+
+
+def _without_effect(model: CardModel) -> dict[str, bool]:
+    """Return for each key that its fusion does not read whether it is set nevertheless."""
+    values = model.model_dump()
+    return {
+        f"{key} has no effect with {model.fusion}": values[key.removeprefix("model.")] is not None
+        for key, only in ONLY_WITH.items()
+        if only.controller == "model.fusion"
+        and key.startswith("model.")
+        and model.fusion not in only.values
+    }
 
 
 def _explain(error: ValidationError) -> str:

@@ -6,13 +6,11 @@ of another key, with the value they take there when left at null.
 
 from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3e38
-Decibel = Annotated[float, Field(ge=-20, le=100)]
-Window = str | list[str | float]
-Count = Annotated[int, Field(ge=1)]
+from signal_schema import AugmentConfig, Count, FeaturesConfig, Fraction, Positive, Section
+
+Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
@@ -26,18 +24,6 @@ Fusion = Literal[
     "cqt_only",
     "mel_only",
 ]
-
-
-class Section(BaseModel):
-    """Strict: unknown keys and wrong types are refused, values never change after loading."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class CorpusConfig(Section):
@@ -79,80 +65,6 @@ class ProtocolConfig(Section):
     """Stop when recordings in two parts of a fold are nearly the same, or count and list them."""
 
 
-class CqtConfig(Section):
-    """Constant-Q transform, librosa's parameter names."""
-
-    fmin: Annotated[float, Field(ge=1)] = 32.70319566257483
-    """Hz, the note C1."""
-    n_bins: Annotated[int, Field(ge=1, le=2000)] = 84
-    bins_per_octave: Annotated[int, Field(ge=2, le=200)] = 12
-    hop_length: Count = 512
-    """Samples."""
-    window: Window = "hann"
-    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
-    filter_scale: Positive = 1.0
-    """Length of the wavelets: below 1 sharper in time, above 1 in frequency."""
-
-
-class MelConfig(Section):
-    """Mel-STFT, librosa's parameter names."""
-
-    n_fft: Annotated[int, Field(ge=16, le=131_072)] = 4096
-    """Samples."""
-    hop_length: Count = 256
-    """Samples."""
-    n_mels: Annotated[int, Field(ge=4, le=2000)] = 128
-    fmin: Annotated[float, Field(ge=0)] = 0.0
-    """Hz."""
-    fmax: Positive | None = None
-    """Hz; null is half the sample rate."""
-    window: Window = "hann"
-    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
-    win_length: Count | None = None
-    """Samples of the window; null is n_fft."""
-
-
-class FeaturesConfig(Section):
-    """From a waveform to two pictures in dB."""
-
-    sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 44_100
-    """Hz in which hop_length and n_fft are counted; up to half of it is seen."""
-    input_rate: Annotated[int, Field(ge=4000, le=192_000)] | None = None
-    """Hz at which clips are read, e.g. 16000 for a corpus at 16 kHz, and from which they are
-    resampled on the device; null is sample_rate."""
-    cqt: CqtConfig = CqtConfig()
-    mel: MelConfig = MelConfig()
-    top_db: Positive = 80.0
-    """dB kept below the reference."""
-    reference: Literal["clip", "full_scale"] = "clip"
-    """0 dB is the clip's own maximum (its level is removed), or a full-scale tone (kept)."""
-    channels: Literal["static", "delta"] = "static"
-    """One channel, or static + delta + delta-delta."""
-    seconds: Annotated[float, Field(ge=0.1, le=60)] | None = None
-    """Length of a picture: training sees a crop, evaluation averages over all; null stretches."""
-
-
-class AugmentConfig(Section):
-    """Changes in training, drawn anew for each clip and epoch; 0 is off."""
-
-    freq_mask: Fraction = 0.0
-    """Largest part of the height that is masked."""
-    time_mask: Fraction = 0.0
-    """Largest part of the width that is masked."""
-    time_shift: Fraction = 0.0
-    """Largest shift, as a part of the width."""
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Pictures and targets of two clips are mixed in parts drawn from Beta(mixup, mixup)."""
-    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level; only with train.pictures=computed, as the three below."""
-    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
-    """White noise between these two signal-to-noise ratios, e.g. [10, 30]; null is none."""
-    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Largest change of speed, pitch with it: 0.1 is 0.9 to 1.1."""
-    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
-    """Largest change of pitch in semitones, at the same speed."""
-
-
 class ModelConfig(Section):
     """Two backbones and the head that joins them."""
 
@@ -183,6 +95,7 @@ class ModelConfig(Section):
     """Pixels, height and width."""
     mlp_hidden_dim: Width = 512
     dropout: Fraction = 0.2
+    """Before the last layer, and of the attention between the branches."""
 
 
 class LossConfig(Section):
@@ -196,8 +109,9 @@ class LossConfig(Section):
     diversity: Literal["minimised", "maximised"] | None = None
     """What is done to the distance of the views: minimised as in GloMER's code, which pulls them
     together, or maximised, as the term's name says."""
-    temperature: Positive | None = None
-    temperature_range: Annotated[list[Positive], Field(min_length=2, max_length=2)] | None = None
+    temperature: Temperature | None = None
+    """Divides the similarities of views; small is hard on the nearest negatives."""
+    temperature_range: Annotated[list[Temperature], Field(min_length=2, max_length=2)] | None = None
     """[lowest, highest]: the temperature is learned within them, from `temperature`; null keeps
     it as it is."""
     nt_xent: Literal["simclr", "cross_modal", "symmetric"] | None = None

@@ -15,7 +15,7 @@ from run_folder import FoldResult, Run, read_run
 from significance import speaker_confusions, speaker_interval
 from tables import comparison_markdown
 
-TROUBLES = ("bad_steps", "repairs")  # a NaN in the dev pass is repaired without a skipped step
+TROUBLES = ("bad_steps", "repairs", "alarms")  # a NaN in dev is repaired without a skipped step
 
 
 def summarize(folder: Path) -> dict[str, Any]:
