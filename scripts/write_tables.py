@@ -2,6 +2,7 @@
 
 cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablation found
 make test-slow                                            # record results/reliability.json
+python benchmarks/fusions.py --json results/fusions.json  # record what each fusion costs
 python scripts/write_tables.py                            # write it into the pages
 python scripts/write_tables.py --check                    # 1 if a page says something else
 """
@@ -9,7 +10,7 @@ python scripts/write_tables.py --check                    # 1 if a page says som
 import argparse
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ sys.path.insert(0, str(ROOT))
 
 from errors import RunError  # noqa: E402
 from files import read_json, write_text  # noqa: E402
-from tables import comparison_markdown, scores_markdown  # noqa: E402
+from tables import comparison_markdown, markdown_table, scores_markdown  # noqa: E402
 
 
 class Section(NamedTuple):
@@ -67,10 +68,56 @@ def proven() -> str:
     return "\n".join([f"`make test-slow` at commit {commit[:10]}{dirty}:", "", *lines, ""])
 
 
-PAGES: dict[str, tuple[str, Callable[[], str]]] = {
-    "README.md": ("demo table", demo_table),
-    "FUSION_COMPARISON.md": ("measured", measured),
-    "docs/RELIABILITY.md": ("proven", proven),
+def costs() -> str:
+    """Return what each fusion costs, with all recorded backbones."""
+    found = read_json(ROOT / "results" / "fusions.json")
+    return "\n" + "\n".join(
+        costs_markdown(name, found[name]) for name in BACKBONES if name in found
+    )
+
+
+def costs_markdown(name: str, found: Mapping[str, Any]) -> str:
+    """Return what `benchmarks/fusions.py` measured, in words and as a table."""
+    networks = found["networks"]
+    head = ["fusion", "head, parameters", "all, millions", "head, MFLOPs", "all, GFLOPs"]
+    head += ["step, of gmu's", "memory, MB"]
+    rows = []
+    for row in found["rows"]:
+        step = f"{row['step']:.2f} [{row['step_range'][0]:.2f}, {row['step_range'][1]:.2f}]"
+        cells = [f"{row['head_parameters']:,}", f"{row['parameters'] / 1e6:.2f}"]
+        cells += [f"{row['head_flops'] / 1e6:.2f}", f"{row['flops'] / 1e9:.2f}"]
+        one = row["step_range"][0] == row["step_range"][1] == 1
+        rows.append([row["name"], *cells, "1" if one else step, f"{row['memory'] / 1e6:,.0f}"])
+    return "\n".join(
+        [
+            f"### {BACKBONES[name]}",
+            "",
+            f"{networks['cqt']} and {networks['mel']}, {networks['side']} pixels, random weights, "
+            f"{networks['batch']} clips a step, float32. FLOPs of one clip forward, 2 for a "
+            "multiplication with its addition, matrix products and convolutions alone. Step "
+            "(forward, backward, optimizers) beside one of gmu in turn: median "
+            f"[least, most] of {found['steps']} ratios, {CLOCK[found['memory_is']]}; gmu's took {found['step_seconds']:.2f} s. "
+            f"Memory: {MEMORY[found['memory_is']]}. {found['device']}, {found['threads']} "
+            f"thread(s), torch {found['torch']}, commit {found['git_commit'][:10]}:",
+            "",
+            f"    python benchmarks/fusions.py --backbones {name} --steps {found['steps']}",
+            "",
+            markdown_table(head, rows),
+            "",
+        ]
+    )
+
+
+BACKBONES = {"small": "Small backbones", "paper": "The published backbones"}
+MEMORY = {
+    "allocated": "the most that was allocated on the GPU",
+    "kept": "what is kept for backward, parameters, gradients and state of the optimizers",
+}
+CLOCK = {"allocated": "by the clock", "kept": "in processor time of one thread"}
+PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what follows it
+    "README.md": {"demo table": demo_table},
+    "FUSION_COMPARISON.md": {"measured": measured},
+    "docs/RELIABILITY.md": {"proven": proven},
 }
 
 
@@ -96,9 +143,14 @@ def section(name: str) -> str:
 
 def written(page: str) -> str:
     """Return a page with its tables as results/ has them."""
-    text, (marker, make) = (ROOT / page).read_text(encoding="utf-8"), PAGES[page]
-    new = make()
-    pattern = rf"(<!-- {marker} -->\n).*?(<!-- end -->)"
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for marker, make in PAGES[page].items():
+        pattern, new = rf"(<!-- {marker} -->\n).*?(<!-- end -->)", make()
+        text = _between(pattern, new, text)
+    return text
+
+
+def _between(pattern: str, new: str, text: str) -> str:
     return re.sub(pattern, lambda match: match[1] + new + match[2], text, count=1, flags=re.DOTALL)
 
 
