@@ -144,7 +144,7 @@ def unit_heat_maps(models: Sequence[Units], classes: Sequence[str]) -> Figure:
         bar = figure.colorbar(
             image, ax=list(panels), orientation="horizontal", pad=0.02, aspect=40, shrink=0.9
         )
-        bar.set_label(f"class mean − unit mean ({POLARITY}: purple is toward CQT)")
+        bar.set_label(f"class mean − unit mean\n({POLARITY}: purple is toward CQT)")
         bar.ax.xaxis.set_major_locator(MaxNLocator(5))
     return figure
 

@@ -66,9 +66,9 @@ class Deviation(Section):
 
 
 class Question(Section):
-    """One of the four questions, see `gates.QUESTIONS` and `gate_statistics.Finding`."""
+    """One of the five questions, see `gate_tables.QUESTIONS` and `gate_statistics.Finding`."""
 
-    key: Literal["class", "right", "gender", "duration"]
+    key: Literal["class", "units", "right", "gender", "duration"]
     estimate: float
     interval: Interval
     p: float
@@ -99,7 +99,7 @@ class GatesFound(Section):
     share: Mean
     groups: dict[Word, Annotated[list[Group], Field(max_length=MAX_ROWS)]]
     deviations: Annotated[list[Deviation], Field(max_length=MAX_CLASSES)]
-    questions: Annotated[list[Question], Field(max_length=4)]
+    questions: Annotated[list[Question], Field(max_length=5)]
     models: Annotated[list[Model], Field(max_length=MAX_ROWS)]
 
 
@@ -150,7 +150,7 @@ class RelianceFound(Section):
     """What `reliance.describe_reliance` returns."""
 
     intact: Score
-    interventions: Annotated[list[Intervention], Field(max_length=20)]
+    interventions: Annotated[list[Intervention], Field(min_length=1, max_length=20)]
     branches: Annotated[list[Branches], Field(max_length=MAX_CLASSES + 1)]
     unimodal: Annotated[list[Unimodal], Field(max_length=100)]
 

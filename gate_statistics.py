@@ -8,7 +8,7 @@ be, and labels are exchanged within a speaker or within a fold.
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import combinations, permutations
+from itertools import combinations, permutations, product
 from typing import NamedTuple
 
 import numpy as np
@@ -125,6 +125,46 @@ def class_test(cells: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding
     return Finding(math.sqrt(observed / values.shape[1]), None, p, smallest, len(values), exact)
 
 
+def unit_test(blocks: Sequence[NDArray], n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
+    """Test whether a gate's units differ between classes, also where their mean does not.
+
+    As `class_test`, with the same permutation for all units of a speaker. Units of two models are
+    two units, so a speaker can only confirm another one of its own fold. The estimate is the root
+    mean square over units and classes of the mean deviation.
+
+    Args:
+        blocks: For each fold (S, K, D): means of its units, those of all seeds side by side, by
+            speaker and class. A speaker without some class of the fold is left out.
+        n_draws: Random permutations where there are more than `MAX_EXACT`.
+        seed: Of them.
+
+    Returns:
+        None where no fold has two speakers.
+    """
+    kept = [values for block in blocks if len(values := _complete(block)) > 1]
+    if not kept:
+        return None
+    ways = [math.factorial(v.shape[1]) ** (len(v) - 1) for v in kept]
+    exact = math.prod(ways) <= MAX_EXACT
+    draw = np.random.default_rng(seed)
+    found = np.zeros(1 if exact else n_draws)
+    observed, n = 0.0, 0
+    for values in kept:
+        n_speakers, n_classes, n_units = values.shape
+        if exact:
+            rest = product(permutations(range(n_classes)), repeat=n_speakers - 1)
+            orders = np.array([[tuple(range(n_classes)), *others] for others in rest])
+        else:
+            plain = np.tile(np.arange(n_classes), (n_draws, n_speakers, 1))
+            orders = draw.permuted(plain, axis=2)  # (orders, S, K)
+        sizes = _squared_means(values, orders)
+        found = (found[:, None] + sizes).reshape(-1) if exact else found + sizes
+        observed += float((values.mean(0) ** 2).sum())
+        n += n_classes * n_units
+    p, smallest = _p(found, observed, exact, 1 / math.prod(ways))
+    return Finding(math.sqrt(observed / n), None, p, smallest, sum(map(len, kept)), exact)
+
+
 def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
     """Test whether speakers' own differences are 0 on average, turning their signs: (S,).
 
@@ -208,6 +248,27 @@ def _p(found: NDArray, observed: float, exact: bool, smallest: float) -> tuple[f
     if exact:
         return as_large / len(found), smallest
     return (1 + as_large) / (1 + len(found)), max(smallest, 1 / (1 + len(found)))
+
+
+def _complete(block: NDArray) -> NDArray:
+    """Return deviations from each speaker's mean over classes, without missing cells."""
+    values = block[:, ~np.isnan(block).any(2).all(0)]  # classes that the fold has
+    values = values[~np.isnan(values).any((1, 2))]
+    return values - values.mean(1, keepdims=True) if values.size else values[:0]
+
+
+def _squared_means(values: NDArray, orders: NDArray) -> NDArray:
+    """Return the sum of squares of the mean over speakers: (S, K, D), (O, S, K) -> (O,).
+
+    By inner products, so that the units are multiplied once and not for each order.
+    """
+    n_speakers = len(values)
+    products = np.einsum("skd,tld->stkl", values, values)
+    total = np.zeros(len(orders))
+    for s in range(n_speakers):
+        for t in range(n_speakers):
+            total += products[s, t][orders[:, s], orders[:, t]].sum(1)
+    return total / n_speakers**2
 
 
 def _all_sums(values: NDArray, fixed: bool) -> NDArray:

@@ -7,13 +7,15 @@ from tables import STAMP, in_code, in_markdown, markdown_table, p_value, percent
 
 POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"
 QUESTIONS = {
-    "class": "Does the gate differ between classes?",
+    "class": "Does the mean gate differ between classes?",
+    "units": "Do its units, where their mean may not?",
     "right": "Does it differ between right and wrong predictions?",
     "gender": "Does it differ between genders?",
     "duration": "Does it go with the duration of a clip?",
 }
 ESTIMATES = {
     "class": "root mean square deviation of a class",
+    "units": "root mean square deviation of a unit and class",
     "right": "right minus wrong",
     "duration": "rank correlation",
 }
@@ -60,7 +62,7 @@ def estimate_words(question: Question, gates: GatesFound) -> str:
     """Return the estimate of a question with its interval, and what it is."""
     genders = [one.group for one in gates.groups.get("gender", [])[:2]]
     what = ESTIMATES.get(question.key, " minus ".join(genders))
-    sign = "" if question.key == "class" else "+"
+    sign = "" if question.key in ("class", "units") else "+"
     return f"{what} {gate_value(question.estimate, question.interval, sign)}"
 
 
@@ -117,10 +119,11 @@ def _gates(found: GateResults, gates: GatesFound) -> list[str]:
     ]
     head = ["question", "answer", "estimate", "p", "p (Holm)", "smallest p", "speakers"]
     blocks += [
-        "Labels are exchanged within each speaker (class), signs of each speaker's own difference "
-        "turned (right or wrong, duration), genders exchanged within each fold. Speakers of one "
-        "fold share a model, so this is about these models. Classes differ in duration and in how "
-        "often they are right: the questions are not independent of each other.",
+        "Classes are exchanged within each speaker (mean and units), signs of each speaker's own "
+        "difference turned (right or wrong, duration), genders exchanged within each fold. "
+        "Speakers of one fold share a model, so this is about these models. Classes differ in "
+        "duration and in how often they are right: the questions are not independent of each "
+        "other.",
         markdown_table(head, rows, n_words=3),
         "Class means minus the speaker's own mean over classes:",
         markdown_table(
@@ -206,13 +209,14 @@ def _reliance(found: GateResults, reliance: RelianceFound) -> list[str]:
             ]
         )
     smallest = p_value(reliance.interventions[0].smallest_p)
+    hopeless = ": no fall can reach 0.05" * (reliance.interventions[0].smallest_p > 0.05)
     draws = max(one.draws for one in reliance.interventions)
     blocks = [
         "## Reliance",
         f"What the frozen head makes of changed {read} of one branch. UA in percent, pooled over "
         f"folds, mean over seeds (and {draws} draws of donors, of another speaker where there is "
         "one); fall against intact in points; last columns: fall in recall of each class. p by "
-        f"exchanging whole speakers, never below {smallest} with so many.",
+        f"exchanging whole speakers, never below {smallest} with so many{hopeless}.",
         markdown_table(head, rows),
     ]
     return blocks + _conflict(reliance)

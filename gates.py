@@ -21,6 +21,7 @@ from gate_statistics import (
     sign_flip_test,
     speaker_means,
     t_interval,
+    unit_test,
 )
 from run_folder import Run
 from significance import holm
@@ -72,7 +73,7 @@ def gates_of(frozen: FrozenFold, fused: Fused) -> Gates:
 
 
 def describe_gates(run: Run, found: Sequence[Gates]) -> dict[str, Any]:
-    """Return the gates by group with intervals, and the four questions, ready for JSON.
+    """Return the gates by group with intervals, and five questions, ready for JSON.
 
     A group's mean is the mean over speakers of their own means, over clips and seeds; its interval
     is Student's t over speakers. P-values are Holm-corrected over the questions that can be asked.
@@ -92,7 +93,7 @@ def describe_gates(run: Run, found: Sequence[Gates]) -> dict[str, Any]:
         "share": _mean(clips.share, clips.speakers),
         "groups": {name: _groups(clips, groups) for name, groups in places.items()},
         "deviations": _deviations(run.classes, cells),
-        "questions": _questions(clips, cells, places, _seconds(run, clips)),
+        "questions": _questions(found, clips, cells, places, _seconds(run, clips)),
         "models": [_model(one, len(run.classes)) for one in found],
     }
 
@@ -211,11 +212,16 @@ def _seconds(run: Run, clips: Clips) -> NDArray:
 
 
 def _questions(
-    clips: Clips, cells: NDArray, places: Mapping[str, Groups], seconds: NDArray
+    gates: Sequence[Gates],
+    clips: Clips,
+    cells: NDArray,
+    places: Mapping[str, Groups],
+    seconds: NDArray,
 ) -> list[dict[str, Any]]:
-    """Ask all four; those that cannot be asked of these clips are left out."""
+    """Ask all five; those that cannot be asked of these clips are left out."""
     found = {
         "class": class_test(cells),
+        "units": unit_test(unit_blocks(gates, cells.shape[1])),
         "right": sign_flip_test(_right_minus_wrong(clips)),
         "gender": _by_gender(clips, places.get("gender")),
         "duration": sign_flip_test(_with_duration(clips, seconds)),
@@ -226,6 +232,20 @@ def _questions(
         {"key": key, **one._asdict(), "p_holm": p}
         for (key, one), p in zip(asked.items(), adjusted, strict=True)
     ]
+
+
+def unit_blocks(gates: Sequence[Gates], n_classes: int) -> list[NDArray]:
+    """Return each fold's unit means by speaker and class, seeds side by side: (S, K, D) each."""
+    found: dict[int, list[NDArray]] = {}
+    for one in gates:
+        place = np.unique(one.speakers, return_inverse=True)[1]
+        total = np.zeros((place.max() + 1, n_classes, one.gate.shape[1]))
+        count = np.zeros((*total.shape[:2], 1))
+        np.add.at(total, (place, one.targets), one.gate)
+        np.add.at(count, (place, one.targets), 1)
+        with np.errstate(invalid="ignore"):
+            found.setdefault(one.fold, []).append(total / count)
+    return [np.concatenate(seeds, 2) for seeds in found.values()]
 
 
 def _right_minus_wrong(clips: Clips) -> NDArray:

@@ -12,6 +12,16 @@ import figures
 from errors import printable
 from examples import PER_RUN, data_uri, worst_errors
 from files import write_text
+from gate_results import PICTURES, Stale, read_results
+from gate_tables import (
+    ATTENTION,
+    NO_EXPLANATION,
+    QUESTIONS,
+    estimate_words,
+    gate_value,
+    intervention_name,
+    question_words,
+)
 from ledger import read_ledger
 from run_folder import Run
 from tables import METRICS, NAMES, STAMP, notes, p_value, percent
@@ -50,7 +60,17 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals.update(percent=percent, p_value=p_value)
+    environment.globals.update(
+        percent=percent,
+        p_value=p_value,
+        gate_value=gate_value,
+        estimate_words=estimate_words,
+        question_words=question_words,
+        intervention_name=intervention_name,
+        gate_questions=QUESTIONS,
+        no_explanation=NO_EXPLANATION,
+        behind_attention=ATTENTION,
+    )
     page = environment.get_template("report.html").render(
         c=comparison,
         runs=_runs(runs, comparison),
@@ -58,6 +78,7 @@ def write_report(
         axes=_axes(runs[0].config),
         figures=_figures(runs, comparison),
         gates=_gates(runs),
+        analyses=_analyses(runs),
         calibrations=_calibrations(comparison),
         groups=_groups(comparison),
         conditions=_conditions(comparison),
@@ -181,6 +202,24 @@ def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
         numbers = {"mean": gate.mean(), "low": gate.min(), "high": gate.max(), "n": len(gate)}
         found.append({"run": place, **numbers, **{k: _svg_uri(v) for k, v in plots.items()}})
     return found
+
+
+def _analyses(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Return what `analyze_gates.py` found of each run; of other weights, only that it is so."""
+    analyses: list[dict[str, Any]] = []
+    for place, run in enumerate(runs):
+        try:
+            shown = read_results(run)
+        except Stale as stale:
+            analyses.append({"run": place, "stale": str(stale)})
+            continue
+        if shown is not None:
+            plots = [
+                {"uri": data_uri("image/png", data), "words": PICTURES[name], "name": name}
+                for name, data in shown.pictures.items()
+            ]
+            analyses.append({"run": place, "stale": None, "found": shown.results, "plots": plots})
+    return analyses
 
 
 def _calibrations(comparison: Comparison) -> dict[str, Any] | None:
