@@ -56,7 +56,7 @@ class Trials:
         folder: Of the study; it is there.
         space: What is varied.
         seed: With a trial's number and the trials before, it decides what is drawn for it.
-        epochs: Of a whole training; a trial is not pruned in its first quarter.
+        epochs: Of a whole training; no trial is pruned in its first third.
 
     Raises:
         RunError: The store cannot be read or written.
@@ -66,7 +66,7 @@ class Trials:
         optuna.logging.disable_default_handler()
         self.folder, self.space, self.seed = folder, space, seed
         url = URL.create("sqlite", database=str(folder / STORE))
-        pruner = optuna.pruners.MedianPruner(STARTUP_PRUNING, n_warmup_steps=max(2, epochs // 4))
+        pruner = optuna.pruners.MedianPruner(STARTUP_PRUNING, n_warmup_steps=epochs // 3 + 1)
         with in_turn(folder / LOCK), self._storing():
             self._storage = optuna.storages.RDBStorage(
                 url.render_as_string(), engine_kwargs={"connect_args": {"timeout": SECONDS}}

@@ -1,5 +1,6 @@
 """The pictures of tuning and of the range test, as PNG files."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -28,11 +29,12 @@ class Dot(NamedTuple):
 
 
 class Sweep(NamedTuple):
-    """The losses of one seed of a range test; `smooth` as `raw`, smoothed."""
+    """The losses of one range test, one a step."""
 
     rates: Sequence[float]
     raw: Sequence[float]
     smooth: Sequence[float]
+    diverged: float | None = None  # the rate at which it did
 
 
 def draw_history(file: Path, dots: Sequence[Dot]) -> None:
@@ -58,7 +60,9 @@ def draw_importance(file: Path, importance: Mapping[str, float], words: str) -> 
     else:
         axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
         axes.set_yticks([])
-    axes.set(xlabel="importance for dev UA (PED-ANOVA), percent", xlim=(0, 100))
+    axes.set(
+        xlabel="importance for dev UA of the complete trials (PED-ANOVA), percent", xlim=(0, 100)
+    )
     _save(figure, file)
 
 
@@ -103,9 +107,9 @@ def draw_sweep(
         band: Lowest and highest usable rate, shaded; None is none.
     """
     figure, (axes,) = _new(1, 6.4, 3.8)
-    for i, (rates, raw, smooth) in enumerate(sweeps):
+    for i, (rates, raw, smooth, _) in enumerate(sweeps):
         axes.plot(rates, raw, color=GRID, linewidth=0.8)
-        label = f"smoothed loss of {len(sweeps)} seeds" if i == 0 else None
+        label = "smoothed loss, one line a seed" if i == 0 else None
         axes.plot(rates, smooth, color=DONE, linewidth=1.4, alpha=0.8, label=label)
     shown = np.concatenate([sweep.smooth for sweep in sweeps])
     shown = shown[np.isfinite(shown)]
@@ -136,7 +140,7 @@ def _scatter(axes: Axes, x: Sequence[float], dots: Sequence[Dot]) -> None:
 
 
 def _word(value: Any) -> str:
-    return {None: "null", True: "true", False: "false"}.get(value, str(value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _in_order(word: str) -> tuple[float, str]:

@@ -1,0 +1,41 @@
+"""Is a config's learning rate usable? `scripts/lr_range.sh configs/demo_gmu.yaml optim.lr=0.02`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from cli import guarded
+from config import load_config
+from errors import printable
+from rate_range import run_range_test
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run the range test and print the answer; return the exit status.
+
+    Args:
+        argv: Arguments of the process.
+    """
+    parser = argparse.ArgumentParser(
+        prog="scripts/lr_range.sh", description=__doc__, allow_abbrev=False
+    )
+    parser.add_argument("config", metavar="CONFIG", help="YAML recipe")
+    parser.add_argument("--lowest", type=float, default=1e-7, help="first rate, default 1e-7")
+    parser.add_argument("--highest", type=float, default=1.0, help="last rate, default 1")
+    parser.add_argument("--steps", type=int, default=200, help="from the one to the other")
+    parser.add_argument("--repeats", type=int, default=3, metavar="N", help="seeds, default 3")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=0.02"
+    )
+    asked = parser.parse_intermixed_args(argv)
+
+    def work() -> None:
+        config = load_config(asked.config, asked.overrides)
+        words = run_range_test(config, asked.lowest, asked.highest, asked.steps, asked.repeats)
+        print(printable(words))
+
+    return guarded(work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,287 @@
+"""The learning-rate range test (Smith 2017): which rates train a config's model, and does its own.
+
+The model is trained on the training split of one fold while the rate grows geometrically, step by
+step, from where it does nothing to where it destroys; dev and test clips are not opened. With L(r)
+the loss smoothed up to rate r, and L0 the mean of the first ten, a rate r is called **usable** if
+
+- L(r) is at least 5 % below L0, there and from there to the lowest L: training has got somewhere,
+- r is not above the rate of the lowest L, behind which larger steps undo what smaller ones did,
+- r is at most a third of the rate at which the test diverged: L above 4 times its lowest, or NaN.
+
+Below them a rate is **too low** (it may train, slowly; the test cannot tell), above **too high**.
+The rates before r have trained the same weights: the test shows what steps of that size do to a
+network in training, not what hundreds of them do to a fresh one.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+
+from batches import in_windows
+from config import dump_config
+from data import Batch
+from disk import make_folder
+from divergence import Diverged
+from errors import InputError
+from experiment import check_places, feature_settings, fill_store, make_accelerator
+from files import write_csv, write_json, write_text
+from fold import Training, prepare
+from job import FoldJob
+from plan import Plan, make_tuning_plan
+from schema import Config
+from store import FeatureStore
+from tuning_figures import Sweep, draw_sweep
+
+SMOOTHING = 0.9  # weight of what was before, in the exponential average
+FIRST = 10  # losses that say where it starts
+LEAST_FALL = 0.05  # part of the loss at the start
+BLOW_UP = 4.0  # times the lowest smoothed loss
+MARGIN = 3.0  # between a usable rate and the one that diverges
+
+
+class Found(NamedTuple):
+    """What one sweep shows."""
+
+    start: float  # loss
+    lowest: float  # smoothed loss
+    lowest_at: float  # rate
+    steepest_at: (
+        float  # rate at which the smoothed loss falls fastest, by the logarithm of the rate
+    )
+    diverged_at: float | None
+    band: tuple[float, float] | None  # the usable rates
+
+
+def sweep(step: Callable[[float], float], rates: Sequence[float]) -> Sweep:
+    """Take a step at each rate, until the smoothed loss is far above its lowest, or not finite.
+
+    Args:
+        step: Takes one at a rate and returns the loss before it; NaN where it fails.
+        rates: Growing.
+    """
+    raw: list[float] = []
+    smooth: list[float] = []
+    average = 0.0
+    for n, rate in enumerate(rates, start=1):
+        loss = step(rate)
+        if not math.isfinite(loss):
+            return Sweep(rates[: n - 1], raw, smooth, rate)
+        average = SMOOTHING * average + (1 - SMOOTHING) * loss
+        raw.append(loss)
+        smooth.append(average / (1 - SMOOTHING**n))  # as if it had begun before the first loss
+        if n > FIRST and smooth[-1] > BLOW_UP * min(smooth):
+            return Sweep(rates[:n], raw, smooth, rate)
+    return Sweep(rates, raw, smooth)
+
+
+def read_sweep(found: Sweep) -> Found:
+    """Say where a sweep falls, turns and diverges.
+
+    Raises:
+        InputError: It has too few steps to say anything.
+    """
+    if len(found.raw) <= FIRST:
+        raise InputError(
+            f"the loss was not finite after {len(found.raw)} steps: give a lower rate as --lowest"
+        )
+    start = float(np.mean(found.raw[:FIRST]))
+    smooth, rates = np.array(found.smooth), np.array(found.rates)
+    bottom = FIRST + int(smooth[FIRST:].argmin())
+    slopes = np.gradient(smooth, np.log10(rates))[FIRST : bottom + 1]
+    low = bottom
+    while low > 0 and smooth[low] <= (1 - LEAST_FALL) * start:
+        low -= 1
+    high = rates[bottom]
+    if found.diverged is not None:
+        high = min(high, found.diverged / MARGIN)
+    falls = low < bottom and rates[low + 1] <= high
+    return Found(
+        start,
+        float(smooth[bottom]),
+        float(rates[bottom]),
+        float(rates[FIRST + int(slopes.argmin())]),
+        found.diverged,
+        (float(rates[low + 1]), float(high)) if falls else None,
+    )
+
+
+def judge(rate: float, seen: Sweep, found: Found) -> tuple[str, str]:
+    """Return `usable`, `too low` or `too high` for a rate, and the reason."""
+    turn = f"it is lowest ({found.lowest:.3g}) at {found.lowest_at:.2g}"
+    if found.diverged_at is not None:
+        turn += f" and diverges at {found.diverged_at:.2g}"
+    if found.band is None:
+        return "too high", f"no rate makes the loss fall by 5 % without harm behind it: {turn}"
+    place = int(np.searchsorted(seen.rates, rate, side="right")) - 1
+    at = seen.smooth[max(place, 0)]
+    change = 100 * (at / found.start - 1)
+    here = f"the smoothed loss there is {at:.3g}, {change:+.0f} % of the {found.start:.3g} at first"
+    if rate > seen.rates[-1]:
+        here = f"the test ended before it, at {seen.rates[-1]:.2g}"
+    if rate < found.band[0]:
+        return "too low", f"{here}; {turn}"
+    return "usable" if rate <= found.band[1] else "too high", f"{here}; {turn}"
+
+
+def run_range_test(
+    config: Config, lowest: float = 1e-7, highest: float = 1.0, steps: int = 200, repeats: int = 3
+) -> str:
+    """Run the test with some seeds, write its figures and picture, and return the answer in words.
+
+    Args:
+        config: Of the model; the first of `run.folds` is trained on, the first seed is the first.
+        lowest: Rate of the head at the first step; the backbones' are in proportion.
+        highest: At the last one.
+        steps: In all, from the one to the other.
+        repeats: Seeds.
+
+    Raises:
+        InputError: Rates or steps make no test, or the corpus is not as it must be.
+        RunError: Something cannot be written.
+    """
+    if not 0 < lowest < highest or steps <= 2 * FIRST or repeats < 1:
+        raise InputError(
+            f"--lowest must be above 0 and below --highest, --steps above {2 * FIRST} and "
+            f"--repeats 1 or more; got {lowest:g}, {highest:g}, {steps}, {repeats}"
+        )
+    check_places(config)
+    config = _without_schedule(config)
+    plan = make_tuning_plan(config, keep=True, with_dev=False)
+    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    plan = fill_store(plan, store)
+    accelerator = make_accelerator(config)
+    rates = np.geomspace(lowest, highest, steps).tolist()
+    seeds = [config.run.seeds[0] + i for i in range(repeats)]
+    sweeps = []
+    for seed in seeds:
+        training = prepare(_job(plan, seed), store, accelerator)
+        sweeps.append(sweep(_stepper(training, config, accelerator), rates))
+        accelerator.free_memory()
+    return _publish(config, seeds, sweeps)
+
+
+def _without_schedule(config: Config) -> Config:
+    """Return the config with one fold and rates that only the test moves."""
+    constant = {"schedule": "constant", "warmup_epochs": None, "min_lr": None}
+    constant |= {"plateau_factor": None, "plateau_patience": None}
+    fold = (config.run.folds or [1])[:1]
+    return config.model_copy(
+        update={
+            "optim": config.optim.model_copy(update=constant),
+            "train": config.train.model_copy(update={"max_bad_steps": 0}),
+            "run": config.run.model_copy(update={"folds": fold}),
+        }
+    )
+
+
+def _job(plan: Plan, seed: int) -> FoldJob:
+    classes, split = plan.labels.classes, plan.splits[0]
+    return FoldJob(plan.config, classes, split, seed, plan.hashes, plan.certificate, {})
+
+
+def _stepper(
+    training: Training, config: Config, accelerator: Accelerator
+) -> Callable[[float], float]:
+    """Return what takes the next step of a training at a rate, and returns its loss."""
+    _, trainer, loader = training
+    groups = [group for one in trainer.optimizers for group in one.param_groups]
+    scales = [group["lr"] / config.optim.lr for group in groups]
+    set_seed(trainer.seed)
+
+    def windows() -> Iterator[list[Batch]]:
+        for epoch in range(10**9):
+            loader.batch_sampler.set_epoch(epoch, 0)  # type: ignore[union-attr]
+            yield from in_windows(loader, config.train.accumulate)
+
+    coming = windows()
+
+    def step(rate: float) -> float:
+        for group, scale in zip(groups, scales, strict=True):
+            group["lr"] = (
+                torch.tensor(rate * scale) if torch.is_tensor(group["lr"]) else rate * scale
+            )
+        try:
+            terms = trainer.step(next(coming))
+        except Diverged:
+            return math.nan
+        return float(np.mean([float(one.total) for one in terms]))
+
+    return step
+
+
+def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> str:
+    """Write the folder of the test; return the answer."""
+    folder = Path(config.run.root) / f"{config.name}_lr_range"
+    make_folder(folder)
+    found = [read_sweep(one) for one in sweeps]
+    verdicts = [judge(config.optim.lr, *pair) for pair in zip(sweeps, found, strict=True)]
+    band = _common([one.band for one in found])
+    words = _answer(config, seeds, found, verdicts, band)
+    rows = [
+        [seed, n, *row]
+        for seed, one in zip(seeds, sweeps, strict=True)
+        for n, row in enumerate(zip(*one[:3], strict=True), start=1)
+    ]
+    write_csv(folder / "lr_range.csv", ["seed", "step", "rate", "loss", "smoothed"], rows)
+    write_text(folder / "config.yaml", dump_config(config))
+    about: dict[str, Any] = {
+        "optim.lr": config.optim.lr,
+        "optimizer": config.optim.optimizer.model_dump(),
+        "usable": all(verdict == "usable" for verdict, _ in verdicts),
+        "usable_rates": band,
+        "seeds": [
+            {"seed": seed, "verdict": verdict[0], "reason": verdict[1], **one._asdict()}
+            for seed, verdict, one in zip(seeds, verdicts, found, strict=True)
+        ],
+        "answer": words.splitlines(),
+    }
+    write_json(folder / "lr_range.json", about)
+    marks = {f"optim.lr = {config.optim.lr:g}": config.optim.lr}
+    marks["steepest fall"] = _middle([one.steepest_at for one in found])
+    if diverged := [one.diverged_at for one in found if one.diverged_at is not None]:
+        marks["first divergence"] = min(diverged)
+    draw_sweep(folder / "lr_range.png", sweeps, marks, band)
+    return f"{words}\nPicture and figures: {folder}/lr_range.png, .csv and .json"
+
+
+def _answer(
+    config: Config,
+    seeds: Sequence[int],
+    found: Sequence[Found],
+    verdicts: Sequence[tuple[str, str]],
+    band: Sequence[float] | None,
+) -> str:
+    kinds = [verdict for verdict, _ in verdicts]
+    agreed = kinds[0] if len(set(kinds)) == 1 else "usable with some seeds only"
+    named = {name for name in config.optim.optimizer.model_dump().values() if name}
+    rate = (
+        f"optim.lr={config.optim.lr:g} is {agreed} for {config.name} ({', '.join(sorted(named))})"
+    )
+    number = "one seed only" if len(seeds) == 1 else f"{len(seeds)} seeds"
+    lines = [f"{rate}, {number}:"]
+    lines += [
+        f"  seed {seed}: {kind}; {reason}"
+        for seed, (kind, reason) in zip(seeds, verdicts, strict=True)
+    ]
+    if band is None:
+        return "\n".join([*lines, "No rate is usable with all of them."])
+    steepest = _middle([one.steepest_at for one in found])
+    return "\n".join(
+        [*lines, f"Usable: {band[0]:.2g} to {band[1]:.2g}; it falls fastest at {steepest:.2g}."]
+    )
+
+
+def _common(bands: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
+    known = [band for band in bands if band is not None]
+    low, high = (max(b[0] for b in known), min(b[1] for b in known)) if known else (1.0, 0.0)
+    return (low, high) if len(known) == len(bands) and low <= high else None
+
+
+def _middle(rates: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(rates))))

@@ -1,0 +1,194 @@
+"""The range test finds a rate that is known to diverge, and reads the training clips only."""
+
+import csv
+import json
+import math
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import audio
+from errors import InputError
+from figures import COLOURS
+from lr_range import main
+from rate_range import BLOW_UP, MARGIN, judge, read_sweep, run_range_test, sweep
+from tuning_figures import Sweep, draw_sweep
+
+REPOSITORY = Path(__file__).parents[1]
+STEEP = 8.0  # the largest curvature of the bowl
+RATES = np.geomspace(1e-5, 1e2, 2000).tolist()
+
+
+def bowl(optimizer: type[torch.optim.Optimizer] = torch.optim.SGD) -> Callable[[float], float]:
+    """Return steps on 1 + (8 x^2 + y^2) / 2 with noisy slopes: SGD diverges above 2 / 8."""
+    draw = torch.Generator().manual_seed(0)
+    point = torch.nn.Parameter(torch.tensor([1.0, 3.0]))
+    curvature = torch.tensor([STEEP, 1.0])
+    moves = optimizer([point], lr=1.0)
+
+    def step(rate: float) -> float:
+        moves.param_groups[0]["lr"] = rate
+        loss = 1 + (curvature * point.detach() ** 2).sum() / 2
+        point.grad = curvature * point.detach() + 0.01 * torch.randn(2, generator=draw)
+        moves.step()
+        return float(loss)
+
+    return step
+
+
+def test_a_bowl_diverges_at_two_over_its_curvature() -> None:
+    seen = sweep(bowl(), RATES)
+    found = read_sweep(seen)
+    known = 2 / STEEP
+    assert found.diverged_at is not None and known < found.diverged_at < 1.5 * known
+    assert known / 10 < found.lowest_at < 1.1 * known and found.lowest == pytest.approx(1, abs=0.01)
+    assert found.start == pytest.approx(1 + (STEEP + 9) / 2, rel=0.01)
+    assert found.steepest_at < found.lowest_at
+    assert found.band is not None and found.band[1] <= found.diverged_at / MARGIN
+    assert judge(known / 10, seen, found)[0] == "usable"
+    assert judge(2 * known, seen, found)[0] == "too high"
+    assert "the test ended before it" in judge(2 * known, seen, found)[1]
+    assert judge(1e-5, seen, found)[0] == "too low"
+
+
+def test_the_average_is_that_of_all_losses_so_far() -> None:
+    losses = [3.0, 1.0, 2.0, 5.0, 4.0]
+    seen = sweep(lambda rate: losses[int(rate)], range(5))
+    for n in range(5):
+        weights = 0.9 ** np.arange(n, -1, -1)
+        assert seen.smooth[n] == pytest.approx(np.average(losses[: n + 1], weights=weights))
+    assert list(seen.raw) == losses and seen.diverged is None
+
+
+def test_a_sweep_ends_where_the_loss_is_no_number_or_blows_up() -> None:
+    calls = []
+
+    def step(rate: float) -> float:
+        calls.append(rate)
+        return math.nan if rate >= 20 else 1.0
+
+    seen = sweep(step, range(1, 100))
+    assert seen.diverged == 20 and calls[-1] == 20 and len(seen.raw) == len(seen.rates) == 19
+    seen = sweep(lambda rate: 1.0 if rate < 30 else 100.0, range(1, 100))
+    assert seen.diverged == 30 and seen.smooth[-1] > BLOW_UP * min(seen.smooth)
+    with pytest.raises(InputError, match="not finite after 3 steps: give a lower rate"):
+        read_sweep(sweep(lambda rate: 1.0 if rate < 4 else math.inf, range(1, 100)))
+
+
+def test_a_loss_that_never_falls_has_no_usable_rate() -> None:
+    seen = sweep(lambda rate: 1.0 + rate, np.geomspace(1e-6, 1, 100).tolist())
+    found = read_sweep(seen)
+    assert found.band is None
+    for rate in (1e-6, 1e-3, 1.0):
+        verdict, reason = judge(rate, seen, found)
+        assert verdict == "too high" and "no rate makes the loss fall" in reason
+
+
+def test_a_rate_behind_the_lowest_loss_is_too_high_even_if_nothing_blows_up() -> None:
+    """As with Adam, whose loss rises to that of a guess and stays there."""
+    rates = np.geomspace(1e-6, 1, 120)
+    losses = np.interp(np.log10(rates), [-6, -4, -2.5, -1, 0], [1.4, 1.4, 0.7, 1.5, 1.5])
+    seen = sweep(dict(zip(rates, losses, strict=True)).__getitem__, rates.tolist())
+    found = read_sweep(seen)
+    assert found.diverged_at is None and 10**-2.5 < found.lowest_at < 10**-2
+    kinds = [judge(rate, seen, found)[0] for rate in (1e-5, 1e-3, 0.02, 0.5)]
+    assert kinds == ["too low", "usable", "too high", "too high"]
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The audio files that are opened."""
+    names: set[str] = set()
+    for name in ("hash_file", "listen", "read_audio"):
+        real = getattr(audio, name)
+
+        def noted(path: Path, *args: object, real: Callable = real) -> object:
+            names.add(Path(path).stem)
+            return real(path, *args)
+
+        for module in [m for m in sys.modules.values() if getattr(m, name, None) is real]:
+            monkeypatch.setattr(module, name, noted)
+    return names
+
+
+def test_the_tiny_recipe_gets_an_answer_from_its_training_clips_alone(tiny, opened) -> None:
+    config = tiny("run.folds=[1]", f"run.store={Path(tiny().run.root) / 'features'}")
+    words = run_range_test(config, steps=21, repeats=2)
+    assert {name[:5] for name in opened} == {"Ses03", "Ses04", "Ses05"}  # test 1, dev 2
+    folder = Path(config.run.root) / "tiny_lr_range"
+    about = json.loads((folder / "lr_range.json").read_text())
+    assert words.startswith(f"optim.lr={config.optim.lr:g} is ") and "2 seeds" in words
+    assert [one["seed"] for one in about["seeds"]] == [0, 1]
+    assert about["usable"] == all(one["verdict"] == "usable" for one in about["seeds"])
+    with (folder / "lr_range.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["seed"] == "0"]
+    assert float(rows[0]["rate"]) == pytest.approx(1e-7) and len(rows) <= 21
+    seen = Sweep(*([float(row[c]) for row in rows] for c in ("rate", "loss", "smoothed")))
+    assert about["seeds"][0]["lowest"] == pytest.approx(min(seen.smooth[10:]))
+    assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
+    first = (folder / "lr_range.csv").read_text()
+    run_range_test(config, steps=21, repeats=1)
+    again = (folder / "lr_range.csv").read_text()
+    assert len(again) < len(first) and first.startswith(again)  # the same seed, the same losses
+
+
+def test_all_optimizers_keep_their_proportion(tiny, monkeypatch) -> None:
+    seen: list[list[float]] = []
+    step = torch.optim.Adam.step
+
+    def noted(self: torch.optim.Adam, *args: object) -> object:
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", noted)
+    config = tiny("optim.backbone_lr_scale=0.1", "optim.optimizer.mel=adam", "optim.lr=0.5")
+    run_range_test(config, 1e-6, 1e-3, steps=21, repeats=1)
+    rates = np.geomspace(1e-6, 1e-3, 21)
+    assert len(seen) == 3 * 21
+    for i, rate in enumerate(rates):
+        for part, scale in enumerate((0.1, 0.1, 1.0)):  # cqt, mel, head
+            assert seen[3 * i + part] == pytest.approx([rate * scale] * 2)
+
+
+@pytest.mark.parametrize(
+    "words, named",
+    [
+        (["--lowest", "1", "--highest", "0.1"], "--lowest must be above 0 and below --highest"),
+        (["--steps", "20"], "--steps above 20"),
+        (["--repeats", "0"], "--repeats 1 or more"),
+        (["optim.lrr=1"], "optim.lrr"),
+    ],
+)
+def test_what_makes_no_test_is_refused(recipe, tmp_path, capsys, words, named) -> None:
+    assert main([str(recipe), f"run.root={tmp_path}", *words]) == 2
+    assert named in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_script_starts_the_entry() -> None:
+    found = subprocess.run(
+        [REPOSITORY / "scripts/lr_range.sh", "--help"], capture_output=True, text=True, cwd="/"
+    )
+    assert found.returncode == 0 and "scripts/lr_range.sh" in found.stdout
+
+
+def test_the_picture_shows_the_usable_band(tmp_path) -> None:
+    from PIL import Image
+
+    seen = sweep(bowl(), RATES)
+    for name, band in (("with", (1e-3, 1e-1)), ("without", None)):
+        draw_sweep(tmp_path / f"{name}.png", [seen], {"optim.lr = 0.01": 0.01}, band)
+    with_band, without = (
+        np.asarray(Image.open(tmp_path / f"{name}.png").convert("RGB"))
+        for name in ("with", "without")
+    )
+    green = 255 - 0.15 * (255 - np.array([int(COLOURS[2][i : i + 2], 16) for i in (1, 3, 5)]))
+    shaded = [(np.abs(each - green) < 3).all(-1).mean() for each in (with_band, without)]
+    assert shaded[0] > 0.1 and shaded[1] < 0.01
+    shutil.rmtree(tmp_path)
