@@ -6,7 +6,6 @@ be, and labels are exchanged within a speaker or within a fold.
 """
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations, permutations, product
 from typing import NamedTuple
@@ -27,7 +26,7 @@ class Finding(NamedTuple):
         estimate: What was asked for, in units of the gate (of a correlation: of a correlation).
         interval: 95 % of the estimate, Student's t over speakers; None where there is none.
         p: Two-sided.
-        smallest_p: The least p that so many speakers allow.
+        smallest_p: The least p that these speakers' values allow in any order.
         n_speakers: That could be asked.
         exact: Whether all exchanges were made.
     """
@@ -116,12 +115,10 @@ def class_test(cells: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding
         return ((sums / n_of_class) ** 2).sum(-1)
 
     observed = float(statistic(np.nansum(values, axis=0)))
-    total = math.prod(math.factorial(int(m)) for m in present.sum(1))
-    alike = math.prod(math.factorial(n) for n in Counter(map(bytes, present.T)).values())
     fixed = bool(present.all())
-    exact = total // (alike if fixed else 1) <= MAX_EXACT
+    exact = math.prod(math.factorial(int(m)) for m in present.sum(1)[fixed:]) <= MAX_EXACT
     sums = _all_sums(values, fixed) if exact else _drawn_sums(values, n_draws, seed)
-    p, smallest = _p(statistic(sums), observed, exact, alike / total)
+    p, smallest = _p(statistic(sums), observed, exact)
     return Finding(math.sqrt(observed / values.shape[1]), None, p, smallest, len(values), exact)
 
 
@@ -161,7 +158,7 @@ def unit_test(blocks: Sequence[NDArray], n_draws: int = N_DRAWS, seed: int = 0) 
         found = (found[:, None] + sizes).reshape(-1) if exact else found + sizes
         observed += float((values.mean(0) ** 2).sum())
         n += n_classes * n_units
-    p, smallest = _p(found, observed, exact, 1 / math.prod(ways))
+    p, smallest = _p(found, observed, exact)
     return Finding(math.sqrt(observed / n), None, p, smallest, sum(map(len, kept)), exact)
 
 
@@ -181,7 +178,7 @@ def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Fi
         turned = np.random.default_rng(seed).integers(0, 2, (n_draws, n))
     means = np.abs(((1 - 2 * turned) * values).mean(1))  # (exchanges,)
     estimate = float(values.mean())
-    p, smallest = _p(means, abs(estimate), exact, 2.0 ** (1 - n))
+    p, smallest = _p(means, abs(estimate), exact)
     return Finding(estimate, t_interval(values), p, smallest, n, exact)
 
 
@@ -221,9 +218,7 @@ def group_test(
             sums = (sums[:, None] + found).reshape(-1)
         else:
             sums = sums + _drawn(values, int(is_first.sum()), n_draws, draw)
-    even = all(2 * f.sum() == len(f) for _, f in parts)  # the mirrored exchange is as large
-    smallest = min(1.0, (2 if even else 1) / total)
-    p, smallest = _p(np.abs(sums / len(parts)), abs(estimate), exact, smallest)
+    p, smallest = _p(np.abs(sums / len(parts)), abs(estimate), exact)
     interval = t_interval(differences) if len(parts) > 1 else _welch(*parts[0])
     return Finding(estimate, interval, p, smallest, sum(len(v) for v, _ in parts), exact)
 
@@ -241,13 +236,15 @@ def rank_correlations(values: NDArray, sizes: NDArray, speakers: NDArray) -> NDA
     return np.array(found)
 
 
-def _p(found: NDArray, observed: float, exact: bool, smallest: float) -> tuple[float, float]:
+def _p(found: NDArray, observed: float, exact: bool) -> tuple[float, float]:
     """Return p and the least p possible, by exchanges (all of them, or drawn)."""
-    least = observed - max(1e-9 * observed, SAME**2)
-    as_large = int((found >= least).sum())
+
+    def as_large(size: float) -> int:
+        return int((found >= size - max(1e-9 * size, SAME**2)).sum())
+
     if exact:
-        return as_large / len(found), smallest
-    return (1 + as_large) / (1 + len(found)), max(smallest, 1 / (1 + len(found)))
+        return as_large(observed) / len(found), as_large(float(found.max())) / len(found)
+    return (1 + as_large(observed)) / (1 + len(found)), 1 / (1 + len(found))
 
 
 def _complete(block: NDArray) -> NDArray:
