@@ -91,6 +91,7 @@ class FusionLoss(nn.Module):
         total = cross_entropy + contrast + self.alpha * (agree + self.sign * differ)
         return LossTerms(total, cross_entropy, contrast, agree, differ)
 
+    @torch.no_grad()
     def learned(self) -> dict[str, float]:
         """Return what this loss has learned, by name."""
         return {} if self.temperature.place is None else {"temperature": float(self.temperature())}

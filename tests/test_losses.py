@@ -1,5 +1,6 @@
-"""The loss terms: against an independent library, five plain lines, and by hand."""
+"""The sum that is minimised, against torch's own terms; the temperature that is learned."""
 
+import copy
 import math
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from augment import Mix
-from losses import FusionLoss, consistency, diversity, nt_xent
+from contrast import FORMS, SAME_CLASS, consistency, diversity, nt_xent
+from losses import FusionLoss, Temperature
 
 
 def views(n=6, width=5, seed=0):
@@ -22,83 +24,6 @@ def logits_and_targets(n=6, k=4):
     return torch.randn(n, k, requires_grad=True), torch.arange(n) % k
 
 
-@given(st.integers(2, 9), st.integers(1, 8), st.floats(0.05, 2.0), st.integers(0, 99))
-@settings(max_examples=25, deadline=None)
-def test_peer_17_simclr_is_nt_xent_of_pytorch_metric_learning(n, width, temperature, seed):
-    library = pytest.importorskip("pytorch_metric_learning.losses")
-    z_cqt, z_mel = views(n, width, seed)
-    clips = torch.arange(n)
-    expected = library.NTXentLoss(temperature)(torch.cat([z_cqt, z_mel]), torch.cat([clips, clips]))
-    torch.testing.assert_close(nt_xent(z_cqt, z_mel, temperature), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_cross_modal_is_five_plain_lines():
-    z_cqt, z_mel = (z.detach() for z in views())
-    total = 0.0
-    for i in range(len(z_cqt)):
-        ratios = [math.exp(F.cosine_similarity(z_cqt[i], z, dim=0) / 0.3) for z in z_mel]
-        total -= math.log(ratios[i] / sum(ratios)) / len(z_cqt)
-    assert float(nt_xent(z_cqt, z_mel, 0.3, "cross_modal")) == pytest.approx(total, rel=1e-5)
-
-
-def test_peer_17_cross_modal_looks_one_way_and_simclr_both():
-    z_cqt, z_mel = (z.detach() for z in views())
-    both = nt_xent(z_cqt, z_mel, 0.3), nt_xent(z_mel, z_cqt, 0.3)
-    torch.testing.assert_close(*both)
-    one_way = [nt_xent(*pair, 0.3, "cross_modal") for pair in ((z_cqt, z_mel), (z_mel, z_cqt))]
-    assert abs(float(one_way[0] - one_way[1])) > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("form", "negatives"),
-    [("simclr", 2), ("cross_modal", 1)],  # of each view
-)
-def test_two_clips_by_hand(form, negatives):
-    z = torch.eye(2)  # both views of a clip agree, the clips are orthogonal
-    e = math.exp(1 / 0.5)  # the partner's similarity is 1, a negative's 0, temperature 0.5
-    expected = -math.log(e / (e + negatives))
-    assert float(nt_xent(z, 3 * z, 0.5, form)) == pytest.approx(expected)
-
-
-@pytest.mark.parametrize("form", ["simclr", "cross_modal"])
-def test_nt_xent_is_lower_for_partners_that_agree(form):
-    z_cqt, z_mel = views()
-    assert nt_xent(z_cqt, z_cqt, 0.1, form) < nt_xent(z_cqt, z_mel, 0.1, form)
-    assert nt_xent(z_cqt, z_cqt, 0.1, form) < nt_xent(z_cqt, z_cqt.roll(1, 0), 0.1, form)
-
-
-@pytest.mark.parametrize("term", [consistency, diversity, lambda a, b: nt_xent(a, b, 0.1)])
-def test_the_length_of_a_view_does_not_matter(term):
-    z_cqt, z_mel = views()
-    torch.testing.assert_close(term(z_cqt, z_mel), term(7 * z_cqt, z_mel / 3))
-
-
-def test_consistency_is_1_minus_the_mean_cosine():
-    z_cqt, z_mel = (z.detach() for z in views())
-    cosines = [float(a @ b / a.norm() / b.norm()) for a, b in zip(z_cqt, z_mel, strict=True)]
-    assert float(consistency(z_cqt, z_mel)) == pytest.approx(1 - sum(cosines) / 6, rel=1e-5)
-    assert float(consistency(z_cqt, z_cqt)) == pytest.approx(0, abs=1e-6)
-    assert float(consistency(z_cqt, -z_cqt)) == pytest.approx(2)
-
-
-def test_diversity_is_the_mean_distance_of_the_unit_views():
-    z_cqt, z_mel = (z.detach() for z in views())
-    distances = [
-        float((a / a.norm() - b / b.norm()).norm()) for a, b in zip(z_cqt, z_mel, strict=True)
-    ]
-    assert float(diversity(z_cqt, z_mel)) == pytest.approx(sum(distances) / 6, rel=1e-5)
-    assert float(diversity(z_cqt, -z_cqt)) == pytest.approx(2)
-
-
-@pytest.mark.parametrize("term", [consistency, diversity])
-def test_peer_17_minimising_diversity_pulls_the_views_together_as_consistency_does(term):
-    z_cqt, z_mel = views()
-    before = F.cosine_similarity(z_cqt, z_mel).mean()
-    pull_cqt, pull_mel = torch.autograd.grad(term(z_cqt, z_mel), (z_cqt, z_mel))
-    after = F.cosine_similarity(z_cqt - 0.1 * pull_cqt, z_mel - 0.1 * pull_mel).mean()
-    assert after > before
-
-
 @pytest.mark.parametrize("z", [torch.ones(3, 4), torch.zeros(3, 4)])
 def test_gradients_are_finite_where_views_are_equal_or_zero(z):
     z_cqt, z_mel = z.clone().requires_grad_(), z.clone().requires_grad_()
@@ -107,20 +32,52 @@ def test_gradients_are_finite_where_views_are_equal_or_zero(z):
     assert z_cqt.grad.isfinite().all() and z_mel.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("form", ["simclr", "cross_modal"])
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.5])
-def test_the_total_is_the_published_sum(alpha, form):
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("same", SAME_CLASS)
+@pytest.mark.parametrize("alpha", [0.0, 1.5])
+@pytest.mark.parametrize(("done", "sign"), [("minimised", 1), ("maximised", -1)])
+def test_the_total_is_the_published_sum_and_its_opposite(alpha, form, same, done, sign):
     pair = views()
     logits, targets = logits_and_targets()
-    terms = FusionLoss(alpha, 0.2, form)(logits, targets, pair)
+    loss = FusionLoss(alpha, 0.2, form, same_class=same, diversity_is=done)
+    terms = loss(logits, targets, pair)
     total = (
         F.cross_entropy(logits, targets)
-        + nt_xent(*pair, 0.2, form)
-        + alpha * (consistency(*pair) + diversity(*pair))
+        + nt_xent(*pair, 0.2, form, targets, same)
+        + alpha * (consistency(*pair) + sign * diversity(*pair))
     )
     torch.testing.assert_close(terms.total, total)
-    parts = terms.cross_entropy + terms.nt_xent + alpha * (terms.consistency + terms.diversity)
+    parts = (
+        terms.cross_entropy + terms.nt_xent + alpha * (terms.consistency + sign * terms.diversity)
+    )
     torch.testing.assert_close(terms.total, parts)
+    assert terms.diversity > 0  # logged as it is, whatever is done to it
+
+
+def test_the_sign_turns_the_slope_of_diversity_alone():
+    pair, (logits, targets) = views(), logits_and_targets()
+
+    def slope(term):
+        return torch.autograd.grad(term, pair[0], retain_graph=True)[0]
+
+    totals = {
+        done: FusionLoss(0.5, 0.2, diversity_is=done)(logits, targets, pair).total
+        for done in ("minimised", "maximised")
+    }
+    torch.testing.assert_close(
+        slope(totals["minimised"]) - slope(totals["maximised"]), slope(diversity(*pair))
+    )
+    rest = nt_xent(*pair, 0.2) + 0.5 * consistency(*pair)
+    both = (slope(totals["minimised"]) + slope(totals["maximised"])) / 2
+    torch.testing.assert_close(both, slope(rest))
+
+
+def test_views_of_all_processes_bring_their_own_classes():
+    logits, targets = logits_and_targets(3)
+    joined, labels = views(6), torch.tensor([2, 2, 1, 0, 1, 2])
+    found = FusionLoss(0.0, 0.2, same_class="positives")(logits, targets, joined, None, labels)
+    expected = nt_xent(*joined, 0.2, "simclr", labels, "positives")
+    torch.testing.assert_close(found.nt_xent, expected)
 
 
 def test_without_views_there_is_cross_entropy_alone():
@@ -185,3 +142,67 @@ def test_a_mix_of_nothing_else_is_the_plain_loss(weights, smoothing):
     torch.testing.assert_close(loss(logits, targets, None, mixed([1.0] * 6)).total, plain)
     swapped = F.cross_entropy(logits, targets.roll(1), weight=weights, label_smoothing=smoothing)
     torch.testing.assert_close(loss(logits, targets, None, mixed([0.0] * 6)).total, swapped)
+
+
+# Temperature
+
+
+def test_a_fixed_temperature_has_nothing_to_learn():
+    loss = FusionLoss(temperature=0.2)
+    assert list(loss.parameters()) == [] and loss.learned() == {} and loss.temperature() == 0.2
+
+
+@given(low=st.floats(1e-4, 1.0), times=st.floats(1.01, 1e4), part=st.floats(0.01, 0.99))
+def test_a_learned_temperature_begins_at_its_value(low, times, part):
+    value, high = low * times**part, low * times
+    temperature = Temperature(value, [low, high])
+    assert temperature().item() == pytest.approx(value, rel=1e-4)
+    assert FusionLoss(temperature=value, temperature_range=[low, high]).learned() == {
+        "temperature": pytest.approx(value, rel=1e-4)
+    }
+
+
+@pytest.mark.parametrize("bounds", [[0.1, 0.5], [0.01, 0.05], [0.5, 0.01], [0.07, 0.07]])
+def test_a_temperature_outside_its_bounds_is_refused(bounds):
+    with pytest.raises(ValueError, match="temperature 0.07 must lie between"):
+        Temperature(0.07, bounds)
+
+
+@given(st.lists(st.floats(-1e30, 1e30), min_size=1, max_size=6), st.sampled_from([1e-3, 1.0, 1e3]))
+@settings(max_examples=20)
+def test_it_stays_within_its_bounds_whatever_the_slopes(slopes, rate):
+    temperature = Temperature(0.07, [0.01, 1.0])
+    optimizer = torch.optim.SGD(temperature.parameters(), rate)
+    for slope in slopes:
+        temperature.place.grad = torch.tensor(slope)
+        optimizer.step()
+        assert 0.01 * (1 - 1e-6) <= temperature().item() <= 1.0  # float32 has no 0.01
+
+
+@pytest.mark.parametrize("aim", [0.02, 0.6])
+def test_training_moves_it_to_where_the_loss_is_lowest(aim):
+    temperature = Temperature(0.07, [0.01, 1.0])
+    optimizer = torch.optim.Adam(temperature.parameters(), 0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        (temperature().log() - math.log(aim)).square().backward()
+        optimizer.step()
+    assert temperature().item() == pytest.approx(aim, rel=0.01)
+
+
+def test_its_slope_is_that_of_the_loss():
+    pair, (logits, targets) = views(), logits_and_targets()
+    loss = FusionLoss(0.3, 0.1, temperature_range=[0.01, 1.0])
+    loss(logits, targets, pair).total.backward()
+    moved = [copy.deepcopy(loss), copy.deepcopy(loss)]
+    for one, way in zip(moved, (1, -1), strict=True):
+        one.temperature.place.data += way * 1e-2
+    up, down = (one(logits, targets, pair).total.item() for one in moved)
+    assert loss.temperature.place.grad.item() == pytest.approx((up - down) / 2e-2, rel=1e-2)
+
+
+def test_its_state_is_kept_to_the_bit():
+    one, other = (FusionLoss(temperature=0.1, temperature_range=[0.01, 1.0]) for _ in range(2))
+    one.temperature.place.data += 0.1234567
+    other.load_state_dict(one.state_dict())
+    assert torch.equal(one.temperature(), other.temperature())
