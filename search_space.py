@@ -80,11 +80,7 @@ def read_space(
     space, lines = {}, []
     for key, values in whole_space.items():
         only = ONLY_WITH.get(key)
-        if (
-            only
-            and only.controller not in whole_space
-            and decided[only.controller] not in (only.values)
-        ):
+        if only and not set(_taken(only.controller, whole_space, decided)) & set(only.values):
             has = f"{only.controller}={decided[only.controller]}"
             lines.append(f"{key} is left out of the space: it has no effect with {has}")
         else:
@@ -218,11 +214,20 @@ def _types(annotation: Any) -> Iterator[Any]:
         yield from _types(one)
 
 
+def _taken(key: str, space: Space, decided: Mapping[str, Any]) -> Sequence[Any]:
+    """Return the values that a key takes in some trial."""
+    values = space.get(key)
+    return values.values if isinstance(values, Choices) else [decided[key]]
+
+
 def _try_ends(file: Path, space: Space, recipe: str | Path, overrides: Sequence[str]) -> None:
     """Load the recipe with every end and choice."""
     for key, values in space.items():
+        only, beside = ONLY_WITH.get(key), {}
+        if only and isinstance(deciding := space.get(only.controller), Choices):
+            beside[only.controller] = next(v for v in deciding.values if v in only.values)
         for value in values.ends():
             try:
-                load_config(recipe, [*overrides, *overrides_of({key: value})])
+                load_config(recipe, [*overrides, *overrides_of({**beside, key: value})])
             except InputError as error:
                 raise InputError(f"{file}: {key}={json.dumps(value)} cannot be: {error}") from None

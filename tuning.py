@@ -37,7 +37,7 @@ from search_space import Space, as_overrides, describe_space, overrides_of, read
 from stopping import Stop
 from store import FeatureStore
 from trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
-from tuning_report import describe_study, draw_study, write_best, write_trials
+from tuning_report import best_first, describe_study, draw_study, write_best, write_trials
 
 log = logging.getLogger(__name__)
 
@@ -113,7 +113,7 @@ def tune(tuning: Tuning, most: int, workers: int, stop: Stop) -> str:
 
     Raises:
         InputError: The corpus is not as it must be, or not the study's.
-        RunError: No worker can go on.
+        RunError: No worker can go on, or no trial is complete in the end.
         KeyboardInterrupt: The process was asked to end; nothing that was done is lost.
     """
     plan, trials = open_tuning(tuning)
@@ -128,7 +128,10 @@ def tune(tuning: Tuning, most: int, workers: int, stop: Stop) -> str:
     if trials.n_ended() < most:
         told = [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
         raise RunError("\n".join(["all workers ended before the trials were done:", *told]))
-    return describe_study(tuning.folder, trials)
+    words = describe_study(tuning.folder, trials)
+    if not best_first(trials.outcomes()):
+        raise RunError(words)
+    return words
 
 
 def open_tuning(tuning: Tuning) -> tuple[Plan, Trials]:

@@ -1,0 +1,143 @@
+"""Spaces: what they may name, what their values may be, and what they leave out."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from config import flatten, load_config
+from errors import InputError
+from schema import Config
+from search_space import (
+    Choices,
+    Range,
+    Space,
+    as_overrides,
+    describe_space,
+    overrides_of,
+    read_space,
+)
+
+REPOSITORY = Path(__file__).parents[1]
+SHIPPED = REPOSITORY / "configs/spaces/gmu.yaml"
+
+
+@pytest.fixture
+def read(recipe, tmp_path) -> Callable[..., tuple[Space, list[str]]]:
+    """Read a space from YAML text, for the tiny recipe."""
+
+    def make(text: str, *overrides: str) -> tuple[Space, list[str]]:
+        file = tmp_path / "space.yaml"
+        file.write_text(text)
+        return read_space(file, recipe, overrides)
+
+    return make
+
+
+def test_numbers_choices_and_whole_numbers_are_read(read) -> None:
+    space, lines = read(
+        "model.fusion_hidden_dim: {choices: [null, 8, 16]}\n"
+        "optim.lr: {low: 1e-5, high: 1e-2, log: true}\n"
+        "model.dropout: {low: 0, high: 0.6, step: 0.1}\n"
+        "model.mlp_hidden_dim: {low: 4, high: 64, log: true}\n"
+        "train.batch_size: {low: 4, high: 16, step: 4}\n"
+        "model.gate: {choices: [vector, scalar]}\n"
+    )
+    assert lines == []
+    assert space == {
+        "model.fusion_hidden_dim": Choices((None, 8, 16)),
+        "optim.lr": Range(1e-5, 1e-2, log=True),
+        "model.dropout": Range(0.0, 0.6, step=0.1),
+        "model.mlp_hidden_dim": Range(4, 64, log=True, whole=True),
+        "train.batch_size": Range(4, 16, step=4, whole=True),
+        "model.gate": Choices(("vector", "scalar")),
+    }
+    assert isinstance(space["model.dropout"].low, float)
+    assert isinstance(space["train.batch_size"].low, int)
+    assert describe_space(space)["model.gate"] == {"values": ["vector", "scalar"]}
+
+
+@pytest.mark.parametrize(
+    "row, words",
+    [
+        ("optim.lrr: {low: 1e-5, high: 1}", "no key of a config; did you mean 'optim.lr'"),
+        ("optimm.lr: {low: 1e-5, high: 1}", "no key of a config; did you mean 'optim.lr'"),
+        ("optim: {low: 1e-5, high: 1}", "no key of a config"),
+        ("run.seeds: {choices: [1, 2]}", "only features, augment, model, .* can be tuned"),
+        ("corpus.subset: {choices: [all]}", "only features, augment, model, .* can be tuned"),
+        ("train.precision: {choices: [bfloat16]}", "cannot be tuned"),
+        ("optim.lr: {lo: 1e-5, high: 1}", "has no 'lo'; did you mean 'low'"),
+        ("optim.lr: {high: 1}", "low must be a number, got 'nothing'"),
+        ("optim.lr: {low: 1e-5, high: true}", "high must be a number, got True"),
+        ("optim.lr: {low: 1, high: 1}", "low must be below high, got 1 and 1"),
+        ("optim.lr: {low: .nan, high: 1.0}", "low must be below high"),
+        ("optim.lr: {low: 0, high: 1, log: true}", "log needs a low above 0 and no step"),
+        ("optim.lr: {low: 1, high: 2, log: 1}", "log must be true or false, got 1"),
+        ("optim.lr: {low: 1, high: 2, step: 2}", "step must be above 0 and fit"),
+        ("train.batch_size: {low: 2.5, high: 8}", "low must be a whole number, got 2.5"),
+        ("optim.lr: {choices: []}", "choices must be a list"),
+        ("optim.lr: {choices: [1.0], low: 1}", "has choices and low"),
+        ("optim.lr: {choices: [0.1, 0.1]}", "each choice must be named once"),
+        ("optim.lr: {choices: [[1]]}", "a choice must be a word, a number or null"),
+        ("optim.lr: 3", "must be {choices: "),
+        ("optim.lr: {low: -1, high: 1}", "optim.lr=-1.0 cannot be: .*greater than 0"),
+        ("loss.label_smoothing: {low: 0, high: 1}", "=1.0 cannot be: .*less than 1"),
+        ("model.gate: {choices: [vector, matrix]}", '="matrix" cannot be: .*scalar'),
+        ("optim.lr: {low: 1, high: .inf}", "=Infinity cannot be"),
+        ("- optim.lr", "must hold `section.key:"),
+        ("a: b: c", "is not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_told_with_the_way_on(read, row: str, words: str) -> None:
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        read(row)
+
+
+def test_a_file_that_is_not_there_is_told(recipe, tmp_path) -> None:
+    with pytest.raises(InputError, match="cannot read the space .*absent.yaml"):
+        read_space(tmp_path / "absent.yaml", recipe)
+
+
+def test_an_end_that_contradicts_the_recipe_is_told(read) -> None:
+    cosine = ("optim.schedule=cosine", "optim.min_lr=1e-4")
+    with pytest.raises(InputError, match="optim.lr=1e-05 cannot be: optim.min_lr=0.0001 is above"):
+        read("optim.lr: {low: 1e-5, high: 1e-2}", *cosine)
+    assert read("optim.lr: {low: 1e-4, high: 1e-2}", *cosine)[1] == []
+
+
+def test_keys_without_effect_are_left_out_and_named(read) -> None:
+    text = "loss.alpha: {low: 0, high: 1.5}\noptim.lr: {low: 1e-5, high: 1e-2}"
+    space, lines = read(text)
+    assert list(space) == ["optim.lr"]
+    assert lines == ["loss.alpha is left out of the space: it has no effect with model.fusion=gmu"]
+    space, lines = read(text, "model.fusion=gmu_contrastive")
+    assert list(space) == ["loss.alpha", "optim.lr"] and lines == []
+    with pytest.raises(InputError, match="nothing of .* can be tuned: loss.alpha is left out"):
+        read("loss.alpha: {low: 0, high: 1.5}")
+
+
+def test_a_fusion_in_the_space_decides_in_each_trial_which_keys_it_takes(read, recipe) -> None:
+    text = "model.fusion: {choices: [concat, gmu_contrastive]}\nloss.alpha: {low: 0, high: 1.5}"
+    space, lines = read(text, "model.gate=scalar")
+    assert list(space) == ["model.fusion", "loss.alpha"] and lines == []
+    for fusion, alpha, gate in (("concat", None, None), ("gmu_contrastive", 0.5, "scalar")):
+        wishes = overrides_of({"model.fusion": fusion, "loss.alpha": 0.5})
+        config = load_config(recipe, ["model.gate=scalar", *wishes])
+        assert (config.model.fusion, config.loss.alpha, config.model.gate) == (fusion, alpha, gate)
+
+
+def test_overrides_carry_every_value_exactly(recipe) -> None:
+    values = {"optim.lr": 1.2345678901234567e-05, "run.root": 'a "b" ü😀', "run.folds": [2]}
+    config = load_config(recipe, as_overrides(values))
+    assert {key: flatten(config.model_dump())[key] for key in values} == values
+
+
+@pytest.mark.parametrize("recipe", sorted(REPOSITORY.glob("configs/*_gmu*.yaml")), ids=str)
+def test_the_shipped_space_fits_the_shipped_recipes(recipe: Path) -> None:
+    space, lines = read_space(SHIPPED, recipe, ["corpus.root=x"])
+    contrastive = load_config(recipe, ["corpus.root=x"]).model.fusion == "gmu_contrastive"
+    assert len(space) == (6 if contrastive else 4) and len(lines) == 6 - len(space)
+    assert space["model.fusion_hidden_dim"] == Choices((None, 512, 768, 1024))
+    assert set(yaml.safe_load(SHIPPED.read_text())) >= set(space)
+    assert isinstance(load_config(recipe, ["corpus.root=x"]), Config)
