@@ -188,12 +188,14 @@ def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
         write_csv(new / "clips.csv", CLIP_COLUMNS, clip_rows(run, found))
         head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
         write_csv(new / "units.csv", head, unit_rows(run, found))
-    drawn = _draw(run, results, found)
-    for name, figure in drawn.items():
+    pngs = {}
+    for name, figure in _draw(run, results, found).items():
         write_text(new / f"{name}.svg", svg_text(figure))
-        (new / f"{name}.png").write_bytes(png_bytes(figure))
+        figure.set_layout_engine("none")  # it is found
+        pngs[name] = png_bytes(figure)
+        (new / f"{name}.png").write_bytes(pngs[name])
     write_text(new / "gates.md", gates_markdown(results))
-    write_analysis(new, *_for_tensorboard(results, found), drawn)
+    write_analysis(new, *_for_tensorboard(results, found), pngs)
     write_json(new / FILE, results.model_dump(by_alias=True))
     try:
         shutil.rmtree(old, ignore_errors=True)

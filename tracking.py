@@ -7,6 +7,7 @@ hands them to a thread that tells of a full disk by a traceback and leaves half 
 import io
 import os
 import socket
+import struct
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,7 +57,7 @@ class Tracker:
         found = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
             found.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        found.append(_picture("dev confusion", confusion_figure(confusion, self.classes)))
+        found.append(_picture("dev confusion", _png(confusion_figure(confusion, self.classes))))
         _append(self._file, [Event(step=epoch, summary=one) for one in found])
 
     def _beginning(self, epoch: int) -> list[Event]:
@@ -71,7 +72,7 @@ def write_analysis(
     folder: Path,
     scalars: Mapping[str, float],
     histograms: Mapping[str, NDArray],
-    figures: Mapping[str, Figure],
+    pictures: Mapping[str, bytes],
 ) -> None:
     """Write what was found of frozen weights as one event file; all at step 0.
 
@@ -79,14 +80,14 @@ def write_analysis(
         folder: Without events of another analysis.
         scalars: By tag.
         histograms: Gates by tag.
-        figures: By tag.
+        pictures: PNG by tag.
 
     Raises:
         RunError: The disk is full, lost or read-only, or the folder is gone.
     """
     found = [scalar(tag, value) for tag, value in scalars.items()]
     found += [histogram(tag, values, GATE_BINS) for tag, values in histograms.items()]
-    found += [_picture(tag, figure) for tag, figure in figures.items()]
+    found += [_picture(tag, png) for tag, png in pictures.items()]
     events = [Event(file_version="brain.Event:2"), *(Event(step=0, summary=one) for one in found)]
     _append(folder / _file_name(), events)
 
@@ -119,14 +120,16 @@ def _tag(name: str) -> str:
     return f"{group}/{rest}" if group else ""
 
 
-def _picture(tag: str, figure: Figure) -> Summary:
+def _picture(tag: str, png: bytes) -> Summary:
+    width, height = struct.unpack(">II", png[16:24])
+    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+
+
+def _png(figure: Figure) -> bytes:
     png = io.BytesIO()
     figure.savefig(png, format="png")
-    width, height = (round(side) for side in figure.get_size_inches() * figure.dpi)
-    picture = Summary.Image(
-        height=height, width=width, colorspace=4, encoded_image_string=png.getvalue()
-    )
-    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+    return png.getvalue()
 
 
 def confusion_figure(confusion: NDArray, classes: Sequence[str]) -> Figure:
