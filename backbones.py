@@ -97,7 +97,8 @@ def tokens(model: nn.Module, pictures: Tensor) -> Tensor:
     elif len(shape) == 4 and shape[3] == width:  # (B, H, W, D): Swin
         found = found.flatten(1, 2)
     elif len(shape) != 3 or shape[2] != width:
-        raise ValueError(f"gives {shape or type(found).__name__} before pooling")
+        kind = shape or type(found).__name__
+        raise ValueError(f"gives {kind} before pooling, not tokens of width {width}")
     return found[:, getattr(model, "num_prefix_tokens", 0) :]
 
 
@@ -121,15 +122,11 @@ def check_tokens(name: str, image_size: int, key: str) -> None:
         InputError: It has none.
     """
     check_image_size(name, image_size, key)
-    try:
-        with torch.device("meta"):
-            model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
-            tokens(model, torch.zeros(1, 3, image_size, image_size))
-    except ValueError as error:
+    if reason := _without_tokens(name, image_size):
         raise InputError(
-            f"model.{key}_backbone={name!r} {error}, and cross_attention needs tokens of its width "
-            f"{model.num_features}: use a model of the MaxViT, MViTv2, ViT or Swin family"
-        ) from None
+            f"model.{key}_backbone={name!r} {reason}, which cross_attention needs: use a "
+            "model of the MaxViT, MViTv2, ViT or Swin family"
+        )
 
 
 def check_image_size(name: str, image_size: int, key: str) -> None:
@@ -158,6 +155,18 @@ def _misfit(name: str, image_size: int) -> str | None:
             model(torch.zeros(1, 3, image_size, image_size))
     except (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
         return str(error).splitlines()[0]
+    return None
+
+
+@functools.cache
+def _without_tokens(name: str, image_size: int) -> str | None:
+    """Return what a model has in the place of tokens, or None; without memory or arithmetic."""
+    try:
+        with torch.device("meta"):
+            model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
+            tokens(model, torch.zeros(1, 3, image_size, image_size))
+    except ValueError as error:
+        return str(error)
     return None
 
 

@@ -1,4 +1,4 @@
-"""The network: one output type, widths read, gate polarity, weights from safe files only."""
+"""The network: one output type, widths read, branches and tokens, weights from safe files only."""
 
 import json
 import pickle
@@ -13,12 +13,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 import backbones
-from backbones import check_image_size, create_backbone
+from backbones import check_image_size, check_tokens, create_backbone, tokens
 from config import load_config
 from errors import InputError, RunError
-from fusion import FUSIONS, GMU, FusionHead, FusionOutput
+from fusion import FUSIONS, GATED, ONE_BRANCH, FusionOutput
 from losses import FusionLoss
-from model_gmu import MaxMViTGMU, rebuild
+from model_gmu import MaxMViTGMU, check_settings, rebuild
 
 SIZE = 32  # pixels
 SMALL = {
@@ -34,6 +34,12 @@ def models():
     """Return one small model for each fusion, in evaluation mode."""
     torch.manual_seed(0)
     return {fusion: MaxMViTGMU(4, fusion, **SMALL).eval() for fusion in FUSIONS}
+
+
+def small(fusion, **options):
+    """Return a small model whose weights follow from one seed."""
+    torch.manual_seed(3)
+    return MaxMViTGMU(4, fusion, **SMALL, **options)
 
 
 @pytest.fixture(scope="module")
@@ -55,20 +61,8 @@ def test_peer_16_every_fusion_returns_the_same_type(models, fusion):
     for mode in (True, False):
         output = models[fusion].train(mode)(*pictures(3))
         assert type(output) is FusionOutput and output.logits.shape == (3, 4)
-        assert (output.gate is None) == (fusion == "concat")
+        assert (output.gate is not None) == (fusion in GATED)
         assert (output.z_cqt is None) == (output.z_mel is None) == (fusion != "gmu_contrastive")
-
-
-def test_views_have_the_width_asked_for():
-    head = FusionHead(8, 6, 3, "gmu_contrastive", projection_dim=5, mlp_hidden_dim=4)
-    output = head(torch.randn(2, 8), torch.randn(2, 6))
-    assert output.z_cqt.shape == output.z_mel.shape == (2, 5)
-    assert output.gate.shape == (2, 8)
-
-
-def test_an_unknown_fusion_is_refused():
-    with pytest.raises(ValueError, match="concat, gmu, gmu_contrastive, got 'add'"):
-        FusionHead(8, 6, 3, "add")
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -76,26 +70,38 @@ def test_peer_21_a_batch_of_one_works_in_evaluation(models, fusion):
     assert models[fusion].eval()(*pictures(1)).logits.isfinite().all()
 
 
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_features_and_fuse_are_the_two_halves_of_the_model(models, fusion):
+    model = models[fusion].eval()
+    features = model.features(*pictures())
+    dims = 3 if fusion == "cross_attention" else 2
+    absent = {"cqt_only": [1], "mel_only": [0]}.get(fusion, [])
+    for i, width in enumerate((128, 384)):
+        if i in absent:
+            assert features[i] is None
+        else:
+            assert features[i].ndim == dims and features[i].shape[-1] == width
+    assert torch.equal(model.fuse(features).logits, model(*pictures()).logits)
+
+
+def test_a_forced_gate_reaches_the_head(models):
+    model = models["cross_attention"].eval()
+    features = model.features(*pictures())
+    forced = model.fuse(features, 1.0)
+    assert forced.gate.unique().tolist() == [1.0]
+    assert not torch.allclose(forced.logits, model.fuse(features, 0.0).logits)
+    with pytest.raises(ValueError, match="concat has no gate"):
+        models["concat"].fuse(models["concat"].features(*pictures()), 0.5)
+
+
 # Widths
 
 
 def test_peer_18_widths_are_read_from_the_backbones(models):
-    for fusion, width in (("concat", 128 + 384), ("gmu", 384)):
-        model = models[fusion]
-        assert (model.cqt_branch.num_features, model.mel_branch.num_features) == (128, 384)
+    widths = {"concat": 128 + 384, "cqt_only": 128, "mel_only": 384}
+    for fusion, model in models.items():
+        width = widths.get(fusion, 384)
         assert model.head.classify[0].in_features == width  # null is the wider branch
-
-
-def test_fusion_hidden_dim_sets_the_width_of_the_gate():
-    head = FusionHead(8, 6, 3, "gmu", hidden_dim=5)
-    assert head(torch.randn(2, 8), torch.randn(2, 6)).gate.shape == (2, 5)
-    assert head.classify[0].in_features == 5
-
-
-@pytest.mark.parametrize(("gate_input", "width"), [(None, 10), ("projected", 10), ("features", 14)])
-def test_gate_input_says_what_the_gate_reads(gate_input, width):
-    head = FusionHead(8, 6, 3, "gmu", hidden_dim=5, gate_input=gate_input)
-    assert head.gmu.gate.in_features == width
 
 
 def test_the_small_mvit_has_the_size_its_docstring_says():
@@ -104,49 +110,12 @@ def test_the_small_mvit_has_the_size_its_docstring_says():
     assert [len(stage.blocks) for stage in model.stages] == [1, 1, 2, 1]
 
 
-# GMU
-
-
-@pytest.mark.parametrize("gate_input", ["projected", "features"])
-def test_the_gmu_is_five_plain_lines(gate_input):
-    gmu = GMU(5, 3, 4, gate_input)
-    feat_cqt, feat_mel = torch.randn(2, 5), torch.randn(2, 3)
-    w = dict(gmu.named_parameters())
-    h_cqt = torch.tanh(feat_cqt @ w["project_cqt.weight"].T + w["project_cqt.bias"])
-    h_mel = torch.tanh(feat_mel @ w["project_mel.weight"].T + w["project_mel.bias"])
-    read = torch.cat([h_cqt, h_mel] if gate_input == "projected" else [feat_cqt, feat_mel], 1)
-    gate = 1 / (1 + torch.exp(-(read @ w["gate.weight"].T + w["gate.bias"])))
-    expected = (gate * h_cqt + (1 - gate) * h_mel, gate, h_cqt, h_mel)
-    for found, plain in zip(gmu(feat_cqt, feat_mel), expected, strict=True):
-        torch.testing.assert_close(found, plain)
-
-
-def test_gate_1_is_the_cqt_and_gate_0_the_mel():
-    gmu = GMU(5, 3, 4)
-    feats = torch.randn(2, 5), torch.randn(2, 3)
-    nn.init.zeros_(gmu.gate.weight)
-    for bias, trusted in ((100.0, 2), (-100.0, 3)):
-        nn.init.constant_(gmu.gate.bias, bias)
-        found = gmu(*feats)
-        torch.testing.assert_close(found[0], found[trusted])
-        assert found[1].unique().tolist() == [1.0 if bias > 0 else 0.0]
-
-
-def test_concat_classifies_both_features_side_by_side():
-    head = FusionHead(5, 3, 2, "concat").eval()
-    feats = torch.randn(2, 5), torch.randn(2, 3)
-    torch.testing.assert_close(head(*feats).logits, head.classify(torch.cat(feats, 1)))
-
-
-def test_views_come_from_their_own_branch():
-    head = FusionHead(5, 3, 2, "gmu_contrastive").eval()
-    feat_cqt, feat_mel = torch.randn(2, 5), torch.randn(2, 3)
-    first, second = head(feat_cqt, feat_mel), head(feat_cqt + 1, feat_mel)
-    assert torch.equal(first.z_mel, second.z_mel) and not torch.equal(first.z_cqt, second.z_cqt)
+# Branches
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_gradients_reach_both_branches_and_every_part_of_the_head(models, fusion):
+def test_gradients_reach_every_parameter(models, fusion):
+    """DDP waits for each; of a MaxViT whose head nothing trains too."""
     model = models[fusion].train()
     model.zero_grad()
     output = model(*pictures(4))
@@ -154,10 +123,147 @@ def test_gradients_reach_both_branches_and_every_part_of_the_head(models, fusion
     if output.z_cqt is not None:
         loss = loss + (output.z_cqt * output.z_mel).mean()
     loss.backward()
-    stem = "stem.conv1.weight", "patch_embed.proj.weight"
-    for branch, name in zip((model.cqt_branch, model.mel_branch), stem, strict=True):
-        assert branch.get_parameter(name).grad.abs().max() > 0
-    assert all(p.grad is not None for p in model.head.parameters())
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+    stems = {"cqt": "stem.conv1.weight", "mel": "patch_embed.proj.weight"}
+    for part in model.parts().keys() & stems.keys():
+        branch = model.get_submodule(f"{part}_branch")
+        assert branch.get_parameter(stems[part]).grad.abs().max() > 0
+
+
+@pytest.mark.parametrize(("fusion", "key"), ONE_BRANCH.items())
+def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch):
+    asked = []
+    create = backbones.create_backbone
+    monkeypatch.setattr(
+        "model_gmu.create_backbone", lambda *args: asked.append(args[-1]) or create(*args)
+    )
+    other = "mel" if key == "cqt" else "cqt"
+    settings = {**SMALL, f"{other}_backbone": None, f"{other}_weights": "nowhere.safetensors"}
+    model = MaxMViTGMU(4, fusion, **settings).eval()
+    assert asked == [key] and list(model.parts()) == [key, "head"]
+    assert not any(name.startswith(f"{other}_branch") for name in model.state_dict())
+    cqt, mel = pictures()
+    expected = model(cqt, mel).logits
+    nonsense = torch.full((2, 1, 3, 7), float("nan"))
+    pair = (cqt, nonsense) if key == "cqt" else (nonsense, mel)
+    assert torch.equal(model(*pair).logits, expected)
+
+
+def test_a_branch_without_a_backbone_is_told():
+    with pytest.raises(InputError, match="gmu reads the mel branch: set model.mel_backbone"):
+        MaxMViTGMU(4, "gmu", "test_maxvit", None, SIZE)
+
+
+def built_by_hand(fusion):
+    """Draw the weights of a model in the order in which they have always been drawn."""
+    torch.manual_seed(3)
+    parts = {
+        "cqt_branch": create_backbone("test_maxvit", SIZE, 1, False, None, "cqt"),
+        "mel_branch": create_backbone("mvitv2_micro", SIZE, 1, False, None, "mel"),
+    }
+    width = 512
+    if fusion != "concat":
+        parts["head.gmu.project_cqt"] = nn.Linear(128, 384)
+        parts["head.gmu.project_mel"] = nn.Linear(384, 384)
+        parts["head.gmu.gate"] = nn.Linear(768, 384)
+        width = 384
+    if fusion == "gmu_contrastive":
+        for view in ("view_cqt", "view_mel"):
+            for i, units in ((0, 384), (2, 128)):
+                parts[f"head.{view}.{i}"] = nn.Linear(384, units)
+    parts["head.classify.0"] = nn.Linear(width, 16)
+    parts["head.classify.1"] = nn.BatchNorm1d(16)
+    parts["head.classify.4"] = nn.Linear(16, 4)
+    return {
+        f"{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
+
+
+@pytest.mark.parametrize("fusion", ["concat", "gmu", "gmu_contrastive"])
+def test_names_and_first_weights_of_the_first_fusions_stay(fusion):
+    """Old weights load, and a seed gives the weights that it gave."""
+    weights, expected = small(fusion).state_dict(), built_by_hand(fusion)
+    statistics = {f"{key}_{what}" for key in ("cqt", "mel") for what in ("mean", "std")}
+    assert weights.keys() - expected.keys() == statistics
+    assert all(torch.equal(weights[name], value) for name, value in expected.items())
+
+
+# Tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "n"),
+    [
+        ("test_maxvit", 64, 4),  # (B, D, H, W)
+        ("test_vit", 64, 16),  # class token apart
+        ("mvitv2_micro", 64, 4),  # (B, N, D)
+        ("swin_tiny_patch4_window7_224", 224, 49),  # (B, H, W, D)
+    ],
+)
+def test_tokens_are_what_is_seen_at_each_place(name, size, n):
+    torch.manual_seed(0)
+    model = create_backbone(name, size, 1, False, None, "cqt").eval()
+    x = torch.randn(2, 1, size, size)
+    with torch.no_grad():
+        found = tokens(model, x)
+        assert found.shape == (2, n, model.num_features)
+        if name != "test_vit":  # which reads its class token instead
+            torch.testing.assert_close(found.mean(1), model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_of_a_map_are_in_the_order_of_its_rows():
+    class Map(nn.Module):
+        num_features = 3
+
+        def __init__(self, last):
+            super().__init__()
+            self.last = last
+
+        def forward_features(self, x):
+            return x.permute(0, 2, 3, 1) if self.last else x
+
+    x = torch.arange(24.0).reshape(1, 3, 2, 4)
+    for last in (False, True):
+        assert tokens(Map(last), x)[0, :, 0].tolist() == list(range(8))
+        assert tokens(Map(last), x)[0, 5].tolist() == [5, 13, 21]
+
+
+@pytest.mark.parametrize("width", [64, 65])
+def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch):
+    class Pooled(nn.Module):
+        num_features = width
+
+        def forward_features(self, x):
+            return x.mean((2, 3)) if width == 64 else (x, x)
+
+    monkeypatch.setattr(backbones, "check_image_size", lambda *args: None)
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: Pooled())
+    shape = r"\(1, 3\)" if width == 64 else "tuple"
+    words = f"model.cqt_backbone='pooled' gives {shape} before pooling, not tokens of width {width}"
+    with pytest.raises(InputError, match=f"{words}, which cross_attention needs: use a model of"):
+        check_tokens("pooled", width, "cqt")
+
+
+def test_settings_are_checked_without_weights_or_memory(monkeypatch):
+    monkeypatch.setattr(backbones, "_check_reachable", None)
+    monkeypatch.setattr(backbones, "_from_file", None)
+    settings = {"fusion": "cross_attention", **SMALL, "pretrained": True, "mel_weights": "nowhere"}
+    check_settings(settings)
+    with pytest.raises(InputError, match="model.attention_heads=5 must divide .*, 384"):
+        check_settings({**settings, "attention_heads": 5})
+    with pytest.raises(InputError, match="model.image_size=33 does not fit test_maxvit"):
+        check_settings({**settings, "image_size": 33})
+
+
+def test_what_follows_the_tokens_is_not_kept():
+    names = dict(small("cross_attention").named_parameters())
+    assert not [name for name in names if "_branch.head" in name or "fc_norm" in name]
+    with torch.device("meta"):  # a MaxViT as published: its head has weights without classes too
+        whole = timm.create_model("maxvit_tiny_tf_224", num_classes=0)
+        assert dict(whole.head.named_parameters())
+        assert not dict(backbones.drop_head(whole).head.named_parameters())
 
 
 # Normalization, parts, rebuilding
@@ -185,6 +291,7 @@ def test_parts_hold_every_parameter_once(models):
 
 def test_settings_and_weights_rebuild_the_same_model():
     options = {"fusion_hidden_dim": 24, "gate_input": "features", "projection_dim": 8}
+    options["gate"] = "scalar"
     model = MaxMViTGMU(3, "gmu_contrastive", **SMALL, **options, n_channels=3).eval()
     model.set_normalization({"cqt": (torch.arange(3.0), torch.full((3,), 2.0))})
     settings = json.loads(json.dumps(model.settings))
@@ -192,6 +299,21 @@ def test_settings_and_weights_rebuild_the_same_model():
     assert not again.training and again.settings == model.settings
     for a, b in zip(model(*pictures(2, 3)), again(*pictures(2, 3)), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "options"),
+    [
+        ("concat", {"match_parameters": True}),
+        ("sum", {"match_parameters": True, "fusion_hidden_dim": 24}),
+        ("cross_attention", {"attention_heads": 2, "gate": "scalar"}),
+        ("mel_only", {}),
+    ],
+)
+def test_other_fusions_are_rebuilt_too(fusion, options):
+    model = small(fusion, **options).eval()
+    again = rebuild(json.loads(json.dumps(model.settings)), model.state_dict())
+    assert torch.equal(model(*pictures()).logits, again(*pictures()).logits)
 
 
 def test_settings_name_no_file_so_that_rebuilding_needs_none(models):
@@ -347,7 +469,7 @@ def test_peer_15_every_recipe_builds_a_model_that_runs_through_its_loss(config):
         model = MaxMViTGMU(4, **settings)
         output = model(torch.zeros(2, 1, side, side), torch.zeros(2, 1, side, side))
     assert output.logits.shape == (2, 4)
-    assert (output.gate is None) == (config.model.fusion == "concat")
+    assert (output.gate is not None) == (config.model.fusion in GATED)
     assert (output.z_cqt is not None) == (config.model.fusion == "gmu_contrastive")
     if output.z_cqt is not None:
         loss = FusionLoss(config.loss.alpha, config.loss.temperature, config.loss.nt_xent)
