@@ -1,0 +1,299 @@
+"""Tuning sees no test clip, trains as a run does, goes on after stops, and writes a config."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from accelerate.state import AcceleratorState
+
+import audio
+import tuning
+from config import flatten, load_config
+from errors import InputError, RunError
+from experiment import run_experiment
+from locks import in_turn
+from plan import make_plan, make_tuning_plan
+from stopping import Stop
+from trials import MOST_STARTS, STORE
+from tuning import Tuning, load_tuning, tune
+
+REPOSITORY = Path(__file__).parents[1]
+SPACE = {
+    "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
+    "model.fusion_hidden_dim": {"choices": [None, 8]},
+    "loss.alpha": {"low": 0, "high": 1.5},  # left out: the recipe's fusion has no such loss
+}
+FREE = ["train.epochs=1", "run.folds=[1]"]
+FILES = {"config.yaml", "study.json", "study.db", "trials", "trials.csv", "best.yaml"}
+FILES |= {"history.png", "importance.png", "slices.png", ".lock", ".lock.opening", ".lock.report"}
+
+
+@pytest.fixture
+def study(recipe, tmp_path) -> Iterator[Callable[..., Tuning]]:
+    """Load what is tuned, in this test's own folder."""
+
+    def make(*overrides: str, root: str = "runs", space: dict = SPACE) -> Tuning:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        file = tmp_path / "space.yaml"
+        file.write_text(yaml.safe_dump(space))
+        wishes = [*FREE, f"run.root={tmp_path / root}", *overrides]
+        words = ["--config", str(recipe), "--space", str(file), "--trials", "2", *wishes]
+        return load_tuning(str(recipe), str(file), wishes, ["python", "tune.py", *words])
+
+    yield make
+    shutil.rmtree(tmp_path)
+
+
+@pytest.fixture
+def deaf(corpus_root, tmp_path) -> Path:
+    """The corpus without the audio of session 1, which fold 1 tests."""
+    root = shutil.copytree(corpus_root, tmp_path / "deaf")
+    for clip in root.rglob("Ses01*.wav"):
+        clip.unlink()
+    return root
+
+
+@pytest.fixture
+def opened(monkeypatch) -> set[str]:
+    """The audio files that are opened by any of the functions that open one."""
+    names: set[str] = set()
+    for name in ("hash_file", "listen", "read_audio"):
+        real = getattr(audio, name)
+
+        def noted(path: Path, *args: object, real: Callable = real) -> object:
+            names.add(Path(path).stem)
+            return real(path, *args)
+
+        for module in [m for m in sys.modules.values() if getattr(m, name, None) is real]:
+            monkeypatch.setattr(module, name, noted)
+    return names
+
+
+@pytest.fixture
+def quick(monkeypatch) -> list[float]:
+    """Replace training: dev UA is higher for smaller rates; return the rates that were trained."""
+    trained: list[float] = []
+
+    class Trainer:
+        class progress:
+            best_ua, best_epoch, epoch = 0.0, 1, 1
+
+    class Training:
+        trainer = Trainer
+
+    def train(job, folder, store, accelerator, stop, watch):
+        trained.append(job.config.optim.lr)
+        Trainer.progress.best_ua = 1 - job.config.optim.lr
+        watch(Trainer.progress)
+        return Training
+
+    monkeypatch.setattr(tuning, "train_fold", train)
+    return trained
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "trials.csv").open(newline="") as file:
+        return [row | {"seconds": ""} for row in csv.DictReader(file)]
+
+
+def test_a_study_needs_no_test_clip_and_trains_as_a_run_does(
+    study, deaf, opened, corpus_root, recipe, caplog, tmp_path
+) -> None:
+    with caplog.at_level("INFO"):
+        tuned = study(f"corpus.root={deaf}", f"run.store={tmp_path / 'store'}", "train.epochs=2")
+        words = tune(tuned, 2, 1, Stop())
+    assert "loss.alpha is left out of the space: it has no effect" in caplog.text
+    assert {name[:5] for name in opened} == {"Ses02", "Ses03", "Ses04", "Ses05"}
+    folder = tuned.folder
+    assert folder.name == "tiny_tuning" and {path.name for path in folder.iterdir()} == FILES
+    assert "2 complete in" in words and "best.yaml" in words
+    rows = rows_of(folder)
+    assert [row["state"] for row in rows] == ["complete"] * 2 and "loss.alpha" not in rows[0]
+    assert not list(folder.rglob("*.safetensors"))
+    best = max(rows, key=lambda row: (float(row["dev_ua"]), -int(row["number"])))
+    config = load_config(folder / "best.yaml", [f"corpus.root={corpus_root}"])
+    assert config.name == "tiny_tuned" and config.run.folds == [1]
+    assert config.optim.lr == json.loads(best["optim.lr"])
+    assert config.model.fusion_hidden_dim == json.loads(best["model.fusion_hidden_dim"])
+    about = (folder / "best.yaml").read_text()
+    for part in (
+        f"trial {best['number']}",
+        f"{float(best['dev_ua']):.4f}",
+        "python tune.py",
+        "--c",
+    ):
+        assert part in about
+    assert "only the test score of fold 1 is untouched by tuning" in about
+    run = run_experiment(config, [])
+    (history,) = run.glob("folds/*/history.csv")
+    trial = folder / "trials" / best["number"]
+    assert history.read_bytes() == (trial / "history.csv").read_bytes()
+    changed = flatten(config.model_dump()).items() ^ flatten(tuned.config.model_dump()).items()
+    assert {key for key, _ in changed} <= {"name", "corpus.root", *SPACE}
+
+
+def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> None:
+    whole = study("train.epochs=2", root="whole")
+    tune(whole, 2, 1, Stop())
+    stopped = study("train.epochs=2", root="stopped")
+    report = tuning.Trials.report
+
+    def interrupted(self, trial, ua, epoch):
+        reason = report(self, trial, ua, epoch)
+        if (trial.number, epoch) == (1, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return reason
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tuning.Trials, "report", interrupted)
+        with (stop := Stop()).listening():
+            tune(stopped, 2, 1, stop)
+    assert list((stopped.folder / "trials/1/state").glob("epoch-0001*.safetensors"))
+    assert [row["state"] for row in rows_of(stopped.folder)] == ["complete"]
+    tune(study("train.epochs=2", root="stopped"), 2, 1, Stop())
+    assert rows_of(stopped.folder) == rows_of(whole.folder)
+    for n in (0, 1):
+        histories = [
+            (one.folder / f"trials/{n}/history.csv").read_bytes() for one in (whole, stopped)
+        ]
+        assert histories[0] == histories[1]
+    assert not list(stopped.folder.rglob("*.safetensors"))
+
+
+def test_several_processes_share_the_trials(study, recipe, tmp_path) -> None:
+    tuned = study()
+    words = [sys.executable, str(REPOSITORY / "tune.py"), *tuned.command[2:], "--workers", "2"]
+    done = subprocess.run([*words, "--trials", "3"], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "3 complete in" in done.stdout and len(rows_of(tuned.folder)) == 3
+    logs = [path.read_text() for path in (tuned.folder / "logs").iterdir()]
+    trained = [sum(f"trial {n}: dev UA" in log for log in logs) for n in range(3)]
+    assert len(logs) == 2 and trained == [1, 1, 1]
+    assert tune(study(), 3, 1, Stop()) in done.stdout  # nothing is left to do
+
+
+def test_a_trial_that_diverges_or_cannot_be_does_not_end_the_study(study) -> None:
+    rates = {"optim.lr": {"choices": [1e28]}}
+    with pytest.raises(RunError, match="(?s)1 diverged in .*No trial is complete.*NaN or infinite"):
+        tune(study(root="hot", space=rates), 1, 1, Stop())
+    heads = {"model.attention_heads": {"choices": [7]}}
+    tuned = study("model.fusion=cross_attention", root="heads", space=heads)
+    with pytest.raises(RunError, match="1 invalid in .*"):
+        tune(tuned, 1, 1, Stop())
+    (row,) = rows_of(tuned.folder)
+    assert row["state"] == "invalid" and "attention_heads" in row["reason"]
+
+
+def test_values_that_do_not_go_together_are_noted_and_not_trained(study, quick) -> None:
+    space = {
+        "train.patience": {"choices": [2, 9]},
+        "optim.plateau_patience": {"choices": [2, 7]},
+        "optim.lr": {"low": 1e-4, "high": 1e-2},
+    }
+    plateau = ("optim.schedule=plateau", "train.patience=20")
+    tuned = study(*plateau, space={**space, "train.patience": {"choices": [4, 20]}})
+    tune(tuned, 9, 1, Stop())
+    rows = rows_of(tuned.folder)
+    bad = [(row["train.patience"], row["optim.plateau_patience"]) for row in rows if row["reason"]]
+    assert set(bad) == {("4", "7")} and len(quick) == len(rows) - len(bad)
+    assert all("train.patience=4" in row["reason"] for row in rows if row["reason"])
+
+
+def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_path) -> None:
+    tune(study(), 1, 1, Stop())
+    with pytest.raises(InputError, match="(?s)another config or space:\n  model.dropout: 0.2 ther"):
+        study("model.dropout=0.3")
+    wider = SPACE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
+    with pytest.raises(InputError, match="the space of optim.lr: .*0.003.* there, .*0.01.* now"):
+        study(space=wider)
+    with pytest.raises(InputError, match=r"run.folds: \[1\] there, \[2\] now"):
+        study("run.folds=[2]")
+    for clip in deaf.rglob("Ses02F*000.wav"):
+        shutil.copy(next(deaf.rglob("Ses02F*001.wav")), clip)
+    with pytest.raises(InputError, match="the train and dev clips changed since"):
+        tune(study(f"corpus.root={deaf}"), 1, 1, Stop())
+    shutil.rmtree(tmp_path / "runs/tiny_tuning/trials")
+    (tmp_path / "runs/tiny_tuning/study.json").unlink()
+    with pytest.raises(InputError, match="is no study"):
+        study()
+
+
+def test_one_fold_and_one_seed_are_tuned(study) -> None:
+    assert study("run.folds=null").config.run.folds == [1]
+    for wish in ("run.folds=[1,2]", "run.seeds=[0,1]"):
+        with pytest.raises(InputError, match="tuned on one fold with one seed"):
+            study(wish)
+
+
+def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quick, monkeypatch):
+    tuned, train = study(), tuning.train_fold
+
+    def full(*args: object) -> None:
+        raise RunError("the disk is full")
+
+    monkeypatch.setattr(tuning, "train_fold", full)
+    for _ in range(MOST_STARTS + 1):
+        with pytest.raises(RunError, match="the disk is full"):
+            tune(study(), 2, 1, Stop())
+    monkeypatch.setattr(tuning, "train_fold", train)
+    tune(study(), 2, 1, Stop())
+    rows = rows_of(tuned.folder)
+    assert [row["state"] for row in rows] == ["complete"] * 2
+    assert quick == [json.loads(row["optim.lr"]) for row in rows]
+
+
+def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:
+    tuned = study()
+    tune(tuned, 1, 1, Stop())
+    code = f"import tuning; from trials import *; Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
+    with in_turn(tuned.folder / ".lock"):
+        waiting = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(4)
+    assert waiting.wait(60) == 0
+    assert (tuned.folder / STORE).is_file()
+
+
+def test_random_utterances_cannot_be_tuned(tiny) -> None:
+    wishes = ("protocol.split=random-utterance", "protocol.allow_speaker_overlap=true")
+    with pytest.raises(InputError, match="all clips must be heard before they are split"):
+        make_tuning_plan(tiny(*wishes))
+
+
+@pytest.mark.parametrize(
+    "wishes",
+    [
+        ("run.folds=[2]",),
+        ("run.folds=[3]", "protocol.split=leave-one-speaker-out"),
+        ("run.folds=[1]", "protocol.split=speaker-k-fold", "protocol.dev=speakers"),
+    ],
+)
+def test_train_and_dev_are_those_of_a_run(tiny, wishes) -> None:
+    config = tiny(*wishes)
+    (run,), (tuned,) = make_plan(config).wanted(), make_tuning_plan(config).splits
+    assert (tuned.fold, tuned.train, tuned.dev, tuned.test) == (run.fold, run.train, run.dev, ())
+    assert run.test
+
+
+def test_train_and_dev_must_be_apart(tiny, deaf) -> None:
+    """One recording in both is found, though that of a test clip cannot be."""
+    source = next(deaf.rglob("Ses03F*000.wav"))
+    shutil.copy(source, next(deaf.rglob("Ses02F*000.wav")))
+    with pytest.raises(InputError, match="(?s)train and dev are not apart.*recording .* is in"):
+        make_tuning_plan(tiny(f"corpus.root={deaf}"))
+
+
+def test_bad_clips_of_train_and_dev_are_refused_or_left_out(tiny, deaf) -> None:
+    next(deaf.rglob("Ses03F*000.wav")).write_bytes(b"")
+    with pytest.raises(InputError, match="1 audio files cannot be used"):
+        make_tuning_plan(tiny(f"corpus.root={deaf}"))
+    plan = make_tuning_plan(tiny(f"corpus.root={deaf}", "corpus.on_bad_audio=skip"))
+    assert len(plan.splits[0].train) == 23 and len(plan.bad) == 1
