@@ -5,8 +5,8 @@
     python benchmarks/fusions.py --json FILE         # also into FILE, beside the other backbones
 
 Steps of a fusion and of gmu alternate, so that both meet the same load of the machine; the step
-time is the median of their ratios, on a CPU in processor time of one thread. FLOPs are those of matrix products and convolutions, two for
-each multiplication with its addition.
+time is the median of their ratios, on a CPU in processor time of one thread. FLOPs are those of
+matrix products and convolutions, two for each multiplication with its addition.
 """
 
 import argparse
@@ -202,7 +202,7 @@ def saved_bytes(work: Callable[[], object], known: Sequence[Tensor] = ()) -> int
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in mine:
             found[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # itself would hold the graph that holds it
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         _kept = work()  # a storage that is let go may be taken again and counted as one
@@ -227,7 +227,7 @@ def measure(networks: Networks, steps: int, device: str, batch_size: int) -> dic
         one = candidate(networks, settings, device)
         one.step(batch)
         pairs = step_ratios(one, reference, batch, steps)
-        ratios = [1.0] if name == REFERENCE else sorted(a / b for a, b in pairs)
+        ratios = sorted(a / b for a, b in pairs)  # gmu beside another gmu shows the noise
         of_reference += [b for _, b in pairs]
         rows.append(
             {
@@ -239,6 +239,7 @@ def measure(networks: Networks, steps: int, device: str, batch_size: int) -> dic
             }
         )
         print(f"{name}: {statistics.median(ratios):.2f}", file=sys.stderr, flush=True)
+        del one  # before the next one takes its memory
     return {
         "networks": {**networks._asdict(), "batch": batch_size},
         "steps": steps,

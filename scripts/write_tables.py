@@ -10,7 +10,7 @@ python scripts/write_tables.py --check                    # 1 if a page says som
 import argparse
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +42,14 @@ SECTIONS = {
         "make demo",
     ),
 }
+
+
+BACKBONES = {"small": "Small backbones", "paper": "The published backbones"}
+MEMORY = {
+    "allocated": "the most that was allocated on the GPU",
+    "kept": "what is kept for backward, parameters, gradients and state of the optimizers",
+}
+CLOCK = {"allocated": "by the clock", "kept": "in processor time of one thread"}
 
 
 def demo_table() -> str:
@@ -78,42 +86,39 @@ def costs() -> str:
 
 def costs_markdown(name: str, found: Mapping[str, Any]) -> str:
     """Return what `benchmarks/fusions.py` measured, in words and as a table."""
-    networks = found["networks"]
+    networks, n = found["networks"], found["steps"]
     head = ["fusion", "head, parameters", "all, millions", "head, MFLOPs", "all, GFLOPs"]
     head += ["step, of gmu's", "memory, MB"]
     rows = []
     for row in found["rows"]:
-        step = f"{row['step']:.2f} [{row['step_range'][0]:.2f}, {row['step_range'][1]:.2f}]"
-        cells = [f"{row['head_parameters']:,}", f"{row['parameters'] / 1e6:.2f}"]
+        cells = [row["name"], f"{row['head_parameters']:,}", f"{row['parameters'] / 1e6:.2f}"]
         cells += [f"{row['head_flops'] / 1e6:.2f}", f"{row['flops'] / 1e9:.2f}"]
-        one = row["step_range"][0] == row["step_range"][1] == 1
-        rows.append([row["name"], *cells, "1" if one else step, f"{row['memory'] / 1e6:,.0f}"])
-    return "\n".join(
-        [
-            f"### {BACKBONES[name]}",
-            "",
-            f"{networks['cqt']} and {networks['mel']}, {networks['side']} pixels, random weights, "
-            f"{networks['batch']} clips a step, float32. FLOPs of one clip forward, 2 for a "
-            "multiplication with its addition, matrix products and convolutions alone. Step "
-            "(forward, backward, optimizers) beside one of gmu in turn: median "
-            f"[least, most] of {found['steps']} ratios, {CLOCK[found['memory_is']]}; gmu's took {found['step_seconds']:.2f} s. "
-            f"Memory: {MEMORY[found['memory_is']]}. {found['device']}, {found['threads']} "
-            f"thread(s), torch {found['torch']}, commit {found['git_commit'][:10]}:",
-            "",
-            f"    python benchmarks/fusions.py --backbones {name} --steps {found['steps']}",
-            "",
-            markdown_table(head, rows),
-            "",
-        ]
-    )
+        cells += [_with_range(row["step"], row["step_range"]), f"{row['memory'] / 1e6:,.0f}"]
+        rows.append(cells)
+    commit, ratios = found["git_commit"], f"median [least, most] of {n} ratios" if n > 1 else "once"
+    dirty = " and files that differ from it" if commit.endswith("-dirty") else ""
+    return f"""### {BACKBONES[name]}
+
+{networks["cqt"]} and {networks["mel"]}, {networks["side"]} pixels, random weights,
+{networks["batch"]} clips a step, float32. FLOPs: of one clip forward, two for a multiplication
+with its addition, matrix products and convolutions alone. Step: forward, backward and optimizers,
+beside a step of gmu, {ratios}, {CLOCK[found["memory_is"]]};
+gmu's took {found["step_seconds"]:.2f} s. Memory of a step: {MEMORY[found["memory_is"]]}.
+Made on {found["device"]}, {found["threads"]} thread(s), torch {found["torch"]}, at commit
+{commit[:10]}{dirty}:
+
+    python benchmarks/fusions.py --backbones {name} --steps {n}
+
+{markdown_table(head, rows)}
+"""
 
 
-BACKBONES = {"small": "Small backbones", "paper": "The published backbones"}
-MEMORY = {
-    "allocated": "the most that was allocated on the GPU",
-    "kept": "what is kept for backward, parameters, gradients and state of the optimizers",
-}
-CLOCK = {"allocated": "by the clock", "kept": "in processor time of one thread"}
+def _with_range(value: float, ends: Sequence[float]) -> str:
+    if ends[0] == ends[1]:
+        return f"{value:.2f}"
+    return f"{value:.2f} [{ends[0]:.2f}, {ends[1]:.2f}]"
+
+
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what follows it
     "README.md": {"demo table": demo_table},
     "FUSION_COMPARISON.md": {"measured": measured},

@@ -1,0 +1,233 @@
+"""Every variant of every study differs from its recipe in what its file names, and trains."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from errors import InputError
+from losses import FusionLoss
+from model_gmu import MaxMViTGMU
+from schema import ONLY_WITH
+from studies import STUDIES, Recipe, load_recipes, load_study, read_overlays
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = ROOT / "configs"
+NAMES = sorted(file.stem.removesuffix("_gmu") for file in CONFIGS.glob("*_gmu.yaml"))
+FUSION = {"concat", "concat_matched", "mean", "sum", "gmu", "gmu_scalar", "gmu_features"}
+FUSION |= {"cross_attention", "cqt_only", "mel_only"}
+CONTRASTIVE = {"gmu", "simclr", "cross_modal", "symmetric", "ignored", "positives"}
+CONTRASTIVE |= {"learned_temperature", "diversity_maximised", "alpha_0", "alpha_1.5"}
+SMALL = ("model.image_size=32", "model.mlp_hidden_dim=16")
+
+
+def leaves(values: dict, at: str = "") -> dict[str, object]:
+    found = {}
+    for key, value in values.items():
+        found |= leaves(value, f"{at}{key}.") if isinstance(value, dict) else {f"{at}{key}": value}
+    return found
+
+
+def settings(recipe: Recipe) -> dict[str, object]:
+    return leaves(recipe.config.model_dump())
+
+
+def overlay(study: str, variant: str) -> dict[str, object]:
+    text = (CONFIGS / "ablation" / study / f"{variant}.yaml").read_text()
+    assert sum(not line.startswith("#") for line in text.splitlines()) <= 5  # a few lines
+    assert text.splitlines()[1].startswith("# ")  # the question
+    return leaves(yaml.safe_load(text) or {})
+
+
+def study_of(name: str, study: str, *overrides: str, only: tuple[str, ...] = ()) -> dict:
+    """Return the recipes of a study by the part of their names behind NAME."""
+    found = load_study(CONFIGS, name, study, only, overrides)
+    assert found[0].config.name == f"{name}_{STUDIES[study]}"  # the recipe itself comes first
+    return {recipe.config.name.removeprefix(f"{name}_"): recipe for recipe in found}
+
+
+def test_the_studies_have_the_variants_they_promise():
+    found = {study: set(read_overlays(CONFIGS / "ablation" / study)) for study in STUDIES}
+    assert found == {"fusion": FUSION, "contrastive": CONTRASTIVE}
+
+
+@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, study: str):
+    recipes = study_of(name, study)
+    plain = settings(recipes.pop(STUDIES[study]))
+    variants = (FUSION if study == "fusion" else CONTRASTIVE) - {"gmu", "simclr"}
+    assert set(recipes) == variants | ({"gmu"} if study == "contrastive" else set())
+    for variant, recipe in recipes.items():
+        named, now = overlay(study, variant), settings(recipe)
+        assert {key: now[key] for key in named} == named, variant
+        assert all(plain[key] != value for key, value in named.items()), variant
+        differ = {key for key in now if now[key] != plain[key]} - {"name"}
+        follow = {key for key in differ - set(named) if ONLY_WITH[key].controller in named}
+        assert differ - follow == set(named), variant
+        for key in follow:  # what has no effect here, or none in the recipe
+            assert None in (now[key], plain[key]), variant
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_variants_that_have_recipes_are_the_same_runs(name: str):
+    """So finished runs of scripts/ablation.sh are not trained again."""
+    ablation = {r.config.name: r.config for r in load_recipes(CONFIGS, name, ("concat", "gmu"), [])}
+    fusion, contrastive = study_of(name, "fusion"), study_of(name, "contrastive")
+    assert fusion["concat"].config == ablation[f"{name}_concat"]
+    assert fusion["gmu"].config == contrastive["gmu"].config == ablation[f"{name}_gmu"]
+
+
+@pytest.mark.parametrize(
+    ("study", "variant"),
+    [("fusion", v) for v in sorted(FUSION)] + [("contrastive", v) for v in sorted(CONTRASTIVE)],
+)
+def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(study: str, variant: str):
+    only = () if variant == "simclr" else (variant,)
+    recipe = list(load_study(CONFIGS, "demo", study, only, SMALL))[-1]
+    torch.manual_seed(0)
+    model = MaxMViTGMU(4, **recipe.config.model.model_dump())
+    output = model(torch.randn(4, 1, 32, 32), torch.randn(4, 1, 32, 32))
+    contrastive = study == "contrastive" and variant != "gmu"
+    assert (output.z_cqt is not None) == contrastive
+    loss = FusionLoss(**loss_settings(recipe.config.loss))
+    views = (output.z_cqt, output.z_mel) if contrastive else None
+    loss(output.logits, torch.tensor([0, 1, 2, 0]), views).total.backward()
+    parts = model.parts()
+    missing = {"cqt_only": {"mel"}, "mel_only": {"cqt"}}.get(variant, set())
+    assert set(parts) == {"cqt", "mel", "head"} - missing
+    for parameters in parts.values():
+        assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
+    learned = [p.grad for p in loss.parameters()]
+    assert len(learned) == (variant == "learned_temperature") and None not in learned
+
+
+def loss_settings(loss) -> dict[str, object]:
+    words = {"nt_xent": "form", "diversity": "diversity_is"}
+    given = loss.model_dump(exclude={"class_weights"}, exclude_none=True)
+    return {words.get(key, key): value for key, value in given.items()}
+
+
+# Overrides
+
+
+def test_an_override_goes_to_the_variants_where_it_has_an_effect():
+    only = ("concat", "mean", "gmu_scalar", "cqt_only", "mel_only")
+    words = ("model.fusion_hidden_dim=8", "optim.optimizer={cqt: sgd, mel: adamw}", "optim.lr=0.5")
+    found = study_of("iemocap", "fusion", *words, only=only)
+    ends = {variant: recipe.overrides[-3:] for variant, recipe in found.items()}
+    for variant in ("gmu", "mean", "gmu_scalar"):
+        assert ends[variant] == list(words)
+    for variant, its in (
+        ("concat", words[1]),
+        ("cqt_only", "optim.optimizer.cqt=sgd"),
+        ("mel_only", "optim.optimizer.mel=adamw"),
+    ):
+        assert ends[variant][1:] == [its, "optim.lr=0.5"]
+        assert not [w for w in found[variant].overrides if "hidden_dim" in w]
+    assert found["mel_only"].config.optim.optimizer.mel == "adamw"
+    assert found["mel_only"].config.optim.optimizer.cqt is None
+
+
+def test_what_a_variant_does_not_take_can_be_set_for_the_others():
+    found = study_of("esd", "contrastive", "loss.temperature=0.2", only=("gmu", "symmetric"))
+    temperatures = [recipe.config.loss.temperature for recipe in found.values()]
+    assert temperatures == [0.2, None, 0.2]
+
+
+def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
+    configs = own_study(tmp_path, plain="", flat="optim: {schedule: constant}")
+    words = ["optim.warmup_epochs=2"]
+    plain, flat = load_study(configs, "demo", "fusion", [], words)
+    assert plain.config.optim.warmup_epochs == 2 and flat.config.optim.warmup_epochs is None
+    assert flat.config.optim.schedule == "constant" and flat.config.optim.min_lr is None
+
+
+@pytest.mark.parametrize(
+    ("study", "only", "override", "words"),
+    [
+        ("fusion", (), "model.gate=vector", "model.gate=vector is what the fusion study varies"),
+        ("fusion", ("mean",), "model={gate_input: features}", "is what the fusion study varies"),
+        ("fusion", (), "name=x", "name=x is what"),
+        ("contrastive", (), "loss={alpha: 0.1}", "is what the contrastive study varies"),
+        ("fusion", (), "loss.alpha=0.1", "loss.alpha=0.1 has no effect with gmu, concat"),
+        ("fusion", (), "optim.lrr=1", "optim.lrr"),
+        ("fusion", (), "x", "an override is written"),
+        ("fusion", ("cqt_onyl",), "x.y=1", "no variant 'cqt_onyl' in .*did you mean 'cqt_only'"),
+    ],
+)
+def test_what_a_study_cannot_take_is_refused(study, only, override, words):
+    with pytest.raises(InputError, match=words):
+        load_study(CONFIGS, "demo", study, only, [override])
+
+
+# Files
+
+
+def own_study(folder: Path, **texts: str) -> Path:
+    """Write a folder of recipes with a study of its own; returns it."""
+    there = folder / "ablation" / "fusion"
+    there.mkdir(parents=True)
+    for name in ("iemocap", "demo_concat", "demo_gmu"):
+        (folder / f"{name}.yaml").write_text((CONFIGS / f"{name}.yaml").read_text())
+    for variant, text in texts.items():
+        (there / f"{variant}.yaml").write_text(text)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("texts", "words"),
+    [
+        ({"a": "model: {gate: scalar}"}, "must change nothing.*: none$"),
+        ({"a": "", "b": "# nothing"}, "must change nothing.*: a, b$"),
+        ({"a": "", "b": "name: x"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "b": "base: x.yaml"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "b": "- 1"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "b": "model: {"}, "b.yaml is not valid YAML"),
+        ({"a": "", "b": "model: {gaet: scalar}"}, "variant b of .*did you mean 'gate'"),
+        ({"a": "", "b": "loss: {alpha: 1.0}"}, "variant b of .*loss.alpha.*has no effect"),
+        ({"a": "", "b": "model: null"}, "variant b of .*model"),
+        ({"a": "", "b": "run: {seeds: [7]}"}, "differ in run.seeds"),
+        ({"a": "", "gmu": "model: {gate: scalar}"}, "the same name demo_gmu"),
+    ],
+)
+def test_a_wrong_study_is_told(tmp_path: Path, texts, words):
+    with pytest.raises(InputError, match=f"(?s){words}"):
+        load_study(own_study(tmp_path, **texts), "demo", "fusion", [], [])
+
+
+def test_a_study_is_of_recipes_that_are_there():
+    with pytest.raises(InputError, match="there are no recipes 'demos'.*'demo'"):
+        load_study(CONFIGS, "demos", "fusion", [], [])
+
+
+def test_what_the_recipe_sets_and_has_no_effect_in_a_variant_is_left_out(tmp_path: Path):
+    configs = own_study(tmp_path, plain="", alone="model: {fusion: mel_only}")
+    recipe = yaml.safe_load((configs / "demo_gmu.yaml").read_text())
+    recipe["model"] |= {"gate_input": "features", "cqt_weights": "a file"}
+    (configs / "demo_gmu.yaml").write_text(yaml.safe_dump(recipe))
+    plain, alone = load_study(configs, "demo", "fusion", [], [])
+    assert plain.config.model.gate_input == "features" and plain.config.name == "demo_gmu"
+    assert alone.config.model.gate_input is None and alone.config.model.cqt_weights is None
+    assert alone.config.optim.optimizer.cqt is None and alone.config.name == "demo_alone"
+
+
+# Scripts
+
+
+@pytest.mark.parametrize("study", STUDIES)
+def test_the_scripts_hand_everything_to_the_planner(tmp_path: Path, study: str):
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\nexit 7\n')
+    fake.chmod(0o755)
+    script = ROOT / f"scripts/ablation_{study}.sh"
+    assert os.access(script, os.X_OK)
+    environment = {**os.environ, "PYTHON": str(fake)}
+    command = [script, "demo", "a b", "--jobs", "2"]
+    said = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
+    assert said.returncode == 7
+    words = ["ablation.py", "--study", study, "demo", "a b", "--jobs", "2"]
+    assert said.stdout.splitlines() == [str(ROOT), *words]
