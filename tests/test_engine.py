@@ -19,9 +19,9 @@ from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Trainer
 from errors import RunError
 from evaluation import Predictions, evaluate
-from files import load_tensors
-from fusion import FUSIONS, FusionOutput
-from losses import FusionLoss
+from files import load_state, load_tensors
+from fusion import FusionOutput
+from losses import FusionLoss, Temperature
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
 
@@ -33,6 +33,13 @@ def in_reduced(part: str, model: "Stub") -> bool:
     return torch.is_autocast_enabled("cpu") and part not in model.float32
 
 
+class SideBySide(nn.Linear):
+    """A linear head with the door of the real one."""
+
+    def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
+        return FusionOutput(super().forward(torch.cat([cqt, mel], 1)), None, None, None)
+
+
 class Stub(nn.Module):
     """A linear model with the doors of the real one."""
 
@@ -40,13 +47,13 @@ class Stub(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.cqt, self.mel = nn.Linear(side * side, 8), nn.Linear(side * side, 8)
-        self.head = nn.Linear(16, K)
+        self.head = SideBySide(16, K)
 
     float32: frozenset[str] = frozenset()
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         with torch.autocast("cpu", enabled=in_reduced("head", self)):
-            return FusionOutput(self.head(torch.cat(self.features(cqt, mel), 1)), None, None, None)
+            return self.head(*self.features(cqt, mel))
 
     def features(self, cqt: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast("cpu", enabled=in_reduced("cqt", self)):
@@ -87,15 +94,16 @@ def make_trainer(
     optimizer: str = "adam",
     precision: str = "no",
     schedule: dict[str, object] | None = None,
+    criterion: FusionLoss | None = None,
     **kwargs: object,
 ) -> Trainer:
-    model = model or Stub()
-    optimizers = build_optimizers(
-        model.parts(), {"cqt": optimizer, "mel": "radam", "head": optimizer}, lr
-    )
+    model, criterion = model or Stub(), criterion or FusionLoss()
+    parts = model.parts()
+    parts["head"] = [*parts["head"], *criterion.parameters()]
+    optimizers = build_optimizers(parts, {"cqt": optimizer, "mel": "radam", "head": optimizer}, lr)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     moves = Schedule(optimizers, **(schedule or {}))
-    return Trainer(model, FusionLoss(), optimizers, moves, accelerator, **kwargs)
+    return Trainer(model, criterion, optimizers, moves, accelerator, **kwargs)
 
 
 def made(folder: Path) -> Checkpoints:
@@ -211,10 +219,12 @@ SCHEDULES = {
     "concat": {"kind": "plateau", "patience": 0, "factor": 0.5},
     "gmu": {"kind": "cosine", "n_steps": 6, "n_warmup": 2},
     "gmu_contrastive": {"kind": "constant"},
+    "cross_attention": {"kind": "constant"},
+    "mel_only": {"kind": "plateau", "patience": 0, "factor": 0.5},
 }
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", SCHEDULES)
 def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
     fusion: str, tmp_path: Path
 ) -> None:
@@ -223,7 +233,10 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
         model = MaxMViTGMU(
             K, fusion, "test_maxvit", "mvitv2_micro", SIDE, dropout=0.5, mlp_hidden_dim=16
         )
-        return make_trainer(model, lr=1e-3, schedule=SCHEDULES[fusion], seed=5)
+        kinds = {"schedule": SCHEDULES[fusion], "seed": 5, "clip_grad_norm": 1.0}
+        if fusion == "gmu_contrastive":
+            kinds["criterion"] = FusionLoss(same_class="positives", temperature_range=[0.01, 1.0])
+        return make_trainer(model, lr=1e-3, **kinds)
 
     clips = {"side": SIDE, "augment": PictureAugment(time_mask=0.3, time_shift=0.3)}
     whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
@@ -235,6 +248,9 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     for ours, theirs in zip(*files, strict=True):  # weights, optimizers, schedule, history
         assert ours.read_bytes() == theirs.read_bytes()
+    if fusion == "gmu_contrastive":
+        learned = load_state(max(files[0]))["criterion"]["temperature.place"]
+        assert not torch.equal(learned, Temperature(0.07, [0.01, 1.0]).place)
 
 
 def test_bfloat16_trains_and_keeps_the_weights_in_float32() -> None:
@@ -325,3 +341,51 @@ def test_a_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> No
     checkpoints.save({**of_two.state(), "processes": 2}, of_two.progress.place)
     with pytest.raises(RunError, match="on 2 processes, this one is on 1.*start it on 2"):
         of_two.fit(train, dev, 1, None, checkpoints)
+
+
+class TwoViews(Stub):
+    """The stub with views."""
+
+    def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
+        features = self.features(cqt, mel)
+        return self.head(*features)._replace(z_cqt=features[0], z_mel=features[1])
+
+
+def learning(clip: float | None = None) -> Trainer:
+    criterion = FusionLoss(0.0, 0.07, temperature_range=[0.01, 1.0])
+    return make_trainer(TwoViews(), optimizer="sgd", criterion=criterion, clip_grad_norm=clip)
+
+
+def test_a_learned_temperature_moves_with_the_rest_and_is_logged(tmp_path: Path) -> None:
+    trainer = learning()
+    history = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path)).history
+    assert history[0]["temperature"] not in (history[1]["temperature"], pytest.approx(0.07))
+    assert all(0.01 < row["temperature"] < 1 for row in history)
+    assert history[1]["temperature"] == trainer.criterion.temperature().item()
+    assert "temperature" not in make_trainer(TwoViews()).criterion.learned()
+
+
+def test_the_temperature_is_clipped_and_checked_with_the_rest() -> None:
+    trainer = learning(clip=1e-3)
+    place = trainer.criterion.temperature.place
+    trainer._backward([batch(8)])
+    slopes, before = [p.grad.clone() for p in trainer.trained], place.item()
+    for optimizer in trainer.optimizers:
+        optimizer.zero_grad()
+    trainer.step([batch(8)])
+    (own,) = (s for s, p in zip(slopes, trainer.trained, strict=True) if p is place)
+    norm = torch.stack([slope.norm() for slope in slopes]).norm()
+    step = 0.01 * 1e-3 * float(own / norm)  # rate, longest, its part of the gradient
+    assert before - place.item() == pytest.approx(step, rel=0.05)
+    place.register_hook(lambda slope: slope * float("nan"))
+    weights = [p.detach().clone() for p in trainer.trained]
+    assert trainer.step([batch(8)]) == []
+    assert all(map(torch.equal, weights, trainer.trained))
+
+
+def test_a_learned_temperature_does_not_decay() -> None:
+    criterion = FusionLoss(temperature_range=[0.01, 1.0])
+    parts = {"head": [nn.Parameter(torch.ones(2, 2)), *criterion.parameters()]}
+    (optimizer,) = build_optimizers(parts, {"head": "adamw"}, 1e-3, weight_decay=0.1)
+    decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
+    assert [decay[id(p)] for p in parts["head"]] == [0.1, 0.0]

@@ -1,0 +1,272 @@
+"""Signs of collapse: measures by hand, alarms on made cases and none on a healthy one."""
+
+import csv
+import json
+import logging
+import math
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from test_engine import Stub, batch, loaders, make_trainer
+from torch import nn
+
+import trainers
+from checkpoints import Checkpoints
+from collapse import POINT, Signs, alarms, effective_rank, gate_measures
+from contrast import alignment, uniformity
+from experiment import run_experiment
+from files import read_json
+from model_gmu import MaxMViTGMU
+from summary import summarize
+
+FOLD = "folds/fold-1_seed-0"
+HEALTHY = {  # the worst of small networks that learned, see collapse.py
+    "epoch": 3,
+    "grad_cqt": 2.8e-3,
+    "grad_mel": 3.2e-4,
+    "gate_mean": 0.53,
+    "gate_spread": 0.0085,
+    "gate_saturated": 0.028,
+    "rank_cqt": 22.0,
+    "rank_mel": 5.8,
+}
+BEFORE = HEALTHY | {"epoch": 2, "rank_cqt": 46.0, "rank_mel": 68.0}
+
+
+# Measures
+
+
+def test_gate_measures_by_hand() -> None:
+    gate = np.array([[0.0, 0.5, 0.01], [1.0, 0.5, 0.03]])
+    found = gate_measures(gate)
+    assert found["gate_mean"] == pytest.approx(2.04 / 6)
+    assert found["gate_spread"] == pytest.approx((0.5 + 0 + 0.01) / 3)
+    assert found["gate_saturated"] == pytest.approx(3 / 6)
+
+
+def test_a_gate_that_differs_over_units_alone_has_no_spread() -> None:
+    assert gate_measures(np.tile([0.1, 0.9], (5, 1)))["gate_spread"] == 0
+
+
+@pytest.mark.parametrize(
+    ("embeddings", "rank"),
+    [
+        (torch.cat([torch.eye(4), -torch.eye(4)]), 4.0),  # as long in each of four directions
+        (torch.outer(torch.arange(5.0), torch.ones(3)), 1.0),  # a line
+        (7 + torch.tensor([[1.0, 0], [-1, 0], [0, 1], [0, -1]]), 2.0),  # around another centre
+        (torch.ones(6, 3), 0.0),  # a point
+        (torch.zeros(6, 3), 0.0),
+        (1 + 0.1 * POINT * torch.randn(6, 3), 0.0),  # as good as a point
+    ],
+)
+def test_effective_rank_by_hand(embeddings, rank) -> None:
+    assert effective_rank(embeddings) == pytest.approx(rank, abs=1e-3)
+
+
+def test_effective_rank_of_two_unequal_directions() -> None:
+    """Singular values 3 : 1: the entropy of (3/4, 1/4)."""
+    z = torch.tensor([[3.0, 0], [-3, 0], [0, 1], [0, -1]])
+    entropy = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert effective_rank(z) == pytest.approx(math.exp(entropy), rel=1e-5)
+
+
+@given(st.integers(2, 12), st.integers(1, 8), st.integers(0, 99))
+@settings(max_examples=20)
+def test_effective_rank_has_bounds_and_knows_no_order_scale_or_turn(n, width, seed) -> None:
+    torch.manual_seed(seed)
+    z = torch.randn(n, width).double()
+    rank = effective_rank(z)
+    assert 1 - 1e-6 <= rank <= min(n - 1, width) + 1e-6
+    turn = torch.linalg.qr(torch.randn(width, width).double())[0]
+    assert effective_rank(3 * z[torch.randperm(n)] @ turn) == pytest.approx(rank, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "z", [torch.ones(1, 3), torch.tensor([[1.0], [math.inf]]), torch.full((3, 2), math.nan)]
+)
+def test_a_rank_that_cannot_be_said_is_nan(z) -> None:
+    assert math.isnan(effective_rank(z))
+
+
+# Alarms
+
+
+def heard(now: dict[str, float], before: tuple = (BEFORE,), n_classes: int = 4) -> dict[str, str]:
+    return {one["what"]: one["words"] for one in alarms([*before, now], n_classes)}
+
+
+def test_a_healthy_history_raises_none() -> None:
+    assert heard(HEALTHY) == {} and heard(BEFORE, ()) == {}
+
+
+CASES = [
+    ({"gate_saturated": 0.95}, "gate saturated", "95 % of its values are within 0.02"),
+    ({"gate_spread": 0.0004}, "gate constant", "vary by 0.0004"),
+    ({"grad_mel": 1e-5}, "gradients apart", "the CQT branch gets 280 times .* of the Mel's"),
+    ({"grad_cqt": 2e-6}, "gradients apart", "the Mel branch gets 160 times .* of the CQT's"),
+    ({"grad_cqt": 0.0}, "gradients apart", "the CQT branch gets no gradient"),
+    ({"rank_cqt": 1.4}, "CQT embeddings collapse", "fill 1.4 directions, after 46.0 at best"),
+    ({"rank_mel": 1.0}, "Mel embeddings collapse", "fill 1.0 directions, after 68.0 at best"),
+    ({"rank_mel": 0.0}, "Mel embeddings collapse", "all dev clips have as good as the same"),
+]
+
+
+@pytest.mark.parametrize(("change", "what", "words"), CASES)
+def test_each_alarm_fires_on_its_case_alone(change, what, words) -> None:
+    found = heard(HEALTHY | change)
+    assert list(found) == [what] and re.search(words, found[what])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"gate_saturated": 0.9},
+        {"gate_spread": 0.002},
+        {"grad_cqt": 3.2e-4 / 99},
+        {"rank_cqt": 1.5},  # half of the three directions that four classes need
+        dict.fromkeys(HEALTHY.keys() - {"epoch"}, math.nan),  # an epoch without a good step
+        {"rank_cqt": math.nan},
+    ],
+)
+def test_none_fires_at_its_limit_or_on_what_is_not_known(change) -> None:
+    assert heard(HEALTHY | change) == {}
+
+
+def test_columns_that_are_missing_give_no_alarm() -> None:
+    for kept in ({}, {"grad_cqt": 1.0, "rank_cqt": 5.0}, {"grad_mel": 0.0}):
+        assert heard({"epoch": 1, **kept}, ()) == {}
+
+
+def test_few_clips_that_fill_few_directions_from_the_start_are_no_fall() -> None:
+    low = HEALTHY | {"rank_cqt": 1.9, "rank_mel": 1.9}
+    assert heard(low, (low,), n_classes=8) == {}
+
+
+def test_a_point_from_the_start_is_an_alarm() -> None:
+    assert list(heard({"epoch": 1, "rank_cqt": 0.0}, ())) == ["CQT embeddings collapse"]
+
+
+# Watching
+
+
+def test_gradients_are_root_mean_squares_of_each_branch() -> None:
+    model = Stub()
+    for i, p in enumerate(model.cqt.parameters()):
+        p.grad = torch.full_like(p, 2.0 + i)
+    found = Signs(model).gradients()
+    n, m = model.cqt.weight.numel(), model.cqt.bias.numel()
+    expected = math.sqrt((4 * n + 9 * m) / (n + m))
+    assert found == {"grad_cqt": pytest.approx(expected), "grad_mel": 0.0}
+
+
+def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
+    model = Stub()
+    model.mel.requires_grad_(False)
+    trainer = make_trainer(model)
+    trainer.step([batch(8)])
+    assert trainer.progress.measured["grad_mel"] == 0 < trainer.progress.measured["grad_cqt"]
+    row = {"epoch": 1, **trainer.progress.measured}
+    assert list(heard(row, ())) == ["gradients apart"]
+
+
+@pytest.mark.parametrize("fusion", ["gmu_contrastive", "cross_attention", "mel_only"])
+def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
+    torch.manual_seed(0)
+    model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 32, mlp_hidden_dim=16).eval()
+    accelerator, pictures = Accelerator(cpu=True), torch.randn(2, 6, 1, 32, 32)
+    signs = Signs(model)
+    with torch.inference_mode():
+        model(*pictures)  # before: not seen
+        with signs.watching():
+            for part in zip(*(p.split(4) for p in pictures), strict=True):
+                model(*part)
+        model(*pictures)
+        features, output = model.features(*pictures), model(*pictures)
+    gate = None if output.gate is None else output.gate.numpy()
+    found = signs.of_epoch(gate, accelerator)
+    expected = {} if gate is None else gate_measures(gate)
+    for key, feature in zip(("cqt", "mel"), features, strict=True):
+        if feature is not None:
+            pooled = feature.mean(1) if feature.ndim == 3 else feature
+            expected[f"rank_{key}"] = effective_rank(pooled)
+    if output.z_cqt is not None:
+        expected["alignment"] = float(alignment(output.z_cqt, output.z_mel))
+        expected["uniformity_cqt"] = float(uniformity(output.z_cqt))
+        expected["uniformity_mel"] = float(uniformity(output.z_mel))
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    assert signs.of_epoch(None, accelerator) == {}  # all is forgotten
+
+
+def test_watching_ends_with_an_error_too() -> None:
+    model = Stub()
+    signs = Signs(model)
+    with pytest.raises(KeyError), signs.watching():
+        raise KeyError
+    model(*torch.randn(2, 3, 1, 4, 4))
+    assert signs.of_epoch(None, Accelerator(cpu=True)) == {}
+
+
+def test_an_alarm_is_sounded_once_a_kind(tmp_path: Path, caplog) -> None:
+    caplog.set_level(logging.WARNING)
+    model = Stub()
+    for p in model.mel.parameters():
+        nn.init.zeros_(p)  # all clips at one point
+    model.mel.requires_grad_(False)
+    progress = make_trainer(model).fit(*loaders(), 3, None, Checkpoints(tmp_path))
+    assert [(a["epoch"], a["what"]) for a in progress.alarms] == [
+        (1, "gradients apart"),
+        (1, "Mel embeddings collapse"),
+    ]
+    assert caplog.messages == [f"epoch 1, {a['what']}: {a['words']}" for a in progress.alarms]
+    assert progress.trouble()["alarms"] == progress.alarms
+
+
+# A whole run
+
+
+def collapsed(model: MaxMViTGMU) -> MaxMViTGMU:
+    """Give the gate a bias that no training of two epochs takes away."""
+    nn.init.constant_(model.head.gmu.gate.bias, 30.0)
+    return model
+
+
+def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, monkeypatch) -> None:
+    build = trainers.build_model
+    monkeypatch.setattr("fold.build_model", lambda *args: collapsed(build(*args)))
+    run = run_experiment(tiny(), [])
+    alarmed = read_json(run / FOLD / "metrics.json")["trouble"]["alarms"]
+    assert {one["what"] for one in alarmed} == {
+        "gate saturated",
+        "gate constant",
+        "gradients apart",
+    }
+    assert {one["epoch"] for one in alarmed} == {1}
+    notes = (run / "summary.md").read_text()
+    assert "In tiny, fold 1 seed 0: From epoch 1 on a sign of collapse was seen, gate" in notes
+    assert "100 % of its values are within 0.02 of 0 or 1" in notes
+    assert "the Mel branch gets no gradient" in notes
+    rows = list(csv.DictReader((run / FOLD / "history.csv").open()))
+    assert [float(row["gate_saturated"]) for row in rows] == [1, 1]
+    (file,) = (run / FOLD).glob("events.out.tfevents.*")
+    events = EventAccumulator(str(file)).Reload()
+    health = {tag for tag in events.Tags()["scalars"] if tag.startswith("health/")}
+    columns = ("grad_cqt", "grad_mel", "gate_mean", "gate_spread", "gate_saturated")
+    assert health == {f"health/{name}" for name in (*columns, "rank_cqt", "rank_mel")}
+    logged = [event.value for event in events.Scalars("health/gate_mean")]
+    assert logged == pytest.approx([float(row["gate_mean"]) for row in rows])
+
+
+def test_a_run_of_before_alarms_were_known_is_summed_up(tiny: Callable) -> None:
+    run = run_experiment(tiny("train.epochs=1"), [])
+    metrics = read_json(run / FOLD / "metrics.json")
+    assert metrics["trouble"].pop("alarms") == []  # the tiny run is a healthy one
+    (run / FOLD / "metrics.json").write_text(json.dumps(metrics))
+    assert summarize(run)["trouble"] == {}
