@@ -1,0 +1,379 @@
+"""Interventions do what they say to features, and cost what the counts say; verdicts by hand."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import gate_analysis
+from agreement import judge
+from audio import read_audio
+from config import load_config
+from errors import InputError
+from experiment import run_experiment
+from frozen import FrozenFold, Fused, Seen, open_run
+from gate_analysis import analyze
+from inference import FoldModel
+from metrics import SCORES, recalls
+from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
+from run_folder import read_run
+from significance import paired_test, speaker_confusions, speaker_interval
+
+RATE = 16_000
+ALONE = {
+    "cqt_only": ("model.mel_backbone=null", "optim.optimizer.mel=null"),
+    "mel_only": ("model.cqt_backbone=null", "optim.optimizer.cqt=null"),
+}
+
+
+@pytest.fixture(scope="module")
+def runs(recipe, tmp_path_factory):
+    """Runs by fusion, each made when it is asked for; gmu and one branch have two folds."""
+    root, made = tmp_path_factory.mktemp("reliance"), {}
+
+    def run_of(fusion, folds="[1]"):
+        if (fusion, folds) not in made:
+            wishes = [f"run.root={root}", "train.epochs=1", f"run.folds={folds}"]
+            wishes += [f"name={fusion}_{len(made)}", f"model.fusion={fusion}"]
+            config = load_config(recipe, [*wishes, *ALONE.get(fusion, ())])
+            with torch.inference_mode(False):
+                made[fusion, folds] = run_experiment(config, [])
+        return made[fusion, folds]
+
+    yield run_of
+    shutil.rmtree(root)
+
+
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    monkeypatch.setattr(gate_analysis, "_draw", lambda *_: {})
+
+
+def seen_of(crops, width=3, branches=("cqt", "mel")):
+    """Return features that name their clip and crop: clip + crop / 10."""
+    clip = np.repeat(np.arange(len(crops)), crops)
+    nth = np.concatenate([np.arange(n) for n in crops])
+    feature = torch.tensor(clip + nth / 10).float()[:, None].expand(-1, width)
+    return Seen(clip, tuple(feature * (1 + i) for i, _ in enumerate(branches)))
+
+
+def test_donors_crops_are_taken_in_turn():
+    seen = seen_of([2, 3, 1])
+    cqt, mel = seen.of_donors(np.array([1, 0, 1]))
+    assert cqt[:, 0].tolist() == pytest.approx([1.0, 1.1, 0.0, 0.1, 0.0, 1.0])
+    assert mel[:, 0].tolist() == pytest.approx([2.0, 2.2, 0.0, 0.2, 0.0, 2.0])
+    own, _ = seen.of_donors(np.arange(3))
+    assert torch.equal(own, seen.features[0])
+
+
+def test_one_branch_is_swapped_and_the_other_stays():
+    seen = seen_of([1, 2])
+    swapped = seen.swapped("mel", torch.full((3,), 7.0))
+    assert torch.equal(swapped.features[0], seen.features[0])
+    assert (swapped.features[1] == 7).all() and swapped.features[1].shape == (3, 3)
+    with pytest.raises(ValueError, match="no mel branch"):
+        Seen(seen.clip, (seen.features[0], None)).swapped("mel", torch.zeros(3))
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_donors_are_of_the_class_asked_for_and_of_another_speaker(same):
+    draw = np.random.default_rng(0)
+    targets, speakers = draw.integers(0, 3, 60), np.array(list("abc"))[draw.integers(0, 3, 60)]
+    drawn = [draw_donors(targets, speakers, same, (1, i)) for i in range(20)]
+    for donors in drawn:
+        assert ((targets[donors] == targets) == same).all()
+        assert (speakers[donors] != speakers).all()
+    assert (draw_donors(targets, speakers, same, (1, 0)) == drawn[0]).all()
+    assert len({tuple(donors) for donors in drawn}) == 20
+    first = np.array(drawn)[:, 0]
+    allowed = ((targets == targets[0]) == same) & (speakers != speakers[0])
+    assert set(first) <= set(np.flatnonzero(allowed)) and len(set(first)) > 5
+
+
+def test_donors_of_few_clips():
+    targets, speakers = np.array([0, 0, 1]), np.array(["a", "a", "a"])
+    assert draw_donors(targets, speakers, True, (1, 0)).tolist() == [1, 0, 2]  # none for the last
+    assert draw_donors(targets, speakers, False, (1, 0))[:2].tolist() == [2, 2]
+
+
+def pictures_of(run, part):
+    """Yield each clip's pictures from its recording, with nothing of the store."""
+    frozen = next(iter(open_run(run).folds()))
+    model = FoldModel(frozen.one.folder)
+    for utterance in dict(frozen.job.split.parts())[part]:
+        yield model._pictures(torch.from_numpy(read_audio(utterance.path, RATE)))
+
+
+@torch.inference_mode()
+def test_train_means_are_those_of_the_training_clips(runs):
+    run = read_run(runs("gmu", "[1,2]"))
+    frozen = next(iter(open_run(run).folds()))
+    each = [frozen.model.features(*pair) for pair in pictures_of(run, "train")]
+    assert len(each) == 24
+    for place, mean in enumerate(frozen.means("train")):
+        expected = torch.cat([pair[place] for pair in each]).mean(0)
+        assert torch.allclose(mean, expected, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_clip_of_many_crops_counts_once_in_the_mean(tiny):
+    with torch.inference_mode(False):
+        folder = run_experiment(tiny("features.seconds=0.15", "train.epochs=1"), [])
+    run = read_run(folder)
+    frozen = next(iter(open_run(run).folds()))
+    clips = [frozen.model.features(*pair) for pair in pictures_of(run, "train")]
+    assert {len(cqt) for cqt, _ in clips} == {2}
+    store = frozen.store
+    key = frozen.job.hashes[frozen.job.split.train[0].path]
+    store.rows[key] = range(store.rows[key].start, store.rows[key].start + 1)  # one crop alone
+    expected = torch.stack([clips[0][0][0], *(cqt.mean(0) for cqt, _ in clips[1:])]).mean(0)
+    assert torch.allclose(frozen.means("train")[0], expected, atol=1e-5)
+
+
+def by_hand(model, features, gate=None):
+    """Return the class of GMU features by plain tensors."""
+    gmu = model.head.gmu
+    h_cqt, h_mel = (
+        torch.tanh(gmu.project_cqt(features[0])),
+        torch.tanh(gmu.project_mel(features[1])),
+    )
+    if gate is None:
+        gate = torch.sigmoid(gmu.gate(torch.cat([h_cqt, h_mel], 1)))
+    return model.head.classify(gate * h_cqt + (1 - gate) * h_mel).argmax(1)
+
+
+@torch.inference_mode()
+def test_interventions_are_what_plain_tensors_make_of_them(runs):
+    run = read_run(runs("gmu", "[1,2]"))
+    frozen = next(iter(open_run(run).folds()))
+    seen = frozen.look("test")
+    cqt, mel = (
+        torch.cat(f)
+        for f in zip(*[frozen.model.features(*p) for p in pictures_of(run, "test")], strict=True)
+    )
+    assert torch.allclose(seen.features[0], cqt, atol=1e-4)
+    measured = intervene(frozen, seen, frozen.fuse(seen), 2)
+    means = frozen.means("train")
+    table = frozen.one.test
+    given = [draw_donors(table.targets, table.speakers, False, (1, i)) for i in range(2)]
+    expected = {
+        ("intact", ""): [by_hand(frozen.model, (cqt, mel))],
+        ("cqt", "train mean"): [by_hand(frozen.model, (means[0].expand_as(cqt), mel))],
+        ("mel", "train mean"): [by_hand(frozen.model, (cqt, means[1].expand_as(mel)))],
+        ("cqt", "other class"): [by_hand(frozen.model, (cqt[d], mel)) for d in given],
+        ("mel", "other class"): [by_hand(frozen.model, (cqt, mel[d])) for d in given],
+        ("gate", "0"): [by_hand(frozen.model, (cqt, mel), 0.0)],
+        ("gate", "0.5"): [by_hand(frozen.model, (cqt, mel), 0.5)],
+        ("gate", "1"): [by_hand(frozen.model, (cqt, mel), 1.0)],
+    }
+    assert set(measured.found) - set(expected) == {("cqt", "same class"), ("mel", "same class")}
+    for key, preds in expected.items():
+        lists = table.targets.tolist(), table.speakers.tolist()
+        counts = [speaker_confusions(lists[0], p.tolist(), lists[1], 4)[1] for p in preds]
+        assert measured.found[key].counts.tolist() == np.stack(counts).tolist(), key
+    for branch in ("cqt", "mel"):
+        follows = [
+            (p.numpy() == table.targets[d]).mean()
+            for p, d in zip(expected[branch, "other class"], given, strict=True)
+        ]
+        assert measured.found[branch, "other class"].follows == pytest.approx(np.mean(follows))
+
+
+class FakeFold(FrozenFold):
+    """A fold whose head reads the class from CQT alone, whatever its gate says."""
+
+    def means(self, part, tick=None):
+        return torch.zeros(2), torch.zeros(2)
+
+    def fuse(self, seen, forced_gate=None):
+        probs = torch.nn.functional.one_hot(seen.features[0][:, 0].long(), 2).numpy()
+        return Fused(probs.astype(float), np.full((len(probs), 1), 0.1), None)
+
+
+def test_a_head_that_reads_one_branch_loses_with_that_branch_alone(runs):
+    run = read_run(runs("gmu", "[1,2]"))
+    table = run.folds[0].test
+    targets = table.targets % 2
+    one = type(
+        "One", (), {"test": table.take(np.arange(8)), "classes": ("a", "b"), "fold": 1, "seed": 0}
+    )()
+    object.__setattr__(one.test, "targets", targets)
+    frozen = FakeFold(one, None, None, None)
+    feature = torch.tensor(targets).float()[:, None].expand(-1, 2)
+    seen = Seen(np.arange(8), (feature, feature))
+    found = intervene(frozen, seen, frozen.fuse(seen), 3).found
+    right = {
+        key: np.trace(one.counts.sum(1), axis1=1, axis2=2).tolist() for key, one in found.items()
+    }
+    assert right["intact", ""] == [8] and right["mel", "train mean"] == [8]
+    assert right["mel", "other class"] == [8] * 3 and right["cqt", "other class"] == [0] * 3
+    assert right["cqt", "train mean"] == [4] and right["cqt", "same class"] == [8] * 3
+    assert found["cqt", "other class"].follows == 1 and found["mel", "other class"].follows == 0
+
+
+@pytest.fixture(scope="module")
+def counted():
+    """Counts of two seeds and two folds, three draws of donors; four speakers, two classes."""
+    draw = np.random.default_rng(3)
+    support = np.array([[5, 3], [4, 4], [6, 2], [3, 5]])
+
+    def counts(n, sure):
+        right = draw.binomial(support, sure, (n, 4, 2))
+        each = np.zeros((n, 4, 2, 2), int)
+        for k in (0, 1):
+            each[:, :, k, k], each[:, :, k, 1 - k] = right[..., k], support[:, k] - right[..., k]
+        return each
+
+    keys = {
+        ("intact", ""): (1, 0.9),
+        ("cqt", "train mean"): (1, 0.4),
+        ("mel", "train mean"): (1, 0.8),
+    }
+    keys |= {("cqt", "other class"): (3, 0.3), ("mel", "other class"): (3, 0.7)}
+    of_seed = [{key: counts(*how) for key, how in keys.items()} for _ in range(2)]
+    names = ["s1", "s2", "s3", "s4"]
+    measured = []
+    for seed, found in enumerate(of_seed):
+        for some in (slice(0, 2), slice(2, 4)):  # two speakers a fold
+            parts = {
+                key: Counted(each[:, some], 0.5 if "other class" in key else None)
+                for key, each in found.items()
+            }
+            measured.append(Measured(seed, names[some], parts))
+    run = type("R", (), {"classes": ("a", "b"), "seeds": [0, 1]})()
+    return of_seed, describe_reliance(run, measured, None)
+
+
+def test_draws_count_as_further_seeds_beside_repeated_intact_ones(counted):
+    of_seed, found = counted
+    intact = np.concatenate([one["intact", ""] for one in of_seed])  # (2, 4, 2, 2)
+    assert found["intact"]["ua"] == pytest.approx(np.mean(SCORES["ua"](intact.sum(1))))
+    rows = {(row["changed"], row["how"]): row for row in found["interventions"]}
+    for key, n in ((("cqt", "other class"), 3), (("mel", "train mean"), 1)):
+        changed = np.concatenate([one[key] for one in of_seed])
+        test = paired_test(np.repeat(intact, n, 0), changed, SCORES["ua"])
+        row = rows[key]
+        assert row["draws"] == n
+        assert (row["fall"], row["p"]) == (pytest.approx(test.difference), test.p)
+        assert row["fall_interval"] == pytest.approx(test.interval, abs=1e-9)
+        assert row["interval"] == pytest.approx(speaker_interval(changed, SCORES["ua"]), abs=1e-9)
+        falls = recalls(np.repeat(intact, n, 0).sum(1)) - recalls(changed.sum(1))
+        assert row["recall_falls"] == pytest.approx(falls.mean(0).tolist())
+    assert rows["cqt", "other class"]["follows_donor"] == 0.5
+    assert rows["cqt", "train mean"]["follows_donor"] is None
+    assert all(row["p_holm"] >= row["p"] for row in rows.values())
+
+
+def test_branches_are_compared_by_their_losses(counted):
+    of_seed, found = counted
+    cqt, mel = (np.concatenate([o[b, "train mean"] for o in of_seed]) for b in ("cqt", "mel"))
+    overall, first, second = found["branches"]
+    assert (overall["class"], first["class"], second["class"]) == (None, "a", "b")
+    ua = SCORES["ua"]
+    assert overall["difference"] == pytest.approx((ua(mel.sum(1)) - ua(cqt.sum(1))).mean())
+    for k, one in enumerate((first, second)):
+        lost = recalls(mel.sum(1))[:, k] - recalls(cqt.sum(1))[:, k]
+        assert one["difference"] == pytest.approx(lost.mean())
+        assert one["interval"][0] < one["difference"] < one["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("gate", "difference", "verdict", "leans", "relies"),
+    [
+        ([0.55, 0.65], [0.02, 0.2], "agree", "CQT", "CQT"),
+        ([0.35, 0.45], [-0.2, -0.02], "agree", "Mel", "Mel"),
+        ([0.35, 0.45], [0.02, 0.2], "disagree", "Mel", "CQT"),
+        ([0.55, 0.65], [-0.2, -0.02], "disagree", "CQT", "Mel"),
+        ([0.45, 0.55], [0.02, 0.2], "undecided", None, "CQT"),
+        ([0.55, 0.65], [-0.02, 0.2], "undecided", "CQT", None),
+        (None, [0.02, 0.2], "undecided", None, "CQT"),
+        ([0.55, 0.65], None, "undecided", "CQT", None),
+    ],
+)
+def test_verdicts_need_both_to_speak(gate, difference, verdict, leans, relies):
+    found = judge(
+        np.mean(gate or [0.6]), gate, float(np.mean(difference or [0.1])), difference, "UA"
+    )
+    assert (found.verdict, found.leans, found.relies) == (verdict, leans, relies)
+    said = {"agree": "they agree.", "disagree": "they disagree.", "undecided": "undecided."}
+    assert found.words.endswith(said[verdict])
+
+
+def test_verdicts_take_gate_and_loss_of_the_same_class():
+    gates = {
+        "mean": {"mean": 0.6, "interval": [0.55, 0.65]},
+        "groups": {"class": [{"group": "b", "mean": 0.4, "interval": [0.3, 0.45]}]},
+    }
+    branches = [
+        {"class": None, "difference": 0.1, "interval": [0.05, 0.2], "p": 0.1},
+        {"class": "b", "difference": 0.1, "interval": [0.05, 0.2], "p": 0.1},
+    ]
+    overall, of_class = gate_analysis._verdicts(gates, {"branches": branches})
+    assert (overall["of"], overall["verdict"]) == (None, "agree") and "UA" in overall["words"]
+    assert (of_class["of"], of_class["verdict"]) == ("b", "disagree")
+    assert "costs more recall" in of_class["words"]
+
+
+def test_runs_of_one_branch_stand_beside(runs):
+    gmu, cqt, mel = (runs(f, "[1,2]") for f in ("gmu", "cqt_only", "mel_only"))
+    found = analyze(gmu, [cqt, mel], n_draws=1, progress=False)
+    assert [(one.run, one.branch) for one in found.reliance.unimodal] == [
+        (cqt.name, "cqt"),
+        (mel.name, "mel"),
+    ]
+    for folder, one in zip((cqt, mel), found.reliance.unimodal, strict=True):
+        tables = [read_run(f).of_seed(0) for f in (gmu, folder)]
+        ua = [
+            np.mean([(t.preds == t.targets)[t.targets == k].mean() for k in range(4)])
+            for t in tables
+        ]
+        assert one.ua == pytest.approx(ua[1]) and one.fall == pytest.approx(ua[0] - ua[1])
+    text = (gmu / "gates/gates.md").read_text()
+    assert f"CQT trained alone ({cqt.name})" in text and f"Mel trained alone ({mel.name})" in text
+
+
+def test_other_runs_are_refused_before_any_look(runs):
+    gmu, cqt = runs("gmu", "[1,2]"), runs("cqt_only", "[1,2]")
+    before = (gmu / "ledger.jsonl").read_bytes()
+    with pytest.raises(InputError, match="model.fusion=gmu: only runs of one branch"):
+        analyze(gmu, [gmu], progress=False)
+    with pytest.raises(InputError, match="finished folds differ") as caught:
+        analyze(gmu, [runs("cqt_only")], progress=False)
+    assert "[1, 2]" in str(caught.value) and "[1]" in str(caught.value)
+    with pytest.raises(InputError, match="model.fusion=cqt_only, which reads one branch"):
+        analyze(cqt, progress=False)
+    with pytest.raises(InputError, match="drop --no-reliance"):
+        analyze(gmu, [cqt], reliance=False, progress=False)
+    with pytest.raises(InputError, match="no gate"):
+        analyze(runs("concat"), reliance=False, progress=False)
+    assert (gmu / "ledger.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("fusion", ["concat", "mean", "sum"])
+def test_fusions_without_a_gate_have_branches_to_rely_on(runs, fusion):
+    folder = runs(fusion)
+    found = analyze(folder, n_draws=1, progress=False)
+    assert (
+        found.gates is None and found.verdicts == [] and not (folder / "gates/clips.csv").exists()
+    )
+    assert {one.changed for one in found.reliance.interventions} == {"cqt", "mel"}
+    assert "This fusion has no gate." in (folder / "gates/gates.md").read_text()
+    lines = (folder / "ledger.jsonl").read_text().splitlines()
+    assert ['"kind": "reliance"' in line for line in lines] == [False, True]
+
+
+@torch.inference_mode()
+def test_cross_attention_is_asked_by_its_tokens(runs):
+    folder = runs("cross_attention")
+    frozen = next(iter(open_run(read_run(folder)).folds()))
+    seen = frozen.look("test")
+    assert seen.features[0].ndim == 3
+    means = frozen.means("train")
+    assert means[0].shape == seen.features[0].shape[1:]
+    swapped = seen.swapped("cqt", means[0])
+    expected = frozen.model.head(means[0].expand_as(seen.features[0]), seen.features[1])
+    assert np.allclose(frozen.fuse(swapped).probs, expected.logits.softmax(1).numpy(), atol=1e-5)
+    found = analyze(folder, n_draws=1, progress=False)
+    assert found.gates is not None and len(found.reliance.interventions) == 9
+    assert "changed tokens of one branch" in (folder / "gates/gates.md").read_text()
