@@ -154,7 +154,7 @@ def notes(comparison: Comparison) -> list[str]:
 
 
 def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
-    """Say how a fold got over values that are not finite."""
+    """Say how a fold got over values that are not finite, and what was alarming in it."""
     places = "; ".join(
         f"epoch {one['epoch']}, batch {one['batch']}: {one['what']} ({', '.join(one['parts'])})"
         for one in trouble["incidents"][:INCIDENTS_SHOWN]
@@ -170,7 +170,11 @@ def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
         f"{' and '.join(one['float32'])}."
         for one in trouble["repairs"]
     )
-    return f"In {run}, {fold}:{skipped if trouble['bad_steps'] else ''}{repaired}"
+    alarming = "".join(
+        f" From epoch {one['epoch']} on a sign of collapse was seen, {one['what']}: {one['words']}."
+        for one in trouble.get("alarms", [])  # older runs have none
+    )
+    return f"In {run}, {fold}:{skipped if trouble['bad_steps'] else ''}{repaired}{alarming}"
 
 
 def plus_minus(score: Mapping[str, Any]) -> str:

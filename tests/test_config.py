@@ -20,7 +20,12 @@ corpus: {name: iemocap, root: data, labels: iemocap4}
 protocol: {split: leave-one-session-out}
 model: {fusion: concat}
 """
-CONTROLLERS = {  # for every value of a controller, the overrides that choose it
+CONTROLLERS = {  # for values of a controller, the overrides that choose them
+    "cqt_only": ["model.fusion=cqt_only"],
+    "mel_only": ["model.fusion=mel_only"],
+    "mean": ["model.fusion=mean"],
+    "sum": ["model.fusion=sum"],
+    "cross_attention": ["model.fusion=cross_attention"],
     "gmu_contrastive": ["model.fusion=gmu_contrastive"],
     "gmu": ["model.fusion=gmu"],
     "concat": ["model.fusion=concat"],
@@ -46,10 +51,22 @@ VALUES = {  # one that is allowed, for every key of ONLY_WITH
     "augment.pitch": 2.0,
     "model.fusion_hidden_dim": 32,
     "model.gate_input": "features",
+    "model.gate": "scalar",
     "model.projection_dim": 16,
+    "model.attention_heads": 8,
+    "model.match_parameters": True,
+    "model.cqt_backbone": "test_maxvit",
+    "model.mel_backbone": "mvitv2_micro",
+    "model.cqt_weights": "w.safetensors",
+    "model.mel_weights": "w.safetensors",
     "loss.alpha": 0.5,
+    "loss.diversity": "maximised",
     "loss.temperature": 0.5,
+    "loss.temperature_range": [0.01, 1.0],
     "loss.nt_xent": "cross_modal",
+    "loss.same_class": "positives",
+    "optim.optimizer.cqt": "sgd",
+    "optim.optimizer.mel": "sgd",
     "optim.plateau_factor": 0.5,
     "optim.plateau_patience": 7,
     "optim.min_lr": 1e-5,
@@ -319,7 +336,20 @@ def test_a_wrong_value_is_refused_by_its_key(small, override):
         ("gmu_contrastive", "loss.alpha=1.51"),
         ("gmu_contrastive", "loss.alpha=-0.1"),
         ("gmu_contrastive", "loss.temperature=0"),
+        ("gmu_contrastive", "loss.temperature=1e-5"),
+        ("gmu_contrastive", "loss.temperature=1e5"),
+        ("gmu_contrastive", "loss.temperature_range=0.1"),
+        ("gmu_contrastive", "loss.temperature_range=[0.01]"),
+        ("gmu_contrastive", "loss.temperature_range=[0.0, 1.0]"),
+        ("gmu_contrastive", "loss.temperature_range=[1.0, 0.01]"),
+        ("gmu_contrastive", "loss.temperature_range=[0.1, 1.0]"),  # begins at 0.07
         ("gmu_contrastive", "loss.nt_xent=supervised"),
+        ("gmu_contrastive", "loss.same_class=masked"),
+        ("gmu_contrastive", "loss.diversity=none"),
+        ("gmu", "model.gate=matrix"),
+        ("cross_attention", "model.attention_heads=0"),
+        ("cross_attention", "model.attention_heads=65"),
+        ("sum", "model.match_parameters=1"),
         ("plateau", "optim.plateau_factor=1"),
         ("plateau", "optim.plateau_patience=-1"),
         ("plateau", "optim.min_lr=-1"),
@@ -348,6 +378,18 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
         (["optim.min_lr=1", "optim.lr=0.1"], "optim.min_lr"),
         (["corpus.name=manifest"], "corpus.manifest must be set"),
         (["train.pictures=computed", "augment.gain_db=6"], "features.reference=full_scale"),
+        (
+            ["model.fusion=cross_attention", "model.fusion_hidden_dim=30"],
+            "model.attention_heads=4 must divide model.fusion_hidden_dim=30",
+        ),
+        (
+            ["model.fusion=gmu_contrastive", "loss.same_class=ignored", "augment.mixup=0.2"],
+            "needs clips of one class each, and augment.mixup=0.2",
+        ),
+        (
+            ["model.fusion=gmu_contrastive", "loss.temperature_range=[0.1,1.0]"],
+            "loss.temperature=0.07 must lie between",
+        ),
     ],
 )
 def test_peer_22_values_that_are_wrong_together_are_refused(small, overrides, words):
@@ -374,10 +416,20 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
 
 def test_the_keys_that_apply_to_each_choice(small):
     views = {"model.projection_dim", "loss.alpha", "loss.temperature", "loss.nt_xent"}
+    views |= {"loss.diversity", "loss.same_class"}
+    cqt = {"model.cqt_backbone", "optim.optimizer.cqt"}
+    mel = {"model.mel_backbone", "optim.optimizer.mel"}
+    gate = {"model.gate", "model.gate_input"}
+    matching = {"model.match_parameters"}
     applying = {
-        "concat": set(),
-        "gmu": {"model.gate_input"},  # fusion_hidden_dim stays null, the wider branch
-        "gmu_contrastive": {"model.gate_input"} | views,
+        "concat": cqt | mel | matching,
+        "mean": cqt | mel | matching,  # fusion_hidden_dim stays null, the wider branch
+        "sum": cqt | mel | matching,
+        "gmu": cqt | mel | gate,
+        "gmu_contrastive": cqt | mel | gate | views,
+        "cross_attention": cqt | mel | gate | {"model.attention_heads"},
+        "cqt_only": cqt,
+        "mel_only": mel,
         "plateau": {"optim.plateau_factor", "optim.plateau_patience", "optim.min_lr"},
         "cosine": {"optim.warmup_epochs", "optim.min_lr"},
         "constant": set(),
@@ -398,6 +450,16 @@ def _values_of(controller):
     section, name = controller.split(".")
     annotation = Config.model_fields[section].annotation.model_fields[name].annotation
     return annotation.__args__
+
+
+def test_a_single_branch_may_leave_out_what_the_other_reads(small):
+    config = load_config(small, ["model.fusion=cqt_only", "model.cqt_backbone=test_vit"])
+    assert (config.model.cqt_backbone, config.model.mel_backbone) == ("test_vit", None)
+    assert config.optim.optimizer.model_dump() == {"cqt": "adam", "mel": None, "head": "adam"}
+    message = refusal(small, "model.fusion=mel_only", "optim.optimizer.cqt=sgd")
+    assert "optim.optimizer.cqt (in the command line) has no effect with model.fusion=mel_only" in (
+        message
+    )
 
 
 # The recipes of the repository

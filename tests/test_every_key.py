@@ -27,6 +27,8 @@ from schema import Config
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)
+CROSS = ("model.fusion=cross_attention",)
+CONCAT = ("model.fusion=concat",)
 COMPUTED = ("train.pictures=computed",)
 GROUPS = ("protocol.split=speaker-k-fold", "protocol.n_folds=3")
 MANIFEST = (
@@ -88,7 +90,10 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
     "model.gate_input": ((), "features"),
+    "model.gate": ((), "scalar"),
     "model.projection_dim": (CONTRASTIVE, "16"),
+    "model.attention_heads": (CROSS, "8"),
+    "model.match_parameters": (CONCAT, "true"),
     "model.cqt_backbone": ((), "test_vit"),
     "model.mel_backbone": ((), "test_vit"),
     "model.cqt_weights": ((), "{weights}/cqt.safetensors"),
@@ -99,7 +104,10 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "loss.label_smoothing": ((), "0.2"),
     "loss.class_weights": (UNEQUAL, "balanced"),
     "loss.alpha": (CONTRASTIVE, "1.0"),
+    "loss.diversity": (CONTRASTIVE, "maximised"),
     "loss.temperature": (CONTRASTIVE, "0.5"),
+    "loss.temperature_range": (CONTRASTIVE, "[0.01, 1.0]"),
+    "loss.same_class": (CONTRASTIVE, "positives"),
     "loss.nt_xent": (CONTRASTIVE, "cross_modal"),
     "optim.optimizer.cqt": ((), "sgd"),
     "optim.optimizer.mel": ((), "adam"),
@@ -212,6 +220,14 @@ def test_peer_19_key_changes_the_outcome(runs: Runs, key: str) -> None:
     base, value = CHANGES[key]
     before, after = runs.outcome(*base), runs.outcome(*base, f"{key}={value}")
     assert before != after
+
+
+@pytest.mark.parametrize(("fusion", "other"), [("cqt_only", "mel"), ("mel_only", "cqt")])
+def test_a_key_of_a_branch_that_is_not_there_may_be_null_and_nothing_else(runs, fusion, other):
+    null = [f"model.{other}_backbone=null", f"optim.optimizer.{other}=null"]
+    with pytest.raises(InputError, match=f"model.{other}_backbone .*has no effect"):
+        runs.config(f"model.fusion={fusion}")  # the recipe names it
+    assert runs.outcome(f"model.fusion={fusion}", *null) != runs.outcome()
 
 
 @pytest.mark.parametrize("key", REFUSALS)
