@@ -1,0 +1,271 @@
+"""What the page shows of gates: this run's own, as text, and nothing of a file that is not ours."""
+
+import json
+import re
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from conftest import write_card, write_fold, write_run
+from matplotlib.figure import Figure
+
+import gate_figures
+from errors import RunError
+from figures import png_bytes, svg_text
+from files import write_json, write_text
+from gate_results import GateResults, Stale, digests, read_results
+from gate_tables import gates_markdown
+from publish import gather
+from report import write_report
+from run_folder import read_run
+
+EVIL = "<script>alert(1)</script>"
+PNG = png_bytes(Figure(figsize=(0.5, 0.5)))
+SETTINGS = {
+    "sample_rate": 8000,
+    "image_size": 32,
+    "cqt": {"n_bins": 40},
+    "mel": {"n_fft": 512, "n_mels": 16},
+}
+
+
+def results_of(run, **changes):
+    """Return what gates.json could hold of a run of two classes; its words are hostile."""
+    mean = {"n": 3, "speakers": 2, "mean": 0.4, "interval": [0.35, 0.45]}
+    cost = {
+        "ua": 0.5,
+        "interval": None,
+        "fall": 0.25,
+        "fall_interval": [0.1, 0.4],
+        "p": 0.5,
+        "smallest_p": 0.5,
+        "recall_falls": [0.5, None],
+    }
+    question = {"key": "class", "estimate": 0.01, "interval": None, "p": 0.5, "p_holm": 1.0}
+    question |= {"smallest_p": 0.5, "n_speakers": 2, "exact": True}
+    interventions = [
+        {**cost, "changed": b, "how": h, "draws": 2, "p_holm": 1.0, "follows_donor": f}
+        for b in ("cqt", "mel")
+        for h, f in (("train mean", None), (EVIL, 0.25))
+    ]
+    verdict = {"of": EVIL, "gate": 0.4, "gate_interval": [0.35, 0.45], "difference": 0.1}
+    verdict |= {"interval": [0.05, 0.2], "leans": "Mel", "relies": "CQT"}
+    values = {
+        "run": EVIL,
+        "fusion": "gmu",
+        "protocol": EVIL,
+        "certificate": "x",
+        "speaker_dependent": False,
+        "classes": ["a", "b"],
+        "weights": digests(run),
+        "n": 3,
+        "n_speakers": 2,
+        "without_epochs": True,
+        "gates": {
+            "mean": mean,
+            "share": mean,
+            "groups": {"class": [{**mean, "group": EVIL}]},
+            "deviations": [{"class": EVIL, "mean": 0.1, "interval": None, "speakers": 2}],
+            "questions": [question],
+            "models": [],
+        },
+        "reliance": {
+            "intact": {"ua": 0.75, "interval": None},
+            "interventions": interventions,
+            "branches": [{"class": None, "difference": 0.1, "interval": None, "p": 0.5}],
+            "unimodal": [{**cost, "run": EVIL, "branch": "cqt"}],
+        },
+        "verdicts": [{**verdict, "verdict": "disagree", "words": f"They disagree. {EVIL}"}],
+    }
+    return {**values, **changes}
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = write_run(tmp_path / "mine", "gmu")
+    fold = write_fold(
+        folder, 1, 0, [("u", "s1", "a", "b"), ("v", "s2", "b", "b"), ("w", "s2", "a", "a")]
+    )
+    write_card(fold, ["a", "b"], SETTINGS)
+    write_text(fold / "history.csv", "epoch,loss,dev_ua\n1,1.0,0.5\n")
+    write_text(folder / "utterances.csv", "utterance,speaker,path,text\nu,s1,gone.wav,x\n")
+    (folder / "gates").mkdir()
+    return read_run(folder)
+
+
+def page_of(run):
+    write_report(run.folder / "report.html", *gather([run.folder]), audio=False)
+    return (run.folder / "report.html").read_text()
+
+
+def put(run, **changes):
+    write_json(run.folder / "gates/gates.json", results_of(run, **changes))
+
+
+def test_the_page_shows_statistics_costs_verdicts_and_pictures(run):
+    put(run)
+    (run.folder / "gates/falls.png").write_bytes(PNG)
+    page = page_of(run)
+    section = page.partition('<section id="reliance">')[2].partition("</section>")[0]
+    assert '<a href="#reliance">' in page
+    assert "Mean gate 0.400 [0.350, 0.450]" in section and "1 = CQT / MaxViT" in section
+    assert "Does the mean gate differ between classes?" in section
+    assert "cannot be told from so few speakers" in section
+    assert "CQT by the mean of the training clips" in section and "+50.0" in section
+    assert '<li class="disagree">' in section and "They disagree." in section
+    assert "no fall can reach 0.05" in section and "older than that column" in section
+    assert section.count('src="data:image/png;base64,') == 1
+
+
+def test_words_of_the_folder_are_text(run):
+    put(run)
+    page = page_of(run)
+    assert EVIL not in page and "&lt;script&gt;alert(1)" in page
+    text = gates_markdown(GateResults.model_validate(results_of(run)))
+    assert EVIL not in re.sub("`[^`]*`", "", text)  # in code nothing is a tag
+    assert "&lt;script>" in text
+
+
+def test_a_run_without_an_analysis_has_no_such_section(run):
+    page = page_of(run)
+    assert 'id="reliance"' not in page and read_results(run) is None
+
+
+def test_an_analysis_of_other_weights_is_named_and_not_shown(run):
+    put(run)
+    (run.folds[0].folder / "model.safetensors").write_bytes(b"others")
+    with pytest.raises(Stale):
+        read_results(run)
+    page = page_of(run)
+    assert "of other weights or folds" in page and f"analyze_gates.py {run.folder}" in page
+    assert "Mean gate 0.4" not in page and "They disagree" not in page
+
+
+def test_more_folds_than_were_analyzed_are_told(run):
+    put(run)
+    write_fold(run.folder, 2, 0, [("x", "s3", "a", "b"), ("y", "s3", "b", "b")])
+    with pytest.raises(Stale, match="other weights or folds"):
+        read_results(read_run(run.folder))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"gates": {"mean": 1}},
+        {"n": "3"},
+        {"n": -1},
+        {"fusion": ["gmu"]},
+        {"reliance": {"intact": {"ua": 1.0, "interval": None}, "interventions": []}},
+        {"classes": ["a"] * 5000},
+        {"more": 1},
+        {"protocol": "x" * 5000},
+        {"verdicts": [{"of": None}]},
+    ],
+)
+def test_a_file_of_another_form_is_refused(run, changes):
+    put(run, **changes)
+    with pytest.raises(RunError, match=r"gates.json is damaged .*analyze_gates.py .* again") as e:
+        read_results(run)
+    assert len(str(e.value)) < 800
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '{"run": NaN}', "x" * 100])
+def test_a_file_that_is_no_json_of_ours_is_refused(run, text):
+    (run.folder / "gates/gates.json").write_text(text)
+    with pytest.raises(RunError, match="gates.json"):
+        page_of(run)
+
+
+def test_numbers_that_are_none_are_refused(run):
+    values = results_of(run)
+    values["gates"]["mean"]["mean"] = float("inf")
+    (run.folder / "gates/gates.json").write_text(json.dumps(values))
+    with pytest.raises(RunError, match="gates.mean.mean"):
+        read_results(run)
+
+
+def png_header(width, height):
+    """Return the beginning of a PNG that says to be so large."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    crc = struct.pack(">I", zlib.crc32(chunk))
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + crc
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"<svg onload='x'/>", b"\xff\xd8\xff\xe0 JFIF", png_header(5000, 10), png_header(10**6, 10**6)]
+    + [PNG + b"\0" * 5_000_001],
+    ids=["svg", "jpeg", "wide", "bomb", "long"],
+)
+def test_what_is_no_small_png_is_refused(run, data):
+    put(run)
+    (run.folder / "gates/class_histograms.png").write_bytes(data)
+    with pytest.raises(RunError, match="class_histograms.png is damaged"):
+        read_results(run)
+
+
+def test_a_picture_of_another_name_is_left_alone(run):
+    put(run)
+    (run.folder / "gates/other.png").write_bytes(b"x")
+    assert read_results(run).pictures == {}
+
+
+ODD = ["$x_1$", "a & b", "\x00\x1b[2J", "ä" * 60]
+
+
+def test_pictures_take_odd_names_empty_classes_and_constant_gates():
+    gates = [np.array([0.5, 0.5]), np.zeros(0), np.array([0.5]), np.array([0.5])]
+    intervals = [None, [-0.1, 0.1], None, None]
+    units = np.full((6, 4), 0.5)
+    units[:, 1] = np.nan
+    drawn = [
+        gate_figures.class_histograms(gates, ODD),
+        gate_figures.class_deviations(ODD, [0.0, 0.0, 0.0, 0.0], intervals),
+        gate_figures.unit_heat_maps([gate_figures.Units("m", np.full(6, 0.5), units)] * 2, ODD),
+        gate_figures.gate_and_confidence(np.full(3, 0.5), np.ones(3), np.array([True] * 3)),
+        gate_figures.gate_over_epochs([gate_figures.Epochs([1.0], [0.5], [0.0], 1)] * 2),
+        gate_figures.falls([gate_figures.Fall(name, "alone", 0.1, None) for name in ODD]),
+    ]
+    for figure in drawn:
+        assert "\x1b" not in svg_text(figure) and png_bytes(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("values", "ends"),
+    [
+        ([0.1, 0.9], (0.0, 1.0, False)),
+        ([0.50, 0.52], (0.4988, 0.5212, True)),
+        ([0.995, 0.999], (0.9858, 1.0, True)),
+        ([], (0.0, 1.0, False)),
+    ],
+)
+def test_a_narrow_gate_is_zoomed_and_says_so(values, ends):
+    assert gate_figures._limits(np.array(values)) == pytest.approx(ends, abs=1e-4)
+    figure = gate_figures.gate_and_confidence(
+        np.array(values), np.ones(len(values)), np.ones(len(values), bool)
+    )
+    label = figure.axes[0].get_xlabel()
+    assert ("zoomed" in label) == ends[2] and label.endswith("0 = Mel ... 1 = CQT")
+
+
+def test_histograms_count_the_clips_of_each_class():
+    figure = gate_figures.class_histograms(
+        [np.array([0.2, 0.21, 0.9]), np.array([0.7])], ["a", "b"]
+    )
+    counts = [[patch.get_height() for patch in axes.patches] for axes in figure.axes]
+    assert [sum(each) for each in counts] == [3, 1]
+    assert figure.axes[0].get_xlim() == (0, 1)  # one axis for all
+
+
+def test_units_are_sorted_and_shown_against_their_own_mean():
+    means = np.array([0.9, 0.1])
+    by_class = np.array([[0.8, 1.0], [0.1, 0.1]])
+    figure = gate_figures.unit_heat_maps([gate_figures.Units("m", means, by_class)], ["a", "b"])
+    line, heat = figure.axes[:2]
+    assert line.lines[0].get_ydata().tolist() == [0.1, 0.9]
+    shown = heat.images[0].get_array()
+    assert np.asarray(shown).tolist() == [[0, pytest.approx(-0.1)], [0, pytest.approx(0.1)]]
+    # purple, where CQT is, has more blue than red; orange less
+    low, high = (heat.images[0].cmap(heat.images[0].norm(v)) for v in (-0.1, 0.1))
+    assert low[0] > low[2] and high[2] > high[0]
