@@ -52,7 +52,8 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
     """Return {key: {run: value}} of the keys whose values differ.
 
     A key of one choice of another key (`loss.alpha` with `model.fusion`) has values of the runs of
-    that choice alone, and is shown only if two of them disagree.
+    that choice alone. It is shown only if two of them disagree, or one has not the usual value that
+    goes without saying.
     """
     found = {}
     for key in runs[0].config:
@@ -61,7 +62,8 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
             for name, run in zip(names, runs, strict=True)
             if _has_effect(key, run.config)
         }
-        if not key.startswith(NOT_COMPARED) and len(set(map(str, values.values()))) > 1:
+        usual = [ONLY_WITH[key].default] if 0 < len(values) < len(runs) else []
+        if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *usual])}) > 1:
             found[key] = values
     return found
 

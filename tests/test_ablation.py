@@ -1,7 +1,8 @@
-"""The ablation runs fusions x folds x seeds as jobs, goes on where it stopped, and compares."""
+"""The ablation runs fusions or variants x folds x seeds as jobs, goes on, and compares."""
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,7 +31,7 @@ here = os.path.dirname(os.path.abspath(__file__))
 entry, config = os.path.basename(sys.argv[1]), os.path.basename(sys.argv[3])
 with open(here + "/calls", "a") as file:
     file.write(" ".join([entry, config, *sys.argv[4:]]) + "\\n")
-name = config.removesuffix(".yaml")
+name = next((w[5:] for w in sys.argv if w.startswith("name=")), config.removesuffix(".yaml"))
 if name in os.environ.get("BROKEN", "").split(","):
     sys.exit("failed: %s is broken" % name if "--dry-run" not in sys.argv else 2)
 if "--dry-run" not in sys.argv:
@@ -61,6 +62,7 @@ def configs(recipe: Path, tmp_path: Path) -> Path:
         values = {"base": str(recipe), "name": f"tiny_{fusion}", "model": {"fusion": fusion}}
         values["run"] = {"root": str(tmp_path / "runs")}
         (folder / f"tiny_{fusion}.yaml").write_text(yaml.safe_dump(values))
+    shutil.copytree(ROOT / "configs/ablation", folder / "ablation")
     return folder
 
 
@@ -149,6 +151,45 @@ def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
     assert len(said.calls) == 2 and "the dry run of tiny_gmu stopped" in said.err
 
 
+def test_a_study_trains_its_variants_as_runs_of_their_own(run, tmp_path: Path, monkeypatch):
+    concluded = []
+    monkeypatch.setattr(ablation, "conclude", lambda *words: concluded.append(words))
+    wishes = ["tiny", "--study", "fusion", "--only", "mean", "cqt_only", "optim.lr=0.1"]
+    said = run(*wishes, "model.fusion_hidden_dim=8", "run.folds=[1,2]")
+    assert said.status == 0, said.err
+    calls = [call.split() for call in said.calls]
+    entries = [("train_gmu.py", "tiny_gmu.yaml"), *[("train.py", "tiny_gmu.yaml")] * 2]
+    assert [tuple(call[:2]) for call in calls] == 2 * entries
+    assert [call[-2] for call in calls] == [f"run.folds=[{k}]" for k in (1, 1, 1, 2, 2, 2)]
+    assert all("optim.lr=0.1" in call for call in calls)
+    assert ["model.fusion_hidden_dim=8" in call for call in calls[:3]] == [True, True, False]
+    runs = [tmp_path / "runs" / f"tiny_{name}" for name in ("gmu", "mean", "cqt_only")]
+    assert concluded == [(runs, tmp_path / "runs" / "tiny_fusion", 0)]
+    config = yaml.safe_load((runs[2] / "config.yaml").read_text())
+    assert (config["name"], config["model"]["fusion"]) == ("tiny_cqt_only", "cqt_only")
+
+
+def test_what_one_ablation_finished_no_other_repeats(run):
+    assert len(run("tiny", "--fusions", "gmu", "concat").calls) == 2
+    said = run("tiny", "--study", "fusion", "--only", "concat", "concat_matched")
+    assert said.status == 0, said.err
+    assert [call.split()[2] for call in said.calls] == ["name=tiny_concat_matched"]
+    said = run("tiny", "--study", "contrastive", "--only", "gmu", "alpha_0")
+    assert [grid for grid in said.calls if "name=tiny_gmu" in grid] == []
+    assert len(said.calls) == 2
+
+
+def test_a_study_of_another_config_is_refused_and_can_be_overwritten(run, tmp_path: Path):
+    wishes = ("tiny", "--study", "contrastive", "--only", "alpha_0")
+    run(*wishes)
+    said = run(*wishes, "optim.lr=0.5")
+    assert (said.status, said.calls) == (2, []) and "was made with another config" in said.err
+    dry = run(*wishes, "--dry-run", "--overwrite")
+    assert [call.split()[-2:] for call in dry.calls] == [["--dry-run", "--overwrite"]] * 2
+    said = run(*wishes, "optim.lr=0.5", "--overwrite", "--jobs", "2")
+    assert said.status == 0 and len(said.calls) == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -161,6 +202,14 @@ def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
         (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),
         (["tiny", "--fusions", "optim.lr=1"], "at least one"),
+        (["tiny", "--study", "gates"], "invalid choice: 'gates'"),
+        (["tiny", "--study", "fusion", "--study", "fusion"], "--study must be given once"),
+        (["tiny", "--study", "fusion", "--fusions", "gmu"], "give one"),
+        (["tiny", "--only", "concat"], "--only names variants of a --study"),
+        (["tiny", "--study", "fusion", "--only", "mean", "mean"], "each once"),
+        (["tiny", "--study", "fusion", "--only", "x=1"], "--only must name at least one"),
+        (["tiny", "--study", "fusion", "--only", "means"], "did you mean 'mean'?"),
+        (["tiny", "--study", "fusion", "model.gate=scalar"], "is what the fusion study varies"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
         (["tiny", "model={fusion: gmu}"], "is set by each"),
@@ -319,3 +368,28 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
 
     assert ablation.main(wishes, configs) == 0
     assert caplog.messages[-1] == "2 jobs, 2 finished before, 1 at a time"
+
+
+def test_a_study_ends_in_a_table_of_each_variant_beside_the_recipe(
+    configs: Path, tmp_path: Path, capsys, caplog
+):
+    caplog.set_level(logging.INFO, "jobs")
+    wishes = ["tiny", "--study", "fusion", "--only", "concat_matched", "mel_only", "--jobs", "3"]
+    assert ablation.main([*wishes, "train.epochs=1"], configs) == 0
+    said = capsys.readouterr().out
+    names = ("tiny_gmu", "tiny_concat_matched", "tiny_mel_only")
+    folder = tmp_path / "runs" / "tiny_fusion"
+    tables = (folder / "comparison.md").read_text()
+    assert all(f"| {name} |" in tables and f"| {name} |" in said for name in names)
+    assert "Paired tests on the same clips, each run with `tiny_gmu`: " in tables
+    assert "corrected for 2 comparisons (Holm)" in tables
+    rows = [line.split("|")[1:3] for line in tables.splitlines() if " − " in line]
+    matched = "model.fusion: concat / gmu, model.match_parameters: true / –"
+    ones = [[" tiny_concat_matched − tiny_gmu ", f" {matched} "]]
+    alone = "model.fusion: mel_only / gmu, model.cqt_backbone: – / test_maxvit"
+    ones += [[" tiny_mel_only − tiny_gmu ", f" {alone} "]]
+    assert rows[1:] == 2 * ones  # UA and WA; the first is the head
+    assert "tiny_mel_only" in (folder / "report.html").read_text()
+    assert read_json(folder / "comparison.json")["reference"] == "tiny_gmu"
+    assert ablation.main([*wishes, "train.epochs=1"], configs) == 0
+    assert caplog.messages[-1] == "3 jobs, 3 finished before, 3 at a time"

@@ -81,6 +81,55 @@ def test_only_keys_that_matter_are_shown_as_different(make, tmp_path):
     assert "| model.fusion: concat / gmu, optim.lr: 0.02 / 0.5 |" in comparison_markdown(found)
 
 
+def test_each_run_beside_a_reference_and_no_other(make):
+    runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
+    alone, found = compare(runs), compare(runs, reference=1)
+    assert alone["reference"] is None and found["reference"] == "two"
+    pairs = [("one", "two"), ("three", "two")]
+    assert [(test["a"], test["b"]) for test in found["tests"]] == 2 * pairs
+    assert [(test["a"], test["b"]) for test in found["mcnemar"]] == pairs
+    for metric in ("ua", "wa"):
+        tests = [test for test in found["tests"] if test["metric"] == metric]
+        expected = multipletests([test["p"] for test in tests], method="holm")[1]
+        assert [test["p_holm"] for test in tests] == pytest.approx(list(expected))
+    other = next(t for t in alone["tests"] if (t["a"], t["b"]) == ("two", "three"))
+    assert found["tests"][1]["difference"] == pytest.approx(-other["difference"])
+    assert found["tests"][1]["p"] == pytest.approx(other["p"])
+    text, latex = comparison_markdown(found), comparison_latex(found)
+    assert "same clips, each run with `two`: points" in text and "each run with two: " in latex
+    assert "corrected for 2 comparisons" in text and "each run with" not in comparison_markdown(
+        alone
+    )
+
+
+def test_a_key_that_one_run_cannot_have_differs_where_the_other_has_not_its_usual_value(
+    make, tmp_path
+):
+    changes = {
+        "usual": {},
+        "learned": {"temperature_range": [0.01, 1.0]},
+        "strong": {"alpha": 1.5},
+    }
+    runs = [make("gmu", FIRST)]
+    for name, loss in changes.items():
+        make(name, FIRST, fusion="gmu_contrastive")
+        file = tmp_path / name / "config.yaml"
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | {"loss": loss}))
+        runs.append(read_run(tmp_path / name))
+    rows = comparison_markdown(compare(runs)).splitlines()
+    rows = [line for line in rows if "| UA |" in line and " − " in line]
+    fusion = "model.fusion: gmu / gmu_contrastive"
+    learned = "loss.temperature_range: {} / [0.01, 1.0]"
+    assert [row.split("|")[2].strip() for row in rows] == [
+        fusion,
+        f"{fusion}, {learned.format('–')}",
+        f"{fusion}, loss.alpha: – / 1.5",
+        learned.format("null"),
+        "loss.alpha: 0.3 / 1.5",
+        "loss.alpha: 0.3 / 1.5, loss.temperature_range: [0.01, 1.0] / null",
+    ]
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
