@@ -101,6 +101,17 @@ def test_a_rate_behind_the_lowest_loss_is_too_high_even_if_nothing_blows_up() ->
     assert kinds == ["too low", "usable", "too high", "too high"]
 
 
+def test_a_usable_rate_keeps_away_from_the_one_that_diverges() -> None:
+    rates = np.geomspace(1e-6, 1, 121)
+    losses = {rate: 2 - (math.log10(rate) + 6) / 6 if rate < 0.3 else math.nan for rate in rates}
+    seen = sweep(losses.__getitem__, rates.tolist())
+    found = read_sweep(seen)
+    assert found.diverged_at == min(rate for rate in rates if rate >= 0.3)
+    assert found.lowest_at == max(rate for rate in rates if rate < 0.3)
+    kinds = [judge(found.diverged_at / part, seen, found)[0] for part in (1.5, 2.9, 3.1, 10)]
+    assert kinds == ["too high", "too high", "usable", "usable"]
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The audio files that are opened."""
