@@ -26,11 +26,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import fold as fold_module
 from comparison import compare
 from config import load_config
+from dry_run import dry_run
 from errors import InputError, RunError
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from files import load_tensors, read_json
-from fusion import FUSIONS
+from fusion import FUSIONS, GATED, ONE_BRANCH
 from locks import alone
 from model_gmu import rebuild
 from plan import make_plan, remarks
@@ -64,12 +65,18 @@ def fusions(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     root = tmp_path_factory.mktemp("fusions")
     yield {
         fusion: run_experiment(
-            load_config(recipe, [f"run.root={root}", f"name={fusion}", f"model.fusion={fusion}"]),
+            load_config(recipe, [f"run.root={root}", f"name={fusion}", *wishes_for(fusion)]),
             ["train_gmu.py", "--config", str(recipe)],
         )
         for fusion in FUSIONS
     }
     shutil.rmtree(root)
+
+
+def wishes_for(fusion: str) -> list[str]:
+    """Return overrides of the recipe that choose a fusion and leave out the branch it lacks."""
+    absent = {"cqt_only": "mel", "mel_only": "cqt"}.get(fusion)
+    return [f"model.fusion={fusion}", *[f"model.{absent}_backbone=null"] * (absent is not None)]
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +125,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
     assert not list(run.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", ["concat", "gmu", "cqt_only"])
 def test_predictions_cover_dev_and_test_and_agree_with_the_metrics(fusions, fusion: str) -> None:
     folder = fusions[fusion] / FOLD
     metrics = read_json(folder / "metrics.json")
@@ -134,7 +141,7 @@ def test_predictions_cover_dev_and_test_and_agree_with_the_metrics(fusions, fusi
             probs = [float(row[f"prob_{name}"]) for name in CLASSES]
             assert sum(probs) == pytest.approx(1, abs=1e-5)
             assert row["pred"] == CLASSES[int(np.argmax(probs))]
-            assert (row["gate_mean"] == "") == (fusion == "concat")
+            assert (row["gate_mean"] != "") == (fusion in GATED)
             assert row["utterance"].startswith(row["speaker"][:5])
             assert row["utterance"][-4] == row["speaker"][-1]
 
@@ -533,6 +540,37 @@ def test_peer_01_random_utterances_are_stamped_speaker_dependent(tiny: Callable)
     assert comparison_markdown(compare([read_run(run)])).startswith(stamp)
 
 
+SIGNS = {
+    *("grad_cqt", "grad_mel", "gate_mean", "gate_spread", "gate_saturated"),
+    *("rank_cqt", "rank_mel", "alignment", "uniformity_cqt", "uniformity_mel"),
+}
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> None:
+    absent = set() if fusion in GATED else {name for name in SIGNS if name.startswith("gate")}
+    if fusion != "gmu_contrastive":
+        absent |= {"alignment", "uniformity_cqt", "uniformity_mel"}
+    if fusion in ONE_BRANCH:
+        other = "mel" if ONE_BRANCH[fusion] == "cqt" else "cqt"
+        absent |= {f"grad_{other}", f"rank_{other}"}
+    rows = rows_of(fusions[fusion] / FOLD / "history.csv")
+    assert SIGNS & rows[0].keys() == SIGNS - absent
+    assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows)
+    trouble = read_json(fusions[fusion] / FOLD / "metrics.json")["trouble"]
+    assert trouble["alarms"] == []  # they are healthy
+
+
+def test_heads_that_do_not_fit_are_told_before_a_clip_is_heard(tiny, monkeypatch) -> None:
+    monkeypatch.setattr("experiment.make_plan", None)
+    monkeypatch.setattr("dry_run.make_plan", None)
+    config = tiny("model.fusion=cross_attention", "model.attention_heads=5")
+    for start in (lambda: run_experiment(config, []), lambda: dry_run(config)):
+        with pytest.raises(InputError, match="model.attention_heads=5 must divide .*384"):
+            start()
+    assert not Path(config.run.root).exists()
+
+
 def events_of(file: Path) -> EventAccumulator:
     return EventAccumulator(str(file)).Reload()
 
@@ -545,6 +583,7 @@ def test_tensorboard_shows_losses_rates_scores_gate_and_confusion(fusions) -> No
         *(f"loss/{n}" for n in ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")),
         *(f"learning_rate/{part}" for part in ("cqt", "mel", "head")),
         *(f"dev/{n}" for n in ("loss", "ua", "wa", "macro_f1", "weighted_f1")),
+        *(f"health/{n}" for n in SIGNS),
     }
     assert len(tags["histograms"]) == 1 and "gate" in tags["histograms"][0]
     assert tags["images"] == ["dev confusion"]
