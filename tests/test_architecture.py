@@ -13,6 +13,9 @@ import pytest
 from cli import train_command
 from config import load_config
 from files import read_json, write_json
+from schema import GATED, UNGATED
+from search_space import read_space
+from studies import STUDIES, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -89,7 +92,7 @@ def test_peer_26_no_module_silences_warnings_or_swallows_errors():
 def readme_commands() -> list[str]:
     blocks = re.findall(r"^```\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     lines = [line.split("#")[0].strip() for block in blocks for line in block.splitlines()]
-    return [line for line in lines if line.startswith(("make ", "python "))]
+    return [line for line in lines if line.startswith(("make ", "python ", "scripts/"))]
 
 
 @pytest.mark.parametrize("command", readme_commands())
@@ -98,15 +101,26 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
     if words[0] == "make":
         subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, check=True, capture_output=True)
         return
-    assert (ROOT / words[1]).is_file()
-    if words[1] in ("compare.py", "predict.py"):
+    if words[0].startswith("scripts/"):
+        study = next((name for name in STUDIES if f"ablation_{name}." in words[0]), None)
+        assert (ROOT / words[0]).is_file()
+        if study:
+            assert load_study(ROOT / "configs", words[1], study, [], words[2:3])
         return
-    config = load_config(ROOT / words[3], words[4:])
-    assert (config.model.fusion == "concat") == (words[1] == "train.py")
-    other = ["concat"] if words[1] == "train.py" else ["gmu", "gmu_contrastive"]
+    assert (ROOT / words[1]).is_file()
+    if words[1] in ("compare.py", "predict.py", "analyze_gates.py"):
+        return
+    overrides = [word for word in words if "=" in word]
+    config = load_config(ROOT / words[3], overrides)
+    if words[1] == "tune.py":
+        assert read_space(ROOT / words[5], ROOT / words[3], overrides)
+        return
+    assert (config.model.fusion in UNGATED) == (words[1] == "train.py")
+    other = UNGATED if words[1] == "train.py" else GATED
     nowhere = [f"run.root={tmp_path}/runs", f"run.store={tmp_path}/store"]
     missing = [f"corpus.root={tmp_path}/absent", *nowhere]
-    status = train_command(["--config", str(ROOT / words[3]), *missing], "", other, "train.py")
+    argv = ["--config", str(ROOT / words[3]), *overrides, *missing]
+    status = train_command(argv, "", other, "train.py")
     assert status == 2
     assert "absent" in capsys.readouterr().err
 
