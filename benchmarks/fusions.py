@@ -124,13 +124,11 @@ def pictures(networks: Networks, n: int, device: str) -> Pictures:
     return Pictures(cqt, mel, torch.arange(n, device=device) % N_CLASSES)
 
 
-def size(networks: Networks, settings: dict[str, Any]) -> dict[str, int]:
-    """Return parameters and the FLOPs of one clip, of the head and of all; nothing is computed."""
-    with torch.device("meta"):
-        model = build(networks, settings).eval()
-        cqt, mel, _ = pictures(networks, 1, "meta")
+def size(model: MaxMViTGMU, clip: Pictures) -> dict[str, int]:
+    """Return parameters, and the FLOPs of one clip in evaluation, of the head and of all."""
+    model.eval()
     seen: list[Any] = []
-    branches = flops(lambda: seen.append(model.features(cqt, mel)))
+    branches = flops(lambda: seen.append(model.features(clip.cqt, clip.mel)))
     head = flops(lambda: model.fuse(seen[0]))
     return {
         "head_parameters": n_parameters(model.head),
@@ -232,7 +230,7 @@ def measure(networks: Networks, steps: int, device: str, batch_size: int) -> dic
         rows.append(
             {
                 "name": name,
-                **size(networks, settings),
+                **size(one.model, pictures(networks, 1, device)),
                 "step": statistics.median(ratios),
                 "step_range": [ratios[0], ratios[-1]],
                 "memory": memory(one, batch, before),
