@@ -18,17 +18,27 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from batches import EvalBatches
+from collapse import Signs
+from contrast import nt_xent
 from data import Batch
 from engine import Trainer
 from evaluation import evaluate
-from losses import FusionLoss, nt_xent
+from losses import FusionLoss
 from optim import Schedule, build_optimizers
-from processes import gather_views
+from processes import average_gradients, gather_labels, gather_views
 
 REPOSITORY = Path(__file__).parents[1]
 WORLD, BATCH, WIDTH = 2, 3, 5
 N_EVAL = 9  # 5 clips on one process, 4 on the other
-FORMS = ("simclr", "cross_modal")
+FORMS = {  # how views are compared
+    "simclr": {},
+    "cross_modal": {"form": "cross_modal"},
+    "symmetric": {"form": "symmetric"},
+    "positives": {"same_class": "positives"},
+    "ignored": {"form": "symmetric", "same_class": "ignored"},
+    "learned": {"same_class": "positives", "temperature_range": [0.1, 1.0]},
+}
+CLASSES = (0, 1, 0, 0, 2, 1)  # kin on one process, and across both
 
 
 class FusionOutput(NamedTuple):
@@ -40,6 +50,13 @@ class FusionOutput(NamedTuple):
     z_mel: Tensor
 
 
+class Head(nn.Module):
+    """What is watched."""
+
+    def forward(self, z_cqt: Tensor, z_mel: Tensor, logits: Tensor) -> FusionOutput:
+        return FusionOutput(logits, None, z_cqt, z_mel)
+
+
 class Views(nn.Module):
     """Two linear views, a classifier, and a buffer that DDP keeps equal."""
 
@@ -48,6 +65,7 @@ class Views(nn.Module):
         torch.manual_seed(0)
         self.cqt, self.mel = nn.Linear(WIDTH, 4), nn.Linear(WIDTH, 4)
         self.classify = nn.Linear(8, 4)
+        self.head = Head()
         self.register_buffer("shift", torch.zeros(4))
 
     def features(self, cqt: Tensor, mel: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +78,7 @@ class Views(nn.Module):
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         z_cqt, z_mel = self.features(cqt, mel)
         logits = self.classify(torch.cat([z_cqt, z_mel], 1))
-        return FusionOutput(logits + self.shift, None, z_cqt, z_mel)
+        return self.head(z_cqt, z_mel, logits + self.shift)
 
 
 def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -70,12 +88,16 @@ def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def gradients(model: nn.Module, form: str, own: slice) -> list[Tensor]:
-    cqt, mel, targets = (part[own] for part in data(WORLD * BATCH))
+    cqt, mel, _ = (part[own] for part in data(WORLD * BATCH))
+    targets = torch.tensor(CLASSES)[own]
     model.zero_grad()
+    loss = FusionLoss(0.3, 0.5, **FORMS[form])
     output = model(cqt, mel)
     views = gather_views(output.z_cqt), gather_views(output.z_mel)
-    FusionLoss(0.3, 0.5, form)(output.logits, targets, views).total.backward()
-    return [parameter.grad.clone() for parameter in model.parameters()]
+    labels = gather_labels(targets)
+    loss(output.logits, targets, views, None, labels).total.backward()
+    average_gradients(loss.parameters())
+    return [parameter.grad.clone() for parameter in [*model.parameters(), *loss.parameters()]]
 
 
 def one_process(rank: int, folder: Path) -> None:
@@ -95,9 +117,13 @@ def one_process(rank: int, folder: Path) -> None:
         Batch(torch.tensor(clips), cqt[clips], mel[clips], targets[clips])
         for clips in ([i for _, i in batch] for batch in EvalBatches(N_EVAL, 4, rank, WORLD))
     ]
-    predictions = evaluate(model, loader, Accelerator(cpu=True))
+    accelerator, signs = Accelerator(cpu=True), Signs(model.module)
+    with signs.watching():
+        predictions = evaluate(model, loader, accelerator)
+    seen = signs.of_epoch(None, accelerator)
     spoiled = steps_with_one_bad_process(rank)
-    torch.save((found, predictions.probs, spoiled), folder / f"rank{rank}.pt")
+    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank))
+    torch.save(result, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -120,6 +146,24 @@ def steps_with_one_bad_process(rank: int) -> dict[str, object]:
         weights.append([p.detach().clone() for p in model.parameters()])
     taken = [int(state["step"]) for o in optimizers for state in o.state.values()]
     return {"weights": weights, "taken": taken, "progress": vars(trainer.progress)}
+
+
+def steps_that_learn(rank: int, world: int = WORLD) -> list[float]:
+    """Take steps with a temperature that is learned; return where each leaves it."""
+    n = WORLD * BATCH // world
+    own = torch.arange(WORLD * BATCH)[rank * n : (rank + 1) * n]
+    criterion, model = FusionLoss(0.3, 0.5, **FORMS["learned"]), Views()
+    parts = model.parts()
+    parts["head"] = [*parts["head"], *criterion.parameters()]
+    optimizers = build_optimizers(parts, dict.fromkeys(parts, "sgd"), 0.05)
+    schedule, accelerator = Schedule(optimizers), Accelerator(cpu=True)
+    trainer = Trainer(model, criterion, optimizers, schedule, accelerator, clip_grad_norm=1.0)
+    cqt, mel, _ = (part[own] for part in data(WORLD * BATCH))
+    batch, found = Batch(own, cqt, mel, torch.tensor(CLASSES)[own]), []
+    for _ in range(4):
+        trainer.step([batch])
+        found.append(criterion.learned()["temperature"])
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -145,16 +189,42 @@ def test_peer_23_local_negatives_would_give_other_gradients() -> None:
     assert abs(float(sum(parts)) / WORLD - float(nt_xent(cqt, mel, 0.5))) > 0.1
 
 
+def test_classes_of_another_order_would_give_other_gradients() -> None:
+    """Likewise: kin are known across the processes."""
+    cqt, mel, _ = data(WORLD * BATCH)
+    kin = [torch.tensor(CLASSES), torch.tensor(CLASSES[BATCH:] + CLASSES[:BATCH])]
+    losses = [nt_xent(cqt, mel, 0.5, "simclr", labels, "positives") for labels in kin]
+    assert abs(float(losses[0] - losses[1])) > 0.01
+
+
+def test_a_temperature_is_learned_alike_on_all_processes_and_as_on_one(two) -> None:
+    first, second = (found[4] for found in two)
+    assert first == second and len(set(first)) == 4
+    assert first == pytest.approx(steps_that_learn(0, world=1), rel=1e-5)
+
+
+def test_signs_of_collapse_are_of_the_clips_of_all_processes(two) -> None:
+    cqt, mel, _ = data(N_EVAL)
+    model, accelerator = Views(), Accelerator(cpu=True)
+    signs = Signs(model)
+    with signs.watching(), torch.inference_mode():
+        model(cqt, mel)
+    expected = signs.of_epoch(None, accelerator)
+    assert expected.keys() > {"rank_cqt", "alignment"}
+    for found in two:
+        assert found[3] == pytest.approx(expected, rel=1e-4)
+
+
 def test_evaluation_of_uneven_shares_is_by_one_model_and_known_to_both_processes(two) -> None:
     cqt, mel, _ = data(N_EVAL)
     expected = Views()(cqt, mel).logits.softmax(1).detach().numpy()
-    for _, probs, _ in two:
+    for _, probs, *_ in two:
         np.testing.assert_allclose(probs, expected, rtol=1e-5)
 
 
 @pytest.mark.promise("non_finite")
 def test_peer_20_a_nan_on_one_process_moves_no_weight_on_any(two, count) -> None:
-    (_, _, first), (_, _, second) = two
+    first, second = (found[2] for found in two)
     for found in (first, second):
         after_good, after_bad, after_next = found["weights"]
         assert all(map(torch.equal, after_bad, after_good))

@@ -21,7 +21,10 @@ from evaluation import evaluate
 from experiment import feature_settings, fill_store, run_experiment
 from files import load_state, read_json
 from losses import FusionLoss, LossTerms
+from model_gmu import MaxMViTGMU
+from optim import Schedule, build_optimizers
 from plan import make_plan
+from progress import Progress
 from store import FeatureStore
 
 pytestmark = pytest.mark.promise("non_finite")
@@ -146,6 +149,46 @@ def test_an_epoch_without_a_good_step_has_the_columns_of_the_others(tmp_path: Pa
     assert [row["skipped_steps"] for row in history] == [0, 4, 0]
     assert list(history[0]) == list(history[1]) == list(history[2])
     assert [bool(np.isnan(row["cross_entropy"])) for row in history] == [False, True, False]
+
+
+@pytest.mark.parametrize("fusion", ["gmu_contrastive", "mel_only"])
+def test_a_first_epoch_without_a_good_step_has_all_columns_too(tmp_path: Path, fusion) -> None:
+    torch.manual_seed(0)
+    model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 32, mlp_hidden_dim=16)
+    criterion = FusionLoss(temperature_range=[0.01, 1.0])
+    trainer = _learning(model, criterion)
+    pattern = iter([True] * 2 + [False] * 9)
+    loss = trainer._loss
+    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
+    history = trainer.fit(*loaders(8, 4, side=32), 2, None, Checkpoints(tmp_path)).history
+    assert [row["skipped_steps"] for row in history] == [2, 0]
+    assert list(history[0]) == list(history[1])
+    assert np.isnan([history[0]["loss"], history[0]["grad_mel"]]).all()
+    assert np.isfinite(list(history[1].values())).all()
+    gone_on = _learning(model, FusionLoss(temperature_range=[0.01, 1.0]))
+    gone_on.fit(*loaders(8, 4, side=32), 3, None, Checkpoints(tmp_path))
+    history = gone_on.progress.history
+    assert len(history) == 3 and list(history[2]) == list(history[0])
+
+
+def _learning(model: nn.Module, criterion: FusionLoss) -> Trainer:
+    learns = criterion if model.head.view_cqt is not None else FusionLoss()
+    parts = model.parts()
+    parts["head"] = [*parts["head"], *learns.parameters()]
+    optimizers = build_optimizers(parts, dict.fromkeys(parts, "adam"), 1e-3)
+    return Trainer(model, learns, optimizers, Schedule(optimizers), Accelerator(cpu=True))
+
+
+def test_rows_of_an_earlier_version_get_the_columns_they_lack() -> None:
+    progress = Progress(epoch=1, history=[{"epoch": 1, "loss": 2.0, "old": 5.0}])
+    terms = LossTerms(torch.tensor(1.0), torch.tensor(1.0), None, None, None)
+    progress.add(terms, 4)
+    progress.measure({"grad_cqt": 0.5})
+    record = progress.close_epoch({"lr_head": 0.1}, {"dev_ua": 0.25}, {"rank_cqt": 3.0})
+    first, second = progress.history
+    assert record is second and list(first) == list(second)
+    assert (first["old"], first["loss"], second["grad_cqt"], second["rank_cqt"]) == (5, 2, 0.5, 3)
+    assert np.isnan([second["old"], first["grad_cqt"], first["rank_cqt"], first["dev_ua"]]).all()
 
 
 def _times(terms: LossTerms, factor: float) -> LossTerms:

@@ -80,6 +80,18 @@ HOSTILE_CARDS = [
     ("model.cqt_backbone", "hf-hub:someone/something", "no timm model"),
     ("model.cqt_backbone", "test_vit", "not of one model: cqt_branch"),
     ("model.cqt_backbone", None, "model.cqt_backbone"),
+    ("model.fusion", "add", "model.fusion"),
+    ("model.fusion", "cross_attention", "not of one model"),
+    ("model.fusion", "mean", "not of one model"),
+    ("model.fusion", "cqt_only", "model.mel_backbone has no effect with cqt_only"),
+    ("model.gate", "matrix", "model.gate: "),
+    ("model.gate", "scalar", "not of one model: head.gmu.gate"),
+    ("model.attention_heads", 4, "model.attention_heads has no effect with gmu"),
+    ("model.attention_heads", 10**9, "model.attention_heads: .*64"),
+    ("model.attention_heads", 0, "model.attention_heads"),
+    ("model.match_parameters", True, "model.match_parameters has no effect with gmu"),
+    ("model.match_parameters", 1, "model.match_parameters: .*valid boolean"),
+    ("model.projection_dim", 65_536, "model.projection_dim has no effect with gmu"),
     ("model", [], "model: "),
     ("features", 5, "features: "),
     ("features.sample_rate", 10**9, "features.sample_rate"),
@@ -110,6 +122,30 @@ def test_a_hostile_card_is_refused_before_memory_is_taken(
     with pytest.raises(RunError, match=words) as refused:
         FoldModel(shared)
     assert len(str(refused.value)) < 2000
+    count("hostile inputs tried")
+
+
+@pytest.mark.promise("bounds")
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"fusion": "cross_attention", "attention_heads": 5}, "model.attention_heads=5 must"),
+        ({"fusion": "cross_attention", "fusion_hidden_dim": 65_536}, "not of one model"),
+        ({"fusion": "concat", "match_parameters": True, "mlp_hidden_dim": 65_536}, "not of one"),
+        ({"fusion": "sum", "match_parameters": True, "fusion_hidden_dim": 65_536}, "not of one"),
+        ({"fusion": "mel_only"}, "model.cqt_backbone has no effect"),
+        ({"fusion": "mel_only", "cqt_backbone": None, "mel_backbone": None}, "model.mel_backbone"),
+        ({"fusion": "cqt_only", "mel_backbone": None, "match_parameters": True}, "has no effect"),
+    ],
+)
+def test_hostile_cards_of_the_other_fusions_are_refused_too(
+    shared, values, words, count, monkeypatch
+):
+    for key, value in values.items():
+        change(shared, f"model.{key}", value)
+    monkeypatch.setattr("inference.load_tensors", no_weights)
+    with pytest.raises(RunError, match=words):
+        FoldModel(shared)
     count("hostile inputs tried")
 
 
