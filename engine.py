@@ -196,7 +196,7 @@ class Trainer:
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state.
+        """Go on from a saved state; those of earlier versions have no criterion.
 
         Raises:
             ValueError: It is of another model or version.
@@ -204,7 +204,7 @@ class Trainer:
         try:
             self.progress = Progress(**state["progress"])
             self.plain_model.load_state_dict(state["model"])
-            self.criterion.load_state_dict(state["criterion"])
+            self.criterion.load_state_dict(state.get("criterion", self.criterion.state_dict()))
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state["schedule"])

@@ -122,7 +122,10 @@ def one_process(rank: int, folder: Path) -> None:
         predictions = evaluate(model, loader, accelerator)
     seen = signs.of_epoch(None, accelerator)
     spoiled = steps_with_one_bad_process(rank)
-    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank))
+    lone = nn.Parameter(torch.zeros(2))
+    lone.grad = torch.tensor([1.0, rank])
+    average_gradients([lone, nn.Parameter(torch.zeros(1))])
+    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank), lone.grad)
     torch.save(result, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
@@ -201,6 +204,10 @@ def test_a_temperature_is_learned_alike_on_all_processes_and_as_on_one(two) -> N
     first, second = (found[4] for found in two)
     assert first == second and len(set(first)) == 4
     assert first == pytest.approx(steps_that_learn(0, world=1), rel=1e-5)
+
+
+def test_gradients_that_ddp_does_not_know_are_averaged(two) -> None:
+    assert [found[5].tolist() for found in two] == [[1.0, 0.5]] * WORLD
 
 
 def test_signs_of_collapse_are_of_the_clips_of_all_processes(two) -> None:

@@ -389,3 +389,18 @@ def test_a_learned_temperature_does_not_decay() -> None:
     (optimizer,) = build_optimizers(parts, {"head": "adamw"}, 1e-3, weight_decay=0.1)
     decay = {id(p): g["weight_decay"] for g in optimizer.param_groups for p in g["params"]}
     assert [decay[id(p)] for p in parts["head"]] == [0.1, 0.0]
+
+
+def test_a_state_of_before_the_loss_had_one_is_gone_on_from(tmp_path: Path) -> None:
+    train, dev = loaders()
+    whole, folder = make_trainer(), tmp_path / "parts"
+    whole.fit(train, dev, 2, None, made(tmp_path / "whole"))
+    make_trainer().fit(train, dev, 1, None, made(folder))
+    state = load_state(max(folder.glob("epoch-*")))
+    del state["criterion"], state["progress"]["alarms"], state["progress"]["measured"]
+    gone_on = make_trainer()
+    gone_on.load(state)
+    gone_on._begin = lambda checkpoints, keeper: None  # type: ignore[method-assign]
+    gone_on.fit(train, dev, 2, None, Checkpoints(folder))
+    weights = zip(whole.trained, gone_on.trained, strict=True)
+    assert all(torch.equal(ours, theirs) for ours, theirs in weights)
