@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 import gate_figures as pictures
 from agreement import judge
-from disk import failure, make_folder, sync_folder
+from disk import failure, make_folder, sync_folder, whole_file
 from errors import InputError
 from figures import png_bytes, svg_text
 from files import write_csv, write_json, write_text
@@ -182,30 +182,39 @@ def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
     """Write everything into a new folder, which then takes the place of the old one."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(new, ignore_errors=True)  # of a killed process
     make_folder(new, inside=run.folder)
-    if found:
-        write_csv(new / "clips.csv", CLIP_COLUMNS, clip_rows(run, found))
-        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
-        write_csv(new / "units.csv", head, unit_rows(run, found))
-    pngs = {}
-    for name, figure in _draw(run, results, found).items():
-        write_text(new / f"{name}.svg", svg_text(figure))
-        figure.set_layout_engine("none")  # it is found
-        pngs[name] = png_bytes(figure)
-        (new / f"{name}.png").write_bytes(pngs[name])
-    write_text(new / "gates.md", gates_markdown(results))
-    write_analysis(new, *_for_tensorboard(results, found), pngs)
-    write_json(new / FILE, results.model_dump(by_alias=True))
     try:
+        if old.exists() and not target.exists():  # killed between two renames
+            old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
+        _write(new, run, results, found)
         if target.exists():
             target.rename(old)
         new.rename(target)
         sync_folder(run.folder)
     except OSError as error:
         raise failure(f"cannot replace {target}", run.folder, error) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write(folder: Path, run: Run, results: GateResults, found: Sequence[Gates]) -> None:
+    if found:
+        write_csv(folder / "clips.csv", CLIP_COLUMNS, clip_rows(run, found))
+        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
+        write_csv(folder / "units.csv", head, unit_rows(run, found))
+    pngs = {}
+    for name, figure in _draw(run, results, found).items():
+        write_text(folder / f"{name}.svg", svg_text(figure))
+        figure.set_layout_engine("none")  # it is found
+        pngs[name] = png_bytes(figure)
+        with whole_file(folder / f"{name}.png", len(pngs[name])) as temporary:
+            temporary.write_bytes(pngs[name])
+    write_text(folder / "gates.md", gates_markdown(results))
+    write_analysis(folder, *_for_tensorboard(results, found), pngs)
+    write_json(folder / FILE, results.model_dump(by_alias=True))
 
 
 def _draw(run: Run, results: GateResults, found: Sequence[Gates]) -> dict[str, Figure]:
