@@ -92,7 +92,7 @@ def costs_markdown(name: str, found: Mapping[str, Any]) -> str:
     rows = []
     for row in found["rows"]:
         cells = [row["name"], f"{row['head_parameters']:,}", f"{row['parameters'] / 1e6:.2f}"]
-        cells += [f"{row['head_flops'] / 1e6:.2f}", f"{row['flops'] / 1e9:.2f}"]
+        cells += [f"{row['head_flops'] / 1e6:.2f}", f"{row['flops'] / 1e9:.3f}"]
         cells += [_with_range(row["step"], row["step_range"]), f"{row['memory'] / 1e6:,.0f}"]
         rows.append(cells)
     commit, ratios = found["git_commit"], f"median [least, most] of {n} ratios" if n > 1 else "once"
@@ -121,7 +121,7 @@ def _with_range(value: float, ends: Sequence[float]) -> str:
 
 PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what follows it
     "README.md": {"demo table": demo_table},
-    "FUSION_COMPARISON.md": {"measured": measured},
+    "FUSION_COMPARISON.md": {"costs": costs, "measured": measured},
     "docs/RELIABILITY.md": {"proven": proven},
 }
 

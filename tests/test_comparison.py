@@ -128,6 +128,8 @@ def test_a_key_that_one_run_cannot_have_differs_where_the_other_has_not_its_usua
         "loss.alpha: 0.3 / 1.5",
         "loss.alpha: 0.3 / 1.5, loss.temperature_range: [0.01, 1.0] / null",
     ]
+    only = compare([runs[0], runs[3]])["config_differences"]  # no other to disagree with
+    assert only.keys() == {"model.fusion", "loss.alpha"} and only["loss.alpha"] == {"strong": 1.5}
 
 
 @pytest.mark.parametrize(
