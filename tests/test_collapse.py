@@ -19,6 +19,7 @@ from test_engine import Stub, batch, loaders, make_trainer
 from torch import nn
 
 import trainers
+from benchmarks import watching
 from checkpoints import Checkpoints
 from collapse import POINT, Signs, alarms, effective_rank, gate_measures
 from contrast import alignment, uniformity
@@ -33,10 +34,12 @@ HEALTHY = {  # the worst of small networks that learned, see collapse.py
     "grad_cqt": 2.8e-3,
     "grad_mel": 3.2e-4,
     "gate_mean": 0.53,
-    "gate_spread": 0.0085,
-    "gate_saturated": 0.028,
+    "gate_spread": 0.0055,
+    "gate_saturated": 0.1,
     "rank_cqt": 22.0,
-    "rank_mel": 5.8,
+    "rank_mel": 5.3,
+    "uniformity_cqt": -0.017,
+    "uniformity_mel": -0.016,
 }
 BEFORE = HEALTHY | {"epoch": 2, "rank_cqt": 46.0, "rank_mel": 68.0}
 
@@ -115,6 +118,7 @@ CASES = [
     ({"grad_cqt": 0.0}, "gradients apart", "the CQT branch gets no gradient"),
     ({"rank_cqt": 1.4}, "CQT embeddings collapse", "fill 1.4 directions, after 46.0 at best"),
     ({"rank_mel": 1.0}, "Mel embeddings collapse", "fill 1.0 directions, after 68.0 at best"),
+    ({"uniformity_cqt": -1e-4}, "views collapse", "the CQT views of all dev clips are"),
     ({"rank_mel": 0.0}, "Mel embeddings collapse", "all dev clips have as good as the same"),
 ]
 
@@ -134,6 +138,7 @@ def test_each_alarm_fires_on_its_case_alone(change, what, words) -> None:
         {"rank_cqt": 1.5},  # half of the three directions that four classes need
         dict.fromkeys(HEALTHY.keys() - {"epoch"}, math.nan),  # an epoch without a good step
         {"rank_cqt": math.nan},
+        {"uniformity_mel": -0.005},
     ],
 )
 def test_none_fires_at_its_limit_or_on_what_is_not_known(change) -> None:
@@ -270,3 +275,15 @@ def test_a_run_of_before_alarms_were_known_is_summed_up(tiny: Callable) -> None:
     assert metrics["trouble"].pop("alarms") == []  # the tiny run is a healthy one
     (run / FOLD / "metrics.json").write_text(json.dumps(metrics))
     assert summarize(run)["trouble"] == {}
+
+
+def test_the_cost_of_watching_is_measured_in_pairs(monkeypatch, capsys) -> None:
+    asked, times = [], {"watched": 3.0, "plain": 2.0}
+    monkeypatch.setattr(watching, "seconds", lambda what: asked.append(what) or times[what])
+    assert watching.ratio("watched", "plain", 4) == (1.5, 1.5, 1.5)
+    assert asked[2:6] == ["watched", "plain", "plain", "watched"]  # after a pair that warms up
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.argv", ["watching.py", "--rounds", "2", "--dev", "1", "--batch", "2"])
+    watching.main()
+    said = capsys.readouterr().out
+    assert "a watched step takes" in said and "a watched dev pass of 2 takes" in said

@@ -1,0 +1,101 @@
+"""Measure what watching for collapse costs: steps and dev passes with it beside those without.
+
+python benchmarks/watching.py
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import torch
+from accelerate import Accelerator
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.front_end import machine  # noqa: E402
+from benchmarks.resilience import N_CLASSES, SIDE, make_batch  # noqa: E402
+from data import Batch  # noqa: E402
+from engine import Trainer  # noqa: E402
+from evaluation import Predictions, evaluate  # noqa: E402
+from losses import FusionLoss  # noqa: E402
+from model_gmu import MaxMViTGMU  # noqa: E402
+from optim import Schedule, build_optimizers  # noqa: E402
+
+
+def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
+    """Return a trainer of the contrastive fusion, of which most is watched."""
+    model = MaxMViTGMU(N_CLASSES, "gmu_contrastive", cqt_backbone, mel_backbone, SIDE)
+    optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
+    return Trainer(model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True))
+
+
+def unwatched_step(trainer: Trainer, batch: Batch) -> None:
+    """Take a step whose gradients are not measured."""
+    with mock.patch.object(trainer.signs, "gradients", dict):
+        trainer.step([batch])
+
+
+def dev_pass(trainer: Trainer, batches: list[Batch]) -> Predictions:
+    """Predict some batches as an epoch's end does."""
+    return evaluate(trainer.model, batches, trainer.accelerator)
+
+
+def watched_pass(trainer: Trainer, batches: list[Batch]) -> None:
+    """Predict them, and measure gate, embeddings and views."""
+    with trainer.signs.watching():
+        gate = dev_pass(trainer, batches).gate
+    trainer.signs.of_epoch(gate, trainer.accelerator)
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Return the CPU time that it takes, which does not count what else the machine does."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
+def ratio(
+    watched: Callable[[], object], plain: Callable[[], object], rounds: int
+) -> tuple[float, float, float]:
+    """Return the median ratio of pairs and its quartiles; which of a pair is first alternates."""
+    found = []
+    for i in range(rounds + 1):
+        if i % 2:
+            found.append(seconds(watched) / seconds(plain))
+        else:
+            below = seconds(plain)
+            found.append(seconds(watched) / below)
+    low, middle, high = statistics.quantiles(found[1:], n=4)  # the first warms up
+    return middle, low, high
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cqt", nargs="?", default="test_maxvit", help="timm model")
+    parser.add_argument("mel", nargs="?", default="mvitv2_micro", help="timm model")
+    parser.add_argument("--batch", type=int, default=16, help="clips")
+    parser.add_argument("--dev", type=int, default=16, help="batches of the dev split")
+    parser.add_argument("--rounds", type=int, default=15)
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    trainer, batch = make_trainer(arguments.cqt, arguments.mel), make_batch(arguments.batch)
+    n = arguments.batch
+    dev = [batch._replace(clip=torch.arange(i * n, i * n + n)) for i in range(arguments.dev)]
+    rounds = arguments.rounds
+    step = ratio(lambda: trainer.step([batch]), lambda: unwatched_step(trainer, batch), rounds)
+    whole = ratio(
+        lambda: watched_pass(trainer, dev), lambda: dev_pass(trainer, dev), max(rounds // 3, 2)
+    )
+    print(machine())
+    print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {n} clips")
+    for name, (middle, low, high) in (("step", step), (f"dev pass of {n * len(dev)}", whole)):
+        print(f"a watched {name} takes {middle:.3f} plain ones, quartiles {low:.3f} to {high:.3f}")
+
+
+if __name__ == "__main__":
+    main()
