@@ -97,9 +97,7 @@ def read_sweep(found: Sweep) -> Found:
     low = bottom
     while low > 0 and smooth[low] <= (1 - LEAST_FALL) * start:
         low -= 1
-    high = rates[bottom]
-    if found.diverged is not None:
-        high = min(high, found.diverged / MARGIN)
+    high = _highest(rates[bottom], found.diverged)
     falls = low < bottom and rates[low + 1] <= high
     return Found(
         start,
@@ -116,17 +114,22 @@ def judge(rate: float, seen: Sweep, found: Found) -> tuple[str, str]:
     turn = f"it is lowest ({found.lowest:.3g}) at {found.lowest_at:.2g}"
     if found.diverged_at is not None:
         turn += f" and diverges at {found.diverged_at:.2g}"
-    if found.band is None:
-        return "too high", f"no rate makes the loss fall by 5 % without harm behind it: {turn}"
     place = int(np.searchsorted(seen.rates, rate, side="right")) - 1
     at = seen.smooth[max(place, 0)]
     change = 100 * (at / found.start - 1)
     here = f"the smoothed loss there is {at:.3g}, {change:+.0f} % of the {found.start:.3g} at first"
     if rate > seen.rates[-1]:
         here = f"the test ended before it, at {seen.rates[-1]:.2g}"
-    if rate < found.band[0]:
+    if rate > _highest(found.lowest_at, found.diverged_at):
+        return "too high", f"{here}; {turn}"
+    if found.band is None or rate < found.band[0]:
         return "too low", f"{here}; {turn}"
-    return "usable" if rate <= found.band[1] else "too high", f"{here}; {turn}"
+    return "usable", f"{here}; {turn}"
+
+
+def _highest(lowest_at: float, diverged_at: float | None) -> float:
+    """Return the highest rate that is not too high."""
+    return lowest_at if diverged_at is None else min(lowest_at, diverged_at / MARGIN)
 
 
 def run_range_test(
@@ -270,7 +273,8 @@ def _answer(
         for seed, (kind, reason) in zip(seeds, verdicts, strict=True)
     ]
     if band is None:
-        return "\n".join([*lines, "No rate is usable with all of them."])
+        why = "the loss has not fallen by 5 % before it turns: --steps may be too few to tell"
+        return "\n".join([*lines, f"No rate is usable with all of them; {why}."])
     steepest = _middle([one.steepest_at for one in found])
     return "\n".join(
         [*lines, f"Usable: {band[0]:.2g} to {band[1]:.2g}; it falls fastest at {steepest:.2g}."]
