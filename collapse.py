@@ -22,6 +22,7 @@ LEAST_SPREAD = 0.002  # deviation over clips, mean over units, below which a gat
 GRADIENT_FACTOR = 100.0  # between the branches' gradients, root mean square of a parameter
 POINT = 1e-3  # spread of embeddings, as a part of their length, below which they are one point
 DIRECTIONS_LEFT = 0.5  # of the K - 1 that K classes need, and of the most that were filled
+ONE_DIRECTION = 1.2  # as good as one, which is too narrow for any number of classes
 LEAST_EVEN = -0.005  # uniformity above which views are one point: minus 2 x squared distance
 MOST_CLIPS = 1024  # of the dev split, for ranks and views
 
@@ -184,7 +185,8 @@ def _narrow(history: Sequence[Mapping[str, float]], key: str, n_classes: int) ->
         return ""
     if ranks[-1] == 0:
         return "all dev clips have as good as the same"
-    if ranks[-1] >= DIRECTIONS_LEFT * min(n_classes - 1, max(ranks)):
+    least = max(DIRECTIONS_LEFT * (n_classes - 1), ONE_DIRECTION)
+    if ranks[-1] >= min(least, DIRECTIONS_LEFT * max(ranks)):
         return ""
     return f"they fill {ranks[-1]:.1f} directions, after {max(ranks):.1f} at best"
 

@@ -27,7 +27,7 @@ class Progress:
     incidents: list[dict[str, Any]] = field(default_factory=list)  # the first of them
     repairs: list[dict[str, Any]] = field(default_factory=list)  # returns to an earlier state
     float32: list[str] = field(default_factory=list)  # parts that went on in float32
-    alarms: list[Alarm] = field(default_factory=list)  # the first of each kind
+    alarms: list[Alarm] = field(default_factory=list)  # a kind once, with its epochs
 
     @property
     def place(self) -> Place:
@@ -53,10 +53,14 @@ class Progress:
         self.measured["steps"] = self.measured.get("steps", 0.0) + 1
 
     def sound(self, alarms: Sequence[Alarm]) -> list[Alarm]:
-        """Note alarms of kinds that were not heard before, and return them."""
-        heard = {alarm["what"] for alarm in self.alarms}
-        fresh = [alarm for alarm in alarms if alarm["what"] not in heard]
-        self.alarms = [*self.alarms, *fresh]
+        """Note alarms and all epochs that had them; return those of kinds not heard before."""
+        known = {alarm["what"]: alarm for alarm in self.alarms}
+        fresh = [alarm for alarm in alarms if alarm["what"] not in known]
+        for alarm in alarms:
+            first = known.get(alarm["what"], alarm)
+            epochs = [*first.get("epochs", [first["epoch"]])] if first is not alarm else []
+            known[alarm["what"]] = {**first, "epochs": [*epochs, alarm["epoch"]]}
+        self.alarms = list(known.values())
         return fresh
 
     def skip(

@@ -171,10 +171,22 @@ def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
         for one in trouble["repairs"]
     )
     alarming = "".join(
-        f" From epoch {one['epoch']} on a sign of collapse was seen, {one['what']}: {one['words']}."
+        f" In {_epochs(one)} a sign of collapse was seen, {one['what']}: {one['words']}."
         for one in trouble.get("alarms", [])  # older runs have none
     )
     return f"In {run}, {fold}:{skipped if trouble['bad_steps'] else ''}{repaired}{alarming}"
+
+
+def _epochs(alarm: Mapping[str, Any]) -> str:
+    """Return in which epochs a sign was seen.
+
+    >>> _epochs({"epoch": 2}), _epochs({"epoch": 2, "epochs": [2, 3, 7]})
+    ('epoch 2', 'epoch 2 and 2 later, up to 7,')
+    """
+    later = alarm.get("epochs", [])[1:]
+    if not later:
+        return f"epoch {alarm['epoch']}"
+    return f"epoch {alarm['epoch']} and {len(later)} later, up to {later[-1]},"
 
 
 def plus_minus(score: Mapping[str, Any]) -> str:

@@ -26,6 +26,7 @@ from contrast import alignment, uniformity
 from experiment import run_experiment
 from files import read_json
 from model_gmu import MaxMViTGMU
+from progress import Progress
 from summary import summarize
 
 FOLD = "folds/fold-1_seed-0"
@@ -155,6 +156,13 @@ def test_few_clips_that_fill_few_directions_from_the_start_are_no_fall() -> None
     assert heard(low, (low,), n_classes=8) == {}
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_fall_to_one_direction_is_an_alarm_for_few_classes_too(n_classes: int) -> None:
+    many, few = ({"epoch": e, "rank_cqt": r, "rank_mel": 9.0} for e, r in ((1, 40.0), (2, 1.1)))
+    assert list(heard(few, (many,), n_classes=n_classes)) == ["CQT embeddings collapse"]
+    assert heard(few | {"rank_cqt": 1.3}, (many,), n_classes=n_classes) == {}
+
+
 def test_a_point_from_the_start_is_an_alarm() -> None:
     assert list(heard({"epoch": 1, "rank_cqt": 0.0}, ())) == ["CQT embeddings collapse"]
 
@@ -231,7 +239,20 @@ def test_an_alarm_is_sounded_once_a_kind(tmp_path: Path, caplog) -> None:
         (1, "Mel embeddings collapse"),
     ]
     assert caplog.messages == [f"epoch 1, {a['what']}: {a['words']}" for a in progress.alarms]
+    assert [a["epochs"] for a in progress.alarms] == [[1, 2, 3], [1, 2, 3]]
     assert progress.trouble()["alarms"] == progress.alarms
+
+
+def test_an_alarm_that_is_over_names_the_epochs_that_had_it() -> None:
+    progress = Progress()
+    for epoch, whats in ((1, "ab"), (2, "b"), (3, ""), (4, "b")):
+        found = [{"epoch": epoch, "what": what, "words": ""} for what in whats]
+        fresh = progress.sound(found)
+        assert [a["what"] for a in fresh] == (list("ab") if epoch == 1 else [])
+    assert [(a["what"], a["epoch"], a["epochs"]) for a in progress.alarms] == [
+        ("a", 1, [1]),
+        ("b", 1, [1, 2, 4]),
+    ]
 
 
 # A whole run
@@ -255,7 +276,9 @@ def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, mon
     }
     assert {one["epoch"] for one in alarmed} == {1}
     notes = (run / "summary.md").read_text()
-    assert "In tiny, fold 1 seed 0: From epoch 1 on a sign of collapse was seen, gate" in notes
+    assert (
+        "fold 1 seed 0: In epoch 1 and 1 later, up to 2, a sign of collapse was seen, gate" in notes
+    )
     assert "100 % of its values are within 0.02 of 0 or 1" in notes
     assert "the Mel branch gets no gradient" in notes
     rows = list(csv.DictReader((run / FOLD / "history.csv").open()))
