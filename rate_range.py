@@ -5,8 +5,10 @@ step, from where it does nothing to where it destroys; dev and test clips are no
 the loss smoothed up to rate r, and L0 the mean of the first ten, a rate r is called **usable** if
 
 - L(r) is at least 5 % below L0, there and from there to the lowest L: training has got somewhere,
-- r is not above the rate of the lowest L, behind which larger steps undo what smaller ones did,
-- r is at most a third of the rate at which the test diverged: L above 4 times its lowest, or NaN.
+- r is not above the rate of the lowest L, if L rises behind it by 5 % of L0 or diverges: larger
+  steps undo what smaller ones did,
+- r is at most a third of the rate at which the test diverged: L above L0 and above 4 times its
+  lowest, or NaN.
 
 Below them a rate is **too low** (it may train, slowly; the test cannot tell), above **too high**.
 The rates before r have trained the same weights: the test shows what steps of that size do to a
@@ -56,6 +58,7 @@ class Found(NamedTuple):
     )
     diverged_at: float | None
     band: tuple[float, float] | None  # the usable rates
+    highest: float  # rate that is not too high
 
 
 def sweep(step: Callable[[float], float], rates: Sequence[float]) -> Sweep:
@@ -75,7 +78,7 @@ def sweep(step: Callable[[float], float], rates: Sequence[float]) -> Sweep:
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         raw.append(loss)
         smooth.append(average / (1 - SMOOTHING**n))  # as if it had begun before the first loss
-        if n > FIRST and smooth[-1] > BLOW_UP * min(smooth):
+        if n > FIRST and smooth[-1] > max(BLOW_UP * min(smooth), float(np.mean(raw[:FIRST]))):
             return Sweep(rates[:n], raw, smooth, rate)
     return Sweep(rates, raw, smooth)
 
@@ -97,7 +100,12 @@ def read_sweep(found: Sweep) -> Found:
     low = bottom
     while low > 0 and smooth[low] <= (1 - LEAST_FALL) * start:
         low -= 1
-    high = _highest(rates[bottom], found.diverged)
+    turns = (
+        found.diverged is not None or smooth[bottom:].max() >= smooth[bottom] + LEAST_FALL * start
+    )
+    high = float(rates[bottom if turns else -1])
+    if found.diverged is not None:
+        high = min(high, found.diverged / MARGIN)
     falls = low < bottom and rates[low + 1] <= high
     return Found(
         start,
@@ -105,31 +113,29 @@ def read_sweep(found: Sweep) -> Found:
         float(rates[bottom]),
         float(rates[FIRST + int(slopes.argmin())]),
         found.diverged,
-        (float(rates[low + 1]), float(high)) if falls else None,
+        (float(rates[low + 1]), high) if falls else None,
+        high,
     )
 
 
 def judge(rate: float, seen: Sweep, found: Found) -> tuple[str, str]:
-    """Return `usable`, `too low` or `too high` for a rate, and the reason."""
+    """Return `usable`, `too low`, `too high` or `not tested` for a rate, and the reason."""
+    if rate < seen.rates[0] or (found.diverged_at is None and rate > seen.rates[-1]):
+        tried = f"the test tried {seen.rates[0]:.2g} to {seen.rates[-1]:.2g}"
+        return "not tested", f"{tried}: give --lowest or --highest"
     turn = f"it is lowest ({found.lowest:.3g}) at {found.lowest_at:.2g}"
     if found.diverged_at is not None:
         turn += f" and diverges at {found.diverged_at:.2g}"
-    place = int(np.searchsorted(seen.rates, rate, side="right")) - 1
-    at = seen.smooth[max(place, 0)]
+    at = seen.smooth[int(np.searchsorted(seen.rates, rate, side="right")) - 1]
     change = 100 * (at / found.start - 1)
     here = f"the smoothed loss there is {at:.3g}, {change:+.0f} % of the {found.start:.3g} at first"
     if rate > seen.rates[-1]:
         here = f"the test ended before it, at {seen.rates[-1]:.2g}"
-    if rate > _highest(found.lowest_at, found.diverged_at):
+    if rate > found.highest:
         return "too high", f"{here}; {turn}"
     if found.band is None or rate < found.band[0]:
         return "too low", f"{here}; {turn}"
     return "usable", f"{here}; {turn}"
-
-
-def _highest(lowest_at: float, diverged_at: float | None) -> float:
-    """Return the highest rate that is not too high."""
-    return lowest_at if diverged_at is None else min(lowest_at, diverged_at / MARGIN)
 
 
 def run_range_test(

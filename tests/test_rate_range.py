@@ -111,6 +111,32 @@ def test_a_usable_rate_keeps_away_from_the_one_that_diverges() -> None:
     assert kinds == ["too high", "too high", "usable", "usable"]
 
 
+def test_a_rate_that_was_not_tried_is_not_judged() -> None:
+    rates = np.geomspace(1e-6, 1e-2, 100)
+    losses = {rate: 2 - (math.log10(rate) + 6) / 4 for rate in rates}  # still falling at the end
+    seen = sweep(losses.__getitem__, rates.tolist())
+    found = read_sweep(seen)
+    kinds = [judge(rate, seen, found) for rate in (1e-8, 5e-3, 0.02)]
+    assert [kind for kind, _ in kinds] == ["not tested", "usable", "not tested"]
+    assert "the test tried 1e-06 to 0.01: give --lowest or --highest" in kinds[2][1]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_behind_the_lowest_loss_makes_no_rate_too_high(seed: int) -> None:
+    draw = np.random.default_rng(seed)
+    rates = np.geomspace(1e-7, 1e-5, 100)
+    losses = dict(zip(rates, 1.4 + 0.02 * draw.standard_normal(100), strict=True))
+    seen = sweep(losses.__getitem__, rates.tolist())
+    assert judge(9.9e-6, seen, read_sweep(seen))[0] == "too low"
+
+
+def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_no_divergence() -> None:
+    rates = np.geomspace(1e-6, 1, 120)
+    losses = {rate: 2.0 if i < 40 else 0.002 for i, rate in enumerate(rates)}
+    losses[rates[110]] = 0.15
+    assert sweep(losses.__getitem__, rates.tolist()).diverged is None
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The audio files that are opened."""
