@@ -34,7 +34,7 @@ WAVEFORMS = ["train.pictures=computed", "augment.speed=0.1", "augment.snr_db=[10
 SCHEDULES = {
     "concat": ["optim.schedule=plateau", "optim.plateau_patience=0"],
     "gmu": ["optim.schedule=cosine", "optim.warmup_epochs=0.5", *WAVEFORMS],
-    "gmu_contrastive": ["train.clip_grad_norm=1.0"],
+    "gmu_contrastive": ["train.clip_grad_norm=1.0", "loss.temperature_range=[0.01,1.0]"],
 }
 
 
