@@ -175,7 +175,7 @@ class Trainer:
             optimizer.zero_grad()
         self.schedule.after_step()
         if incident is not None:
-            self._skip(incident, found[0], slopes)
+            self._skip(incident, found[0])
             return []
         self.progress.bad_in_row = 0
         self.progress.measure(slopes)
@@ -261,12 +261,10 @@ class Trainer:
             labels = gather_labels(batch.targets)
         return self.criterion(output.logits, batch.targets, views, batch.mix, labels)
 
-    def _skip(
-        self, incident: dict[str, Any], terms: LossTerms, slopes: Mapping[str, float]
-    ) -> None:
+    def _skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
         """Note a step that was not taken; too many in a row are not borne."""
         place = {"epoch": self.progress.epoch + 1, "batch": self.progress.batch + 1}
-        self.progress.skip(place | incident, terms, slopes)
+        self.progress.skip(place | incident, terms)
         error = Diverged(**incident)
         log.warning(
             "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its clips: %(clips)s",

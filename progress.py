@@ -63,12 +63,8 @@ class Progress:
         self.alarms = list(known.values())
         return fresh
 
-    def skip(
-        self, incident: dict[str, Any], terms: LossTerms, measured: Mapping[str, float]
-    ) -> None:
-        """Note a step that was not taken; its losses and measures are columns, but do not count."""
-        for name in measured:
-            self.measured.setdefault(name, 0.0)
+    def skip(self, incident: dict[str, Any], terms: LossTerms) -> None:
+        """Note a step that was not taken; its losses are columns, but do not count."""
         for name, value in terms._asdict().items():
             if value is not None:
                 self.sums.setdefault(name, 0.0)
@@ -103,7 +99,7 @@ class Progress:
         return self.history[-1]
 
     def _append(self, record: Mapping[str, float]) -> None:
-        """Let all rows have all columns, also those that an earlier version did not write."""
+        """Let all rows have all columns: some epochs have no good step, some versions fewer."""
         rows = [*self.history, record]
         columns = list(dict.fromkeys(name for row in rows for name in row))
         self.history = [{name: row.get(name, float("nan")) for name in columns} for row in rows]

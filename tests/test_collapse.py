@@ -193,8 +193,8 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
 @pytest.mark.parametrize("fusion", ["gmu_contrastive", "cross_attention", "mel_only"])
 def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
     torch.manual_seed(0)
-    model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 32, mlp_hidden_dim=16).eval()
-    accelerator, pictures = Accelerator(cpu=True), torch.randn(2, 6, 1, 32, 32)
+    model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 64, mlp_hidden_dim=16).eval()
+    accelerator, pictures = Accelerator(cpu=True), torch.randn(2, 6, 1, 64, 64)
     signs = Signs(model)
     with torch.inference_mode():
         model(*pictures)  # before: not seen
