@@ -98,6 +98,7 @@ class Signs:
 def gate_measures(gate: NDArray) -> dict[str, float]:
     """Return mean, spread over clips (mean over units) and saturated share of gates (N, D).
 
+    >>> import numpy as np
     >>> gate_measures(np.array([[0.0, 0.5], [1.0, 0.5]]))
     {'gate_mean': 0.5, 'gate_spread': 0.25, 'gate_saturated': 0.5}
     """

@@ -6,17 +6,19 @@ be, and labels are exchanged within a speaker or within a fold.
 """
 
 import math
-from collections.abc import Iterator, Sequence
-from itertools import combinations, permutations, product
+from collections.abc import Sequence
+from itertools import permutations, product
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from exchanges import SAME, all_sums, drawn, drawn_sums, exchanged, p_of, squared_means
+
 MAX_EXACT = 50_000  # exchanges that are all made; beyond, random ones
 N_DRAWS = 10_000  # random exchanges
-SAME = 1e-12  # gates closer than this are equal but for rounding
+UNEVEN = 2.0  # times as many clips of one class as of another, beyond which their means are unlike
 
 
 class Finding(NamedTuple):
@@ -62,12 +64,38 @@ def speaker_means(values: NDArray, speakers: NDArray, groups: NDArray, n_groups:
         n_groups: G.
     """
     place = np.unique(speakers, return_inverse=True)[1]
-    shape = (int(place.max()) + 1, n_groups)
-    total, count = np.zeros(shape), np.zeros(shape)
+    count = speaker_counts(speakers, groups, n_groups)
+    total = np.zeros(count.shape)
     np.add.at(total, (place, groups), values)
-    np.add.at(count, (place, groups), 1)
     with np.errstate(invalid="ignore"):
         return total / count
+
+
+def speaker_counts(speakers: NDArray, groups: NDArray, n_groups: int) -> NDArray:
+    """Return how many clips each speaker has in each group: (N,), (N,) -> (S, G)."""
+    place = np.unique(speakers, return_inverse=True)[1]
+    count = np.zeros((int(place.max()) + 1, n_groups))
+    np.add.at(count, (place, groups), 1)
+    return count
+
+
+def within_interval(values: NDArray, blocks: NDArray, level: float = 0.95) -> list[float] | None:
+    """Return the interval of the mean of speakers, given the models of their folds: (S,), (S,).
+
+    Student's t with the variance within folds alone: what sets folds apart is their models. Where
+    each fold has one speaker, models and speakers cannot be told apart and both vary in it.
+    """
+    names, place = np.unique(blocks, return_inverse=True)
+    free = len(values) - len(names)
+    if free == 0:
+        return t_interval(values, level)
+    means = np.bincount(place, values) / np.bincount(place)
+    spread = math.sqrt(float(((values - means[place]) ** 2).sum()) / free)
+    if spread < SAME:
+        return None
+    reach = float(stats.t.ppf((1 + level) / 2, free)) * spread / math.sqrt(len(values))
+    middle = float(values.mean())
+    return [middle - reach, middle + reach]
 
 
 def deviations(cells: NDArray) -> NDArray:
@@ -85,16 +113,21 @@ def class_intervals(cells: NDArray) -> list[tuple[float, list[float] | None, int
     return [(float(c.mean()), t_interval(c), len(c)) if len(c) else None for c in columns]
 
 
-def class_test(cells: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
+def class_test(
+    cells: NDArray, counts: NDArray | None = None, n_draws: int = N_DRAWS, seed: int = 0
+) -> Finding | None:
     """Test whether the gate differs between classes, permuting them within each speaker.
 
     If it does not, a speaker's class means may as well have come in any other order. The statistic
     is the sum over classes of the squared mean deviation; the estimate is the root of its mean over
-    classes. What is missing stays missing. Where no cell is, the first speaker keeps its order:
+    classes. Means of few clips vary more than means of many: where some class has over `UNEVEN`
+    times as many clips as another, each square is divided by the variance of its class over
+    speakers. What is missing stays missing. Where no cell is, the first speaker keeps its order:
     permuting all alike changes nothing.
 
     Args:
         cells: (S, K) from `speaker_means`.
+        counts: (S, K) clips behind them, from `speaker_counts`; None is equally many.
         n_draws: Random permutations where there are more than `MAX_EXACT`.
         seed: Of them.
 
@@ -102,7 +135,8 @@ def class_test(cells: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding
         None where no speaker has two classes.
 
     Source:
-        Good 2005, permutation within blocks; Phipson & Smyth 2010 for the p of random ones.
+        Good 2005, permutation within blocks; Phipson & Smyth 2010 for the p of random ones;
+        Janssen 1997 for dividing by the variance where it differs.
     """
     values = deviations(cells)
     values = values[:, ~np.isnan(values).all(0)]  # (U, K)
@@ -110,56 +144,74 @@ def class_test(cells: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding
         return None
     present = ~np.isnan(values)
     n_of_class = present.sum(0)  # (K,)
+    uneven = _is_uneven(counts) and n_of_class.min() > 1
 
     def statistic(sums: NDArray) -> NDArray:
-        return ((sums / n_of_class) ** 2).sum(-1)
+        means = sums[..., 0] / n_of_class  # (..., K)
+        if not uneven:
+            return (means**2).sum(-1)
+        spread = (sums[..., 1] - n_of_class * means**2) / (n_of_class - 1)
+        return (means**2 / spread.clip(min=SAME)).sum(-1)
 
-    observed = float(statistic(np.nansum(values, axis=0)))
+    whole = np.stack([np.nansum(values, axis=0), np.nansum(values**2, axis=0)], -1)  # (K, 2)
     fixed = bool(present.all())
     exact = math.prod(math.factorial(int(m)) for m in present.sum(1)[fixed:]) <= MAX_EXACT
-    sums = _all_sums(values, fixed) if exact else _drawn_sums(values, n_draws, seed)
-    p, smallest = _p(statistic(sums), observed, exact)
-    return Finding(math.sqrt(observed / values.shape[1]), None, p, smallest, len(values), exact)
+    sums = all_sums(values, fixed) if exact else drawn_sums(values, n_draws, seed)
+    p, smallest = p_of(statistic(sums), float(statistic(whole)), exact)
+    estimate = math.sqrt(float(((whole[:, 0] / n_of_class) ** 2).mean()))
+    return Finding(estimate, None, p, smallest, len(values), exact)
 
 
-def unit_test(blocks: Sequence[NDArray], n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
+def unit_test(
+    blocks: Sequence[NDArray],
+    counts: Sequence[NDArray] | None = None,
+    n_draws: int = N_DRAWS,
+    seed: int = 0,
+) -> Finding | None:
     """Test whether a gate's units differ between classes, also where their mean does not.
 
     As `class_test`, with the same permutation for all units of a speaker. Units of two models are
     two units, so a speaker can only confirm another one of its own fold. The estimate is the root
-    mean square over units and classes of the mean deviation.
+    mean square over units and classes of the mean deviation. A fold has too few speakers for
+    variances of its own: where clips are uneven (`UNEVEN`), deviations from the mean of all clips
+    are multiplied by the root of their clips, which makes those of few clips vary as all others.
 
     Args:
         blocks: For each fold (S, K, D): means of its units, those of all seeds side by side, by
             speaker and class. A speaker without some class of the fold is left out.
+        counts: For each fold (S, K): the clips behind them; None is equally many.
         n_draws: Random permutations where there are more than `MAX_EXACT`.
         seed: Of them.
 
     Returns:
         None where no fold has two speakers.
     """
-    kept = [values for block in blocks if len(values := _complete(block)) > 1]
-    if not kept:
+    weights: Sequence[NDArray | None] = [None] * len(blocks) if counts is None else counts
+    pairs = [_complete(*pair) for pair in zip(blocks, weights, strict=True)]
+    pairs = [(values, plain) for values, plain in pairs if len(values) > 1]
+    if not pairs:
         return None
+    kept = [values for values, _ in pairs]
     ways = [math.factorial(v.shape[1]) ** (len(v) - 1) for v in kept]
     exact = math.prod(ways) <= MAX_EXACT
     draw = np.random.default_rng(seed)
     found = np.zeros(1 if exact else n_draws)
-    observed, n = 0.0, 0
-    for values in kept:
+    observed, size, n = 0.0, 0.0, 0
+    for values, plain in pairs:
         n_speakers, n_classes, n_units = values.shape
         if exact:
             rest = product(permutations(range(n_classes)), repeat=n_speakers - 1)
             orders = np.array([[tuple(range(n_classes)), *others] for others in rest])
         else:
-            plain = np.tile(np.arange(n_classes), (n_draws, n_speakers, 1))
-            orders = draw.permuted(plain, axis=2)  # (orders, S, K)
-        sizes = _squared_means(values, orders)
+            unmoved = np.tile(np.arange(n_classes), (n_draws, n_speakers, 1))
+            orders = draw.permuted(unmoved, axis=2)  # (orders, S, K)
+        sizes = squared_means(values, orders)
         found = (found[:, None] + sizes).reshape(-1) if exact else found + sizes
         observed += float((values.mean(0) ** 2).sum())
+        size += float((plain.mean(0) ** 2).sum())
         n += n_classes * n_units
-    p, smallest = _p(found, observed, exact)
-    return Finding(math.sqrt(observed / n), None, p, smallest, sum(map(len, kept)), exact)
+    p, smallest = p_of(found, observed, exact)
+    return Finding(math.sqrt(size / n), None, p, smallest, sum(map(len, kept)), exact)
 
 
 def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
@@ -178,7 +230,7 @@ def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Fi
         turned = np.random.default_rng(seed).integers(0, 2, (n_draws, n))
     means = np.abs(((1 - 2 * turned) * values).mean(1))  # (exchanges,)
     estimate = float(values.mean())
-    p, smallest = _p(means, abs(estimate), exact)
+    p, smallest = p_of(means, abs(estimate), exact)
     return Finding(estimate, t_interval(values), p, smallest, n, exact)
 
 
@@ -214,11 +266,11 @@ def group_test(
     sums = np.zeros(1 if exact else n_draws)
     for values, is_first in parts:
         if exact:
-            found = np.array(list(_exchanged(values, int(is_first.sum()))))
+            found = np.array(list(exchanged(values, int(is_first.sum()))))
             sums = (sums[:, None] + found).reshape(-1)
         else:
-            sums = sums + _drawn(values, int(is_first.sum()), n_draws, draw)
-    p, smallest = _p(np.abs(sums / len(parts)), abs(estimate), exact)
+            sums = sums + drawn(values, int(is_first.sum()), n_draws, draw)
+    p, smallest = p_of(np.abs(sums / len(parts)), abs(estimate), exact)
     interval = t_interval(differences) if len(parts) > 1 else _welch(*parts[0])
     return Finding(estimate, interval, p, smallest, sum(len(v) for v, _ in parts), exact)
 
@@ -236,70 +288,29 @@ def rank_correlations(values: NDArray, sizes: NDArray, speakers: NDArray) -> NDA
     return np.array(found)
 
 
-def _p(found: NDArray, observed: float, exact: bool) -> tuple[float, float]:
-    """Return p and the least p possible, by exchanges (all of them, or drawn)."""
-
-    def as_large(size: float) -> int:
-        return int((found >= size - max(1e-9 * size, SAME**2)).sum())
-
-    if exact:
-        return as_large(observed) / len(found), as_large(float(found.max())) / len(found)
-    return (1 + as_large(observed)) / (1 + len(found)), 1 / (1 + len(found))
+def _is_uneven(counts: NDArray | None) -> bool:
+    """Return whether some class has many more clips than another, those without any aside."""
+    if counts is None or not len(per_class := counts.sum(0)[counts.sum(0) > 0]):
+        return False
+    return bool(per_class.max() > UNEVEN * per_class.min())
 
 
-def _complete(block: NDArray) -> NDArray:
-    """Return deviations from each speaker's mean over classes, without missing cells."""
-    values = block[:, ~np.isnan(block).any(2).all(0)]  # classes that the fold has
-    values = values[~np.isnan(values).any((1, 2))]
-    return values - values.mean(1, keepdims=True) if values.size else values[:0]
+def _complete(block: NDArray, counts: NDArray | None) -> tuple[NDArray, NDArray]:
+    """Return deviations from each speaker's mean over classes, without missing cells.
 
-
-def _squared_means(values: NDArray, orders: NDArray) -> NDArray:
-    """Return the sum of squares of the mean over speakers: (S, K, D), (O, S, K) -> (O,).
-
-    By inner products, so that the units are multiplied once and not for each order.
+    Twice: as they are compared, and as they are.
     """
-    n_speakers = len(values)
-    products = np.einsum("skd,tld->stkl", values, values)
-    total = np.zeros(len(orders))
-    for s in range(n_speakers):
-        for t in range(n_speakers):
-            total += products[s, t][orders[:, s], orders[:, t]].sum(1)
-    return total / n_speakers**2
-
-
-def _all_sums(values: NDArray, fixed: bool) -> NDArray:
-    """Return the sums over speakers for all orders of their own values: (U, K) -> (orders, K)."""
-    sums = np.zeros((1, values.shape[1]))
-    for place, row in enumerate(values):
-        present = ~np.isnan(row)
-        own = row[present]
-        orders = [own] if fixed and place == 0 else list(permutations(own))
-        filled = np.zeros((len(orders), len(row)))
-        filled[:, present] = orders
-        sums = (sums[:, None] + filled).reshape(-1, len(row))
-    return sums
-
-
-def _drawn_sums(values: NDArray, n_draws: int, seed: int) -> NDArray:
-    draw = np.random.default_rng(seed)
-    sums = np.zeros((n_draws, values.shape[1]))
-    for row in values:
-        present = ~np.isnan(row)
-        sums[:, present] += draw.permuted(np.tile(row[present], (n_draws, 1)), axis=1)
-    return sums
-
-
-def _exchanged(values: NDArray, n_first: int) -> Iterator[float]:
-    """Yield the difference of the groups for each choice of the first."""
-    rest, whole = len(values) - n_first, float(values.sum())
-    for chosen in combinations(values.tolist(), n_first):
-        yield sum(chosen) / n_first - (whole - sum(chosen)) / rest
-
-
-def _drawn(values: NDArray, n_first: int, n_draws: int, draw: np.random.Generator) -> NDArray:
-    mixed = draw.permuted(np.tile(values, (n_draws, 1)), axis=1)
-    return mixed[:, :n_first].mean(1) - mixed[:, n_first:].mean(1)
+    classes = ~np.isnan(block).any(2).all(0)  # that the fold has
+    speakers = ~np.isnan(block[:, classes]).any((1, 2))
+    values = block[speakers][:, classes]  # (S, K, D)
+    if not values.size:
+        return values[:0], values[:0]
+    plain = values - values.mean(1, keepdims=True)
+    if counts is None or not _is_uneven(own := counts[speakers][:, classes]):
+        return plain, plain
+    share = (own / own.sum(1, keepdims=True))[..., None]  # (S, K, 1)
+    middle = (share * values).sum(1, keepdims=True)
+    return np.sqrt(share.shape[1] * share) * (values - middle), plain
 
 
 def _welch(values: NDArray, first: NDArray) -> list[float] | None:

@@ -19,9 +19,10 @@ from gate_statistics import (
     group_test,
     rank_correlations,
     sign_flip_test,
+    speaker_counts,
     speaker_means,
-    t_interval,
     unit_test,
+    within_interval,
 )
 from run_folder import Run
 from significance import holm
@@ -76,7 +77,8 @@ def describe_gates(run: Run, found: Sequence[Gates]) -> dict[str, Any]:
     """Return the gates by group with intervals, and five questions, ready for JSON.
 
     A group's mean is the mean over speakers of their own means, over clips and seeds; its interval
-    is Student's t over speakers. P-values are Holm-corrected over the questions that can be asked.
+    is Student's t over speakers within folds, see `gate_statistics.within_interval`. P-values are
+    Holm-corrected over the questions that can be asked.
 
     Args:
         run: That they are of.
@@ -89,8 +91,8 @@ def describe_gates(run: Run, found: Sequence[Gates]) -> dict[str, Any]:
     places = _groupings(run, clips)
     cells = speaker_means(clips.gate, clips.speakers, clips.targets, len(run.classes))
     return {
-        "mean": _mean(clips.gate, clips.speakers),
-        "share": _mean(clips.share, clips.speakers),
+        "mean": _mean(clips.gate, clips.speakers, clips.folds),
+        "share": _mean(clips.share, clips.speakers, clips.folds),
         "groups": {name: _groups(clips, groups) for name, groups in places.items()},
         "deviations": _deviations(run.classes, cells),
         "questions": _questions(found, clips, cells, places, _seconds(run, clips)),
@@ -168,11 +170,19 @@ def explained_by_class(gate: NDArray, targets: NDArray) -> NDArray:
         return np.where(whole > len(gate) * 1e-14, between / whole, np.nan)
 
 
-def _mean(values: NDArray, speakers: NDArray) -> dict[str, Any]:
-    """Return the mean over speakers of some clips, with its interval."""
+def _mean(values: NDArray, speakers: NDArray, folds: NDArray) -> dict[str, Any]:
+    """Return the mean over speakers of some clips, with its interval given the folds' models."""
     own = speaker_means(values, speakers, np.zeros(len(values), int), 1)[:, 0]  # (S,)
     counted = {"n": len(values), "speakers": len(own)}
-    return {**counted, "mean": float(own.mean()), "interval": t_interval(own)}
+    interval = within_interval(own, _blocks(speakers, folds))
+    return {**counted, "mean": float(own.mean()), "interval": interval}
+
+
+def _blocks(speakers: NDArray, folds: NDArray) -> NDArray:
+    """Return the fold of each speaker, in sorted order, or 0 where some have several: (S,)."""
+    names, first = np.unique(speakers, return_index=True)
+    in_one = all(len(np.unique(folds[speakers == name])) == 1 for name in names)
+    return folds[first] if in_one else np.zeros(len(names), int)
 
 
 def _groupings(run: Run, clips: Clips) -> dict[str, Groups]:
@@ -189,11 +199,11 @@ def _groupings(run: Run, clips: Clips) -> dict[str, Groups]:
 
 
 def _groups(clips: Clips, groups: Groups) -> list[dict[str, Any]]:
-    rows = []
+    rows, of_clip = [], (clips.gate, clips.speakers, clips.folds)
     for place, name in enumerate(groups.names):
         inside = groups.place == place
         if inside.any():
-            rows.append({"group": name, **_mean(clips.gate[inside], clips.speakers[inside])})
+            rows.append({"group": name, **_mean(*(c[inside] for c in of_clip))})
     return rows
 
 
@@ -218,10 +228,14 @@ def _questions(
     places: Mapping[str, Groups],
     seconds: NDArray,
 ) -> list[dict[str, Any]]:
-    """Ask all five; those that cannot be asked of these clips are left out."""
+    """Ask all five; those that cannot be asked of these clips are left out.
+
+    Of a scalar gate the units are no question beside the class.
+    """
+    has_units = any(one.gate.shape[1] > 1 for one in gates)
     found = {
-        "class": class_test(cells),
-        "units": unit_test(unit_blocks(gates, cells.shape[1])),
+        "class": class_test(cells, speaker_counts(clips.speakers, clips.targets, cells.shape[1])),
+        "units": unit_test(*unit_blocks(gates, cells.shape[1])) if has_units else None,
         "right": sign_flip_test(_right_minus_wrong(clips)),
         "gender": _by_gender(clips, places.get("gender")),
         "duration": sign_flip_test(_with_duration(clips, seconds)),
@@ -234,18 +248,22 @@ def _questions(
     ]
 
 
-def unit_blocks(gates: Sequence[Gates], n_classes: int) -> list[NDArray]:
-    """Return each fold's unit means by speaker and class, seeds side by side: (S, K, D) each."""
+def unit_blocks(gates: Sequence[Gates], n_classes: int) -> tuple[list[NDArray], list[NDArray]]:
+    """Return each fold's unit means by speaker and class, seeds side by side, and their clips.
+
+    Shape:
+        (S, K, D) and (S, K), for each fold
+    """
     found: dict[int, list[NDArray]] = {}
+    counts: dict[int, NDArray] = {}
     for one in gates:
         place = np.unique(one.speakers, return_inverse=True)[1]
-        total = np.zeros((place.max() + 1, n_classes, one.gate.shape[1]))
-        count = np.zeros((*total.shape[:2], 1))
+        count = counts[one.fold] = speaker_counts(one.speakers, one.targets, n_classes)
+        total = np.zeros((*count.shape, one.gate.shape[1]))
         np.add.at(total, (place, one.targets), one.gate)
-        np.add.at(count, (place, one.targets), 1)
         with np.errstate(invalid="ignore"):
-            found.setdefault(one.fold, []).append(total / count)
-    return [np.concatenate(seeds, 2) for seeds in found.values()]
+            found.setdefault(one.fold, []).append(total / count[..., None])
+    return [np.concatenate(seeds, 2) for seeds in found.values()], list(counts.values())
 
 
 def _right_minus_wrong(clips: Clips) -> NDArray:
@@ -261,17 +279,21 @@ def _right_minus_wrong(clips: Clips) -> NDArray:
 
 
 def _by_gender(clips: Clips, groups: Groups | None) -> Finding | None:
-    """Compare the genders within folds; speakers of several folds are one block."""
+    """Compare the genders within folds; where each fold tests one speaker, among them.
+
+    Not asked where the folds are of one gender each: their models could be the difference.
+    """
     if groups is None or len(known := [n for n in groups.names if n != UNKNOWN]) != 2:
         return None
     speakers, first = np.unique(clips.speakers, return_index=True)
     gender = groups.place[first]  # (S,), of the first clip of each
     told = gender < len(known)
     own = speaker_means(clips.gate, clips.speakers, np.zeros(len(clips.gate), int), 1)[:, 0]
-    in_one = all(len(np.unique(clips.folds[clips.speakers == s])) == 1 for s in speakers)
-    blocks = clips.folds[first] if in_one else np.zeros(len(speakers), int)
-    if in_one and not _mixed(blocks[told], gender[told]):
-        blocks = np.zeros(len(speakers), int)  # one speaker a fold: folds and speakers are one
+    blocks = _blocks(clips.speakers, clips.folds)
+    if not _mixed(blocks[told], gender[told]):
+        if np.unique(blocks[told], return_counts=True)[1].max() > 1:
+            return None  # a fold's speakers share a model: it may be that which differs
+        blocks = np.zeros(len(speakers), int)  # one speaker a fold: exchanged among folds
     return group_test(own[told], gender[told] == 0, blocks[told])
 
 

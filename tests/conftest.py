@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ from schema import Config
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order
 torch.set_num_threads(1)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in background jobs
 settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("search", max_examples=60, deadline=None)  # draws others in every run
 settings.load_profile("tests")

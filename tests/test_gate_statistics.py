@@ -16,6 +16,7 @@ from gate_statistics import (
     speaker_means,
     t_interval,
     unit_test,
+    within_interval,
 )
 
 NAN = np.nan
@@ -121,6 +122,35 @@ def test_the_level_is_kept_where_classes_do_not_differ(level):
     most = stats.binom.ppf(0.999, n, level) / n
     assert (rates <= most).all()
     assert (rates > level / 4).all()  # nor do they always say no
+
+
+@pytest.mark.parametrize("counts", [[2, 20, 20, 20], [4, 8, 8, 8]])
+def test_the_level_is_kept_where_a_class_has_few_clips(counts):
+    """Means of few clips vary more: the rare class must not pass for a different one."""
+    draw, n, n_units = np.random.default_rng(3), 300, 16
+    many, spread = np.tile(counts, (8, 1)), 1 / np.sqrt(counts)
+    found = []
+    for seed in range(n):
+        cells = spread * draw.standard_normal((8, 4))
+        units = spread[:, None] * draw.standard_normal((4, 4, n_units))
+        tests = (
+            class_test(cells, many, n_draws=199, seed=seed),
+            unit_test([units], [many[:4]], n_draws=199, seed=seed),
+        )
+        found.append([t.p for t in tests])
+    rates = (np.array(found) <= 0.05).mean(0)
+    assert (rates <= stats.binom.ppf(0.999, n, 0.05) / n).all() and (rates > 0.01).all()
+
+
+def test_the_interval_of_a_mean_is_given_the_models():
+    """By hand: two folds of two speakers, 0.1 apart within, 0.4 apart between."""
+    values, folds = np.array([0.3, 0.4, 0.7, 0.8]), np.array([1, 1, 2, 2])
+    spread = np.sqrt((0.05**2 * 4) / 2)
+    reach = stats.t.ppf(0.975, 2) * spread / 2
+    assert within_interval(values, folds) == pytest.approx([0.55 - reach, 0.55 + reach])
+    assert within_interval(values, np.arange(4)) == t_interval(values)
+    assert within_interval(values, np.zeros(4)) == pytest.approx(t_interval(values))
+    assert within_interval(np.array([0.3]), np.array([1])) is None
 
 
 def test_a_difference_is_found():

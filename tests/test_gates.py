@@ -156,7 +156,16 @@ def test_groups_are_means_over_speakers_with_students_interval(analyzed):
             np.mean([float(row["gate_mean"]) for row in chosen if row["speaker"] == name])
             for name in speakers
         ]
-        return np.mean(means), t_interval(np.array(means))
+        folds = [next(row["fold"] for row in chosen if row["speaker"] == s) for s in speakers]
+        rest = len(speakers) - len(set(folds))
+        if rest == 0:
+            return np.mean(means), t_interval(np.array(means))
+        groups = [
+            [m for m, f in zip(means, folds, strict=True) if f == fold] for fold in set(folds)
+        ]
+        variance = sum(np.var(g) * len(g) for g in groups) / rest  # pooled within folds
+        reach = stats.t.ppf(0.975, rest) * np.sqrt(variance / len(means))
+        return np.mean(means), [np.mean(means) - reach, np.mean(means) + reach]
 
     groups = {name: {one.group: one for one in many} for name, many in found.gates.groups.items()}
     assert list(groups["class"]) == CLASSES and list(groups["speaker"]) == [
