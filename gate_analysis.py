@@ -45,6 +45,7 @@ from summary import summarize
 from tracking import write_analysis
 
 MAX_DRAWS = 100  # of donors
+OF_CLASS = "balanced accuracy"  # of a class against the rest
 GATE_COLUMNS = ("gate_mean", "gate_spread")  # of history.csv
 
 
@@ -172,8 +173,9 @@ def _verdicts(gates: Mapping[str, Any], reliance: Mapping[str, Any]) -> list[dic
             "gate_interval": means[name]["interval"],
             "difference": branches["difference"],
             "interval": branches["interval"],
+            "cost_interval": branches["cost_interval"],
         }
-        verdict = judge(**values, what="UA" if name is None else "recall")
+        verdict = judge(**values, what="UA" if name is None else OF_CLASS)
         rows.append({"of": name, **values, **verdict._asdict()})
     return rows
 

@@ -138,11 +138,12 @@ class Unimodal(Cost):
 
 
 class Branches(Section):
-    """Fall without CQT minus fall without Mel, overall (None) or of a class's recall."""
+    """Fall without CQT minus fall without Mel: of UA (None) or a class's balanced accuracy."""
 
     name: Word | None = Field(alias="class")
     difference: float
     interval: Interval
+    cost_interval: Interval  # of the larger fall
     p: float
 
 
@@ -163,6 +164,7 @@ class Judged(Section):
     gate_interval: Interval
     difference: float
     interval: Interval
+    cost_interval: Interval
     leans: Branch
     relies: Branch
     verdict: Literal["agree", "disagree", "undecided"]

@@ -246,7 +246,9 @@ def _verdicts(found: GateResults) -> list[str]:
     return [
         "## Where gate and intervention disagree",
         "The gate leans to a branch where the interval of its mean excludes 0.5; the weights rely "
-        "on the branch whose replacement by its train mean costs more, where the interval of the "
-        "difference excludes 0. Each is taken alone, not corrected for their number.",
+        "on the branch whose replacement by its train mean costs more, where that cost and the "
+        "difference have intervals above 0. A class is judged by its balanced accuracy against the "
+        "rest, since a replaced branch also shifts predictions towards some class and raises its "
+        "recall. Each is taken alone, not corrected for their number.",
         "\n".join(lines),
     ]

@@ -174,7 +174,7 @@ def describe_reliance(
     return {
         "intact": _ua(intact),
         "interventions": [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)],
-        "branches": _branches(run.classes, counts["cqt", MEAN], counts["mel", MEAN]),
+        "branches": _branches(run.classes, intact, counts["cqt", MEAN], counts["mel", MEAN]),
         "unimodal": [] if comparison is None else list(_unimodal(comparison)),
     }
 
@@ -233,32 +233,45 @@ def _recall_falls(intact: NDArray, changed: NDArray) -> list[float | None]:
 
 
 def _branches(
-    classes: Sequence[str], without_cqt: NDArray, without_mel: NDArray
+    classes: Sequence[str], intact: NDArray, without_cqt: NDArray, without_mel: NDArray
 ) -> list[dict[str, Any]]:
-    """Return how much more the loss of CQT costs than that of Mel, overall and by class."""
+    """Return how much more the loss of CQT costs than that of Mel, overall and by class.
+
+    A class is scored by its balanced accuracy against the rest, which no shift of bias raises.
+    """
     ways: list[tuple[str | None, Callable[[NDArray], NDArray], NDArray]] = [
         (None, SCORES["ua"], np.ones(without_cqt.shape[1], bool))
     ]
     for k, name in enumerate(classes):
-        has_class = without_cqt[0, :, k].sum(-1) > 0  # (S,): a speaker without says nothing
-        if has_class.any():
-            ways.append((name, _recall_of(k), has_class))
+        clips = without_cqt[0].sum(-1)  # (S, K)
+        told = (clips[:, k] > 0) & (clips.sum(1) > clips[:, k])  # who speaks it, and another
+        if told.any():
+            ways.append((name, _balanced_accuracy(k), told))
     found = []
-    for class_name, score, speakers in ways:
-        test = paired_test(without_mel[:, speakers], without_cqt[:, speakers], score)
+    for class_name, score, some in ways:
+        test = paired_test(without_mel[:, some], without_cqt[:, some], score)
+        larger = without_cqt if test.difference > 0 else without_mel
         found.append(
             {
                 "class": class_name,
                 "difference": test.difference,
                 "interval": test.interval,
+                "cost_interval": paired_test(intact[:, some], larger[:, some], score).interval,
                 "p": test.p,
             }
         )
     return found
 
 
-def _recall_of(k: int) -> Callable[[NDArray], NDArray]:
-    return lambda confusion: recalls(confusion)[..., k]
+def _balanced_accuracy(k: int) -> Callable[[NDArray], NDArray]:
+    """Return the score of a class against the rest: (recall + specificity) / 2."""
+
+    def score(confusion: NDArray) -> NDArray:
+        own, others = confusion[..., k, :], np.delete(confusion, k, -2)  # (..., K), (..., K-1, K)
+        recall = own[..., k] / own.sum(-1)
+        return (recall + 1 - others[..., k].sum(-1) / others.sum((-1, -2))) / 2
+
+    return score
 
 
 def _unimodal(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -50,6 +50,7 @@ def results_of(run, **changes):
         for h, f in (("train mean", None), (EVIL, 0.25))
     ]
     verdict = {"of": EVIL, "gate": 0.4, "gate_interval": [0.35, 0.45], "difference": 0.1}
+    verdict["cost_interval"] = [0.1, 0.3]
     verdict |= {"interval": [0.05, 0.2], "leans": "Mel", "relies": "CQT"}
     values = {
         "run": EVIL,
@@ -73,7 +74,9 @@ def results_of(run, **changes):
         "reliance": {
             "intact": {"ua": 0.75, "interval": None},
             "interventions": interventions,
-            "branches": [{"class": None, "difference": 0.1, "interval": None, "p": 0.5}],
+            "branches": [
+                {"class": None, "difference": 0.1, "interval": None, "cost_interval": None, "p": 1}
+            ],
             "unimodal": [{**cost, "run": EVIL, "branch": "cqt"}],
         },
         "verdicts": [{**verdict, "verdict": "disagree", "words": f"They disagree. {EVIL}"}],

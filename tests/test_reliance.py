@@ -5,6 +5,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 
 import gate_analysis
 from agreement import judge
@@ -265,6 +266,13 @@ def test_draws_count_as_further_seeds_beside_repeated_intact_ones(counted):
     assert all(row["p_holm"] >= row["p"] for row in rows.values())
 
 
+def balanced(confusion, k):
+    """Return the balanced accuracy of a class against the rest, by scikit-learn."""
+    cells = [(t, p) for t in (0, 1) for p in (0, 1) for _ in range(confusion[t, p])]
+    target, pred = np.array(cells).T
+    return balanced_accuracy_score(target == k, pred == k)
+
+
 def test_branches_are_compared_by_their_losses(counted):
     of_seed, found = counted
     cqt, mel = (np.concatenate([o[b, "train mean"] for o in of_seed]) for b in ("cqt", "mel"))
@@ -273,8 +281,8 @@ def test_branches_are_compared_by_their_losses(counted):
     ua = SCORES["ua"]
     assert overall["difference"] == pytest.approx((ua(mel.sum(1)) - ua(cqt.sum(1))).mean())
     for k, one in enumerate((first, second)):
-        lost = recalls(mel.sum(1))[:, k] - recalls(cqt.sum(1))[:, k]
-        assert one["difference"] == pytest.approx(lost.mean())
+        accuracy = [[balanced(c, k) for c in each.sum(1)] for each in (mel, cqt)]
+        assert one["difference"] == pytest.approx(np.subtract(*accuracy).mean())
         assert one["interval"][0] < one["difference"] < one["interval"][1]
 
 
@@ -292,12 +300,19 @@ def test_branches_are_compared_by_their_losses(counted):
     ],
 )
 def test_verdicts_need_both_to_speak(gate, difference, verdict, leans, relies):
-    found = judge(
-        np.mean(gate or [0.6]), gate, float(np.mean(difference or [0.1])), difference, "UA"
-    )
+    differs = float(np.mean(difference or [0.1])), difference
+    found = judge(np.mean(gate or [0.6]), gate, *differs, [0.1, 0.3], "UA")
     assert (found.verdict, found.leans, found.relies) == (verdict, leans, relies)
     said = {"agree": "they agree.", "disagree": "they disagree.", "undecided": "undecided."}
     assert found.words.endswith(said[verdict])
+
+
+@pytest.mark.parametrize("cost", [[-0.4, -0.2], [-0.1, 0.3], None])
+def test_a_branch_whose_loss_costs_nothing_is_not_relied_on(cost):
+    """Both replacements may improve a score; one of them less is no reliance."""
+    found = judge(0.6, [0.55, 0.65], 0.23, [0.13, 0.33], cost, "balanced accuracy")
+    assert (found.verdict, found.relies) == ("undecided", None)
+    assert "neither the loss of CQT nor that of Mel surely costs balanced accuracy" in found.words
 
 
 def test_verdicts_take_gate_and_loss_of_the_same_class():
@@ -306,13 +321,13 @@ def test_verdicts_take_gate_and_loss_of_the_same_class():
         "groups": {"class": [{"group": "b", "mean": 0.4, "interval": [0.3, 0.45]}]},
     }
     branches = [
-        {"class": None, "difference": 0.1, "interval": [0.05, 0.2], "p": 0.1},
-        {"class": "b", "difference": 0.1, "interval": [0.05, 0.2], "p": 0.1},
+        {"class": name, "difference": 0.1, "interval": [0.05, 0.2], "cost_interval": [0.1, 0.3]}
+        for name in (None, "b")
     ]
     overall, of_class = gate_analysis._verdicts(gates, {"branches": branches})
     assert (overall["of"], overall["verdict"]) == (None, "agree") and "UA" in overall["words"]
     assert (of_class["of"], of_class["verdict"]) == ("b", "disagree")
-    assert "costs more recall" in of_class["words"]
+    assert "costs more balanced accuracy" in of_class["words"]
 
 
 def test_runs_of_one_branch_stand_beside(runs):
