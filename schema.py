@@ -81,7 +81,7 @@ class ModelConfig(Section):
     """Heads of the attention between the branches; must divide the width of the joined vector."""
     match_parameters: bool | None = None
     """Widen the classifier (concat) or the projections (mean, sum) until the head has as many
-    parameters as that of gmu with the same settings; null is false."""
+    parameters as that of gmu with the same settings (concat: of the usual width); null is false."""
     cqt_backbone: str | None = None
     """timm's name; null is maxvit_base_tf_224, or no branch for mel_only."""
     mel_backbone: str | None = None

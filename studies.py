@@ -107,6 +107,7 @@ def load_study(
         for variant in chosen
     }
     _check_all_used(overrides, shares, f"with {', '.join(chosen)}")
+    _refuse_unmatched(overrides, {variant: overlays[variant] for variant in chosen})
     recipes = []
     for variant, parts in shares.items():
         changes = _idle(plain, overlays[variant]) | overlays[variant]
@@ -155,6 +156,18 @@ def _refuse(overrides: Sequence[str], keys: Collection[str], why: str) -> None:
     for text in overrides:
         if flatten(parse_override(text)).keys() & keys:
             raise InputError(f"{text} {why}: leave it out")
+
+
+def _refuse_unmatched(overrides: Sequence[str], chosen: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse another width of the GMU where a concat is matched to it: it knows the usual one."""
+    matched = [
+        variant
+        for variant, changes in chosen.items()
+        if changes.get("model.fusion") == "concat" and changes.get("model.match_parameters")
+    ]
+    if matched:
+        why = f"would leave {matched[0]} matched to the usual width (choose others with --only)"
+        _refuse(overrides, {"model.fusion_hidden_dim"}, why)
 
 
 def _waits(text: str, varied: Collection[str]) -> bool:

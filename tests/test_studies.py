@@ -154,6 +154,7 @@ def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
         ("fusion", (), "name=x", "name=x is what"),
         ("contrastive", (), "loss={alpha: 0.1}", "is what the contrastive study varies"),
         ("fusion", (), "loss.alpha=0.1", "loss.alpha=0.1 has no effect with gmu, concat"),
+        ("fusion", (), "model.fusion_hidden_dim=512", "would leave concat_matched matched to the"),
         ("fusion", (), "optim.lrr=1", "optim.lrr"),
         ("fusion", (), "x", "an override is written"),
         ("fusion", ("cqt_onyl",), "x.y=1", "no variant 'cqt_onyl' in .*did you mean 'cqt_only'"),
