@@ -232,7 +232,7 @@ def _draw(run: Run, results: GateResults, found: Sequence[Gates]) -> dict[str, F
             drawn["class_deviations"] = pictures.class_deviations(*columns)
         if found[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
             units = [_units(one, len(run.classes)) for one in found[: pictures.MAX_PANELS]]
-            drawn["unit_heat_maps"] = pictures.unit_heat_maps(units, run.classes)
+            drawn["unit_heat_maps"] = pictures.unit_heat_maps(units, run.classes, len(found))
         confidence = np.concatenate([one.confidence for one in found])
         drawn["gate_and_confidence"] = pictures.gate_and_confidence(
             clips.gate, confidence, clips.right

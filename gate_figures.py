@@ -104,7 +104,9 @@ def class_deviations(
     return figure
 
 
-def unit_heat_maps(models: Sequence[Units], classes: Sequence[str]) -> Figure:
+def unit_heat_maps(
+    models: Sequence[Units], classes: Sequence[str], of: int | None = None
+) -> Figure:
     """Draw each unit's class means minus its own mean, units sorted by their mean gate.
 
     The line above shows that mean. Models are apart: unit 7 of one is not unit 7 of another.
@@ -112,6 +114,7 @@ def unit_heat_maps(models: Sequence[Units], classes: Sequence[str]) -> Figure:
     Args:
         models: At most `MAX_PANELS`.
         classes: Names.
+        of: How many models there are; None is as many as are drawn.
     """
     away = [one.by_class - one.means[:, None] for one in models]
     most = max([float(np.nanquantile(np.abs(values), 0.99)) for values in away] + [1e-6])
@@ -120,6 +123,7 @@ def unit_heat_maps(models: Sequence[Units], classes: Sequence[str]) -> Figure:
         ratios = [0.5, rows] * len(models)
         height = 0.9 + sum(ratios) + 0.42 * len(models)
         figure = Figure(figsize=(WIDTH, height), layout="constrained")
+        _say_part(figure, len(models), of or len(models))
         panels = figure.subplots(2 * len(models), height_ratios=ratios, squeeze=False)[:, 0]
         for i, (one, values) in enumerate(zip(models, away, strict=True)):
             line, heat = panels[2 * i], panels[2 * i + 1]
@@ -176,6 +180,7 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> Figure:
     """Draw the mean gate of the dev clips, and its spread over them as a band, along training."""
     figure, axes = blank(2.6)
     shown = lines[:MAX_LINES]
+    _say_part(figure, len(shown), len(lines))
     for place, line in enumerate(shown):
         x, mean, spread = (np.asarray(v, float) for v in (line.epochs, line.means, line.spreads))
         axes.fill_between(
@@ -206,6 +211,12 @@ def falls(rows: Sequence[Fall]) -> Figure:
     axes.set_xlabel("fall in UA against the intact weights, points")
     axes.grid(axis="x")
     return figure
+
+
+def _say_part(figure: Figure, shown: int, there: int) -> None:
+    """Say above the figure how many models it leaves out, if any."""
+    if shown < there:
+        figure.suptitle(f"first {shown} of {there} models", fontsize=9)
 
 
 def _dot(

@@ -28,7 +28,7 @@ class Counted(NamedTuple):
     """Test clips of one fold and seed under one intervention."""
 
     counts: NDArray  # (draws, S, K, K) by speaker, target and prediction
-    follows: float | None = None  # part of the clips that get their donor's class, if another
+    follows: tuple[int, int] | None = None  # of clips with a donor of another class: its class, all
 
 
 class Measured(NamedTuple):
@@ -159,6 +159,7 @@ def describe_reliance(
     for key in list(counts)[1:]:
         test = _paired(intact, counts[key], SCORES["ua"])
         told = [f for one in measured if (f := one.found[key].follows) is not None]
+        hits, n = map(sum, zip(*told, strict=True)) if told else (0, 0)
         rows.append(
             {
                 "changed": key[0],
@@ -167,7 +168,7 @@ def describe_reliance(
                 **_ua(counts[key]),
                 **_fall(test),
                 "recall_falls": _recall_falls(intact, counts[key]),
-                "follows_donor": float(np.mean(told)) if told else None,
+                "follows_donor": hits / n if n else None,
             }
         )
     adjusted = holm([row["p"] for row in rows])
@@ -186,10 +187,14 @@ def _donated(seen: Seen, branch: str, donors: NDArray) -> Seen:
     return seen.swapped(branch, feature)
 
 
-def _follows(fused: Sequence[Fused], targets: NDArray, given: Sequence[NDArray]) -> float:
-    """Return the part of the clips that get the class of their donor, over the draws."""
-    each = [one.preds == targets[donors] for one, donors in zip(fused, given, strict=True)]
-    return float(np.mean(each))
+def _follows(fused: Sequence[Fused], targets: NDArray, given: Sequence[NDArray]) -> tuple[int, int]:
+    """Count the clips that get the class of their donor, and those that have one of another."""
+    hits = n = 0
+    for one, donors in zip(fused, given, strict=True):
+        foreign = targets[donors] != targets  # a clip without any donor stays as it is
+        hits += int((foreign & (one.preds == targets[donors])).sum())
+        n += int(foreign.sum())
+    return hits, n
 
 
 def _pooled(run: Run, measured: Sequence[Measured], key: tuple[str, str]) -> NDArray:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import struct
 import zlib
 
@@ -11,6 +12,7 @@ from conftest import write_card, write_fold, write_run
 from matplotlib.figure import Figure
 
 import gate_figures
+from comparison import compare
 from errors import RunError
 from figures import png_bytes, svg_text
 from files import write_json, write_text
@@ -133,6 +135,18 @@ def test_words_of_the_folder_are_text(run):
 def test_a_run_without_an_analysis_has_no_such_section(run):
     page = page_of(run)
     assert 'id="reliance"' not in page and read_results(run) is None
+
+
+@pytest.mark.parametrize(
+    ("reference", "whom"), [(None, "over the pairs."), (0, "over each run with mine.")]
+)
+def test_the_tests_say_what_p_is_corrected_over(run, reference, whom):
+    other = shutil.copytree(run.folder, run.folder.with_name("other"))
+    runs = [run, read_run(other)]
+    write_report(run.folder / "report.html", runs, compare(runs, reference), audio=False)
+    page = (run.folder / "report.html").read_text()
+    caption = page.partition("Paired tests on the same clips")[2].partition("</caption>")[0]
+    assert f"Holm-corrected {whom}" in caption
 
 
 def test_an_analysis_of_other_weights_is_named_and_not_shown(run):
@@ -259,6 +273,19 @@ def test_histograms_count_the_clips_of_each_class():
     counts = [[patch.get_height() for patch in axes.patches] for axes in figure.axes]
     assert [sum(each) for each in counts] == [3, 1]
     assert figure.axes[0].get_xlim() == (0, 1)  # one axis for all
+
+
+def title_of(figure):
+    return figure._suptitle.get_text() if figure._suptitle else None
+
+
+def test_models_that_are_not_drawn_are_told():
+    units = [gate_figures.Units("m", np.array([0.4, 0.6]), np.full((2, 2), 0.5))] * 2
+    assert title_of(gate_figures.unit_heat_maps(units, ["a", "b"], 7)) == "first 2 of 7 models"
+    assert title_of(gate_figures.unit_heat_maps(units, ["a", "b"], 2)) is None
+    lines = [gate_figures.Epochs([1.0, 2.0], [0.5, 0.6], [0.1, 0.1], 2)] * 31
+    assert title_of(gate_figures.gate_over_epochs(lines)) == "first 30 of 31 models"
+    assert title_of(gate_figures.gate_over_epochs(lines[:30])) is None
 
 
 def test_units_are_sorted_and_shown_against_their_own_mean():

@@ -174,11 +174,11 @@ def test_interventions_are_what_plain_tensors_make_of_them(runs):
         counts = [speaker_confusions(lists[0], p.tolist(), lists[1], 4)[1] for p in preds]
         assert measured.found[key].counts.tolist() == np.stack(counts).tolist(), key
     for branch in ("cqt", "mel"):
-        follows = [
-            (p.numpy() == table.targets[d]).mean()
+        hits = [
+            int((p.numpy() == table.targets[d]).sum())
             for p, d in zip(expected[branch, "other class"], given, strict=True)
         ]
-        assert measured.found[branch, "other class"].follows == pytest.approx(np.mean(follows))
+        assert measured.found[branch, "other class"].follows == (sum(hits), 2 * len(table.targets))
 
 
 class FakeFold(FrozenFold):
@@ -210,7 +210,8 @@ def test_a_head_that_reads_one_branch_loses_with_that_branch_alone(runs):
     assert right["intact", ""] == [8] and right["mel", "train mean"] == [8]
     assert right["mel", "other class"] == [8] * 3 and right["cqt", "other class"] == [0] * 3
     assert right["cqt", "train mean"] == [4] and right["cqt", "same class"] == [8] * 3
-    assert found["cqt", "other class"].follows == 1 and found["mel", "other class"].follows == 0
+    assert found["cqt", "other class"].follows == (24, 24)  # three draws of eight clips
+    assert found["mel", "other class"].follows == (0, 24)
 
 
 @pytest.fixture(scope="module")
@@ -236,9 +237,10 @@ def counted():
     names = ["s1", "s2", "s3", "s4"]
     measured = []
     for seed, found in enumerate(of_seed):
-        for some in (slice(0, 2), slice(2, 4)):  # two speakers a fold
+        folds = ((slice(0, 2), (1, 10)), (slice(2, 4), (20, 30)))
+        for some, follows in folds:  # two speakers each
             parts = {
-                key: Counted(each[:, some], 0.5 if "other class" in key else None)
+                key: Counted(each[:, some], follows if "other class" in key else None)
                 for key, each in found.items()
             }
             measured.append(Measured(seed, names[some], parts))
@@ -261,7 +263,7 @@ def test_draws_count_as_further_seeds_beside_repeated_intact_ones(counted):
         assert row["interval"] == pytest.approx(speaker_interval(changed, SCORES["ua"]), abs=1e-9)
         falls = recalls(np.repeat(intact, n, 0).sum(1)) - recalls(changed.sum(1))
         assert row["recall_falls"] == pytest.approx(falls.mean(0).tolist())
-    assert rows["cqt", "other class"]["follows_donor"] == 0.5
+    assert rows["cqt", "other class"]["follows_donor"] == 21 / 40  # clips count, not folds
     assert rows["cqt", "train mean"]["follows_donor"] is None
     assert all(row["p_holm"] >= row["p"] for row in rows.values())
 
