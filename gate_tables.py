@@ -41,11 +41,11 @@ def intervention_name(changed: str, how: str) -> str:
     """Return what was done, in words.
 
     >>> intervention_name("cqt", "train mean"), intervention_name("gate", "0")
-    ('CQT by the mean of the training clips', 'gate forced to 0 (Mel alone)')
+    ('CQT by the mean of the training clips', 'gate forced to 0 (Mel side alone)')
     """
     if changed != "gate":
         return f"{BRANCHES[changed]} {HOW.get(how, how)}"
-    sides = {"0": " (Mel alone)", "1": " (CQT alone)"}
+    sides = {"0": " (Mel side alone)", "1": " (CQT side alone)"}
     return f"gate forced to {how}{sides.get(how, '')}"
 
 
@@ -88,14 +88,15 @@ def gates_markdown(found: GateResults) -> str:
 
 
 def gate_value(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
-    """Return a gate with its interval.
+    """Return a gate, or with a sign a difference of gates, with its interval.
 
-    >>> gate_value(0.5, [0.4, 0.6])
-    '0.500 [0.400, 0.600]'
+    >>> gate_value(0.5, [0.4, 0.6]), gate_value(0.0004, None, "+")
+    ('0.500 [0.400, 0.600]', '+0.0004')
     """
+    shape = f"{sign}.{4 if sign else 3}f"
     if interval is None:
-        return f"{value:{sign}.3f}"
-    return f"{value:{sign}.3f} [{interval[0]:{sign}.3f}, {interval[1]:{sign}.3f}]"
+        return f"{value:{shape}}"
+    return f"{value:{shape}} [{interval[0]:{shape}}, {interval[1]:{shape}}]"
 
 
 def _gates(found: GateResults, gates: GatesFound) -> list[str]:
