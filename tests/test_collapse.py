@@ -18,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_engine import Stub, batch, loaders, make_trainer
 from torch import nn
 
+import collapse
 import trainers
 from benchmarks import watching
 from checkpoints import Checkpoints
@@ -134,12 +135,12 @@ def test_each_alarm_fires_on_its_case_alone(change, what, words) -> None:
     "change",
     [
         {"gate_saturated": 0.9},
-        {"gate_spread": 0.002},
+        {"gate_spread": 5e-4},
         {"grad_cqt": 3.2e-4 / 99},
         {"rank_cqt": 1.5},  # half of the three directions that four classes need
         dict.fromkeys(HEALTHY.keys() - {"epoch"}, math.nan),  # an epoch without a good step
         {"rank_cqt": math.nan},
-        {"uniformity_mel": -0.005},
+        {"uniformity_mel": -5e-4},
     ],
 )
 def test_none_fires_at_its_limit_or_on_what_is_not_known(change) -> None:
@@ -216,6 +217,17 @@ def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
         expected["uniformity_mel"] = float(uniformity(output.z_mel))
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert signs.of_epoch(None, accelerator) == {}  # all is forgotten
+
+
+def test_of_more_crops_than_are_needed_evenly_spread_ones_are_taken(monkeypatch) -> None:
+    """Clips are sorted by speaker: the first ones are of one voice, here with fewer directions."""
+    monkeypatch.setattr(collapse, "MOST_CROPS", 8)
+    one, other = torch.eye(16)[:8], torch.eye(16)[8:]
+    signs, kept = Signs(Stub()), torch.cat([one[:1].expand(8, 16), one, other])  # (24, 16)
+    signs._seen = {"cqt": list(kept.split(5))}
+    taken = kept[[0, 3, 6, 9, 13, 16, 19, 23]]
+    found = signs.of_epoch(None, Accelerator(cpu=True))["rank_cqt"]
+    assert found == pytest.approx(effective_rank(taken)) and found > 4
 
 
 def test_watching_ends_with_an_error_too() -> None:
