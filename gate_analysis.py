@@ -36,9 +36,9 @@ from reliance import (
     N_DRAWS,
     Measured,
     check_two_branches,
-    check_unimodal,
     describe_reliance,
     intervene,
+    stand_beside,
 )
 from run_folder import Run, read_run
 from summary import summarize
@@ -79,14 +79,14 @@ def analyze(
         raise InputError(f"--draws must be 1 to {MAX_DRAWS}, got {n_draws}")
     gated = run.config["model.fusion"] in GATED
     _check_wishes(run, others, reliance, gated)
-    comparison = check_unimodal(run, others)
+    beside = stand_beside(run, others)
     target = run.folder / FOLDER
     if target.exists() and not (target / FILE).is_file():
         raise InputError(f"{target} is none of ours (no {FILE} in it): move it elsewhere")
     frozen = open_run(run, overrides)
     with alone(run.folder / ".lock.gates", f"the gates of {run.folder}"):
         found, measured = _measure(frozen, gated, n_draws if reliance else 0, progress)
-        results = _results(run, found, measured, comparison)
+        results = _results(run, found, measured, beside)
         _replace(run, results, found)
     summarize(folder)  # it shows how often test data were read
     return results
@@ -139,10 +139,10 @@ def _results(
     run: Run,
     found: Sequence[Gates],
     measured: Sequence[Measured],
-    comparison: Mapping[str, Any] | None,
+    beside: Sequence[Mapping[str, Any]],
 ) -> GateResults:
     gates = describe_gates(run, found) if found else None
-    reliance = describe_reliance(run, measured, comparison) if measured else None
+    reliance = describe_reliance(run, measured, beside) if measured else None
     table = run.of_seed(run.seeds[0])
     values = {
         "run": run.name,
@@ -154,12 +154,18 @@ def _results(
         "weights": digests(run),
         "n": len(table.targets),
         "n_speakers": len(set(table.speakers.tolist())),
+        "speaker_per_fold": _speaker_per_fold(run),
         "without_epochs": bool(found) and not _epochs(run),
         "gates": gates,
         "reliance": reliance,
         "verdicts": _verdicts(gates, reliance) if gates and reliance else [],
     }
     return GateResults.model_validate(values)
+
+
+def _speaker_per_fold(run: Run) -> bool:
+    tested = [set(one.test.speakers.tolist()) for one in run.folds]
+    return all(len(names) == 1 for names in tested) and len(set.union(*tested)) > 1
 
 
 def _verdicts(gates: Mapping[str, Any], reliance: Mapping[str, Any]) -> list[dict[str, Any]]:

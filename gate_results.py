@@ -36,6 +36,7 @@ PICTURES = {  # name of the file: what it shows
 Word = Annotated[str, Field(max_length=MAX_WORD)]
 Words = Annotated[str, Field(max_length=10 * MAX_WORD)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+Weights = Annotated[dict[Word, Word], Field(max_length=MAX_ROWS)]  # SHA-256 by fold and seed
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Branch = Literal["CQT", "Mel"] | None
 Recalls = Annotated[list[float | None], Field(max_length=MAX_CLASSES)]
@@ -131,10 +132,12 @@ class Intervention(Cost):
 
 
 class Unimodal(Cost):
-    """A run of one branch, trained alone."""
+    """A run of one branch, trained alone, and what of its config differs beside the fusion."""
 
     run: Word
     branch: Literal["cqt", "mel"]
+    weights: Weights
+    differs: Annotated[list[Words], Field(max_length=100)]
 
 
 class Branches(Section):
@@ -180,9 +183,10 @@ class GateResults(Section):
     certificate: Word
     speaker_dependent: bool
     classes: Annotated[list[Word], Field(max_length=MAX_CLASSES)]
-    weights: Annotated[dict[Word, Word], Field(max_length=MAX_ROWS)]  # SHA-256 by fold and seed
+    weights: Weights
     n: Count
     n_speakers: Count
+    speaker_per_fold: bool  # whether each fold tests one speaker, of several
     without_epochs: bool  # whether history.csv has no gate
     gates: GatesFound | None
     reliance: RelianceFound | None

@@ -25,6 +25,7 @@ HOW = {
     "same class": "by another test clip's, same class",
     "other class": "by another test clip's, other class",
 }
+DIFFERENCE = "+.4f"  # of gates, which are often close
 MAX_SPEAKERS = 30  # rows of the table; JSON has all
 NO_EXPLANATION = (
     "The size of a gate is not a contribution: the branches' terms differ in size. CQT's share "
@@ -62,8 +63,8 @@ def estimate_words(question: Question, gates: GatesFound) -> str:
     """Return the estimate of a question with its interval, and what it is."""
     genders = [one.group for one in gates.groups.get("gender", [])[:2]]
     what = ESTIMATES.get(question.key, " minus ".join(genders))
-    sign = "" if question.key in ("class", "units") else "+"
-    return f"{what} {gate_value(question.estimate, question.interval, sign)}"
+    shape = ".4f" if question.key in ("class", "units") else DIFFERENCE
+    return f"{what} {gate_value(question.estimate, question.interval, shape)}"
 
 
 def gates_markdown(found: GateResults) -> str:
@@ -74,7 +75,7 @@ def gates_markdown(found: GateResults) -> str:
     blocks.append(
         f"Fusion {in_code(found.fusion)}; protocol {protocol}, certificate {certificate}; "
         f"{len(found.weights)} frozen models; {found.n} test clips of {found.n_speakers} speakers. "
-        f"Gate: **{POLARITY}**. Brackets: 95 % intervals over speakers, given these models."
+        f"Gate: **{POLARITY}**. Brackets: 95 % intervals over speakers, {given_models(found)}."
     )
     if found.gates is not None:
         blocks += _gates(found, found.gates)
@@ -87,13 +88,34 @@ def gates_markdown(found: GateResults) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def gate_value(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
-    """Return a gate, or with a sign a difference of gates, with its interval.
+def given_models(found: GateResults) -> str:
+    """Return what the brackets take as given."""
+    if found.speaker_per_fold:
+        return "and with them over the folds' models: each fold tests one speaker"
+    return "given these models"
 
-    >>> gate_value(0.5, [0.4, 0.6]), gate_value(0.0004, None, "+")
+
+def exchanged(found: GateResults) -> str:
+    """Return where genders may be exchanged."""
+    return "among folds" if found.speaker_per_fold else "within each fold"
+
+
+def beside(reliance: RelianceFound) -> list[str]:
+    """Return what to know of the runs of one branch: where their configs differ."""
+    return [
+        f"{alone.run} differs from the run in more than its fusion: {', '.join(alone.differs)}."
+        if alone.differs
+        else f"{alone.run} differs from the run in its fusion alone."
+        for alone in reliance.unimodal
+    ]
+
+
+def gate_value(value: float, interval: Sequence[float] | None, shape: str = ".3f") -> str:
+    """Return a gate, or a difference of gates in a finer shape, with its interval.
+
+    >>> gate_value(0.5, [0.4, 0.6]), gate_value(0.0004, None, DIFFERENCE)
     ('0.500 [0.400, 0.600]', '+0.0004')
     """
-    shape = f"{sign}.{4 if sign else 3}f"
     if interval is None:
         return f"{value:{shape}}"
     return f"{value:{shape}} [{interval[0]:{shape}}, {interval[1]:{shape}}]"
@@ -121,16 +143,15 @@ def _gates(found: GateResults, gates: GatesFound) -> list[str]:
     head = ["question", "answer", "estimate", "p", "p (Holm)", "smallest p", "speakers"]
     blocks += [
         "Classes are exchanged within each speaker (mean and units), signs of each speaker's own "
-        "difference turned (right or wrong, duration), genders exchanged within each fold. "
-        "Speakers of one fold share a model, so this is about these models. Classes differ in "
-        "duration and in how often they are right: the questions are not independent of each "
-        "other.",
+        f"difference turned (right or wrong, duration), genders exchanged {exchanged(found)}. "
+        f"{_scope(found)} Classes differ in duration and in how often they are right: the "
+        "questions are not independent of each other.",
         markdown_table(head, rows, n_words=3),
         "Class means minus the speaker's own mean over classes:",
         markdown_table(
             ["class", "deviation of the gate", "speakers"],
             [
-                [one.name, gate_value(one.mean, one.interval, "+"), str(one.speakers)]
+                [one.name, gate_value(one.mean, one.interval, DIFFERENCE), str(one.speakers)]
                 for one in gates.deviations
             ],
         ),
@@ -142,6 +163,12 @@ def _gates(found: GateResults, gates: GatesFound) -> list[str]:
         if len(groups) > MAX_SPEAKERS:
             blocks.append(f"{len(groups) - MAX_SPEAKERS} more are in gates.json.")
     return [*blocks, *_models(found, gates)]
+
+
+def _scope(found: GateResults) -> str:
+    if found.speaker_per_fold:
+        return "Each fold tests one speaker: where speakers differ, their models may."
+    return "Speakers of one fold share a model, so this is about these models."
 
 
 def _mean(one: Mean) -> str:
@@ -220,7 +247,7 @@ def _reliance(found: GateResults, reliance: RelianceFound) -> list[str]:
         f"exchanging whole speakers, never below {smallest} with so many{hopeless}.",
         markdown_table(head, rows),
     ]
-    return blocks + _conflict(reliance)
+    return blocks + _conflict(reliance) + [in_markdown(words) for words in beside(reliance)]
 
 
 def _conflict(reliance: RelianceFound) -> list[str]:

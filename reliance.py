@@ -14,9 +14,11 @@ from comparison import compare
 from errors import InputError
 from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
 from fusion import ONE_BRANCH
+from gate_results import digests
 from metrics import SCORES, recalls
 from run_folder import Run
 from significance import PairedTest, holm, paired_test, speaker_confusions, speaker_interval
+from tables import setting
 
 NAMES = {"cqt": "CQT", "mel": "Mel"}
 MEAN, SAME, OTHER = "train mean", "same class", "other class"
@@ -39,11 +41,11 @@ class Measured(NamedTuple):
     found: dict[tuple[str, str], Counted]  # by what is changed and how
 
 
-def check_unimodal(run: Run, unimodal: Sequence[Run]) -> dict[str, Any] | None:
+def stand_beside(run: Run, unimodal: Sequence[Run]) -> list[dict[str, Any]]:
     """Compare runs of one branch with the run, before anything is evaluated.
 
     Returns:
-        From `comparison.compare`; None without such runs.
+        The UA of each, how far it is below that of the run, and where their configs differ.
 
     Raises:
         InputError: A run reads both branches, or was not tested on the same clips, folds or seeds.
@@ -54,7 +56,7 @@ def check_unimodal(run: Run, unimodal: Sequence[Run]) -> dict[str, Any] | None:
                 f"{one.folder} is of model.fusion={fusion}: only runs of one branch "
                 f"({' or '.join(ONE_BRANCH)}) stand beside the interventions"
             )
-    return compare([run, *unimodal]) if unimodal else None
+    return list(_beside(compare([run, *unimodal]), unimodal)) if unimodal else []
 
 
 def check_two_branches(run: Run) -> None:
@@ -140,7 +142,7 @@ def draw_donors(targets: NDArray, speakers: NDArray, same: bool, seed: Sequence[
 
 
 def describe_reliance(
-    run: Run, measured: Sequence[Measured], comparison: Mapping[str, Any] | None
+    run: Run, measured: Sequence[Measured], unimodal: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
     """Return what each intervention costs, ready for JSON.
 
@@ -151,7 +153,7 @@ def describe_reliance(
     Args:
         run: The run.
         measured: Of all its folds and seeds.
-        comparison: From `check_unimodal`.
+        unimodal: From `stand_beside`.
     """
     counts = {key: _pooled(run, measured, key) for key in measured[0].found}  # (R, S, K, K) each
     intact = counts["intact", ""]
@@ -176,7 +178,7 @@ def describe_reliance(
         "intact": _ua(intact),
         "interventions": [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)],
         "branches": _branches(run.classes, intact, counts["cqt", MEAN], counts["mel", MEAN]),
-        "unimodal": [] if comparison is None else list(_unimodal(comparison)),
+        "unimodal": list(unimodal),
     }
 
 
@@ -279,8 +281,7 @@ def _balanced_accuracy(k: int) -> Callable[[NDArray], NDArray]:
     return score
 
 
-def _unimodal(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield the UA of each run of one branch, and how far it is below that of the run."""
+def _beside(comparison: Mapping[str, Any], unimodal: Sequence[Run]) -> Iterator[dict[str, Any]]:
     first, *others = comparison["runs"]
     tests = {
         test["b"]: test
@@ -288,12 +289,14 @@ def _unimodal(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         if test["a"] == first["name"] and test["metric"] == "ua"
     }
     recall = first["per_class_recall"]
-    for summary in others:
+    for summary, one in zip(others, unimodal, strict=True):
         test = tests[summary["name"]]
         pairs = zip(recall, summary["per_class_recall"], strict=True)
         yield {
             "run": summary["name"],
             "branch": ONE_BRANCH[summary["fusion"]],
+            "weights": digests(one),
+            "differs": _differs(comparison, first["name"], summary["name"]),
             "ua": summary["test"]["ua"]["pooled"],
             "interval": summary["test"]["ua"]["interval"],
             "fall": test["difference"],
@@ -302,3 +305,15 @@ def _unimodal(comparison: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             "smallest_p": test["smallest_p"],
             "recall_falls": [None if a is None or b is None else a - b for a, b in pairs],
         }
+
+
+def _differs(comparison: Mapping[str, Any], run: str, alone: str) -> list[str]:
+    """Return what is different beside the fusion; what only one of them has is the fusion's."""
+    return [
+        f"{key}: {setting(values, run)} / {setting(values, alone)}"
+        for key, values in comparison["config_differences"].items()
+        if key != "model.fusion"
+        and values.get(run) is not None
+        and values.get(alone) is not None
+        and values[run] != values[alone]
+    ]

@@ -12,13 +12,16 @@ import figures
 from errors import printable
 from examples import PER_RUN, data_uri, worst_errors
 from files import write_text
-from gate_results import PICTURES, Stale, read_results
+from gate_results import PICTURES, GateResults, Stale, digests, read_results
 from gate_tables import (
     ATTENTION,
     NO_EXPLANATION,
     QUESTIONS,
+    beside,
     estimate_words,
+    exchanged,
     gate_value,
+    given_models,
     intervention_name,
     question_words,
 )
@@ -63,6 +66,9 @@ def write_report(
     environment.globals.update(
         percent=percent,
         p_value=p_value,
+        beside=beside,
+        exchanged=exchanged,
+        given_models=given_models,
         gate_value=gate_value,
         estimate_words=estimate_words,
         question_words=question_words,
@@ -218,8 +224,17 @@ def _analyses(runs: Sequence[Run]) -> list[dict[str, Any]]:
                 {"uri": data_uri("image/png", data), "words": PICTURES[name], "name": name}
                 for name, data in shown.pictures.items()
             ]
-            analyses.append({"run": place, "stale": None, "found": shown.results, "plots": plots})
+            found = {"found": shown.results, "retrained": _retrained(shown.results, runs)}
+            analyses.append({"run": place, "stale": None, **found, "plots": plots})
     return analyses
+
+
+def _retrained(found: GateResults, runs: Sequence[Run]) -> list[str]:
+    """Return the runs of one branch whose weights are no longer those that stand beside."""
+    beside_it = found.reliance.unimodal if found.reliance is not None else []
+    named = {one.run for one in beside_it}
+    now = {run.name: digests(run) for run in runs if run.name in named}
+    return [one.run for one in beside_it if now.get(one.run, one.weights) != one.weights]
 
 
 def _calibrations(comparison: Comparison) -> dict[str, Any] | None:

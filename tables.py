@@ -269,11 +269,11 @@ def _differences(comparison: Comparison, a: str, b: str) -> str:
         both = a in values and b in values
         usual = None if both or key not in ONLY_WITH else ONLY_WITH[key].default
         if values.get(a, usual) != values.get(b, usual):
-            words.append(f"{key}: {_setting(values, a)} / {_setting(values, b)}")
+            words.append(f"{key}: {setting(values, a)} / {setting(values, b)}")
     return ", ".join(words) or "nothing"
 
 
-def _setting(values: Mapping[str, Any], run: str) -> str:
+def setting(values: Mapping[str, Any], run: str) -> str:
     """Return a value as a recipe has it."""
     if run not in values:
         return "–"

@@ -64,6 +64,7 @@ def results_of(run, **changes):
         "weights": digests(run),
         "n": 3,
         "n_speakers": 2,
+        "speaker_per_fold": False,
         "without_epochs": True,
         "gates": {
             "mean": mean,
@@ -79,7 +80,9 @@ def results_of(run, **changes):
             "branches": [
                 {"class": None, "difference": 0.1, "interval": None, "cost_interval": None, "p": 1}
             ],
-            "unimodal": [{**cost, "run": EVIL, "branch": "cqt"}],
+            "unimodal": [
+                {**cost, "run": EVIL, "branch": "cqt", "weights": {}, "differs": [f"a: {EVIL} / 2"]}
+            ],
         },
         "verdicts": [{**verdict, "verdict": "disagree", "words": f"They disagree. {EVIL}"}],
     }
@@ -121,6 +124,36 @@ def test_the_page_shows_statistics_costs_verdicts_and_pictures(run):
     assert '<li class="disagree">' in section and "They disagree." in section
     assert "no fall can reach 0.05" in section and "older than that column" in section
     assert section.count('src="data:image/png;base64,') == 1
+
+
+def test_a_run_beside_that_is_of_other_weights_by_now_is_told(run):
+    alone = write_run(run.folder.parent / "alone", "cqt_only")
+    fold = write_fold(
+        alone, 1, 0, [("u", "s1", "a", "b"), ("v", "s2", "b", "b"), ("w", "s2", "a", "a")]
+    )
+    write_card(fold, ["a", "b"], SETTINGS)
+    write_text(fold / "history.csv", "epoch,loss,dev_ua\n1,1.0,0.5\n")
+    found = results_of(run)
+    row = {**found["reliance"]["unimodal"][0], "run": "alone", "differs": []}
+    for weights, told in ((digests(read_run(alone)), False), ({"fold 1 seed 0": "other"}, True)):
+        found["reliance"]["unimodal"] = [{**row, "weights": weights}]
+        put(run, reliance=found["reliance"])
+        write_report(run.folder / "r.html", *gather([run.folder, alone]), audio=False)
+        page = (run.folder / "r.html").read_text()
+        assert ("alone was trained anew since" in page) is told
+        assert "alone differs from the run in its fusion alone." in page
+
+
+@pytest.mark.parametrize("one_speaker", [True, False])
+def test_what_folds_of_one_speaker_mean_is_told(run, one_speaker):
+    put(run, speaker_per_fold=one_speaker)
+    page = page_of(run)
+    text = gates_markdown(GateResults.model_validate(results_of(run, speaker_per_fold=one_speaker)))
+    for words in (page, text):
+        assert ("each fold tests one speaker" in words) is one_speaker
+        assert ("over speakers, given these models." in words) is not one_speaker
+    assert ("exchanged among folds" in text) is one_speaker
+    assert ("genders among folds" in page) is one_speaker
 
 
 def test_words_of_the_folder_are_text(run):

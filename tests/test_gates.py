@@ -246,6 +246,7 @@ def test_a_scalar_gate_and_a_class_without_clips_are_told(trained, tmp_path):
     assert [group["group"] for group in described["groups"]["class"]] == ["neutral", "happy", "sad"]
     assert described["models"][0]["explained_by_class"] is None
     assert {one["p"] for one in described["questions"]} == {1.0}
+    assert "units" not in [one["key"] for one in described["questions"]]  # the class is that
 
 
 def test_each_look_is_noted_before_it_is_taken(analyzed, fresh, monkeypatch):

@@ -8,6 +8,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score
 
 import gate_analysis
+import reliance
 from agreement import judge
 from audio import read_audio
 from config import load_config
@@ -15,6 +16,7 @@ from errors import InputError
 from experiment import run_experiment
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze
+from gate_results import digests
 from inference import FoldModel
 from metrics import SCORES, recalls
 from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
@@ -245,7 +247,7 @@ def counted():
             }
             measured.append(Measured(seed, names[some], parts))
     run = type("R", (), {"classes": ("a", "b"), "seeds": [0, 1]})()
-    return of_seed, describe_reliance(run, measured, None)
+    return of_seed, describe_reliance(run, measured, [])
 
 
 def test_draws_count_as_further_seeds_beside_repeated_intact_ones(counted):
@@ -346,8 +348,21 @@ def test_runs_of_one_branch_stand_beside(runs):
             for t in tables
         ]
         assert one.ua == pytest.approx(ua[1]) and one.fall == pytest.approx(ua[0] - ua[1])
+        assert one.weights == digests(read_run(folder)) and one.differs == []
     text = (gmu / "gates/gates.md").read_text()
     assert f"CQT trained alone ({cqt.name})" in text and f"Mel trained alone ({mel.name})" in text
+
+
+def test_a_run_beside_differs_in_what_both_have_but_the_fusion():
+    differences = {
+        "model.fusion": {"both": "gmu", "one": "cqt_only"},
+        "train.epochs": {"both": 15, "one": 5},
+        "optim.optimizer.mel": {"both": {"name": "radam"}, "one": None},  # has no such branch
+        "model.gate": {"both": "scalar"},  # has no gate
+        "loss.label_smoothing": {"both": 0.1, "one": 0.1, "third": 0.0},
+    }
+    comparison = {"config_differences": differences}
+    assert reliance._differs(comparison, "both", "one") == ["train.epochs: 15 / 5"]
 
 
 def test_other_runs_are_refused_before_any_look(runs):
