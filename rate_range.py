@@ -2,13 +2,14 @@
 
 The model is trained on the training split of one fold while the rate grows geometrically, step by
 step, from where it does nothing to where it destroys; dev and test clips are not opened. With L(r)
-the loss smoothed up to rate r, and L0 the mean of the first ten, a rate r is called **usable** if
+the loss around rate r, smoothed and the mean of some seeds, and L0 that of the first ten steps, a
+rate r is called **usable** if
 
 - L(r) is at least 5 % below L0, there and from there to the lowest L: training has got somewhere,
-- r is not above the rate of the lowest L, if L rises behind it by 5 % of L0 or diverges: larger
-  steps undo what smaller ones did,
-- r is at most a third of the rate at which the test diverged: L above L0 and above 4 times its
-  lowest, or NaN.
+- from the lowest L to r no more than a fifth of the fall from L0 is lost, if L rises behind its
+  lowest by 5 % of L0 or diverges: larger steps undo what smaller ones did,
+- r is at most a third of the rate at which the first seed diverged: its loss, smoothed up to
+  there, above L0 and above 4 times its lowest, or NaN.
 
 Below them a rate is **too low** (it may train, slowly; the test cannot tell), above **too high**.
 The rates before r have trained the same weights: the test shows what steps of that size do to a
@@ -40,22 +41,21 @@ from schema import Config
 from store import FeatureStore
 from tuning_figures import Sweep, draw_sweep
 
-SMOOTHING = 0.9  # weight of what was before, in the exponential average
+SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...
 FIRST = 10  # losses that say where it starts
 LEAST_FALL = 0.05  # part of the loss at the start
+MOST_LOST = 0.2  # of what was won at the lowest loss
 BLOW_UP = 4.0  # times the lowest smoothed loss
 MARGIN = 3.0  # between a usable rate and the one that diverges
 
 
 class Found(NamedTuple):
-    """What one sweep shows."""
+    """What a sweep shows."""
 
     start: float  # loss
     lowest: float  # smoothed loss
     lowest_at: float  # rate
-    steepest_at: (
-        float  # rate at which the smoothed loss falls fastest, by the logarithm of the rate
-    )
+    steepest_at: float  # rate at which it falls fastest, by the logarithm of the rate
     diverged_at: float | None
     band: tuple[float, float] | None  # the usable rates
     highest: float  # rate that is not too high
@@ -69,18 +69,38 @@ def sweep(step: Callable[[float], float], rates: Sequence[float]) -> Sweep:
         rates: Growing.
     """
     raw: list[float] = []
-    smooth: list[float] = []
+    behind: list[float] = []  # average of all losses so far
     average = 0.0
     for n, rate in enumerate(rates, start=1):
         loss = step(rate)
         if not math.isfinite(loss):
-            return Sweep(rates[: n - 1], raw, smooth, rate)
+            return Sweep(rates[: n - 1], raw, smoothed(raw), rate)
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         raw.append(loss)
-        smooth.append(average / (1 - SMOOTHING**n))  # as if it had begun before the first loss
-        if n > FIRST and smooth[-1] > max(BLOW_UP * min(smooth), float(np.mean(raw[:FIRST]))):
-            return Sweep(rates[:n], raw, smooth, rate)
-    return Sweep(rates, raw, smooth)
+        behind.append(average / (1 - SMOOTHING**n))  # as if it had begun before the first loss
+        if n > FIRST and behind[-1] > max(BLOW_UP * min(behind), float(np.mean(raw[:FIRST]))):
+            return Sweep(rates[:n], raw, smoothed(raw), rate)
+    return Sweep(rates, raw, smoothed(raw))
+
+
+def smoothed(raw: Sequence[float]) -> list[float]:
+    """Return the average around each loss, which lags behind in neither direction.
+
+    >>> [round(value, 2) for value in smoothed([1.0, 2.0, 3.0])]
+    [1.93, 2.0, 2.07]
+    """
+    n = np.arange(len(raw))
+    weights = SMOOTHING ** abs(n[:, None] - n)
+    found: list[float] = (weights @ np.array(raw) / weights.sum(1)).tolist()
+    return found
+
+
+def mean_sweep(sweeps: Sequence[Sweep]) -> Sweep:
+    """Return the mean of sweeps of some seeds, up to where the first of them ended."""
+    first = min(sweeps, key=lambda one: len(one.raw))
+    raw = np.mean([one.raw[: len(first.raw)] for one in sweeps], 0).tolist()
+    diverged = [one.diverged for one in sweeps if one.diverged is not None]
+    return Sweep(first.rates, raw, smoothed(raw), min(diverged, default=None))
 
 
 def read_sweep(found: Sweep) -> Found:
@@ -103,7 +123,10 @@ def read_sweep(found: Sweep) -> Found:
     turns = (
         found.diverged is not None or smooth[bottom:].max() >= smooth[bottom] + LEAST_FALL * start
     )
-    high = float(rates[bottom if turns else -1])
+    top, kept = bottom, smooth[bottom] + MOST_LOST * (start - smooth[bottom])
+    while top + 1 < len(rates) and (not turns or smooth[top + 1] <= kept):
+        top += 1
+    high = float(rates[top])
     if found.diverged is not None:
         high = min(high, found.diverged / MARGIN)
     falls = low < bottom and rates[low + 1] <= high
@@ -228,10 +251,10 @@ def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> s
     """Write the folder of the test; return the answer."""
     folder = Path(config.run.root) / f"{config.name}_lr_range"
     make_folder(folder)
-    found = [read_sweep(one) for one in sweeps]
-    verdicts = [judge(config.optim.lr, *pair) for pair in zip(sweeps, found, strict=True)]
-    band = _common([one.band for one in found])
-    words = _answer(config, seeds, found, verdicts, band)
+    mean = mean_sweep(sweeps)
+    found = read_sweep(mean)
+    verdict, reason = judge(config.optim.lr, mean, found)
+    words = _answer(config, seeds, found, verdict, reason)
     rows = [
         [seed, n, *row]
         for seed, one in zip(seeds, sweeps, strict=True)
@@ -242,56 +265,28 @@ def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> s
     about: dict[str, Any] = {
         "optim.lr": config.optim.lr,
         "optimizer": config.optim.optimizer.model_dump(),
-        "usable": all(verdict == "usable" for verdict, _ in verdicts),
-        "usable_rates": band,
-        "seeds": [
-            {"seed": seed, "verdict": verdict[0], "reason": verdict[1], **one._asdict()}
-            for seed, verdict, one in zip(seeds, verdicts, found, strict=True)
-        ],
+        "verdict": verdict,
+        "reason": reason,
+        "seeds": list(seeds),
+        **found._asdict(),
         "answer": words.splitlines(),
     }
     write_json(folder / "lr_range.json", about)
     marks = {f"optim.lr = {config.optim.lr:g}": config.optim.lr}
-    marks["steepest fall"] = _middle([one.steepest_at for one in found])
-    if diverged := [one.diverged_at for one in found if one.diverged_at is not None]:
-        marks["first divergence"] = min(diverged)
-    draw_sweep(folder / "lr_range.png", sweeps, marks, band)
+    marks["steepest fall"] = found.steepest_at
+    if found.diverged_at is not None:
+        marks["first divergence"] = found.diverged_at
+    draw_sweep(folder / "lr_range.png", sweeps, mean, marks, found.band)
     return f"{words}\nPicture and figures: {folder}/lr_range.png, .csv and .json"
 
 
-def _answer(
-    config: Config,
-    seeds: Sequence[int],
-    found: Sequence[Found],
-    verdicts: Sequence[tuple[str, str]],
-    band: Sequence[float] | None,
-) -> str:
-    kinds = [verdict for verdict, _ in verdicts]
-    agreed = kinds[0] if len(set(kinds)) == 1 else "usable with some seeds only"
-    named = {name for name in config.optim.optimizer.model_dump().values() if name}
-    rate = (
-        f"optim.lr={config.optim.lr:g} is {agreed} for {config.name} ({', '.join(sorted(named))})"
-    )
-    number = "one seed only" if len(seeds) == 1 else f"{len(seeds)} seeds"
-    lines = [f"{rate}, {number}:"]
-    lines += [
-        f"  seed {seed}: {kind}; {reason}"
-        for seed, (kind, reason) in zip(seeds, verdicts, strict=True)
-    ]
-    if band is None:
-        why = "the loss has not fallen by 5 % before it turns: --steps may be too few to tell"
-        return "\n".join([*lines, f"No rate is usable with all of them; {why}."])
-    steepest = _middle([one.steepest_at for one in found])
-    return "\n".join(
-        [*lines, f"Usable: {band[0]:.2g} to {band[1]:.2g}; it falls fastest at {steepest:.2g}."]
-    )
-
-
-def _common(bands: Sequence[tuple[float, float] | None]) -> tuple[float, float] | None:
-    known = [band for band in bands if band is not None]
-    low, high = (max(b[0] for b in known), min(b[1] for b in known)) if known else (1.0, 0.0)
-    return (low, high) if len(known) == len(bands) and low <= high else None
-
-
-def _middle(rates: Sequence[float]) -> float:
-    return float(np.exp(np.mean(np.log(rates))))
+def _answer(config: Config, seeds: Sequence[int], found: Found, verdict: str, reason: str) -> str:
+    named = sorted({name for name in config.optim.optimizer.model_dump().values() if name})
+    recipe = f"{config.name} ({', '.join(named)})"
+    number = "one seed only" if len(seeds) == 1 else f"mean of {len(seeds)} seeds"
+    line = f"optim.lr={config.optim.lr:g} is {verdict} for {recipe}, {number}: {reason}."
+    if found.band is None:
+        why = "the loss does not fall by 5 % before it turns: --steps may be too few to tell"
+        return f"{line}\nNo rate is usable; {why}."
+    low, high = found.band
+    return f"{line}\nUsable: {low:.2g} to {high:.2g}; it falls fastest at {found.steepest_at:.2g}."

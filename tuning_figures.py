@@ -96,21 +96,27 @@ def draw_slices(
 
 
 def draw_sweep(
-    file: Path, sweeps: Sequence[Sweep], marks: Mapping[str, float], band: Sequence[float] | None
+    file: Path,
+    sweeps: Sequence[Sweep],
+    mean: Sweep,
+    marks: Mapping[str, float],
+    band: Sequence[float] | None,
 ) -> None:
-    """Draw the smoothed loss of each seed by the learning rate, the raw one behind it.
+    """Draw the smoothed loss by the learning rate, that of each seed and the raw ones behind it.
 
     Args:
         file: To write.
         sweeps: One a seed.
+        mean: Of them.
         marks: Rates at which a line stands, by their names.
         band: Lowest and highest usable rate, shaded; None is none.
     """
     figure, (axes,) = _new(1, 6.4, 3.8)
     for i, (rates, raw, smooth, _) in enumerate(sweeps):
         axes.plot(rates, raw, color=GRID, linewidth=0.8)
-        label = "smoothed loss, one line a seed" if i == 0 else None
-        axes.plot(rates, smooth, color=DONE, linewidth=1.4, alpha=0.8, label=label)
+        label = "each seed" if i == 0 and len(sweeps) > 1 else None
+        axes.plot(rates, smooth, color=DONE, linewidth=0.8, alpha=0.5, label=label)
+    axes.plot(mean.rates, mean.smooth, color=DONE, linewidth=2, label="smoothed loss")
     shown = np.concatenate([sweep.smooth for sweep in sweeps])
     shown = shown[np.isfinite(shown)]
     spread = max(float(shown.max() - shown.min()), 1e-3)
