@@ -113,7 +113,7 @@ def draw_sweep(
     """
     figure, (axes,) = _new(1, 6.4, 3.8)
     for i, (rates, raw, smooth, _) in enumerate(sweeps):
-        axes.plot(rates, raw, color=GRID, linewidth=0.8)
+        axes.plot(rates, raw, color=GRID, linewidth=0.8, zorder=1)
         label = "each seed" if i == 0 and len(sweeps) > 1 else None
         axes.plot(rates, smooth, color=DONE, linewidth=0.8, alpha=0.5, label=label)
     axes.plot(mean.rates, mean.smooth, color=DONE, linewidth=2, label="smoothed loss")
