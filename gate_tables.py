@@ -74,7 +74,8 @@ def gates_markdown(found: GateResults) -> str:
     blocks += [f"**{STAMP}**"] if found.speaker_dependent else []
     blocks.append(
         f"Fusion {in_code(found.fusion)}; protocol {protocol}, certificate {certificate}; "
-        f"{len(found.weights)} frozen models; {found.n} test clips of {found.n_speakers} speakers. "
+        f"{_number(len(found.weights), 'frozen model')}; {_number(found.n, 'test clip')} of "
+        f"{_number(found.n_speakers, 'speaker')}. "
         f"Gate: **{POLARITY}**. Brackets: 95 % intervals over speakers, {given_models(found)}."
     )
     if found.gates is not None:
@@ -93,6 +94,10 @@ def given_models(found: GateResults) -> str:
     if found.speaker_per_fold:
         return "and with them over the folds' models: each fold tests one speaker"
     return "given these models"
+
+
+def _number(n: int, what: str) -> str:
+    return f"{n} {what}{'s' * (n != 1)}"
 
 
 def exchanged(found: GateResults) -> str:
