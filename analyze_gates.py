@@ -19,6 +19,7 @@ def main() -> int:
     parser.add_argument(
         "others",
         nargs="*",
+        default=[],
         metavar="UNIMODAL_RUN | section.key=value",
         help="run folders of model.fusion cqt_only or mel_only, to stand beside; and where things "
         "are now: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",

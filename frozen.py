@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from batches import EvalBatches
 from config import flatten, load_config
 from data import Batch, build_loader
-from errors import InputError, nearest
+from errors import InputError, RunError, nearest
 from experiment import feature_settings, fill_store
 from files import damaged, read_json
 from fold import make_dataset
@@ -205,6 +205,8 @@ class FrozenRun:
             raise damaged(one.folder / "predictions.csv", reason, remove=one.folder)
         try:
             model = frozen_model(one.folder, card).to(device)
+        except RunError:
+            raise
         except (InputError, RuntimeError, TypeError) as error:
             raise damaged(one.folder, f"no model can be made of it: {error}") from error
         return FrozenFold(one, job, model, self.store)

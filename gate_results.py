@@ -3,15 +3,17 @@
 `<run>/gates/` is replaced whole, so that its tables and pictures are of one analysis.
 """
 
+import json
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
 from pydantic import Field, ValidationError
 
-from bounded import MAX_CLASSES, MAX_WORD
+from bounded import MAX_CLASSES, MAX_WORD, read_text
+from disk import keeps_back
 from errors import RunError, brief
-from files import read_json
+from files import damaged
 from inference import weights_digest
 from run_folder import FoldResult, Run
 from schema import Section
@@ -221,10 +223,9 @@ def read_results(run: Run) -> Shown | None:
     if not (folder / FILE).exists():
         return None
     try:
-        value = read_json(folder / FILE, most=MAX_RESULTS)
-        results = GateResults.model_validate(value)
-    except (RunError, ValidationError) as error:
-        raise _again(folder / FILE, _reason(error)) from error
+        results = GateResults.model_validate(json.loads(read_text(folder / FILE, MAX_RESULTS)))
+    except (OSError, ValueError, RecursionError) as error:
+        raise _again(folder / FILE, error) from error
     if results.weights != digests(run) or tuple(results.classes) != run.classes:
         raise Stale(
             f"The analysis of gates in {folder} is of other weights or folds than the run has now "
@@ -250,11 +251,14 @@ def _picture(path: Path) -> bytes | None:
             if max(image.size) > MAX_SIDE:
                 raise ValueError(f"it is {image.size[0]} x {image.size[1]} pixels")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _again(path, str(error)) from error
+        raise _again(path, error) from error
     return data
 
 
-def _again(path: Path, reason: str) -> RunError:
+def _again(path: Path, error: Exception) -> RunError:
+    if keeps_back(error):  # it may be whole
+        return damaged(path, error)
+    reason = _first(error) if isinstance(error, ValidationError) else str(error)
     run = path.parent.parent
     return RunError(
         f"{path} is damaged or of another version ({reason}): give python analyze_gates.py {run} "
@@ -262,9 +266,7 @@ def _again(path: Path, reason: str) -> RunError:
     )
 
 
-def _reason(error: RunError | ValidationError) -> str:
-    if isinstance(error, RunError):
-        return str(error).partition(": remove")[0]
+def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{brief(place)}: {first['msg']}"
+    return f"{brief(place)}: {first['msg']}" if place else first["msg"]
