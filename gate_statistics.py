@@ -214,8 +214,12 @@ def unit_test(
     return Finding(math.sqrt(size / n), None, p, smallest, sum(map(len, kept)), exact)
 
 
-def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Finding | None:
+def sign_flip_test(
+    values: NDArray, most: float = math.inf, n_draws: int = N_DRAWS, seed: int = 0
+) -> Finding | None:
     """Test whether speakers' own differences are 0 on average, turning their signs: (S,).
+
+    The interval is cut at `most` and minus that, 1 of correlations.
 
     Returns:
         None without a speaker.
@@ -231,7 +235,9 @@ def sign_flip_test(values: NDArray, n_draws: int = N_DRAWS, seed: int = 0) -> Fi
     means = np.abs(((1 - 2 * turned) * values).mean(1))  # (exchanges,)
     estimate = float(values.mean())
     p, smallest = p_of(means, abs(estimate), exact)
-    return Finding(estimate, t_interval(values), p, smallest, n, exact)
+    ends = t_interval(values)
+    interval = None if ends is None else [max(ends[0], -most), min(ends[1], most)]
+    return Finding(estimate, interval, p, smallest, n, exact)
 
 
 def group_test(

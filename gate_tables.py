@@ -105,6 +105,16 @@ def exchanged(found: GateResults) -> str:
     return "among folds" if found.speaker_per_fold else "within each fold"
 
 
+def not_asked(gates: GatesFound) -> list[str]:
+    """Return a sentence on the questions that are missing."""
+    asked = {question.key for question in gates.questions}
+    missing = [words for key, words in QUESTIONS.items() if key not in asked]
+    if not missing:
+        return []
+    why = "Cannot be asked of these clips and folds, or of one gate for all units"
+    return [f"{why}: {' '.join(missing)}"]
+
+
 def beside(reliance: RelianceFound) -> list[str]:
     """Return what to know of the runs of one branch: where their configs differ."""
     return [
@@ -152,6 +162,7 @@ def _gates(found: GateResults, gates: GatesFound) -> list[str]:
         f"{_scope(found)} Classes differ in duration and in how often they are right: the "
         "questions are not independent of each other.",
         markdown_table(head, rows, n_words=3),
+        *not_asked(gates),
         "Class means minus the speaker's own mean over classes:",
         markdown_table(
             ["class", "deviation of the gate", "speakers"],

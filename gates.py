@@ -238,7 +238,7 @@ def _questions(
         "units": unit_test(*unit_blocks(gates, cells.shape[1])) if has_units else None,
         "right": sign_flip_test(_right_minus_wrong(clips)),
         "gender": _by_gender(clips, places.get("gender")),
-        "duration": sign_flip_test(_with_duration(clips, seconds)),
+        "duration": sign_flip_test(_with_duration(clips, seconds), most=1.0),
     }
     asked = {key: one for key, one in found.items() if one is not None}
     adjusted = holm([one.p for one in asked.values()]) if asked else []

@@ -23,6 +23,7 @@ from gate_tables import (
     gate_value,
     given_models,
     intervention_name,
+    not_asked,
     question_words,
 )
 from ledger import read_ledger
@@ -69,6 +70,7 @@ def write_report(
         beside=beside,
         exchanged=exchanged,
         given_models=given_models,
+        not_asked=not_asked,
         gate_value=gate_value,
         estimate_words=estimate_words,
         question_words=question_words,

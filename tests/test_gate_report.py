@@ -122,6 +122,7 @@ def test_the_page_shows_statistics_costs_verdicts_and_pictures(run):
     assert "cannot be told from so few speakers" in section
     assert "CQT by the mean of the training clips" in section and "+50.0" in section
     assert '<li class="disagree">' in section and "They disagree." in section
+    assert "all units: Do its units, where their mean may not? Does it differ between" in section
     assert "no fall can reach 0.05" in section and "older than that column" in section
     assert section.count('src="data:image/png;base64,') == 1
 

@@ -265,6 +265,13 @@ def test_intervals_are_students():
     assert third == (pytest.approx(-0.2), None, 1)
 
 
+def test_the_interval_of_a_correlation_ends_at_one():
+    found = sign_flip_test(np.array([-0.9, 0.9, 0.3]), most=1.0)
+    assert found.interval == [-1, 1] and found.estimate == pytest.approx(0.1)
+    narrow = np.array([0.3, 0.31, 0.32])
+    assert sign_flip_test(narrow, most=1.0).interval == t_interval(narrow)
+
+
 def test_means_of_speakers_and_ranks_with_duration():
     speakers = np.array(["b", "a", "b", "a", "b", "b", "c"])
     gate = np.array([0.1, 0.5, 0.3, 0.7, 0.2, 0.4, 0.9])
