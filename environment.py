@@ -34,11 +34,15 @@ def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor as far as the system tells; last bits depend on it."""
+    """Return the name of the processor as far as the system tells, and what torch uses of it.
+
+    Last bits depend on both, and one name covers processors with and without AVX512.
+    """
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
     named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine() or "cpu"
+    name = named[0] if named else platform.processor() or platform.machine() or "cpu"
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def git_commit() -> str | None:
