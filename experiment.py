@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 LOCK = ".lock"  # of a run folder
+STUDY, RANGE_TEST = "study.json", "lr_range.json"  # of folders that are no runs
 ABOUT_CLIPS = ("utterance", "speaker", "gender", "session", "portion", "text", "seconds", "path")
 
 
@@ -140,10 +141,10 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
         )
     if not folder.exists() or all(_is_left_over(path) for path in folder.iterdir()):
         return
-    if not (folder / "config.yaml").is_file():
-        raise InputError(
-            f"{folder} is no run folder (no config.yaml in it): change name or run.root"
-        )
+    foreign = [name for name in (STUDY, RANGE_TEST) if (folder / name).exists()]
+    if foreign or not (folder / "config.yaml").is_file():
+        why = f"{foreign[0]} in it" if foreign else "no config.yaml in it"
+        raise InputError(f"{folder} is no run folder ({why}): change name or run.root")
     if overwrite:
         return
     there = flatten(_read_config_of(folder).model_dump())

@@ -5,7 +5,8 @@ step, from where it does nothing to where it destroys; dev and test clips are no
 the loss around rate r, smoothed and the mean of some seeds, and L0 that of the first ten steps, a
 rate r is called **usable** if
 
-- L(r) is at least 5 % below L0, there and from there to the lowest L: training has got somewhere,
+- the loss smoothed up to r is at least 5 % below L0, there and from there to the lowest L: training
+  has got somewhere,
 - from the lowest L to r no more than a fifth of the fall from L0 is lost, if L rises behind its
   lowest by 5 % of L0 or diverges: larger steps undo what smaller ones did,
 - r is at most a third of the rate at which the first seed diverged: its loss, smoothed up to
@@ -25,6 +26,8 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from numpy.typing import NDArray
+from scipy.signal import lfilter
 
 from batches import in_windows
 from config import dump_config
@@ -32,7 +35,7 @@ from data import Batch
 from disk import make_folder
 from divergence import Diverged
 from errors import InputError
-from experiment import check_places, feature_settings, fill_store, make_accelerator
+from experiment import RANGE_TEST, check_places, feature_settings, fill_store, make_accelerator
 from files import write_csv, write_json, write_text
 from fold import Training, prepare
 from job import FoldJob
@@ -43,6 +46,8 @@ from tuning_figures import Sweep, draw_sweep
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...
 FIRST = 10  # losses that say where it starts
+PER_DECADE = 10  # steps at least for a tenfold rate: the average reaches over some ten to each side
+MOST_STEPS, MOST_REPEATS, HIGHEST = 100_000, 100, 1e6
 LEAST_FALL = 0.05  # part of the loss at the start
 MOST_LOST = 0.2  # of what was won at the lowest loss
 BLOW_UP = 4.0  # times the lowest smoothed loss
@@ -69,18 +74,27 @@ def sweep(step: Callable[[float], float], rates: Sequence[float]) -> Sweep:
         rates: Growing.
     """
     raw: list[float] = []
-    behind: list[float] = []  # average of all losses so far
-    average = 0.0
+    total = weight = 0.0
+    lowest = math.inf
     for n, rate in enumerate(rates, start=1):
         loss = step(rate)
         if not math.isfinite(loss):
             return Sweep(rates[: n - 1], raw, smoothed(raw), rate)
-        average = SMOOTHING * average + (1 - SMOOTHING) * loss
         raw.append(loss)
-        behind.append(average / (1 - SMOOTHING**n))  # as if it had begun before the first loss
-        if n > FIRST and behind[-1] > max(BLOW_UP * min(behind), float(np.mean(raw[:FIRST]))):
+        total, weight = SMOOTHING * total + loss, SMOOTHING * weight + 1
+        lowest = min(lowest, total / weight)
+        if n > FIRST and total / weight > max(BLOW_UP * lowest, float(np.mean(raw[:FIRST]))):
             return Sweep(rates[:n], raw, smoothed(raw), rate)
     return Sweep(rates, raw, smoothed(raw))
+
+
+def so_far(raw: Sequence[float]) -> NDArray:
+    """Return the average of each loss and those before it.
+
+    >>> so_far([1.0, 2.0, 3.0]).round(2).tolist()
+    [1.0, 1.53, 2.07]
+    """
+    return _sums(raw) / _sums(np.ones(len(raw)))
 
 
 def smoothed(raw: Sequence[float]) -> list[float]:
@@ -89,10 +103,16 @@ def smoothed(raw: Sequence[float]) -> list[float]:
     >>> [round(value, 2) for value in smoothed([1.0, 2.0, 3.0])]
     [1.93, 2.0, 2.07]
     """
-    n = np.arange(len(raw))
-    weights = SMOOTHING ** abs(n[:, None] - n)
-    found: list[float] = (weights @ np.array(raw) / weights.sum(1)).tolist()
+    total, weight = (
+        _sums(v) + _sums(v[::-1])[::-1] - v for v in (np.array(raw), np.ones(len(raw)))
+    )
+    found: list[float] = (total / weight).tolist()
     return found
+
+
+def _sums(values: NDArray | Sequence[float]) -> NDArray:
+    """Return sums of each value and those before it, weighed."""
+    return lfilter([1.0], [1.0, -SMOOTHING], values)
 
 
 def mean_sweep(sweeps: Sequence[Sweep]) -> Sweep:
@@ -117,8 +137,10 @@ def read_sweep(found: Sweep) -> Found:
     smooth, rates = np.array(found.smooth), np.array(found.rates)
     bottom = FIRST + int(smooth[FIRST:].argmin())
     slopes = np.gradient(smooth, np.log10(rates))[FIRST : bottom + 1]
-    low = bottom
-    while low > 0 and smooth[low] <= (1 - LEAST_FALL) * start:
+    behind = so_far(found.raw)  # into which nothing leaks of what comes later
+    low = FIRST + int(behind[FIRST:].argmin())
+    floor = low
+    while low > 0 and behind[low] <= (1 - LEAST_FALL) * start:
         low -= 1
     turns = (
         found.diverged is not None or smooth[bottom:].max() >= smooth[bottom] + LEAST_FALL * start
@@ -129,7 +151,7 @@ def read_sweep(found: Sweep) -> Found:
     high = float(rates[top])
     if found.diverged is not None:
         high = min(high, found.diverged / MARGIN)
-    falls = low < bottom and rates[low + 1] <= high
+    falls = low < floor and rates[low + 1] <= high
     return Found(
         start,
         float(smooth[bottom]),
@@ -149,9 +171,10 @@ def judge(rate: float, seen: Sweep, found: Found) -> tuple[str, str]:
     turn = f"it is lowest ({found.lowest:.3g}) at {found.lowest_at:.2g}"
     if found.diverged_at is not None:
         turn += f" and diverges at {found.diverged_at:.2g}"
-    at = seen.smooth[int(np.searchsorted(seen.rates, rate, side="right")) - 1]
-    change = 100 * (at / found.start - 1)
-    here = f"the smoothed loss there is {at:.3g}, {change:+.0f} % of the {found.start:.3g} at first"
+    shown = so_far(seen.raw) if rate < found.lowest_at else seen.smooth
+    at = shown[int(np.searchsorted(seen.rates, rate, side="right")) - 1]
+    change = round(100 * (at / found.start - 1))
+    here = f"the smoothed loss there is {at:.3g}, {change:+d} % of the {found.start:.3g} at first"
     if rate > seen.rates[-1]:
         here = f"the test ended before it, at {seen.rates[-1]:.2g}"
     if rate > found.highest:
@@ -177,11 +200,11 @@ def run_range_test(
         InputError: Rates or steps make no test, or the corpus is not as it must be.
         RunError: Something cannot be written.
     """
-    if not 0 < lowest < highest or steps <= 2 * FIRST or repeats < 1:
-        raise InputError(
-            f"--lowest must be above 0 and below --highest, --steps above {2 * FIRST} and "
-            f"--repeats 1 or more; got {lowest:g}, {highest:g}, {steps}, {repeats}"
-        )
+    _check_wishes(lowest, highest, steps, repeats)
+    folder = Path(config.run.root) / f"{config.name}_lr_range"
+    if folder.exists() and any(folder.iterdir()) and not (folder / RANGE_TEST).is_file():
+        why = f"no {RANGE_TEST} in it"
+        raise InputError(f"{folder} is no range test ({why}): change name or run.root")
     check_places(config)
     config = _without_schedule(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
@@ -196,6 +219,20 @@ def run_range_test(
         sweeps.append(sweep(_stepper(training, config, accelerator), rates))
         accelerator.free_memory()
     return _publish(config, seeds, sweeps)
+
+
+def _check_wishes(lowest: float, highest: float, steps: int, repeats: int) -> None:
+    if not 0 < lowest < highest <= HIGHEST or not 1 <= repeats <= MOST_REPEATS:
+        raise InputError(
+            f"--lowest must be above 0 and below --highest, which is at most {HIGHEST:g}, and "
+            f"--repeats 1 to {MOST_REPEATS}; got {lowest:g}, {highest:g}, {repeats}"
+        )
+    least = max(2 * FIRST + 1, math.ceil(PER_DECADE * math.log10(highest / lowest)))
+    if not least <= steps <= MOST_STEPS:
+        raise InputError(
+            f"--steps must be {least} to {MOST_STEPS} from {lowest:g} to {highest:g}, {PER_DECADE} "
+            f"at least for a tenfold rate; got {steps}"
+        )
 
 
 def _without_schedule(config: Config) -> Config:
@@ -271,7 +308,7 @@ def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> s
         **found._asdict(),
         "answer": words.splitlines(),
     }
-    write_json(folder / "lr_range.json", about)
+    write_json(folder / RANGE_TEST, about)
     marks = {f"optim.lr = {config.optim.lr:g}": config.optim.lr}
     marks["steepest fall"] = found.steepest_at
     if found.diverged_at is not None:

@@ -21,6 +21,7 @@ from schema import ONLY_WITH, Config
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
 FIXED = ("train.precision", "train.checkpoint_minutes")  # one a process; no effect on a score
+MOST_STEPS = 10**6  # of a range
 WORDS = ("low", "high", "log", "step", "choices")
 
 
@@ -97,12 +98,20 @@ def overrides_of(values: dict[str, Any]) -> list[str]:
     >>> overrides_of({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
     ['optim.lr=1e-05', 'model.fusion_hidden_dim=null']
     """
-    idle = [
+    return as_overrides(values | dict.fromkeys(idle_keys(values)))
+
+
+def idle_keys(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys that have no effect with these values of others.
+
+    >>> "loss.alpha" in idle_keys({"model.fusion": "gmu", "loss.alpha": 0.3})
+    True
+    """
+    return [
         key
         for key, only in ONLY_WITH.items()
         if only.controller in values and values[only.controller] not in only.values
     ]
-    return as_overrides(values | dict.fromkeys(idle))
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -169,9 +178,19 @@ def _read_range(where: str, row: Mapping[str, Any], whole: bool) -> Range:
         raise InputError(f"{where}: log needs a low above 0 and no step")
     if step is not None and not 0 < step <= row["high"] - row["low"]:
         raise InputError(f"{where}: step must be above 0 and fit between low and high, got {step}")
+    if step is not None and not _divides(step, row["high"] - row["low"]):
+        raise InputError(
+            f"{where}: low to high must be whole steps, {MOST_STEPS} at most, got {step} from "
+            f"{row['low']} to {row['high']}"
+        )
     number = int if whole else float
     ends = number(row["low"]), number(row["high"])
     return Range(*ends, log, None if step is None else number(step), whole)
+
+
+def _divides(step: float, whole: float) -> bool:
+    n = whole / step
+    return n <= MOST_STEPS and abs(n - round(n)) < 1e-9 * n
 
 
 def _is_whole(where: str, key: str) -> bool:

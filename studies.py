@@ -17,6 +17,7 @@ from bounded import MAX_CONFIG, read_text
 from config import flatten, load_config, parse_override, read_yaml
 from errors import InputError, nearest
 from schema import GATED, ONLY_WITH, Config
+from search_space import SECTIONS
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with recipes of their own
@@ -135,8 +136,12 @@ def read_overlays(folder: Path) -> dict[str, dict[str, Any]]:
             found = read_yaml(read_text(path, MAX_CONFIG), str(path)) or {}
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
-        if not isinstance(found, dict) or {"name", "base"} & found.keys():
-            raise InputError(f"{path} must hold sections of a recipe alone, no name and no base")
+        if path.stem in STUDIES:
+            raise InputError(f"{path} would share a folder with the study's tables: rename it")
+        if not isinstance(found, dict) or found.keys() - set(SECTIONS):
+            raise InputError(
+                f"{path} must hold sections of a recipe alone, of {', '.join(SECTIONS)}"
+            )
         overlays[path.stem] = flatten(found)
     if len(plain := [variant for variant, changes in overlays.items() if not changes]) != 1:
         raise InputError(

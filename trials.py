@@ -7,9 +7,10 @@ lost its process: the next to look for work takes it up where its state was save
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from disk import make_folder
 from errors import RunError
 from locks import alone, in_turn, is_held
-from search_space import Choices, Range, Space
+from search_space import Choices, Range, Space, idle_keys
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +79,13 @@ class Trials:
                 direction="maximize",
                 load_if_exists=True,
             )
+            known = {str(one.number) for one in self._all()}
+        trained = {file.parent.name for file in folder.glob("trials/*/config.yaml")}
+        if not trained <= known:
+            raise RunError(
+                f"{folder / STORE} does not know all trials that are in {folder / 'trials'}: put "
+                f"the one that does back, or remove {folder} to start anew"
+            )
 
     def place(self, number: int) -> Path:
         """Return the folder of a trial."""
@@ -119,10 +127,22 @@ class Trials:
                 return f"below the median of the trials before at epoch {epoch}"
             return ""
 
+    @contextmanager
+    def timed(self, trial: Trial) -> Iterator[None]:
+        """Add the seconds until the end to the trial's; those of a killed process are lost."""
+        start = monotonic()
+        try:
+            yield
+        finally:
+            with suppress(RunError), self._storing():  # what ends a trial says more
+                taken = trial.user_attrs.get("seconds", 0.0) + monotonic() - start
+                trial.set_user_attr("seconds", taken)
+
     def complete(self, trial: Trial, ua: float, epoch: int) -> None:
         """Settle a trial that was trained to its end: its best dev UA, and the epoch of it."""
         with self._storing():
             trial.set_user_attr("best_epoch", epoch)
+            trial.set_user_attr("outcome", "complete")  # a kill may have left another
             self.study.tell(trial, ua)
 
     def give_up(self, trial: Trial, outcome: str, reason: str) -> None:
@@ -198,7 +218,7 @@ class Trials:
 
     def _draw(self, trial: Trial) -> None:
         """Draw what is not drawn yet."""
-        for key, values in self.space.items():
+        for key, values in sorted(self.space.items()):  # the file's order means nothing
             _suggest(trial, key, values)
 
     @contextmanager
@@ -210,7 +230,9 @@ class Trials:
         """
         try:
             yield
-        except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        except RunError:
+            raise
+        except (SQLAlchemyError, RuntimeError) as error:  # Optuna's are of all kinds
             reason = str(error.__cause__ or error).splitlines()[0]
             raise RunError(
                 f"cannot read or write the trials in {self.folder / STORE}: {reason}. If its disk "
@@ -240,7 +262,7 @@ def _outcome(one: FrozenTrial) -> Outcome:
         best,
         max(reported, default=0),
         one.user_attrs.get("best_epoch", first),
-        one.duration.total_seconds() if one.duration is not None else None,
-        dict(one.params),
+        one.user_attrs.get("seconds"),
+        {key: value for key, value in one.params.items() if key not in idle_keys(one.params)},
         one.user_attrs.get("reason", ""),
     )

@@ -24,7 +24,7 @@ from config import dump_config, flatten, load_config
 from disk import make_folder, remove_leftovers
 from divergence import Diverged
 from errors import InputError, RunError
-from experiment import check_places, feature_settings, fill_store, make_accelerator
+from experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
 from files import read_json, write_json, write_text
 from fold import train_fold
 from job import FoldJob
@@ -41,7 +41,7 @@ from tuning_report import best_first, describe_study, draw_study, write_best, wr
 
 log = logging.getLogger(__name__)
 
-CONFIG, ABOUT = "config.yaml", "study.json"
+CONFIG, ABOUT = "config.yaml", STUDY
 # Keys that may differ when a study is gone on with
 FREE = (
     *("run.root", "run.store", "run.workers", "run.device"),
@@ -189,6 +189,7 @@ def _hire(tuning: Tuning, trials: Trials, most: int, workers: int) -> Sequence[F
     make_folder(tuning.folder / "logs", inside=tuning.folder)
     command = (sys.executable, *tuning.command[1:])
     crew = []
+    workers = max(1, min(workers, most - trials.n_ended()))  # more would have nothing to do
     for i in range(1, workers + 1):
         name = f"{socket.gethostname()}-{os.getpid()}-{i}"
         place = tuning.folder / "logs"
@@ -207,7 +208,8 @@ def _try(
     """Train one trial, settle it, and write down how the study stands."""
     place = trials.place(trial.number)
     try:
-        progress = _train(tuning, plan, trials, trial, accelerator, stop)
+        with trials.timed(trial):
+            progress = _train(tuning, plan, trials, trial, accelerator, stop)
         with stop.deferred():
             trials.complete(trial, progress.best_ua, progress.best_epoch)
             log.info("trial %d: dev UA %.4f", trial.number, progress.best_ua)

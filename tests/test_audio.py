@@ -168,7 +168,7 @@ def test_what_is_drawn_is_read(tmp_path, count) -> None:
         assert abs(len(again) - n * sample_rate / rate) <= 1
         assert np.abs(again).max() <= 1.3 * level + step  # edges ring
         middle = np.arange(len(again))[len(again) // 4 : -len(again) // 4]
-        if len(middle) > 400 and place < 0.3:
+        if min(len(middle), n // 2) > 400 and place < 0.3:  # what the edges do not reach
             expected = level * np.sin(2 * np.pi * pitch * middle / sample_rate)
             np.testing.assert_allclose(again[middle], expected, atol=0.01 + step)
         count("audio files drawn")

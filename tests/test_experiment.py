@@ -24,8 +24,10 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import fold as fold_module
+import rate_range
+import tuning
 from comparison import compare
-from config import load_config
+from config import dump_config, load_config
 from dry_run import dry_run
 from errors import InputError, RunError
 from experiment import feature_settings, remove_run, run_experiment
@@ -288,6 +290,19 @@ def test_removing_a_run_keeps_its_ledger_through_a_kill(tmp_path, monkeypatch, k
     assert (run / "ledger.jsonl").read_text() == "line\n"
     remove_run(tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("mark", [tuning.ABOUT, rate_range.RANGE_TEST])
+def test_a_study_with_its_config_is_no_run(tiny: Callable, overwrite: bool, mark: str) -> None:
+    config = tiny()
+    folder = Path(config.run.root) / "tiny"
+    folder.mkdir(parents=True)
+    for name in ("config.yaml", mark):
+        (folder / name).write_text(dump_config(config))
+    with pytest.raises(InputError, match=f"is no run folder .{mark} in it.: change name"):
+        run_experiment(config, [], overwrite=overwrite)
+    assert {path.name for path in folder.iterdir()} == {"config.yaml", mark}
 
 
 @pytest.mark.parametrize("overwrite", [False, True])

@@ -75,6 +75,27 @@ def test_seeds_are_averaged_up_to_where_the_first_ends() -> None:
     assert mean_sweep([long, long]).raw == long.raw and mean_sweep([long]).diverged is None
 
 
+@pytest.mark.parametrize("steps", [70, 100, 200, 400])
+def test_what_larger_rates_win_is_not_said_of_smaller_ones(steps: int) -> None:
+    rates = np.geomspace(1e-7, 1, steps)
+    losses = np.select([rates < 1e-3, rates < 0.1], [1.5, 0.5], 3.0)
+    seen = sweep(dict(zip(rates, losses, strict=True)).__getitem__, rates.tolist())
+    found = read_sweep(seen)
+    assert found.band is not None and 1e-3 <= found.band[0] < 2e-3
+    verdict, words = judge(5e-4, seen, found)
+    assert verdict == "too low" and "+0 % of the 1.5 at first" in words
+
+
+def test_the_folder_of_a_run_is_left_alone(tiny, recipe, capsys) -> None:
+    config = tiny("name=run_lr_range")
+    folder = Path(config.run.root) / "run_lr_range"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("mine")
+    assert main([str(recipe), f"run.root={config.run.root}", "name=run"]) == 2
+    assert "is no range test" in capsys.readouterr().err
+    assert (folder / "config.yaml").read_text() == "mine"
+
+
 def test_a_flat_valley_is_usable_up_to_where_a_fifth_is_lost() -> None:
     """One noisy lowest point in it says nothing of the rates behind."""
     rates = np.geomspace(1e-6, 1, 1201)
@@ -175,7 +196,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
 
 def test_the_tiny_recipe_gets_an_answer_from_its_training_clips_alone(tiny, opened) -> None:
     config = tiny("run.folds=[1]", f"run.store={Path(tiny().run.root) / 'features'}")
-    words = run_range_test(config, steps=21, repeats=2)
+    words = run_range_test(config, 1e-3, 1e-1, steps=21, repeats=2)
     assert {name[:5] for name in opened} == {"Ses03", "Ses04", "Ses05"}  # test 1, dev 2
     folder = Path(config.run.root) / "tiny_lr_range"
     about = json.loads((folder / "lr_range.json").read_text())
@@ -184,13 +205,13 @@ def test_the_tiny_recipe_gets_an_answer_from_its_training_clips_alone(tiny, open
     with (folder / "lr_range.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     seeds = [[row for row in rows if row["seed"] == seed] for seed in "01"]
-    assert float(rows[0]["rate"]) == pytest.approx(1e-7) and len(seeds[0]) <= 21
+    assert float(rows[0]["rate"]) == pytest.approx(1e-3) and len(seeds[0]) <= 21
     columns = ("rate", "loss", "smoothed")
     sweeps = [Sweep(*([float(row[c]) for row in own] for c in columns)) for own in seeds]
     assert about["lowest"] == pytest.approx(min(mean_sweep(sweeps).smooth[10:]))
     assert (folder / "lr_range.png").read_bytes().startswith(b"\x89PNG")
     first = (folder / "lr_range.csv").read_text()
-    run_range_test(config, steps=21, repeats=1)
+    run_range_test(config, 1e-3, 1e-1, steps=21, repeats=1)
     again = (folder / "lr_range.csv").read_text()
     assert len(again) < len(first) and first.startswith(again)  # the same seed, the same losses
 
@@ -205,8 +226,8 @@ def test_all_optimizers_keep_their_proportion(tiny, monkeypatch) -> None:
 
     monkeypatch.setattr(torch.optim.Adam, "step", noted)
     config = tiny("optim.backbone_lr_scale=0.1", "optim.optimizer.mel=adam", "optim.lr=0.5")
-    run_range_test(config, 1e-6, 1e-3, steps=21, repeats=1)
-    rates = np.geomspace(1e-6, 1e-3, 21)
+    run_range_test(config, 1e-6, 1e-4, steps=21, repeats=1)
+    rates = np.geomspace(1e-6, 1e-4, 21)
     assert len(seen) == 3 * 21
     for i, rate in enumerate(rates):
         for part, scale in enumerate((0.1, 0.1, 1.0)):  # cqt, mel, head
@@ -217,8 +238,11 @@ def test_all_optimizers_keep_their_proportion(tiny, monkeypatch) -> None:
     "words, named",
     [
         (["--lowest", "1", "--highest", "0.1"], "--lowest must be above 0 and below --highest"),
-        (["--steps", "20"], "--steps above 20"),
-        (["--repeats", "0"], "--repeats 1 or more"),
+        (["--highest", "inf"], "--highest, which is at most 1e+06"),
+        (["--steps", "69"], "--steps must be 70 to 100000 from 1e-07 to 1, 10 at least"),
+        (["--steps", "20", "--lowest", "0.1"], "--steps must be 21 to 100000"),
+        (["--steps", "1000000000000"], "--steps must be 70 to 100000"),
+        (["--repeats", "0"], "--repeats 1 to 100"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
 )

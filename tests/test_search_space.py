@@ -75,6 +75,8 @@ def test_numbers_choices_and_whole_numbers_are_read(read) -> None:
         ("optim.lr: {low: 0, high: 1, log: true}", "log needs a low above 0 and no step"),
         ("optim.lr: {low: 1, high: 2, log: 1}", "log must be true or false, got 1"),
         ("optim.lr: {low: 1, high: 2, step: 2}", "step must be above 0 and fit"),
+        ("model.dropout: {low: 0, high: 0.5, step: 1.0e-300}", "whole steps, 1000000 at most"),
+        ("train.batch_size: {low: 2, high: 9, step: 4}", "low to high must be whole steps"),
         ("train.batch_size: {low: 2.5, high: 8}", "low must be a whole number, got 2.5"),
         ("optim.lr: {choices: []}", "choices must be a list"),
         ("optim.lr: {choices: [1.0], low: 1}", "has choices and low"),

@@ -191,7 +191,8 @@ def own_study(folder: Path, **texts: str) -> Path:
         ({"a": "", "b": "model: {gaet: scalar}"}, "variant b of .*did you mean 'gate'"),
         ({"a": "", "b": "loss: {alpha: 1.0}"}, "variant b of .*loss.alpha.*has no effect"),
         ({"a": "", "b": "model: null"}, "variant b of .*model"),
-        ({"a": "", "b": "run: {seeds: [7]}"}, "differ in run.seeds"),
+        ({"a": "", "b": "run: {seeds: [7]}"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "fusion": "model: {gate: scalar}"}, "share a folder with the study"),
         ({"a": "", "gmu": "model: {gate: scalar}"}, "the same name demo_gmu"),
     ],
 )

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -204,6 +205,68 @@ def test_a_store_that_is_damaged_is_told_with_the_way_on(study) -> None:
     (trials.folder / STORE).write_bytes(b"no database at all" * 100)
     with pytest.raises(RunError, match=f"cannot read or write the trials in .*{STORE}.*remove"):
         study()
+
+
+def test_a_store_of_another_optuna_is_told_with_the_way_on(study) -> None:
+    trials = study()
+    with sqlite3.connect(trials.folder / STORE) as store:
+        store.execute("update version_info set schema_version = 99")
+        store.execute("update alembic_version set version_num = 'v99'")
+    with pytest.raises(RunError, match=f"cannot read or write the trials in .*{STORE}.*remove"):
+        study()
+
+
+@pytest.mark.parametrize("how", ["emptied", "removed"])
+def test_a_store_that_lost_its_trials_starts_nothing_anew(study, how) -> None:
+    trials = study()
+    finish(trials, 2)
+    (trials.place(1) / "config.yaml").write_text("trained")
+    (trials.folder / STORE).unlink()
+    if how == "emptied":
+        (trials.folder / STORE).touch()
+    with pytest.raises(RunError, match="does not know all trials that are in .*start anew"):
+        study()
+
+
+def test_time_is_that_of_training_alone(study, monkeypatch) -> None:
+    clock = iter([100.0, 103.0, 5000.0, 5004.0])
+    trials = study()
+    monkeypatch.setattr("trials.monotonic", lambda: next(clock))
+    with trials.claim(1) as trial:
+        with pytest.raises(KeyboardInterrupt), trials.timed(trial):
+            raise KeyboardInterrupt
+        trials.lay_down(trial)
+    with trials.claim(1) as trial:
+        with trials.timed(trial):
+            pass
+        trials.complete(trial, 0.5, 1)
+    assert trials.outcomes()[0].seconds == pytest.approx(3 + 4)
+
+
+def test_values_without_effect_are_not_shown_and_order_means_nothing(tmp_path) -> None:
+    space = {
+        "model.fusion": Choices(("gmu", "gmu_contrastive")),
+        "loss.alpha": Range(0.0, 1.5),
+        "optim.lr": Range(1e-5, 1e-1, log=True),
+    }
+    found = []
+    for name, keys in (("one", list(space)), ("two", list(space)[::-1])):
+        (tmp_path / name).mkdir()
+        trials = Trials(tmp_path / name, {key: space[key] for key in keys}, 0, EPOCHS)
+        finish(trials, 6)
+        found.append([one.values for one in trials.outcomes()])
+    assert found[0] == found[1]
+    assert {one["model.fusion"] for one in found[0]} == {"gmu", "gmu_contrastive"}
+    for values in found[0]:
+        assert ("loss.alpha" in values) == (values["model.fusion"] == "gmu_contrastive")
+
+
+def test_a_trial_that_was_trained_to_its_end_after_all_is_complete(study) -> None:
+    trials = study()
+    with trials.claim(1) as trial:
+        trial.set_user_attr("outcome", FAILED)  # by a process that was killed before it settled it
+        trials.complete(trial, 0.5, 1)
+    assert trials.outcomes()[0].state == "complete"
 
 
 def test_a_folder_may_be_called_anything(study) -> None:
