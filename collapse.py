@@ -91,10 +91,9 @@ class Signs:
         rows = dict(zip(("cqt", "mel"), features, strict=False))
         rows |= {"z_cqt": output.z_cqt, "z_mel": output.z_mel}
         for name, tensor in rows.items():
-            kept = self._seen.setdefault(name, []) if tensor is not None else []
             if tensor is not None:
                 pooled = tensor.mean(1) if tensor.ndim == 3 else tensor  # tokens have a mean
-                kept.append(pooled.float().cpu())
+                self._seen.setdefault(name, []).append(pooled.float().cpu())
 
 
 def _spread(rows: Tensor) -> Tensor:

@@ -218,7 +218,7 @@ def run_range_test(
         training = prepare(_job(plan, seed), store, accelerator)
         sweeps.append(sweep(_stepper(training, config, accelerator), rates))
         accelerator.free_memory()
-    return _publish(config, seeds, sweeps)
+    return _publish(folder, config, seeds, sweeps)
 
 
 def _check_wishes(lowest: float, highest: float, steps: int, repeats: int) -> None:
@@ -284,9 +284,8 @@ def _stepper(
     return step
 
 
-def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> str:
+def _publish(folder: Path, config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> str:
     """Write the folder of the test; return the answer."""
-    folder = Path(config.run.root) / f"{config.name}_lr_range"
     make_folder(folder)
     mean = mean_sweep(sweeps)
     found = read_sweep(mean)
@@ -297,8 +296,6 @@ def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> s
         for seed, one in zip(seeds, sweeps, strict=True)
         for n, row in enumerate(zip(*one[:3], strict=True), start=1)
     ]
-    write_csv(folder / "lr_range.csv", ["seed", "step", "rate", "loss", "smoothed"], rows)
-    write_text(folder / "config.yaml", dump_config(config))
     about: dict[str, Any] = {
         "optim.lr": config.optim.lr,
         "optimizer": config.optim.optimizer.model_dump(),
@@ -308,7 +305,9 @@ def _publish(config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> s
         **found._asdict(),
         "answer": words.splitlines(),
     }
-    write_json(folder / RANGE_TEST, about)
+    write_json(folder / RANGE_TEST, about)  # first: now it is a range test
+    write_csv(folder / "lr_range.csv", ["seed", "step", "rate", "loss", "smoothed"], rows)
+    write_text(folder / "config.yaml", dump_config(config))
     marks = {f"optim.lr = {config.optim.lr:g}": config.optim.lr}
     marks["steepest fall"] = found.steepest_at
     if found.diverged_at is not None:

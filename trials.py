@@ -68,6 +68,9 @@ class Trials:
         self.folder, self.space, self.seed = folder, space, seed
         url = URL.create("sqlite", database=str(folder / STORE))
         pruner = optuna.pruners.MedianPruner(STARTUP_PRUNING, n_warmup_steps=epochs // 3 + 1)
+        trained = {
+            file.parent.name for file in folder.glob("trials/*/config.yaml")
+        }  # before: known
         with in_turn(folder / LOCK), self._storing():
             self._storage = optuna.storages.RDBStorage(
                 url.render_as_string(), engine_kwargs={"connect_args": {"timeout": SECONDS}}
@@ -80,7 +83,6 @@ class Trials:
                 load_if_exists=True,
             )
             known = {str(one.number) for one in self._all()}
-        trained = {file.parent.name for file in folder.glob("trials/*/config.yaml")}
         if not trained <= known:
             raise RunError(
                 f"{folder / STORE} does not know all trials that are in {folder / 'trials'}: put "
@@ -232,7 +234,7 @@ class Trials:
             yield
         except RunError:
             raise
-        except (SQLAlchemyError, RuntimeError) as error:  # Optuna's are of all kinds
+        except (SQLAlchemyError, optuna.exceptions.OptunaError, RuntimeError) as error:
             reason = str(error.__cause__ or error).splitlines()[0]
             raise RunError(
                 f"cannot read or write the trials in {self.folder / STORE}: {reason}. If its disk "

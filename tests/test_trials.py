@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 
 from errors import RunError
@@ -214,6 +215,34 @@ def test_a_store_of_another_optuna_is_told_with_the_way_on(study) -> None:
         store.execute("update alembic_version set version_num = 'v99'")
     with pytest.raises(RunError, match=f"cannot read or write the trials in .*{STORE}.*remove"):
         study()
+
+
+@pytest.mark.parametrize(
+    "error", [optuna.exceptions.StorageInternalError("full"), RuntimeError("full")]
+)
+def test_whatever_the_store_raises_is_told(study, monkeypatch, error) -> None:
+    trials = study()
+
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(trials.study, "get_trials", fail)
+    with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
+        trials.outcomes()
+
+
+def test_a_trial_that_others_begin_meanwhile_is_no_stranger(study, monkeypatch) -> None:
+    finish(study(), 1)
+    real = Trials._all
+
+    def slow(self: Trials) -> object:
+        found = list(real(self))
+        self.place(1).mkdir(parents=True, exist_ok=True)
+        (self.place(1) / "config.yaml").write_text("of another process")
+        return found
+
+    monkeypatch.setattr(Trials, "_all", slow)
+    assert study().n_ended() == 1
 
 
 @pytest.mark.parametrize("how", ["emptied", "removed"])
