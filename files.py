@@ -30,19 +30,20 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path, *keys: str, remove: Path | None = None) -> Any:
+def read_json(path: Path, *keys: str, remove: Path | None = None, most: int = MAX_JSON) -> Any:
     """Read a JSON file of ours, which must hold some keys.
 
     Args:
         path: The file.
         keys: That it must hold.
         remove: What must go so that it is made again; None is the file alone.
+        most: Bytes that it may hold.
 
     Raises:
         RunError: The file is missing or too large, is not JSON, or lacks a key.
     """
     try:
-        value = json.loads(read_text(path, MAX_JSON))
+        value = json.loads(read_text(path, most))
     except (OSError, ValueError, RecursionError) as error:
         raise damaged(path, error, remove) from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]

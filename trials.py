@@ -68,9 +68,8 @@ class Trials:
         self.folder, self.space, self.seed = folder, space, seed
         url = URL.create("sqlite", database=str(folder / STORE))
         pruner = optuna.pruners.MedianPruner(STARTUP_PRUNING, n_warmup_steps=epochs // 3 + 1)
-        trained = {
-            file.parent.name for file in folder.glob("trials/*/config.yaml")
-        }  # before: known
+        # Before the store is asked: others may begin a trial meanwhile.
+        trained = {file.parent.name for file in folder.glob("trials/*/config.yaml")}
         with in_turn(folder / LOCK), self._storing():
             self._storage = optuna.storages.RDBStorage(
                 url.render_as_string(), engine_kwargs={"connect_args": {"timeout": SECONDS}}
