@@ -17,13 +17,13 @@ import torch
 import yaml
 from accelerate.state import AcceleratorState
 from hypothesis import settings
-from promises import PROMISES
 
 from config import load_config
 from environment import git_commit
 from files import write_csv, write_json
 from ledger import note
 from schema import Config
+from tests.support.promises import PROMISES
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order
 torch.set_num_threads(1)

@@ -22,8 +22,8 @@ from errors import InputError
 from files import read_json
 from jobs import is_busy
 from locks import alone
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FOLD = "folds/fold-1_seed-0"
 STAND_IN = """
 import json, os, sys

@@ -15,10 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
-from conftest import tone as noisy_tone
-from test_inference import FEATURES, fold  # noqa: F401  a fixture
-from test_leakage import names_of
 
 import data as data_module
 import predict
@@ -30,8 +26,12 @@ from inference import FoldModel
 from plan import make_plan
 from recordings import hear
 from store import FeatureStore
+from tests.conftest import tone as noisy_tone
+from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
+from tests.support.paths import ROOT
+from tests.test_inference import FEATURES, fold  # noqa: F401  a fixture
+from tests.test_leakage import names_of
 
-ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]
 REFUSED = [kind for kind in KINDS if kind.outcome != USED]
@@ -361,4 +361,4 @@ def test_the_page_shows_what_the_tests_prove() -> None:
         assert f"def {name}(" in (ROOT / file).read_text(encoding="utf-8"), where
     assert len({kind.name for kind in KINDS}) == len(KINDS) >= 60
     shown = (ROOT / "docs/AUDIO.md").read_text(encoding="utf-8")
-    assert shown == page(), "write it anew: PYTHONPATH=. python tests/battery.py"
+    assert shown == page(), "write it anew: python -m tests.support.battery"

@@ -22,9 +22,9 @@ from config import load_config
 from errors import InputError, RunError
 from files import read_json
 from recordings import FILE as RECORDINGS
+from tests.support.paths import ROOT
 
-REPOSITORY = Path(__file__).parents[1]
-CONFIGS = sorted((REPOSITORY / "configs").glob("*.yaml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
 
 class Said(NamedTuple):
@@ -43,7 +43,7 @@ def run(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> Iterator[Callable[
         argv += [f"run.store={tmp_path / 'store'}", *arguments]
         monkeypatch.setattr(sys, "argv", argv)
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(REPOSITORY / entry), run_name="__main__")
+            runpy.run_path(str(ROOT / entry), run_name="__main__")
         out, err = capsys.readouterr()
         assert "Traceback" not in out + err
         return Said(ended.value.code, out, err)
@@ -245,7 +245,7 @@ def test_compare_prints_the_tables_and_writes_them_where_asked(
     def compare(*arguments: str) -> int:
         monkeypatch.setattr(sys, "argv", ["compare.py", *arguments])
         with pytest.raises(SystemExit) as ended:
-            runpy.run_path(str(REPOSITORY / "compare.py"), run_name="__main__")
+            runpy.run_path(str(ROOT / "compare.py"), run_name="__main__")
         return ended.value.code
 
     capsys.readouterr()

@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_engine import Stub, batch, loaders, make_trainer
 from torch import nn
 
 import collapse
@@ -29,6 +28,7 @@ from files import read_json
 from model_gmu import MaxMViTGMU
 from progress import Progress
 from summary import summarize
+from tests.test_engine import Stub, batch, loaders, make_trainer
 
 FOLD = "folds/fold-1_seed-0"
 HEALTHY = {  # the worst of small networks that learned, see collapse.py

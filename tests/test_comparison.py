@@ -5,7 +5,6 @@ import re
 
 import pytest
 import yaml
-from conftest import write_fold, write_run
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
@@ -13,6 +12,7 @@ from comparison import compare
 from errors import InputError
 from run_folder import read_run
 from tables import comparison_latex, comparison_markdown
+from tests.conftest import write_fold, write_run
 
 # speaker -> (clips of class a, right of them; clips of class b, right of them), by run
 FIRST = {"s1": (4, 4, 4, 2), "s2": (4, 3, 4, 3), "s3": (4, 4, 4, 4)}

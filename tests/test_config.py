@@ -1,7 +1,5 @@
 """Recipes: inheritance, overrides, and errors that name the key."""
 
-from pathlib import Path
-
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -10,8 +8,9 @@ from hypothesis import strategies as st
 from config import dump_config, flatten, json_schema, load_config
 from errors import InputError
 from schema import ONLY_WITH, Config
+from tests.support.paths import ROOT
 
-CONFIGS = Path(__file__).parents[1] / "configs"
+CONFIGS = ROOT / "configs"
 RECIPES = sorted(CONFIGS.glob("*.yaml"))
 CHILDREN = [path for path in RECIPES if "base: " in path.read_text(encoding="utf-8")]
 SMALLEST = """\

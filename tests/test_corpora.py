@@ -10,11 +10,9 @@ import pytest
 
 from corpora import CORPORA, read_corpus, select_subset
 from errors import InputError
+from tests.support.paths import ROOT
 
-RAVDESS = Path(
-    os.environ.get("MAXMVIT_RAVDESS")
-    or Path(__file__).resolve().parents[2] / "shared" / "data" / "ravdess"
-)
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 
 
 def touch(root: Path, *names: str) -> Path:

@@ -17,14 +17,12 @@ from hypothesis import strategies as st
 import cqt as cqt_module
 from cqt import BUCKETS, CQT
 from errors import InputError
+from tests.support.paths import ROOT
 from wavelets import Group, Wavelets
 
 RATE = 16_000  # Hz
 TONE_CQT = CQT(RATE, 256, 65.41, 72)
-RAVDESS = Path(
-    os.environ.get("MAXMVIT_RAVDESS")
-    or Path(__file__).resolve().parents[2] / "shared" / "data" / "ravdess"
-)
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 GRID = [  # rate, hop, fmin, n_bins, bins_per_octave, samples
     (16_000, 256, 65.41, 72, 12, 9600),
     (44_100, 512, 32.70, 84, 12, 13_230),  # the paper's settings

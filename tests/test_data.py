@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from conftest import tone
 from hypothesis import example, given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
@@ -29,6 +28,7 @@ from errors import RunError
 from features import SpectrogramImages
 from stopping import SIGNALS
 from store import FeatureStore
+from tests.conftest import tone
 
 N = 11
 CPU = torch.device("cpu")

@@ -13,9 +13,11 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from tests.support.paths import ROOT
+
 pytest.importorskip("espeakng_loader", reason="eSpeak NG (package espeakng-loader) not installed")
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "make_demo_corpus.py"
+SCRIPT = ROOT / "scripts" / "make_demo_corpus.py"
 spec = importlib.util.spec_from_file_location("make_demo_corpus", SCRIPT)
 demo = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(demo)

@@ -13,8 +13,8 @@ import pytest
 
 import disk
 from errors import RunError
+from tests.support.paths import ROOT
 
-HERE = Path(__file__).parents[1]
 HOLD = """
 import sys
 from pathlib import Path
@@ -37,7 +37,7 @@ def writer(tmp_path):
     """Give a process that is in the middle of writing `file`."""
     command = [sys.executable, "-c", HOLD, str(tmp_path / "file")]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen(command, cwd=HERE, **pipes) as process:
+    with subprocess.Popen(command, cwd=ROOT, **pipes) as process:
         assert process.stdout.readline() == b"at work\n"
         yield process
         process.kill()

@@ -26,8 +26,8 @@ from evaluation import evaluate
 from losses import FusionLoss
 from optim import Schedule, build_optimizers
 from processes import average_gradients, gather_labels, gather_views
+from tests.support.paths import ROOT
 
-REPOSITORY = Path(__file__).parents[1]
 WORLD, BATCH, WIDTH = 2, 3, 5
 N_EVAL = 9  # 5 clips on one process, 4 on the other
 FORMS = {  # how views are compared
@@ -246,7 +246,7 @@ def test_peer_20_a_nan_on_one_process_moves_no_weight_on_any(two, count) -> None
 
 def test_whole_run_under_torchrun(tiny: Callable, tmp_path: Path, recipe: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    command += ["--nproc_per_node", str(WORLD), str(REPOSITORY / "train_gmu.py")]
+    command += ["--nproc_per_node", str(WORLD), str(ROOT / "train_gmu.py")]
     command += ["--config", str(recipe), f"run.root={tmp_path}", "model.fusion=gmu_contrastive"]
     command += ["train.epochs=1", "train.batch_size=5", "protocol.split=speaker-k-fold"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180)

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 from torch import Tensor, nn
 
 from batches import EvalBatches
@@ -26,6 +25,7 @@ from optim import Schedule, build_optimizers
 from plan import make_plan
 from progress import Progress
 from store import FeatureStore
+from tests.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 
 pytestmark = pytest.mark.promise("non_finite")
 NAMES = [f"Ses01_{i:03d}" for i in range(16)]

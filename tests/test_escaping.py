@@ -16,7 +16,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import yaml
-from conftest import PITCHES, SAMPLE_RATE, tone
 
 import compare
 from cli import WRONG_INPUT, guarded, train_command
@@ -27,8 +26,9 @@ from figures import dot_plot
 from files import write_csv
 from publish import gather, publish
 from tables import comparison_latex, markdown_table
+from tests.conftest import PITCHES, SAMPLE_RATE, tone
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 NASTY = (
     "<script>alert(1)</script>",
     '"><img src=x onerror=alert(1)>',

@@ -41,9 +41,9 @@ from protocol import certify
 from run_folder import read_run
 from store import FeatureStore
 from tables import comparison_markdown
+from tests.support.paths import ROOT
 from tracking import Tracker
 
-REPOSITORY = Path(__file__).parents[1]
 CLASSES = ["neutral", "happy", "angry", "sad"]
 FOLD = "folds/fold-1_seed-0"
 PREDICTIONS = ["split", "utterance", "speaker", "target", "pred"]
@@ -231,7 +231,7 @@ def test_a_killed_process_goes_on_to_the_same_result(
 ) -> None:
     config = tiny("name=gmu")
     run = Path(config.run.root) / "gmu"
-    command = [sys.executable, str(REPOSITORY / "train_gmu.py"), "--config", str(recipe)]
+    command = [sys.executable, str(ROOT / "train_gmu.py"), "--config", str(recipe)]
     command += [f"run.root={config.run.root}", "name=gmu"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=run.parent.parent) as process:
         state = run / FOLD / "state"
@@ -426,13 +426,13 @@ def test_peer_26_runs_never_write_into_each_others_files(tiny: Callable) -> None
 
 
 def test_peer_26_warnings_and_loggers_are_left_to_the_user() -> None:
-    for path in REPOSITORY.glob("*.py"):
+    for path in ROOT.glob("*.py"):
         assert "filterwarnings" not in path.read_text(), path
 
 
 def test_peer_25_no_pickle_is_written_or_loaded() -> None:
     """`torch.load` is nowhere; timm reads a user's .pth itself, tensors only."""
-    for path in [*REPOSITORY.glob("*.py"), *REPOSITORY.glob("scripts/*.py")]:
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")]:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "save"), ("torch", "load")}

@@ -19,7 +19,6 @@ import numpy as np
 import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from test_experiment import results_of
 
 import experiment
 import store as store_module
@@ -31,9 +30,10 @@ from files import write_text
 from publish import gather, publish
 from schema import Config
 from store import FeatureStore
+from tests.support.paths import ROOT
+from tests.test_experiment import results_of
 from tracking import Tracker
 
-HERE = Path(__file__).parents[1]
 FOLD = "tiny/folds/fold-1_seed-0"
 SMALL = ["model.cqt_backbone=test_byobnet", "model.mel_backbone=test_vit"]  # 11 MB a fold, 1 s
 REPORT = ["comparison.json", "comparison.md", "comparison.tex", "report.html"]
@@ -412,7 +412,7 @@ def test_real_disks_of_every_size(reference, tmp_path, count, place) -> None:
 
 def command_in(reference: Reference, root: Path, *overrides: str) -> list[str]:
     places = [f"run.root={root / 'runs'}", f"run.store={root / 'store'}"]
-    entry = [sys.executable, str(HERE / "train_gmu.py"), "--config", str(reference.recipe)]
+    entry = [sys.executable, str(ROOT / "train_gmu.py"), "--config", str(reference.recipe)]
     return [*entry, *places, *SMALL, *overrides]
 
 

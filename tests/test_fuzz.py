@@ -19,9 +19,10 @@ from config import load_config
 from corpora import read_corpus
 from errors import InputError, control_character
 from schema import Config
+from tests.support.paths import ROOT
 from utterance import Utterance
 
-CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+CONFIGS = ROOT / "configs"
 LONGEST_MESSAGE = 10_000  # characters
 WORDS = [
     *(

@@ -8,7 +8,6 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import write_card, write_fold, write_run
 from matplotlib.figure import Figure
 
 import gate_figures
@@ -21,6 +20,7 @@ from gate_tables import gates_markdown
 from publish import gather
 from report import write_report
 from run_folder import read_run
+from tests.conftest import write_card, write_fold, write_run
 
 EVIL = "<script>alert(1)</script>"
 PNG = png_bytes(Figure(figsize=(0.5, 0.5)))

@@ -16,7 +16,6 @@ import pytest
 import soundfile
 import torch
 import yaml
-from conftest import Payload
 
 from backbones import create_backbone
 from bounded import (
@@ -36,9 +35,10 @@ from files import load_state, load_tensors, read_json, write_csv
 from labels import label_set
 from recordings import FILE as RECORDINGS
 from recordings import hear
+from tests.conftest import Payload
+from tests.support.paths import ROOT
 from utterance import Utterance
 
-ROOT = Path(__file__).resolve().parent.parent
 SHELL = ("$(touch x)", "; touch x", "`touch x`", "| touch x", "&& touch x #")
 
 

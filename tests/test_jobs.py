@@ -18,8 +18,8 @@ import jobs
 from errors import RunError
 from jobs import Job, is_busy, run_jobs, slots_for
 from locks import alone
+from tests.support.paths import ROOT
 
-HERE = Path(__file__).parents[1]
 DONE = "open(folder + '/metrics.json', 'w')"
 
 
@@ -54,7 +54,7 @@ def holder(tmp_path):
             f"    while not os.path.exists({str(until)!r}): time.sleep(0.01)\n"
             f"    {then or 'pass'}\n"
         )
-        held.append(subprocess.Popen([sys.executable, "-c", code], cwd=HERE))
+        held.append(subprocess.Popen([sys.executable, "-c", code], cwd=ROOT))
         wait_for(folder / "held")
 
     yield hold

@@ -8,9 +8,6 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import RECIPE
-from test_corpora import add_dialog
-from test_fingerprint import RATE, add_noise, speech
 
 from corpora import CORPORA, Utterance
 from errors import InputError
@@ -19,6 +16,9 @@ from plan import Plan, make_plan, remarks
 from protocol import certify, group_recordings, protocol_id
 from schema import Config
 from splits import Split
+from tests.conftest import RECIPE
+from tests.test_corpora import add_dialog
+from tests.test_fingerprint import RATE, add_noise, speech
 
 SECONDS = 1.3  # long enough for a fingerprint
 LABELS = {"iemocap": "iemocap4-exc", "esd": "esd5", "ravdess": "ravdess8", "emodb": "emodb7"}

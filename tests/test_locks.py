@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import kills
 import pytest
 
 from errors import InputError, RunError
 from experiment import run_experiment
 from locks import alone, in_turn, is_held
 from plan import make_plan
+from tests.support import kills
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """

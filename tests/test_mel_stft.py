@@ -14,13 +14,11 @@ from hypothesis import strategies as st
 import mel_stft
 from errors import InputError
 from mel_stft import MelSTFT, mel_frequencies
+from tests.support.paths import ROOT
 
 RATE = 16_000  # Hz
 SMALL = {"sample_rate": RATE, "n_fft": 512, "hop_length": 128, "n_mels": 40}
-RAVDESS = Path(
-    os.environ.get("MAXMVIT_RAVDESS")
-    or Path(__file__).resolve().parents[2] / "shared" / "data" / "ravdess"
-)
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 GRID = [
     {"sample_rate": 44_100},  # the paper's settings
     {"sample_rate": RATE, "n_fft": 1024, "hop_length": 160, "n_mels": 64},

@@ -4,7 +4,6 @@ import json
 import pickle
 import urllib.error
 import urllib.request
-from pathlib import Path
 
 import pytest
 import timm
@@ -19,6 +18,7 @@ from errors import InputError, RunError
 from fusion import FUSIONS, GATED, ONE_BRANCH, FusionOutput
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU, check_settings, rebuild
+from tests.support.paths import ROOT
 
 SIZE = 32  # pixels
 SMALL = {
@@ -456,7 +456,7 @@ def test_a_file_that_is_not_the_weights_is_refused(timm_model, tmp_path, content
         create_backbone("mvitv2_micro", SIZE, 1, False, str(file), "mel")
 
 
-RECIPES = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+RECIPES = sorted((ROOT / "configs").glob("*.yaml"))
 NETWORKS = {  # one recipe for each network that any recipe trains
     (c.model.fusion, c.model.cqt_backbone, c.model.image_size): c for c in map(load_config, RECIPES)
 }

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from conftest import SAMPLE_RATE, Payload, tone, write_card
 
 import files
 import predict
@@ -16,6 +15,7 @@ from errors import RunError
 from files import load_state, save_tensors, write_json
 from inference import FoldModel
 from model_gmu import MaxMViTGMU
+from tests.conftest import SAMPLE_RATE, Payload, tone, write_card
 
 FEATURES = {
     "sample_rate": 16000,

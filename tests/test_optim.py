@@ -2,7 +2,6 @@
 
 import copy
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,8 @@ from torch import nn
 
 from config import load_config
 from optim import Schedule, build_optimizers
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from test_fingerprint import RATE, speech
-from test_leakage import names_of, plan_of, read_table, write_table
 
 from config import load_config
 from errors import InputError
 from plan import Plan, leave_out, make_plan, remarks
 from protocol import certify
 from splits import Split
+from tests.test_fingerprint import RATE, speech
+from tests.test_leakage import names_of, plan_of, read_table, write_table
 
 SPLIT = "speaker-k-fold"
 

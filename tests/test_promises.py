@@ -5,8 +5,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import Recorder
-from promises import PROMISES
+
+from tests.conftest import Recorder
+from tests.support.promises import PROMISES
 
 
 def report(key: str, outcome: str = "passed", when: str = "call") -> SimpleNamespace:

@@ -24,11 +24,9 @@ from protocol import (
     select_labels,
 )
 from splits import DEV_OF_SPLIT
+from tests.support.paths import ROOT
 
-RAVDESS = Path(
-    os.environ.get("MAXMVIT_RAVDESS")
-    or Path(__file__).resolve().parents[2] / "shared" / "data" / "ravdess"
-)
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 
 IEMOCAP_LABELS = "ang hap exc sad neu fru sur fea dis oth xxx".split()
 # Label counts a speaker, and a portion, over the whole corpus; labels as above.

@@ -18,9 +18,9 @@ from errors import InputError
 from figures import COLOURS
 from lr_range import main
 from rate_range import BLOW_UP, MARGIN, judge, mean_sweep, read_sweep, run_range_test, sweep
+from tests.support.paths import ROOT
 from tuning_figures import Sweep, draw_sweep
 
-REPOSITORY = Path(__file__).parents[1]
 STEEP = 8.0  # the largest curvature of the bowl
 RATES = np.geomspace(1e-5, 1e2, 2000).tolist()
 
@@ -254,7 +254,7 @@ def test_what_makes_no_test_is_refused(recipe, tmp_path, capsys, words, named) -
 
 def test_the_script_starts_the_entry() -> None:
     found = subprocess.run(
-        [REPOSITORY / "scripts/lr_range.sh", "--help"], capture_output=True, text=True, cwd="/"
+        [ROOT / "scripts/lr_range.sh", "--help"], capture_output=True, text=True, cwd="/"
     )
     assert found.returncode == 0 and "scripts/lr_range.sh" in found.stdout
 

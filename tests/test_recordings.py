@@ -6,12 +6,12 @@ import zipfile
 import numpy as np
 import pytest
 import soundfile
-from conftest import tone
 
 import recordings as room
 from audio import listen
 from errors import RunError
 from recordings import hear, remember
+from tests.conftest import tone
 
 RATE = 16_000
 

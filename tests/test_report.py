@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from conftest import write_card, write_fold, write_run
 from PIL import Image
 from scipy.special import expit, logit
 from scipy.stats import t as student
@@ -27,6 +26,7 @@ from files import read_json, write_text
 from publish import gather, publish
 from report import write_report
 from run_folder import Run, read_run
+from tests.conftest import write_card, write_fold, write_run
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
 

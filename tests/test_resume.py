@@ -10,12 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import kills
 import pytest
 
 from files import read_json
 from run_folder import read_run
 from stopping import Stop
+from tests.support import kills
 
 FOLD = "folds/fold-1_seed-0"
 RESULTS = ("model.safetensors", "model.json", "predictions.csv", "metrics.json", "history.csv")

@@ -18,9 +18,9 @@ from search_space import (
     overrides_of,
     read_space,
 )
+from tests.support.paths import ROOT
 
-REPOSITORY = Path(__file__).parents[1]
-SHIPPED = REPOSITORY / "configs/spaces/gmu.yaml"
+SHIPPED = ROOT / "configs/spaces/gmu.yaml"
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_overrides_carry_every_value_exactly(recipe) -> None:
     assert {key: flatten(config.model_dump())[key] for key in values} == values
 
 
-@pytest.mark.parametrize("recipe", sorted(REPOSITORY.glob("configs/*_gmu*.yaml")), ids=str)
+@pytest.mark.parametrize("recipe", sorted(ROOT.glob("configs/*_gmu*.yaml")), ids=str)
 def test_the_shipped_space_fits_the_shipped_recipes(recipe: Path) -> None:
     space, lines = read_space(SHIPPED, recipe, ["corpus.root=x"])
     contrastive = load_config(recipe, ["corpus.root=x"]).model.fusion == "gmu_contrastive"

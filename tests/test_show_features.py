@@ -4,13 +4,14 @@ import errno
 import os
 import runpy
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "show_features.py"))
+from tests.support.paths import ROOT
+
+SCRIPT = runpy.run_path(str(ROOT / "scripts" / "show_features.py"))
 
 
 @pytest.fixture

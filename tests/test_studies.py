@@ -13,8 +13,8 @@ from losses import FusionLoss
 from model_gmu import MaxMViTGMU
 from schema import ONLY_WITH
 from studies import STUDIES, Recipe, load_recipes, load_study, read_overlays
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 NAMES = sorted(file.stem.removesuffix("_gmu") for file in CONFIGS.glob("*_gmu.yaml"))
 FUSION = {"concat", "concat_matched", "mean", "sum", "gmu", "gmu_scalar", "gmu_features"}

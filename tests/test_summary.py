@@ -4,13 +4,13 @@ import json
 import os
 
 import pytest
-from conftest import write_fold, write_run
 
 from errors import InputError, RunError
 from files import read_json, write_json
 from ledger import looks, note, read_ledger
 from run_folder import read_run
 from summary import summarize
+from tests.conftest import write_fold, write_run
 
 
 @pytest.fixture

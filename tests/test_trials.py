@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import optuna
 import pytest
 
 from errors import RunError
 from search_space import Choices, Range
+from tests.support.paths import ROOT
 from trials import (
     DIVERGED,
     FAILED,
@@ -27,7 +27,6 @@ from trials import (
     Trials,
 )
 
-REPOSITORY = Path(__file__).parents[1]
 SPACE = {
     "optim.lr": Range(1e-5, 1e-1, log=True),
     "model.fusion_hidden_dim": Choices((None, 8, 16)),
@@ -94,8 +93,8 @@ def test_two_at_work_share_the_number_of_trials(study) -> None:
 CLAIM = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, "tests")
-from test_trials import SPACE, EPOCHS
+sys.path.insert(0, ".")
+from tests.test_trials import SPACE, EPOCHS
 from trials import Trials
 trials = Trials(Path(sys.argv[1]), SPACE, 0, EPOCHS)
 with trials.claim(5) as trial:
@@ -108,7 +107,7 @@ with trials.claim(5) as trial:
 def test_a_killed_process_s_trial_is_taken_up_with_its_values(study, tmp_path) -> None:
     trials = study()
     command = [sys.executable, "-c", CLAIM, str(trials.folder)]
-    process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline().strip() == "0"
     (before,) = trials.outcomes()
     with trials.claim(5) as beside:

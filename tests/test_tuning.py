@@ -22,10 +22,10 @@ from experiment import run_experiment
 from locks import in_turn
 from plan import make_plan, make_tuning_plan
 from stopping import Stop
+from tests.support.paths import ROOT
 from trials import MOST_STARTS, STORE
 from tuning import Tuning, load_tuning, tune
 
-REPOSITORY = Path(__file__).parents[1]
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
     "model.fusion_hidden_dim": {"choices": [None, 8]},
@@ -170,7 +170,7 @@ def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> No
 
 def test_several_processes_share_the_trials(study, recipe, tmp_path) -> None:
     tuned = study()
-    words = [sys.executable, str(REPOSITORY / "tune.py"), *tuned.command[2:], "--workers", "2"]
+    words = [sys.executable, str(ROOT / "tune.py"), *tuned.command[2:], "--workers", "2"]
     done = subprocess.run([*words, "--trials", "3"], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "3 complete in" in done.stdout and len(rows_of(tuned.folder)) == 3
@@ -255,7 +255,7 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
     tune(tuned, 1, 1, Stop())
     code = f"import tuning; from trials import *; Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
     with in_turn(tuned.folder / ".lock"):
-        waiting = subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY)
+        waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)
     assert waiting.wait(60) == 0

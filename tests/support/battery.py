@@ -16,6 +16,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from tests.support.paths import ROOT
+
 PITCH, LEVEL, SECONDS = 440.0, 0.5, 0.5  # Hz, of full scale, s
 RATE = 16_000  # Hz
 USED = "used"
@@ -381,7 +383,7 @@ def page() -> str:
         [
             "# Kinds of audio and what becomes of them",
             "",
-            "Written by `PYTHONPATH=. python tests/battery.py` from what the tests try; a test",
+            "Written by `python -m tests.support.battery` from what the tests try; a test",
             "holds page and tests together. A corpus and `predict.py` treat a file alike. Its",
             "content says which format a file has, its name only that it is audio: published",
             "corpora hold WAV and FLAC, a manifest may list OGG, Opus, MP3 and AIFF too. Refused",
@@ -406,4 +408,4 @@ def _shown(kind: Kind) -> str:
 
 
 if __name__ == "__main__":
-    (Path(__file__).parent.parent / "docs/AUDIO.md").write_text(page(), encoding="utf-8")
+    (ROOT / "docs/AUDIO.md").write_text(page(), encoding="utf-8")

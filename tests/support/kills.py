@@ -14,8 +14,9 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
-MODULES = ["kills", "cli"]
+from tests.support.paths import ROOT
+
+MODULES = ["tests.support.kills", "cli"]
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
@@ -54,7 +55,7 @@ def start(
         n: Counted from 1.
         number: The signal that it sends itself there.
     """
-    os.environ["PYTHONPATH"] = os.pathsep.join(map(str, (ROOT, ROOT / "tests")))
+    os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
     process = context.Process(target=_run, args=(list(argv), str(log), place, n, number))
