@@ -13,21 +13,21 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli import guarded
 from config import dump_config
-from disk import make_folder
-from errors import InputError, RunError, nearest
 from experiment import LOCK, check_run_folder, remove_run
-from files import write_text
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
-from locks import alone
 from plan import Plan, make_plan
 from protocol import Split
 from publish import gather, publish
-from stopping import Stop
 from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from summary import summarize
+from system.cli import guarded
+from system.disk import make_folder
+from system.errors import InputError, RunError, nearest
+from system.files import write_text
+from system.locks import alone
+from system.signals import Stop
 from tables import comparison_markdown
 
 

@@ -4,12 +4,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from cli import guarded
-from errors import printable
 from gate_analysis import analyze, sort_words
 from gate_results import FOLDER
 from gate_tables import gates_markdown
 from reliance import N_DRAWS
+from system.cli import guarded
+from system.errors import printable
 
 
 def main() -> int:

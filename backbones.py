@@ -14,7 +14,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from errors import InputError, RunError, nearest
+from system.errors import InputError, RunError, nearest
 
 HUB_TIMEOUT = 5  # seconds to find out whether the hub answers
 BEHIND_TOKENS = ("head", "fc_norm", "attn_pool")  # timm's names

@@ -16,10 +16,10 @@ from calibration import (
     reliability,
     risk_coverage,
 )
-from files import damaged
 from metrics import SCORES
 from run_folder import Run, Table
 from significance import speaker_confusions, speaker_interval
+from system.files import damaged
 from tables import in_markdown, markdown_table, percent, with_interval
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from disk import keeps_back
-from errors import RunError
-from files import damaged, load_state, load_tensors, save_state, save_tensors
+from system.disk import keeps_back
+from system.errors import RunError
+from system.files import damaged, load_state, load_tensors, save_state, save_tensors
 
 log = logging.getLogger(__name__)
 

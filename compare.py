@@ -4,9 +4,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cli import guarded
-from errors import printable
 from publish import gather, markdown, publish
+from system.cli import guarded
+from system.errors import printable
 
 
 def main() -> int:

@@ -4,13 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from errors import InputError
 from metrics import SCORES
 from protocol import protocol_parts
 from run_folder import Run
 from schema import ONLY_WITH
 from significance import holm, mcnemar, paired_test
 from summary import by_speaker, describe_run
+from system.errors import InputError
 
 SHARED = ("protocol", "certificate", "speaker_dependent", "classes", "folds", "n_folds", "seeds")
 TESTED = ("ua", "wa")

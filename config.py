@@ -10,9 +10,9 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from bounded import MAX_CONFIG, read_text
-from errors import InputError, brief, control_character, cut, nearest
 from schema import ONLY_WITH, Config
+from system.bounded import MAX_CONFIG, read_text
+from system.errors import InputError, brief, control_character, cut, nearest
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

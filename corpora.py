@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from bounded import MAX_LABELS, read_text
-from errors import InputError, cut, nearest
 from manifest import read_manifest
+from system.bounded import MAX_LABELS, read_text
+from system.errors import InputError, cut, nearest
 from utterance import Utterance, from_name, is_audio
 
 __all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]

@@ -23,10 +23,10 @@ from augment import (
     mix_images,
 )
 from batches import Item
-from errors import RunError
 from features import SpectrogramImages
-from stopping import SIGNALS
 from store import FeatureStore
+from system.errors import RunError
+from system.signals import SIGNALS
 
 
 class Batch(NamedTuple):

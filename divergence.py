@@ -9,7 +9,7 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 from data import Batch
-from errors import RunError
+from system.errors import RunError
 
 CLIPS_NAMED = 32  # of a bad step
 PARTS = ("cqt", "mel", "head")

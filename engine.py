@@ -20,14 +20,14 @@ from collapse import Signs, alarms
 from data import Batch, PictureLoader
 from divergence import PARTS, Diverged, describe, is_finite
 from evaluation import Predictions, evaluate
-from files import damaged
 from keeper import Keeper, Snapshot
 from losses import FusionLoss, LossTerms
 from metrics import scores
 from optim import Schedule, clip_gradients
 from processes import average_gradients, check_number, gather_labels, gather_views, on_any_process
 from progress import Progress
-from stopping import Stop
+from system.files import damaged
+from system.signals import Stop
 
 log = logging.getLogger(__name__)
 

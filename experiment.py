@@ -11,21 +11,21 @@ import torch
 from accelerate import Accelerator
 
 from config import dump_config, flatten, load_config
-from disk import check_writable, make_folder, remove_leftovers
 from environment import describe_environment
-from errors import InputError
 from features import SpectrogramImages
-from files import read_json, write_csv, write_json, write_text
 from fold import build_model, run_fold
 from job import FoldJob
 from ledger import LEDGER
-from locks import alone, in_turn
 from model_gmu import check_settings
 from plan import Plan, leave_out, make_plan, remarks
 from schema import Config
-from stopping import Stop
 from store import FeatureStore
 from summary import summarize
+from system.disk import check_writable, make_folder, remove_leftovers
+from system.errors import InputError
+from system.files import read_json, write_csv, write_json, write_text
+from system.locks import alone, in_turn
+from system.signals import Stop
 
 log = logging.getLogger(__name__)
 

@@ -18,20 +18,20 @@ from batches import EvalBatches
 from checkpoints import Checkpoints
 from corpora import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
-from disk import make_folder, remove_leftovers
 from divergence import CLIPS_NAMED, DATA, Diverged, named
 from engine import Trainer
 from evaluation import Predictions, evaluate
 from features import SpectrogramImages
-from files import copy_file, load_tensors, read_json, write_csv, write_json
 from job import FoldJob
 from ledger import note
-from locks import alone
 from model_gmu import MaxMViTGMU
 from progress import Progress
 from records import score, write_metrics, write_model_card, write_predictions
-from stopping import Stop
 from store import FeatureStore
+from system.disk import make_folder, remove_leftovers
+from system.files import copy_file, load_tensors, read_json, write_csv, write_json
+from system.locks import alone
+from system.signals import Stop
 from tracking import Tracker
 from trainers import build_model, build_trainer, share_of, train_batches
 

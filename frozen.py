@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader
 from batches import EvalBatches
 from config import flatten, load_config
 from data import Batch, build_loader
-from errors import InputError, RunError, nearest
 from experiment import feature_settings, fill_store
-from files import damaged, read_json
 from fold import make_dataset
 from inference import check_same_classes, chosen_device, frozen_model
 from job import FoldJob
@@ -28,6 +26,8 @@ from protocol import get_fold
 from run_folder import FoldResult, Run
 from schema import Config
 from store import FeatureStore
+from system.errors import InputError, RunError, nearest
+from system.files import damaged, read_json
 
 BRANCHES = ("cqt", "mel")
 PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")

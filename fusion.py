@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from errors import InputError
+from system.errors import InputError
 
 FUSIONS = (
     "concat",

@@ -12,10 +12,7 @@ from tqdm import tqdm
 
 import gate_figures as pictures
 from agreement import judge
-from disk import failure, make_folder, sync_folder, whole_file
-from errors import InputError
 from figures import png_bytes, svg_text
-from files import write_csv, write_json, write_text
 from frozen import FrozenRun, open_run
 from fusion import GATED
 from gate_results import FILE, FOLDER, GateResults, digests, model_name
@@ -31,7 +28,6 @@ from gates import (
     unit_means,
     unit_rows,
 )
-from locks import alone
 from reliance import (
     N_DRAWS,
     Measured,
@@ -42,6 +38,10 @@ from reliance import (
 )
 from run_folder import Run, read_run
 from summary import summarize
+from system.disk import failure, make_folder, sync_folder, whole_file
+from system.errors import InputError
+from system.files import write_csv, write_json, write_text
+from system.locks import alone
 from tracking import write_analysis
 
 MAX_DRAWS = 100  # of donors

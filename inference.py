@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio import BadAudio, read_audio
-from errors import InputError, RunError, printable
 from features import Images, SpectrogramImages
-from files import damaged, load_tensors, tensor_shapes
 from model_card import ModelCard, read_card
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from run_folder import FoldResult
+from system.errors import InputError, RunError, printable
+from system.files import damaged, load_tensors, tensor_shapes
 
 CROPS_AT_ONCE = 16  # of a long recording
 NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities

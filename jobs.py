@@ -14,9 +14,9 @@ from typing import NamedTuple
 
 import torch
 
-from disk import failure, is_full
-from locks import TAKEN, is_held
-from stopping import Stop
+from system.disk import failure, is_full
+from system.locks import TAKEN, is_held
+from system.signals import Stop
 
 log = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from checkpoints import Checkpoints, Place
 from data import Batch
 from processes import on_any_process
-from stopping import Stop
+from system.signals import Stop
 
 Snapshot = tuple[Mapping[str, Any], Place]
 

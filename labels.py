@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from bounded import MAX_CLASSES
 from corpora import Utterance, select_subset
-from errors import InputError, nearest
+from system.bounded import MAX_CLASSES
+from system.errors import InputError, nearest
 
 
 @dataclass(frozen=True)

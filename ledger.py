@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bounded import MAX_TABLE, read_text
-from errors import RunError
-from files import append_line
+from system.bounded import MAX_TABLE, read_text
+from system.errors import RunError
+from system.files import append_line
 
 LEDGER = "ledger.jsonl"
 KEYS = "when run protocol certificate fold seed clips n weights kind why".split()

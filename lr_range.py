@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from cli import guarded
 from config import load_config
-from errors import printable
 from rate_range import run_range_test
+from system.cli import guarded
+from system.errors import printable
 
 
 def main(argv: Sequence[str]) -> int:

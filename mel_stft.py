@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from errors import InputError
+from system.errors import InputError
 from windows import check_hop, get_window
 
 CACHE = 2**20  # samples of frames that are transformed at once: 4 MB stay in a processor's cache

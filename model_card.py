@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
-from errors import brief, cut
-from files import damaged, read_json
 from schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
+from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
+from system.errors import brief, cut
+from system.files import damaged, read_json
 
 FILE = "model.json"
 FINDINGS_SHOWN = 5

@@ -10,7 +10,6 @@ from typing import Any
 
 from audio import Recording
 from corpora import Utterance, read_corpus
-from errors import InputError
 from fingerprint import Copy, near_copies
 from leakage import Gate, check
 from protocol import (
@@ -28,6 +27,7 @@ from protocol import (
 from recordings import hear
 from schema import Config
 from splits import check_train_classes
+from system.errors import InputError
 from tables import STAMP
 
 

@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from cli import guarded
-from errors import InputError
 from inference import FoldModel, label_table
 from protocol import SPEAKER_DEPENDENT
+from system.cli import guarded
+from system.errors import InputError
 from tables import STAMP
 
 

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
-from errors import RunError
+from system.errors import RunError
 
 
 def gather_views(z: Tensor) -> Tensor:

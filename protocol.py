@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from corpora import Utterance
-from errors import InputError
 from fingerprint import Copy
 from labels import LabelSet, label_set, select_labels
 from leakage import NEARLY, Gate, check, describe_copies, group_recordings
@@ -20,6 +19,7 @@ from splits import (
     make_splits,
     recording_of,
 )
+from system.errors import InputError
 from text_groups import cross_with_texts
 
 __all__ = [

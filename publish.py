@@ -6,13 +6,13 @@ from typing import Any
 
 from breakdown import breakdown, breakdown_markdown
 from comparison import compare, run_names
-from disk import make_folder
-from errors import InputError
-from files import write_json, write_text
 from report import write_report
 from robustness import measure_robustness, robustness_markdown
 from run_folder import Run, read_run
 from summary import summarize
+from system.disk import make_folder
+from system.errors import InputError
+from system.files import write_json, write_text
 from tables import STAMP, comparison_latex, comparison_markdown, identity
 
 

@@ -32,16 +32,16 @@ from scipy.signal import lfilter
 from batches import in_windows
 from config import dump_config
 from data import Batch
-from disk import make_folder
 from divergence import Diverged
-from errors import InputError
 from experiment import RANGE_TEST, check_places, feature_settings, fill_store, make_accelerator
-from files import write_csv, write_json, write_text
 from fold import Training, prepare
 from job import FoldJob
 from plan import Plan, make_tuning_plan
 from schema import Config
 from store import FeatureStore
+from system.disk import make_folder
+from system.errors import InputError
+from system.files import write_csv, write_json, write_text
 from tuning_figures import Sweep, draw_sweep
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...

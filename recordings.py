@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio import BadAudio, Recording, hash_file, in_parallel, listen
-from disk import make_folder, whole_file
-from files import damaged
+from system.disk import make_folder, whole_file
+from system.files import damaged
 
 FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
 COLUMNS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # and types

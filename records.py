@@ -8,12 +8,12 @@ from numpy.typing import NDArray
 
 from corpora import Utterance
 from evaluation import Predictions
-from files import write_csv, write_json
 from job import FoldJob
 from metrics import scores
 from model_gmu import MaxMViTGMU
 from progress import Progress
 from store import FeatureStore
+from system.files import write_csv, write_json
 
 
 def score(found: Predictions, job: FoldJob) -> dict[str, Any]:

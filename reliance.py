@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from comparison import compare
-from errors import InputError
 from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
 from fusion import ONE_BRANCH
 from gate_results import digests
 from metrics import SCORES, recalls
 from run_folder import Run
 from significance import PairedTest, holm, paired_test, speaker_confusions, speaker_interval
+from system.errors import InputError
 from tables import setting
 
 NAMES = {"cqt": "CQT", "mel": "Mel"}

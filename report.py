@@ -9,9 +9,7 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import figures
-from errors import printable
 from examples import PER_RUN, data_uri, worst_errors
-from files import write_text
 from gate_results import PICTURES, GateResults, Stale, digests, read_results
 from gate_tables import (
     ATTENTION,
@@ -28,6 +26,8 @@ from gate_tables import (
 )
 from ledger import read_ledger
 from run_folder import Run
+from system.errors import printable
+from system.files import write_text
 from tables import METRICS, NAMES, STAMP, notes, p_value, percent
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bounded import MAX_TABLE, read_text
 from config import flatten, load_config
-from errors import InputError
-from files import damaged, read_json
+from system.bounded import MAX_TABLE, read_text
+from system.errors import InputError
+from system.files import damaged, read_json
 
 METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")

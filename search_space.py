@@ -14,10 +14,10 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from bounded import MAX_CONFIG, read_text
 from config import flatten, load_config, read_yaml
-from errors import InputError, brief, cut, nearest
 from schema import ONLY_WITH, Config
+from system.bounded import MAX_CONFIG, read_text
+from system.errors import InputError, brief, cut, nearest
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
 FIXED = ("train.precision", "train.checkpoint_minutes")  # one a process; no effect on a score

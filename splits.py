@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from corpora import Utterance
-from errors import InputError, nearest
+from system.errors import InputError, nearest
 
 # split -> the dev splits that go with it, the usual one first
 DEV_OF_SPLIT = {

@@ -22,10 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio import BadAudio, in_parallel, read_audio
-from disk import failure, make_folder, write_all
 from features import FRONT_END_VERSION, SpectrogramImages
-from files import damaged, read_json, write_json
-from locks import in_turn
+from system.disk import failure, make_folder, write_all
+from system.files import damaged, read_json, write_json
+from system.locks import in_turn
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # clips between two writes of the index

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bounded import MAX_CONFIG, read_text
 from config import flatten, load_config, parse_override, read_yaml
-from errors import InputError, nearest
 from schema import GATED, ONLY_WITH, Config
 from search_space import SECTIONS
+from system.bounded import MAX_CONFIG, read_text
+from system.errors import InputError, nearest
 
 HERE = Path(os.path.relpath(Path(__file__).parent))
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with recipes of their own

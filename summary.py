@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from files import write_json, write_text
 from ledger import looks
-from locks import in_turn
 from metrics import SCORES, confusion_matrix, recalls
 from run_folder import FoldResult, Run, read_run
 from significance import speaker_confusions, speaker_interval
+from system.files import write_json, write_text
+from system.locks import in_turn
 from tables import comparison_markdown
 
 TROUBLES = ("bad_steps", "repairs", "alarms")  # a NaN in dev is repaired without a skipped step

@@ -5,9 +5,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from errors import printable
 from ledger import second_looks
 from schema import ONLY_WITH
+from system.errors import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}

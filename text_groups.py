@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from corpora import Utterance
-from errors import InputError
 from splits import Split, check_train_classes
+from system.errors import InputError
 
 
 def cross_with_texts(splits: Sequence[Split], n_groups: int) -> list[Split]:

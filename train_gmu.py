@@ -2,8 +2,8 @@
 
 import sys
 
-from cli import train_command
 from schema import GATED
+from system.cli import train_command
 
 if __name__ == "__main__":
     sys.exit(train_command(sys.argv[1:], __doc__ or "", GATED, "train.py"))

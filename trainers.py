@@ -11,7 +11,7 @@ from losses import FusionLoss
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
 from schema import Config
-from stopping import Stop
+from system.signals import Stop
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:

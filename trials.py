@@ -19,10 +19,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from disk import make_folder
-from errors import RunError
-from locks import alone, in_turn, is_held
 from search_space import Choices, Range, Space, idle_keys
+from system.disk import make_folder
+from system.errors import RunError
+from system.locks import alone, in_turn, is_held
 
 log = logging.getLogger(__name__)
 

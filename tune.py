@@ -8,9 +8,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from cli import guarded
-from errors import printable
-from stopping import Stop
+from system.cli import guarded
+from system.errors import printable
+from system.signals import Stop
 from tuning import load_tuning, tune
 
 

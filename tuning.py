@@ -21,21 +21,21 @@ from optuna.trial import Trial
 
 from checkpoints import Checkpoints
 from config import dump_config, flatten, load_config
-from disk import make_folder, remove_leftovers
 from divergence import Diverged
-from errors import InputError, RunError
 from experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
-from files import read_json, write_json, write_text
 from fold import train_fold
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
-from locks import in_turn
 from plan import Plan, make_tuning_plan
 from progress import Progress
 from schema import Config
 from search_space import Space, as_overrides, describe_space, overrides_of, read_space
-from stopping import Stop
 from store import FeatureStore
+from system.disk import make_folder, remove_leftovers
+from system.errors import InputError, RunError
+from system.files import read_json, write_json, write_text
+from system.locks import in_turn
+from system.signals import Stop
 from trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
 from tuning_report import best_first, describe_study, draw_study, write_best, write_trials
 

@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from disk import whole_file
 from figures import COLOURS, GRID, INK, STYLE
+from system.disk import whole_file
 
 DPI = 150
 COLUMNS = 3  # of the slices

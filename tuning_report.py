@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from config import dump_config, load_config
-from errors import printable
-from files import write_csv, write_text
 from jobs import for_people
-from locks import in_turn
 from schema import GATED
 from search_space import Range
+from system.errors import printable
+from system.files import write_csv, write_text
+from system.locks import in_turn
 from trials import Outcome, Trials
 from tuning_figures import Dot, draw_history, draw_importance, draw_slices
 

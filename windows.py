@@ -7,7 +7,7 @@ import numpy as np
 import scipy.signal
 from numpy.typing import NDArray
 
-from errors import InputError
+from system.errors import InputError
 
 MAX_TERM = 1000  # of the ratio of two rates
 

@@ -25,10 +25,10 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import candidates  # noqa: E402
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
 from cqt import CQT  # noqa: E402
-from disk import make_folder  # noqa: E402
 from environment import processor  # noqa: E402
-from files import write_json  # noqa: E402
 from mel_stft import MelSTFT  # noqa: E402
+from system.disk import make_folder  # noqa: E402
+from system.files import write_json  # noqa: E402
 
 LENGTHS: tuple[float, ...] = (1, 2, 5, 10, 20, 60)  # seconds
 THREADS = (1, 2)

@@ -32,7 +32,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from disk import failure  # noqa: E402
+from system.disk import failure  # noqa: E402
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload

@@ -7,8 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from config import json_schema  # noqa: E402
-from errors import RunError  # noqa: E402
-from files import write_text  # noqa: E402
+from system.errors import RunError  # noqa: E402
+from system.files import write_text  # noqa: E402
 
 if __name__ == "__main__":
     try:

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audio import BadAudio, read_audio  # noqa: E402
 from cqt import CQT  # noqa: E402
-from disk import make_folder, whole_file  # noqa: E402
-from errors import RunError  # noqa: E402
 from mel_stft import MelSTFT  # noqa: E402
+from system.disk import make_folder, whole_file  # noqa: E402
+from system.errors import RunError  # noqa: E402
 
 SAMPLE_RATE = 44_100  # Hz
 TOP_DB = 80.0

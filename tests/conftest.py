@@ -20,9 +20,9 @@ from hypothesis import settings
 
 from config import load_config
 from environment import git_commit
-from files import write_csv, write_json
 from ledger import note
 from schema import Config
+from system.files import write_csv, write_json
 from tests.support.promises import PROMISES
 
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order

@@ -18,10 +18,10 @@ import yaml
 
 import ablation
 import jobs
-from errors import InputError
-from files import read_json
 from jobs import is_busy
-from locks import alone
+from system.errors import InputError
+from system.files import read_json
+from system.locks import alone
 from tests.support.paths import ROOT
 
 FOLD = "folds/fold-1_seed-0"

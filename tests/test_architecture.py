@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from cli import train_command
 from config import load_config
-from files import read_json, write_json
 from schema import GATED, UNGATED
 from search_space import read_space
 from studies import STUDIES, load_study
+from system.cli import train_command
+from system.files import read_json, write_json
 from tests.support.paths import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -20,12 +20,12 @@ import data as data_module
 import predict
 from audio import BadAudio, hash_file, listen, read_audio
 from corpora import read_corpus
-from errors import InputError, RunError
 from experiment import run_experiment
 from inference import FoldModel
 from plan import make_plan
 from recordings import hear
 from store import FeatureStore
+from system.errors import InputError, RunError
 from tests.conftest import tone as noisy_tone
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT

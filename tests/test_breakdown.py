@@ -9,11 +9,11 @@ from sklearn import metrics as sklearn
 
 from breakdown import breakdown, breakdown_markdown, group_by_quartile, group_by_size
 from calibration import expected_calibration_error, fit_temperature
-from errors import RunError
-from files import write_csv
 from metrics import SCORES
 from run_folder import FoldResult, Run
 from significance import speaker_confusions, speaker_interval
+from system.errors import RunError
+from system.files import write_csv
 
 CLASSES = ("calm", "glad", "mad")
 ABOUT = ("utterance", "speaker", "gender", "portion", "text", "seconds")

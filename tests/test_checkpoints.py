@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from checkpoints import Checkpoints, Place
-from errors import RunError
+from system.errors import RunError
 
 PLACES = [Place(0, 0, 0), Place(0, 4, 0), Place(0, 8, 0), Place(1, 0, 1), Place(1, 4, 1)]
 

@@ -24,10 +24,10 @@ from checkpoints import Checkpoints
 from collapse import POINT, Signs, alarms, effective_rank, gate_measures
 from contrast import alignment, uniformity
 from experiment import run_experiment
-from files import read_json
 from model_gmu import MaxMViTGMU
 from progress import Progress
 from summary import summarize
+from system.files import read_json
 from tests.test_engine import Stub, batch, loaders, make_trainer
 
 FOLD = "folds/fold-1_seed-0"

@@ -9,8 +9,8 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from comparison import compare
-from errors import InputError
 from run_folder import read_run
+from system.errors import InputError
 from tables import comparison_latex, comparison_markdown
 from tests.conftest import write_fold, write_run
 

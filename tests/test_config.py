@@ -6,8 +6,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config import dump_config, flatten, json_schema, load_config
-from errors import InputError
 from schema import ONLY_WITH, Config
+from system.errors import InputError
 from tests.support.paths import ROOT
 
 CONFIGS = ROOT / "configs"

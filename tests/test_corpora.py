@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from corpora import CORPORA, read_corpus, select_subset
-from errors import InputError
+from system.errors import InputError
 from tests.support.paths import ROOT
 
 RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import cqt as cqt_module
 from cqt import BUCKETS, CQT
-from errors import InputError
+from system.errors import InputError
 from tests.support.paths import ROOT
 from wavelets import Group, Wavelets
 

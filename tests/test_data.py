@@ -24,10 +24,10 @@ from data import (
     WaveformDataset,
     build_loader,
 )
-from errors import RunError
 from features import SpectrogramImages
-from stopping import SIGNALS
 from store import FeatureStore
+from system.errors import RunError
+from system.signals import SIGNALS
 from tests.conftest import tone
 
 N = 11

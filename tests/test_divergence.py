@@ -15,16 +15,16 @@ from checkpoints import Checkpoints
 from data import build_loader
 from divergence import Diverged
 from engine import Trainer
-from errors import RunError
 from evaluation import evaluate
 from experiment import feature_settings, fill_store, run_experiment
-from files import load_state, read_json
 from losses import FusionLoss, LossTerms
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
 from plan import make_plan
 from progress import Progress
 from store import FeatureStore
+from system.errors import RunError
+from system.files import load_state, read_json
 from tests.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 
 pytestmark = pytest.mark.promise("non_finite")

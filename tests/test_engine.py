@@ -17,13 +17,13 @@ from batches import EvalBatches, TrainBatches
 from checkpoints import Checkpoints
 from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Trainer
-from errors import RunError
 from evaluation import Predictions, evaluate
-from files import load_state, load_tensors
 from fusion import FusionOutput
 from losses import FusionLoss, Temperature
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
+from system.errors import RunError
+from system.files import load_state, load_tensors
 
 CPU = torch.device("cpu")
 K, SIDE = 4, 32

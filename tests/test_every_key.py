@@ -19,11 +19,11 @@ import experiment
 import fold
 from checkpoints import Checkpoints
 from config import flatten, load_config
-from errors import InputError, RunError
 from experiment import run_experiment
-from files import save_tensors
 from losses import FusionLoss, LossTerms
 from schema import Config
+from system.errors import InputError, RunError
+from system.files import save_tensors
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)

@@ -29,17 +29,17 @@ import tuning
 from comparison import compare
 from config import dump_config, load_config
 from dry_run import dry_run
-from errors import InputError, RunError
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
-from files import load_tensors, read_json
 from fusion import FUSIONS, GATED, ONE_BRANCH
-from locks import alone
 from model_gmu import rebuild
 from plan import make_plan, remarks
 from protocol import certify
 from run_folder import read_run
 from store import FeatureStore
+from system.errors import InputError, RunError
+from system.files import load_tensors, read_json
+from system.locks import alone
 from tables import comparison_markdown
 from tests.support.paths import ROOT
 from tracking import Tracker

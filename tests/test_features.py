@@ -7,9 +7,9 @@ import torchaudio
 from torch import nn
 
 from cqt import CQT
-from errors import InputError
 from features import RESAMPLER, SpectrogramImages
 from model_gmu import MaxMViTGMU
+from system.errors import InputError
 
 RATE = 16_000  # Hz
 SMALL = {

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 import schema
-from errors import InputError
 from fusion import (
     FUSIONS,
     GATED,
@@ -19,6 +18,7 @@ from fusion import (
     FusionOutput,
     n_parameters,
 )
+from system.errors import InputError
 
 WIDTHS = (8, 6)  # of the features
 

@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 
 import gate_figures
 from comparison import compare
-from errors import RunError
 from figures import png_bytes, svg_text
-from files import write_json, write_text
 from gate_results import GateResults, Stale, digests, read_results
 from gate_tables import gates_markdown
 from publish import gather
 from report import write_report
 from run_folder import read_run
+from system.errors import RunError
+from system.files import write_json, write_text
 from tests.conftest import write_card, write_fold, write_run
 
 EVIL = "<script>alert(1)</script>"

@@ -16,9 +16,7 @@ import frozen
 import gate_analysis
 from audio import read_audio
 from config import load_config
-from errors import InputError, RunError
 from experiment import run_experiment
-from files import load_tensors, read_json, save_tensors
 from gate_analysis import analyze
 from gate_results import PICTURES
 from gate_statistics import t_interval
@@ -26,6 +24,8 @@ from gates import Gates, clip_rows, describe_gates, explained_by_class, unit_row
 from inference import FoldModel
 from ledger import read_ledger
 from run_folder import read_run
+from system.errors import InputError, RunError
+from system.files import load_tensors, read_json, save_tensors
 
 RATE = 16_000
 CLASSES = ["neutral", "happy", "angry", "sad"]

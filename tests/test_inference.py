@@ -11,11 +11,11 @@ import torch
 
 import inference
 import predict
-from errors import InputError
 from features import SpectrogramImages
-from files import load_tensors, save_tensors, write_json
 from inference import FoldModel, label_table
 from model_gmu import MaxMViTGMU
+from system.errors import InputError
+from system.files import load_tensors, save_tensors, write_json
 
 FEATURES = {
     "sample_rate": 16000,

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import jobs
-from errors import RunError
 from jobs import Job, is_busy, run_jobs, slots_for
-from locks import alone
+from system.errors import RunError
+from system.locks import alone
 from tests.support.paths import ROOT
 
 DONE = "open(folder + '/metrics.json', 'w')"
@@ -48,7 +48,7 @@ def holder(tmp_path):
 
     def hold(folder: Path, until: Path, then: str = "") -> None:
         code = (
-            "import os, sys, time; from pathlib import Path; from locks import alone\n"
+            "import os, sys, time; from pathlib import Path; from system.locks import alone\n"
             f"with alone(Path({str(folder)!r}) / 'state' / 'lock', 'x'):\n"
             f"    open({str(folder)!r} + '/held', 'w')\n"
             f"    while not os.path.exists({str(until)!r}): time.sleep(0.01)\n"

@@ -10,12 +10,12 @@ import pytest
 import soundfile
 
 from corpora import CORPORA, Utterance
-from errors import InputError
 from fingerprint import Copy
 from plan import Plan, make_plan, remarks
 from protocol import certify, group_recordings, protocol_id
 from schema import Config
 from splits import Split
+from system.errors import InputError
 from tests.conftest import RECIPE
 from tests.test_corpora import add_dialog
 from tests.test_fingerprint import RATE, add_noise, speech

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import mel_stft
-from errors import InputError
 from mel_stft import MelSTFT, mel_frequencies
+from system.errors import InputError
 from tests.support.paths import ROOT
 
 RATE = 16_000  # Hz

@@ -14,10 +14,10 @@ from torch import nn
 import backbones
 from backbones import check_image_size, check_tokens, create_backbone, tokens
 from config import load_config
-from errors import InputError, RunError
 from fusion import FUSIONS, GATED, ONE_BRANCH, FusionOutput
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU, check_settings, rebuild
+from system.errors import InputError, RunError
 from tests.support.paths import ROOT
 
 SIZE = 32  # pixels

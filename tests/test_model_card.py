@@ -9,12 +9,12 @@ import pytest
 import soundfile
 import torch
 
-import files
 import predict
-from errors import RunError
-from files import load_state, save_tensors, write_json
 from inference import FoldModel
 from model_gmu import MaxMViTGMU
+from system import files
+from system.errors import RunError
+from system.files import load_state, save_tensors, write_json
 from tests.conftest import SAMPLE_RATE, Payload, tone, write_card
 
 FEATURES = {

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from corpora import Utterance, read_corpus, select_subset
-from errors import InputError
 from labels import LABEL_SETS
 from protocol import (
     Split,
@@ -24,6 +23,7 @@ from protocol import (
     select_labels,
 )
 from splits import DEV_OF_SPLIT
+from system.errors import InputError
 from tests.support.paths import ROOT
 
 RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")

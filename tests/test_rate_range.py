@@ -14,10 +14,10 @@ import pytest
 import torch
 
 import audio
-from errors import InputError
 from figures import COLOURS
 from lr_range import main
 from rate_range import BLOW_UP, MARGIN, judge, mean_sweep, read_sweep, run_range_test, sweep
+from system.errors import InputError
 from tests.support.paths import ROOT
 from tuning_figures import Sweep, draw_sweep
 

@@ -9,8 +9,8 @@ import soundfile
 
 import recordings as room
 from audio import listen
-from errors import RunError
 from recordings import hear, remember
+from system.errors import RunError
 from tests.conftest import tone
 
 RATE = 16_000

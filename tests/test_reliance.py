@@ -12,7 +12,6 @@ import reliance
 from agreement import judge
 from audio import read_audio
 from config import load_config
-from errors import InputError
 from experiment import run_experiment
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze
@@ -22,6 +21,7 @@ from metrics import SCORES, recalls
 from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
 from run_folder import read_run
 from significance import paired_test, speaker_confusions, speaker_interval
+from system.errors import InputError
 
 RATE = 16_000
 ALONE = {

@@ -18,14 +18,14 @@ from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from config import load_config
-from errors import InputError
 from experiment import run_experiment
 from features import SpectrogramImages
 from figures import spectrogram_png
-from files import read_json, write_text
 from publish import gather, publish
 from report import write_report
 from run_folder import Run, read_run
+from system.errors import InputError
+from system.files import read_json, write_text
 from tests.conftest import write_card, write_fold, write_run
 
 CLASSES = ["neutral", "happy", "angry", "sad"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from files import read_json
 from run_folder import read_run
-from stopping import Stop
+from system.files import read_json
+from system.signals import Stop
 from tests.support import kills
 
 FOLD = "folds/fold-1_seed-0"

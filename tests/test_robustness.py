@@ -13,14 +13,14 @@ import torch
 import robustness
 from audio import read_audio
 from config import load_config
-from errors import InputError, RunError
 from experiment import run_experiment
-from files import load_tensors, save_tensors, write_json
 from inference import FoldModel
 from ledger import read_ledger
 from metrics import scores
 from robustness import CONDITIONS, change, measure_robustness, robustness_markdown, through_mu_law
 from run_folder import FoldResult, Run, read_run
+from system.errors import InputError, RunError
+from system.files import load_tensors, save_tensors, write_json
 
 RATE = 16_000
 NAMES = [condition.name for condition in CONDITIONS]

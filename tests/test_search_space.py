@@ -7,7 +7,6 @@ import pytest
 import yaml
 
 from config import flatten, load_config
-from errors import InputError
 from schema import Config
 from search_space import (
     Choices,
@@ -18,6 +17,7 @@ from search_space import (
     overrides_of,
     read_space,
 )
+from system.errors import InputError
 from tests.support.paths import ROOT
 
 SHIPPED = ROOT / "configs/spaces/gmu.yaml"

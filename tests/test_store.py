@@ -16,11 +16,11 @@ import cqt
 import store as store_module
 from audio import listen, read_audio
 from config import flatten
-from errors import RunError
 from features import SpectrogramImages
-from files import write_json
 from schema import FeaturesConfig
 from store import FeatureStore
+from system.errors import RunError
+from system.files import write_json
 
 RATE = 8000
 SETTINGS = {
@@ -307,7 +307,7 @@ def test_full_disk_at_the_index_commits_nothing(clips, make_store, monkeypatch) 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("disk.tempfile.mkdtemp", full)
+        patch.setattr("system.disk.tempfile.mkdtemp", full)
         with pytest.raises(RunError, match="No space left"):
             store.build(clips, workers=0)
     assert make_store().rows == {} and not list(store.folder.glob(".*"))

@@ -5,11 +5,11 @@ import os
 
 import pytest
 
-from errors import InputError, RunError
-from files import read_json, write_json
 from ledger import looks, note, read_ledger
 from run_folder import read_run
 from summary import summarize
+from system.errors import InputError, RunError
+from system.files import read_json, write_json
 from tests.conftest import write_fold, write_run
 
 

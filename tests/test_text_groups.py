@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from corpora import Utterance
-from errors import InputError
 from protocol import certify, cross_with_texts, make_splits, protocol_id, protocol_parts
+from system.errors import InputError
 
 K_FOLD = "x/speaker-3-fold/dev-fold/all"
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import optuna
 import pytest
 
-from errors import RunError
 from search_space import Choices, Range
+from system.errors import RunError
 from tests.support.paths import ROOT
 from trials import (
     DIVERGED,

@@ -17,11 +17,11 @@ from accelerate.state import AcceleratorState
 import audio
 import tuning
 from config import flatten, load_config
-from errors import InputError, RunError
 from experiment import run_experiment
-from locks import in_turn
 from plan import make_plan, make_tuning_plan
-from stopping import Stop
+from system.errors import InputError, RunError
+from system.locks import in_turn
+from system.signals import Stop
 from tests.support.paths import ROOT
 from trials import MOST_STARTS, STORE
 from tuning import Tuning, load_tuning, tune

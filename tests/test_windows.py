@@ -4,7 +4,7 @@ import librosa
 import numpy as np
 import pytest
 
-from errors import InputError
+from system.errors import InputError
 from windows import bandwidth, check_hop, get_window, side_lobes
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-MODULES = ["tests.support.kills", "cli"]
+MODULES = ["tests.support.kills", "system.cli"]
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
@@ -27,7 +27,7 @@ PLACES = {
     "a training step": ("engine", "Trainer.step"),
     "a backward pass": ("engine", "Trainer._backward"),
     "writing best weights": ("checkpoints", "save_tensors"),
-    "writing a checkpoint": ("files", "save_file"),
+    "writing a checkpoint": ("system.files", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("engine", "evaluate"),
     "summing up an evaluation": ("evaluation", "Predictions"),
@@ -72,7 +72,7 @@ def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
         _die_at(place.removeprefix("after "), n, place.startswith("after "), number)
     import torch
 
-    from cli import train_command
+    from system.cli import train_command
 
     torch.set_num_threads(1)
     sys.argv = argv

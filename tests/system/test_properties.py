@@ -19,10 +19,10 @@ from sklearn import metrics as sklearn
 
 from config import dump_config, flatten, load_config
 from corpora import read_corpus
-from errors import InputError, control_character, printable
 from metrics import SCORES, confusion_matrix, scores
 from schema import ONLY_WITH, Config
 from significance import mcnemar, paired_test, speaker_interval
+from system.errors import InputError, control_character, printable
 
 pytestmark = pytest.mark.promise("properties")
 drawn = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

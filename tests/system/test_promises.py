@@ -13,7 +13,7 @@ from tests.support.promises import PROMISES
 def report(key: str, outcome: str = "passed", when: str = "call") -> SimpleNamespace:
     properties = [("promise", key), ("count", ("things tried", 3))]
     return SimpleNamespace(
-        user_properties=properties, outcome=outcome, when=when, nodeid=f"tests/test_{key}.py::t[1]"
+        user_properties=properties, outcome=outcome, when=when, nodeid=f"tests/system/test_{key}.py::t[1]"
     )
 
 
@@ -29,7 +29,7 @@ def test_what_all_promises_tests_did_is_recorded(tmp_path):
     record(tmp_path / "kept.json", [*PROMISES, "fuzz"])
     kept = json.loads((tmp_path / "kept.json").read_text())["promises"]
     assert list(kept) == list(PROMISES.values())
-    fuzz = {"tests": {"tests/test_fuzz.py::t": 2}, "counts": {"things tried": 6}}
+    fuzz = {"tests": {"tests/system/test_fuzz.py::t": 2}, "counts": {"things tried": 6}}
     assert kept[PROMISES["fuzz"]] == fuzz
 
 

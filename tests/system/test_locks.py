@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from errors import InputError, RunError
 from experiment import run_experiment
-from locks import alone, in_turn, is_held
 from plan import make_plan
+from system.errors import InputError, RunError
+from system.locks import alone, in_turn, is_held
 from tests.support import kills
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """
-import sys, time; from pathlib import Path; from locks import alone
+import sys, time; from pathlib import Path; from system.locks import alone
 with alone(Path(sys.argv[1]), "x", shared=sys.argv[2] == "shared"):
     print("held", flush=True); time.sleep(600)
 """
@@ -78,7 +78,7 @@ def test_those_who_share_keep_out_those_who_want_to_be_alone(tmp_path: Path, hol
 
 
 def test_in_turn_waits_and_says_so(tmp_path: Path, caplog) -> None:
-    caplog.set_level(logging.INFO, "locks")
+    caplog.set_level(logging.INFO, "system.locks")
     order = []
 
     def second() -> None:

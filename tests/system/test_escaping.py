@@ -18,13 +18,13 @@ import soundfile
 import yaml
 
 import compare
-from cli import WRONG_INPUT, guarded, train_command
 from config import load_config
-from errors import InputError, RunError, printable
 from experiment import run_experiment
 from figures import dot_plot
-from files import write_csv
 from publish import gather, publish
+from system.cli import WRONG_INPUT, guarded, train_command
+from system.errors import InputError, RunError, printable
+from system.files import write_csv
 from tables import comparison_latex, markdown_table
 from tests.conftest import PITCHES, SAMPLE_RATE, tone
 from tests.support.paths import ROOT

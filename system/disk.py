@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from safetensors import SafetensorError
 
-from errors import RunError
+from system.errors import RunError
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)

@@ -11,10 +11,10 @@ from accelerate import PartialState
 
 from config import load_config
 from dry_run import dry_run
-from errors import InputError, RunError, printable
 from experiment import run_experiment
 from schema import Config
-from stopping import Stop
+from system.errors import InputError, RunError, printable
+from system.signals import Stop
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 

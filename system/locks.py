@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from disk import failure
-from errors import RunError
+from system.disk import failure
+from system.errors import RunError
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,12 @@ import torch
 import yaml
 
 from backbones import create_backbone
-from bounded import (
+from config import load_config
+from corpora import read_corpus
+from labels import label_set
+from recordings import FILE as RECORDINGS
+from recordings import hear
+from system.bounded import (
     MAX_CARD,
     MAX_CLASSES,
     MAX_CONFIG,
@@ -28,13 +33,8 @@ from bounded import (
     MAX_WORD,
     read_text,
 )
-from config import load_config
-from corpora import read_corpus
-from errors import InputError, RunError
-from files import load_state, load_tensors, read_json, write_csv
-from labels import label_set
-from recordings import FILE as RECORDINGS
-from recordings import hear
+from system.errors import InputError, RunError
+from system.files import load_state, load_tensors, read_json, write_csv
 from tests.conftest import Payload
 from tests.support.paths import ROOT
 from utterance import Utterance

@@ -24,12 +24,12 @@ import experiment
 import store as store_module
 from config import load_config
 from dry_run import dry_run
-from errors import RunError
 from experiment import feature_settings, run_experiment
-from files import write_text
 from publish import gather, publish
 from schema import Config
 from store import FeatureStore
+from system.errors import RunError
+from system.files import write_text
 from tests.support.paths import ROOT
 from tests.test_experiment import results_of
 from tracking import Tracker
@@ -78,7 +78,7 @@ class Disk:
             patch.setattr(os, "fsync", self._fsync(os.fsync))
             patch.setattr(os, "open", self._os_open(os.open))
             patch.setattr(io, "open", self._open(io.open))
-            patch.setattr("files.save_file", self._save_file)
+            patch.setattr("system.files.save_file", self._save_file)
             yield self
 
     def _watched(self, name: str) -> Callable:

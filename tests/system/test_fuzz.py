@@ -17,8 +17,8 @@ import soundfile
 
 from config import load_config
 from corpora import read_corpus
-from errors import InputError, control_character
 from schema import Config
+from system.errors import InputError, control_character
 from tests.support.paths import ROOT
 from utterance import Utterance
 

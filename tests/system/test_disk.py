@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-import disk
-from errors import RunError
+from system import disk
+from system.errors import RunError
 from tests.support.paths import ROOT
 
 HOLD = """
 import sys
 from pathlib import Path
-from disk import whole_file
+from system.disk import whole_file
 with whole_file(Path(sys.argv[1])) as place:
     place.write_bytes(b"half")
     print("at work", flush=True)

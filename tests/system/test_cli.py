@@ -14,14 +14,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import cli
 import dry_run
 import engine
 import fold as fold_module
 from config import load_config
-from errors import InputError, RunError
-from files import read_json
 from recordings import FILE as RECORDINGS
+from system import cli
+from system.errors import InputError, RunError
+from system.files import read_json
 from tests.support.paths import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

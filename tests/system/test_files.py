@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-import files
-from errors import RunError, nearest
+from system import files
+from system.errors import RunError, nearest
 
 
 class DiskFullError(OSError):

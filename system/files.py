@@ -13,9 +13,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from bounded import MAX_JSON, read_text
-from disk import append, keeps_back, whole_file
-from errors import RunError
+from system.bounded import MAX_JSON, read_text
+from system.disk import append, keeps_back, whole_file
+from system.errors import RunError
 
 
 def write_text(path: Path, text: str) -> None:

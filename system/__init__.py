@@ -1,0 +1,1 @@
+"""Fail with one message, write whole files, lock, end well."""
