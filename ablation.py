@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config import dump_config
+from config.loading import dump_config
 from experiment import LOCK, check_run_folder, remove_run
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from config.schema import ONLY_WITH
 from metrics import SCORES
 from protocol import protocol_parts
 from run_folder import Run
-from schema import ONLY_WITH
 from significance import holm, mcnemar, paired_test
 from summary import by_speaker, describe_run
 from system.errors import InputError

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from audio import read_audio
+from config.schema import Config
 from corpora import Utterance
 from data import Batch
 from engine import Trainer
@@ -19,7 +20,6 @@ from job import FoldJob
 from jobs import for_people
 from model_gmu import check_settings
 from plan import Plan, make_plan, remarks
-from schema import Config
 
 TIMED_STEPS = 2  # after one that warms up
 

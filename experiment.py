@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from config import dump_config, flatten, load_config
+from config.loading import dump_config, flatten, load_config
+from config.schema import Config
 from environment import describe_environment
 from features import SpectrogramImages
 from fold import build_model, run_fold
@@ -18,7 +19,6 @@ from job import FoldJob
 from ledger import LEDGER
 from model_gmu import check_settings
 from plan import Plan, leave_out, make_plan, remarks
-from schema import Config
 from store import FeatureStore
 from summary import summarize
 from system.disk import check_writable, make_folder, remove_leftovers

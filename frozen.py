@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from batches import EvalBatches
-from config import flatten, load_config
+from config.loading import flatten, load_config
+from config.schema import Config
 from data import Batch, build_loader
 from experiment import feature_settings, fill_store
 from fold import make_dataset
@@ -24,7 +25,6 @@ from model_gmu import Features, MaxMViTGMU
 from plan import Plan, make_plan
 from protocol import get_fold
 from run_folder import FoldResult, Run
-from schema import Config
 from store import FeatureStore
 from system.errors import InputError, RunError, nearest
 from system.files import damaged, read_json

@@ -10,9 +10,9 @@ from typing import Annotated, Literal, NamedTuple
 from PIL import Image
 from pydantic import Field, ValidationError
 
+from config.schema import Section
 from inference import weights_digest
 from run_folder import FoldResult, Run
-from schema import Section
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back
 from system.errors import RunError, brief

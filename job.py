@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from config.schema import Config
 from corpora import Utterance
 from protocol import Split
-from schema import Config
 
 
 def fold_name(fold: int, seed: int) -> str:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from config import load_config
+from config.loading import load_config
 from rate_range import run_range_test
 from system.cli import guarded
 from system.errors import printable

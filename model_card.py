@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
+from config.schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
 from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
 from system.errors import brief, cut
 from system.files import damaged, read_json

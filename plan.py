@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from audio import Recording
+from config.schema import Config
 from corpora import Utterance, read_corpus
 from fingerprint import Copy, near_copies
 from leakage import Gate, check
@@ -25,7 +26,6 @@ from protocol import (
     select_labels,
 )
 from recordings import hear
-from schema import Config
 from splits import check_train_classes
 from system.errors import InputError
 from tables import STAMP

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from config import flatten, load_config
+from config.loading import flatten, load_config
 from system.bounded import MAX_TABLE, read_text
 from system.errors import InputError
 from system.files import damaged, read_json

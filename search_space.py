@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
-from config import flatten, load_config, read_yaml
-from schema import ONLY_WITH, Config
+from config.loading import flatten, load_config, read_yaml
+from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, brief, cut, nearest
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config import flatten, load_config, parse_override, read_yaml
-from schema import GATED, ONLY_WITH, Config
+from config.loading import flatten, load_config, parse_override, read_yaml
+from config.schema import GATED, ONLY_WITH, Config
 from search_space import SECTIONS
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest

@@ -5,8 +5,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from config.schema import ONLY_WITH
 from ledger import second_looks
-from schema import ONLY_WITH
 from system.errors import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")

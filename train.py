@@ -2,7 +2,7 @@
 
 import sys
 
-from schema import UNGATED
+from config.schema import UNGATED
 from system.cli import train_command
 
 if __name__ == "__main__":

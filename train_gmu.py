@@ -2,7 +2,7 @@
 
 import sys
 
-from schema import GATED
+from config.schema import GATED
 from system.cli import train_command
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from batches import TrainBatches
+from config.schema import Config
 from engine import Trainer
 from job import FoldJob
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
-from schema import Config
 from system.signals import Stop
 
 

@@ -20,7 +20,8 @@ from accelerate import Accelerator
 from optuna.trial import Trial
 
 from checkpoints import Checkpoints
-from config import dump_config, flatten, load_config
+from config.loading import dump_config, flatten, load_config
+from config.schema import Config
 from divergence import Diverged
 from experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
 from fold import train_fold
@@ -28,7 +29,6 @@ from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
 from plan import Plan, make_tuning_plan
 from progress import Progress
-from schema import Config
 from search_space import Space, as_overrides, describe_space, overrides_of, read_space
 from store import FeatureStore
 from system.disk import make_folder, remove_leftovers

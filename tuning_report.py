@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from config import dump_config, load_config
+from config.loading import dump_config, load_config
+from config.schema import GATED
 from jobs import for_people
-from schema import GATED
 from search_space import Range
 from system.errors import printable
 from system.files import write_csv, write_text

@@ -6,7 +6,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from config import json_schema  # noqa: E402
+from config.loading import json_schema  # noqa: E402
 from system.errors import RunError  # noqa: E402
 from system.files import write_text  # noqa: E402
 

@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 
 from accelerate import PartialState
 
-from config import load_config
+from config.loading import load_config
+from config.schema import Config
 from dry_run import dry_run
 from experiment import run_experiment
-from schema import Config
 from system.errors import InputError, RunError, printable
 from system.signals import Stop
 

@@ -18,10 +18,10 @@ import yaml
 from accelerate.state import AcceleratorState
 from hypothesis import settings
 
-from config import load_config
+from config.loading import load_config
+from config.schema import Config
 from environment import git_commit
 from ledger import note
-from schema import Config
 from system.files import write_csv, write_json
 from tests.support.promises import PROMISES
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from config import load_config
-from schema import GATED, UNGATED
+from config.loading import load_config
+from config.schema import GATED, UNGATED
 from search_space import read_space
 from studies import STUDIES, load_study
 from system.cli import train_command

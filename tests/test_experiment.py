@@ -27,7 +27,7 @@ import fold as fold_module
 import rate_range
 import tuning
 from comparison import compare
-from config import dump_config, load_config
+from config.loading import dump_config, load_config
 from dry_run import dry_run
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages

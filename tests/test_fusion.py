@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import schema
+from config import schema
 from fusion import (
     FUSIONS,
     GATED,

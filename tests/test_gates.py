@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 import frozen
 import gate_analysis
 from audio import read_audio
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from gate_analysis import analyze
 from gate_results import PICTURES

@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from config.schema import Config
 from corpora import CORPORA, Utterance
 from fingerprint import Copy
 from plan import Plan, make_plan, remarks
 from protocol import certify, group_recordings, protocol_id
-from schema import Config
 from splits import Split
 from system.errors import InputError
 from tests.conftest import RECIPE

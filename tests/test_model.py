@@ -13,7 +13,7 @@ from torch import nn
 
 import backbones
 from backbones import check_image_size, check_tokens, create_backbone, tokens
-from config import load_config
+from config.loading import load_config
 from fusion import FUSIONS, GATED, ONE_BRANCH, FusionOutput
 from losses import FusionLoss
 from model_gmu import MaxMViTGMU, check_settings, rebuild

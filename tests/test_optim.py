@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from config import load_config
+from config.loading import load_config
 from optim import Schedule, build_optimizers
 from tests.support.paths import ROOT
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from config import load_config
+from config.loading import load_config
 from plan import Plan, leave_out, make_plan, remarks
 from protocol import certify
 from splits import Split

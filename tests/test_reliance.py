@@ -11,7 +11,7 @@ import gate_analysis
 import reliance
 from agreement import judge
 from audio import read_audio
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze

@@ -17,7 +17,7 @@ from scipy.special import expit, logit
 from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from features import SpectrogramImages
 from figures import spectrogram_png

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from publish import gather, publish
 

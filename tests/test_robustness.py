@@ -12,7 +12,7 @@ import torch
 
 import robustness
 from audio import read_audio
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from inference import FoldModel
 from ledger import read_ledger

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from config import flatten, load_config
-from schema import Config
+from config.loading import flatten, load_config
+from config.schema import Config
 from search_space import (
     Choices,
     Range,

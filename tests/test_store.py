@@ -15,9 +15,9 @@ import torch
 import cqt
 import store as store_module
 from audio import listen, read_audio
-from config import flatten
+from config.loading import flatten
+from config.schema import FeaturesConfig
 from features import SpectrogramImages
-from schema import FeaturesConfig
 from store import FeatureStore
 from system.errors import RunError
 from system.files import write_json

@@ -16,7 +16,7 @@ from accelerate.state import AcceleratorState
 
 import audio
 import tuning
-from config import flatten, load_config
+from config.loading import flatten, load_config
 from experiment import run_experiment
 from plan import make_plan, make_tuning_plan
 from system.errors import InputError, RunError

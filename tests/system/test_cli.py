@@ -17,7 +17,7 @@ import torch
 import dry_run
 import engine
 import fold as fold_module
-from config import load_config
+from config.loading import load_config
 from recordings import FILE as RECORDINGS
 from system import cli
 from system.errors import InputError, RunError

@@ -18,7 +18,7 @@ import soundfile
 import yaml
 
 import compare
-from config import load_config
+from config.loading import load_config
 from experiment import run_experiment
 from figures import dot_plot
 from publish import gather, publish

@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 
 import experiment
 import store as store_module
-from config import load_config
+from config.loading import load_config
+from config.schema import Config
 from dry_run import dry_run
 from experiment import feature_settings, run_experiment
 from publish import gather, publish
-from schema import Config
 from store import FeatureStore
 from system.errors import RunError
 from system.files import write_text

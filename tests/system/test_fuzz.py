@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from config import load_config
+from config.loading import load_config
+from config.schema import Config
 from corpora import read_corpus
-from schema import Config
 from system.errors import InputError, control_character
 from tests.support.paths import ROOT
 from utterance import Utterance

@@ -18,7 +18,7 @@ import torch
 import yaml
 
 from backbones import create_backbone
-from config import load_config
+from config.loading import load_config
 from corpora import read_corpus
 from labels import label_set
 from recordings import FILE as RECORDINGS

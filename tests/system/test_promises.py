@@ -13,7 +13,10 @@ from tests.support.promises import PROMISES
 def report(key: str, outcome: str = "passed", when: str = "call") -> SimpleNamespace:
     properties = [("promise", key), ("count", ("things tried", 3))]
     return SimpleNamespace(
-        user_properties=properties, outcome=outcome, when=when, nodeid=f"tests/system/test_{key}.py::t[1]"
+        user_properties=properties,
+        outcome=outcome,
+        when=when,
+        nodeid=f"tests/system/test_{key}.py::t[1]",
     )
 
 

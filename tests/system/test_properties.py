@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
-from config import dump_config, flatten, load_config
+from config.loading import dump_config, flatten, load_config
+from config.schema import ONLY_WITH, Config
 from corpora import read_corpus
 from metrics import SCORES, confusion_matrix, scores
-from schema import ONLY_WITH, Config
 from significance import mcnemar, paired_test, speaker_interval
 from system.errors import InputError, control_character, printable
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import Field
 
-from signal_schema import AugmentConfig, Count, FeaturesConfig, Fraction, Positive, Section
+from config.signal_schema import AugmentConfig, Count, FeaturesConfig, Fraction, Positive, Section
 
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]

@@ -5,8 +5,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config import dump_config, flatten, json_schema, load_config
-from schema import ONLY_WITH, Config
+from config.loading import dump_config, flatten, json_schema, load_config
+from config.schema import ONLY_WITH, Config
 from system.errors import InputError
 from tests.support.paths import ROOT
 

@@ -18,10 +18,10 @@ import backbones
 import experiment
 import fold
 from checkpoints import Checkpoints
-from config import flatten, load_config
+from config.loading import flatten, load_config
+from config.schema import Config
 from experiment import run_experiment
 from losses import FusionLoss, LossTerms
-from schema import Config
 from system.errors import InputError, RunError
 from system.files import save_tensors
 

@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from schema import ONLY_WITH, Config
+from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, brief, control_character, cut, nearest
 
