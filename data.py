@@ -12,8 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from audio import BadAudio, read_audio
-from augment import (
+from audio.augment import (
     Mix,
     augment_images,
     augment_waveform,
@@ -22,6 +21,7 @@ from augment import (
     draw_mix,
     mix_images,
 )
+from audio.reading import BadAudio, read_audio
 from batches import Item
 from features import SpectrogramImages
 from store import FeatureStore

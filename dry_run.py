@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from audio import read_audio
+from audio.reading import read_audio
 from config.schema import Config
 from corpora import Utterance
 from data import Batch

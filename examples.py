@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 import torch
 
-from audio import BadAudio, read_audio
+from audio.reading import BadAudio, read_audio
 from features import SpectrogramImages
 from figures import spectrogram_png
 from model_card import read_card

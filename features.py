@@ -13,9 +13,9 @@ import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cqt import CQT
-from mel_stft import MelSTFT
-from windows import check_rates
+from audio.cqt import CQT
+from audio.mel_stft import MelSTFT
+from audio.windows import check_rates
 
 FRONT_END_VERSION = 2  # raised when the same settings give other pictures; part of the store's key
 RESAMPLER = {  # torchaudio's "kaiser best"; its default leaves images near half the lower rate

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio import BadAudio, read_audio
+from audio.reading import BadAudio, read_audio
 from features import Images, SpectrogramImages
 from model_card import ModelCard, read_card
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild

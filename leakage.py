@@ -6,8 +6,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
+from audio.fingerprint import Copy
 from corpora import Utterance
-from fingerprint import Copy
 from splits import SPEAKER_DEPENDENT, Split, recording_of
 
 PARTS = ("train", "dev", "test")

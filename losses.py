@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from augment import Mix
+from audio.augment import Mix
 from contrast import consistency, diversity, nt_xent
 
 SIGNS = {"minimised": 1.0, "maximised": -1.0}

@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from audio import Recording
+from audio.fingerprint import Copy, near_copies
+from audio.reading import Recording
 from config.schema import Config
 from corpora import Utterance, read_corpus
-from fingerprint import Copy, near_copies
 from leakage import Gate, check
 from protocol import (
     LabelSet,

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from audio.fingerprint import Copy
 from corpora import Utterance
-from fingerprint import Copy
 from labels import LabelSet, label_set, select_labels
 from leakage import NEARLY, Gate, check, describe_copies, group_recordings
 from splits import (

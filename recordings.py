@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from audio import BadAudio, Recording, hash_file, in_parallel, listen
+from audio.reading import BadAudio, Recording, hash_file, in_parallel, listen
 from system.disk import make_folder, whole_file
 from system.files import damaged
 

@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from audio import BadAudio, in_parallel, read_audio
-from augment import augment_waveform
+from audio.augment import augment_waveform
+from audio.reading import BadAudio, in_parallel, read_audio
 from inference import FoldModel, check_same_classes, chosen_device, weights_digest
 from ledger import note
 from metrics import SCORES

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from audio import BadAudio, in_parallel, read_audio
+from audio.reading import BadAudio, in_parallel, read_audio
 from features import FRONT_END_VERSION, SpectrogramImages
 from system.disk import failure, make_folder, write_all
 from system.files import damaged, read_json, write_json

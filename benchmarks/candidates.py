@@ -26,8 +26,8 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import mel_stft  # noqa: E402
-from cqt import CQT  # noqa: E402
+from audio import mel_stft  # noqa: E402
+from audio.cqt import CQT  # noqa: E402
 from features import SpectrogramImages  # noqa: E402
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import fingerprint as room  # noqa: E402
+from audio import fingerprint as room  # noqa: E402
 from benchmarks.front_end import machine, table  # noqa: E402
 
 Sound = tuple[NDArray[np.float32], int]  # (T,), Hz

@@ -22,11 +22,11 @@ from torch.profiler import ProfilerActivity, profile
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from audio.cqt import CQT  # noqa: E402
+from audio.mel_stft import MelSTFT  # noqa: E402
 from benchmarks import candidates  # noqa: E402
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
-from cqt import CQT  # noqa: E402
 from environment import processor  # noqa: E402
-from mel_stft import MelSTFT  # noqa: E402
 from system.disk import make_folder  # noqa: E402
 from system.files import write_json  # noqa: E402
 

@@ -17,7 +17,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio import listen, read_audio  # noqa: E402
+from audio.reading import listen, read_audio  # noqa: E402
 from benchmarks.candidates import PAPER  # noqa: E402
 from benchmarks.front_end import machine  # noqa: E402
 from features import SpectrogramImages  # noqa: E402

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio import listen  # noqa: E402
+from audio.reading import listen  # noqa: E402
 from batches import TrainBatches  # noqa: E402
 from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
 from benchmarks.front_end import machine, table  # noqa: E402

@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from audio import BadAudio, read_audio  # noqa: E402
-from cqt import CQT  # noqa: E402
-from mel_stft import MelSTFT  # noqa: E402
+from audio.cqt import CQT  # noqa: E402
+from audio.mel_stft import MelSTFT  # noqa: E402
+from audio.reading import BadAudio, read_audio  # noqa: E402
 from system.disk import make_folder, whole_file  # noqa: E402
 from system.errors import RunError  # noqa: E402
 

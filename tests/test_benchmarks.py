@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from audio import listen
+from audio.reading import listen
 from benchmarks import candidates, fingerprint_recall, front_end, long_audio, resilience, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]

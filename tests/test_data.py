@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 import data as data_module
-from audio import listen, read_audio
-from augment import augment_images
+from audio.augment import augment_images
+from audio.reading import listen, read_audio
 from batches import EvalBatches, TrainBatches
 from data import (
     Batch,

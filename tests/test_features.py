@@ -6,7 +6,7 @@ import torch
 import torchaudio
 from torch import nn
 
-from cqt import CQT
+from audio.cqt import CQT
 from features import RESAMPLER, SpectrogramImages
 from model_gmu import MaxMViTGMU
 from system.errors import InputError

@@ -14,7 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import frozen
 import gate_analysis
-from audio import read_audio
+from audio.reading import read_audio
 from config.loading import load_config
 from experiment import run_experiment
 from gate_analysis import analyze

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 import soundfile
 
+from audio.fingerprint import Copy
 from config.schema import Config
 from corpora import CORPORA, Utterance
-from fingerprint import Copy
 from plan import Plan, make_plan, remarks
 from protocol import certify, group_recordings, protocol_id
 from splits import Split
 from system.errors import InputError
+from tests.audio.test_fingerprint import RATE, add_noise, speech
 from tests.conftest import RECIPE
 from tests.test_corpora import add_dialog
-from tests.test_fingerprint import RATE, add_noise, speech
 
 SECONDS = 1.3  # long enough for a fingerprint
 LABELS = {"iemocap": "iemocap4-exc", "esd": "esd5", "ravdess": "ravdess8", "emodb": "emodb7"}

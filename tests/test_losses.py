@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from augment import Mix
+from audio.augment import Mix
 from contrast import FORMS, SAME_CLASS, consistency, diversity, nt_xent
 from losses import FusionLoss, Temperature
 

@@ -14,7 +14,7 @@ from plan import Plan, leave_out, make_plan, remarks
 from protocol import certify
 from splits import Split
 from system.errors import InputError
-from tests.test_fingerprint import RATE, speech
+from tests.audio.test_fingerprint import RATE, speech
 from tests.test_leakage import names_of, plan_of, read_table, write_table
 
 SPLIT = "speaker-k-fold"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-import audio
+from audio import reading as audio
 from figures import COLOURS
 from lr_range import main
 from rate_range import BLOW_UP, MARGIN, judge, mean_sweep, read_sweep, run_range_test, sweep

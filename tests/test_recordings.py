@@ -8,7 +8,7 @@ import pytest
 import soundfile
 
 import recordings as room
-from audio import listen
+from audio.reading import listen
 from recordings import hear, remember
 from system.errors import RunError
 from tests.conftest import tone

@@ -10,7 +10,7 @@ from sklearn.metrics import balanced_accuracy_score
 import gate_analysis
 import reliance
 from agreement import judge
-from audio import read_audio
+from audio.reading import read_audio
 from config.loading import load_config
 from experiment import run_experiment
 from frozen import FrozenFold, Fused, Seen, open_run

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import robustness
-from audio import read_audio
+from audio.reading import read_audio
 from config.loading import load_config
 from experiment import run_experiment
 from inference import FoldModel

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import torch
 
-import cqt
 import store as store_module
-from audio import listen, read_audio
+from audio import cqt
+from audio.reading import listen, read_audio
 from config.loading import flatten
 from config.schema import FeaturesConfig
 from features import SpectrogramImages

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-import audio
 import tuning
+from audio import reading as audio
 from config.loading import flatten, load_config
 from experiment import run_experiment
 from plan import make_plan, make_tuning_plan

@@ -298,7 +298,7 @@ SITUATIONS = [
     (
         "several bad files in a corpus",
         "refused, all named in one go, or left out and listed with `corpus.on_bad_audio=skip`",
-        "tests/test_bad_audio.py::test_all_bad_files_of_a_corpus_are_named_in_one_go",
+        "tests/audio/test_bad_audio.py::test_all_bad_files_of_a_corpus_are_named_in_one_go",
     ),
     (
         "all files of a manifest or of IEMOCAP's labels missing",
@@ -309,12 +309,12 @@ SITUATIONS = [
     (
         "one file in two rows of a manifest",
         "used twice and counted as identical if the ids differ, else refused with both lines",
-        "tests/test_bad_audio.py::test_the_same_file_in_two_rows_is_one_recording",
+        "tests/audio/test_bad_audio.py::test_the_same_file_in_two_rows_is_one_recording",
     ),
     (
         "names that differ in case alone",
         "used as two files; `a.wav` and `a.WAV` would have one id and are refused",
-        "tests/test_bad_audio.py::test_names_that_differ_in_case_are_two_files",
+        "tests/audio/test_bad_audio.py::test_names_that_differ_in_case_are_two_files",
     ),
     (
         "a clip as WAV and as FLAC in a corpus folder",
@@ -324,7 +324,7 @@ SITUATIONS = [
     (
         "a folder of a corpus without permission",
         "refused, named",
-        "tests/test_bad_audio.py::test_a_folder_without_permission_is_never_passed_over",
+        "tests/audio/test_bad_audio.py::test_a_folder_without_permission_is_never_passed_over",
     ),
     (
         "a file that changes between hearing and picturing",
@@ -334,7 +334,7 @@ SITUATIONS = [
     (
         "a file that changes in training, `train.pictures=computed`",
         "the run stops with its name, and goes on when it is back",
-        "tests/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
+        "tests/audio/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
         "again",
     ),
     (

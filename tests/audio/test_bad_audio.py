@@ -18,7 +18,7 @@ import soundfile
 
 import data as data_module
 import predict
-from audio import BadAudio, hash_file, listen, read_audio
+from audio.reading import BadAudio, hash_file, listen, read_audio
 from corpora import read_corpus
 from experiment import run_experiment
 from inference import FoldModel

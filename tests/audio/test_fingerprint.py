@@ -9,8 +9,8 @@ import soundfile
 import soxr
 from scipy.signal import lfilter
 
-import fingerprint as room
-from fingerprint import Copy, bit_error, fingerprint, near_copies
+from audio import fingerprint as room
+from audio.fingerprint import Copy, bit_error, fingerprint, near_copies
 
 RATE = 16_000
 BLOCK = 160  # samples, 10 ms: formants stand still

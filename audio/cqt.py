@@ -15,8 +15,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from wavelets import Wavelets
-from windows import check_rates
+from audio.wavelets import Wavelets
+from audio.windows import check_rates
 
 BLOCK = 2**18  # samples: longer clips are transformed in overlapping blocks
 BUCKETS = 8  # kernel sets kept, one for each FFT length,

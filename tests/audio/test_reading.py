@@ -9,8 +9,8 @@ import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
-import audio
-from audio import BLOCK, MAX_PEAK, BadAudio, listen, read_audio
+from audio import reading as audio
+from audio.reading import BLOCK, MAX_PEAK, BadAudio, listen, read_audio
 
 
 def tone(frequency, rate, seconds=0.5, amplitude=0.5):

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from augment import (
+from audio.augment import (
     augment_images,
     augment_waveform,
     draw_crop,

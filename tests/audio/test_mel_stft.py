@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import mel_stft
-from mel_stft import MelSTFT, mel_frequencies
+from audio import mel_stft
+from audio.mel_stft import MelSTFT, mel_frequencies
 from system.errors import InputError
 from tests.support.paths import ROOT
 

@@ -15,7 +15,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-import fingerprint
+from audio import fingerprint
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
 MAX_MINUTES = 60  # an hour's pictures as published take 2.5 GB

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from audio.windows import check_hop, get_window
 from system.errors import InputError
-from windows import check_hop, get_window
 
 CACHE = 2**20  # samples of frames that are transformed at once: 4 MB stay in a processor's cache
 GPU = 2**26  # the same elsewhere: 256 MB

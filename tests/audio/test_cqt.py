@@ -14,11 +14,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import cqt as cqt_module
-from cqt import BUCKETS, CQT
+from audio import cqt as cqt_module
+from audio.cqt import BUCKETS, CQT
+from audio.wavelets import Group, Wavelets
 from system.errors import InputError
 from tests.support.paths import ROOT
-from wavelets import Group, Wavelets
 
 RATE = 16_000  # Hz
 TONE_CQT = CQT(RATE, 256, 65.41, 72)

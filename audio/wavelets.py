@@ -7,8 +7,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from audio.windows import bandwidth, check_hop, get_window, side_lobes
 from system.errors import InputError
-from windows import bandwidth, check_hop, get_window, side_lobes
 
 TOLERANCE = 2e-6  # of a wavelet's peak in frequency, -114 dB: what stays below it is left out
 MAX_WAVELET = 30  # seconds

@@ -4,8 +4,8 @@ import librosa
 import numpy as np
 import pytest
 
+from audio.windows import bandwidth, check_hop, get_window, side_lobes
 from system.errors import InputError
-from windows import bandwidth, check_hop, get_window, side_lobes
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 400])

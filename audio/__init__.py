@@ -1,0 +1,1 @@
+"""Samples to spectra: reading, transforms, augmentation, fingerprints."""
