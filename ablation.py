@@ -14,11 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import dump_config
+from corpora.certificate import Split
+from corpora.plan import Plan, make_plan
 from experiment import LOCK, check_run_folder, remove_run
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
-from plan import Plan, make_plan
-from protocol import Split
 from publish import gather, publish
 from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from summary import summarize

@@ -5,8 +5,8 @@ from itertools import combinations
 from typing import Any
 
 from config.schema import ONLY_WITH
+from corpora.certificate import protocol_parts
 from metrics import SCORES
-from protocol import protocol_parts
 from run_folder import Run
 from significance import holm, mcnemar, paired_test
 from summary import by_speaker, describe_run

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from audio.reading import read_audio
 from config.schema import Config
-from corpora import Utterance
+from corpora.plan import Plan, make_plan, remarks
+from corpora.readers import Utterance
 from data import Batch
 from engine import Trainer
 from experiment import check_places, check_run_folder, feature_settings, make_accelerator
@@ -19,7 +20,6 @@ from fold import build_model, build_trainer
 from job import FoldJob
 from jobs import for_people
 from model_gmu import check_settings
-from plan import Plan, make_plan, remarks
 
 TIMED_STEPS = 2  # after one that warms up
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from batches import EvalBatches
 from checkpoints import Checkpoints
-from corpora import Utterance
+from corpora.readers import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
 from divergence import CLIPS_NAMED, DATA, Diverged, named
 from engine import Trainer

@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader
 from batches import EvalBatches
 from config.loading import flatten, load_config
 from config.schema import Config
+from corpora.certificate import get_fold
+from corpora.plan import Plan, make_plan
 from data import Batch, build_loader
 from experiment import feature_settings, fill_store
 from fold import make_dataset
@@ -22,8 +24,6 @@ from job import FoldJob
 from ledger import note
 from model_card import read_card
 from model_gmu import Features, MaxMViTGMU
-from plan import Plan, make_plan
-from protocol import get_fold
 from run_folder import FoldResult, Run
 from store import FeatureStore
 from system.errors import InputError, RunError, nearest

@@ -4,8 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from corpora.certificate import SPEAKER_DEPENDENT
 from inference import FoldModel, label_table
-from protocol import SPEAKER_DEPENDENT
 from system.cli import guarded
 from system.errors import InputError
 from tables import STAMP

@@ -32,12 +32,12 @@ from scipy.signal import lfilter
 from batches import in_windows
 from config.loading import dump_config
 from config.schema import Config
+from corpora.plan import Plan, make_tuning_plan
 from data import Batch
 from divergence import Diverged
 from experiment import RANGE_TEST, check_places, feature_settings, fill_store, make_accelerator
 from fold import Training, prepare
 from job import FoldJob
-from plan import Plan, make_tuning_plan
 from store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError

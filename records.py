@@ -6,7 +6,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from corpora import Utterance
+from corpora.readers import Utterance
 from evaluation import Predictions
 from job import FoldJob
 from metrics import scores

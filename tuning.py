@@ -22,12 +22,12 @@ from optuna.trial import Trial
 from checkpoints import Checkpoints
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
+from corpora.plan import Plan, make_tuning_plan
 from divergence import Diverged
 from experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
 from fold import train_fold
 from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
-from plan import Plan, make_tuning_plan
 from progress import Progress
 from search_space import Space, as_overrides, describe_space, overrides_of, read_space
 from store import FeatureStore

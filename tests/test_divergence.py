@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from batches import EvalBatches
 from checkpoints import Checkpoints
+from corpora.plan import make_plan
 from data import build_loader
 from divergence import Diverged
 from engine import Trainer
@@ -20,7 +21,6 @@ from experiment import feature_settings, fill_store, run_experiment
 from losses import FusionLoss, LossTerms
 from model_gmu import MaxMViTGMU
 from optim import Schedule, build_optimizers
-from plan import make_plan
 from progress import Progress
 from store import FeatureStore
 from system.errors import RunError

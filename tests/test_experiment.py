@@ -28,13 +28,13 @@ import rate_range
 import tuning
 from comparison import compare
 from config.loading import dump_config, load_config
+from corpora.certificate import certify
+from corpora.plan import make_plan, remarks
 from dry_run import dry_run
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from fusion import FUSIONS, GATED, ONE_BRANCH
 from model_gmu import rebuild
-from plan import make_plan, remarks
-from protocol import certify
 from run_folder import read_run
 from store import FeatureStore
 from system.errors import InputError, RunError

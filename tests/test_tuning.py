@@ -17,8 +17,8 @@ from accelerate.state import AcceleratorState
 import tuning
 from audio import reading as audio
 from config.loading import flatten, load_config
+from corpora.plan import make_plan, make_tuning_plan
 from experiment import run_experiment
-from plan import make_plan, make_tuning_plan
 from system.errors import InputError, RunError
 from system.locks import in_turn
 from system.signals import Stop

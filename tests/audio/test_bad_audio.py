@@ -19,18 +19,18 @@ import soundfile
 import data as data_module
 import predict
 from audio.reading import BadAudio, hash_file, listen, read_audio
-from corpora import read_corpus
+from corpora.plan import make_plan
+from corpora.readers import read_corpus
+from corpora.recordings import hear
 from experiment import run_experiment
 from inference import FoldModel
-from plan import make_plan
-from recordings import hear
 from store import FeatureStore
 from system.errors import InputError, RunError
 from tests.conftest import tone as noisy_tone
+from tests.corpora.test_leakage import names_of
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT
 from tests.test_inference import FEATURES, fold  # noqa: F401  a fixture
-from tests.test_leakage import names_of
 
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]

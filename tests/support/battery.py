@@ -303,7 +303,7 @@ SITUATIONS = [
     (
         "all files of a manifest or of IEMOCAP's labels missing",
         "refused before anything is heard, with where they were looked for",
-        "tests/test_corpora.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
+        "tests/corpora/test_readers.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
         "looked_for",
     ),
     (
@@ -319,7 +319,7 @@ SITUATIONS = [
     (
         "a clip as WAV and as FLAC in a corpus folder",
         "refused: the id occurs twice",
-        "tests/test_corpora.py::test_the_same_clip_as_wav_and_flac_is_refused",
+        "tests/corpora/test_readers.py::test_the_same_clip_as_wav_and_flac_is_refused",
     ),
     (
         "a folder of a corpus without permission",

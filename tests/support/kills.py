@@ -20,7 +20,7 @@ MODULES = ["tests.support.kills", "system.cli"]
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
-    "hearing a clip": ("recordings", "listen"),
+    "hearing a clip": ("corpora.recordings", "listen"),
     "picturing a clip": ("store", "read_audio"),
     "writing pictures": ("store", "FeatureStore._append"),
     "writing the store's index": ("store", "FeatureStore._write_index"),

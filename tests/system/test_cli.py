@@ -18,7 +18,7 @@ import dry_run
 import engine
 import fold as fold_module
 from config.loading import load_config
-from recordings import FILE as RECORDINGS
+from corpora.recordings import FILE as RECORDINGS
 from system import cli
 from system.errors import InputError, RunError
 from system.files import read_json

@@ -17,10 +17,10 @@ import soundfile
 
 from config.loading import load_config
 from config.schema import Config
-from corpora import read_corpus
+from corpora.readers import read_corpus
+from corpora.utterance import Utterance
 from system.errors import InputError, control_character
 from tests.support.paths import ROOT
-from utterance import Utterance
 
 CONFIGS = ROOT / "configs"
 LONGEST_MESSAGE = 10_000  # characters

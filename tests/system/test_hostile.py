@@ -19,10 +19,11 @@ import yaml
 
 from backbones import create_backbone
 from config.loading import load_config
-from corpora import read_corpus
-from labels import label_set
-from recordings import FILE as RECORDINGS
-from recordings import hear
+from corpora.labels import label_set
+from corpora.readers import read_corpus
+from corpora.recordings import FILE as RECORDINGS
+from corpora.recordings import hear
+from corpora.utterance import Utterance
 from system.bounded import (
     MAX_CARD,
     MAX_CLASSES,
@@ -37,7 +38,6 @@ from system.errors import InputError, RunError
 from system.files import load_state, load_tensors, read_json, write_csv
 from tests.conftest import Payload
 from tests.support.paths import ROOT
-from utterance import Utterance
 
 SHELL = ("$(touch x)", "; touch x", "`touch x`", "| touch x", "&& touch x #")
 

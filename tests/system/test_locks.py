@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from corpora.plan import make_plan
 from experiment import run_experiment
-from plan import make_plan
 from system.errors import InputError, RunError
 from system.locks import alone, in_turn, is_held
 from tests.support import kills

@@ -11,9 +11,7 @@ from typing import Any
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from config.schema import Config
-from corpora import Utterance, read_corpus
-from leakage import Gate, check
-from protocol import (
+from corpora.certificate import (
     LabelSet,
     Split,
     certify,
@@ -25,8 +23,10 @@ from protocol import (
     protocol_id,
     select_labels,
 )
-from recordings import hear
-from splits import check_train_classes
+from corpora.leakage import Gate, check
+from corpora.readers import Utterance, read_corpus
+from corpora.recordings import hear
+from corpora.splits import check_train_classes
 from system.errors import InputError
 from tables import STAMP
 

@@ -11,9 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpora import Utterance, read_corpus, select_subset
-from labels import LABEL_SETS
-from protocol import (
+from corpora.certificate import (
     Split,
     certify,
     get_fold,
@@ -22,7 +20,9 @@ from protocol import (
     protocol_id,
     select_labels,
 )
-from splits import DEV_OF_SPLIT
+from corpora.labels import LABEL_SETS
+from corpora.readers import Utterance, read_corpus, select_subset
+from corpora.splits import DEV_OF_SPLIT
 from system.errors import InputError
 from tests.support.paths import ROOT
 

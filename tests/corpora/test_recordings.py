@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-import recordings as room
 from audio.reading import listen
-from recordings import hear, remember
+from corpora import recordings as room
+from corpora.recordings import hear, remember
 from system.errors import RunError
 from tests.conftest import tone
 

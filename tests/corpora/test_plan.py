@@ -10,12 +10,12 @@ import pytest
 import soundfile
 
 from config.loading import load_config
-from plan import Plan, leave_out, make_plan, remarks
-from protocol import certify
-from splits import Split
+from corpora.certificate import certify
+from corpora.plan import Plan, leave_out, make_plan, remarks
+from corpora.splits import Split
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
-from tests.test_leakage import names_of, plan_of, read_table, write_table
+from tests.corpora.test_leakage import names_of, plan_of, read_table, write_table
 
 SPLIT = "speaker-k-fold"
 

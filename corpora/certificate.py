@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from audio.fingerprint import Copy
-from corpora import Utterance
-from labels import LabelSet, label_set, select_labels
-from leakage import NEARLY, Gate, check, describe_copies, group_recordings
-from splits import (
+from corpora.labels import LabelSet, label_set, select_labels
+from corpora.leakage import NEARLY, Gate, check, describe_copies, group_recordings
+from corpora.readers import Utterance
+from corpora.splits import (
     SPEAKER_DEPENDENT,
     Split,
     check_settings,
@@ -19,8 +19,8 @@ from splits import (
     make_splits,
     recording_of,
 )
+from corpora.text_groups import cross_with_texts
 from system.errors import InputError
-from text_groups import cross_with_texts
 
 __all__ = [
     "SPEAKER_DEPENDENT",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from audio.fingerprint import Copy
-from corpora import Utterance
-from splits import SPEAKER_DEPENDENT, Split, recording_of
+from corpora.readers import Utterance
+from corpora.splits import SPEAKER_DEPENDENT, Split, recording_of
 
 PARTS = ("train", "dev", "test")
 LEAKS_SHOWN = 5

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpora import Utterance
+from corpora.readers import Utterance
 from system.errors import InputError, nearest
 
 # split -> the dev splits that go with it, the usual one first

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from corpora import Utterance, select_subset
+from corpora.readers import Utterance, select_subset
 from system.bounded import MAX_CLASSES
 from system.errors import InputError, nearest
 

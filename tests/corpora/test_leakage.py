@@ -11,14 +11,14 @@ import soundfile
 
 from audio.fingerprint import Copy
 from config.schema import Config
-from corpora import CORPORA, Utterance
-from plan import Plan, make_plan, remarks
-from protocol import certify, group_recordings, protocol_id
-from splits import Split
+from corpora.certificate import certify, group_recordings, protocol_id
+from corpora.plan import Plan, make_plan, remarks
+from corpora.readers import CORPORA, Utterance
+from corpora.splits import Split
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, add_noise, speech
 from tests.conftest import RECIPE
-from tests.test_corpora import add_dialog
+from tests.corpora.test_readers import add_dialog
 
 SECONDS = 1.3  # long enough for a fingerprint
 LABELS = {"iemocap": "iemocap4-exc", "esd": "esd5", "ravdess": "ravdess8", "emodb": "emodb7"}

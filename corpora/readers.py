@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from manifest import read_manifest
+from corpora.manifest import read_manifest
+from corpora.utterance import Utterance, from_name, is_audio
 from system.bounded import MAX_LABELS, read_text
 from system.errors import InputError, cut, nearest
-from utterance import Utterance, from_name, is_audio
 
 __all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]
 

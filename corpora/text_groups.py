@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from corpora import Utterance
-from splits import Split, check_train_classes
+from corpora.readers import Utterance
+from corpora.splits import Split, check_train_classes
 from system.errors import InputError
 
 

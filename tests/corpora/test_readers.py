@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora import CORPORA, read_corpus, select_subset
+from corpora.readers import CORPORA, read_corpus, select_subset
 from system.errors import InputError
 from tests.support.paths import ROOT
 

@@ -1,0 +1,1 @@
+"""Who is trained, selected and tested: readers, labels, splits, certificate."""
