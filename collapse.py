@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from contrast import alignment, uniformity
+from models.contrastive import alignment, uniformity
 from processes import gather_rows
 
 # Far from the worst epoch of small networks that learned (the demo recipes; ravdess_small_gmu and

@@ -21,8 +21,8 @@ from data import Batch, PictureLoader
 from divergence import PARTS, Diverged, describe, is_finite
 from evaluation import Predictions, evaluate
 from keeper import Keeper, Snapshot
-from losses import FusionLoss, LossTerms
 from metrics import scores
+from models.losses import FusionLoss, LossTerms
 from optim import Schedule, clip_gradients
 from processes import average_gradients, check_number, gather_labels, gather_views, on_any_process
 from progress import Progress

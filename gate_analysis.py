@@ -14,7 +14,6 @@ import gate_figures as pictures
 from agreement import judge
 from figures import png_bytes, svg_text
 from frozen import FrozenRun, open_run
-from fusion import GATED
 from gate_results import FILE, FOLDER, GateResults, digests, model_name
 from gate_tables import gates_markdown, intervention_name
 from gates import (
@@ -28,6 +27,7 @@ from gates import (
     unit_means,
     unit_rows,
 )
+from models.heads import GATED
 from reliance import (
     N_DRAWS,
     Measured,

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from backbones import check_tokens, create_backbone, drop_head, tokens
-from fusion import ONE_BRANCH, FusionHead, FusionOutput
+from models.backbones import check_tokens, create_backbone, drop_head, tokens
+from models.heads import ONE_BRANCH, FusionHead, FusionOutput
 from system.errors import InputError
 
 Features = tuple[Tensor | None, Tensor | None]  # (B, D_cqt), (B, D_mel), or tokens (B, N, D)

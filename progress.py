@@ -6,7 +6,7 @@ from typing import Any
 
 from checkpoints import Place
 from collapse import Alarm
-from losses import LossTerms
+from models.losses import LossTerms
 
 INCIDENTS_KEPT = 20
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from comparison import compare
 from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
-from fusion import ONE_BRANCH
 from gate_results import digests
 from metrics import SCORES, recalls
+from models.heads import ONE_BRANCH
 from run_folder import Run
 from significance import PairedTest, holm, paired_test, speaker_confusions, speaker_interval
 from system.errors import InputError

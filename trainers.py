@@ -8,8 +8,8 @@ from batches import TrainBatches
 from config.schema import Config
 from engine import Trainer
 from job import FoldJob
-from losses import FusionLoss
 from model_gmu import MaxMViTGMU
+from models.losses import FusionLoss
 from optim import Schedule, build_optimizers
 from system.signals import Stop
 

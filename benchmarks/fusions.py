@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from environment import git_commit, processor  # noqa: E402
-from fusion import n_parameters  # noqa: E402
-from losses import FusionLoss  # noqa: E402
 from model_gmu import MaxMViTGMU  # noqa: E402
+from models.heads import n_parameters  # noqa: E402
+from models.losses import FusionLoss  # noqa: E402
 from optim import build_optimizers  # noqa: E402
 from scripts.write_tables import costs_markdown  # noqa: E402
 from system.files import read_json, write_json  # noqa: E402

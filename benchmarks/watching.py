@@ -21,8 +21,8 @@ from benchmarks.resilience import N_CLASSES, SIDE, make_batch  # noqa: E402
 from data import Batch  # noqa: E402
 from engine import Trainer  # noqa: E402
 from evaluation import Predictions, evaluate  # noqa: E402
-from losses import FusionLoss  # noqa: E402
 from model_gmu import MaxMViTGMU  # noqa: E402
+from models.losses import FusionLoss  # noqa: E402
 from optim import Schedule, build_optimizers  # noqa: E402
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks import fusions
-from fusion import FUSIONS
+from models.heads import FUSIONS
 from scripts import write_tables
 
 TINY = fusions.Networks("test_maxvit", "mvitv2_micro", 32, 16, 4)

@@ -22,9 +22,9 @@ import trainers
 from benchmarks import watching
 from checkpoints import Checkpoints
 from collapse import POINT, Signs, alarms, effective_rank, gate_measures
-from contrast import alignment, uniformity
 from experiment import run_experiment
 from model_gmu import MaxMViTGMU
+from models.contrastive import alignment, uniformity
 from progress import Progress
 from summary import summarize
 from system.files import read_json

@@ -19,11 +19,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from batches import EvalBatches
 from collapse import Signs
-from contrast import nt_xent
 from data import Batch
 from engine import Trainer
 from evaluation import evaluate
-from losses import FusionLoss
+from models.contrastive import nt_xent
+from models.losses import FusionLoss
 from optim import Schedule, build_optimizers
 from processes import average_gradients, gather_labels, gather_views
 from tests.support.paths import ROOT

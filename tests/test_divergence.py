@@ -18,8 +18,8 @@ from divergence import Diverged
 from engine import Trainer
 from evaluation import evaluate
 from experiment import feature_settings, fill_store, run_experiment
-from losses import FusionLoss, LossTerms
 from model_gmu import MaxMViTGMU
+from models.losses import FusionLoss, LossTerms
 from optim import Schedule, build_optimizers
 from progress import Progress
 from store import FeatureStore

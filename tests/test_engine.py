@@ -18,9 +18,9 @@ from checkpoints import Checkpoints
 from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Trainer
 from evaluation import Predictions, evaluate
-from fusion import FusionOutput
-from losses import FusionLoss, Temperature
 from model_gmu import MaxMViTGMU
+from models.heads import FusionOutput
+from models.losses import FusionLoss, Temperature
 from optim import Schedule, build_optimizers
 from system.errors import RunError
 from system.files import load_state, load_tensors

@@ -33,8 +33,8 @@ from corpora.plan import make_plan, remarks
 from dry_run import dry_run
 from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
-from fusion import FUSIONS, GATED, ONE_BRANCH
 from model_gmu import rebuild
+from models.heads import FUSIONS, GATED, ONE_BRANCH
 from run_folder import read_run
 from store import FeatureStore
 from system.errors import InputError, RunError

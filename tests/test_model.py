@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-import backbones
-from backbones import check_image_size, check_tokens, create_backbone, tokens
 from config.loading import load_config
-from fusion import FUSIONS, GATED, ONE_BRANCH, FusionOutput
-from losses import FusionLoss
 from model_gmu import MaxMViTGMU, check_settings, rebuild
+from models import backbones
+from models.backbones import check_image_size, check_tokens, create_backbone, tokens
+from models.heads import FUSIONS, GATED, ONE_BRANCH, FusionOutput
+from models.losses import FusionLoss
 from system.errors import InputError, RunError
 from tests.support.paths import ROOT
 

@@ -14,14 +14,14 @@ import soundfile
 import timm
 import torch
 
-import backbones
 import experiment
 import fold
 from checkpoints import Checkpoints
 from config.loading import flatten, load_config
 from config.schema import Config
 from experiment import run_experiment
-from losses import FusionLoss, LossTerms
+from models import backbones
+from models.losses import FusionLoss, LossTerms
 from system.errors import InputError, RunError
 from system.files import save_tensors
 

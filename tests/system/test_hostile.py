@@ -17,13 +17,13 @@ import soundfile
 import torch
 import yaml
 
-from backbones import create_backbone
 from config.loading import load_config
 from corpora.labels import label_set
 from corpora.readers import read_corpus
 from corpora.recordings import FILE as RECORDINGS
 from corpora.recordings import hear
 from corpora.utterance import Utterance
+from models.backbones import create_backbone
 from system.bounded import (
     MAX_CARD,
     MAX_CLASSES,

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio.augment import Mix
-from contrast import consistency, diversity, nt_xent
+from models.contrastive import consistency, diversity, nt_xent
 
 SIGNS = {"minimised": 1.0, "maximised": -1.0}
 

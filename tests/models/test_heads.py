@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from config import schema
-from fusion import (
+from models.heads import (
     FUSIONS,
     GATED,
     GMU,

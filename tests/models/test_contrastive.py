@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from contrast import FORMS, SAME_CLASS, alignment, consistency, diversity, nt_xent, uniformity
+from models.contrastive import (
+    FORMS,
+    SAME_CLASS,
+    alignment,
+    consistency,
+    diversity,
+    nt_xent,
+    uniformity,
+)
 
 LABELS = torch.tensor([0, 1, 0, 2, 1, 0])  # one clip is alone in its class
 ALL = [(form, same) for form in FORMS for same in SAME_CLASS]

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from audio.augment import Mix
-from contrast import FORMS, SAME_CLASS, consistency, diversity, nt_xent
-from losses import FusionLoss, Temperature
+from models.contrastive import FORMS, SAME_CLASS, consistency, diversity, nt_xent
+from models.losses import FusionLoss, Temperature
 
 
 def views(n=6, width=5, seed=0):

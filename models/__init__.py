@@ -1,0 +1,1 @@
+"""Parts of networks: backbones, fusion heads, losses."""
