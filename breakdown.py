@@ -17,8 +17,8 @@ from calibration import (
     risk_coverage,
 )
 from metrics import SCORES
-from run_folder import Run, Table
 from significance import speaker_confusions, speaker_interval
+from storage.run_folder import Run, Table
 from system.files import damaged
 from tables import in_markdown, markdown_table, percent, with_interval
 

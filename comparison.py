@@ -7,8 +7,8 @@ from typing import Any
 from config.schema import ONLY_WITH
 from corpora.certificate import protocol_parts
 from metrics import SCORES
-from run_folder import Run
 from significance import holm, mcnemar, paired_test
+from storage.run_folder import Run
 from summary import by_speaker, describe_run
 from system.errors import InputError
 

@@ -24,7 +24,7 @@ from audio.augment import (
 from audio.reading import BadAudio, read_audio
 from batches import Item
 from features import SpectrogramImages
-from store import FeatureStore
+from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from batches import in_windows
-from checkpoints import Checkpoints
 from collapse import Signs, alarms
 from data import Batch, PictureLoader
 from divergence import PARTS, Diverged, describe, is_finite
@@ -26,6 +25,7 @@ from models.losses import FusionLoss, LossTerms
 from optim import Schedule, clip_gradients
 from processes import average_gradients, check_number, gather_labels, gather_views, on_any_process
 from progress import Progress
+from storage.checkpoints import Checkpoints
 from system.files import damaged
 from system.signals import Stop
 

@@ -14,8 +14,8 @@ import torch
 from audio.reading import BadAudio, read_audio
 from features import SpectrogramImages
 from figures import spectrogram_png
-from model_card import read_card
-from run_folder import Run
+from storage.model_card import read_card
+from storage.run_folder import Run
 
 AUDIO_RATE = 16_000  # Hz of the sound in the report: all that speech needs, half the bytes
 FLAC_BLOCK = 4096  # samples, as libsndfile packs them

@@ -13,13 +13,13 @@ from accelerate import Accelerator
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, leave_out, make_plan, remarks
-from environment import describe_environment
 from features import SpectrogramImages
 from fold import build_model, run_fold
 from job import FoldJob
-from ledger import LEDGER
 from model_gmu import check_settings
-from store import FeatureStore
+from storage.feature_store import FeatureStore
+from storage.ledger import LEDGER
+from storage.provenance import describe_environment
 from summary import summarize
 from system.disk import check_writable, make_folder, remove_leftovers
 from system.errors import InputError

@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from batches import EvalBatches
-from checkpoints import Checkpoints
 from corpora.readers import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
 from divergence import CLIPS_NAMED, DATA, Diverged, named
@@ -23,11 +22,12 @@ from engine import Trainer
 from evaluation import Predictions, evaluate
 from features import SpectrogramImages
 from job import FoldJob
-from ledger import note
 from model_gmu import MaxMViTGMU
 from progress import Progress
 from records import score, write_metrics, write_model_card, write_predictions
-from store import FeatureStore
+from storage.checkpoints import Checkpoints
+from storage.feature_store import FeatureStore
+from storage.ledger import note
 from system.disk import make_folder, remove_leftovers
 from system.files import copy_file, load_tensors, read_json, write_csv, write_json
 from system.locks import alone

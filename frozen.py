@@ -21,11 +21,11 @@ from experiment import feature_settings, fill_store
 from fold import make_dataset
 from inference import check_same_classes, chosen_device, frozen_model
 from job import FoldJob
-from ledger import note
-from model_card import read_card
 from model_gmu import Features, MaxMViTGMU
-from run_folder import FoldResult, Run
-from store import FeatureStore
+from storage.feature_store import FeatureStore
+from storage.ledger import note
+from storage.model_card import read_card
+from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError, nearest
 from system.files import damaged, read_json
 

@@ -36,7 +36,7 @@ from reliance import (
     intervene,
     stand_beside,
 )
-from run_folder import Run, read_run
+from storage.run_folder import Run, read_run
 from summary import summarize
 from system.disk import failure, make_folder, sync_folder, whole_file
 from system.errors import InputError

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 
 from config.schema import Section
 from inference import weights_digest
-from run_folder import FoldResult, Run
+from storage.run_folder import FoldResult, Run
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back
 from system.errors import RunError, brief

@@ -24,8 +24,8 @@ from gate_statistics import (
     unit_test,
     within_interval,
 )
-from run_folder import Run
 from significance import holm
+from storage.run_folder import Run
 
 CLIP_COLUMNS = (
     "fold seed utterance speaker gender seconds target pred right confidence "

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from audio.reading import BadAudio, read_audio
 from features import Images, SpectrogramImages
-from model_card import ModelCard, read_card
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
-from run_folder import FoldResult
+from storage.model_card import ModelCard, read_card
+from storage.run_folder import FoldResult
 from system.errors import InputError, RunError, printable
 from system.files import damaged, load_tensors, tensor_shapes
 

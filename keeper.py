@@ -6,9 +6,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from checkpoints import Checkpoints, Place
 from data import Batch
 from processes import on_any_process
+from storage.checkpoints import Checkpoints, Place
 from system.signals import Stop
 
 Snapshot = tuple[Mapping[str, Any], Place]

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from checkpoints import Place
 from collapse import Alarm
 from models.losses import LossTerms
+from storage.checkpoints import Place
 
 INCIDENTS_KEPT = 20
 

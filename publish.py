@@ -8,7 +8,7 @@ from breakdown import breakdown, breakdown_markdown
 from comparison import compare, run_names
 from report import write_report
 from robustness import measure_robustness, robustness_markdown
-from run_folder import Run, read_run
+from storage.run_folder import Run, read_run
 from summary import summarize
 from system.disk import make_folder
 from system.errors import InputError

@@ -38,7 +38,7 @@ from divergence import Diverged
 from experiment import RANGE_TEST, check_places, feature_settings, fill_store, make_accelerator
 from fold import Training, prepare
 from job import FoldJob
-from store import FeatureStore
+from storage.feature_store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text

@@ -12,7 +12,7 @@ from job import FoldJob
 from metrics import scores
 from model_gmu import MaxMViTGMU
 from progress import Progress
-from store import FeatureStore
+from storage.feature_store import FeatureStore
 from system.files import write_csv, write_json
 
 

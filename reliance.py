@@ -15,8 +15,8 @@ from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
 from gate_results import digests
 from metrics import SCORES, recalls
 from models.heads import ONE_BRANCH
-from run_folder import Run
 from significance import PairedTest, holm, paired_test, speaker_confusions, speaker_interval
+from storage.run_folder import Run
 from system.errors import InputError
 from tables import setting
 

@@ -24,8 +24,8 @@ from gate_tables import (
     not_asked,
     question_words,
 )
-from ledger import read_ledger
-from run_folder import Run
+from storage.ledger import read_ledger
+from storage.run_folder import Run
 from system.errors import printable
 from system.files import write_text
 from tables import METRICS, NAMES, STAMP, notes, p_value, percent

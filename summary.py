@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ledger import looks
 from metrics import SCORES, confusion_matrix, recalls
-from run_folder import FoldResult, Run, read_run
 from significance import speaker_confusions, speaker_interval
+from storage.ledger import looks
+from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import in_turn
 from tables import comparison_markdown

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.schema import ONLY_WITH
-from ledger import second_looks
+from storage.ledger import second_looks
 from system.errors import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")

@@ -19,7 +19,6 @@ import torch
 from accelerate import Accelerator
 from optuna.trial import Trial
 
-from checkpoints import Checkpoints
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
@@ -30,7 +29,8 @@ from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
 from progress import Progress
 from search_space import Space, as_overrides, describe_space, overrides_of, read_space
-from store import FeatureStore
+from storage.checkpoints import Checkpoints
+from storage.feature_store import FeatureStore
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text

@@ -26,7 +26,7 @@ from audio.cqt import CQT  # noqa: E402
 from audio.mel_stft import MelSTFT  # noqa: E402
 from benchmarks import candidates  # noqa: E402
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
-from environment import processor  # noqa: E402
+from storage.provenance import processor  # noqa: E402
 from system.disk import make_folder  # noqa: E402
 from system.files import write_json  # noqa: E402
 

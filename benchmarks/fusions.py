@@ -26,12 +26,12 @@ from torch.utils.flop_counter import FlopCounterMode
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from environment import git_commit, processor  # noqa: E402
 from model_gmu import MaxMViTGMU  # noqa: E402
 from models.heads import n_parameters  # noqa: E402
 from models.losses import FusionLoss  # noqa: E402
 from optim import build_optimizers  # noqa: E402
 from scripts.write_tables import costs_markdown  # noqa: E402
+from storage.provenance import git_commit, processor  # noqa: E402
 from system.files import read_json, write_json  # noqa: E402
 
 N_CLASSES = 4

@@ -20,8 +20,8 @@ from hypothesis import settings
 
 from config.loading import load_config
 from config.schema import Config
-from environment import git_commit
-from ledger import note
+from storage.ledger import note
+from storage.provenance import git_commit
 from system.files import write_csv, write_json
 from tests.support.promises import PROMISES
 

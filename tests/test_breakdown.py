@@ -10,8 +10,8 @@ from sklearn import metrics as sklearn
 from breakdown import breakdown, breakdown_markdown, group_by_quartile, group_by_size
 from calibration import expected_calibration_error, fit_temperature
 from metrics import SCORES
-from run_folder import FoldResult, Run
 from significance import speaker_confusions, speaker_interval
+from storage.run_folder import FoldResult, Run
 from system.errors import RunError
 from system.files import write_csv
 

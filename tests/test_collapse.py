@@ -20,12 +20,12 @@ from torch import nn
 import collapse
 import trainers
 from benchmarks import watching
-from checkpoints import Checkpoints
 from collapse import POINT, Signs, alarms, effective_rank, gate_measures
 from experiment import run_experiment
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
 from progress import Progress
+from storage.checkpoints import Checkpoints
 from summary import summarize
 from system.files import read_json
 from tests.test_engine import Stub, batch, loaders, make_trainer

@@ -9,7 +9,7 @@ from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
 from comparison import compare
-from run_folder import read_run
+from storage.run_folder import read_run
 from system.errors import InputError
 from tables import comparison_latex, comparison_markdown
 from tests.conftest import write_fold, write_run

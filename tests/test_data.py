@@ -25,7 +25,7 @@ from data import (
     build_loader,
 )
 from features import SpectrogramImages
-from store import FeatureStore
+from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 from tests.conftest import tone

@@ -11,7 +11,6 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from batches import EvalBatches
-from checkpoints import Checkpoints
 from corpora.plan import make_plan
 from data import build_loader
 from divergence import Diverged
@@ -22,7 +21,8 @@ from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
 from optim import Schedule, build_optimizers
 from progress import Progress
-from store import FeatureStore
+from storage.checkpoints import Checkpoints
+from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import load_state, read_json
 from tests.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer

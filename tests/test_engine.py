@@ -14,7 +14,6 @@ from torch.utils.data import DataLoader
 
 import engine
 from batches import EvalBatches, TrainBatches
-from checkpoints import Checkpoints
 from data import Batch, ImageDataset, PictureAugment, build_loader
 from engine import Trainer
 from evaluation import Predictions, evaluate
@@ -22,6 +21,7 @@ from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
 from optim import Schedule, build_optimizers
+from storage.checkpoints import Checkpoints
 from system.errors import RunError
 from system.files import load_state, load_tensors
 

@@ -35,8 +35,8 @@ from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from model_gmu import rebuild
 from models.heads import FUSIONS, GATED, ONE_BRANCH
-from run_folder import read_run
-from store import FeatureStore
+from storage.feature_store import FeatureStore
+from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json
 from system.locks import alone

@@ -17,7 +17,7 @@ from gate_results import GateResults, Stale, digests, read_results
 from gate_tables import gates_markdown
 from publish import gather
 from report import write_report
-from run_folder import read_run
+from storage.run_folder import read_run
 from system.errors import RunError
 from system.files import write_json, write_text
 from tests.conftest import write_card, write_fold, write_run

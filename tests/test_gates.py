@@ -22,8 +22,8 @@ from gate_results import PICTURES
 from gate_statistics import t_interval
 from gates import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
 from inference import FoldModel
-from ledger import read_ledger
-from run_folder import read_run
+from storage.ledger import read_ledger
+from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json, save_tensors
 

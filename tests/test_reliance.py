@@ -19,8 +19,8 @@ from gate_results import digests
 from inference import FoldModel
 from metrics import SCORES, recalls
 from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
-from run_folder import read_run
 from significance import paired_test, speaker_confusions, speaker_interval
+from storage.run_folder import read_run
 from system.errors import InputError
 
 RATE = 16_000

@@ -23,7 +23,7 @@ from features import SpectrogramImages
 from figures import spectrogram_png
 from publish import gather, publish
 from report import write_report
-from run_folder import Run, read_run
+from storage.run_folder import Run, read_run
 from system.errors import InputError
 from system.files import read_json, write_text
 from tests.conftest import write_card, write_fold, write_run

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from run_folder import read_run
+from storage.run_folder import read_run
 from system.files import read_json
 from system.signals import Stop
 from tests.support import kills

@@ -15,10 +15,10 @@ from audio.reading import read_audio
 from config.loading import load_config
 from experiment import run_experiment
 from inference import FoldModel
-from ledger import read_ledger
 from metrics import scores
 from robustness import CONDITIONS, change, measure_robustness, robustness_markdown, through_mu_law
-from run_folder import FoldResult, Run, read_run
+from storage.ledger import read_ledger
+from storage.run_folder import FoldResult, Run, read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, save_tensors, write_json
 

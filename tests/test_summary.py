@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from ledger import looks, note, read_ledger
-from run_folder import read_run
+from storage.ledger import looks, note, read_ledger
+from storage.run_folder import read_run
 from summary import summarize
 from system.errors import InputError, RunError
 from system.files import read_json, write_json

@@ -24,7 +24,7 @@ from corpora.readers import read_corpus
 from corpora.recordings import hear
 from experiment import run_experiment
 from inference import FoldModel
-from store import FeatureStore
+from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
 from tests.conftest import tone as noisy_tone
 from tests.corpora.test_leakage import names_of

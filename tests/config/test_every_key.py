@@ -16,12 +16,12 @@ import torch
 
 import experiment
 import fold
-from checkpoints import Checkpoints
 from config.loading import flatten, load_config
 from config.schema import Config
 from experiment import run_experiment
 from models import backbones
 from models.losses import FusionLoss, LossTerms
+from storage.checkpoints import Checkpoints
 from system.errors import InputError, RunError
 from system.files import save_tensors
 

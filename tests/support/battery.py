@@ -329,7 +329,7 @@ SITUATIONS = [
     (
         "a file that changes between hearing and picturing",
         "refused, named; nothing is stored under the old recording",
-        "tests/test_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
+        "tests/storage/test_feature_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
     ),
     (
         "a file that changes in training, `train.pictures=computed`",
@@ -350,27 +350,27 @@ SITUATIONS = [
     (
         "a store cut short",
         "what is whole is used, the rest is made again",
-        "tests/test_store.py::test_truncated_data_file_heals",
+        "tests/storage/test_feature_store.py::test_truncated_data_file_heals",
     ),
     (
         "a store without its pictures",
         "they are made again",
-        "tests/test_store.py::test_a_store_without_its_pictures_makes_them_again",
+        "tests/storage/test_feature_store.py::test_a_store_without_its_pictures_makes_them_again",
     ),
     (
         "a store whose index is torn or not as written",
         "refused with what to remove",
-        "tests/test_store.py::test_a_torn_index_is_told_with_the_way_on",
+        "tests/storage/test_feature_store.py::test_a_torn_index_is_told_with_the_way_on",
     ),
     (
         "a store of another version of the front end, or of other settings",
         "kept beside the new one and not read",
-        "tests/test_store.py::test_a_store_of_another_version_stays_and_is_not_read",
+        "tests/storage/test_feature_store.py::test_a_store_of_another_version_stays_and_is_not_read",
     ),
     (
         "a store that was moved into the place of another",
         "refused with what to remove",
-        "tests/test_store.py::test_a_store_in_the_place_of_another_is_refused",
+        "tests/storage/test_feature_store.py::test_a_store_in_the_place_of_another_is_refused",
     ),
 ]
 

@@ -21,12 +21,12 @@ MODULES = ["tests.support.kills", "system.cli"]
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
     "hearing a clip": ("corpora.recordings", "listen"),
-    "picturing a clip": ("store", "read_audio"),
-    "writing pictures": ("store", "FeatureStore._append"),
-    "writing the store's index": ("store", "FeatureStore._write_index"),
+    "picturing a clip": ("storage.feature_store", "read_audio"),
+    "writing pictures": ("storage.feature_store", "FeatureStore._append"),
+    "writing the store's index": ("storage.feature_store", "FeatureStore._write_index"),
     "a training step": ("engine", "Trainer.step"),
     "a backward pass": ("engine", "Trainer._backward"),
-    "writing best weights": ("checkpoints", "save_tensors"),
+    "writing best weights": ("storage.checkpoints", "save_tensors"),
     "writing a checkpoint": ("system.files", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("engine", "evaluate"),
@@ -37,7 +37,7 @@ PLACES = {
     "writing the ledger": ("fold", "note"),
     "writing predictions": ("fold", "write_predictions"),
     "writing metrics": ("fold", "write_metrics"),
-    "removing checkpoints": ("checkpoints", "Checkpoints.remove"),
+    "removing checkpoints": ("storage.checkpoints", "Checkpoints.remove"),
     "summing up": ("experiment", "summarize"),
     "writing the summary": ("summary", "write_json"),
 }

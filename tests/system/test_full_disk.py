@@ -21,13 +21,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 import experiment
-import store as store_module
 from config.loading import load_config
 from config.schema import Config
 from dry_run import dry_run
 from experiment import feature_settings, run_experiment
 from publish import gather, publish
-from store import FeatureStore
+from storage import feature_store as store_module
+from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_text
 from tests.support.paths import ROOT

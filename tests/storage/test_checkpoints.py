@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from checkpoints import Checkpoints, Place
+from storage.checkpoints import Checkpoints, Place
 from system.errors import RunError
 
 PLACES = [Place(0, 0, 0), Place(0, 4, 0), Place(0, 8, 0), Place(1, 0, 1), Place(1, 4, 1)]

@@ -12,13 +12,13 @@ import pytest
 import soundfile
 import torch
 
-import store as store_module
 from audio import cqt
 from audio.reading import listen, read_audio
 from config.loading import flatten
 from config.schema import FeaturesConfig
 from features import SpectrogramImages
-from store import FeatureStore
+from storage import feature_store as store_module
+from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_json
 
@@ -330,7 +330,7 @@ def test_a_full_disk_gives_back_the_room_of_what_was_not_finished(
 
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "write_json", lambda path, value: None)  # the index as it was
-        patch.setattr("store.os.fsync", full)
+        patch.setattr("storage.feature_store.os.fsync", full)
         with pytest.raises(RunError, match=r"mel.f16 .*No space left on device \(needs 1.3 kB"):
             make_store().build(clips, workers=0)
     sizes = [(store.folder / f"{name}.f16").stat().st_size for name in ("cqt", "mel")]

@@ -1,0 +1,1 @@
+"""What lies on disk: feature store, run folder, ledger, checkpoints."""
