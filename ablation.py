@@ -16,8 +16,6 @@ from pathlib import Path
 from config.loading import dump_config
 from corpora.certificate import Split
 from corpora.plan import Plan, make_plan
-from experiment import LOCK, check_run_folder, remove_run
-from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
 from publish import gather, publish
 from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
@@ -29,6 +27,8 @@ from system.files import write_text
 from system.locks import alone
 from system.signals import Stop
 from tables import comparison_markdown
+from training.experiment import LOCK, check_run_folder, remove_run
+from training.job import FoldJob
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:

@@ -22,11 +22,11 @@ from audio.augment import (
     mix_images,
 )
 from audio.reading import BadAudio, read_audio
-from batches import Item
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
+from training.batches import Item
 
 
 class Batch(NamedTuple):

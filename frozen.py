@@ -11,16 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from batches import EvalBatches
 from config.loading import flatten, load_config
 from config.schema import Config
 from corpora.certificate import get_fold
 from corpora.plan import Plan, make_plan
 from data import Batch, build_loader
-from experiment import feature_settings, fill_store
-from fold import make_dataset
 from inference import check_same_classes, chosen_device, frozen_model
-from job import FoldJob
 from model_gmu import Features, MaxMViTGMU
 from storage.feature_store import FeatureStore
 from storage.ledger import note
@@ -28,6 +24,10 @@ from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError, nearest
 from system.files import damaged, read_json
+from training.batches import EvalBatches
+from training.experiment import feature_settings, fill_store
+from training.fold import make_dataset
+from training.job import FoldJob
 
 BRANCHES = ("cqt", "mel")
 PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")

@@ -42,7 +42,7 @@ from system.disk import failure, make_folder, sync_folder, whole_file
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
 from system.locks import alone
-from tracking import write_analysis
+from training.tensorboard import write_analysis
 
 MAX_DRAWS = 100  # of donors
 OF_CLASS = "balanced accuracy"  # of a class against the rest

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from breakdown import UNKNOWN, Groups, group_by_quartile, group_by_value
-from collapse import EDGE
 from frozen import FrozenFold, Fused
 from gate_statistics import (
     Finding,
@@ -26,6 +25,7 @@ from gate_statistics import (
 )
 from significance import holm
 from storage.run_folder import Run
+from training.collapse import EDGE
 
 CLIP_COLUMNS = (
     "fold seed utterance speaker gender seconds target pred right confidence "

@@ -29,19 +29,25 @@ from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from batches import in_windows
 from config.loading import dump_config
 from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
 from data import Batch
-from divergence import Diverged
-from experiment import RANGE_TEST, check_places, feature_settings, fill_store, make_accelerator
-from fold import Training, prepare
-from job import FoldJob
 from storage.feature_store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
+from training.batches import in_windows
+from training.divergence import Diverged
+from training.experiment import (
+    RANGE_TEST,
+    check_places,
+    feature_settings,
+    fill_store,
+    make_accelerator,
+)
+from training.fold import Training, prepare
+from training.job import FoldJob
 from tuning_figures import Sweep, draw_sweep
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...

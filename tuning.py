@@ -22,12 +22,7 @@ from optuna.trial import Trial
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
-from divergence import Diverged
-from experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
-from fold import train_fold
-from job import FoldJob
 from jobs import Failure, Job, run_jobs, slots_for
-from progress import Progress
 from search_space import Space, as_overrides, describe_space, overrides_of, read_space
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
@@ -36,6 +31,11 @@ from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text
 from system.locks import in_turn
 from system.signals import Stop
+from training.divergence import Diverged
+from training.experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
+from training.fold import train_fold
+from training.job import FoldJob
+from training.progress import Progress
 from trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
 from tuning_report import best_first, describe_study, draw_study, write_best, write_trials
 

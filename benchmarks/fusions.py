@@ -29,10 +29,10 @@ sys.path.insert(0, str(ROOT))
 from model_gmu import MaxMViTGMU  # noqa: E402
 from models.heads import n_parameters  # noqa: E402
 from models.losses import FusionLoss  # noqa: E402
-from optim import build_optimizers  # noqa: E402
 from scripts.write_tables import costs_markdown  # noqa: E402
 from storage.provenance import git_commit, processor  # noqa: E402
 from system.files import read_json, write_json  # noqa: E402
+from training.optim import build_optimizers  # noqa: E402
 
 N_CLASSES = 4
 OPTIMIZERS = {"cqt": "adam", "mel": "radam", "head": "adam"}  # as published

@@ -18,11 +18,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.front_end import machine  # noqa: E402
 from data import Batch  # noqa: E402
-from engine import Trainer  # noqa: E402
 from model_gmu import MaxMViTGMU  # noqa: E402
 from models.losses import FusionLoss  # noqa: E402
-from optim import Schedule, build_optimizers  # noqa: E402
 from storage.checkpoints import Checkpoints  # noqa: E402
+from training.engine import Trainer  # noqa: E402
+from training.optim import Schedule, build_optimizers  # noqa: E402
 
 SIDE = 96  # pixels; small, so that what is measured is not lost in the networks' time
 N_CLASSES = 8

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from audio.reading import listen  # noqa: E402
-from batches import TrainBatches  # noqa: E402
 from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
 from benchmarks.front_end import machine, table  # noqa: E402
 from data import ImageDataset  # noqa: E402
 from storage.feature_store import FeatureStore  # noqa: E402
+from training.batches import TrainBatches  # noqa: E402
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}

@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.front_end import machine  # noqa: E402
 from benchmarks.resilience import N_CLASSES, SIDE, make_batch  # noqa: E402
 from data import Batch  # noqa: E402
-from engine import Trainer  # noqa: E402
-from evaluation import Predictions, evaluate  # noqa: E402
 from model_gmu import MaxMViTGMU  # noqa: E402
 from models.losses import FusionLoss  # noqa: E402
-from optim import Schedule, build_optimizers  # noqa: E402
+from training.engine import Trainer  # noqa: E402
+from training.evaluate import Predictions, evaluate  # noqa: E402
+from training.optim import Schedule, build_optimizers  # noqa: E402
 
 
 def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:

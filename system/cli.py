@@ -11,10 +11,10 @@ from accelerate import PartialState
 
 from config.loading import load_config
 from config.schema import Config
-from dry_run import dry_run
-from experiment import run_experiment
 from system.errors import InputError, RunError, printable
 from system.signals import Stop
+from training.dry_run import dry_run
+from training.experiment import run_experiment
 
 DONE, FAILED, WRONG_INPUT = 0, 1, 2
 

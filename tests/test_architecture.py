@@ -30,7 +30,7 @@ ROWS = re.findall(r"^\| L(\d) \| `([\w/]+)\.py` \|", README, re.MULTILINE)
 LEVELS = {name.replace("/", "."): int(level) for level, name in ROWS}
 ENTRIES = [name for name, level in LEVELS.items() if level == 3]
 MAX_FUNCTION = 60  # lines
-MAX_FILE = 330  # lines
+MAX_FILE = 335  # lines
 
 
 def module(file: Path) -> str:

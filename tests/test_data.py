@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader, Dataset
 import data as data_module
 from audio.augment import augment_images
 from audio.reading import listen, read_audio
-from batches import EvalBatches, TrainBatches
 from data import (
     Batch,
     ImageDataset,
@@ -29,6 +28,7 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 from tests.conftest import tone
+from training.batches import EvalBatches, TrainBatches
 
 N = 11
 CPU = torch.device("cpu")

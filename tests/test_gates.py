@@ -16,7 +16,6 @@ import frozen
 import gate_analysis
 from audio.reading import read_audio
 from config.loading import load_config
-from experiment import run_experiment
 from gate_analysis import analyze
 from gate_results import PICTURES
 from gate_statistics import t_interval
@@ -26,6 +25,7 @@ from storage.ledger import read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json, save_tensors
+from training.experiment import run_experiment
 
 RATE = 16_000
 CLASSES = ["neutral", "happy", "angry", "sad"]

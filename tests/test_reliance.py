@@ -12,7 +12,6 @@ import reliance
 from agreement import judge
 from audio.reading import read_audio
 from config.loading import load_config
-from experiment import run_experiment
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze
 from gate_results import digests
@@ -22,6 +21,7 @@ from reliance import Counted, Measured, describe_reliance, draw_donors, interven
 from significance import paired_test, speaker_confusions, speaker_interval
 from storage.run_folder import read_run
 from system.errors import InputError
+from training.experiment import run_experiment
 
 RATE = 16_000
 ALONE = {

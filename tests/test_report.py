@@ -18,7 +18,6 @@ from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from config.loading import load_config
-from experiment import run_experiment
 from features import SpectrogramImages
 from figures import spectrogram_png
 from publish import gather, publish
@@ -27,6 +26,7 @@ from storage.run_folder import Run, read_run
 from system.errors import InputError
 from system.files import read_json, write_text
 from tests.conftest import write_card, write_fold, write_run
+from training.experiment import run_experiment
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
 

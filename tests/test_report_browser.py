@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from config.loading import load_config
-from experiment import run_experiment
 from publish import gather, publish
+from training.experiment import run_experiment
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)

@@ -13,7 +13,6 @@ import torch
 import robustness
 from audio.reading import read_audio
 from config.loading import load_config
-from experiment import run_experiment
 from inference import FoldModel
 from metrics import scores
 from robustness import CONDITIONS, change, measure_robustness, robustness_markdown, through_mu_law
@@ -21,6 +20,7 @@ from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, save_tensors, write_json
+from training.experiment import run_experiment
 
 RATE = 16_000
 NAMES = [condition.name for condition in CONDITIONS]

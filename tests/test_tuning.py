@@ -18,11 +18,11 @@ import tuning
 from audio import reading as audio
 from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
-from experiment import run_experiment
 from system.errors import InputError, RunError
 from system.locks import in_turn
 from system.signals import Stop
 from tests.support.paths import ROOT
+from training.experiment import run_experiment
 from trials import MOST_STARTS, STORE
 from tuning import Tuning, load_tuning, tune
 

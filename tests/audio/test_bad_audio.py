@@ -22,7 +22,6 @@ from audio.reading import BadAudio, hash_file, listen, read_audio
 from corpora.plan import make_plan
 from corpora.readers import read_corpus
 from corpora.recordings import hear
-from experiment import run_experiment
 from inference import FoldModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
@@ -31,6 +30,7 @@ from tests.corpora.test_leakage import names_of
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT
 from tests.test_inference import FEATURES, fold  # noqa: F401  a fixture
+from training.experiment import run_experiment
 
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]

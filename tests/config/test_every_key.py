@@ -14,16 +14,15 @@ import soundfile
 import timm
 import torch
 
-import experiment
-import fold
 from config.loading import flatten, load_config
 from config.schema import Config
-from experiment import run_experiment
 from models import backbones
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
 from system.errors import InputError, RunError
 from system.files import save_tensors
+from training import experiment, fold
+from training.experiment import run_experiment
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)

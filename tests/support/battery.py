@@ -345,7 +345,7 @@ SITUATIONS = [
     (
         "a file that changed when a run is given again",
         "the run is refused, since its certificate is of other recordings",
-        "tests/test_experiment.py::test_a_corpus_that_changed_is_refused",
+        "tests/training/test_experiment.py::test_a_corpus_that_changed_is_refused",
     ),
     (
         "a store cut short",

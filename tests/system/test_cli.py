@@ -14,15 +14,14 @@ from typing import NamedTuple
 import pytest
 import torch
 
-import dry_run
-import engine
-import fold as fold_module
 from config.loading import load_config
 from corpora.recordings import FILE as RECORDINGS
 from system import cli
 from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.paths import ROOT
+from training import dry_run, engine
+from training import fold as fold_module
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -167,7 +166,7 @@ def test_a_run_root_that_may_not_be_read_is_told_with_status_1(
     def denied(self: Path) -> bool:
         raise PermissionError(errno.EACCES, "Permission denied", str(self))
 
-    monkeypatch.setattr("experiment.Path.exists", denied)
+    monkeypatch.setattr("training.experiment.Path.exists", denied)
     said = run("train_gmu.py")
     assert said.status == 1 and "Permission denied" in said.err and "tiny" in said.err
 

@@ -19,7 +19,6 @@ import yaml
 
 import compare
 from config.loading import load_config
-from experiment import run_experiment
 from figures import dot_plot
 from publish import gather, publish
 from system.cli import WRONG_INPUT, guarded, train_command
@@ -28,6 +27,7 @@ from system.files import write_csv
 from tables import comparison_latex, markdown_table
 from tests.conftest import PITCHES, SAMPLE_RATE, tone
 from tests.support.paths import ROOT
+from training.experiment import run_experiment
 
 NASTY = (
     "<script>alert(1)</script>",

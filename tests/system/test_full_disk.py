@@ -20,19 +20,19 @@ import pytest
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-import experiment
 from config.loading import load_config
 from config.schema import Config
-from dry_run import dry_run
-from experiment import feature_settings, run_experiment
 from publish import gather, publish
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_text
 from tests.support.paths import ROOT
-from tests.test_experiment import results_of
-from tracking import Tracker
+from tests.training.test_experiment import results_of
+from training import experiment
+from training.dry_run import dry_run
+from training.experiment import feature_settings, run_experiment
+from training.tensorboard import Tracker
 
 FOLD = "tiny/folds/fold-1_seed-0"
 SMALL = ["model.cqt_backbone=test_byobnet", "model.mel_backbone=test_vit"]  # 11 MB a fold, 1 s
@@ -462,7 +462,7 @@ def test_a_read_only_disk_is_told_before_anything_is_computed(
         again("ro")
         with monkeypatch.context() as patch:
             patch.setattr(experiment, "make_plan", lambda config: 1 / 0)
-            patch.setattr("dry_run.make_plan", lambda config: 1 / 0)
+            patch.setattr("training.dry_run.make_plan", lambda config: 1 / 0)
             for run in (lambda config: run_experiment(config, []), dry_run):
                 with pytest.raises(RunError, match=f"{wish} cannot be written: Read-only file"):
                     run(config_in(reference.recipe, root, wish))

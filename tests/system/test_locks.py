@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from corpora.plan import make_plan
-from experiment import run_experiment
 from system.errors import InputError, RunError
 from system.locks import alone, in_turn, is_held
 from tests.support import kills
+from training.experiment import run_experiment
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """
@@ -169,7 +169,7 @@ def test_who_begins_a_run_of_another_config_meanwhile_is_not_mixed_with(
         run_experiment(first, [])
         return make_plan(config)
 
-    monkeypatch.setattr("experiment.make_plan", slow)
+    monkeypatch.setattr("training.experiment.make_plan", slow)
     with pytest.raises(InputError, match="made with another config:\n.*optim.lr: 0.001 there"):
         run_experiment(second, [])
     folder = Path(first.run.root) / "tiny"

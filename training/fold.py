@@ -14,17 +14,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from batches import EvalBatches
 from corpora.readers import Utterance
 from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
-from divergence import CLIPS_NAMED, DATA, Diverged, named
-from engine import Trainer
-from evaluation import Predictions, evaluate
 from features import SpectrogramImages
-from job import FoldJob
 from model_gmu import MaxMViTGMU
-from progress import Progress
-from records import score, write_metrics, write_model_card, write_predictions
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from storage.ledger import note
@@ -32,8 +25,15 @@ from system.disk import make_folder, remove_leftovers
 from system.files import copy_file, load_tensors, read_json, write_csv, write_json
 from system.locks import alone
 from system.signals import Stop
-from tracking import Tracker
-from trainers import build_model, build_trainer, share_of, train_batches
+from training.batches import EvalBatches
+from training.divergence import CLIPS_NAMED, DATA, Diverged, named
+from training.engine import Trainer
+from training.evaluate import Predictions, evaluate
+from training.job import FoldJob
+from training.progress import Progress
+from training.results import score, write_metrics, write_model_card, write_predictions
+from training.tensorboard import Tracker
+from training.trainers import build_model, build_trainer, share_of, train_batches
 
 log = logging.getLogger(__name__)
 

@@ -4,14 +4,14 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from batches import TrainBatches
 from config.schema import Config
-from engine import Trainer
-from job import FoldJob
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
-from optim import Schedule, build_optimizers
 from system.signals import Stop
+from training.batches import TrainBatches
+from training.engine import Trainer
+from training.job import FoldJob
+from training.optim import Schedule, build_optimizers
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:

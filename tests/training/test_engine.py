@@ -12,18 +12,18 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-import engine
-from batches import EvalBatches, TrainBatches
 from data import Batch, ImageDataset, PictureAugment, build_loader
-from engine import Trainer
-from evaluation import Predictions, evaluate
 from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
-from optim import Schedule, build_optimizers
 from storage.checkpoints import Checkpoints
 from system.errors import RunError
 from system.files import load_state, load_tensors
+from training import engine
+from training.batches import EvalBatches, TrainBatches
+from training.engine import Trainer
+from training.evaluate import Predictions, evaluate
+from training.optim import Schedule, build_optimizers
 
 CPU = torch.device("cpu")
 K, SIDE = 4, 32

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from models.contrastive import alignment, uniformity
-from processes import gather_rows
+from training.distributed import gather_rows
 
 # Far from the worst epoch of small networks that learned (the demo recipes; ravdess_small_gmu and
 # _gmu_contrastive, fold 1, 5 epochs): 10 % of the gate values are saturated, gates vary by 0.0055,

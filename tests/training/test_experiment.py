@@ -23,15 +23,12 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import fold as fold_module
 import rate_range
 import tuning
 from comparison import compare
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
 from corpora.plan import make_plan, remarks
-from dry_run import dry_run
-from experiment import feature_settings, remove_run, run_experiment
 from features import SpectrogramImages
 from model_gmu import rebuild
 from models.heads import FUSIONS, GATED, ONE_BRANCH
@@ -42,7 +39,10 @@ from system.files import load_tensors, read_json
 from system.locks import alone
 from tables import comparison_markdown
 from tests.support.paths import ROOT
-from tracking import Tracker
+from training import fold as fold_module
+from training.dry_run import dry_run
+from training.experiment import feature_settings, remove_run, run_experiment
+from training.tensorboard import Tracker
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
 FOLD = "folds/fold-1_seed-0"
@@ -577,8 +577,8 @@ def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> No
 
 
 def test_heads_that_do_not_fit_are_told_before_a_clip_is_heard(tiny, monkeypatch) -> None:
-    monkeypatch.setattr("experiment.make_plan", None)
-    monkeypatch.setattr("dry_run.make_plan", None)
+    monkeypatch.setattr("training.experiment.make_plan", None)
+    monkeypatch.setattr("training.dry_run.make_plan", None)
     config = tiny("model.fusion=cross_attention", "model.attention_heads=5")
     for start in (lambda: run_experiment(config, []), lambda: dry_run(config)):
         with pytest.raises(InputError, match="model.attention_heads=5 must divide .*384"):

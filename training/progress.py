@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from collapse import Alarm
 from models.losses import LossTerms
 from storage.checkpoints import Place
+from training.collapse import Alarm
 
 INCIDENTS_KEPT = 20
 

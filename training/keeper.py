@@ -7,9 +7,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from data import Batch
-from processes import on_any_process
 from storage.checkpoints import Checkpoints, Place
 from system.signals import Stop
+from training.distributed import on_any_process
 
 Snapshot = tuple[Mapping[str, Any], Place]
 

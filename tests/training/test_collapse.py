@@ -17,21 +17,20 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-import collapse
-import trainers
 from benchmarks import watching
-from collapse import POINT, Signs, alarms, effective_rank, gate_measures
-from experiment import run_experiment
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
-from progress import Progress
 from storage.checkpoints import Checkpoints
 from summary import summarize
 from system.files import read_json
-from tests.test_engine import Stub, batch, loaders, make_trainer
+from tests.training.test_engine import Stub, batch, loaders, make_trainer
+from training import collapse, trainers
+from training.collapse import POINT, Signs, alarms, effective_rank, gate_measures
+from training.experiment import run_experiment
+from training.progress import Progress
 
 FOLD = "folds/fold-1_seed-0"
-HEALTHY = {  # the worst of small networks that learned, see collapse.py
+HEALTHY = {  # the worst of small networks that learned, see training/collapse.py
     "epoch": 3,
     "grad_cqt": 2.8e-3,
     "grad_mel": 3.2e-4,
@@ -278,7 +277,7 @@ def collapsed(model: MaxMViTGMU) -> MaxMViTGMU:
 
 def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, monkeypatch) -> None:
     build = trainers.build_model
-    monkeypatch.setattr("fold.build_model", lambda *args: collapsed(build(*args)))
+    monkeypatch.setattr("training.fold.build_model", lambda *args: collapsed(build(*args)))
     run = run_experiment(tiny(), [])
     alarmed = read_json(run / FOLD / "metrics.json")["trouble"]["alarms"]
     assert {one["what"] for one in alarmed} == {

@@ -14,8 +14,6 @@ from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, leave_out, make_plan, remarks
 from features import SpectrogramImages
-from fold import build_model, run_fold
-from job import FoldJob
 from model_gmu import check_settings
 from storage.feature_store import FeatureStore
 from storage.ledger import LEDGER
@@ -26,6 +24,8 @@ from system.errors import InputError
 from system.files import read_json, write_csv, write_json, write_text
 from system.locks import alone, in_turn
 from system.signals import Stop
+from training.fold import build_model, run_fold
+from training.job import FoldJob
 
 log = logging.getLogger(__name__)
 

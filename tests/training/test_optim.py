@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from config.loading import load_config
-from optim import Schedule, build_optimizers
 from tests.support.paths import ROOT
+from training.optim import Schedule, build_optimizers
 
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
 

@@ -10,22 +10,22 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from batches import EvalBatches
 from corpora.plan import make_plan
 from data import build_loader
-from divergence import Diverged
-from engine import Trainer
-from evaluation import evaluate
-from experiment import feature_settings, fill_store, run_experiment
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
-from optim import Schedule, build_optimizers
-from progress import Progress
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import load_state, read_json
-from tests.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
+from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
+from training.batches import EvalBatches
+from training.divergence import Diverged
+from training.engine import Trainer
+from training.evaluate import evaluate
+from training.experiment import feature_settings, fill_store, run_experiment
+from training.optim import Schedule, build_optimizers
+from training.progress import Progress
 
 pytestmark = pytest.mark.promise("non_finite")
 NAMES = [f"Ses01_{i:03d}" for i in range(16)]
@@ -332,7 +332,7 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
             raise Diverged("prediction", ["mel"])
         return evaluate(*args)
 
-    monkeypatch.setattr("engine.evaluate", spoiled)
+    monkeypatch.setattr("training.engine.evaluate", spoiled)
     run = run_experiment(tiny("train.precision=bfloat16"), [])
     (trouble,) = read_json(run / "summary.json")["trouble"].values()
     assert trouble["bad_steps"] == 0 and trouble["float32"] == ["mel"]

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from data import Batch
-from divergence import DATA, Diverged, named, not_finite
+from training.divergence import DATA, Diverged, named, not_finite
 
 
 class Predictions(NamedTuple):

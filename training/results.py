@@ -7,13 +7,13 @@ from typing import Any
 from numpy.typing import NDArray
 
 from corpora.readers import Utterance
-from evaluation import Predictions
-from job import FoldJob
 from metrics import scores
 from model_gmu import MaxMViTGMU
-from progress import Progress
 from storage.feature_store import FeatureStore
 from system.files import write_csv, write_json
+from training.evaluate import Predictions
+from training.job import FoldJob
+from training.progress import Progress
 
 
 def score(found: Predictions, job: FoldJob) -> dict[str, Any]:

@@ -14,20 +14,26 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from batches import in_windows
-from collapse import Signs, alarms
 from data import Batch, PictureLoader
-from divergence import PARTS, Diverged, describe, is_finite
-from evaluation import Predictions, evaluate
-from keeper import Keeper, Snapshot
 from metrics import scores
 from models.losses import FusionLoss, LossTerms
-from optim import Schedule, clip_gradients
-from processes import average_gradients, check_number, gather_labels, gather_views, on_any_process
-from progress import Progress
 from storage.checkpoints import Checkpoints
 from system.files import damaged
 from system.signals import Stop
+from training.batches import in_windows
+from training.collapse import Signs, alarms
+from training.distributed import (
+    average_gradients,
+    check_number,
+    gather_labels,
+    gather_views,
+    on_any_process,
+)
+from training.divergence import PARTS, Diverged, describe, is_finite
+from training.evaluate import Predictions, evaluate
+from training.keeper import Keeper, Snapshot
+from training.optim import Schedule, clip_gradients
+from training.progress import Progress
 
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from config.schema import Config
 from corpora.plan import Plan, make_plan, remarks
 from corpora.readers import Utterance
 from data import Batch
-from engine import Trainer
-from experiment import check_places, check_run_folder, feature_settings, make_accelerator
 from features import SpectrogramImages
-from fold import build_model, build_trainer
-from job import FoldJob
 from jobs import for_people
 from model_gmu import check_settings
+from training.engine import Trainer
+from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator
+from training.fold import build_model, build_trainer
+from training.job import FoldJob
 
 TIMED_STEPS = 2  # after one that warms up
 

@@ -17,16 +17,16 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from batches import EvalBatches
-from collapse import Signs
 from data import Batch
-from engine import Trainer
-from evaluation import evaluate
 from models.contrastive import nt_xent
 from models.losses import FusionLoss
-from optim import Schedule, build_optimizers
-from processes import average_gradients, gather_labels, gather_views
 from tests.support.paths import ROOT
+from training.batches import EvalBatches
+from training.collapse import Signs
+from training.distributed import average_gradients, gather_labels, gather_views
+from training.engine import Trainer
+from training.evaluate import evaluate
+from training.optim import Schedule, build_optimizers
 
 WORLD, BATCH, WIDTH = 2, 3, 5
 N_EVAL = 9  # 5 clips on one process, 4 on the other

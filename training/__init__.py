@@ -1,0 +1,1 @@
+"""Train, select on dev, test once."""
