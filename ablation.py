@@ -16,17 +16,17 @@ from pathlib import Path
 from config.loading import dump_config
 from corpora.certificate import Split
 from corpora.plan import Plan, make_plan
+from evaluation.summary import summarize
+from evaluation.tables import comparison_markdown
 from jobs import Failure, Job, run_jobs, slots_for
 from publish import gather, publish
 from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
-from summary import summarize
 from system.cli import guarded
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.locks import alone
 from system.signals import Stop
-from tables import comparison_markdown
 from training.experiment import LOCK, check_run_folder, remove_run
 from training.job import FoldJob
 

@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from audio.reading import BadAudio, read_audio
+from evaluation.figures import spectrogram_png
 from features import SpectrogramImages
-from figures import spectrogram_png
 from storage.model_card import read_card
 from storage.run_folder import Run
 

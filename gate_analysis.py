@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 import gate_figures as pictures
 from agreement import judge
-from figures import png_bytes, svg_text
+from evaluation.figures import png_bytes, svg_text
+from evaluation.summary import summarize
 from frozen import FrozenRun, open_run
 from gate_results import FILE, FOLDER, GateResults, digests, model_name
 from gate_tables import gates_markdown, intervention_name
@@ -37,7 +38,6 @@ from reliance import (
     stand_beside,
 )
 from storage.run_folder import Run, read_run
-from summary import summarize
 from system.disk import failure, make_folder, sync_folder, whole_file
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from figures import (
+from evaluation.figures import (
     COLOURS,
     INK,
     POLARITY,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from exchanges import SAME, all_sums, drawn, drawn_sums, exchanged, p_of, squared_means
+from evaluation.permutation import SAME, all_sums, drawn, drawn_sums, exchanged, p_of, squared_means
 
 MAX_EXACT = 50_000  # exchanges that are all made; beyond, random ones
 N_DRAWS = 10_000  # random exchanges

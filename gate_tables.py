@@ -2,8 +2,16 @@
 
 from collections.abc import Sequence
 
+from evaluation.tables import (
+    STAMP,
+    in_code,
+    in_markdown,
+    markdown_table,
+    p_value,
+    percent,
+    with_interval,
+)
 from gate_results import GateResults, GatesFound, Mean, Question, RelianceFound
-from tables import STAMP, in_code, in_markdown, markdown_table, p_value, percent, with_interval
 
 POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"
 QUESTIONS = {

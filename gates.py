@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from breakdown import UNKNOWN, Groups, group_by_quartile, group_by_value
+from evaluation.significance import holm
+from evaluation.subgroups import UNKNOWN, Groups, group_by_quartile, group_by_value
 from frozen import FrozenFold, Fused
 from gate_statistics import (
     Finding,
@@ -23,7 +24,6 @@ from gate_statistics import (
     unit_test,
     within_interval,
 )
-from significance import holm
 from storage.run_folder import Run
 from training.collapse import EDGE
 

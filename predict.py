@@ -5,10 +5,10 @@ import sys
 from pathlib import Path
 
 from corpora.certificate import SPEAKER_DEPENDENT
+from evaluation.tables import STAMP
 from inference import FoldModel, label_table
 from system.cli import guarded
 from system.errors import InputError
-from tables import STAMP
 
 
 def main() -> int:

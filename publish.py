@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from breakdown import breakdown, breakdown_markdown
-from comparison import compare, run_names
+from evaluation.comparison import compare, run_names
+from evaluation.robustness import measure_robustness, robustness_markdown
+from evaluation.subgroups import breakdown, breakdown_markdown
+from evaluation.summary import summarize
+from evaluation.tables import STAMP, comparison_latex, comparison_markdown, identity
 from report import write_report
-from robustness import measure_robustness, robustness_markdown
 from storage.run_folder import Run, read_run
-from summary import summarize
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_json, write_text
-from tables import STAMP, comparison_latex, comparison_markdown, identity
 
 
 def gather(

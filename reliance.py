@@ -10,15 +10,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from comparison import compare
+from evaluation.comparison import compare
+from evaluation.metrics import SCORES, recalls
+from evaluation.significance import (
+    PairedTest,
+    holm,
+    paired_test,
+    speaker_confusions,
+    speaker_interval,
+)
+from evaluation.tables import setting
 from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
 from gate_results import digests
-from metrics import SCORES, recalls
 from models.heads import ONE_BRANCH
-from significance import PairedTest, holm, paired_test, speaker_confusions, speaker_interval
 from storage.run_folder import Run
 from system.errors import InputError
-from tables import setting
 
 NAMES = {"cqt": "CQT", "mel": "Mel"}
 MEAN, SAME, OTHER = "train mean", "same class", "other class"

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-import figures
+from evaluation import figures
+from evaluation.tables import METRICS, NAMES, STAMP, notes, p_value, percent
 from examples import PER_RUN, data_uri, worst_errors
 from gate_results import PICTURES, GateResults, Stale, digests, read_results
 from gate_tables import (
@@ -28,7 +29,6 @@ from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.errors import printable
 from system.files import write_text
-from tables import METRICS, NAMES, STAMP, notes, p_value, percent
 
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # of matplotlib's markers, for the text

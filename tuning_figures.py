@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures import COLOURS, GRID, INK, STYLE
+from evaluation.figures import COLOURS, GRID, INK, STYLE
 from system.disk import whole_file
 
 DPI = 150

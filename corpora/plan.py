@@ -27,8 +27,8 @@ from corpora.leakage import Gate, check
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import hear
 from corpora.splits import check_train_classes
+from evaluation.tables import STAMP
 from system.errors import InputError
-from tables import STAMP
 
 
 @dataclass(frozen=True)

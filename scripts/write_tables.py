@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from evaluation.tables import comparison_markdown, markdown_table, scores_markdown  # noqa: E402
 from system.errors import RunError  # noqa: E402
 from system.files import read_json, write_text  # noqa: E402
-from tables import comparison_markdown, markdown_table, scores_markdown  # noqa: E402
 
 
 class Section(NamedTuple):

@@ -11,8 +11,8 @@ import pytest
 from matplotlib.figure import Figure
 
 import gate_figures
-from comparison import compare
-from figures import png_bytes, svg_text
+from evaluation.comparison import compare
+from evaluation.figures import png_bytes, svg_text
 from gate_results import GateResults, Stale, digests, read_results
 from gate_tables import gates_markdown
 from publish import gather

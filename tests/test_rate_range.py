@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from audio import reading as audio
-from figures import COLOURS
+from evaluation.figures import COLOURS
 from lr_range import main
 from rate_range import BLOW_UP, MARGIN, judge, mean_sweep, read_sweep, run_range_test, sweep
 from system.errors import InputError

@@ -12,13 +12,13 @@ import reliance
 from agreement import judge
 from audio.reading import read_audio
 from config.loading import load_config
+from evaluation.metrics import SCORES, recalls
+from evaluation.significance import paired_test, speaker_confusions, speaker_interval
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze
 from gate_results import digests
 from inference import FoldModel
-from metrics import SCORES, recalls
 from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
-from significance import paired_test, speaker_confusions, speaker_interval
 from storage.run_folder import read_run
 from system.errors import InputError
 from training.experiment import run_experiment

@@ -18,8 +18,8 @@ from scipy.stats import t as student
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from config.loading import load_config
+from evaluation.figures import spectrogram_png
 from features import SpectrogramImages
-from figures import spectrogram_png
 from publish import gather, publish
 from report import write_report
 from storage.run_folder import Run, read_run

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from data import Batch, PictureLoader
-from metrics import scores
+from evaluation.metrics import scores
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
 from system.files import damaged

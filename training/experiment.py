@@ -13,12 +13,12 @@ from accelerate import Accelerator
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, leave_out, make_plan, remarks
+from evaluation.summary import summarize
 from features import SpectrogramImages
 from model_gmu import check_settings
 from storage.feature_store import FeatureStore
 from storage.ledger import LEDGER
 from storage.provenance import describe_environment
-from summary import summarize
 from system.disk import check_writable, make_folder, remove_leftovers
 from system.errors import InputError
 from system.files import read_json, write_csv, write_json, write_text

@@ -7,7 +7,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from corpora.readers import Utterance
-from metrics import scores
+from evaluation.metrics import scores
 from model_gmu import MaxMViTGMU
 from storage.feature_store import FeatureStore
 from system.files import write_csv, write_json

@@ -39,7 +39,7 @@ PLACES = {
     "writing metrics": ("training.fold", "write_metrics"),
     "removing checkpoints": ("storage.checkpoints", "Checkpoints.remove"),
     "summing up": ("training.experiment", "summarize"),
-    "writing the summary": ("summary", "write_json"),
+    "writing the summary": ("evaluation.summary", "write_json"),
 }
 
 

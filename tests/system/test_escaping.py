@@ -19,12 +19,12 @@ import yaml
 
 import compare
 from config.loading import load_config
-from figures import dot_plot
+from evaluation.figures import dot_plot
+from evaluation.tables import comparison_latex, markdown_table
 from publish import gather, publish
 from system.cli import WRONG_INPUT, guarded, train_command
 from system.errors import InputError, RunError, printable
 from system.files import write_csv
-from tables import comparison_latex, markdown_table
 from tests.conftest import PITCHES, SAMPLE_RATE, tone
 from tests.support.paths import ROOT
 from training.experiment import run_experiment

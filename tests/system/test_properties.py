@@ -20,8 +20,8 @@ from sklearn import metrics as sklearn
 from config.loading import dump_config, flatten, load_config
 from config.schema import ONLY_WITH, Config
 from corpora.readers import read_corpus
-from metrics import SCORES, confusion_matrix, scores
-from significance import mcnemar, paired_test, speaker_interval
+from evaluation.metrics import SCORES, confusion_matrix, scores
+from evaluation.significance import mcnemar, paired_test, speaker_interval
 from system.errors import InputError, control_character, printable
 
 pytestmark = pytest.mark.promise("properties")

@@ -18,10 +18,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from benchmarks import watching
+from evaluation.summary import summarize
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
 from storage.checkpoints import Checkpoints
-from summary import summarize
 from system.files import read_json
 from tests.training.test_engine import Stub, batch, loaders, make_trainer
 from training import collapse, trainers

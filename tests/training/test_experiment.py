@@ -25,10 +25,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import rate_range
 import tuning
-from comparison import compare
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
 from corpora.plan import make_plan, remarks
+from evaluation.comparison import compare
+from evaluation.tables import comparison_markdown
 from features import SpectrogramImages
 from model_gmu import rebuild
 from models.heads import FUSIONS, GATED, ONE_BRANCH
@@ -37,7 +38,6 @@ from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json
 from system.locks import alone
-from tables import comparison_markdown
 from tests.support.paths import ROOT
 from training import fold as fold_module
 from training.dry_run import dry_run

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from figures import (
+from evaluation.figures import (
     COLOURS,
     Bars,
     Dots,

@@ -8,10 +8,10 @@ import yaml
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from comparison import compare
+from evaluation.comparison import compare
+from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run
 from system.errors import InputError
-from tables import comparison_latex, comparison_markdown
 from tests.conftest import write_fold, write_run
 
 # speaker -> (clips of class a, right of them; clips of class b, right of them), by run

@@ -1,6 +1,6 @@
 """Tests and intervals over speakers: by hand, against scipy and statsmodels, and by simulation.
 
-`pytest tests/test_significance.py -s -k simulation` prints what the simulations measure.
+`pytest tests/evaluation/test_significance.py -s -k simulation` prints what the simulations measure.
 """
 
 import itertools
@@ -14,9 +14,9 @@ from scipy import special, stats
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-import significance
-from metrics import SCORES, confusion_matrix
-from significance import holm, mcnemar, paired_test, speaker_confusions, speaker_interval
+from evaluation import significance
+from evaluation.metrics import SCORES, confusion_matrix
+from evaluation.significance import holm, mcnemar, paired_test, speaker_confusions, speaker_interval
 
 UA, WA = SCORES["ua"], SCORES["wa"]
 

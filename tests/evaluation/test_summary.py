@@ -5,9 +5,9 @@ import os
 
 import pytest
 
+from evaluation.summary import summarize
 from storage.ledger import looks, note, read_ledger
 from storage.run_folder import read_run
-from summary import summarize
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
 from tests.conftest import write_fold, write_run

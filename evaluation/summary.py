@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metrics import SCORES, confusion_matrix, recalls
-from significance import speaker_confusions, speaker_interval
+from evaluation.metrics import SCORES, confusion_matrix, recalls
+from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.tables import comparison_markdown
 from storage.ledger import looks
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import in_turn
-from tables import comparison_markdown
 
 TROUBLES = ("bad_steps", "repairs", "alarms")  # a NaN in dev is repaired without a skipped step
 

@@ -7,10 +7,10 @@ import pytest
 from scipy.special import softmax
 from sklearn import metrics as sklearn
 
-from breakdown import breakdown, breakdown_markdown, group_by_quartile, group_by_size
-from calibration import expected_calibration_error, fit_temperature
-from metrics import SCORES
-from significance import speaker_confusions, speaker_interval
+from evaluation.calibration import expected_calibration_error, fit_temperature
+from evaluation.metrics import SCORES
+from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.subgroups import breakdown, breakdown_markdown, group_by_quartile, group_by_size
 from storage.run_folder import FoldResult, Run
 from system.errors import RunError
 from system.files import write_csv

@@ -10,12 +10,18 @@ import numpy as np
 import pytest
 import torch
 
-import robustness
 from audio.reading import read_audio
 from config.loading import load_config
+from evaluation import robustness
+from evaluation.metrics import scores
+from evaluation.robustness import (
+    CONDITIONS,
+    change,
+    measure_robustness,
+    robustness_markdown,
+    through_mu_law,
+)
 from inference import FoldModel
-from metrics import scores
-from robustness import CONDITIONS, change, measure_robustness, robustness_markdown, through_mu_law
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
 from system.errors import InputError, RunError

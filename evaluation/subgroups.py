@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from calibration import (
+from evaluation.calibration import (
     apply_temperature,
     area_under_risk_coverage,
     brier,
@@ -16,11 +16,11 @@ from calibration import (
     reliability,
     risk_coverage,
 )
-from metrics import SCORES
-from significance import speaker_confusions, speaker_interval
+from evaluation.metrics import SCORES
+from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.tables import in_markdown, markdown_table, percent, with_interval
 from storage.run_folder import Run, Table
 from system.files import damaged
-from tables import in_markdown, markdown_table, percent, with_interval
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others

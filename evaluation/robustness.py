@@ -13,14 +13,14 @@ from tqdm import tqdm
 
 from audio.augment import augment_waveform
 from audio.reading import BadAudio, in_parallel, read_audio
+from evaluation.metrics import SCORES
+from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.tables import markdown_table, percent, with_interval
 from inference import FoldModel, check_same_classes, chosen_device, weights_digest
-from metrics import SCORES
-from significance import speaker_confusions, speaker_interval
 from storage.ledger import note
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
 from system.files import damaged, read_json, write_json
-from tables import markdown_table, percent, with_interval
 
 FILE = "robustness.json"
 AT_ONCE = 16  # clips

@@ -8,7 +8,7 @@ from scipy import special
 from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, log_loss
 
-from calibration import (
+from evaluation.calibration import (
     FLOOR,
     MAX_TEMPERATURE,
     MIN_TEMPERATURE,

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sklearn
 
-from metrics import SCORES, recalls, scores
+from evaluation.metrics import SCORES, recalls, scores
 
 CLASSES = st.integers(0, 4)
 PAIRS = st.lists(st.tuples(CLASSES, CLASSES), min_size=1, max_size=60).map(

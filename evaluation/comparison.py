@@ -6,10 +6,10 @@ from typing import Any
 
 from config.schema import ONLY_WITH
 from corpora.certificate import protocol_parts
-from metrics import SCORES
-from significance import holm, mcnemar, paired_test
+from evaluation.metrics import SCORES
+from evaluation.significance import holm, mcnemar, paired_test
+from evaluation.summary import by_speaker, describe_run
 from storage.run_folder import Run
-from summary import by_speaker, describe_run
 from system.errors import InputError
 
 SHARED = ("protocol", "certificate", "speaker_dependent", "classes", "folds", "n_folds", "seeds")

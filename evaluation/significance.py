@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from metrics import confusion_matrix
+from evaluation.metrics import confusion_matrix
 
 Score = Callable[[NDArray], NDArray]  # (..., K, K) -> (...), within 0..1, see metrics.SCORES
 

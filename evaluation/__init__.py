@@ -1,0 +1,1 @@
+"""What predictions say: scores, tests, calibration, tables, figures."""
