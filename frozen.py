@@ -16,7 +16,7 @@ from config.schema import Config
 from corpora.certificate import get_fold
 from corpora.plan import Plan, make_plan
 from data import Batch, build_loader
-from inference import check_same_classes, chosen_device, frozen_model
+from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.feature_store import FeatureStore
 from storage.ledger import note

@@ -11,7 +11,7 @@ from PIL import Image
 from pydantic import Field, ValidationError
 
 from config.schema import Section
-from inference import weights_digest
+from inference.predictor import weights_digest
 from storage.run_folder import FoldResult, Run
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corpora.certificate import SPEAKER_DEPENDENT
 from evaluation.tables import STAMP
-from inference import FoldModel, label_table
+from inference.predictor import FoldModel, label_table
 from system.cli import guarded
 from system.errors import InputError
 

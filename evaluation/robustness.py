@@ -16,7 +16,7 @@ from audio.reading import BadAudio, in_parallel, read_audio
 from evaluation.metrics import SCORES
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import markdown_table, percent, with_interval
-from inference import FoldModel, check_same_classes, chosen_device, weights_digest
+from inference.predictor import FoldModel, check_same_classes, chosen_device, weights_digest
 from storage.ledger import note
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError

@@ -20,7 +20,7 @@ from gate_analysis import analyze
 from gate_results import PICTURES
 from gate_statistics import t_interval
 from gates import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
-from inference import FoldModel
+from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError, RunError

@@ -17,7 +17,7 @@ from evaluation.significance import paired_test, speaker_confusions, speaker_int
 from frozen import FrozenFold, Fused, Seen, open_run
 from gate_analysis import analyze
 from gate_results import digests
-from inference import FoldModel
+from inference.predictor import FoldModel
 from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
 from storage.run_folder import read_run
 from system.errors import InputError

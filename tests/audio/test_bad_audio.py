@@ -22,14 +22,14 @@ from audio.reading import BadAudio, hash_file, listen, read_audio
 from corpora.plan import make_plan
 from corpora.readers import read_corpus
 from corpora.recordings import hear
-from inference import FoldModel
+from inference.predictor import FoldModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
 from tests.conftest import tone as noisy_tone
 from tests.corpora.test_leakage import names_of
+from tests.inference.test_predictor import FEATURES, fold  # noqa: F401  a fixture
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT
-from tests.test_inference import FEATURES, fold  # noqa: F401  a fixture
 from training.experiment import run_experiment
 
 NOBODY = 65534  # a user without rights

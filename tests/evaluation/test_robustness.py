@@ -21,7 +21,7 @@ from evaluation.robustness import (
     robustness_markdown,
     through_mu_law,
 )
-from inference import FoldModel
+from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
 from system.errors import InputError, RunError

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 import predict
-from inference import FoldModel
+from inference.predictor import FoldModel
 from model_gmu import MaxMViTGMU
 from system import files
 from system.errors import RunError
@@ -118,7 +118,7 @@ def test_a_hostile_card_is_refused_before_memory_is_taken(
     shared, key, value, words, count, request
 ):
     change(shared, key, value)
-    request.getfixturevalue("monkeypatch").setattr("inference.load_tensors", no_weights)
+    request.getfixturevalue("monkeypatch").setattr("inference.predictor.load_tensors", no_weights)
     with pytest.raises(RunError, match=words) as refused:
         FoldModel(shared)
     assert len(str(refused.value)) < 2000
@@ -143,7 +143,7 @@ def test_hostile_cards_of_the_other_fusions_are_refused_too(
 ):
     for key, value in values.items():
         change(shared, f"model.{key}", value)
-    monkeypatch.setattr("inference.load_tensors", no_weights)
+    monkeypatch.setattr("inference.predictor.load_tensors", no_weights)
     with pytest.raises(RunError, match=words):
         FoldModel(shared)
     count("hostile inputs tried")
@@ -215,7 +215,7 @@ def test_weights_of_another_shape_are_not_read(shared, weights, monkeypatch, cou
     save_tensors(
         shared / "model.safetensors", {**weights, "head.gmu.gate.bias": torch.zeros(400, 400)}
     )
-    monkeypatch.setattr("inference.load_tensors", no_weights)
+    monkeypatch.setattr("inference.predictor.load_tensors", no_weights)
     with pytest.raises(
         RunError, match=r"head.gmu.gate.bias: the model has \(.*\), .* \(400, 400\)"
     ):

@@ -9,10 +9,10 @@ import pytest
 import soundfile
 import torch
 
-import inference
 import predict
 from features import SpectrogramImages
-from inference import FoldModel, label_table
+from inference import predictor as inference
+from inference.predictor import FoldModel, label_table
 from model_gmu import MaxMViTGMU
 from system.errors import InputError
 from system.files import load_tensors, save_tensors, write_json
