@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from gate_analysis import analyze, sort_words
-from gate_results import FOLDER
-from gate_tables import gates_markdown
-from reliance import N_DRAWS
+from gates.analysis import analyze, sort_words
+from gates.branch_ablation import N_DRAWS
+from gates.results import FOLDER
+from gates.tables import gates_markdown
 from system.cli import guarded
 from system.errors import printable
 

@@ -11,8 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from evaluation import figures
 from evaluation.tables import METRICS, NAMES, STAMP, notes, p_value, percent
 from examples import PER_RUN, data_uri, worst_errors
-from gate_results import PICTURES, GateResults, Stale, digests, read_results
-from gate_tables import (
+from gates.results import PICTURES, GateResults, Stale, digests, read_results
+from gates.tables import (
     ATTENTION,
     NO_EXPLANATION,
     QUESTIONS,

@@ -20,8 +20,8 @@ from evaluation.significance import (
     speaker_interval,
 )
 from evaluation.tables import setting
-from frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
-from gate_results import digests
+from gates.frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
+from gates.results import digests
 from models.heads import ONE_BRANCH
 from storage.run_folder import Run
 from system.errors import InputError

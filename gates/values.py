@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from evaluation.significance import holm
 from evaluation.subgroups import UNKNOWN, Groups, group_by_quartile, group_by_value
-from frozen import FrozenFold, Fused
-from gate_statistics import (
+from gates.frozen import FrozenFold, Fused
+from gates.statistics import (
     Finding,
     class_intervals,
     class_test,

@@ -10,14 +10,22 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-import gate_figures as pictures
-from agreement import judge
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import summarize
-from frozen import FrozenRun, open_run
-from gate_results import FILE, FOLDER, GateResults, digests, model_name
-from gate_tables import gates_markdown, intervention_name
-from gates import (
+from gates import figures as pictures
+from gates.agreement import judge
+from gates.branch_ablation import (
+    N_DRAWS,
+    Measured,
+    check_two_branches,
+    describe_reliance,
+    intervene,
+    stand_beside,
+)
+from gates.frozen import FrozenRun, open_run
+from gates.results import FILE, FOLDER, GateResults, digests, model_name
+from gates.tables import gates_markdown, intervention_name
+from gates.values import (
     CLIP_COLUMNS,
     UNIT_COLUMNS,
     Gates,
@@ -29,14 +37,6 @@ from gates import (
     unit_rows,
 )
 from models.heads import GATED
-from reliance import (
-    N_DRAWS,
-    Measured,
-    check_two_branches,
-    describe_reliance,
-    intervene,
-    stand_beside,
-)
 from storage.run_folder import Run, read_run
 from system.disk import failure, make_folder, sync_folder, whole_file
 from system.errors import InputError

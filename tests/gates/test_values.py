@@ -12,14 +12,14 @@ from matplotlib.figure import Figure
 from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import frozen
-import gate_analysis
 from audio.reading import read_audio
 from config.loading import load_config
-from gate_analysis import analyze
-from gate_results import PICTURES
-from gate_statistics import t_interval
-from gates import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
+from gates import analysis as gate_analysis
+from gates import frozen
+from gates.analysis import analyze
+from gates.results import PICTURES
+from gates.statistics import t_interval
+from gates.values import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run

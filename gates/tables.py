@@ -11,7 +11,7 @@ from evaluation.tables import (
     percent,
     with_interval,
 )
-from gate_results import GateResults, GatesFound, Mean, Question, RelianceFound
+from gates.results import GateResults, GatesFound, Mean, Question, RelianceFound
 
 POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"
 QUESTIONS = {

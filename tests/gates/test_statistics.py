@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gate_statistics import (
+from gates.statistics import (
     class_intervals,
     class_test,
     deviations,
@@ -72,7 +72,7 @@ def test_an_offset_of_the_fold_is_no_difference_between_classes():
 def test_random_permutations_agree_with_all_of_them(monkeypatch):
     cells = np.random.default_rng(2).normal(size=(3, 4))
     exact = class_test(cells)
-    monkeypatch.setattr("gate_statistics.MAX_EXACT", 10)
+    monkeypatch.setattr("gates.statistics.MAX_EXACT", 10)
     drawn = class_test(cells, n_draws=4000)
     assert exact.exact and not drawn.exact
     assert drawn.p == pytest.approx(exact.p, abs=0.03)

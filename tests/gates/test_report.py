@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import gate_figures
 from evaluation.comparison import compare
 from evaluation.figures import png_bytes, svg_text
-from gate_results import GateResults, Stale, digests, read_results
-from gate_tables import gates_markdown
+from gates import figures as gate_figures
+from gates.results import GateResults, Stale, digests, read_results
+from gates.tables import gates_markdown
 from publish import gather
 from report import write_report
 from storage.run_folder import read_run

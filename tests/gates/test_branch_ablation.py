@@ -7,18 +7,18 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score
 
-import gate_analysis
-import reliance
-from agreement import judge
 from audio.reading import read_audio
 from config.loading import load_config
 from evaluation.metrics import SCORES, recalls
 from evaluation.significance import paired_test, speaker_confusions, speaker_interval
-from frozen import FrozenFold, Fused, Seen, open_run
-from gate_analysis import analyze
-from gate_results import digests
+from gates import analysis as gate_analysis
+from gates import branch_ablation as reliance
+from gates.agreement import judge
+from gates.analysis import analyze
+from gates.branch_ablation import Counted, Measured, describe_reliance, draw_donors, intervene
+from gates.frozen import FrozenFold, Fused, Seen, open_run
+from gates.results import digests
 from inference.predictor import FoldModel
-from reliance import Counted, Measured, describe_reliance, draw_donors, intervene
 from storage.run_folder import read_run
 from system.errors import InputError
 from training.experiment import run_experiment

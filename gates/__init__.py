@@ -1,0 +1,1 @@
+"""Gate values and what each branch contributes."""
