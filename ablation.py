@@ -18,9 +18,9 @@ from corpora.certificate import Split
 from corpora.plan import Plan, make_plan
 from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
-from jobs import Failure, Job, run_jobs, slots_for
+from experiments.jobs import Failure, Job, run_jobs, slots_for
+from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from publish import gather, publish
-from studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from system.cli import guarded
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest

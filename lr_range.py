@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from config.loading import load_config
-from rate_range import run_range_test
+from experiments.lr_range import run_range_test
 from system.cli import guarded
 from system.errors import printable
 

@@ -8,10 +8,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from experiments.tuning import load_tuning, tune
 from system.cli import guarded
 from system.errors import printable
 from system.signals import Stop
-from tuning import load_tuning, tune
 
 
 def main() -> int:

@@ -13,8 +13,8 @@ from config.schema import Config
 from corpora.plan import Plan, make_plan, remarks
 from corpora.readers import Utterance
 from data import Batch
+from experiments.jobs import for_people
 from features import SpectrogramImages
-from jobs import for_people
 from model_gmu import check_settings
 from training.engine import Trainer
 from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator

@@ -23,13 +23,13 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-import rate_range
-import tuning
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
 from corpora.plan import make_plan, remarks
 from evaluation.comparison import compare
 from evaluation.tables import comparison_markdown
+from experiments import lr_range as rate_range
+from experiments import tuning
 from features import SpectrogramImages
 from model_gmu import rebuild
 from models.heads import FUSIONS, GATED, ONE_BRANCH

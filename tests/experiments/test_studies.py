@@ -9,9 +9,9 @@ import torch
 import yaml
 
 from config.schema import ONLY_WITH
+from experiments.studies import STUDIES, Recipe, load_recipes, load_study, read_overlays
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
-from studies import STUDIES, Recipe, load_recipes, load_study, read_overlays
 from system.errors import InputError
 from tests.support.paths import ROOT
 

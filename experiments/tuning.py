@@ -22,8 +22,16 @@ from optuna.trial import Trial
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
-from jobs import Failure, Job, run_jobs, slots_for
-from search_space import Space, as_overrides, describe_space, overrides_of, read_space
+from experiments.jobs import Failure, Job, run_jobs, slots_for
+from experiments.search_space import Space, as_overrides, describe_space, overrides_of, read_space
+from experiments.trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
+from experiments.tuning_report import (
+    best_first,
+    describe_study,
+    draw_study,
+    write_best,
+    write_trials,
+)
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from system.disk import make_folder, remove_leftovers
@@ -36,8 +44,6 @@ from training.experiment import STUDY, check_places, feature_settings, fill_stor
 from training.fold import train_fold
 from training.job import FoldJob
 from training.progress import Progress
-from trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
-from tuning_report import best_first, describe_study, draw_study, write_best, write_trials
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,8 @@ from collections.abc import Callable
 import optuna
 import pytest
 
-from search_space import Choices, Range
-from system.errors import RunError
-from tests.support.paths import ROOT
-from trials import (
+from experiments.search_space import Choices, Range
+from experiments.trials import (
     DIVERGED,
     FAILED,
     INVALID,
@@ -26,6 +24,8 @@ from trials import (
     STORE,
     Trials,
 )
+from system.errors import RunError
+from tests.support.paths import ROOT
 
 SPACE = {
     "optim.lr": Range(1e-5, 1e-1, log=True),
@@ -94,8 +94,8 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, ".")
-from tests.test_trials import SPACE, EPOCHS
-from trials import Trials
+from tests.experiments.test_trials import SPACE, EPOCHS
+from experiments.trials import Trials
 trials = Trials(Path(sys.argv[1]), SPACE, 0, EPOCHS)
 with trials.claim(5) as trial:
     trials.report(trial, 0.5, 1)
@@ -259,7 +259,7 @@ def test_a_store_that_lost_its_trials_starts_nothing_anew(study, how) -> None:
 def test_time_is_that_of_training_alone(study, monkeypatch) -> None:
     clock = iter([100.0, 103.0, 5000.0, 5004.0])
     trials = study()
-    monkeypatch.setattr("trials.monotonic", lambda: next(clock))
+    monkeypatch.setattr("experiments.trials.monotonic", lambda: next(clock))
     with trials.claim(1) as trial:
         with pytest.raises(KeyboardInterrupt), trials.timed(trial):
             raise KeyboardInterrupt

@@ -14,17 +14,17 @@ import pytest
 import yaml
 from accelerate.state import AcceleratorState
 
-import tuning
 from audio import reading as audio
 from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
+from experiments import tuning
+from experiments.trials import MOST_STARTS, STORE
+from experiments.tuning import Tuning, load_tuning, tune
 from system.errors import InputError, RunError
 from system.locks import in_turn
 from system.signals import Stop
 from tests.support.paths import ROOT
 from training.experiment import run_experiment
-from trials import MOST_STARTS, STORE
-from tuning import Tuning, load_tuning, tune
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
@@ -253,7 +253,8 @@ def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quic
 def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:
     tuned = study()
     tune(tuned, 1, 1, Stop())
-    code = f"import tuning; from trials import *; Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
+    code = "from experiments.trials import *; "
+    code += f"Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
     with in_turn(tuned.folder / ".lock"):
         waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 
-import jobs
-from jobs import Job, is_busy, run_jobs, slots_for
+from experiments import jobs
+from experiments.jobs import Job, is_busy, run_jobs, slots_for
 from system.errors import RunError
 from system.locks import alone
 from tests.support.paths import ROOT
@@ -159,7 +159,7 @@ def test_who_is_at_work_on_a_fold(tmp_path):
 
 
 def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     busy, free = job("busy"), job("free", "time.sleep(0.3)\n" + DONE)
     holder(busy.folder, until=tmp_path / "released")
     looks = []
@@ -182,7 +182,7 @@ def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, mon
 
 
 def test_a_fold_that_another_process_finishes_is_not_repeated(job, holder, tmp_path, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     busy, free = job("busy"), job("free")
     then = f"open({str(busy.folder)!r} + '/metrics.json', 'w')"
     holder(busy.folder, until=free.folder / "metrics.json", then=then)
@@ -209,7 +209,7 @@ def test_the_words_of_a_lost_race_are_those_of_the_lock(tmp_path):
 
 
 def test_time_left_is_the_mean_of_jobs_done_here(job, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     monkeypatch.setattr(jobs, "for_people", repr)
     every = [job(name) for name in "abcd"]
     every[1] = job("fails", "1 / 0")
@@ -225,13 +225,13 @@ def test_time_left_is_the_mean_of_jobs_done_here(job, monkeypatch, caplog):
 
 
 def test_no_time_left_is_invented_before_a_job_is_done(job, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     run_jobs([job("a", "1 / 0"), job("b")], [{}])
     assert " left" not in " ".join(caplog.messages)
 
 
 def test_slots_share_what_is_left(job, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     monkeypatch.setattr(jobs, "for_people", repr)
     late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
     wait = "while not os.path.exists(root + '/go'): time.sleep(0.01)\n"
@@ -245,7 +245,7 @@ def test_slots_share_what_is_left(job, monkeypatch, caplog):
 
 
 def test_a_slot_without_work_shortens_nothing(job, monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     monkeypatch.setattr(jobs, "for_people", repr)
     late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
     run_jobs([job("a"), job("b", late + "time.sleep(0.3)\n" + DONE)], [{}, {}, {}])
@@ -392,7 +392,7 @@ def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, de
 def test_without_gpus_slots_share_the_threads(
     monkeypatch, caplog, n_gpus, n, device, given, expected
 ):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")

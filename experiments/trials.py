@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from search_space import Choices, Range, Space, idle_keys
+from experiments.search_space import Choices, Range, Space, idle_keys
 from system.disk import make_folder
 from system.errors import RunError
 from system.locks import alone, in_turn, is_held

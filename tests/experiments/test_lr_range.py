@@ -15,11 +15,19 @@ import torch
 
 from audio import reading as audio
 from evaluation.figures import COLOURS
+from experiments.lr_range import (
+    BLOW_UP,
+    MARGIN,
+    judge,
+    mean_sweep,
+    read_sweep,
+    run_range_test,
+    sweep,
+)
+from experiments.tuning_figures import Sweep, draw_sweep
 from lr_range import main
-from rate_range import BLOW_UP, MARGIN, judge, mean_sweep, read_sweep, run_range_test, sweep
 from system.errors import InputError
 from tests.support.paths import ROOT
-from tuning_figures import Sweep, draw_sweep
 
 STEEP = 8.0  # the largest curvature of the bowl
 RATES = np.geomspace(1e-5, 1e2, 2000).tolist()

@@ -33,6 +33,7 @@ from config.loading import dump_config
 from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
 from data import Batch
+from experiments.tuning_figures import Sweep, draw_sweep
 from storage.feature_store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError
@@ -48,7 +49,6 @@ from training.experiment import (
 )
 from training.fold import Training, prepare
 from training.job import FoldJob
-from tuning_figures import Sweep, draw_sweep
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...
 FIRST = 10  # losses that say where it starts

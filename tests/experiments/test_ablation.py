@@ -17,8 +17,8 @@ import pytest
 import yaml
 
 import ablation
-import jobs
-from jobs import is_busy
+from experiments import jobs
+from experiments.jobs import is_busy
 from system.errors import InputError
 from system.files import read_json
 from system.locks import alone
@@ -236,7 +236,7 @@ def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Pat
 
 
 def test_finished_jobs_are_not_repeated(run, caplog):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     assert len(run("tiny", "run.folds=[1]").calls) == 3
     said = run("tiny", "run.folds=[1,2]")
     assert [fold for _, fold, _ in grid_of(said.calls)] == ["run.folds=[2]"] * 3
@@ -334,7 +334,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
 ):
     """SIGTERM ends the job too; SIGKILL leaves it behind, and its lock keeps others away."""
     monkeypatch.setattr(jobs, "LOOK", 0.2)
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     wishes, runs = ["tiny", "--fusions", "gmu", "concat"], tmp_path / "runs"
     gmu = runs / "tiny_gmu" / FOLD
 
@@ -373,7 +373,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
 def test_a_study_ends_in_a_table_of_each_variant_beside_the_recipe(
     configs: Path, tmp_path: Path, capsys, caplog
 ):
-    caplog.set_level(logging.INFO, "jobs")
+    caplog.set_level(logging.INFO, "experiments.jobs")
     wishes = ["tiny", "--study", "fusion", "--only", "concat_matched", "mel_only", "--jobs", "3"]
     assert ablation.main([*wishes, "train.epochs=1"], configs) == 0
     said = capsys.readouterr().out

@@ -8,7 +8,7 @@ import yaml
 
 from config.loading import flatten, load_config
 from config.schema import Config
-from search_space import (
+from experiments.search_space import (
     Choices,
     Range,
     Space,

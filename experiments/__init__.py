@@ -1,0 +1,1 @@
+"""Ablations, jobs, tuning and learning-rate range tests."""
