@@ -20,7 +20,7 @@ from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
-from publish import gather, publish
+from reports.publish import gather, publish
 from system.cli import guarded
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest

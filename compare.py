@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from publish import gather, markdown, publish
+from reports.publish import gather, markdown, publish
 from system.cli import guarded
 from system.errors import printable
 

@@ -15,8 +15,8 @@ from evaluation.figures import png_bytes, svg_text
 from gates import figures as gate_figures
 from gates.results import GateResults, Stale, digests, read_results
 from gates.tables import gates_markdown
-from publish import gather
-from report import write_report
+from reports.publish import gather
+from reports.report import write_report
 from storage.run_folder import read_run
 from system.errors import RunError
 from system.files import write_json, write_text

@@ -21,7 +21,7 @@ import compare
 from config.loading import load_config
 from evaluation.figures import dot_plot
 from evaluation.tables import comparison_latex, markdown_table
-from publish import gather, publish
+from reports.publish import gather, publish
 from system.cli import WRONG_INPUT, guarded, train_command
 from system.errors import InputError, RunError, printable
 from system.files import write_csv

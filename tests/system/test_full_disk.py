@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from config.loading import load_config
 from config.schema import Config
-from publish import gather, publish
+from reports.publish import gather, publish
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
 from system.errors import RunError
@@ -320,7 +320,7 @@ def test_a_full_or_lost_disk_at_every_step_of_a_comparison(
     with Disk(undisturbed).in_place() as disk:
         publish(undisturbed / "out", runs, comparison)
     page = (undisturbed / "out" / "report.html").read_text()
-    monkeypatch.setattr("publish.write_report", lambda path, *_: write_text(path, page))
+    monkeypatch.setattr("reports.publish.write_report", lambda path, *_: write_text(path, page))
     assert len(disk.steps) > 20
     for n in range(len(disk.steps)):
         out = tmp_path / "faults" / str(n) / "out"

@@ -9,7 +9,7 @@ from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
 from evaluation.tables import STAMP, comparison_latex, comparison_markdown, identity
-from report import write_report
+from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.disk import make_folder
 from system.errors import InputError

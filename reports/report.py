@@ -10,7 +10,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evaluation import figures
 from evaluation.tables import METRICS, NAMES, STAMP, notes, p_value, percent
-from examples import PER_RUN, data_uri, worst_errors
 from gates.results import PICTURES, GateResults, Stale, digests, read_results
 from gates.tables import (
     ATTENTION,
@@ -25,6 +24,7 @@ from gates.tables import (
     not_asked,
     question_words,
 )
+from reports.examples import PER_RUN, data_uri, worst_errors
 from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.errors import printable

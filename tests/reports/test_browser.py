@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from config.loading import load_config
-from publish import gather, publish
+from reports.publish import gather, publish
 from training.experiment import run_experiment
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -20,8 +20,8 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from config.loading import load_config
 from evaluation.figures import spectrogram_png
 from features import SpectrogramImages
-from publish import gather, publish
-from report import write_report
+from reports.publish import gather, publish
+from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.errors import InputError
 from system.files import read_json, write_text
