@@ -12,7 +12,7 @@ help:  ## list the verbs
 setup: $(VENV)/.dev  ## build .venv with everything, for use and for development
 
 demo: $(VENV)/.run  ## set up, speak the demo corpus, train all three fusions on CPU, print the table
-	$(BIN)/python scripts/make_demo_corpus.py
+	$(BIN)/python -m scripts.make_demo_corpus
 	PYTHON=$(BIN)/python scripts/ablation.sh demo
 
 test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
@@ -20,7 +20,7 @@ test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
 
 test-slow: $(VENV)/.dev  ## the tests that need minutes: every promise of docs/RELIABILITY.md, counted
 	$(BIN)/python -m pytest -m "slow or promise" --record=results/reliability.json
-	$(BIN)/python scripts/write_tables.py
+	$(BIN)/python -m scripts.write_tables
 
 lint: $(VENV)/.dev  ## check style and formatting
 	$(BIN)/ruff check

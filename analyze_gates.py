@@ -9,7 +9,7 @@ from gates.branch_ablation import N_DRAWS
 from gates.results import FOLDER
 from gates.tables import gates_markdown
 from system.cli import guarded
-from system.errors import printable
+from system.text import printable
 
 
 def main() -> int:

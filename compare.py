@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reports.publish import gather, markdown, publish
 from system.cli import guarded
-from system.errors import printable
+from system.text import printable
 
 
 def main() -> int:

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from corpora.certificate import SPEAKER_DEPENDENT
-from evaluation.tables import STAMP
+from corpora.splits import SPEAKER_DEPENDENT, STAMP
 from inference.predictor import FoldModel, label_table
 from system.cli import guarded
 from system.errors import InputError

@@ -3,7 +3,7 @@
 import sys
 
 from config.schema import GATED
-from system.cli import train_command
+from training.command import train_command
 
 if __name__ == "__main__":
     sys.exit(train_command(sys.argv[1:], __doc__ or "", GATED, "train.py"))

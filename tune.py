@@ -10,8 +10,8 @@ from pathlib import Path
 
 from experiments.tuning import load_tuning, tune
 from system.cli import guarded
-from system.errors import printable
 from system.signals import Stop
+from system.text import printable
 
 
 def main() -> int:

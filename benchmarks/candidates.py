@@ -7,11 +7,9 @@ depends on what is said. "Bare FFTs" are the least that our method computes.
 """
 
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import librosa
@@ -24,11 +22,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from audio import mel_stft  # noqa: E402
-from audio.cqt import CQT  # noqa: E402
-from features import SpectrogramImages  # noqa: E402
+from audio import mel_stft
+from audio.cqt import CQT
+from features import SpectrogramImages
 
 
 class Setting(NamedTuple):

@@ -1,11 +1,10 @@
 """Measure which changed copies of recordings the fingerprint finds, and how far others are apart.
 
-python benchmarks/fingerprint_recall.py FOLDER [--clips 120]    # WAV or FLAC, e.g. RAVDESS
+python -m benchmarks.fingerprint_recall FOLDER [--clips 120]    # WAV or FLAC, e.g. RAVDESS
 """
 
 import argparse
 import io
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,10 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from audio import fingerprint as room
+from benchmarks.front_end import machine, table
 
-from audio import fingerprint as room  # noqa: E402
-from benchmarks.front_end import machine, table  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 Sound = tuple[NDArray[np.float32], int]  # (T,), Hz
 PAIRS = 20_000  # unrelated

@@ -1,8 +1,8 @@
 """Measure the front end beside librosa, nnAudio and torchaudio, in one process, on the same clips.
 
-    python benchmarks/front_end.py                # Markdown tables, the promises first; minutes
-    python benchmarks/front_end.py --json FILE    # the same as JSON, too
-    python benchmarks/front_end.py --profile      # where the time goes, by torch.profiler
+    python -m benchmarks.front_end                # Markdown tables, the promises first; minutes
+    python -m benchmarks.front_end --json FILE    # the same as JSON, too
+    python -m benchmarks.front_end --profile      # where the time goes, by torch.profiler
 
 What is compared and how it is timed stands in `candidates.py`.
 """
@@ -19,16 +19,15 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch.profiler import ProfilerActivity, profile
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from audio.cqt import CQT
+from audio.mel_stft import MelSTFT
+from benchmarks import candidates
+from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise
+from storage.provenance import processor
+from system.disk import make_folder
+from system.files import write_json
 
-from audio.cqt import CQT  # noqa: E402
-from audio.mel_stft import MelSTFT  # noqa: E402
-from benchmarks import candidates  # noqa: E402
-from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise  # noqa: E402
-from storage.provenance import processor  # noqa: E402
-from system.disk import make_folder  # noqa: E402
-from system.files import write_json  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 LENGTHS: tuple[float, ...] = (1, 2, 5, 10, 20, 60)  # seconds
 THREADS = (1, 2)

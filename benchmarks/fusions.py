@@ -1,8 +1,8 @@
 """Measure what each fusion costs: parameters, operations, the time of a training step, memory.
 
-    python benchmarks/fusions.py                     # small backbones; a few minutes
-    python benchmarks/fusions.py --backbones paper   # the published ones, with random weights
-    python benchmarks/fusions.py --json FILE         # also into FILE, beside the other backbones
+    python -m benchmarks.fusions                     # small backbones; a few minutes
+    python -m benchmarks.fusions --backbones paper   # the published ones, with random weights
+    python -m benchmarks.fusions --json FILE         # also into FILE, beside the other backbones
 
 Steps of a fusion and of gmu alternate, so that both meet the same load of the machine; the step
 time is the median of their ratios, on a CPU in processor time of one thread. FLOPs are those of
@@ -23,16 +23,15 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from model_gmu import MaxMViTGMU
+from models.heads import n_parameters
+from models.losses import FusionLoss
+from scripts.write_tables import costs_markdown
+from storage.provenance import git_commit, processor
+from system.files import read_json, write_json
+from training.optim import build_optimizers
 
-from model_gmu import MaxMViTGMU  # noqa: E402
-from models.heads import n_parameters  # noqa: E402
-from models.losses import FusionLoss  # noqa: E402
-from scripts.write_tables import costs_markdown  # noqa: E402
-from storage.provenance import git_commit, processor  # noqa: E402
-from system.files import read_json, write_json  # noqa: E402
-from training.optim import build_optimizers  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 N_CLASSES = 4
 OPTIMIZERS = {"cqt": "adam", "mel": "radam", "head": "adam"}  # as published

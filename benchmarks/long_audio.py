@@ -1,12 +1,11 @@
 """Measure what hearing and picturing a long recording take, with the published settings.
 
-python benchmarks/long_audio.py 30 60   # minutes; each in a process of its own, on one core
+python -m benchmarks.long_audio 30 60   # minutes; each in a process of its own, on one core
 """
 
 import argparse
 import multiprocessing
 import resource
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -15,12 +14,10 @@ import numpy as np
 import soundfile
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from audio.reading import listen, read_audio  # noqa: E402
-from benchmarks.candidates import PAPER  # noqa: E402
-from benchmarks.front_end import machine  # noqa: E402
-from features import SpectrogramImages  # noqa: E402
+from audio.reading import listen, read_audio
+from benchmarks.candidates import PAPER
+from benchmarks.front_end import machine
+from features import SpectrogramImages
 
 RATE = 16_000  # Hz of the recordings
 SETTINGS = {"sample_rate": PAPER.sample_rate, "input_rate": RATE, "image_size": 224}

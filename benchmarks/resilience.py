@@ -1,11 +1,10 @@
 """Measure what surviving costs: a guarded training step beside a bare one, a state saved and read.
 
-python benchmarks/resilience.py
+python -m benchmarks.resilience
 """
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -14,15 +13,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.front_end import machine  # noqa: E402
-from data import Batch  # noqa: E402
-from model_gmu import MaxMViTGMU  # noqa: E402
-from models.losses import FusionLoss  # noqa: E402
-from storage.checkpoints import Checkpoints  # noqa: E402
-from training.engine import Trainer  # noqa: E402
-from training.optim import Schedule, build_optimizers  # noqa: E402
+from benchmarks.front_end import machine
+from data import Batch
+from model_gmu import MaxMViTGMU
+from models.losses import FusionLoss
+from storage.checkpoints import Checkpoints
+from training.engine import Trainer
+from training.optim import Schedule, build_optimizers
 
 SIDE = 96  # pixels; small, so that what is measured is not lost in the networks' time
 N_CLASSES = 8

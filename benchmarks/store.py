@@ -1,14 +1,13 @@
 """Measure the feature store: clips a second beside a loop of librosa calls, memory of an epoch.
 
-python benchmarks/store.py ../shared/data/ravdess              # 180 clips
-python benchmarks/store.py ../shared/data/ravdess --clips 0    # all of them
+python -m benchmarks.store ../shared/data/ravdess              # 180 clips
+python -m benchmarks.store ../shared/data/ravdess --clips 0    # all of them
 """
 
 import argparse
 import multiprocessing
 import os
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,14 +20,11 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from audio.reading import listen  # noqa: E402
-from benchmarks.candidates import PAPER, librosa_pictures, noise  # noqa: E402
-from benchmarks.front_end import machine, table  # noqa: E402
-from data import ImageDataset  # noqa: E402
-from storage.feature_store import FeatureStore  # noqa: E402
-from training.batches import TrainBatches  # noqa: E402
+from audio.reading import listen
+from benchmarks.candidates import PAPER, librosa_pictures, noise
+from benchmarks.front_end import machine, table
+from data import ImageDataset, TrainBatches
+from storage.feature_store import FeatureStore
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}

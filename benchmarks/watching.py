@@ -1,29 +1,25 @@
 """Measure what watching for collapse costs: steps and dev passes with it beside those without.
 
-python benchmarks/watching.py
+python -m benchmarks.watching
 """
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from unittest import mock
 
 import torch
 from accelerate import Accelerator
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from benchmarks.front_end import machine  # noqa: E402
-from benchmarks.resilience import N_CLASSES, SIDE, make_batch  # noqa: E402
-from data import Batch  # noqa: E402
-from model_gmu import MaxMViTGMU  # noqa: E402
-from models.losses import FusionLoss  # noqa: E402
-from training.engine import Trainer  # noqa: E402
-from training.evaluate import Predictions, evaluate  # noqa: E402
-from training.optim import Schedule, build_optimizers  # noqa: E402
+from benchmarks.front_end import machine
+from benchmarks.resilience import N_CLASSES, SIDE, make_batch
+from data import Batch
+from model_gmu import MaxMViTGMU
+from models.losses import FusionLoss
+from training.engine import Trainer
+from training.evaluate import Predictions, evaluate
+from training.optim import Schedule, build_optimizers
 
 
 def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:

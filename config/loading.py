@@ -12,7 +12,8 @@ from pydantic import ValidationError
 
 from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
-from system.errors import InputError, brief, control_character, cut, nearest
+from system.errors import InputError, nearest
+from system.text import brief, control_character, cut
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -8,34 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from audio.fingerprint import Copy
-from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import NEARLY, Gate, check, describe_copies, group_recordings
+from corpora.leakage import NEARLY, Gate, check, describe_copies
 from corpora.readers import Utterance
 from corpora.splits import (
     SPEAKER_DEPENDENT,
     Split,
     check_settings,
-    get_fold,
-    make_splits,
     recording_of,
 )
-from corpora.text_groups import cross_with_texts
 from system.errors import InputError
-
-__all__ = [
-    "SPEAKER_DEPENDENT",
-    "LabelSet",
-    "Split",
-    "certify",
-    "cross_with_texts",
-    "get_fold",
-    "group_recordings",
-    "label_set",
-    "make_splits",
-    "protocol_id",
-    "protocol_parts",
-    "select_labels",
-]
 
 TEXT_GROUPS = "-text-groups"
 KEYS = ("corpus.labels", "protocol.split", "protocol.dev", "corpus.subset", "protocol.text_groups")

@@ -13,7 +13,8 @@ from typing import Any
 
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 from system.bounded import MAX_MANIFEST, MAX_WORD, read_text
-from system.errors import InputError, brief, control_character, cut
+from system.errors import InputError
+from system.text import brief, control_character, cut
 
 # Ours, and EmoBox's word for it (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
 FIELDS = {"path": "wav", "label": "emo", "speaker": "spk", "id": "key"}

@@ -11,23 +11,13 @@ from typing import Any
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from config.schema import Config
-from corpora.certificate import (
-    LabelSet,
-    Split,
-    certify,
-    cross_with_texts,
-    get_fold,
-    group_recordings,
-    label_set,
-    make_splits,
-    protocol_id,
-    select_labels,
-)
-from corpora.leakage import Gate, check
+from corpora.certificate import certify, protocol_id
+from corpora.labels import LabelSet, label_set, select_labels
+from corpora.leakage import Gate, check, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import hear
-from corpora.splits import check_train_classes
-from evaluation.tables import STAMP
+from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
+from corpora.text_groups import cross_with_texts
 from system.errors import InputError
 
 

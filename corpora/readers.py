@@ -12,7 +12,8 @@ from pathlib import Path
 from corpora.manifest import read_manifest
 from corpora.utterance import Utterance, from_name, is_audio
 from system.bounded import MAX_LABELS, read_text
-from system.errors import InputError, cut, nearest
+from system.errors import InputError, nearest
+from system.text import cut
 
 __all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]
 

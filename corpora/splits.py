@@ -20,6 +20,7 @@ TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
 MIN_GROUPS = 3  # one each for train, dev and test
 RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never move
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT"
+STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from system.errors import printable
+from system.text import printable
 
 # One a run, apart for colour-blind readers (Okabe & Ito 2008; orange and sky blue darkened)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56a4d9", "#333333")

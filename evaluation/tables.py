@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.schema import ONLY_WITH
+from corpora.splits import STAMP
 from storage.ledger import second_looks
-from system.errors import printable
+from system.text import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
-STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 INCIDENTS_SHOWN = 3  # skipped steps of a fold
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}

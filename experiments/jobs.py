@@ -17,6 +17,7 @@ import torch
 from system.disk import failure, is_full
 from system.locks import TAKEN, is_held
 from system.signals import Stop
+from system.text import for_people
 
 log = logging.getLogger(__name__)
 
@@ -104,17 +105,6 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
         finally:
             crew.stop()
     return crew.failures
-
-
-def for_people(seconds: float) -> str:
-    """Return a time in a unit that fits.
-
-    >>> for_people(41.3), for_people(250), for_people(5400)
-    ('41 s', '4 min', '1.5 h')
-    """
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,8 +38,8 @@ from storage.feature_store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
-from training.batches import in_windows
 from training.divergence import Diverged
+from training.engine import in_windows
 from training.experiment import (
     RANGE_TEST,
     check_places,

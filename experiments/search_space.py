@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from config.loading import flatten, load_config, read_yaml
 from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
-from system.errors import InputError, brief, cut, nearest
+from system.errors import InputError, nearest
+from system.text import brief, cut
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
 FIXED = ("train.precision", "train.checkpoint_minutes")  # one a process; no effect on a score

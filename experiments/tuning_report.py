@@ -9,13 +9,12 @@ from pathlib import Path
 
 from config.loading import dump_config, load_config
 from config.schema import GATED
-from experiments.jobs import for_people
 from experiments.search_space import Range
 from experiments.trials import Outcome, Trials
 from experiments.tuning_figures import Dot, draw_history, draw_importance, draw_slices
-from system.errors import printable
 from system.files import write_csv, write_text
 from system.locks import in_turn
+from system.text import for_people, printable
 
 LOCK = ".lock.report"
 SHOWN = 10  # trials in the table

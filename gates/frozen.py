@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 
 from config.loading import flatten, load_config
 from config.schema import Config
-from corpora.certificate import get_fold
 from corpora.plan import Plan, make_plan
-from data import Batch, build_loader
+from corpora.splits import get_fold
+from data import Batch, EvalBatches, build_loader
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.feature_store import FeatureStore
@@ -24,7 +24,6 @@ from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError, nearest
 from system.files import damaged, read_json
-from training.batches import EvalBatches
 from training.experiment import feature_settings, fill_store
 from training.fold import make_dataset
 from training.job import FoldJob

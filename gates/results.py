@@ -15,8 +15,9 @@ from inference.predictor import weights_digest
 from storage.run_folder import FoldResult, Run
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back
-from system.errors import RunError, brief
+from system.errors import RunError
 from system.files import damaged
+from system.text import brief
 
 FOLDER = "gates"
 FILE = "gates.json"

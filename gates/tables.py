@@ -2,15 +2,8 @@
 
 from collections.abc import Sequence
 
-from evaluation.tables import (
-    STAMP,
-    in_code,
-    in_markdown,
-    markdown_table,
-    p_value,
-    percent,
-    with_interval,
-)
+from corpora.splits import STAMP
+from evaluation.tables import in_code, in_markdown, markdown_table, p_value, percent, with_interval
 from gates.results import GateResults, GatesFound, Mean, Question, RelianceFound
 
 POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"

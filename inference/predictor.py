@@ -16,8 +16,9 @@ from features import Images, SpectrogramImages
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult
-from system.errors import InputError, RunError, printable
+from system.errors import InputError, RunError
 from system.files import damaged, load_tensors, tensor_shapes
+from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
 NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from corpora.splits import STAMP
 from evaluation.comparison import compare, run_names
 from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
-from evaluation.tables import STAMP, comparison_latex, comparison_markdown, identity
+from evaluation.tables import comparison_latex, comparison_markdown, identity
 from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.disk import make_folder

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from corpora.splits import STAMP
 from evaluation import figures
-from evaluation.tables import METRICS, NAMES, STAMP, notes, p_value, percent
+from evaluation.tables import METRICS, NAMES, notes, p_value, percent
 from gates.results import PICTURES, GateResults, Stale, digests, read_results
 from gates.tables import (
     ATTENTION,
@@ -27,10 +28,10 @@ from gates.tables import (
 from reports.examples import PER_RUN, data_uri, worst_errors
 from storage.ledger import read_ledger
 from storage.run_folder import Run
-from system.errors import printable
 from system.files import write_text
+from system.text import printable
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
+TEMPLATES = Path(__file__).resolve().parent
 GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # of matplotlib's markers, for the text
 HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
     "loss": ("training loss", False),

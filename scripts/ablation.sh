@@ -4,9 +4,9 @@
 #   scripts/ablation.sh iemocap --jobs 4 corpus.root=/path/to/IEMOCAP_full_release "run.seeds=[0,1,2]"
 #   scripts/ablation.sh iemocap corpus.root=/path/to/IEMOCAP_full_release --dry-run
 # Paths start from the repository. An interrupted ablation goes on where it stopped when the command
-# is given again; ablation.py says how.
+# is given again; scripts/ablation.py says how.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 default=python
 [ -x .venv/bin/python ] && default=.venv/bin/python
-exec "${PYTHON:-$default}" ablation.py "$@"
+exec "${PYTHON:-$default}" -m scripts.ablation "$@"

@@ -7,4 +7,4 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 default=python
 [ -x .venv/bin/python ] && default=.venv/bin/python
-exec "${PYTHON:-$default}" lr_range.py "$@"
+exec "${PYTHON:-$default}" -m scripts.lr_range "$@"

@@ -4,7 +4,7 @@ Ten synthetic speakers in five sessions act neutral, happy, excited, angry and s
 on which the raters disagree (`xxx`). The words say nothing about the emotion; rate, loudness, pitch
 and spectral tilt do, drawn anew for each utterance with overlap between emotions.
 
-    python scripts/make_demo_corpus.py --root data/demo --seed 0 --per-class 12
+    python -m scripts.make_demo_corpus --root data/demo --seed 0 --per-class 12
 
 **Source**: tree, ids and label lines follow the IEMOCAP release (Busso et al. 2008, "IEMOCAP:
 interactive emotional dyadic motion capture database", doi:10.1007/s10579-008-9076-6); which way
@@ -30,9 +30,7 @@ import soundfile as sf
 import soxr
 from tqdm import tqdm
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from system.disk import failure  # noqa: E402
+from system.disk import failure
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload

@@ -3,12 +3,11 @@
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from config.loading import json_schema
+from system.errors import RunError
+from system.files import write_text
 
-from config.loading import json_schema  # noqa: E402
-from system.errors import RunError  # noqa: E402
-from system.files import write_text  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
     try:

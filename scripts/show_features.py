@@ -1,6 +1,6 @@
 """Draw the front end's spectrograms of recordings, beside librosa's, with their difference.
 
-    python scripts/show_features.py clip.wav ...      # writes clip_features.png into this folder
+    python -m scripts.show_features clip.wav ...      # writes clip_features.png into this folder
 
 Before resizing, at the paper's settings, dB relative to the clip's maximum. Needs librosa, which
 `make setup` installs.
@@ -17,13 +17,11 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from audio.cqt import CQT  # noqa: E402
-from audio.mel_stft import MelSTFT  # noqa: E402
-from audio.reading import BadAudio, read_audio  # noqa: E402
-from system.disk import make_folder, whole_file  # noqa: E402
-from system.errors import RunError  # noqa: E402
+from audio.cqt import CQT
+from audio.mel_stft import MelSTFT
+from audio.reading import BadAudio, read_audio
+from system.disk import make_folder, whole_file
+from system.errors import RunError
 
 SAMPLE_RATE = 44_100  # Hz
 TOP_DB = 80.0

@@ -2,9 +2,9 @@
 
 cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablation found
 make test-slow                                            # record results/reliability.json
-python benchmarks/fusions.py --json results/fusions.json  # record what each fusion costs
-python scripts/write_tables.py                            # write it into the pages
-python scripts/write_tables.py --check                    # 1 if a page says something else
+python -m benchmarks.fusions --json results/fusions.json  # record what each fusion costs
+python -m scripts.write_tables                            # write it into the pages
+python -m scripts.write_tables --check                    # 1 if a page says something else
 """
 
 import argparse
@@ -14,12 +14,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
+from evaluation.tables import comparison_markdown, markdown_table, scores_markdown
+from system.errors import RunError
+from system.files import read_json, write_text
 
-from evaluation.tables import comparison_markdown, markdown_table, scores_markdown  # noqa: E402
-from system.errors import RunError  # noqa: E402
-from system.files import read_json, write_text  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Section(NamedTuple):
@@ -107,7 +106,7 @@ gmu's took {found["step_seconds"]:.2f} s. Memory of a step: {MEMORY[found["memor
 Made on {found["device"]}, {found["threads"]} thread(s), torch {found["torch"]}, at commit
 {commit[:10]}{dirty}:
 
-    python benchmarks/fusions.py --backbones {name} --steps {n}
+    python -m benchmarks.fusions --backbones {name} --steps {n}
 
 {markdown_table(head, rows)}
 """
@@ -169,7 +168,7 @@ def main() -> int:
     stale = [page for page in PAGES if written(page) != (ROOT / page).read_text(encoding="utf-8")]
     for page in stale:
         if check:
-            print(f"{page} does not say what results/ say: run scripts/write_tables.py")
+            print(f"{page} does not say what results/ say: run python -m scripts.write_tables")
         else:
             try:
                 write_text(ROOT / page, written(page))

@@ -7,8 +7,8 @@ from pydantic import Field, ValidationError
 
 from config.schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
 from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
-from system.errors import brief, cut
 from system.files import damaged, read_json
+from system.text import brief, cut
 
 FILE = "model.json"
 FINDINGS_SHOWN = 5

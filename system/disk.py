@@ -20,6 +20,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from system.errors import RunError
+from system.text import in_units
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -177,21 +178,6 @@ def is_full(folder: Path) -> bool:
     """Whether not even a page fits on the disk of a folder."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize < 4096 or bool(disk.f_files and not disk.f_favail)
-
-
-def in_units(n: int) -> str:
-    """Return a number of bytes in a unit that fits.
-
-    >>> in_units(0), in_units(999), in_units(12_345_678), in_units(73_000_000_000)
-    ('0 B', '999 B', '12.3 MB', '73.0 GB')
-    """
-    if n < 1000:
-        return f"{n} B"
-    size, units = n / 1000, iter(("kB", "MB", "GB"))
-    unit = next(units)
-    while size >= 999.95 and unit != "GB":
-        size, unit = size / 1000, next(units)
-    return f"{size:.1f} {unit}"
 
 
 def remove_leftovers(folder: Path) -> None:

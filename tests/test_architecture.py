@@ -14,30 +14,29 @@ from config.loading import load_config
 from config.schema import GATED, UNGATED
 from experiments.search_space import read_space
 from experiments.studies import STUDIES, load_study
-from system.cli import train_command
 from system.files import read_json, write_json
-from tests.support.paths import ROOT
+from tests.support.paths import CODE, ROOT
+from training.command import train_command
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMPARISON = (ROOT / "FUSION_COMPARISON.md").read_text(encoding="utf-8")
-NOT_ROOMS = ("tests", "scripts", "benchmarks", "data", "runs")
-CODE = sorted(
-    path
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")]
-    if path.parent.name not in NOT_ROOMS and path.name != "__init__.py"
-)
-ROWS = re.findall(r"^\| L(\d) \| `([\w/]+)\.py` \|", README, re.MULTILINE)
-LEVELS = {name.replace("/", "."): int(level) for level, name in ROWS}
-ENTRIES = [name for name, level in LEVELS.items() if level == 3]
+ROWS = re.findall(r"^\| (\d) \| `([\w/.]+)` \|", README, re.MULTILINE)
+LEVELS = {room.removesuffix("/").removesuffix(".py"): int(level) for level, room in ROWS}
+ENTRIES = [room for room, level in LEVELS.items() if level == max(LEVELS.values())]
 MAX_FUNCTION = 60  # lines
-MAX_FILE = 335  # lines
+MAX_FILE = 350  # lines
 
 
 def module(file: Path) -> str:
     return ".".join(file.relative_to(ROOT).with_suffix("").parts)
 
 
+def room_of(name: str) -> str:
+    return name.partition(".")[0]
+
+
 def imports_of(file: Path) -> set[str]:
+    """Return the modules of this repository that a file imports, wherever in it."""
     tree = ast.parse(file.read_text(encoding="utf-8"))
     found = set()
     for node in ast.walk(tree):
@@ -48,26 +47,29 @@ def imports_of(file: Path) -> set[str]:
     return found & set(map(module, CODE))
 
 
-def test_the_code_map_names_every_file_once():
-    assert sorted(LEVELS) == sorted(map(module, CODE))
+def test_the_code_map_names_every_room_once():
+    assert sorted(LEVELS) == sorted({room_of(module(path)) for path in CODE})
     assert len(ROWS) == len(LEVELS)
 
 
 @pytest.mark.parametrize("file", CODE, ids=module)
-def test_a_file_imports_only_from_its_level_and_below(file):
-    assert not [name for name in imports_of(file) if LEVELS[name] > LEVELS[module(file)]]
+def test_a_file_imports_its_own_room_and_lower_levels(file):
+    room = room_of(module(file))
+    others = {room_of(name) for name in imports_of(file)} - {room}
+    assert not [other for other in others if LEVELS[other] >= LEVELS[room]]
 
 
 def test_imports_run_in_no_circle_and_reach_no_entry():
     graph = {module(path): imports_of(path) for path in CODE}
-    assert not [name for names in graph.values() for name in names if name in ENTRIES]
+    for file, names in graph.items():
+        assert not [name for name in names if room_of(name) in ENTRIES], file
     while graph:
         leaves = [name for name, names in graph.items() if not names]
         assert leaves, f"these import one another: {sorted(graph)}"
         graph = {k: v - set(leaves) for k, v in graph.items() if k not in leaves}
 
 
-@pytest.mark.parametrize("file", [*CODE, *ROOT.glob("scripts/*.py")], ids=module)
+@pytest.mark.parametrize("file", CODE, ids=module)
 def test_peer_28_functions_and_files_are_short(file):
     text = file.read_text(encoding="utf-8")
     assert text.count("\n") <= MAX_FILE
@@ -84,7 +86,7 @@ def test_peer_28_there_are_a_licence_and_ranged_requirements():
 
 
 def test_peer_26_no_module_silences_warnings_or_swallows_errors():
-    for file in [*CODE, *ROOT.glob("scripts/*.py")]:
+    for file in CODE:
         tree = ast.parse(file.read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.Attribute):
@@ -142,10 +144,11 @@ def test_peer_08_no_figure_is_promised(text):
 
 
 def test_tables_are_written_from_the_recorded_results(tmp_path):
-    check = [sys.executable, str(ROOT / "scripts/write_tables.py"), "--check"]
-    assert subprocess.run(check, capture_output=True, text=True).stdout == ""
+    write = [sys.executable, "-m", "scripts.write_tables"]
+    check = [*write, "--check"]
+    assert subprocess.run(check, capture_output=True, text=True, cwd=ROOT).stdout == ""
     copy = tmp_path / "copy"
-    names = ("README.md", "FUSION_COMPARISON.md", "docs", "results", "scripts", *ROOT.glob("*.py"))
+    names = ("README.md", "FUSION_COMPARISON.md", "docs", "results", *ROOT.glob("*.py"))
     rooms = {path.parent for path in CODE} - {ROOT}
     copy.mkdir()
     for name in [*names, *rooms]:
@@ -155,9 +158,8 @@ def test_tables_are_written_from_the_recorded_results(tmp_path):
     found = read_json(results)
     found["runs"][0]["test"]["ua"]["mean"] += 0.01
     write_json(results, found)
-    check[1] = str(copy / "scripts/write_tables.py")
-    assert subprocess.run(check, capture_output=True).returncode == 1
-    assert subprocess.run(check[:2]).returncode == 0
-    assert subprocess.run(check, capture_output=True).returncode == 0
+    assert subprocess.run(check, capture_output=True, cwd=copy).returncode == 1
+    assert subprocess.run(write, cwd=copy).returncode == 0
+    assert subprocess.run(check, capture_output=True, cwd=copy).returncode == 0
     shown = f"{100 * found['runs'][0]['test']['ua']['mean']:.1f} ± "
     assert all(shown in (copy / page).read_text() for page in names[:2])

@@ -17,9 +17,11 @@ from audio.augment import augment_images
 from audio.reading import listen, read_audio
 from data import (
     Batch,
+    EvalBatches,
     ImageDataset,
     PictureAugment,
     PictureLoader,
+    TrainBatches,
     WaveformDataset,
     build_loader,
 )
@@ -28,7 +30,6 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 from tests.conftest import tone
-from training.batches import EvalBatches, TrainBatches
 
 N = 11
 CPU = torch.device("cpu")

@@ -13,9 +13,9 @@ from config.schema import Config
 from corpora.plan import Plan, make_plan, remarks
 from corpora.readers import Utterance
 from data import Batch
-from experiments.jobs import for_people
 from features import SpectrogramImages
 from model_gmu import check_settings
+from system.text import for_people
 from training.engine import Trainer
 from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator
 from training.fold import build_model, build_trainer

@@ -1,9 +1,9 @@
 """Training of one model on one split, through stops; corpora and run folders are unknown here."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
 from system.files import damaged
 from system.signals import Stop
-from training.batches import in_windows
 from training.collapse import Signs, alarms
 from training.distributed import (
     average_gradients,
@@ -36,6 +35,7 @@ from training.optim import Schedule, clip_gradients
 from training.progress import Progress
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Trainer:
@@ -332,3 +332,15 @@ class Trainer:
             if self.accelerator.is_main_process:
                 checkpoints.save_best(self.plain_model.state_dict(), progress.epoch)
         return record
+
+
+def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Yield batches n at a time; the last window may be shorter."""
+    window: list[T] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == n:
+            yield window
+            window = []
+    if window:
+        yield window

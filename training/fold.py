@@ -15,7 +15,14 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from corpora.readers import Utterance
-from data import ImageDataset, PictureAugment, PictureLoader, WaveformDataset, build_loader
+from data import (
+    EvalBatches,
+    ImageDataset,
+    PictureAugment,
+    PictureLoader,
+    WaveformDataset,
+    build_loader,
+)
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from storage.checkpoints import Checkpoints
@@ -25,7 +32,6 @@ from system.disk import make_folder, remove_leftovers
 from system.files import copy_file, load_tensors, read_json, write_csv, write_json
 from system.locks import alone
 from system.signals import Stop
-from training.batches import EvalBatches
 from training.divergence import CLIPS_NAMED, DATA, Diverged, named
 from training.engine import Trainer
 from training.evaluate import Predictions, evaluate

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from config.schema import Config
-from corpora.certificate import Split
 from corpora.readers import Utterance
+from corpora.splits import Split
 
 
 def fold_name(fold: int, seed: int) -> str:

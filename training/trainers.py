@@ -5,10 +5,10 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from config.schema import Config
+from data import TrainBatches
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from system.signals import Stop
-from training.batches import TrainBatches
 from training.engine import Trainer
 from training.job import FoldJob
 from training.optim import Schedule, build_optimizers

@@ -478,7 +478,7 @@ def test_a_recipe_names_the_schema_for_editors(path):
 
 def test_the_schema_of_editors_is_current():
     assert (CONFIGS / "schema.json").read_text(encoding="utf-8") == json_schema(), (
-        "run: python scripts/make_schema.py"
+        "run: python -m scripts.make_schema"
     )
 
 

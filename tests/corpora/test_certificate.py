@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpora.certificate import (
-    Split,
-    certify,
-    get_fold,
-    label_set,
-    make_splits,
-    protocol_id,
-    select_labels,
-)
-from corpora.labels import LABEL_SETS
+from corpora.certificate import certify, protocol_id
+from corpora.labels import LABEL_SETS, label_set, select_labels
 from corpora.readers import Utterance, read_corpus, select_subset
-from corpora.splits import DEV_OF_SPLIT
+from corpora.splits import DEV_OF_SPLIT, Split, get_fold, make_splits
 from system.errors import InputError
 from tests.support.paths import ROOT
 

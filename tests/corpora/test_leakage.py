@@ -11,7 +11,8 @@ import soundfile
 
 from audio.fingerprint import Copy
 from config.schema import Config
-from corpora.certificate import certify, group_recordings, protocol_id
+from corpora.certificate import certify, protocol_id
+from corpora.leakage import group_recordings
 from corpora.plan import Plan, make_plan, remarks
 from corpora.readers import CORPORA, Utterance
 from corpora.splits import Split

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpora.certificate import certify, cross_with_texts, make_splits, protocol_id, protocol_parts
+from corpora.certificate import certify, protocol_id, protocol_parts
 from corpora.readers import Utterance
+from corpora.splits import make_splits
+from corpora.text_groups import cross_with_texts
 from system.errors import InputError
 
 K_FOLD = "x/speaker-3-fold/dev-fold/all"

@@ -16,9 +16,9 @@ from typing import NamedTuple
 import pytest
 import yaml
 
-import ablation
 from experiments import jobs
 from experiments.jobs import is_busy
+from scripts import ablation
 from system.errors import InputError
 from system.files import read_json
 from system.locks import alone
@@ -319,7 +319,15 @@ def test_the_script_hands_everything_to_the_planner(tmp_path: Path):
     environment = {**os.environ, "PYTHON": str(fake)}
     said = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 7
-    assert said.stdout.splitlines() == [str(ROOT), "ablation.py", "demo", "a b", "--jobs", "2"]
+    assert said.stdout.splitlines() == [
+        str(ROOT),
+        "-m",
+        "scripts.ablation",
+        "demo",
+        "a b",
+        "--jobs",
+        "2",
+    ]
 
 
 def wait_until(ready: Callable[[], bool]) -> None:

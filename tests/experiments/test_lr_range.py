@@ -25,7 +25,7 @@ from experiments.lr_range import (
     sweep,
 )
 from experiments.tuning_figures import Sweep, draw_sweep
-from lr_range import main
+from scripts.lr_range import main
 from system.errors import InputError
 from tests.support.paths import ROOT
 

@@ -231,5 +231,5 @@ def test_the_scripts_hand_everything_to_the_planner(tmp_path: Path, study: str):
     command = [script, "demo", "a b", "--jobs", "2"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 7
-    words = ["ablation.py", "--study", study, "demo", "a b", "--jobs", "2"]
+    words = ["-m", "scripts.ablation", "--study", study, "demo", "a b", "--jobs", "2"]
     assert said.stdout.splitlines() == [str(ROOT), *words]

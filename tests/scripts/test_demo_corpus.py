@@ -30,7 +30,7 @@ LABEL_LINE = re.compile(
 
 
 def make(root, *options):
-    """Run the script in this process, as `python scripts/make_demo_corpus.py` would."""
+    """Run the script in this process, as `python -m scripts.make_demo_corpus` would."""
     before, sys.argv = sys.argv, [str(SCRIPT), "--root", str(root), "--per-class", "2", *options]
     try:
         demo.main()

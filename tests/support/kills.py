@@ -72,7 +72,7 @@ def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
         _die_at(place.removeprefix("after "), n, place.startswith("after "), number)
     import torch
 
-    from system.cli import train_command
+    from training.command import train_command
 
     torch.set_num_threads(1)
     sys.argv = argv

@@ -1,5 +1,11 @@
-"""Where the tests find the repository."""
+"""Where the tests find the repository and its code."""
 
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BESIDE = ("tests", "benchmarks", "data", "runs", "findings")  # folders that are no rooms
+CODE = [
+    path
+    for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")])
+    if path.parent.name not in BESIDE
+]

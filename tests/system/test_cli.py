@@ -20,6 +20,7 @@ from system import cli
 from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.paths import ROOT
+from training import command as entry
 from training import dry_run, engine
 from training import fold as fold_module
 
@@ -296,7 +297,7 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
 
     for rank, told in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
-        command = [*cli._launcher(), "train_gmu.py", "--config", "x"]
+        command = [*entry._launcher(), "train_gmu.py", "--config", "x"]
         assert cli.guarded(stopped, command) == 0
         said = capsys.readouterr().err
         assert told in said and bool(told) == bool(said)
@@ -305,5 +306,5 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
 def test_options_are_written_out(capsys) -> None:
     """The command that goes on must not hold an --overwrite in short."""
     with pytest.raises(SystemExit) as ended:
-        cli.train_command(["--config", "x", "--over"], "", ["gmu"], "train.py")
+        entry.train_command(["--config", "x", "--over"], "", ["gmu"], "train.py")
     assert ended.value.code == 2 and "unrecognized arguments: --over" in capsys.readouterr().err

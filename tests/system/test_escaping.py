@@ -22,11 +22,13 @@ from config.loading import load_config
 from evaluation.figures import dot_plot
 from evaluation.tables import comparison_latex, markdown_table
 from reports.publish import gather, publish
-from system.cli import WRONG_INPUT, guarded, train_command
-from system.errors import InputError, RunError, printable
+from system.cli import WRONG_INPUT, guarded
+from system.errors import InputError, RunError
 from system.files import write_csv
+from system.text import printable
 from tests.conftest import PITCHES, SAMPLE_RATE, tone
 from tests.support.paths import ROOT
+from training.command import train_command
 from training.experiment import run_experiment
 
 NASTY = (

@@ -19,7 +19,8 @@ from config.loading import load_config
 from config.schema import Config
 from corpora.readers import read_corpus
 from corpora.utterance import Utterance
-from system.errors import InputError, control_character
+from system.errors import InputError
+from system.text import control_character
 from tests.support.paths import ROOT
 
 CONFIGS = ROOT / "configs"

@@ -22,7 +22,8 @@ from config.schema import ONLY_WITH, Config
 from corpora.readers import read_corpus
 from evaluation.metrics import SCORES, confusion_matrix, scores
 from evaluation.significance import mcnemar, paired_test, speaker_interval
-from system.errors import InputError, control_character, printable
+from system.errors import InputError
+from system.text import control_character, printable
 
 pytestmark = pytest.mark.promise("properties")
 drawn = settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -17,11 +17,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data import Batch
+from data import Batch, EvalBatches
 from models.contrastive import nt_xent
 from models.losses import FusionLoss
 from tests.support.paths import ROOT
-from training.batches import EvalBatches
 from training.collapse import Signs
 from training.distributed import average_gradients, gather_labels, gather_views
 from training.engine import Trainer

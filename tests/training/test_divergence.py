@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from corpora.plan import make_plan
-from data import build_loader
+from data import EvalBatches, build_loader
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
@@ -19,7 +19,6 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import load_state, read_json
 from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
-from training.batches import EvalBatches
 from training.divergence import Diverged
 from training.engine import Trainer
 from training.evaluate import evaluate

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, ImageDataset, PictureAugment, build_loader
+from data import Batch, EvalBatches, ImageDataset, PictureAugment, TrainBatches, build_loader
 from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
@@ -20,7 +20,6 @@ from storage.checkpoints import Checkpoints
 from system.errors import RunError
 from system.files import load_state, load_tensors
 from training import engine
-from training.batches import EvalBatches, TrainBatches
 from training.engine import Trainer
 from training.evaluate import Predictions, evaluate
 from training.optim import Schedule, build_optimizers

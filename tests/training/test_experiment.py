@@ -38,7 +38,7 @@ from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json
 from system.locks import alone
-from tests.support.paths import ROOT
+from tests.support.paths import CODE, ROOT
 from training import fold as fold_module
 from training.dry_run import dry_run
 from training.experiment import feature_settings, remove_run, run_experiment
@@ -426,13 +426,13 @@ def test_peer_26_runs_never_write_into_each_others_files(tiny: Callable) -> None
 
 
 def test_peer_26_warnings_and_loggers_are_left_to_the_user() -> None:
-    for path in ROOT.glob("*.py"):
+    for path in CODE:
         assert "filterwarnings" not in path.read_text(), path
 
 
 def test_peer_25_no_pickle_is_written_or_loaded() -> None:
     """`torch.load` is nowhere; timm reads a user's .pth itself, tensors only."""
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("scripts/*.py")]:
+    for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
                 assert (node.value.id, node.attr) not in {("torch", "save"), ("torch", "load")}

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import dump_config
-from corpora.certificate import Split
 from corpora.plan import Plan, make_plan
+from corpora.splits import Split
 from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from config.loading import load_config
 from experiments.lr_range import run_range_test
 from system.cli import guarded
-from system.errors import printable
+from system.text import printable
 
 
 def main(argv: Sequence[str]) -> int:

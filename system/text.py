@@ -1,0 +1,82 @@
+"""Text for people: escapes, cuts, sizes and durations."""
+
+import unicodedata
+from collections.abc import Sequence
+
+CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control, half a pair, line and paragraph ends
+UNSEEN = (*CONTROL, "Cf")  # and what changes the direction of writing, or joins
+NO_CHARACTERS = "\ufffe\uffff"  # that XML refuses beside those
+SHOWN = 120  # characters of a value in a message
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    r"""Return a text in which characters that steer a terminal or a page are shown as escapes.
+
+    Args:
+        text: With names that are others'.
+        keep: Characters of layout that stay.
+
+    >>> printable("\x1b[2Jann\u202e")
+    '\\x1b[2Jann\\u202e'
+    """
+    if text.isprintable():  # quick: nearly all are
+        return text
+    return "".join(
+        c.encode("unicode_escape").decode() if _is_one_of(c, UNSEEN) and c not in keep else c
+        for c in text
+    )
+
+
+def control_character(text: str) -> str | None:
+    r"""Return the first character that no name may hold, as an escape.
+
+    >>> control_character("a\x00b")
+    '\\x00'
+    """
+    if text.isprintable():
+        return None
+    return next((printable(c, keep="") for c in text if _is_one_of(c, CONTROL)), None)
+
+
+def _is_one_of(character: str, categories: Sequence[str]) -> bool:
+    return unicodedata.category(character) in categories or character in NO_CHARACTERS
+
+
+def cut(text: str, most: int = SHOWN) -> str:
+    """Return a text, cut where it is longer than some characters.
+
+    >>> cut("temperature", 4)
+    'temp...'
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def brief(value: object) -> str:
+    """Return a value as Python writes it, cut where it is long."""
+    return cut(repr(value))
+
+
+def in_units(n: int) -> str:
+    """Return a number of bytes in a unit that fits.
+
+    >>> in_units(0), in_units(999), in_units(12_345_678), in_units(73_000_000_000)
+    ('0 B', '999 B', '12.3 MB', '73.0 GB')
+    """
+    if n < 1000:
+        return f"{n} B"
+    size, units = n / 1000, iter(("kB", "MB", "GB"))
+    unit = next(units)
+    while size >= 999.95 and unit != "GB":
+        size, unit = size / 1000, next(units)
+    return f"{size:.1f} {unit}"
+
+
+def for_people(seconds: float) -> str:
+    """Return a time in a unit that fits.
+
+    >>> for_people(41.3), for_people(250), for_people(5400)
+    ('41 s', '4 min', '1.5 h')
+    """
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
