@@ -8,7 +8,7 @@ from gates.analysis import analyze, sort_words
 from gates.branch_ablation import N_DRAWS
 from gates.results import FOLDER
 from gates.tables import gates_markdown
-from system.cli import guarded
+from system.cli import run_cli
 from system.text import printable
 
 
@@ -40,7 +40,7 @@ def main() -> int:
         print(printable(gates_markdown(found)))
         print(printable(f"Everything is in {arguments.run / FOLDER}"))
 
-    return guarded(work)
+    return run_cli(work)
 
 
 if __name__ == "__main__":

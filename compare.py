@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from reports.publish import gather, markdown, publish
-from system.cli import guarded
+from system.cli import run_cli
 from system.text import printable
 
 
@@ -36,7 +36,7 @@ def main() -> int:
             publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
             print(f"Tables and report: {arguments.out}/comparison.* and report.html")
 
-    return guarded(work)
+    return run_cli(work)
 
 
 if __name__ == "__main__":

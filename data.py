@@ -1,4 +1,4 @@
-"""Batches of pictures, from the feature store or from waveforms: nothing lost, all repeatable."""
+"""Batches of images, from the feature store or from waveforms: nothing lost, all repeatable."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +37,7 @@ class Batch(NamedTuple):
     cqt: Tensor  # (B, C, H, W) dB
     mel: Tensor  # (B, C, H, W) dB
     targets: Tensor  # (B,)
-    mix: Mix | None = None  # which pictures hold a second clip, in training with mixup
+    mix: Mix | None = None  # which images hold a second clip, in training with mixup
 
     def to(self, device: torch.device) -> "Batch":
         """Move all tensors."""
@@ -49,7 +49,7 @@ class Batch(NamedTuple):
 
 
 class Waveforms(NamedTuple):
-    """Clips on their way to the pictures."""
+    """Clips on their way to the images."""
 
     clip: Tensor  # (B,) place in the split
     waveform: Tensor  # (B, T)
@@ -62,8 +62,8 @@ class Waveforms(NamedTuple):
         return Waveforms(*(_pinned(value) for value in self))
 
 
-class PictureAugment(NamedTuple):
-    """Changes to pictures, see `augment_images` and `draw_mix`."""
+class ImageAugment(NamedTuple):
+    """Changes to images, see `augment_images` and `draw_mix`."""
 
     freq_mask: float = 0.0
     time_mask: float = 0.0
@@ -77,7 +77,7 @@ class PictureAugment(NamedTuple):
                 augment_images((cqt, mel), key, *self[:3])
                 for cqt, mel, key in zip(batch.cqt, batch.mel, keys, strict=True)
             ]
-            cqt, mel = (torch.stack(pictures) for pictures in zip(*pairs, strict=True))
+            cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))
             batch = batch._replace(cqt=cqt, mel=mel)
         if self.mixup:
             drawn = draw_mix(keys, self.mixup)
@@ -88,12 +88,12 @@ class PictureAugment(NamedTuple):
 
 
 class ImageDataset(Dataset):
-    """The stored pictures of one split; an item is asked for as (epoch, index).
+    """The stored images of one split; an item is asked for as (epoch, index).
 
     Workers hold no state: what is drawn follows from the item.
 
     Args:
-        store: Holds the pictures of all clips.
+        store: Holds the images of all clips.
         hashes: Audio hash of each clip.
         targets: Class index of each clip.
         augment: Changes in training; None for dev and test, where an item is a crop and all crops
@@ -106,7 +106,7 @@ class ImageDataset(Dataset):
         store: FeatureStore,
         hashes: Sequence[str],
         targets: Sequence[int],
-        augment: PictureAugment | None = None,
+        augment: ImageAugment | None = None,
         seed: int = 0,
     ) -> None:
         self.views = store.view("cqt"), store.view("mel")
@@ -198,12 +198,12 @@ class WaveformDataset(Dataset):
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)
 
 
-class PictureLoader:
-    """A loader of waveforms as one of pictures, computed a batch at a time on the device.
+class ImageLoader:
+    """A loader of waveforms as one of images, computed a batch at a time on the device.
 
     Args:
         loader: Yields `Waveforms`.
-        images: Computes the pictures.
+        images: Computes the images.
         augment: Changes them.
         device: Where.
     """
@@ -212,7 +212,7 @@ class PictureLoader:
         self,
         loader: DataLoader,
         images: SpectrogramImages,
-        augment: PictureAugment,
+        augment: ImageAugment,
         device: torch.device,
     ) -> None:
         self.loader, self.images = loader, images.to(device)
@@ -224,11 +224,11 @@ class PictureLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for waveforms in self.loader:
-            yield self.pictured(waveforms)
+            yield self.to_images(waveforms)
 
     @torch.no_grad()
-    def pictured(self, waveforms: Waveforms) -> Batch:
-        """Return the pictures of a batch."""
+    def to_images(self, waveforms: Waveforms) -> Batch:
+        """Return the images of a batch."""
         clip, waveform, lengths, targets, keys = (_moved(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
         return self.augment(Batch(clip, cqt, mel, targets), keys.tolist())

@@ -1,7 +1,7 @@
-"""A waveform becomes two pictures in dB: constant-Q and Mel-STFT.
+"""A waveform becomes two images in dB: constant-Q and Mel-STFT.
 
-Batched modules for any device; no files, no labels. In every picture frequency runs from low
-(row 0) to high, time from left to right. A clip's picture does not depend on its batch.
+Batched modules for any device; no files, no labels. In every image frequency runs from low
+(row 0) to high, time from left to right. A clip's image does not depend on its batch.
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from audio.windows import check_rates
 
-FRONT_END_VERSION = 2  # raised when the same settings give other pictures; part of the store's key
+FRONT_END_VERSION = 2  # raised when the same settings give other images; part of the store's key
 RESAMPLER = {  # torchaudio's "kaiser best"; its default leaves images near half the lower rate
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
@@ -28,14 +28,14 @@ SILENCE = 1e-7  # amplitude, -140 dB of full scale: a clip below it has no refer
 
 
 class Images(NamedTuple):
-    """The two pictures of a batch of clips, dB in [-top_db, 0] (`full_scale` may pass 0)."""
+    """The two images of a batch of clips, dB in [-top_db, 0] (`full_scale` may pass 0)."""
 
     cqt: Tensor  # (B, C, H, W)
     mel: Tensor  # (B, C, H, W)
 
 
 class SpectrogramImages(nn.Module):
-    """Waveforms to the two pictures that the backbones read.
+    """Waveforms to the two images that the backbones read.
 
     Args:
         sample_rate: Hz in which the settings of both transforms are counted.
@@ -44,10 +44,10 @@ class SpectrogramImages(nn.Module):
         mel: Arguments of `MelSTFT` beside the sample rate.
         top_db: dB kept below the reference.
         reference: `clip`: 0 dB is the clip's maximum; `full_scale`: the largest answer to a sine
-            of amplitude 1, so that level remains in the picture.
+            of amplitude 1, so that level remains in the image.
         channels: `static`, or `delta` for static + delta + delta-delta.
         seconds: Length of the crops that `cut` makes; None leaves clips whole, to be stretched to
-            the picture's width.
+            the image's width.
         input_rate: Hz of the waveforms; None is `sample_rate`. They are resampled once for both
             transforms.
 
@@ -85,13 +85,13 @@ class SpectrogramImages(nn.Module):
 
     @property
     def n_channels(self) -> int:
-        """Channels of each picture."""
+        """Channels of each image."""
         return 3 if self.channels == "delta" else 1
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Images:
-        """Return both pictures, in float32 whatever autocast says.
+        """Return both images, in float32 whatever autocast says.
 
         Args:
             waveform: Clips side by side.
@@ -105,7 +105,7 @@ class SpectrogramImages(nn.Module):
         if lengths is None:
             waveform = self.resample(waveform)
             powers = self.cqt.power(waveform), self.mel(waveform)
-            return Images(*map(self._pictures, powers, self._full_scales))
+            return Images(*map(self._images, powers, self._full_scales))
         inside = 1 <= lengths.min() and lengths.max() <= waveform.shape[-1]
         if lengths.shape != waveform.shape[:1] or not inside:
             limit = f"{len(waveform)} lengths in 1..{waveform.shape[-1]}"
@@ -126,11 +126,11 @@ class SpectrogramImages(nn.Module):
         return waveform[None] if self.crop_size is None else crops(waveform, self.crop_size)
 
     def _one_by_one(self, power: Tensor, full_scale: float, n_frames: Tensor) -> Tensor:
-        """Picture each clip's own frames: (B, F, T), (B,) -> (B, C, H, W)."""
+        """Image each clip's own frames: (B, F, T), (B,) -> (B, C, H, W)."""
         clips = zip(power.split(1), n_frames.tolist(), strict=True)
-        return torch.cat([self._pictures(clip[..., :n], full_scale) for clip, n in clips])
+        return torch.cat([self._images(clip[..., :n], full_scale) for clip, n in clips])
 
-    def _pictures(self, power: Tensor, full_scale: float) -> Tensor:
+    def _images(self, power: Tensor, full_scale: float) -> Tensor:
         """Set 0 dB, cut the floor, resize: (B, F, n) -> (B, C, H, W)."""
         db = 10 * torch.log10(power.clamp_min(1e-30))
         reference = torch.as_tensor(10 * float(np.log10(full_scale)))
@@ -171,6 +171,6 @@ def crops(waveform: Tensor, size: int) -> Tensor:
 
 
 def _with_deltas(db: Tensor) -> Tensor:
-    """Stack pictures with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
+    """Stack images with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
     delta = torchaudio.functional.compute_deltas(db)
     return torch.stack([db, delta, torchaudio.functional.compute_deltas(delta)], 1)

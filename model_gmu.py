@@ -15,15 +15,15 @@ Features = tuple[Tensor | None, Tensor | None]  # (B, D_cqt), (B, D_mel), or tok
 
 
 class MaxMViTGMU(nn.Module):
-    """Pictures to emotion: normalization, two backbones, fusion head.
+    """Images to emotion: normalization, two backbones, fusion head.
 
     Args:
         n_classes: K.
         fusion: One of `fusion.FUSIONS`.
-        cqt_backbone: timm name for the CQT picture; None for `mel_only`.
-        mel_backbone: timm name for the Mel-STFT picture; None for `cqt_only`.
+        cqt_backbone: timm name for the CQT image; None for `mel_only`.
+        mel_backbone: timm name for the Mel-STFT image; None for `cqt_only`.
         image_size: Pixels, height and width.
-        n_channels: Channels of each picture.
+        n_channels: Channels of each image.
         pretrained: Load timm's weights for branches without a file.
         cqt_weights: Local weights file of the CQT backbone.
         mel_weights: Local weights file of the Mel backbone.
@@ -95,7 +95,7 @@ class MaxMViTGMU(nn.Module):
             self.register_buffer(f"{branch}_std", torch.ones(n_channels, 1, 1))
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
-        """Return logits, gate and views of a batch of pictures."""
+        """Return logits, gate and views of a batch of images."""
         return self.fuse(self.features(cqt, mel))
 
     def features(self, cqt: Tensor, mel: Tensor) -> Features:
@@ -122,19 +122,19 @@ class MaxMViTGMU(nn.Module):
             return self.head(*wide, forced_gate)
 
     def _look(
-        self, name: str, branch: nn.Module | None, picture: Tensor, mean: Tensor, std: Tensor
+        self, name: str, branch: nn.Module | None, image: Tensor, mean: Tensor, std: Tensor
     ) -> Tensor | None:
         if branch is None:
             return None
-        picture = (picture - mean) / std
+        image = (image - mean) / std
         look = partial(tokens, branch) if self.reads_tokens else branch
         if name not in self.float32:
-            return look(picture)
-        with torch.autocast(picture.device.type, enabled=False):
-            return look(picture)
+            return look(image)
+        with torch.autocast(image.device.type, enabled=False):
+            return look(image)
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Take mean and std (C,) in dB of the training pictures; they travel with the weights."""
+        """Take mean and std (C,) in dB of the training images; they travel with the weights."""
         for branch, (mean, std) in statistics.items():
             getattr(self, f"{branch}_mean").copy_(mean[:, None, None])
             getattr(self, f"{branch}_std").copy_(std[:, None, None])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from corpora.splits import SPEAKER_DEPENDENT, STAMP
 from inference.predictor import FoldModel, label_table
-from system.cli import guarded
+from system.cli import run_cli
 from system.errors import InputError
 
 
@@ -27,7 +27,7 @@ def main() -> int:
         if bad:
             raise InputError(f"{bad} of {len(labels)} files are not usable audio, see above")
 
-    return guarded(work)
+    return run_cli(work)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,13 @@ import sys
 from pathlib import Path
 
 from experiments.tuning import load_tuning, tune
-from system.cli import guarded
+from system.cli import run_cli
 from system.signals import Stop
 from system.text import printable
 
 
 def main() -> int:
-    """Tune, write the best config and the pictures, print the best trials."""
+    """Tune, write the best config and the images, print the best trials."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
     parser.add_argument("--space", required=True, metavar="FILE", help="what is varied, YAML")
@@ -37,8 +37,8 @@ def main() -> int:
         tuning = load_tuning(arguments.config, arguments.space, arguments.overrides, command)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 
-    with stop.listening():
-        return guarded(work, ["python", *sys.argv], stop)
+    with stop.install_handlers():
+        return run_cli(work, ["python", *sys.argv], stop)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 Key = Sequence[int]  # (seed, epoch, clip): equal keys give equal changes
 STRETCH_WINDOW = 0.046  # seconds, about: the phase vocoder's frame
-OF_WAVEFORM, OF_CROP, OF_MIX = 1, 2, 3  # apart from the chance of the pictures
+OF_WAVEFORM, OF_CROP, OF_MIX = 1, 2, 3  # apart from the chance of the images
 
 
 class Mix(NamedTuple):
@@ -98,7 +98,7 @@ def draw_mix(keys: Sequence[Key], alpha: float) -> Mix:
 
 
 def mix_images(images: Tensor, mix: Mix) -> Tensor:
-    """Mix the pictures of a batch: (B, C, H, W) -> (B, C, H, W)."""
+    """Mix the images of a batch: (B, C, H, W) -> (B, C, H, W)."""
     share = mix.share[:, None, None, None]
     return share * images + (1 - share) * images[mix.partner]
 
@@ -110,15 +110,15 @@ def augment_images(
     time_mask: float = 0.0,
     time_shift: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Mask a band and a stretch of time in each picture, and shift both in time alike.
+    """Mask a band and a stretch of time in each image, and shift both in time alike.
 
     Args:
-        images: CQT and Mel pictures of one clip, dB.
+        images: CQT and Mel images of one clip, dB.
         key: (seed, epoch, clip).
         freq_mask: Largest part of the height masked, drawn uniformly from 0.
         time_mask: Largest part of the width masked, likewise.
-        time_shift: Largest shift as a part of the width; both pictures move together and the
-            edge is filled with the picture's floor.
+        time_shift: Largest shift as a part of the width; both images move together and the
+            edge is filled with the image's floor.
 
     Shape:
         2 x (C, H, W) -> 2 x (C, H, W)
@@ -157,7 +157,7 @@ def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
 
 
 def _shift(image: Tensor, n: int) -> Tensor:
-    """Move the picture n columns to the right, n < 0 to the left."""
+    """Move the image n columns to the right, n < 0 to the left."""
     if n == 0:
         return image
     floor = image.amin((-2, -1), keepdim=True).expand(*image.shape[:-1], abs(n))  # (C, H, |n|)
@@ -166,7 +166,7 @@ def _shift(image: Tensor, n: int) -> Tensor:
 
 
 def _mask(image: Tensor, axis: int, part: float, position: float) -> Tensor:
-    """Set a stretch of rows (axis -2) or columns (axis -1) to the picture's mean."""
+    """Set a stretch of rows (axis -2) or columns (axis -1) to the image's mean."""
     size = image.shape[axis]
     width = round(part * size)
     if width == 0:

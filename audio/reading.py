@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from audio import fingerprint
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
-MAX_MINUTES = 60  # an hour's pictures as published take 2.5 GB
+MAX_MINUTES = 60  # an hour's images as published take 2.5 GB
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: what lies outside was no recorder's
 MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is so loud
 BLOCK = 2**18  # samples of all channels together that are in memory at once
@@ -69,7 +69,7 @@ def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> ND
     return waveform
 
 
-def listen(path: Path) -> Recording:
+def inspect_audio(path: Path) -> Recording:
     """Read a file and tell which recording it is.
 
     Args:

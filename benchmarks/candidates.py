@@ -69,7 +69,7 @@ def noise(seconds: float, sample_rate: int) -> Tensor:
     return 0.1 * torch.randn(1, round(seconds * sample_rate), generator=generator)
 
 
-def pictures(*powers: Tensor) -> list[Tensor]:
+def images(*powers: Tensor) -> list[Tensor]:
     """Set 0 dB, cut the floor, resize with plain torch: (1, F, n) each -> (1, 1, H, W) each."""
     in_db = [10 * torch.log10(power.clamp_min(1e-10)) for power in powers]
     return [resize((db - db.amax()).clamp_min(-TOP_DB)) for db in in_db]
@@ -91,14 +91,14 @@ def librosa_mel(samples: NDArray[np.float32], setting: Setting) -> NDArray[np.fl
     return librosa.feature.melspectrogram(y=samples, sr=setting.sample_rate, **setting.mel)
 
 
-def librosa_pictures(samples: NDArray[np.float32], setting: Setting) -> list[Tensor]:
-    """Return both pictures by librosa: (T,) -> 2 x (1, 1, H, W)."""
+def librosa_images(samples: NDArray[np.float32], setting: Setting) -> list[Tensor]:
+    """Return both images by librosa: (T,) -> 2 x (1, 1, H, W)."""
     cqt = librosa.amplitude_to_db(librosa_cqt(samples, setting), ref=np.max, top_db=TOP_DB)
     mel = librosa.power_to_db(librosa_mel(samples, setting), ref=np.max, top_db=TOP_DB)
     return [resize(torch.from_numpy(db)[None]) for db in (cqt, mel)]
 
 
-LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": librosa_pictures}
+LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": librosa_images}
 
 
 class Clip:
@@ -119,7 +119,7 @@ class Clip:
         }
 
     def measure_all(self) -> dict[str, dict[str, float]]:
-        """Return milliseconds; both pictures are made with the fastest of nnAudio's CQTs, too."""
+        """Return milliseconds; both images are made with the fastest of nnAudio's CQTs, too."""
         rate, settings = self.setting.sample_rate, {"fmin": FMIN, "verbose": False}
         bare_cqt, bare_mel = self._bare_cqt(), self._bare_mel()
         cqts = {
@@ -135,7 +135,7 @@ class Clip:
         mels = {"nnAudio": partial(nn_mel, self.x), "torchaudio": partial(mel, self.x)}
         fastest = min(cqts, key=cqt.__getitem__)
         both: Candidates = {
-            f"{fastest}, torchaudio": lambda: pictures(cqts[fastest](self.x) ** 2, mel(self.x)),
+            f"{fastest}, torchaudio": lambda: images(cqts[fastest](self.x) ** 2, mel(self.x)),
             RFFT: lambda: (bare_cqt[RFFT](), bare_mel[RFFT]()),
             QUICKEST: lambda: (bare_cqt[QUICKEST](), bare_mel[QUICKEST]()),
         }

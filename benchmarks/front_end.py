@@ -35,10 +35,10 @@ PROMISES = (  # what, transform, beside whom, least or most
     ("CQT: times as fast as librosa", "cqt", "librosa", ">=", 12),
     ("CQT: times as fast as nnAudio's fastest", "cqt", "nnAudio", ">=", 12),
     ("Mel-STFT: times as fast as librosa", "mel", "librosa", ">=", 2.5),
-    ("both pictures: times as fast as librosa", "both", "librosa", ">=", 5),
+    ("both images: times as fast as librosa", "both", "librosa", ">=", 5),
     *(
         (f"{title}: times the {floor}", transform, floor, "<=", 2.5)
-        for title, transform in (("CQT", "cqt"), ("Mel-STFT", "mel"), ("both pictures", "both"))
+        for title, transform in (("CQT", "cqt"), ("Mel-STFT", "mel"), ("both images", "both"))
         for floor in (RFFT, QUICKEST)
     ),
 )

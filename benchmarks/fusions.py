@@ -69,7 +69,7 @@ BACKBONES = {
 }
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """A batch of noise."""
 
     cqt: Tensor  # (B, 1, H, W)
@@ -83,13 +83,13 @@ class Candidate(NamedTuple):
     model: MaxMViTGMU
     optimizers: Sequence[Optimizer]
 
-    def loss(self, batch: Pictures) -> Tensor:
+    def loss(self, batch: Images) -> Tensor:
         """Return the loss of a batch."""
         output = self.model.train()(batch.cqt, batch.mel)
         views = None if output.z_cqt is None else (output.z_cqt, output.z_mel)
         return FusionLoss()(output.logits, batch.targets, views).total
 
-    def step(self, batch: Pictures) -> None:
+    def step(self, batch: Images) -> None:
         """Train on a batch, and wait for the device."""
         self.loss(batch).backward()
         for optimizer in self.optimizers:
@@ -117,13 +117,13 @@ def candidate(networks: Networks, settings: dict[str, Any], device: str) -> Cand
     return Candidate(model, build_optimizers(model.parts(), OPTIMIZERS, 1e-6))
 
 
-def pictures(networks: Networks, n: int, device: str) -> Pictures:
+def images(networks: Networks, n: int, device: str) -> Images:
     """Return n clips of noise."""
     cqt, mel = torch.randn(2, n, 1, networks.side, networks.side, device=device)
-    return Pictures(cqt, mel, torch.arange(n, device=device) % N_CLASSES)
+    return Images(cqt, mel, torch.arange(n, device=device) % N_CLASSES)
 
 
-def size(model: MaxMViTGMU, clip: Pictures) -> dict[str, int]:
+def size(model: MaxMViTGMU, clip: Images) -> dict[str, int]:
     """Return parameters, and the FLOPs of one clip in evaluation, of the head and of all."""
     model.eval()
     seen: list[Any] = []
@@ -148,12 +148,12 @@ def flops(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def step_ratios(one: Candidate, reference: Candidate, batch: Pictures, n: int) -> list[list[float]]:
+def step_ratios(one: Candidate, reference: Candidate, batch: Images, n: int) -> list[list[float]]:
     """Return [seconds of one, of the reference] for n pairs of steps; both have made steps."""
     return [[seconds(it, batch) for it in (one, reference)] for _ in range(n)]
 
 
-def seconds(one: Candidate, batch: Pictures) -> float:
+def seconds(one: Candidate, batch: Images) -> float:
     """Return how long a training step takes: of a CPU what it works, others may have it between."""
     clock = time.perf_counter if batch.cqt.is_cuda else time.process_time
     start = clock()
@@ -161,7 +161,7 @@ def seconds(one: Candidate, batch: Pictures) -> float:
     return clock() - start
 
 
-def memory(one: Candidate, batch: Pictures, before: int) -> int:
+def memory(one: Candidate, batch: Images, before: int) -> int:
     """Return the bytes of a training step.
 
     Args:
@@ -216,7 +216,7 @@ def measure(networks: Networks, steps: int, device: str, batch_size: int) -> dic
     torch.manual_seed(0)
     torch.set_num_threads(1)  # of several the waiting for one another would count
     reference = candidate(networks, FUSIONS[REFERENCE], device)
-    batch = pictures(networks, batch_size, device)
+    batch = images(networks, batch_size, device)
     reference.step(batch)
     rows, of_reference = [], []
     for name, settings in FUSIONS.items():
@@ -229,7 +229,7 @@ def measure(networks: Networks, steps: int, device: str, batch_size: int) -> dic
         rows.append(
             {
                 "name": name,
-                **size(one.model, pictures(networks, 1, device)),
+                **size(one.model, images(networks, 1, device)),
                 "step": statistics.median(ratios),
                 "step_range": [ratios[0], ratios[-1]],
                 "memory": memory(one, batch, before),

@@ -14,7 +14,7 @@ import numpy as np
 import soundfile
 import torch
 
-from audio.reading import listen, read_audio
+from audio.reading import inspect_audio, read_audio
 from benchmarks.candidates import PAPER
 from benchmarks.front_end import machine
 from features import SpectrogramImages
@@ -29,14 +29,14 @@ def measure(minutes: float, file: Path) -> dict[str, float]:
     images = SpectrogramImages(**SETTINGS)
     write_noise(file, minutes)
     before = peak_mb()
-    heard = seconds(lambda: listen(file))
+    heard = seconds(lambda: inspect_audio(file))
     after_hearing = peak_mb()
-    pictured = seconds(lambda: picture(images, file))
+    computed = seconds(lambda: compute_images(images, file))
     return {
         "seconds to hear": heard,
         "MB to hear": after_hearing - before,
-        "seconds to picture": pictured,
-        "MB to picture": peak_mb() - before,
+        "seconds to image": computed,
+        "MB to image": peak_mb() - before,
     }
 
 
@@ -51,8 +51,8 @@ def write_noise(file: Path, minutes: float) -> None:
 
 
 @torch.inference_mode()
-def picture(images: SpectrogramImages, file: Path) -> None:
-    """Compute both pictures."""
+def compute_images(images: SpectrogramImages, file: Path) -> None:
+    """Compute both images."""
     images(images.cut(torch.from_numpy(read_audio(file, images.input_rate))))
 
 

@@ -1,4 +1,4 @@
-"""Measure what surviving costs: a guarded training step beside a bare one, a state saved and read.
+"""Measure what surviving costs: a run_cli training step beside a bare one, a state saved and read.
 
 python -m benchmarks.resilience
 """
@@ -33,7 +33,7 @@ def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
 
 
 def make_batch(n: int) -> Batch:
-    """Return n pictures of noise, twice."""
+    """Return n images of noise, twice."""
     cqt, mel = torch.randn(2, n, 1, SIDE, SIDE)
     return Batch(torch.arange(n), cqt, mel, torch.arange(n) % N_CLASSES)
 
@@ -56,12 +56,12 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def step_ratio(trainer: Trainer, batch: Batch, rounds: int) -> tuple[float, float]:
-    """Return a guarded step in bare ones, median of pairs, and the median bare step in seconds."""
+    """Return a run_cli step in bare ones, median of pairs, and the median bare step in seconds."""
     pairs = [
         (seconds(lambda: trainer.step([batch])), seconds(lambda: bare_step(trainer, batch)))
         for _ in range(rounds + 1)
     ][1:]  # the first warms up
-    ratio = statistics.median(guarded / bare for guarded, bare in pairs)
+    ratio = statistics.median(run_cli / bare for run_cli, bare in pairs)
     return ratio, statistics.median(bare for _, bare in pairs)
 
 
@@ -88,7 +88,7 @@ def main() -> None:
     saving, loading, size = state_seconds(trainer)
     print(machine())
     print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {arguments.batch} clips")
-    print(f"a guarded step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
+    print(f"a run_cli step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
     print(f"a state has {size / 1e6:.0f} MB; saving it takes {saving / bare:.2f} bare steps,")
     print(f"loading it {loading / bare:.2f}")
 

@@ -20,8 +20,8 @@ import soundfile
 import torch
 from numpy.typing import NDArray
 
-from audio.reading import listen
-from benchmarks.candidates import PAPER, librosa_pictures, noise
+from audio.reading import inspect_audio
+from benchmarks.candidates import PAPER, librosa_images, noise
 from benchmarks.front_end import machine, table
 from data import ImageDataset, TrainBatches
 from storage.feature_store import FeatureStore
@@ -44,7 +44,7 @@ def build_seconds(paths: Mapping[str, Path], workers: int) -> float:
 
 
 def librosa_seconds(paths: Sequence[Path]) -> float:
-    """Return how long as many processes take for the same pictures by librosa, once warm."""
+    """Return how long as many processes take for the same images by librosa, once warm."""
     spawn = multiprocessing.get_context("spawn")
     ready = spawn.Barrier(WORKERS + 1)
     before = os.environ.get("OMP_NUM_THREADS")
@@ -71,7 +71,7 @@ def warm_up(ready: Barrier, path: Path) -> None:
 def librosa_clip(path: Path) -> list[NDArray[np.float16]]:
     """Return what the store keeps of a clip, by librosa: 2 x (1, H, W)."""
     samples, _ = librosa.load(path, sr=PAPER.sample_rate, res_type="soxr_hq")
-    return [picture[0].half().numpy() for picture in librosa_pictures(samples, PAPER)]
+    return [image[0].half().numpy() for image in librosa_images(samples, PAPER)]
 
 
 def epoch_memory(n_clips: int) -> float:
@@ -82,7 +82,7 @@ def epoch_memory(n_clips: int) -> float:
         for i, file in enumerate(files):  # one clip at as many levels
             level = 1 - i / (2 * n_clips)
             soundfile.write(file, level * clip, PAPER.sample_rate, subtype="FLOAT")
-        paths = {listen(file).hash: file for file in files}
+        paths = {inspect_audio(file).hash: file for file in files}
         FeatureStore(Path(folder), SETTINGS).build(paths, WORKERS)
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # has nothing left of the build
             return pool.apply(one_epoch, (Path(folder), list(paths)))
@@ -105,7 +105,7 @@ def own_memory() -> float:
 
 
 def clips_per_second(paths: Mapping[str, Path]) -> dict[str, float]:
-    """Return the median clips a second of each way to the pictures."""
+    """Return the median clips a second of each way to the images."""
     ways: dict[str, Callable[[], float]] = {
         "ours, no threads beside the caller's": lambda: build_seconds(paths, 0),
         f"ours, {WORKERS} threads": lambda: build_seconds(paths, WORKERS),
@@ -126,7 +126,7 @@ def main() -> None:
     arguments = parser.parse_args()
     host = machine()
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
-    paths = {listen(path).hash: path for path in files[: arguments.clips or None]}
+    paths = {inspect_audio(path).hash: path for path in files[: arguments.clips or None]}
     rates = clips_per_second(paths)
     beside = rates[f"librosa, {WORKERS} processes"]
     print(f"{host}; {len(paths)} clips, 224 pixels, medians of {ROUNDS} alternating rounds\n")

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
-from system.text import brief, control_character, cut
+from system.text import control_character, short_repr, truncate
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -90,7 +90,7 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, "a key must be a word")
             if key in seen:
                 mark = node.start_mark
-                words = f"key {brief(key)} twice"
+                words = f"key {short_repr(key)} twice"
                 raise yaml.constructor.ConstructorError(None, None, words, mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -120,7 +120,7 @@ def read_yaml(text: str, source: str) -> Any:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if deep else cut(str(error), 500)
+        reason = "it is nested too deeply" if deep else truncate(str(error), 500)
         raise InputError(f"{source} is not valid YAML: {reason}") from None
 
 
@@ -140,7 +140,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
         raise InputError(f"{path} must hold `section:` blocks, got {type(mapping).__name__}")
     base = mapping.pop("base", None)
     if base is not None and not isinstance(base, str):
-        raise InputError(f"{path}: base must be a file name, got {brief(base)}")
+        raise InputError(f"{path}: base must be a file name, got {short_repr(base)}")
     if base:
         yield from _read_with_parents(path.parent / base, (*seen, resolved))
     yield path, mapping
@@ -157,10 +157,10 @@ def parse_override(text: str) -> dict[str, Any]:
     """
     key, equals, value = text.partition("=")
     if not equals or not key or "" in key.split(".") or key.count(".") > MAX_DEPTH:
-        raise InputError(f"an override is written section.key=value, got {brief(text)}")
+        raise InputError(f"an override is written section.key=value, got {short_repr(text)}")
     if len(text) > MAX_CONFIG:
-        raise InputError(f"the override {brief(text)} is longer than {MAX_CONFIG} characters")
-    nested: Any = read_yaml(value, f"the value of {cut(key)}")
+        raise InputError(f"the override {short_repr(text)} is longer than {MAX_CONFIG} characters")
+    nested: Any = read_yaml(value, f"the value of {truncate(key)}")
     for part in reversed(key.split(".")):
         nested = {part: nested}
     return nested
@@ -196,12 +196,12 @@ def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> s
         dotted = ".".join(path)
         source = next((sources[p] for p in _prefixes(path) if p in sources), file)
         if unknown:
-            words = f"no such key; {nearest(cut(path[-1]), _fields_at(path[:-1]))}"
+            words = f"no such key; {nearest(truncate(path[-1]), _fields_at(path[:-1]))}"
         elif finding["type"] == "missing":
             words = f"must be set; add it to {file} or give {dotted}=... on the command line"
         else:
-            words = f"{finding['msg']}, got {brief(finding['input'])}"
-        lines.append(f"{cut(dotted)} (in {source}): {words}")
+            words = f"{finding['msg']}, got {short_repr(finding['input'])}"
+        lines.append(f"{truncate(dotted)} (in {source}): {words}")
     if len(findings) > FINDINGS_SHOWN:
         lines.append(f"and {len(findings) - FINDINGS_SHOWN} more")
     return "the configuration is wrong:\n  " + "\n  ".join(lines)

@@ -170,10 +170,10 @@ class TrainConfig(Section):
     one training goes back to the last epoch's end and tries float32, or stops with the cause."""
     channels_last: bool = True
     normalize: bool = True
-    """Subtract the mean of the training split's pictures and divide by their deviation, a view and
+    """Subtract the mean of the training split's images and divide by their deviation, a view and
     channel each; false gives the networks dB."""
-    pictures: Literal["stored", "computed"] = "stored"
-    """Training pictures: from the feature store, or from waveforms, a batch at a time, on the
+    images: Literal["stored", "computed"] = "stored"
+    """Training images: from the feature store, or from waveforms, a batch at a time, on the
     training device. Evaluation always reads the store."""
 
 
@@ -227,10 +227,10 @@ ONLY_WITH = {
     "corpus.absolute_paths": Only("corpus.name", ("manifest",), False),
     "corpus.expect_published_counts": Only("corpus.name", PUBLISHED, True),
     "protocol.n_folds": Only("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
-    "augment.gain_db": Only("train.pictures", ("computed",), 0.0),
-    "augment.snr_db": Only("train.pictures", ("computed",), None),
-    "augment.speed": Only("train.pictures", ("computed",), 0.0),
-    "augment.pitch": Only("train.pictures", ("computed",), 0.0),
+    "augment.gain_db": Only("train.images", ("computed",), 0.0),
+    "augment.snr_db": Only("train.images", ("computed",), None),
+    "augment.speed": Only("train.images", ("computed",), 0.0),
+    "augment.pitch": Only("train.images", ("computed",), 0.0),
     "model.fusion_hidden_dim": Only("model.fusion", PROJECTED, None),
     "model.gate_input": Only("model.fusion", GATED, "projected"),
     "model.gate": Only("model.fusion", GATED, "vector"),

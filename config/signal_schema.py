@@ -57,7 +57,7 @@ class MelConfig(Section):
 
 
 class FeaturesConfig(Section):
-    """From a waveform to two pictures in dB."""
+    """From a waveform to two images in dB."""
 
     sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 44_100
     """Hz in which hop_length and n_fft are counted; up to half of it is seen."""
@@ -73,7 +73,7 @@ class FeaturesConfig(Section):
     channels: Literal["static", "delta"] = "static"
     """One channel, or static + delta + delta-delta."""
     seconds: Annotated[float, Field(ge=0.1, le=60)] | None = None
-    """Length of a picture: training sees a crop, evaluation averages over all; null stretches."""
+    """Length of a image: training sees a crop, evaluation averages over all; null stretches."""
 
 
 class AugmentConfig(Section):
@@ -86,9 +86,9 @@ class AugmentConfig(Section):
     time_shift: Fraction = 0.0
     """Largest shift, as a part of the width."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Pictures and targets of two clips are mixed in parts drawn from Beta(mixup, mixup)."""
+    """Images and targets of two clips are mixed in parts drawn from Beta(mixup, mixup)."""
     gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level; only with train.pictures=computed, as the three below."""
+    """Largest change of level; only with train.images=computed, as the three below."""
     snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
     """White noise between these two signal-to-noise ratios, e.g. [10, 30]; null is none."""
     speed: Annotated[float, Field(ge=0, le=0.5)] | None = None

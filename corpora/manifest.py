@@ -14,7 +14,7 @@ from typing import Any
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 from system.bounded import MAX_MANIFEST, MAX_WORD, read_text
 from system.errors import InputError
-from system.text import brief, control_character, cut
+from system.text import control_character, short_repr, truncate
 
 # Ours, and EmoBox's word for it (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
 FIELDS = {"path": "wav", "label": "emo", "speaker": "spk", "id": "key"}
@@ -55,7 +55,7 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
             utterance = _read_row(row, root, absolute_paths)
             if utterance.id in first_line:
                 raise InputError(
-                    f"id {brief(utterance.id)} was given in line {first_line[utterance.id]}"
+                    f"id {short_repr(utterance.id)} was given in line {first_line[utterance.id]}"
                 )
         except InputError as error:
             problems.append(f"  line {line}: {error}")
@@ -102,7 +102,8 @@ def _read_csv(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
         if missing:
             raise InputError(
                 f"{manifest}, line 1: the header must name {', '.join(REQUIRED)}; "
-                f"{', '.join(missing)} not found in: {cut(', '.join(columns)) or 'an empty file'}"
+                f"{', '.join(missing)} not found in: "
+                f"{truncate(', '.join(columns)) or 'an empty file'}"
             )
         for row in reader:
             yield reader.line_num, _in_our_words(row)
@@ -139,7 +140,7 @@ def _in_our_words(row: dict[str | None, Any]) -> Row:
 
 def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
     if "surplus" in row:
-        surplus = cut(row["surplus"])
+        surplus = truncate(row["surplus"])
         raise InputError(f"more fields than the header: {surplus}; quote text with commas")
     if row.get("start_time") or row.get("end_time"):
         raise InputError("parts of a file (start_time, end_time) are not read; cut the file first")
@@ -160,7 +161,7 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
             f"{', '.join(NAMED_CORPORA)} say it themselves"
         )
     if row.get("gender", "").lower() not in GENDERS:
-        raise InputError(f"gender must be F, M or empty, got {brief(row['gender'])}")
+        raise InputError(f"gender must be F, M or empty, got {short_repr(row['gender'])}")
     facts = named or Utterance(utterance_id, path, row["label"], speaker)
     return replace(
         facts,
@@ -187,14 +188,14 @@ def _check_names(row: Row) -> None:
     for field in NAMED:
         value = row.get(field, "")
         if found := control_character(value):
-            raise InputError(f"{field!r} holds the control character {found}: {brief(value)}")
+            raise InputError(f"{field!r} holds the control character {found}: {short_repr(value)}")
         if field not in ("path", "text") and len(value) > MAX_WORD:
-            raise InputError(f"{field!r} has more than {MAX_WORD} characters: {brief(value)}")
+            raise InputError(f"{field!r} has more than {MAX_WORD} characters: {short_repr(value)}")
     sizes = [len(part.encode()) for part in row["path"].split("/")]
     if max(sizes) > MAX_NAME or sum(sizes) + len(sizes) > MAX_PATH:
         raise InputError(
             f"the path is too long: at most {MAX_NAME} bytes between two slashes and {MAX_PATH} in "
-            f"all, got {brief(row['path'])}"
+            f"all, got {short_repr(row['path'])}"
         )
 
 
@@ -204,8 +205,8 @@ def _check_inside(row: Row) -> None:
         begins = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive
         if begins or ".." in re.split(r"[/\\]", name):
             raise InputError(
-                f"{brief(row['path'])} leads out of corpus.root (absolute, ~ or ..): write it from "
-                "there, or set corpus.absolute_paths=true"
+                f"{short_repr(row['path'])} leads out of corpus.root (absolute, ~ or ..): write it "
+                "from there, or set corpus.absolute_paths=true"
             )
 
 
@@ -217,7 +218,7 @@ def _find_audio(root: Path, name: str, dataset: str) -> Path:
     """Find the file; EmoBox's paths begin with downloads/<dataset>/, which `root` may replace."""
     if not is_audio(Path(name), LISTED_SUFFIXES):
         allowed = f"end in one of {', '.join(LISTED_SUFFIXES)} and not begin with a dot"
-        raise InputError(f"{brief(name)} must {allowed}")
+        raise InputError(f"{short_repr(name)} must {allowed}")
     path, inside = root / name, root / _without_downloads(name, dataset)
     return inside if os.path.lexists(inside) and not os.path.lexists(path) else path
 

@@ -15,7 +15,7 @@ from corpora.certificate import certify, protocol_id
 from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import Gate, check, group_recordings
 from corpora.readers import Utterance, read_corpus
-from corpora.recordings import hear
+from corpora.recordings import index_audio
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
 from corpora.text_groups import cross_with_texts
 from system.errors import InputError
@@ -57,7 +57,7 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
     """
     labels, utterances = _read(config)
     paths = [utterance.path for utterance in utterances]
-    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
+    recordings, bad = index_audio(paths, config.run.workers, Path(config.run.store), keep)
     return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
 
 
@@ -88,7 +88,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
     split = replace(whole, test=(), dev=whole.dev if with_dev else ())
     parts = [*split.train, *split.dev]
     paths = [utterance.path for utterance in parts]
-    recordings, bad = hear(paths, config.run.workers, Path(config.run.store), keep)
+    recordings, bad = index_audio(paths, config.run.workers, Path(config.run.store), keep)
     return leave_out(Plan(config, labels, parts, recordings, {}, [split], {}, True), bad)
 
 
@@ -131,7 +131,7 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
     return plan
 
 
-def remarks(plan: Plan) -> list[str]:
+def plan_warnings(plan: Plan) -> list[str]:
     """Return what the leakage gate let pass and a reader should know."""
     found = [STAMP] if plan.certificate["speaker_dependent"] else []
     wanted = {str(split.fold) for split in plan.wanted()}

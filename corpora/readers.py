@@ -13,7 +13,7 @@ from corpora.manifest import read_manifest
 from corpora.utterance import Utterance, from_name, is_audio
 from system.bounded import MAX_LABELS, read_text
 from system.errors import InputError, nearest
-from system.text import cut
+from system.text import truncate
 
 __all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]
 
@@ -151,7 +151,7 @@ def _read_esd(root: Path) -> list[Utterance]:
 def _read_ravdess(root: Path) -> list[Utterance]:
     root = _find_root("ravdess", root, "Actor_*/03-01-*")
     files = [path for path in root.glob("Actor_*/*") if is_audio(path)]
-    other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # pictures, or song
+    other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # images, or song
     return _read_names("ravdess", root, [path for path in files if not other.match(path.name)])
 
 
@@ -178,7 +178,7 @@ def _read_cremad_genders(path: Path) -> dict[str, str]:
         return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
     except (KeyError, csv.Error) as error:
         raise InputError(
-            f"{path}: ActorID and Sex (Female, Male) expected, {cut(str(error))}"
+            f"{path}: ActorID and Sex (Female, Male) expected, {truncate(str(error))}"
         ) from error
 
 

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from audio.reading import BadAudio, Recording, hash_file, in_parallel, listen
-from system.disk import make_folder, whole_file
-from system.files import damaged
+from audio.reading import BadAudio, Recording, hash_file, in_parallel, inspect_audio
+from system.disk import atomic_write, make_folder
+from system.files import corrupt_file
 
 FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
 COLUMNS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # and types
@@ -18,7 +18,7 @@ SHOW_PROGRESS = 1000  # files
 KEEP_EVERY = 1000  # files
 
 
-def hear(
+def index_audio(
     paths: Sequence[Path], workers: int, folder: Path, keep: bool = False
 ) -> tuple[dict[Path, Recording], dict[Path, str]]:
     """Return {path: recording} of the files, and {path: reason} of those that cannot be used.
@@ -30,12 +30,12 @@ def hear(
         keep: Remember there what is heard now, also where this is broken off.
 
     Raises:
-        RunError: What is kept there is damaged, or nothing can be kept there.
+        RunError: What is kept there is corrupt, or nothing can be kept there.
     """
     known = _load(folder / FILE)
 
     def hear_one(path: Path) -> Recording:
-        return known.get(hash_file(path)) or listen(path)
+        return known.get(hash_file(path)) or inspect_audio(path)
 
     recordings: dict[Path, Recording] = {}
     bad: dict[Path, str] = {}
@@ -49,14 +49,14 @@ def hear(
             else:
                 recordings[path] = result
             if keep and n % KEEP_EVERY == 0:
-                remember(recordings.values(), folder)
+                save_index(recordings.values(), folder)
     finally:
         if keep:
-            remember(recordings.values(), folder)
+            save_index(recordings.values(), folder)
     return recordings, bad
 
 
-def remember(recordings: Iterable[Recording], folder: Path) -> None:
+def save_index(recordings: Iterable[Recording], folder: Path) -> None:
     """Keep what was heard for the next time, by the hash of each file's bytes.
 
     Raises:
@@ -83,7 +83,7 @@ def _load(path: Path) -> dict[str, Recording]:
         found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
         return {one.file: one for one in found}
     except Exception as error:  # packing, header and array each fail in ways of their own
-        raise damaged(path, error) from error
+        raise corrupt_file(path, error) from error
 
 
 def _columns(path: Path) -> dict[str, NDArray]:
@@ -111,5 +111,5 @@ def _save(path: Path, known: Mapping[str, Recording]) -> None:
         "words": np.concatenate([one.words for one in heard]),
     }
     needs = sum(column.nbytes for column in columns.values())
-    with whole_file(path, needs) as temporary, temporary.open("wb") as file:
+    with atomic_write(path, needs) as temporary, temporary.open("wb") as file:
         np.savez(file, **columns)  # type: ignore[arg-type]

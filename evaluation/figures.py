@@ -1,4 +1,4 @@
-"""Plain values become pictures: SVG text for plots, PNG bytes for spectrograms.
+"""Plain values become figures: SVG text for plots, PNG bytes for spectrograms.
 
 Each run has one colour and one marker everywhere, by its place in the list; the names of the runs
 stand in the page, not in the plots. Names of users' own are drawn as they are, never as formulas.
@@ -181,14 +181,14 @@ def reliability_plot(before: Bars, after: Bars) -> str:
     return svg_text(figure)
 
 
-def spectrogram_png(picture: NDArray, floor: float) -> bytes:
-    """Return a picture in dB as PNG, a pixel a value, low frequencies at the bottom.
+def spectrogram_png(figure: NDArray, floor: float) -> bytes:
+    """Return a figure in dB as PNG, a pixel a value, low frequencies at the bottom.
 
     Args:
-        picture: (H, W) in dB, row 0 the lowest frequency.
+        figure: (H, W) in dB, row 0 the lowest frequency.
         floor: dB of the darkest colour; 0 dB is the brightest.
     """
-    unit = np.clip((picture - floor) / -floor, 0, 1)[::-1]  # (H, W), the highest frequency on top
+    unit = np.clip((figure - floor) / -floor, 0, 1)[::-1]  # (H, W), the highest frequency on top
     indices = np.round(255 * unit).astype(np.uint8)
     image = Image.fromarray(indices, mode="P")
     palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]

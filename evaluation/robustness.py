@@ -17,10 +17,10 @@ from evaluation.metrics import SCORES
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import markdown_table, percent, with_interval
 from inference.predictor import FoldModel, check_same_classes, chosen_device, weights_digest
-from storage.ledger import note
+from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
-from system.files import damaged, read_json, write_json
+from system.files import corrupt_file, read_json, write_json
 
 FILE = "robustness.json"
 AT_ONCE = 16  # clips
@@ -67,7 +67,7 @@ def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
     Raises:
         InputError: Test clips are missing or bad; nothing was evaluated.
         RunError: The model no longer says of the clean clips what predictions.csv does, or a file
-            of the run is damaged.
+            of the run is corrupt.
     """
     path = run.folder / FILE
     stored = _stored(path)
@@ -186,7 +186,7 @@ def _stored(path: Path) -> dict[str, Any]:
     try:
         return read_json(path, "classes", "folds")
     except RunError as error:
-        raise RunError(f"{path} is damaged: remove it and measure again") from error
+        raise RunError(f"{path} is corrupt: remove it and measure again") from error
 
 
 def _is_current(entry: Mapping[str, Any], digest: str) -> bool:
@@ -202,7 +202,7 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
         files = {name: run.audio_file(name) for name in utterances}
     except KeyError as error:
         path = run.folder / "utterances.csv"
-        raise damaged(path, f"no {error} in it", remove=run.folder) from error
+        raise corrupt_file(path, f"no {error} in it", remove=run.folder) from error
     rate = _input_rate(run)
     read = in_parallel(lambda path: read_audio(path, rate), list(files.values()), 1)
     bad = [f"  {path}: {result}" for path, result in read if isinstance(result, BadAudio)]
@@ -231,7 +231,9 @@ def _measure(run: Run, one: FoldResult, files: Mapping[str, Path], bar: tqdm) ->
     for condition in CONDITIONS:
         bar.set_postfix_str(f"{_name(one)}, {condition.name}")
         why = f"robustness: {condition.name}"
-        note(run.folder, card, len(one.test.utterances), one.folder, "robustness", why)
+        record_test_evaluation(
+            run.folder, card, len(one.test.utterances), one.folder, "robustness", why
+        )
         preds = _predict(model, one, files, condition, bar)
         if condition.kind == "clean":
             check_same_classes(one, preds, run.config["train.precision"], "clean test clips")

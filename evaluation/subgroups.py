@@ -20,7 +20,7 @@ from evaluation.metrics import SCORES
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import in_markdown, markdown_table, percent, with_interval
 from storage.run_folder import Run, Table
-from system.files import damaged
+from system.files import corrupt_file
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others
@@ -59,7 +59,7 @@ def breakdown(run: Run) -> dict[str, Any]:
     coverage, before scaling, and its `area` the mean risk over all coverages.
 
     Raises:
-        RunError: A file of the run is damaged.
+        RunError: A file of the run is corrupt.
     """
     tables = [run.of_seed(seed) for seed in run.seeds]
     utterances = tables[0].utterances.tolist()
@@ -160,7 +160,7 @@ def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
         return [run.about[utterance][column] for utterance in utterances]
     except KeyError as error:
         reason = f"no {error} in it"
-        raise damaged(run.folder / "utterances.csv", reason, remove=run.folder) from error
+        raise corrupt_file(run.folder / "utterances.csv", reason, remove=run.folder) from error
 
 
 def _row(

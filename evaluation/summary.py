@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
-from storage.ledger import looks
+from storage.ledger import test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import in_turn
@@ -23,7 +23,7 @@ def summarize(folder: Path) -> dict[str, Any]:
 
     Raises:
         InputError: No fold is finished.
-        RunError: A file of the run is damaged.
+        RunError: A file of the run is corrupt.
     """
     with in_turn(folder / ".lock.summary"):  # the last to write must be the last to have read
         summary = describe_run(read_run(folder))
@@ -61,7 +61,7 @@ def describe_run(run: Run) -> dict[str, Any]:
         "gate_mean": _gate_mean(run),
         "missing_classes": _missing_classes(run),
         "left_out": list(run.left_out),
-        "looks": looks(run.folder, run.certificate),
+        "looks": test_evaluations(run.folder, run.certificate),
         "trouble": _trouble(run),
         "commits": sorted({str(one.environment()["git_commit"]) for one in run.folds}),
     }

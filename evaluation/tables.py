@@ -7,7 +7,7 @@ from typing import Any
 
 from config.schema import ONLY_WITH
 from corpora.splits import STAMP
-from storage.ledger import second_looks
+from storage.ledger import repeated_evaluations
 from system.text import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
@@ -140,7 +140,7 @@ def notes(comparison: Comparison) -> list[str]:
         for fold, missing in comparison["runs"][0]["missing_classes"].items()
     ]
     for run in comparison["runs"]:
-        if twice := second_looks(run["looks"]):
+        if twice := repeated_evaluations(run["looks"]):
             found.append(
                 f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
             )

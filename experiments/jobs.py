@@ -17,7 +17,7 @@ import torch
 from system.disk import failure, is_full
 from system.locks import TAKEN, is_held
 from system.signals import Stop
-from system.text import for_people
+from system.text import format_duration
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
         len(jobs) - len(crew.waiting),
         len(slots),
     )
-    with (stop := Stop()).listening(), stop.deferred():
+    with (stop := Stop()).install_handlers(), stop.deferred():
         try:
             while (crew.waiting or crew.running) and not stop.requested:
                 crew.settle_ended()
@@ -215,7 +215,7 @@ class _Crew:
         job, seconds = ended.job, time.monotonic() - ended.began
         if job.finished:
             self._seconds.append(seconds)
-            self._tell(job, f"done in {for_people(seconds)}")
+            self._tell(job, f"done in {format_duration(seconds)}")
             return
         reason = ended.reason()
         if TAKEN in reason:
@@ -223,14 +223,14 @@ class _Crew:
             log.info("%s: another process was first, put back", job.title)
             return
         self.failures.append(Failure(job, reason))
-        self._tell(job, f"failed after {for_people(seconds)}: {reason}")
+        self._tell(job, f"failed after {format_duration(seconds)}: {reason}")
 
     def _tell(self, job: Job, what: str) -> None:
         left = len(self.waiting) + len(self.running)
         time_left = ""
         if left and self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
-            time_left = f"; about {for_people(mean * left / min(left, self._n_slots))} left"
+            time_left = f"; about {format_duration(mean * left / min(left, self._n_slots))} left"
         log.info("[%d/%d] %s: %s%s", self._n_jobs - left, self._n_jobs, job.title, what, time_left)
 
 

@@ -193,7 +193,7 @@ def judge(rate: float, seen: Sweep, found: Found) -> tuple[str, str]:
 def run_range_test(
     config: Config, lowest: float = 1e-7, highest: float = 1.0, steps: int = 200, repeats: int = 3
 ) -> str:
-    """Run the test with some seeds, write its figures and picture, and return the answer in words.
+    """Run the test with some seeds, write its figures and figure, and return the answer in words.
 
     Args:
         config: Of the model; the first of `run.folds` is trained on, the first seed is the first.

@@ -18,7 +18,7 @@ from config.loading import flatten, load_config, read_yaml
 from config.schema import ONLY_WITH, Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
-from system.text import brief, cut
+from system.text import short_repr, truncate
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
 FIXED = ("train.precision", "train.checkpoint_minutes")  # one a process; no effect on a score
@@ -133,7 +133,7 @@ def describe_space(space: Space) -> dict[str, dict[str, Any]]:
 
 
 def _read_row(file: Path, key: str, row: Any) -> Range | Choices:
-    where = f"{file}: {cut(key)}"
+    where = f"{file}: {truncate(key)}"
     whole = _is_whole(where, key)
     if not isinstance(row, dict) or not all(isinstance(word, str) for word in row):
         raise InputError(
@@ -141,7 +141,7 @@ def _read_row(file: Path, key: str, row: Any) -> Range | Choices:
         )
     for word in row:
         if word not in WORDS:
-            raise InputError(f"{where} has no {cut(word)!r}; {nearest(word, WORDS)}")
+            raise InputError(f"{where} has no {truncate(word)!r}; {nearest(word, WORDS)}")
     if "choices" in row:
         return _read_choices(where, row)
     return _read_range(where, row, whole)
@@ -152,12 +152,12 @@ def _read_choices(where: str, row: Mapping[str, Any]) -> Choices:
     if len(row) > 1:
         raise InputError(f"{where} has choices and {', '.join(w for w in row if w != 'choices')}")
     if not isinstance(choices, list) or not choices:
-        raise InputError(f"{where}: choices must be a list, got {brief(choices)}")
+        raise InputError(f"{where}: choices must be a list, got {short_repr(choices)}")
     for value in choices:
         if not isinstance(value, bool | int | float | str | None):
             raise InputError(f"{where}: a choice must be a word, a number or null, got {value!r}")
     if len({(type(value), value) for value in choices}) < len(choices):
-        raise InputError(f"{where}: each choice must be named once, got {brief(choices)}")
+        raise InputError(f"{where}: each choice must be named once, got {short_repr(choices)}")
     return Choices(tuple(choices))
 
 
@@ -167,12 +167,12 @@ def _read_range(where: str, row: Mapping[str, Any], whole: bool) -> Range:
         if value is None and word == "step":
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise InputError(f"{where}: {word} must be a number, got {brief(value)}")
+            raise InputError(f"{where}: {word} must be a number, got {short_repr(value)}")
         if whole and not isinstance(value, int):
             raise InputError(f"{where}: {word} must be a whole number, got {value:g}")
     log, step = row.get("log", False), row.get("step")
     if not isinstance(log, bool):
-        raise InputError(f"{where}: log must be true or false, got {brief(log)}")
+        raise InputError(f"{where}: log must be true or false, got {short_repr(log)}")
     if not row["low"] < row["high"]:  # NaN is refused, too
         raise InputError(f"{where}: low must be below high, got {row['low']} and {row['high']}")
     if log and (row["low"] <= 0 or step is not None):

@@ -238,7 +238,7 @@ class Trials:
             raise RunError(
                 f"cannot read or write the trials in {self.folder / STORE}: {reason}. If its disk "
                 "is full or others hold it, see to that and give the same command again; if it is "
-                f"damaged, remove {self.folder}"
+                f"corrupt, remove {self.folder}"
             ) from error
 
 

@@ -165,7 +165,7 @@ def work(tuning: Tuning, plan: Plan, trials: Trials, most: int, stop: Stop) -> N
     """Train trials until so many are settled, by this process or by others.
 
     Raises:
-        RunError: What would end every trial: a full disk, damaged data, a store out of reach.
+        RunError: What would end every trial: a full disk, corrupt data, a store out of reach.
         KeyboardInterrupt: The process was asked to end; the trial at work keeps its state.
     """
     accelerator = make_accelerator(tuning.config)
@@ -302,7 +302,7 @@ def _check_study(tuning: Tuning, plan: Plan | None = None) -> None:
     try:
         there = load_config(folder / CONFIG)
     except InputError as error:
-        raise InputError(f"{error}\n{folder} is damaged or of another version. {again}") from None
+        raise InputError(f"{error}\n{folder} is corrupt or of another version. {again}") from None
     differences = [
         *_differences(flatten(there.model_dump()), flatten(tuning.config.model_dump())),
         *_differences(about["space"], describe_space(tuning.space), "the space of "),

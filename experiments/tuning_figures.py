@@ -1,4 +1,4 @@
-"""The pictures of tuning and of the range test, as PNG files."""
+"""The figures of tuning and of the range test, as PNG files."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.figures import COLOURS, GRID, INK, STYLE
-from system.disk import whole_file
+from system.disk import atomic_write
 
 DPI = 150
 COLUMNS = 3  # of the slices
@@ -21,7 +21,7 @@ MARKERS = {"complete": "o", "pruned": "v", "diverged": "x", "invalid": "+", "fai
 
 
 class Dot(NamedTuple):
-    """A trial in a picture; without a dev UA it is drawn at the bottom."""
+    """A trial in a figure; without a dev UA it is drawn at the bottom."""
 
     number: int
     state: str
@@ -173,5 +173,5 @@ def _legend(axes: Axes) -> None:
 
 
 def _save(figure: Figure, file: Path) -> None:
-    with matplotlib.rc_context(STYLE), whole_file(file) as temporary:
+    with matplotlib.rc_context(STYLE), atomic_write(file) as temporary:
         figure.savefig(temporary, format="png", dpi=DPI, metadata={"Software": None})

@@ -1,4 +1,4 @@
-"""How a study stands: trials.csv, the best config, pictures, a table for people."""
+"""How a study stands: trials.csv, the best config, figures, a table for people."""
 
 import json
 import shlex
@@ -14,7 +14,7 @@ from experiments.trials import Outcome, Trials
 from experiments.tuning_figures import Dot, draw_history, draw_importance, draw_slices
 from system.files import write_csv, write_text
 from system.locks import in_turn
-from system.text import for_people, printable
+from system.text import format_duration, printable
 
 LOCK = ".lock.report"
 SHOWN = 10  # trials in the table
@@ -109,7 +109,7 @@ def describe_study(folder: Path, trials: Trials) -> str:
     table = [["trial", "dev UA %", "epoch", "time", *keys]]
     for one in shown:
         values = [_short(one.values.get(key)) for key in keys]
-        took = "" if one.seconds is None else for_people(one.seconds)
+        took = "" if one.seconds is None else format_duration(one.seconds)
         table.append([str(one.number), f"{100 * (one.dev_ua or 0):.1f}", str(one.best_epoch), took])
         table[-1] += values
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]

@@ -1,4 +1,4 @@
-"""A finished run's gates and reliance: frozen weights on the test clips, tables, pictures."""
+"""A finished run's gates and reliance: frozen weights on the test clips, tables, figures."""
 
 import re
 import shutil
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import summarize
-from gates import figures as pictures
+from gates import figures
 from gates.agreement import judge
 from gates.branch_ablation import (
     N_DRAWS,
@@ -38,7 +38,7 @@ from gates.values import (
 )
 from models.heads import GATED
 from storage.run_folder import Run, read_run
-from system.disk import failure, make_folder, sync_folder, whole_file
+from system.disk import atomic_write, failure, make_folder, sync_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
 from system.locks import alone
@@ -70,7 +70,7 @@ def analyze(
     Raises:
         InputError: Something cannot be asked of this run, or its corpus is not at hand; nothing
             was evaluated.
-        RunError: A file of the run is damaged, the weights no longer say what they said, or
+        RunError: A file of the run is corrupt, the weights no longer say what they said, or
             another process does the same.
     """
     run, others = read_run(folder), [read_run(other) for other in unimodal]
@@ -122,7 +122,7 @@ def _measure(
         n = sum(fold.n_batches(part) for part in parts)
         title = model_name(fold.one)
         with tqdm(total=n, desc=title, unit="batch", disable=not progress) as bar:
-            fold.note(frozen.run.folder, "gates" if gated else "reliance")
+            fold.record_evaluation(frozen.run.folder, "gates" if gated else "reliance")
             seen = fold.look("test", bar.update)
             intact = fold.fuse(seen)
             fold.check_intact(intact)
@@ -130,7 +130,7 @@ def _measure(
                 found.append(gates_of(fold, intact))
             if n_draws:
                 if gated:
-                    fold.note(frozen.run.folder, "reliance")
+                    fold.record_evaluation(frozen.run.folder, "reliance")
                 measured.append(intervene(fold, seen, intact, n_draws, bar.update))
     return found, measured
 
@@ -218,7 +218,7 @@ def _write(folder: Path, run: Run, results: GateResults, found: Sequence[Gates])
         write_text(folder / f"{name}.svg", svg_text(figure))
         figure.set_layout_engine("none")  # it is found
         pngs[name] = png_bytes(figure)
-        with whole_file(folder / f"{name}.png", len(pngs[name])) as temporary:
+        with atomic_write(folder / f"{name}.png", len(pngs[name])) as temporary:
             temporary.write_bytes(pngs[name])
     write_text(folder / "gates.md", gates_markdown(results))
     write_analysis(folder, *_for_tensorboard(results, found), pngs)
@@ -230,51 +230,51 @@ def _draw(run: Run, results: GateResults, found: Sequence[Gates]) -> dict[str, F
     if found and results.gates is not None:
         clips = joined(found)
         by_class = [clips.gate[clips.targets == k] for k in range(len(run.classes))]
-        drawn["class_histograms"] = pictures.class_histograms(by_class, run.classes)
+        drawn["class_histograms"] = figures.class_histograms(by_class, run.classes)
         columns = zip(
             *((d.name, d.mean, d.interval) for d in results.gates.deviations), strict=True
         )
         if results.gates.deviations:
-            drawn["class_deviations"] = pictures.class_deviations(*columns)
+            drawn["class_deviations"] = figures.class_deviations(*columns)
         if found[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(one, len(run.classes)) for one in found[: pictures.MAX_PANELS]]
-            drawn["unit_heat_maps"] = pictures.unit_heat_maps(units, run.classes, len(found))
+            units = [_units(one, len(run.classes)) for one in found[: figures.MAX_PANELS]]
+            drawn["unit_heat_maps"] = figures.unit_heat_maps(units, run.classes, len(found))
         confidence = np.concatenate([one.confidence for one in found])
-        drawn["gate_and_confidence"] = pictures.gate_and_confidence(
+        drawn["gate_and_confidence"] = figures.gate_and_confidence(
             clips.gate, confidence, clips.right
         )
         if lines := _epochs(run):
-            drawn["gate_over_epochs"] = pictures.gate_over_epochs(lines)
+            drawn["gate_over_epochs"] = figures.gate_over_epochs(lines)
     if results.reliance is not None:
-        drawn["falls"] = pictures.falls(_falls(results))
+        drawn["falls"] = figures.falls(_falls(results))
     return drawn
 
 
-def _units(one: Gates, n_classes: int) -> pictures.Units:
+def _units(one: Gates, n_classes: int) -> figures.Units:
     title = f"fold {one.fold} seed {one.seed}"
-    return pictures.Units(title, one.gate.mean(0), unit_means(one, n_classes))
+    return figures.Units(title, one.gate.mean(0), unit_means(one, n_classes))
 
 
-def _epochs(run: Run) -> list[pictures.Epochs]:
+def _epochs(run: Run) -> list[figures.Epochs]:
     """Return the gate along training, of the folds whose history has it."""
     lines = []
     for one in run.folds:
         rows = one.history()
         if all(column in rows[0] for column in GATE_COLUMNS):
             epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
-            lines.append(pictures.Epochs(epoch, mean, spread, one.metrics["best_epoch"]))
+            lines.append(figures.Epochs(epoch, mean, spread, one.metrics["best_epoch"]))
     return lines
 
 
-def _falls(results: GateResults) -> list[pictures.Fall]:
+def _falls(results: GateResults) -> list[figures.Fall]:
     if results.reliance is None:
         return []
     rows = [
-        pictures.Fall(_short_name(one.changed, one.how), one.changed, one.fall, one.fall_interval)
+        figures.Fall(_short_name(one.changed, one.how), one.changed, one.fall, one.fall_interval)
         for one in results.reliance.interventions
     ]
     return rows + [
-        pictures.Fall(
+        figures.Fall(
             f"{'CQT' if one.branch == 'cqt' else 'Mel'} trained alone",
             "alone",
             one.fall,

@@ -1,4 +1,4 @@
-"""Pictures of gates and of what branches are worth; gate axes say which way 1 points."""
+"""Figures of gates and of what branches are worth; gate axes say which way 1 points."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from evaluation.figures import (
 )
 
 LEAST_ZOOM = 0.02  # of the gate's axis, so that rounding is not magnified
-MAX_PANELS = 6  # models in one picture
+MAX_PANELS = 6  # models in one figure
 MAX_LINES = 30  # models whose epochs are drawn
 DASHED = (0, (4, 3))
 GATE_MAP = "PuOr"  # orange low, Mel; purple high, CQT

@@ -1,4 +1,4 @@
-"""A finished run, opened again: frozen weights, the pictures they saw, and what the head gets."""
+"""A finished run, opened again: frozen weights, the images they saw, and what the head gets."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,11 +19,11 @@ from data import Batch, EvalBatches, build_loader
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.feature_store import FeatureStore
-from storage.ledger import note
+from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError, nearest
-from system.files import damaged, read_json
+from system.files import corrupt_file, read_json
 from training.experiment import feature_settings, fill_store
 from training.fold import make_dataset
 from training.job import FoldJob
@@ -91,10 +91,10 @@ class FrozenFold:
         """Where the model is."""
         return self.model.cqt_mean.device
 
-    def note(self, run: Path, kind: str) -> None:
+    def record_evaluation(self, run: Path, kind: str) -> None:
         """Write a line into the ledger, before the test clips are looked at."""
         card, n = read_json(self.one.folder / "model.json"), len(self.job.split.test)
-        note(run, card, n, self.one.folder, kind, f"{kind} of the frozen weights")
+        record_test_evaluation(run, card, n, self.one.folder, kind, f"{kind} of the frozen weights")
 
     def n_batches(self, part: str) -> int:
         """Return how many batches a split has."""
@@ -151,7 +151,7 @@ class FrozenFold:
         return Fused(columns[0], gate, share)
 
     def check_intact(self, fused: Fused) -> None:
-        """Refuse weights and pictures that no longer say of the test clips what the run says.
+        """Refuse weights and images that no longer say of the test clips what the run says.
 
         Raises:
             RunError: A clip gets another class than in predictions.csv, but for rounding.
@@ -174,7 +174,7 @@ class FrozenFold:
 
 @dataclass(frozen=True)
 class FrozenRun:
-    """A finished run whose clips and pictures are at hand."""
+    """A finished run whose clips and images are at hand."""
 
     run: Run
     plan: Plan
@@ -184,7 +184,7 @@ class FrozenRun:
         """Yield the frozen folds and seeds, one at a time.
 
         Raises:
-            RunError: A file of a fold is damaged, or not of this run.
+            RunError: A file of a fold is corrupt, or not of this run.
         """
         device = chosen_device(flatten(self.plan.config.model_dump()))
         for one in self.run.folds:
@@ -192,27 +192,27 @@ class FrozenRun:
 
     def _open(self, one: FoldResult, device: str) -> FrozenFold:
         card = read_card(one.folder)
-        pictures = card.features.model_dump() == feature_settings(self.plan.config)
-        if tuple(card.classes) != one.classes or not pictures:
-            reason = "its classes or pictures are not those of the run"
-            raise damaged(one.folder / "model.json", reason, remove=one.folder)
+        images = card.features.model_dump() == feature_settings(self.plan.config)
+        if tuple(card.classes) != one.classes or not images:
+            reason = "its classes or images are not those of the run"
+            raise corrupt_file(one.folder / "model.json", reason, remove=one.folder)
         split = get_fold(self.plan.splits, one.fold)
         plan = self.plan
         job = FoldJob(plan.config, one.classes, split, one.seed, plan.hashes, plan.certificate, {})
         if job.names(split.test) != one.test.utterances.tolist():
             reason = "its test clips are not those of the split"
-            raise damaged(one.folder / "predictions.csv", reason, remove=one.folder)
+            raise corrupt_file(one.folder / "predictions.csv", reason, remove=one.folder)
         try:
             model = frozen_model(one.folder, card).to(device)
         except RunError:
             raise
         except (InputError, RuntimeError, TypeError) as error:
-            raise damaged(one.folder, f"no model can be made of it: {error}") from error
+            raise corrupt_file(one.folder, f"no model can be made of it: {error}") from error
         return FrozenFold(one, job, model, self.store)
 
 
 def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
-    """Find the clips and pictures of a run again; pictures that are missing are computed.
+    """Find the clips and images of a run again; images that are missing are computed.
 
     Args:
         run: From `read_run`.
@@ -220,7 +220,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
 
     Raises:
         InputError: Another key, the corpus is missing, or it is not what the run was made on.
-        RunError: A file of the run is damaged.
+        RunError: A file of the run is corrupt.
     """
     for override in overrides:
         if (key := override.split("=")[0].strip()) not in PLACES:

@@ -1,6 +1,6 @@
 """What `analyze_gates.py` leaves in a run folder: its format, and a reader that believes little.
 
-`<run>/gates/` is replaced whole, so that its tables and pictures are of one analysis.
+`<run>/gates/` is replaced whole, so that its tables and figures are of one analysis.
 """
 
 import json
@@ -16,8 +16,8 @@ from storage.run_folder import FoldResult, Run
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back
 from system.errors import RunError
-from system.files import damaged
-from system.text import brief
+from system.files import corrupt_file
+from system.text import short_repr
 
 FOLDER = "gates"
 FILE = "gates.json"
@@ -25,7 +25,7 @@ MAX_RESULTS = 20_000_000  # bytes; a row for each of 10 000 speakers has 200
 MAX_PICTURE = 5_000_000  # bytes; ours have up to 200 000
 MAX_SIDE = 4000  # pixels
 MAX_ROWS = 20_000  # speakers, or folds and seeds
-PICTURES = {  # name of the file: what it shows
+FIGURES = {  # name of the file: what it shows
     "class_histograms": "Mean gate of the test clips by class. Line: mean; dashed: balance.",
     "class_deviations": "Each class's gate against the speaker's own mean, 95 % interval over "
     "speakers.",
@@ -200,7 +200,7 @@ class Shown(NamedTuple):
     """An analysis that is of the run's weights."""
 
     results: GateResults
-    pictures: dict[str, bytes]  # PNG by name
+    figures: dict[str, bytes]  # PNG by name
 
 
 def model_name(one: FoldResult) -> str:
@@ -232,7 +232,7 @@ def read_results(run: Run) -> Shown | None:
             f"The analysis of gates in {folder} is of other weights or folds than the run has now "
             f"and is not shown: give python analyze_gates.py {run.folder} again"
         )
-    found = {name: _picture(folder / f"{name}.png") for name in PICTURES}
+    found = {name: _figure(folder / f"{name}.png") for name in FIGURES}
     return Shown(results, {name: data for name, data in found.items() if data is not None})
 
 
@@ -240,8 +240,8 @@ class Stale(RunError):
     """An analysis of weights that are no more."""
 
 
-def _picture(path: Path) -> bytes | None:
-    """Return a picture, if it is a PNG of a bounded size."""
+def _figure(path: Path) -> bytes | None:
+    """Return a figure, if it is a PNG of a bounded size."""
     if not path.exists():
         return None
     try:
@@ -258,11 +258,11 @@ def _picture(path: Path) -> bytes | None:
 
 def _again(path: Path, error: Exception) -> RunError:
     if keeps_back(error):  # it may be whole
-        return damaged(path, error)
+        return corrupt_file(path, error)
     reason = _first(error) if isinstance(error, ValidationError) else str(error)
     run = path.parent.parent
     return RunError(
-        f"{path} is damaged or of another version ({reason}): give python analyze_gates.py {run} "
+        f"{path} is corrupt or of another version ({reason}): give python analyze_gates.py {run} "
         "again, or remove it"
     )
 
@@ -270,4 +270,4 @@ def _again(path: Path, error: Exception) -> RunError:
 def _first(error: ValidationError) -> str:
     first = error.errors()[0]
     place = ".".join(map(str, first["loc"]))
-    return f"{brief(place)}: {first['msg']}" if place else first["msg"]
+    return f"{short_repr(place)}: {first['msg']}" if place else first["msg"]

@@ -85,7 +85,7 @@ def describe_gates(run: Run, found: Sequence[Gates]) -> dict[str, Any]:
         found: Of all its folds and seeds.
 
     Raises:
-        RunError: utterances.csv is damaged.
+        RunError: utterances.csv is corrupt.
     """
     clips = joined(found)
     places = _groupings(run, clips)

@@ -1,4 +1,4 @@
-"""A finished fold labels recordings of your own: its folder rebuilds model and pictures."""
+"""A finished fold labels recordings of your own: its folder rebuilds model and images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult
 from system.errors import InputError, RunError
-from system.files import damaged, load_tensors, tensor_shapes
+from system.files import corrupt_file, load_tensors, tensor_shapes
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
@@ -44,7 +44,7 @@ class FoldModel:
 
     Args:
         folder: `runs/<name>/folds/fold-<k>_seed-<s>`.
-        device: Where pictures and model are computed.
+        device: Where images and model are computed.
 
     Raises:
         InputError: It is not the folder of a finished fold.
@@ -65,7 +65,7 @@ class FoldModel:
         except RunError:
             raise
         except (InputError, RuntimeError, TypeError) as error:
-            raise damaged(folder, f"no model can be made of it: {error}") from error
+            raise corrupt_file(folder, f"no model can be made of it: {error}") from error
 
     @torch.inference_mode()
     def label(self, path: Path) -> Label:
@@ -74,7 +74,7 @@ class FoldModel:
             waveform = torch.from_numpy(read_audio(path, self.images.input_rate))
         except BadAudio as error:
             return Label(path, {}, None, str(error))
-        outputs = self._run_model([self._pictures(waveform)])
+        outputs = self._run_model([self._images(waveform)])
         probs = torch.cat([output.logits for output in outputs]).softmax(1).mean(0).tolist()
         gates = [output.gate for output in outputs if output.gate is not None]
         gate = float(torch.cat(gates).mean()) if gates else None
@@ -88,20 +88,20 @@ class FoldModel:
             waveforms: Clips at `images.input_rate`, of any lengths; but for rounding a clip's
                 probabilities do not depend on the others.
         """
-        pictures = [self._pictures(waveform) for waveform in waveforms]
-        outputs = self._run_model(pictures)
+        images = [self._images(waveform) for waveform in waveforms]
+        outputs = self._run_model(images)
         each = torch.cat([output.logits for output in outputs]).softmax(1)  # (crops, K)
-        sizes = [len(pair.cqt) for pair in pictures]
+        sizes = [len(pair.cqt) for pair in images]
         return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
 
-    def _pictures(self, waveform: Tensor) -> Images:
-        """Return the pictures of a clip's crops as the store keeps them: 2 x (n, C, H, W)."""
+    def _images(self, waveform: Tensor) -> Images:
+        """Return the images of a clip's crops as the store keeps them: 2 x (n, C, H, W)."""
         pair = self.images(self.images.cut(waveform.to(self.device)))
-        return Images(*(picture.half().float() for picture in pair))
+        return Images(*(image.half().float() for image in pair))
 
-    def _run_model(self, pictures: Sequence[Images]) -> list[FusionOutput]:
+    def _run_model(self, images: Sequence[Images]) -> list[FusionOutput]:
         """Return the outputs for all crops of some clips, a few at a time."""
-        views = (torch.cat(view).split(CROPS_AT_ONCE) for view in zip(*pictures, strict=True))
+        views = (torch.cat(view).split(CROPS_AT_ONCE) for view in zip(*images, strict=True))
         return [self.model(*some) for some in zip(*views, strict=True)]
 
 
@@ -111,15 +111,15 @@ def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
     The weights are read only after their shapes are those of the model that the card describes.
 
     Raises:
-        RunError: They are not, or a file is damaged.
+        RunError: They are not, or a file is corrupt.
     """
     file, settings = folder / "model.safetensors", card.of_model()
     if reason := misfit(settings, tensor_shapes(file)):
         reason = f"model.json and model.safetensors are not of one model: {reason}"
-        raise damaged(folder, reason)
+        raise corrupt_file(folder, reason)
     weights = load_tensors(file)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
-        raise damaged(file, f"NaN or infinite: {', '.join(broken[:3])}", remove=folder)
+        raise corrupt_file(file, f"NaN or infinite: {', '.join(broken[:3])}", remove=folder)
     return rebuild(settings, weights)
 
 
@@ -134,7 +134,7 @@ def weights_digest(folder: Path) -> str:
         with file.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        raise damaged(file, error, remove=folder) from error
+        raise corrupt_file(file, error, remove=folder) from error
 
 
 def chosen_device(config: Mapping[str, Any]) -> str:

@@ -52,12 +52,12 @@ def create_backbone(
     weights: str | None,
     key: str,
 ) -> nn.Module:
-    """Build a timm model that turns pictures into features.
+    """Build a timm model that turns images into features.
 
     Args:
         name: timm's name of the model.
         image_size: Pixels, height and width.
-        n_channels: Channels of the pictures; timm adapts the first layer of loaded weights.
+        n_channels: Channels of the images; timm adapts the first layer of loaded weights.
         pretrained: Load timm's weights, from its cache or the hub.
         weights: A local file to load instead: .safetensors, or .pth that holds tensors only.
         key: `cqt` or `mel`, for messages.
@@ -81,7 +81,7 @@ def create_backbone(
         raise RunError(_no_weights(name, key, str(error))) from error
 
 
-def tokens(model: nn.Module, pictures: Tensor) -> Tensor:
+def tokens(model: nn.Module, images: Tensor) -> Tensor:
     """Return what a backbone sees at each place, before pooling: (B, C, H, W) -> (B, N, D).
 
     D is the model's `num_features`; class tokens are left out.
@@ -89,7 +89,7 @@ def tokens(model: nn.Module, pictures: Tensor) -> Tensor:
     Raises:
         ValueError: The model has no such tokens, see `check_tokens`.
     """
-    found = model.forward_features(pictures)  # type: ignore[operator]
+    found = model.forward_features(images)  # type: ignore[operator]
     width = model.num_features
     shape = tuple(getattr(found, "shape", ()))
     if len(shape) == 4 and shape[1] == width:  # (B, D, H, W): MaxViT and other convolutions

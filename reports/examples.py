@@ -1,4 +1,4 @@
-"""The clips that runs were most confidently wrong about: verdicts, sound and pictures."""
+"""The clips that runs were most confidently wrong about: verdicts, sound and images."""
 
 import base64
 import io
@@ -36,16 +36,16 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip, the verdicts of all runs, its sound and its pictures as data URIs."""
+    """One clip, the verdicts of all runs, its sound and its images as data URIs."""
 
     utterance: str
     target: str
     about: Mapping[str, str]
     verdicts: Sequence[Verdict]
     sound: str | None
-    pictures: Mapping[str, str]  # view -> PNG
+    images: Mapping[str, str]  # view -> PNG
     floor: float  # dB of the darkest colour
-    problem: str | None = None  # why there is no sound and no picture
+    problem: str | None = None  # why there is no sound and no image
 
 
 def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> list[Example]:
@@ -102,7 +102,7 @@ def _example(
     utterance: str,
     target: str,
     verdicts: Sequence[Verdict],
-    images: SpectrogramImages,
+    front_end: SpectrogramImages,
     audio: bool,
 ) -> Example:
     facts: dict[str, Any] = {
@@ -110,25 +110,25 @@ def _example(
         "target": target,
         "about": run.about.get(utterance, {}),
         "verdicts": verdicts,
-        "floor": -images.top_db,
+        "floor": -front_end.top_db,
     }
     path = run.audio_file(utterance)
     try:
-        pictures = _pictures(path, images)
+        images = _images(path, front_end)
         sound = _sound(path) if audio else None
     except BadAudio as error:
-        return Example(**facts, sound=None, pictures={}, problem=f"{path.name} {error}")
-    return Example(**facts, sound=sound, pictures=pictures)
+        return Example(**facts, sound=None, images={}, problem=f"{path.name} {error}")
+    return Example(**facts, sound=sound, images=images)
 
 
 @torch.inference_mode()
-def _pictures(path: Path, images: SpectrogramImages) -> dict[str, str]:
-    """Return both pictures, of the first crop where a clip has several."""
-    waveform = torch.from_numpy(read_audio(path, images.input_rate))
-    pair = images(images.cut(waveform)[:1])
+def _images(path: Path, front_end: SpectrogramImages) -> dict[str, str]:
+    """Return both images, of the first crop where a clip has several."""
+    waveform = torch.from_numpy(read_audio(path, front_end.input_rate))
+    pair = front_end(front_end.cut(waveform)[:1])
     return {
-        name: data_uri("image/png", spectrogram_png(picture[0, 0].numpy(), -images.top_db))
-        for name, picture in zip(("CQT", "Mel"), pair, strict=True)
+        name: data_uri("image/png", spectrogram_png(image[0, 0].numpy(), -front_end.top_db))
+        for name, image in zip(("CQT", "Mel"), pair, strict=True)
     }
 
 

@@ -34,7 +34,7 @@ def gather(
 
     Raises:
         InputError: The runs were not tested alike, or the corpus is not at hand for `robustness`.
-        RunError: A file of a run is damaged.
+        RunError: A file of a run is corrupt.
     """
     runs = [read_run(folder) for folder in folders]
     comparison = compare(runs, reference)  # refuses before anything is measured

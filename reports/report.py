@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from corpora.splits import STAMP
 from evaluation import figures
 from evaluation.tables import METRICS, NAMES, notes, p_value, percent
-from gates.results import PICTURES, GateResults, Stale, digests, read_results
+from gates.results import FIGURES, GateResults, Stale, digests, read_results
 from gates.tables import (
     ATTENTION,
     NO_EXPLANATION,
@@ -55,7 +55,7 @@ def write_report(
             may be passed on only as the corpus may.
 
     Raises:
-        RunError: A file of a run is damaged, or the page cannot be written.
+        RunError: A file of a run is corrupt, or the page cannot be written.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
@@ -96,7 +96,7 @@ def write_report(
         stamp=STAMP,
         audio=audio,
         n_worst=PER_RUN,
-        other_pictures=any(key.startswith("features.") for key in comparison["config_differences"]),
+        other_images=any(key.startswith("features.") for key in comparison["config_differences"]),
     )
     write_text(path, page)
 
@@ -148,7 +148,7 @@ def _command(words: Sequence[str]) -> str:
 
 
 def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the frequencies in Hz at the bottom and the top of both pictures."""
+    """Return the frequencies in Hz at the bottom and the top of both images."""
     octaves = (config["features.cqt.n_bins"] - 1) / config["features.cqt.bins_per_octave"]
     lowest = config["features.cqt.fmin"]
     highest = config["features.mel.fmax"] or config["features.sample_rate"] / 2
@@ -193,7 +193,7 @@ def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
 
 
 def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the gate pictures of the runs that have gates, over all folds and seeds."""
+    """Return the gate images of the runs that have gates, over all folds and seeds."""
     found = []
     for place, run in enumerate(runs):
         tables = [one.test for one in run.folds]
@@ -224,8 +224,8 @@ def _analyses(runs: Sequence[Run]) -> list[dict[str, Any]]:
             continue
         if shown is not None:
             plots = [
-                {"uri": data_uri("image/png", data), "words": PICTURES[name], "name": name}
-                for name, data in shown.pictures.items()
+                {"uri": data_uri("image/png", data), "words": FIGURES[name], "name": name}
+                for name, data in shown.figures.items()
             ]
             found = {"found": shown.results, "retrained": _retrained(shown.results, runs)}
             analyses.append({"run": place, "stale": None, **found, "plots": plots})

@@ -21,7 +21,7 @@ from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from reports.publish import gather, publish
-from system.cli import guarded
+from system.cli import run_cli
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
@@ -52,8 +52,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         out = Path(recipes[0].config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
         _finish(recipes, run_jobs(jobs, slots), out, reference=0 if arguments.study else None)
 
-    with stop.listening():
-        return guarded(work, ["scripts/ablation.sh", *argv], stop)
+    with stop.install_handlers():
+        return run_cli(work, ["scripts/ablation.sh", *argv], stop)
 
 
 def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from config.loading import load_config
 from experiments.lr_range import run_range_test
-from system.cli import guarded
+from system.cli import run_cli
 from system.text import printable
 
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         words = run_range_test(config, asked.lowest, asked.highest, asked.steps, asked.repeats)
         print(printable(words))
 
-    return guarded(work)
+    return run_cli(work)
 
 
 if __name__ == "__main__":

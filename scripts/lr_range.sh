@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Say with a picture whether a config's learning rate is usable for its model and optimizers.
+# Say with a figure whether a config's learning rate is usable for its model and optimizers.
 #   scripts/lr_range.sh configs/demo_gmu.yaml optim.lr=0.02
 #   scripts/lr_range.sh configs/ravdess_small_gmu.yaml corpus.root=/path/to/ravdess --steps 300
 # Paths start from the repository. experiments/lr_range.py says what usable means.

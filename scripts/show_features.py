@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from audio.reading import BadAudio, read_audio
-from system.disk import make_folder, whole_file
+from system.disk import atomic_write, make_folder
 from system.errors import RunError
 
 SAMPLE_RATE = 44_100  # Hz
@@ -34,7 +34,7 @@ def in_db(power: NDArray) -> NDArray:
 
 
 def draw(path: Path) -> Figure:
-    """Draw two rows (CQT, Mel) of three pictures (ours, librosa, difference)."""
+    """Draw two rows (CQT, Mel) of three images (ours, librosa, difference)."""
     samples = read_audio(path, SAMPLE_RATE)
     waveform = torch.from_numpy(samples)[None]
     cqt, mel = CQT(SAMPLE_RATE), MelSTFT(SAMPLE_RATE)
@@ -57,9 +57,9 @@ def draw(path: Path) -> Figure:
             (b, f"{name}, librosa", "magma", -TOP_DB, 0),
             (a - b, f"ours - librosa, at most {worst:.2g} dB", "RdBu_r", -3, 3),
         )
-        for axis, (picture, title, colours, low, high) in zip(axes, panels, strict=True):
-            edges = np.linspace(0, seconds, picture.shape[1])
-            image = axis.pcolormesh(edges, hertz, picture, cmap=colours, vmin=low, vmax=high)
+        for axis, (image, title, colours, low, high) in zip(axes, panels, strict=True):
+            edges = np.linspace(0, seconds, image.shape[1])
+            image = axis.pcolormesh(edges, hertz, image, cmap=colours, vmin=low, vmax=high)
             axis.set_yscale("log" if name == "CQT" else "symlog", **_linear_below(name))
             axis.set(title=title, ylabel="Hz", xlabel="seconds")
             axis.set_ylim(hertz[0], hertz[-1])
@@ -80,10 +80,10 @@ def _ticks(lowest: float, highest: float) -> tuple[list[int], list[str]]:
 
 
 def main() -> int:
-    """Write one picture for each recording."""
+    """Write one image for each recording."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("recordings", nargs="+", type=Path, metavar="FILE")
-    parser.add_argument("--out", type=Path, default=Path(), help="folder of the pictures")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder of the images")
     arguments = parser.parse_args()
     try:
         make_folder(arguments.out)
@@ -98,7 +98,7 @@ def _write_all(recordings: Sequence[Path], out: Path) -> int:
     for path in recordings:
         try:
             target = out / f"{path.stem}_features.png"
-            with whole_file(target) as temporary:
+            with atomic_write(target) as temporary:
                 draw(path).savefig(temporary, dpi=100)
             print(target)
         except BadAudio as error:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from system.disk import keeps_back
 from system.errors import RunError
-from system.files import damaged, load_state, load_tensors, save_state, save_tensors
+from system.files import corrupt_file, load_state, load_tensors, save_state, save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -68,14 +68,14 @@ class Checkpoints:
     def load(self, is_main: bool = True, between_epochs: bool = False) -> dict[str, Any] | None:
         """Return the newest state that is whole; None where there is none at all.
 
-        A damaged one is removed once an older one was found to be whole.
+        A corrupt one is removed once an older one was found to be whole.
 
         Args:
             is_main: Whether this process is the one that removes.
             between_epochs: Look only at states at the end of an epoch or before the first.
 
         Raises:
-            RunError: There are states, and all are damaged.
+            RunError: There are states, and all are corrupt.
         """
         broken: list[Path] = []
         reason: object = None
@@ -95,7 +95,7 @@ class Checkpoints:
                 _remove(broken, file.name)
             return state
         if broken:
-            raise damaged(broken[0], reason, remove=self.folder.parent)
+            raise corrupt_file(broken[0], reason, remove=self.folder.parent)
         return None
 
     def forget_after(self, place: Place) -> None:
@@ -119,5 +119,5 @@ class Checkpoints:
 
 def _remove(broken: list[Path], used: str) -> None:
     for file in broken:
-        log.warning("%s is damaged and was removed; going on from %s", file, used)
+        log.warning("%s is corrupt and was removed; going on from %s", file, used)
         file.unlink(missing_ok=True)

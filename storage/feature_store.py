@@ -1,7 +1,7 @@
-"""The feature store: each clip's two pictures, computed once, memory-mapped, shared by all runs.
+"""The feature store: each clip's two images, computed once, memory-mapped, shared by all runs.
 
-A store is a folder named after everything that shapes a picture: front-end version and settings.
-In it `cqt.f16` and `mel.f16` hold one record a clip, or one a crop where pictures have a fixed
+A store is a folder named after everything that shapes a image: front-end version and settings.
+In it `cqt.f16` and `mel.f16` hold one record a clip, or one a crop where images have a fixed
 length, and `index.json` says which audio (by the hash of its bytes) lies in which rows. Records are
 written before the index that names them is renamed into place, so a build that is interrupted
 continues from the last index.
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from audio.reading import BadAudio, in_parallel, read_audio
 from features import FRONT_END_VERSION, SpectrogramImages
 from system.disk import failure, make_folder, write_all
-from system.files import damaged, read_json, write_json
+from system.files import corrupt_file, read_json, write_json
 from system.locks import in_turn
 
 VIEWS = ("cqt", "mel")
@@ -33,7 +33,7 @@ COMMIT_BYTES = 64e6  # of their files: long clips have many crops, and all are h
 
 
 class FeatureStore:
-    """Pictures by audio hash.
+    """Images by audio hash.
 
     Args:
         root: Folder of all stores.
@@ -56,7 +56,7 @@ class FeatureStore:
         self._read_index()
 
     def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
-        """Compute the pictures that are missing; a second builder waits for the first.
+        """Compute the images that are missing; a second builder waits for the first.
 
         Args:
             paths: {audio hash: file}.
@@ -87,7 +87,7 @@ class FeatureStore:
             return bad
 
     def view(self, name: str) -> NDArray[np.float16]:
-        """Return the memory-mapped pictures of `cqt` or `mel`: (rows, C, H, W).
+        """Return the memory-mapped images of `cqt` or `mel`: (rows, C, H, W).
 
         Raises:
             RunError: They were removed or cut short; what is mapped stays.
@@ -96,7 +96,7 @@ class FeatureStore:
         try:
             return np.memmap(self._data_file(name), np.float16, "r", shape=shape)
         except (OSError, ValueError) as error:  # ValueError: it is shorter than its rows
-            raise damaged(self._data_file(name), error, self.folder) from error
+            raise corrupt_file(self._data_file(name), error, self.folder) from error
 
     def statistics(self, rows: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return mean and std of each view over some rows: 2 x ((C,), (C,)), dB."""
@@ -112,7 +112,7 @@ class FeatureStore:
             waveform = torch.from_numpy(read_audio(path, self._images.input_rate, key))
             with torch.inference_mode():
                 pair = self._images(self._images.cut(waveform))
-            return [pictures.to(torch.float16).numpy() for pictures in pair]  # 2 x (n, C, H, W)
+            return [images.to(torch.float16).numpy() for images in pair]  # 2 x (n, C, H, W)
 
         for (key, path), result in in_parallel(compute, chunk, workers):
             bar.update()
@@ -129,16 +129,16 @@ class FeatureStore:
         try:
             for v, name in enumerate(VIEWS):
                 file = self._data_file(name)
-                self._write_records(file, start, [pictures[v] for _, pictures in computed])
+                self._write_records(file, start, [images[v] for _, images in computed])
         except OSError as error:
             for name in VIEWS:
                 _cut_back(self._data_file(name), start)
-            needs = sum(view.nbytes for _, pictures in computed for view in pictures)
+            needs = sum(view.nbytes for _, images in computed for view in images)
             what = f"cannot write {file} of the feature store"
             raise failure(what, self.folder, error, needs, "What was finished is kept") from error
         rows = dict(self.rows)
-        for key, pictures in computed:
-            rows[key] = range(first, first + len(pictures[0]))
+        for key, images in computed:
+            rows[key] = range(first, first + len(images[0]))
             first = rows[key].stop
         self._write_index(rows)
 
@@ -146,7 +146,7 @@ class FeatureStore:
         """Write records from a byte on and sync them: the index must never be ahead of them."""
         with file.open("r+b", buffering=0) as there:
             if there.seek(0, os.SEEK_END) < start:  # rows that others read would become zeros
-                raise damaged(file, "rows of it went meanwhile", self.folder)
+                raise corrupt_file(file, "rows of it went meanwhile", self.folder)
             there.seek(start)
             write_all(there, b"".join(record.tobytes() for record in records))
             there.truncate()
@@ -170,14 +170,14 @@ class FeatureStore:
         try:
             places = {key: _rows(*place) for key, place in read_json(index).items()}
         except (AttributeError, TypeError, ValueError) as error:
-            raise damaged(index, f"rows are not as written: {error}", self.folder) from error
+            raise corrupt_file(index, f"rows are not as written: {error}", self.folder) from error
         self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
 
     def _check_settings(self) -> None:
-        """Refuse a folder that was put here by hand: its pictures are others."""
+        """Refuse a folder that was put here by hand: its images are others."""
         file = self.folder / "settings.json"
         if file.exists() and read_json(file) != json.loads(json.dumps(self._described)):
-            raise damaged(file, "its pictures were made with other settings", self.folder)
+            raise corrupt_file(file, "its images were made with other settings", self.folder)
 
     @property
     def _record_bytes(self) -> int:
@@ -224,7 +224,7 @@ def _cut_back(file: Path, size: int) -> None:
 
 
 def _commits(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    """Cut what is missing into what is pictured between two writes of the index."""
+    """Cut what is missing into what is computed between two writes of the index."""
     chunk: list[tuple[str, Path]] = []
     total = 0
     for key, path in missing:
@@ -251,14 +251,14 @@ def _torch_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean_and_std(pictures: NDArray, rows: NDArray) -> tuple[Tensor, Tensor]:
+def _mean_and_std(images: NDArray, rows: NDArray) -> tuple[Tensor, Tensor]:
     """Add up in float64, a few records at a time: the store may be larger than memory."""
-    total = squares = np.zeros(pictures.shape[1])  # (C,)
+    total = squares = np.zeros(images.shape[1])  # (C,)
     for some in _chunks(rows.tolist()):
-        block = pictures[some].astype(np.float64)  # (b, C, H, W)
+        block = images[some].astype(np.float64)  # (b, C, H, W)
         total = total + block.sum((0, 2, 3))
         squares = squares + np.square(block).sum((0, 2, 3))
-    n = len(rows) * pictures.shape[2] * pictures.shape[3]
+    n = len(rows) * images.shape[2] * images.shape[3]
     mean = total / n
     std = np.sqrt(np.maximum(squares / n - mean**2, 1e-6))  # a corpus of silence has no spread
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

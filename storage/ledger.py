@@ -17,7 +17,9 @@ KEYS = "when run protocol certificate fold seed clips n weights kind why".split(
 UNREADABLE = "unreadable"
 
 
-def note(run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str) -> None:
+def record_test_evaluation(
+    run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str
+) -> None:
     """Write down an evaluation on test data, before it is made.
 
     Args:
@@ -64,7 +66,7 @@ def _parse(line: str) -> dict[str, Any]:
     return dict.fromkeys(KEYS, UNREADABLE)
 
 
-def looks(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+def test_evaluations(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
     """Return how often each fold's test clips were read: {"fold 1 seed 0": {"test": 1}}.
 
     Args:
@@ -82,7 +84,7 @@ def looks(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]
     return {name: dict(counts[name]) for name in sorted(counts)}
 
 
-def second_looks(counted: Mapping[str, Mapping[str, int]]) -> list[str]:
+def repeated_evaluations(counted: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Return in words whose test data were read more than once, for summaries and tables."""
     return [
         f"{name}: " + ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items()))

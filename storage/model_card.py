@@ -1,4 +1,4 @@
-"""model.json: what rebuilds a fold's model and pictures, believed only as far as it can be true."""
+"""model.json: what rebuilds a fold's model and images, believed only as far as it can be true."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -7,8 +7,8 @@ from pydantic import Field, ValidationError
 
 from config.schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
 from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
-from system.files import damaged, read_json
-from system.text import brief, cut
+from system.files import corrupt_file, read_json
+from system.text import short_repr, truncate
 
 FILE = "model.json"
 FINDINGS_SHOWN = 5
@@ -66,20 +66,20 @@ def read_card(folder: Path) -> ModelCard:
     try:
         card = ModelCard.model_validate(value)
     except ValidationError as error:
-        raise damaged(file, _explain(error), remove=folder) from error
+        raise corrupt_file(file, _explain(error), remove=folder) from error
     n_classes, n_channels = card.model.n_classes, 3 if card.features.channels == "delta" else 1
     problems = {
         f"{len(card.classes)} classes, and a model of {n_classes}": len(card.classes) != n_classes,
         "a class is named twice": len(set(card.classes)) < len(card.classes),
-        "pictures and model differ in image_size": (
+        "images and model differ in image_size": (
             card.features.image_size != card.model.image_size
         ),
-        "pictures and model differ in channels": n_channels != card.model.n_channels,
+        "images and model differ in channels": n_channels != card.model.n_channels,
         **_without_effect(card.model),
     }
     for problem, is_so in problems.items():
         if is_so:
-            raise damaged(file, problem, remove=folder)
+            raise corrupt_file(file, problem, remove=folder)
     return card
 
 
@@ -98,7 +98,7 @@ def _without_effect(model: CardModel) -> dict[str, bool]:
 def _explain(error: ValidationError) -> str:
     findings = error.errors()
     words = [
-        f"{cut('.'.join(map(str, one['loc'])))}: {one['msg']}, got {brief(one['input'])}"
+        f"{truncate('.'.join(map(str, one['loc'])))}: {one['msg']}, got {short_repr(one['input'])}"
         for one in findings[:FINDINGS_SHOWN]
     ]
     return "; ".join([*words, *["and more"] * (len(findings) > FINDINGS_SHOWN)])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from config.loading import flatten, load_config
 from system.bounded import MAX_TABLE, read_text
 from system.errors import InputError
-from system.files import damaged, read_json
+from system.files import corrupt_file, read_json
 
 METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
@@ -76,7 +76,7 @@ class FoldResult:
         try:
             return [{key: float(row[key]) for key in row} for row in rows]
         except ValueError as error:
-            raise damaged(self.folder / "history.csv", error, remove=self.folder) from error
+            raise corrupt_file(self.folder / "history.csv", error, remove=self.folder) from error
 
     def environment(self) -> dict[str, Any]:
         """Return what this fold was made with."""
@@ -87,14 +87,14 @@ class FoldResult:
         numbers = isinstance(found.get("seconds", 0), int | float)
         if not (words and numbers and isinstance(packages, dict)):
             reason = "command, packages or seconds are not as written"
-            raise damaged(file, reason, remove=self.folder)
+            raise corrupt_file(file, reason, remove=self.folder)
         return found
 
     def _read(self, part: str) -> Table:
         rows = [row for row in _rows(self.folder, "predictions.csv") if row["split"] == part]
         place = {name: i for i, name in enumerate(self.classes)}
         if len(rows) != self.metrics[METRICS_OF[part]]["n"]:
-            raise damaged(
+            raise corrupt_file(
                 self.folder / "predictions.csv",
                 f"{len(rows)} {part} rows, metrics.json has {self.metrics[METRICS_OF[part]]['n']}",
                 remove=self.folder,
@@ -110,7 +110,9 @@ class FoldResult:
                 None if "" in gate else np.array([float(value) for value in gate]),
             )
         except (KeyError, ValueError) as error:
-            raise damaged(self.folder / "predictions.csv", error, remove=self.folder) from error
+            raise corrupt_file(
+                self.folder / "predictions.csv", error, remove=self.folder
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ def read_run(folder: Path) -> Run:
 
     Raises:
         InputError: It is not the folder of a run, or no fold of it is finished.
-        RunError: A file in it is damaged.
+        RunError: A file in it is corrupt.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
@@ -181,7 +183,7 @@ def read_run(folder: Path) -> Run:
     try:
         dict.fromkeys((one["fold"], one["test"]["recordings"]) for one in certificate["folds"])
     except (LookupError, TypeError) as error:
-        raise damaged(folder / "split_certificate.json", f"folds: {error}") from error
+        raise corrupt_file(folder / "split_certificate.json", f"folds: {error}") from error
     for one in finished:
         _check_belongs(one, certificate)
     common = of_common_folds(finished)
@@ -209,7 +211,7 @@ def _check_belongs(one: FoldResult, certificate: Mapping[str, Any]) -> None:
     for key, value in (("protocol", certificate["protocol"]), ("certificate", certificate["id"])):
         if one.metrics[key] != value:
             reason = f"its {key} is {one.metrics[key]}, that of the run {value}"
-            raise damaged(one.folder / "metrics.json", reason, remove=one.folder)
+            raise corrupt_file(one.folder / "metrics.json", reason, remove=one.folder)
 
 
 def _read_fold(metrics_file: Path) -> FoldResult:
@@ -221,7 +223,7 @@ def _read_fold(metrics_file: Path) -> FoldResult:
     counted = all(isinstance(part, dict) and isinstance(part.get("n"), int) for part in parts)
     if not (numbers and named and counted):
         reason = "fold, seed, classes or counts are not as written"
-        raise damaged(metrics_file, reason, remove=metrics_file.parent)
+        raise corrupt_file(metrics_file, reason, remove=metrics_file.parent)
     classes = tuple(metrics["classes"])
     return FoldResult(metrics_file.parent, metrics["fold"], metrics["seed"], classes, metrics)
 
@@ -248,7 +250,7 @@ def _rows(folder: Path, name: str) -> list[dict[str, str]]:
         if missing := [column for column in COLUMNS[name] if column not in rows[0]]:
             raise ValueError(f"no {', '.join(missing)} in it")
     except (OSError, ValueError, csv.Error) as error:
-        raise damaged(path, error, remove=folder) from error
+        raise corrupt_file(path, error, remove=folder) from error
     return rows
 
 

@@ -21,7 +21,7 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def guarded(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
+def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
     """Do the work, return the exit status; mistakes and failures are told without a traceback.
 
     Args:

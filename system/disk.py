@@ -20,7 +20,7 @@ from typing import BinaryIO
 from safetensors import SafetensorError
 
 from system.errors import RunError
-from system.text import in_units
+from system.text import format_bytes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -31,7 +31,7 @@ AGAIN = "then give the same command again"
 
 
 @contextmanager
-def whole_file(path: Path, needs: int | None = None) -> Iterator[Path]:
+def atomic_write(path: Path, needs: int | None = None) -> Iterator[Path]:
     """Give a temporary place to write to; on success it is synced and takes the name `path`.
 
     Args:
@@ -251,14 +251,14 @@ def _number(error: Exception) -> int | None:
 
 def _room(folder: Path, needs: int | None) -> str:
     """Say what was needed and what is free, for this user, now that nothing half is left."""
-    needed = "" if needs is None else f"needs {in_units(needs)}, "
+    needed = "" if needs is None else f"needs {format_bytes(needs)}, "
     try:
         disk = os.statvfs(_nearest(folder))
     except OSError:
         return f"{needed}what is free there cannot be told"
     few = disk.f_files and disk.f_favail < FEW_FILES
     files = f", for at most {disk.f_favail} new file{'s' * (disk.f_favail != 1)}" if few else ""
-    return f"{needed}{in_units(disk.f_bavail * disk.f_frsize)} is free on that disk{files}"
+    return f"{needed}{format_bytes(disk.f_bavail * disk.f_frsize)} is free on that disk{files}"
 
 
 def _nearest(folder: Path) -> Path:

@@ -14,14 +14,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from system.bounded import MAX_JSON, read_text
-from system.disk import append, keeps_back, whole_file
+from system.disk import append, atomic_write, keeps_back
 from system.errors import RunError
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole."""
     data = text.encode()
-    with whole_file(path, len(data)) as temporary:
+    with atomic_write(path, len(data)) as temporary:
         temporary.write_bytes(data)
 
 
@@ -45,14 +45,14 @@ def read_json(path: Path, *keys: str, remove: Path | None = None, most: int = MA
     try:
         value = json.loads(read_text(path, most))
     except (OSError, ValueError, RecursionError) as error:
-        raise damaged(path, error, remove) from error
+        raise corrupt_file(path, error, remove) from error
     missing = [key for key in keys if not isinstance(value, dict) or key not in value]
     if missing:
-        raise damaged(path, f"no {', '.join(missing)} in it", remove)
+        raise corrupt_file(path, f"no {', '.join(missing)} in it", remove)
     return value
 
 
-def damaged(path: Path, reason: object, remove: Path | None = None) -> RunError:
+def corrupt_file(path: Path, reason: object, remove: Path | None = None) -> RunError:
     """Return the error for a file of ours that is not as we write it, with the way on.
 
     Args:
@@ -66,7 +66,7 @@ def damaged(path: Path, reason: object, remove: Path | None = None) -> RunError:
             "command again"
         )
     return RunError(
-        f"{path} is missing, damaged or of another version ({reason}): "
+        f"{path} is missing, corrupt or of another version ({reason}): "
         f"remove {remove or path} and run the same training command again"
     )
 
@@ -94,15 +94,15 @@ def copy_file(source: Path, path: Path) -> None:
     try:
         size = source.stat().st_size
     except OSError as error:
-        raise damaged(source, error, remove=path.parent) from error
-    with whole_file(path, size) as temporary:
+        raise corrupt_file(source, error, remove=path.parent) from error
+    with atomic_write(path, size) as temporary:
         shutil.copyfile(source, temporary)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors as safetensors, whole. Views and shared storage are copied."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with whole_file(path, _n_bytes(copies)) as temporary:
+    with atomic_write(path, _n_bytes(copies)) as temporary:
         save_file(copies, temporary, metadata=_about(copies))
 
 
@@ -115,7 +115,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return _load(path)[0]
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise damaged(path, error, remove=path.parent) from error
+        raise corrupt_file(path, error, remove=path.parent) from error
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -129,7 +129,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
             names = file.keys()  # not a dict
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
-        raise damaged(path, error, remove=path.parent) from error
+        raise corrupt_file(path, error, remove=path.parent) from error
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
@@ -141,7 +141,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, torch.Tensor] = {}
     tree = _take_out_tensors(state, tensors)
     about = _about(tensors, state=tree)
-    with whole_file(path, _n_bytes(tensors) + len(about["about"])) as temporary:
+    with atomic_write(path, _n_bytes(tensors) + len(about["about"])) as temporary:
         save_file(tensors, temporary, metadata=about)
 
 
@@ -155,7 +155,7 @@ def load_state(path: Path) -> dict[str, Any]:
         tensors, about = _load(path)
         return _put_back_tensors(about["state"], tensors)
     except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged(path, error) from error
+        raise corrupt_file(path, error) from error
 
 
 def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:

@@ -45,7 +45,7 @@ class Stop:
             raise KeyboardInterrupt
 
     @contextmanager
-    def listening(self) -> Iterator["Stop"]:
+    def install_handlers(self) -> Iterator["Stop"]:
         """Heed SIGINT (Ctrl-C), SIGTERM and SIGHUP; those that are ignored stay ignored."""
         heeded = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
         before = {one: signal.signal(one, self._note) for one in heeded}

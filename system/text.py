@@ -42,24 +42,24 @@ def _is_one_of(character: str, categories: Sequence[str]) -> bool:
     return unicodedata.category(character) in categories or character in NO_CHARACTERS
 
 
-def cut(text: str, most: int = SHOWN) -> str:
+def truncate(text: str, most: int = SHOWN) -> str:
     """Return a text, cut where it is longer than some characters.
 
-    >>> cut("temperature", 4)
+    >>> truncate("temperature", 4)
     'temp...'
     """
     return text if len(text) <= most else f"{text[:most]}..."
 
 
-def brief(value: object) -> str:
+def short_repr(value: object) -> str:
     """Return a value as Python writes it, cut where it is long."""
-    return cut(repr(value))
+    return truncate(repr(value))
 
 
-def in_units(n: int) -> str:
+def format_bytes(n: int) -> str:
     """Return a number of bytes in a unit that fits.
 
-    >>> in_units(0), in_units(999), in_units(12_345_678), in_units(73_000_000_000)
+    >>> format_bytes(0), format_bytes(999), format_bytes(12_345_678), format_bytes(73_000_000_000)
     ('0 B', '999 B', '12.3 MB', '73.0 GB')
     """
     if n < 1000:
@@ -71,10 +71,10 @@ def in_units(n: int) -> str:
     return f"{size:.1f} {unit}"
 
 
-def for_people(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a time in a unit that fits.
 
-    >>> for_people(41.3), for_people(250), for_people(5400)
+    >>> format_duration(41.3), format_duration(250), format_duration(5400)
     ('41 s', '4 min', '1.5 h')
     """
     if seconds < 100:

@@ -20,7 +20,7 @@ from hypothesis import settings
 
 from config.loading import load_config
 from config.schema import Config
-from storage.ledger import note
+from storage.ledger import record_test_evaluation
 from storage.provenance import git_commit
 from system.files import write_csv, write_json
 from tests.support.promises import PROMISES
@@ -98,7 +98,7 @@ def write_run(folder: Path, fusion: str = "concat", **certificate: object) -> Pa
 
 
 def write_card(fold: Path, classes: Sequence[str], features: Mapping[str, object]) -> None:
-    """Write the model.json of a fold for pictures of some settings; the model is the tiny one."""
+    """Write the model.json of a fold for images of some settings; the model is the tiny one."""
     model = {key: RECIPE["model"][key] for key in ("fusion", "cqt_backbone", "mel_backbone")}
     model |= {"n_classes": len(classes), "n_channels": 1, "image_size": features["image_size"]}
     card = {"model": model, "classes": list(classes), "features": features, "protocol": "p"}
@@ -121,7 +121,7 @@ def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts:
     write_csv(folder / "predictions.csv", header, rows)
     card = {"protocol": "p", "certificate": "x", "fold": fold, "seed": seed}
     card |= {"test_clips": f"clips {fold}"}
-    note(run, card, len(clips), folder, "test", "because")
+    record_test_evaluation(run, card, len(clips), folder, "test", "because")
     return folder
 
 

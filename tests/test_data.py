@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader, Dataset
 
 import data as data_module
 from audio.augment import augment_images
-from audio.reading import listen, read_audio
+from audio.reading import inspect_audio, read_audio
 from data import (
     Batch,
     EvalBatches,
+    ImageAugment,
     ImageDataset,
-    PictureAugment,
-    PictureLoader,
+    ImageLoader,
     TrainBatches,
     WaveformDataset,
     build_loader,
@@ -40,7 +40,7 @@ SETTINGS = {
     "cqt": {"fmin": 200.0, "n_bins": 40},
     "mel": {"n_fft": 512, "n_mels": 32},
 }
-AUGMENT = PictureAugment(freq_mask=0.5, time_mask=0.5, time_shift=0.5)
+AUGMENT = ImageAugment(freq_mask=0.5, time_mask=0.5, time_shift=0.5)
 sizes = st.integers(2, 200)
 batch_sizes = st.integers(2, 20)
 seeds = st.integers(0, 2**32 - 1)
@@ -109,10 +109,10 @@ def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Featur
 
 def hashed(corpus_root: Path) -> dict[str, Path]:
     """Return {audio hash: file} of some clips."""
-    return {listen(path).hash: path for path in sorted(corpus_root.rglob("*.wav"))[:N]}
+    return {inspect_audio(path).hash: path for path in sorted(corpus_root.rglob("*.wav"))[:N]}
 
 
-def dataset(store: FeatureStore, augment: PictureAugment | None = None, **kwargs) -> ImageDataset:
+def dataset(store: FeatureStore, augment: ImageAugment | None = None, **kwargs) -> ImageDataset:
     keys = kwargs.pop("keys", list(store.rows))
     return ImageDataset(store, keys, list(range(len(keys))), augment, **kwargs)
 
@@ -122,8 +122,8 @@ def test_a_batch_of_one_clip_keeps_its_batch_axis(store: FeatureStore) -> None:
     assert batch.cqt.shape == batch.mel.shape == (1, 1, 32, 32) and batch.targets.shape == (1,)
 
 
-def test_without_augmentation_pictures_are_those_of_the_store(store: FeatureStore) -> None:
-    for off in (None, PictureAugment()):
+def test_without_augmentation_images_are_those_of_the_store(store: FeatureStore) -> None:
+    for off in (None, ImageAugment()):
         batch = dataset(store, off)[(3, 4)]
         np.testing.assert_array_equal(batch.cqt[0].numpy(), store.view("cqt")[4].astype("f4"))
         np.testing.assert_array_equal(batch.mel[0].numpy(), store.view("mel")[4].astype("f4"))
@@ -151,9 +151,9 @@ def test_augmentation_changes_with_epoch_and_seed_and_leaves_the_store_alone(
 ) -> None:
     before = np.array(store.view("cqt"))
     three, four = dataset(store, AUGMENT, seed=3), dataset(store, AUGMENT, seed=4)
-    pictures = [three[(0, 2)].cqt, three[(1, 2)].cqt, four[(0, 2)].cqt]
-    for i, picture in enumerate(pictures):
-        assert not any(torch.equal(picture, other) for other in pictures[i + 1 :])
+    images = [three[(0, 2)].cqt, three[(1, 2)].cqt, four[(0, 2)].cqt]
+    for i, image in enumerate(images):
+        assert not any(torch.equal(image, other) for other in images[i + 1 :])
     np.testing.assert_array_equal(store.view("cqt"), before)
 
 
@@ -205,15 +205,15 @@ def test_a_store_of_crops_holds_as_many_as_cover_each_clip(cropped, corpus_root:
 
 
 def test_evaluation_sees_every_crop_and_training_one_of_each_clip(cropped) -> None:
-    evaluated, trained = dataset(cropped), dataset(cropped, PictureAugment(), seed=2)
+    evaluated, trained = dataset(cropped), dataset(cropped, ImageAugment(), seed=2)
     clips = [int(evaluated[(0, i)].clip) for i in range(len(evaluated))]
     assert clips == [i for i, rows in enumerate(cropped.rows.values()) for _ in rows]
     assert len(trained) == N
     seen = set()
     for epoch in range(30):
-        picture = trained[(epoch, 3)].cqt[0].numpy()
+        image = trained[(epoch, 3)].cqt[0].numpy()
         rows = list(cropped.rows.values())[3]
-        (row,) = [r for r in rows if np.array_equal(cropped.view("cqt")[r].astype("f4"), picture)]
+        (row,) = [r for r in rows if np.array_equal(cropped.view("cqt")[r].astype("f4"), image)]
         seen.add(row)
     assert seen == set(rows)
 
@@ -229,21 +229,21 @@ def waveforms(corpus_root: Path, crop_size: int | None = None, **augment) -> Wav
     )
 
 
-def loader_of(clips: WaveformDataset, augment: PictureAugment) -> PictureLoader:
+def loader_of(clips: WaveformDataset, augment: ImageAugment) -> ImageLoader:
     batches = TrainBatches(N, 4, 7)
     plain = build_loader(clips, batches, CPU, workers=0)
-    return PictureLoader(plain, SpectrogramImages(**SETTINGS), augment, CPU)
+    return ImageLoader(plain, SpectrogramImages(**SETTINGS), augment, CPU)
 
 
-def stored_loader(store: FeatureStore, corpus_root: Path, augment: PictureAugment) -> DataLoader:
+def stored_loader(store: FeatureStore, corpus_root: Path, augment: ImageAugment) -> DataLoader:
     """Return the batches of the same clips in the same order from the store."""
     clips = dataset(store, augment, seed=3, keys=list(hashed(corpus_root)))
     return build_loader(clips, TrainBatches(N, 4, 7), CPU, workers=0)
 
 
-def test_computed_pictures_are_the_stored_ones(store: FeatureStore, corpus_root: Path) -> None:
-    computed = loader_of(waveforms(corpus_root), PictureAugment())
-    stored = stored_loader(store, corpus_root, PictureAugment())
+def test_computed_images_are_the_stored_ones(store: FeatureStore, corpus_root: Path) -> None:
+    computed = loader_of(waveforms(corpus_root), ImageAugment())
+    stored = stored_loader(store, corpus_root, ImageAugment())
     assert len(computed) == len(stored)
     for ours, theirs in zip(computed, stored, strict=True):
         assert torch.equal(ours.clip, theirs.clip) and torch.equal(ours.targets, theirs.targets)
@@ -251,7 +251,7 @@ def test_computed_pictures_are_the_stored_ones(store: FeatureStore, corpus_root:
         torch.testing.assert_close(ours.mel, theirs.mel, rtol=0, atol=0.05)
 
 
-def test_computed_pictures_are_masked_and_mixed_like_stored_ones(
+def test_computed_images_are_masked_and_mixed_like_stored_ones(
     store: FeatureStore, corpus_root: Path
 ) -> None:
     augment = AUGMENT._replace(mixup=0.4)
@@ -288,7 +288,7 @@ def test_a_recording_that_vanishes_is_named(tmp_path: Path) -> None:
 def own_clip(tmp_path: Path) -> tuple[Path, WaveformDataset]:
     path = tmp_path / "mine.wav"
     soundfile.write(path, tone(440, 0.3, 0), RATE)
-    return path, WaveformDataset([path], [listen(path).hash], [0], RATE, None, {})
+    return path, WaveformDataset([path], [inspect_audio(path).hash], [0], RATE, None, {})
 
 
 @pytest.mark.promise("bad_audio")
@@ -321,9 +321,9 @@ def test_an_equal_recording_goes_on(tmp_path: Path, packed, count) -> None:
 # mixup
 
 
-def test_mixup_mixes_stored_pictures_with_the_batch_and_says_so(store: FeatureStore) -> None:
-    plain = dataset(store, PictureAugment(), seed=3)
-    mixed = dataset(store, PictureAugment(mixup=0.5), seed=3)
+def test_mixup_mixes_stored_images_with_the_batch_and_says_so(store: FeatureStore) -> None:
+    plain = dataset(store, ImageAugment(), seed=3)
+    mixed = dataset(store, ImageAugment(mixup=0.5), seed=3)
     items = [(4, i) for i in (2, 7, 1)]
     before, after = plain.__getitems__(items), mixed.__getitems__(items)
     assert before.mix is None and after.targets.tolist() == [2, 7, 1]

@@ -1,4 +1,4 @@
-"""The two pictures: their scale, their edges, and where they run: compiled and exported."""
+"""The two images: their scale, their edges, and where they run: compiled and exported."""
 
 import numpy as np
 import pytest
@@ -74,17 +74,17 @@ def test_rates_without_a_common_factor_are_refused(input_rate):
 
 
 @pytest.mark.parametrize("channels", ["static", "delta"])
-def test_peer_14_pictures_are_square_of_the_image_size_after_one_resize(channels, monkeypatch):
+def test_peer_14_images_are_square_of_the_image_size_after_one_resize(channels, monkeypatch):
     sizes = []
     resize = torch.nn.functional.interpolate
     monkeypatch.setattr(
         "features.F.interpolate", lambda x, size, **k: sizes.append(size) or resize(x, size, **k)
     )
     module = SpectrogramImages(**SMALL, channels=channels)
-    for picture in one(module, speech_like()):
-        assert picture.shape == (1, module.n_channels, 32, 32)
-        assert picture.dtype == torch.float32
-    assert sizes == [(32, 32)] * 2  # one for each picture
+    for image in one(module, speech_like()):
+        assert image.shape == (1, module.n_channels, 32, 32)
+        assert image.dtype == torch.float32
+    assert sizes == [(32, 32)] * 2  # one for each image
 
 
 def test_every_bin_leaves_its_mark_when_many_share_a_row():
@@ -98,17 +98,17 @@ def test_row_0_is_the_lowest_frequency(images):
     low, middle, high = (
         [int(p[0, 0].mean(-1).argmax()) for p in one(images, tone(f))] for f in (40, 300, 900)
     )
-    assert low[0] < 3 and low[1] == 0  # rows of the CQT and of the Mel picture
+    assert low[0] < 3 and low[1] == 0  # rows of the CQT and of the Mel image
     assert low[0] < middle[0] < high[0] and low[1] < middle[1] < high[1]
 
 
 def test_time_runs_from_left_to_right(images):
     waveform = torch.cat([torch.zeros(RATE), tone(500)])
-    for picture in one(images, waveform):
-        assert picture[0, 0, :, 20:].amax() > -10 and picture[0, 0, :, :10].amax() < -60
+    for image in one(images, waveform):
+        assert image[0, 0, :, 20:].amax() > -10 and image[0, 0, :, :10].amax() < -60
 
 
-def test_20_db_more_shift_a_full_scale_picture_by_20():
+def test_20_db_more_shift_a_full_scale_image_by_20():
     module = SpectrogramImages(**SMALL, reference="full_scale", top_db=200.0)
     loud, quiet = one(module, speech_like()), one(module, speech_like() / 10)
     for a, b in zip(loud, quiet, strict=True):
@@ -116,7 +116,7 @@ def test_20_db_more_shift_a_full_scale_picture_by_20():
 
 
 @pytest.mark.parametrize("gain", [0.001, 0.1, 10.0])
-def test_level_leaves_a_clip_picture_unchanged(images, gain):
+def test_level_leaves_a_clip_image_unchanged(images, gain):
     for a, b in zip(one(images, speech_like()), one(images, gain * speech_like()), strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0.01)
 
@@ -131,23 +131,23 @@ def test_0_db_is_the_clips_maximum_or_a_full_scale_tone(window):
     frequencies = [32.70319566257483] + [k * RATE / 4096 for k in range(60, 90)]  # 1/4 FFT bin
     tones = torch.stack([tone(f, 4 * RATE) for f in frequencies])
     lengths = torch.full((len(tones),), 4 * RATE)
-    for picture in clip(tones / 10, lengths):
-        assert float(picture[0].amax()) == pytest.approx(0, abs=0.1)
-    for picture in full_scale(2 * tones, lengths):
-        assert float(picture.amax()) == pytest.approx(0, abs=0.1)
+    for image in clip(tones / 10, lengths):
+        assert float(image[0].amax()) == pytest.approx(0, abs=0.1)
+    for image in full_scale(2 * tones, lengths):
+        assert float(image.amax()) == pytest.approx(0, abs=0.1)
 
 
 @pytest.mark.parametrize("reference", ["clip", "full_scale"])
 @pytest.mark.parametrize("amplitude", [0.0, 1e-12])
 def test_silence_is_finite_and_at_the_floor(reference, amplitude):
     module = SpectrogramImages(**SMALL, reference=reference, top_db=60.0)
-    for picture in one(module, torch.full((RATE,), amplitude)):
-        torch.testing.assert_close(picture, torch.full_like(picture, -60.0))
+    for image in one(module, torch.full((RATE,), amplitude)):
+        torch.testing.assert_close(image, torch.full_like(image, -60.0))
 
 
 def test_no_value_is_below_the_floor_or_above_the_reference(images):
-    for picture in one(images, speech_like()):
-        assert picture.amin() >= -80 - 1e-4 and picture.amax() <= 1e-4
+    for image in one(images, speech_like()):
+        assert image.amin() >= -80 - 1e-4 and image.amax() <= 1e-4
 
 
 @pytest.mark.parametrize("channels", ["static", "delta"])
@@ -168,10 +168,10 @@ def assert_batch_is_one_by_one(module, lengths, garbage):
 
 @pytest.mark.parametrize("n_samples", [1, 2, 160, 255, 256, 257])
 @pytest.mark.parametrize("channels", ["static", "delta"])
-def test_very_short_clips_have_pictures(n_samples, channels):
+def test_very_short_clips_have_images(n_samples, channels):
     module = SpectrogramImages(**SMALL, channels=channels)
-    for picture in one(module, tone(500, n_samples) + 0.1):
-        assert picture.shape[-2:] == (32, 32) and picture.isfinite().all()
+    for image in one(module, tone(500, n_samples) + 0.1):
+        assert image.shape[-2:] == (32, 32) and image.isfinite().all()
 
 
 def test_delta_is_static_and_its_slopes():
@@ -179,15 +179,15 @@ def test_delta_is_static_and_its_slopes():
     module = SpectrogramImages(**SMALL, channels="delta")
     assert (static.n_channels, module.n_channels) == (1, 3)
     fading = speech_like(2.0) * 10 ** (-torch.arange(2 * RATE) / RATE)  # 20 dB a second
-    for picture, plain in zip(one(module, fading), one(static, fading), strict=True):
-        torch.testing.assert_close(picture[:, :1], plain)
+    for image, plain in zip(one(module, fading), one(static, fading), strict=True):
+        torch.testing.assert_close(image[:, :1], plain)
     steady = tone(500, 2 * RATE) * 10 ** (-torch.arange(2 * RATE) / RATE)
     slope = one(module, steady).cqt[0, 1, :, 10:20].amin()
     assert float(slope) == pytest.approx(-20 * 256 / RATE, rel=0.1)  # dB a frame
     assert one(module, steady).cqt[0, 2, :, 12:20].abs().amax() < 0.1
 
 
-def test_pictures_are_float32_whatever_autocast_and_the_waveform_say(images):
+def test_images_are_float32_whatever_autocast_and_the_waveform_say(images):
     rounded = speech_like().bfloat16()
     plain = one(images, rounded.float())
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -196,14 +196,14 @@ def test_pictures_are_float32_whatever_autocast_and_the_waveform_say(images):
                 torch.testing.assert_close(found, expected, rtol=0, atol=0)  # compares dtypes too
 
 
-def test_gradients_flow_back_to_the_waveform_from_both_pictures(images):
-    for picture in range(2):
+def test_gradients_flow_back_to_the_waveform_from_both_images(images):
+    for image in range(2):
         waveform = speech_like().requires_grad_()
-        one(images, waveform)[picture].mean().backward()
+        one(images, waveform)[image].mean().backward()
         assert waveform.grad.isfinite().all() and waveform.grad.abs().max() > 0
 
 
-def test_pictures_have_no_weights(images):
+def test_images_have_no_weights(images):
     one(images, tone(440))
     assert not list(images.parameters()) and not images.state_dict()
 
@@ -211,7 +211,7 @@ def test_pictures_have_no_weights(images):
 # Clips of another rate
 
 
-NATIVE = {  # of 16 kHz, pictured as at 44.1 kHz
+NATIVE = {  # of 16 kHz, computed as at 44.1 kHz
     "sample_rate": 44_100,
     "image_size": 32,
     "input_rate": RATE,
@@ -220,7 +220,7 @@ NATIVE = {  # of 16 kHz, pictured as at 44.1 kHz
 }
 
 
-def test_clips_of_another_rate_have_the_pictures_of_the_resampled_clips():
+def test_clips_of_another_rate_have_the_images_of_the_resampled_clips():
     x = speech_like(0.7)
     resampled = torchaudio.functional.resample(x, RATE, 44_100, **RESAMPLER)
     native, other = SpectrogramImages(**NATIVE), SpectrogramImages(**NATIVE | {"input_rate": None})
@@ -259,8 +259,8 @@ class Whole(nn.Module):
         )
 
     def forward(self, waveform):
-        pictures = self.images(waveform)
-        return *pictures, self.model(*pictures).logits
+        images = self.images(waveform)
+        return *images, self.model(*images).logits
 
 
 def speech_batch():
@@ -313,8 +313,8 @@ def test_front_end_and_model_run_in_onnx_runtime(tmp_path):
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     other = torch.stack([tone(500, 8000), speech_like(0.5) / 2])  # not what was traced
     with torch.no_grad():
-        *pictures, logits = whole(other)
+        *images, logits = whole(other)
     *found, found_logits = session.run(None, {session.get_inputs()[0].name: other.numpy()})
-    for runtime, eager in zip(found, pictures, strict=True):
+    for runtime, eager in zip(found, images, strict=True):
         np.testing.assert_allclose(runtime, eager.numpy(), rtol=0, atol=0.05)  # dB
     np.testing.assert_allclose(found_logits, logits.numpy(), rtol=0, atol=1e-3)

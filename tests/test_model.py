@@ -48,7 +48,7 @@ def timm_model():
     return timm.create_model("test_maxvit", num_classes=10, img_size=SIZE).eval()
 
 
-def pictures(n=2, channels=1):
+def images(n=2, channels=1):
     torch.manual_seed(2)
     return torch.randn(n, channels, SIZE, SIZE), torch.randn(n, channels, SIZE, SIZE)
 
@@ -59,7 +59,7 @@ def pictures(n=2, channels=1):
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_peer_16_every_fusion_returns_the_same_type(models, fusion):
     for mode in (True, False):
-        output = models[fusion].train(mode)(*pictures(3))
+        output = models[fusion].train(mode)(*images(3))
         assert type(output) is FusionOutput and output.logits.shape == (3, 4)
         assert (output.gate is not None) == (fusion in GATED)
         assert (output.z_cqt is None) == (output.z_mel is None) == (fusion != "gmu_contrastive")
@@ -67,13 +67,13 @@ def test_peer_16_every_fusion_returns_the_same_type(models, fusion):
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_peer_21_a_batch_of_one_works_in_evaluation(models, fusion):
-    assert models[fusion].eval()(*pictures(1)).logits.isfinite().all()
+    assert models[fusion].eval()(*images(1)).logits.isfinite().all()
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_features_and_fuse_are_the_two_halves_of_the_model(models, fusion):
     model = models[fusion].eval()
-    features = model.features(*pictures())
+    features = model.features(*images())
     dims = 3 if fusion == "cross_attention" else 2
     absent = {"cqt_only": [1], "mel_only": [0]}.get(fusion, [])
     for i, width in enumerate((128, 384)):
@@ -81,17 +81,17 @@ def test_features_and_fuse_are_the_two_halves_of_the_model(models, fusion):
             assert features[i] is None
         else:
             assert features[i].ndim == dims and features[i].shape[-1] == width
-    assert torch.equal(model.fuse(features).logits, model(*pictures()).logits)
+    assert torch.equal(model.fuse(features).logits, model(*images()).logits)
 
 
 def test_a_forced_gate_reaches_the_head(models):
     model = models["cross_attention"].eval()
-    features = model.features(*pictures())
+    features = model.features(*images())
     forced = model.fuse(features, 1.0)
     assert forced.gate.unique().tolist() == [1.0]
     assert not torch.allclose(forced.logits, model.fuse(features, 0.0).logits)
     with pytest.raises(ValueError, match="concat has no gate"):
-        models["concat"].fuse(models["concat"].features(*pictures()), 0.5)
+        models["concat"].fuse(models["concat"].features(*images()), 0.5)
 
 
 # Widths
@@ -118,7 +118,7 @@ def test_gradients_reach_every_parameter(models, fusion):
     """DDP waits for each; of a MaxViT whose head nothing trains too."""
     model = models[fusion].train()
     model.zero_grad()
-    output = model(*pictures(4))
+    output = model(*images(4))
     loss = nn.functional.cross_entropy(output.logits, torch.arange(4))
     if output.z_cqt is not None:
         loss = loss + (output.z_cqt * output.z_mel).mean()
@@ -142,7 +142,7 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
     model = MaxMViTGMU(4, fusion, **settings).eval()
     assert asked == [key] and list(model.parts()) == [key, "head"]
     assert not any(name.startswith(f"{other}_branch") for name in model.state_dict())
-    cqt, mel = pictures()
+    cqt, mel = images()
     expected = model(cqt, mel).logits
     nonsense = torch.full((2, 1, 3, 7), float("nan"))
     pair = (cqt, nonsense) if key == "cqt" else (nonsense, mel)
@@ -277,7 +277,7 @@ def test_peer_13_normalization_travels_with_the_weights():
     copied = MaxMViTGMU(4, "concat", **SMALL).eval()
     copied.load_state_dict(model.state_dict())
     assert copied.cqt_mean.flatten().tolist() == [-40] and copied.mel_std.flatten().tolist() == [13]
-    cqt, mel = pictures()
+    cqt, mel = images()
     raw = copied(12 * cqt - 40, 13 * mel - 39).logits
     copied.set_normalization(dict.fromkeys(("cqt", "mel"), (torch.zeros(1), torch.ones(1))))
     torch.testing.assert_close(raw, copied(cqt, mel).logits, rtol=1e-3, atol=1e-4)
@@ -298,7 +298,7 @@ def test_settings_and_weights_rebuild_the_same_model():
     settings = json.loads(json.dumps(model.settings))
     again = rebuild(settings, {name: t.clone() for name, t in model.state_dict().items()})
     assert not again.training and again.settings == model.settings
-    for a, b in zip(model(*pictures(2, 3)), again(*pictures(2, 3)), strict=True):
+    for a, b in zip(model(*images(2, 3)), again(*images(2, 3)), strict=True):
         assert torch.equal(a, b)
 
 
@@ -314,7 +314,7 @@ def test_settings_and_weights_rebuild_the_same_model():
 def test_other_fusions_are_rebuilt_too(fusion, options):
     model = small(fusion, **options).eval()
     again = rebuild(json.loads(json.dumps(model.settings)), model.state_dict())
-    assert torch.equal(model(*pictures()).logits, again(*pictures()).logits)
+    assert torch.equal(model(*images()).logits, again(*images()).logits)
 
 
 def test_settings_name_no_file_so_that_rebuilding_needs_none(models):

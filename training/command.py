@@ -9,7 +9,7 @@ from accelerate import PartialState
 
 from config.loading import load_config
 from config.schema import Config
-from system.cli import guarded
+from system.cli import run_cli
 from system.errors import InputError
 from system.signals import Stop
 from system.text import printable
@@ -48,8 +48,8 @@ def train_command(
         _say((folder / "summary.md").read_text(encoding="utf-8"))
         _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
 
-    with stop.listening():
-        return guarded(work, [*_launcher(), *command], stop)
+    with stop.install_handlers():
+        return run_cli(work, [*_launcher(), *command], stop)
 
 
 def _launcher() -> list[str]:

@@ -13,7 +13,7 @@ from system.errors import RunError
 
 CLIPS_NAMED = 32  # of a bad step
 PARTS = ("cqt", "mel", "head")
-DATA = "data"  # stands for a part where the pictures themselves are not finite
+DATA = "data"  # stands for a part where the images themselves are not finite
 
 
 class Diverged(RunError):
@@ -22,7 +22,7 @@ class Diverged(RunError):
     Args:
         what: The loss, the gradient or the prediction.
         parts: Where it arose: some of `PARTS`, or `DATA`; unknown if empty.
-        clips: Whose pictures are not finite, or that were in the batch.
+        clips: Whose images are not finite, or that were in the batch.
     """
 
     def __init__(self, what: str, parts: Sequence[str] = (), clips: Sequence[str] = ()) -> None:
@@ -31,7 +31,7 @@ class Diverged(RunError):
 
     @property
     def is_data(self) -> bool:
-        """Whether the pictures are the cause."""
+        """Whether the images are the cause."""
         return DATA in self.parts
 
     def because(self, rates: Sequence[float], precision: str) -> RunError:
@@ -43,8 +43,8 @@ class Diverged(RunError):
         """
         if self.is_data:
             return RunError(
-                f"the pictures of {', '.join(self.clips)} are NaN or infinite. The cause is the "
-                "data, not the training: remove the feature store (run.store), which is damaged, "
+                f"the images of {', '.join(self.clips)} are NaN or infinite. The cause is the "
+                "data, not the training: remove the feature store (run.store), which is corrupt, "
                 "and give the same command again"
             )
         shown = ", ".join(f"{rate:g}" for rate in rates)
@@ -56,8 +56,8 @@ class Diverged(RunError):
 
 
 def not_finite(batch: Batch) -> Tensor:
-    """Return which clips of a batch have a picture that is not finite: (B,) bool."""
-    finite = [picture.flatten(1).isfinite().all(1) for picture in (batch.cqt, batch.mel)]
+    """Return which clips of a batch have a image that is not finite: (B,) bool."""
+    finite = [image.flatten(1).isfinite().all(1) for image in (batch.cqt, batch.mel)]
     return ~(finite[0] & finite[1])
 
 

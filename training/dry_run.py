@@ -10,12 +10,12 @@ from accelerate import Accelerator
 
 from audio.reading import read_audio
 from config.schema import Config
-from corpora.plan import Plan, make_plan, remarks
+from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages
 from model_gmu import check_settings
-from system.text import for_people
+from system.text import format_duration
 from training.engine import Trainer
 from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator
 from training.fold import build_model, build_trainer
@@ -25,7 +25,7 @@ TIMED_STEPS = 2  # after one that warms up
 
 
 def dry_run(config: Config, overwrite: bool = False) -> str:
-    """Read the corpus, certify the splits, picture one batch, take a step; return a report.
+    """Read the corpus, certify the splits, image one batch, take a step; return a report.
 
     Raises:
         InputError: As the run itself would.
@@ -40,11 +40,11 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     split = plan.wanted()[0]
     job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate, {})
     some = split.train[: config.train.batch_size]
-    batch, picture_seconds, n_crops = _picture(some, job, images)
+    batch, image_seconds, n_crops = _image(some, job, images)
     model = build_model(config, len(job.classes), images.n_channels)
     trainer = build_trainer(job, model, batch.targets, accelerator)
     step_seconds, eval_seconds = _time_steps(trainer, batch.to(accelerator.device), accelerator)
-    total = _estimate(plan, len(some), picture_seconds, step_seconds, eval_seconds * n_crops)
+    total = _estimate(plan, len(some), image_seconds, step_seconds, eval_seconds * n_crops)
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
@@ -54,29 +54,29 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
                 f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)} clips"
                 for s in plan.wanted()
             ),
-            f"pictures     2 x {tuple(batch.cqt.shape[1:])}, {picture_seconds * 1e3:.0f} ms a clip",
+            f"images     2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms a clip",
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
             f"one step     {step_seconds:.2f} s for {len(some)} clips on {accelerator.device}, "
             "forward, backward and optimizers",
-            f"all of it    about {for_people(total)} for {len(plan.wanted())} folds x "
+            f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
-            *remarks(plan),
+            *plan_warnings(plan),
             *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
             "Nothing was trained.",
         ]
     )
 
 
-def _picture(
+def _image(
     some: Sequence[Utterance], job: FoldJob, images: SpectrogramImages
 ) -> tuple[Batch, float, float]:
-    """Return a batch of real clips, the seconds that one clip's pictures took, and its crops."""
+    """Return a batch of real clips, the seconds that one clip's images took, and its crops."""
     pairs = []
     n_crops = 0
     start = time.perf_counter()
     for utterance in some:
         pair = images(images.cut(torch.from_numpy(read_audio(utterance.path, images.input_rate))))
-        pairs.append([pictures[:1] for pictures in pair])
+        pairs.append([images[:1] for images in pair])
         n_crops += len(pair.cqt)
     seconds = (time.perf_counter() - start) / len(some)
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
@@ -106,15 +106,15 @@ def _wait(accelerator: Accelerator) -> None:
         torch.cuda.synchronize()  # kernels run on after Python returns
 
 
-def _estimate(plan: Plan, n_batch: int, picture: float, step: float, evaluation: float) -> float:
+def _estimate(plan: Plan, n_batch: int, image: float, step: float, evaluation: float) -> float:
     """Return the seconds of the whole run on this one process."""
     config = plan.config
     workers = max(config.run.workers, 1)
-    total = picture * len(plan.utterances) / workers
+    total = image * len(plan.utterances) / workers
     for split in plan.wanted():
         epoch = len(split.train) / n_batch * step + len(split.dev) / n_batch * evaluation
-        if config.train.pictures == "computed":
-            epoch += len(split.train) * picture
+        if config.train.images == "computed":
+            epoch += len(split.train) * image
         total += len(config.run.seeds) * config.train.epochs * epoch
     return total
 

@@ -14,11 +14,11 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Batch, PictureLoader
+from data import Batch, ImageLoader
 from evaluation.metrics import scores
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
-from system.files import damaged
+from system.files import corrupt_file
 from system.signals import Stop
 from training.collapse import Signs, alarms
 from training.distributed import (
@@ -81,7 +81,7 @@ class Trainer:
 
     def fit(
         self,
-        train_loader: DataLoader | PictureLoader,
+        train_loader: DataLoader | ImageLoader,
         dev_loader: DataLoader,
         epochs: int,
         patience: int | None,
@@ -131,7 +131,7 @@ class Trainer:
 
     def train_one_epoch(
         self,
-        loader: DataLoader | PictureLoader,
+        loader: DataLoader | ImageLoader,
         bar: tqdm | None = None,
         keeper: Keeper | None = None,
     ) -> None:
@@ -226,7 +226,7 @@ class Trainer:
             try:
                 self.load(state)
             except ValueError as error:
-                raise damaged(checkpoints.folder, error) from error
+                raise corrupt_file(checkpoints.folder, error) from error
             log.info("going on after epoch %d, batch %d", *self.progress.place[:2])
         self.accelerator.wait_for_everyone()  # all have read before one writes
         if state is None:

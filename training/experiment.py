@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
-from corpora.plan import Plan, leave_out, make_plan, remarks
+from corpora.plan import Plan, leave_out, make_plan, plan_warnings
 from evaluation.summary import summarize
 from features import SpectrogramImages
 from model_gmu import check_settings
@@ -123,7 +123,7 @@ def feature_settings(config: Config) -> dict[str, Any]:
 
 
 def fill_store(plan: Plan, store: FeatureStore) -> Plan:
-    """Compute the pictures that are missing; return the plan without the files that are bad."""
+    """Compute the images that are missing; return the plan without the files that are bad."""
     paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
     return leave_out(plan, store.build(paths, plan.config.run.workers))
 
@@ -172,7 +172,7 @@ def _read_config_of(folder: Path) -> Config:
         return load_config(folder / "config.yaml")
     except InputError as error:
         raise InputError(
-            f"{error}\n{folder} is damaged or of another version: give --overwrite to start anew"
+            f"{error}\n{folder} is corrupt or of another version: give --overwrite to start anew"
         ) from None
 
 
@@ -228,7 +228,7 @@ def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -
     write_json(file, plan.certificate)
     write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
     write_json(folder / "environment.json", environment)
-    for line in remarks(plan):
+    for line in plan_warnings(plan):
         log.info("%s", line)
     if plan.bad:
         bad = {str(path): reason for path, reason in sorted(plan.bad.items())}

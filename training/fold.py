@@ -17,9 +17,9 @@ from tqdm import tqdm
 from corpora.readers import Utterance
 from data import (
     EvalBatches,
+    ImageAugment,
     ImageDataset,
-    PictureAugment,
-    PictureLoader,
+    ImageLoader,
     WaveformDataset,
     build_loader,
 )
@@ -27,7 +27,7 @@ from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
-from storage.ledger import note
+from storage.ledger import record_test_evaluation
 from system.disk import make_folder, remove_leftovers
 from system.files import copy_file, load_tensors, read_json, write_csv, write_json
 from system.locks import alone
@@ -49,7 +49,7 @@ class Training(NamedTuple):
 
     model: MaxMViTGMU
     trainer: Trainer
-    loader: DataLoader | PictureLoader  # of the training split
+    loader: DataLoader | ImageLoader  # of the training split
 
 
 def run_fold(
@@ -115,7 +115,7 @@ def train_fold(
     Args:
         job: What to train.
         folder: Gets history, curves, and in its folder `state` the states and the best weights.
-        store: Holds the pictures.
+        store: Holds the images.
         accelerator: Device and processes.
         stop: Says when to end early.
         watch: Gets the progress after each epoch, before its state is saved; may raise.
@@ -145,10 +145,10 @@ def prepare(
 def _statistics(
     job: FoldJob, store: FeatureStore, train: ImageDataset
 ) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return mean and deviation of the training pictures.
+    """Return mean and deviation of the training images.
 
     Raises:
-        RunError: Some pictures are not finite; through these numbers all clips would be NaN.
+        RunError: Some images are not finite; through these numbers all clips would be NaN.
     """
     found = store.statistics(train.rows.tolist())
     if not all(bool(values.isfinite().all()) for pair in found.values() for values in pair):
@@ -162,24 +162,24 @@ def _statistics(
 def make_dataset(
     job: FoldJob, store: FeatureStore, utterances: Sequence[Utterance], training: bool = False
 ) -> ImageDataset:
-    """Return the stored pictures of one split; only training is augmented."""
+    """Return the stored images of one split; only training is augmented."""
     hashes = [job.hashes[u.path] for u in utterances]
-    augment = _picture_augment(job) if training else None
+    augment = _image_augment(job) if training else None
     return ImageDataset(store, hashes, job.targets(utterances), augment, job.chance)
 
 
-def _picture_augment(job: FoldJob) -> PictureAugment:
+def _image_augment(job: FoldJob) -> ImageAugment:
     values = job.config.augment.model_dump()
-    return PictureAugment(*(values[name] for name in PictureAugment._fields))
+    return ImageAugment(*(values[name] for name in ImageAugment._fields))
 
 
 def _train_loader(
     job: FoldJob, train: ImageDataset, store: FeatureStore, accelerator: Accelerator
-) -> DataLoader | PictureLoader:
+) -> DataLoader | ImageLoader:
     """Return the batches of the training split, from the store or from waveforms."""
     config, device = job.config, accelerator.device
     batches = train_batches(job, len(train), accelerator)
-    if config.train.pictures == "stored":
+    if config.train.images == "stored":
         return build_loader(train, batches, device, config.run.workers)
     images = SpectrogramImages(**store.settings)
     clips = WaveformDataset(
@@ -188,11 +188,11 @@ def _train_loader(
         train.targets.tolist(),
         images.input_rate,
         images.crop_size,
-        config.augment.model_dump(exclude=set(PictureAugment._fields)),
+        config.augment.model_dump(exclude=set(ImageAugment._fields)),
         job.chance,
     )
     loader = build_loader(clips, batches, device, config.run.workers)
-    return PictureLoader(loader, images, _picture_augment(job), device)
+    return ImageLoader(loader, images, _image_augment(job), device)
 
 
 def _fit(
@@ -256,7 +256,9 @@ def _test(
     parts = {"dev": job.split.dev, "test": job.split.test}
     if accelerator.is_main_process:
         why = f"test after selection of epoch {progress.best_epoch} on dev"
-        note(run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why)
+        record_test_evaluation(
+            run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why
+        )
     found = {}
     for name, part in parts.items():
         loader = _eval_loader(job, store, part, accelerator)

@@ -22,7 +22,7 @@ def score(found: Predictions, job: FoldJob) -> dict[str, Any]:
 
 
 def write_model_card(job: FoldJob, folder: Path, model: MaxMViTGMU, store: FeatureStore) -> None:
-    """Write what rebuilds the model and its pictures around the weights."""
+    """Write what rebuilds the model and its images around the weights."""
     card = {
         "model": model.settings,
         "classes": list(job.classes),

@@ -57,7 +57,7 @@ class Tracker:
         found = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
             found.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        found.append(_picture("dev confusion", _png(confusion_figure(confusion, self.classes))))
+        found.append(_image("dev confusion", _png(confusion_figure(confusion, self.classes))))
         _append(self._file, [Event(step=epoch, summary=one) for one in found])
 
     def _beginning(self, epoch: int) -> list[Event]:
@@ -72,7 +72,7 @@ def write_analysis(
     folder: Path,
     scalars: Mapping[str, float],
     histograms: Mapping[str, NDArray],
-    pictures: Mapping[str, bytes],
+    images: Mapping[str, bytes],
 ) -> None:
     """Write what was found of frozen weights as one event file; all at step 0.
 
@@ -80,14 +80,14 @@ def write_analysis(
         folder: Without events of another analysis.
         scalars: By tag.
         histograms: Gates by tag.
-        pictures: PNG by tag.
+        images: PNG by tag.
 
     Raises:
         RunError: The disk is full, lost or read-only, or the folder is gone.
     """
     found = [scalar(tag, value) for tag, value in scalars.items()]
     found += [histogram(tag, values, GATE_BINS) for tag, values in histograms.items()]
-    found += [_picture(tag, png) for tag, png in pictures.items()]
+    found += [_image(tag, png) for tag, png in images.items()]
     events = [Event(file_version="brain.Event:2"), *(Event(step=0, summary=one) for one in found)]
     _append(folder / _file_name(), events)
 
@@ -120,10 +120,10 @@ def _tag(name: str) -> str:
     return f"{group}/{rest}" if group else ""
 
 
-def _picture(tag: str, png: bytes) -> Summary:
+def _image(tag: str, png: bytes) -> Summary:
     width, height = struct.unpack(">II", png[16:24])
-    picture = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
-    return Summary(value=[Summary.Value(tag=tag, image=picture)])
+    image = Summary.Image(height=height, width=width, colorspace=4, encoded_image_string=png)
+    return Summary(value=[Summary.Value(tag=tag, image=image)])
 
 
 def _png(figure: Figure) -> bytes:

@@ -15,7 +15,7 @@ from training.optim import Schedule, build_optimizers
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
-    """Build the model of a config for pictures of so many channels."""
+    """Build the model of a config for images of so many channels."""
     model = MaxMViTGMU(n_classes, n_channels=n_channels, **config.model.model_dump())
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -1,4 +1,4 @@
-"""Augmentation of pictures and waveforms: repeatable, bounded, off at zero."""
+"""Augmentation of images and waveforms: repeatable, bounded, off at zero."""
 
 import numpy as np
 import pytest
@@ -17,8 +17,8 @@ from audio.augment import (
 STRONG = {"freq_mask": 0.5, "time_mask": 0.5, "time_shift": 0.5}
 
 
-def pictures(channels=1):
-    """Return two pictures whose values name their place, so that any change can be seen."""
+def made_images(channels=1):
+    """Return two images whose values name their place, so that any change can be seen."""
     ramp = torch.arange(channels * 20 * 30, dtype=torch.float32).reshape(channels, 20, 30)
     return ramp - 700, -ramp - 1
 
@@ -27,43 +27,43 @@ def same(a, b):
     return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 
 
-def test_the_same_key_gives_the_same_pictures():
-    assert same(augment_images(pictures(), (1, 2, 3), **STRONG),
-                augment_images(pictures(), (1, 2, 3), **STRONG))  # fmt: skip
+def test_the_same_key_gives_the_same_images():
+    assert same(augment_images(made_images(), (1, 2, 3), **STRONG),
+                augment_images(made_images(), (1, 2, 3), **STRONG))  # fmt: skip
 
 
 @pytest.mark.parametrize("key", [(0, 2, 3), (1, 0, 3), (1, 2, 0)])
-def test_another_seed_epoch_or_clip_gives_other_pictures(key):
-    first = augment_images(pictures(), (1, 2, 3), **STRONG)
-    assert not same(first, augment_images(pictures(), key, **STRONG))
+def test_another_seed_epoch_or_clip_gives_other_images(key):
+    first = augment_images(made_images(), (1, 2, 3), **STRONG)
+    assert not same(first, augment_images(made_images(), key, **STRONG))
 
 
 def test_global_chance_has_no_part_in_it():
     torch.manual_seed(0)
-    first = augment_images(pictures(), (1, 2, 3), **STRONG)
+    first = augment_images(made_images(), (1, 2, 3), **STRONG)
     torch.manual_seed(1)
-    assert same(first, augment_images(pictures(), (1, 2, 3), **STRONG))
+    assert same(first, augment_images(made_images(), (1, 2, 3), **STRONG))
 
 
 @given(key=st.tuples(*[st.integers(0, 99)] * 3))
 @settings(max_examples=20, deadline=None)
 def test_zero_settings_change_nothing(key):
-    assert same(augment_images(pictures(), key), pictures())
+    assert same(augment_images(made_images(), key), made_images())
 
 
-def test_the_pictures_given_are_left_alone():
-    images = pictures()
+def test_the_images_given_are_left_alone():
+    images = made_images()
     for clip in range(5):
         augment_images(images, (0, 0, clip), freq_mask=0.5, time_mask=0.5)
         augment_images(images, (0, 0, clip), time_shift=0.5)
-    assert same(images, pictures())
+    assert same(images, made_images())
 
 
 @given(key=st.tuples(*[st.integers(0, 999)] * 3), part=st.floats(0, 0.9))
 @settings(max_examples=40, deadline=None)
 def test_a_mask_is_one_band_within_its_bound_and_holds_the_mean(key, part):
     for axis, setting in ((-2, "freq_mask"), (-1, "time_mask")):
-        images = pictures(channels=3)
+        images = made_images(channels=3)
         for before, after in zip(
             images, augment_images(images, key, **{setting: part}), strict=True
         ):
@@ -80,17 +80,17 @@ def test_a_mask_is_one_band_within_its_bound_and_holds_the_mean(key, part):
 def test_masks_reach_every_row_and_column():
     touched = torch.zeros(20, 30, dtype=torch.bool)
     for clip in range(200):
-        changed = augment_images(pictures(), (0, 0, clip), freq_mask=0.2, time_mask=0.2)[0]
-        touched |= (changed != pictures()[0])[0]
+        changed = augment_images(made_images(), (0, 0, clip), freq_mask=0.2, time_mask=0.2)[0]
+        touched |= (changed != made_images()[0])[0]
     assert touched.all()
 
 
-def test_a_shift_moves_both_pictures_alike_and_fills_with_the_floor():
+def test_a_shift_moves_both_images_alike_and_fills_with_the_floor():
     seen = set()
     for clip in range(30):
-        after = augment_images(pictures(), (0, 0, clip), time_shift=0.4)
+        after = augment_images(made_images(), (0, 0, clip), time_shift=0.4)
         shifts = []
-        for old, new in zip(pictures(), after, strict=True):
+        for old, new in zip(made_images(), after, strict=True):
             n = next(n for n in range(-30, 31) if torch.equal(new, shifted(old, n)))
             shifts.append(n)
         assert shifts[0] == shifts[1] and abs(shifts[0]) <= 0.4 * 30
@@ -209,7 +209,7 @@ def test_a_crop_is_a_stretch_of_the_clip_from_anywhere():
 # mixup
 
 
-def test_a_mix_is_the_sum_of_two_pictures_in_their_parts():
+def test_a_mix_is_the_sum_of_two_images_in_their_parts():
     keys = [(0, 0, c) for c in range(4)]
     mix = draw_mix(keys, 0.4)
     batch = torch.arange(4 * 2 * 3 * 3, dtype=torch.float32).reshape(4, 2, 3, 3)

@@ -18,10 +18,10 @@ import soundfile
 
 import data as data_module
 import predict
-from audio.reading import BadAudio, hash_file, listen, read_audio
+from audio.reading import BadAudio, hash_file, inspect_audio, read_audio
 from corpora.plan import make_plan
 from corpora.readers import read_corpus
-from corpora.recordings import hear
+from corpora.recordings import index_audio
 from inference.predictor import FoldModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
@@ -97,7 +97,7 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
 ) -> None:
     path = kind.make(folder)
     with without_rights():
-        heard, bad = hear([path], 0, folder / "store")
+        heard, bad = index_audio([path], 0, folder / "store")
         label = model.label(path)
     count(TRIED)
     if kind.outcome != USED:
@@ -109,13 +109,13 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
     assert heard[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
     store = FeatureStore(tmp_path / "store", FEATURES)
     assert store.build({heard[path].hash: path}, 0) == {}
-    pictures = np.asarray(store.view("mel"), np.float32)
-    assert np.isfinite(pictures).all()
-    assert abs(pictures[0, 0].mean(1).argmax() - loudest_row()) <= 1
+    images = np.asarray(store.view("mel"), np.float32)
+    assert np.isfinite(images).all()
+    assert abs(images[0, 0].mean(1).argmax() - loudest_row()) <= 1
 
 
 def loudest_row() -> int:
-    """Return the row of the Mel picture in which the tone lies, by the definition of the bands."""
+    """Return the row of the Mel image in which the tone lies, by the definition of the bands."""
     bands = FEATURES["mel"]["n_mels"]
     mel = 15 + np.log(np.maximum(PITCH, 1000) / 1000) * 27 / np.log(6.4)
     mel = min(mel, PITCH * 3 / 200)
@@ -311,7 +311,7 @@ def test_a_file_that_changes_in_training_stops_a_run_that_reads_it_again(
     root = shutil.copytree(corpus_root, tmp_path / "IEMOCAP")
     path = next(root.rglob("Ses03F_impro01_F002.wav"))
     before = path.read_bytes()
-    config = tiny(f"corpus.root={root}", "train.pictures=computed")
+    config = tiny(f"corpus.root={root}", "train.images=computed")
     with monkeypatch.context() as patch:
         act = partial(soundfile.write, path, noisy_tone(999, 0.3, 0), RATE)
         watch_epochs(patch, n_clips=24, act=act)
@@ -338,7 +338,7 @@ def test_only_files_are_hashed(folder: Path) -> None:
     "name", ["FLAC that tells of 2^36 samples", "1024 channels", "8 x 192 kHz"]
 )
 @pytest.mark.parametrize(
-    ("work", "limit"), [(lambda path: read_audio(path, 8000), 9e6), (listen, 33e6)]
+    ("work", "limit"), [(lambda path: read_audio(path, 8000), 9e6), (inspect_audio, 33e6)]
 )
 def test_memory_is_taken_for_a_block_and_not_for_a_file(folder, name, work, limit, count) -> None:
     """As whole arrays the three are of 256 GB, 33 MB and 61 MB; the fingerprint itself takes 30."""

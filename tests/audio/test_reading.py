@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from audio import reading as audio
-from audio.reading import BLOCK, MAX_PEAK, BadAudio, listen, read_audio
+from audio.reading import BLOCK, MAX_PEAK, BadAudio, inspect_audio, read_audio
 
 
 def tone(frequency, rate, seconds=0.5, amplitude=0.5):
@@ -106,17 +106,17 @@ def test_a_recording_is_known_by_its_samples_and_rate(tmp_path):
     soundfile.write(tmp_path / "stereo.wav", np.stack([mono, mono], 1), 8000, subtype="FLOAT")
     signs = np.where(mono == 0, -0.0, mono)
     soundfile.write(tmp_path / "signs.wav", np.stack([signs, signs], 1), 8000, subtype="FLOAT")
-    first = listen(tmp_path / "a.wav")
+    first = inspect_audio(tmp_path / "a.wav")
     samples = b"8000 Hz" + mono.astype("<f4").tobytes()
     assert first.hash == hashlib.sha256(samples.replace(b"\0\0\0\x80", bytes(4))).hexdigest()
     for same in ("a.flac", "stereo.wav", "signs.wav"):
-        assert listen(tmp_path / same).hash == first.hash
+        assert inspect_audio(tmp_path / same).hash == first.hash
     soundfile.write(tmp_path / "rate.wav", mono, 16000, subtype="PCM_16")
     changed = mono.copy()
     changed[5] += 2**-15
     soundfile.write(tmp_path / "other.wav", changed, 8000, subtype="PCM_16")
     for other in ("rate.wav", "other.wav"):
-        assert listen(tmp_path / other).hash != first.hash
+        assert inspect_audio(tmp_path / other).hash != first.hash
     assert first.seconds == len(mono) / 8000
 
 
@@ -163,7 +163,7 @@ def test_what_is_drawn_is_read(tmp_path, count) -> None:
         mono = read_audio(path, rate)
         assert mono.dtype == np.float32 and mono.shape == (n,)
         np.testing.assert_allclose(mono, level * sine, atol=step)
-        assert listen(path).seconds == n / rate
+        assert inspect_audio(path).seconds == n / rate
         again = read_audio(path, sample_rate)
         assert abs(len(again) - n * sample_rate / rate) <= 1
         assert np.abs(again).max() <= 1.3 * level + step  # edges ring
@@ -180,7 +180,7 @@ def test_what_is_drawn_is_read(tmp_path, count) -> None:
 @pytest.mark.parametrize("packing", ["WAV", "FLAC", "AIFF"])
 def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, packing, count) -> None:
     soundfile.write(tmp_path / "whole", tone(300, 8000, 0.1), 8000, format=packing)
-    whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "damaged.wav"
+    whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "corrupt.wav"
 
     @given(data=st.binary(min_size=1, max_size=60), place=st.integers(0, 120), cut=st.booleans())
     def check(data, place, cut):
@@ -191,7 +191,7 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, packing, c
             assert str(error)
         else:
             assert np.isfinite(waveform).all() and 0 < np.abs(waveform).max() <= MAX_PEAK
-        count("damaged audio files")
+        count("corrupt audio files")
 
     check()
 
@@ -201,7 +201,7 @@ def test_a_file_replaced_while_it_is_heard_is_told(tmp_path, monkeypatch):
     """Else the old bytes would be known as the new recording."""
     path = tmp_path / "a.wav"
     soundfile.write(path, np.sin(np.arange(8000) / 3), 8000)
-    assert audio.listen(path).seconds == 1
+    assert audio.inspect_audio(path).seconds == 1
     marks = audio.fingerprint.fingerprint
 
     def replaced_meanwhile(*args):
@@ -210,4 +210,4 @@ def test_a_file_replaced_while_it_is_heard_is_told(tmp_path, monkeypatch):
 
     monkeypatch.setattr(audio.fingerprint, "fingerprint", replaced_meanwhile)
     with pytest.raises(audio.BadAudio, match="changed while it was read"):
-        audio.listen(path)
+        audio.inspect_audio(path)

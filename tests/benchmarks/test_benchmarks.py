@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import torch
 
-from audio.reading import listen
+from audio.reading import inspect_audio
 from benchmarks import candidates, fingerprint_recall, front_end, long_audio, resilience, store
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
@@ -58,7 +58,7 @@ def test_summary_divides_the_right_way(tiny):
     }
     assert reached["CQT: times as fast as librosa"] == (13, 26)
     assert reached["CQT: times as fast as nnAudio's fastest"] == (15, 30)
-    assert reached["both pictures: times the bare FFTs (torch.fft.rfft)"] == (0.5, 0.25)
+    assert reached["both images: times the bare FFTs (torch.fft.rfft)"] == (0.5, 0.25)
     assert reached["Mel-STFT: times the bare FFTs (quickest form)"] == (4, 2)
     assert reached["MB above import for 16 clips of 5 s"] == (95.0, None)
 
@@ -76,7 +76,7 @@ def test_store_stands_beside_librosa_and_an_epoch_is_read(tmp_path, monkeypatch)
     files = [tmp_path / f"{i}.wav" for i in range(3)]
     for i, path in enumerate(files):
         soundfile.write(path, candidates.noise(1.0, 16_000)[0].numpy() / (1 + i), 16_000)
-    rates = store.clips_per_second({listen(path).hash: path for path in files})
+    rates = store.clips_per_second({inspect_audio(path).hash: path for path in files})
     assert len(rates) == 3 and all(rate > 0 for rate in rates.values())
     assert 0 < store.epoch_memory(20) < 500
 
@@ -116,5 +116,5 @@ def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(long_audio, "SETTINGS", small)
     found = long_audio.measure(0.05, tmp_path / "long.wav")
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
-    assert found["seconds to hear"] > 0 and found["seconds to picture"] > 0
-    assert found["MB to picture"] >= found["MB to hear"] >= 0
+    assert found["seconds to hear"] > 0 and found["seconds to image"] > 0
+    assert found["MB to image"] >= found["MB to hear"] >= 0

@@ -18,7 +18,7 @@ D = 384  # of the joined vector: the wider branch
 
 def size(name: str, networks: fusions.Networks = TINY) -> dict[str, int]:
     model = fusions.build(networks, fusions.FUSIONS[name])
-    return fusions.size(model, fusions.pictures(networks, 1, "cpu"))
+    return fusions.size(model, fusions.images(networks, 1, "cpu"))
 
 
 def linear(n_in: int, n_out: int) -> int:
@@ -78,7 +78,7 @@ def test_attention_is_counted_though_it_is_fused():
 
 def tokens_of(networks: fusions.Networks) -> tuple[int, int]:
     model = fusions.build(networks, fusions.FUSIONS["cross_attention"]).eval()
-    cqt, mel, _ = fusions.pictures(networks, 1, "cpu")
+    cqt, mel, _ = fusions.images(networks, 1, "cpu")
     with torch.no_grad():
         feat_cqt, feat_mel = model.features(cqt, mel)
     return feat_cqt.shape[1], feat_mel.shape[1]
@@ -94,8 +94,8 @@ def test_matched_heads_are_as_large_as_that_of_the_gmu():
 
 def test_flops_of_a_convolution_are_those_worked_by_hand():
     layer = nn.Conv2d(3, 5, kernel_size=3, bias=False)
-    picture = torch.zeros(1, 3, 8, 8)  # 6 x 6 places of 3 * 3 * 3 products for each of 5 kernels
-    assert fusions.flops(lambda: layer(picture)) == 2 * 6 * 6 * 27 * 5
+    image = torch.zeros(1, 3, 8, 8)  # 6 x 6 places of 3 * 3 * 3 products for each of 5 kernels
+    assert fusions.flops(lambda: layer(image)) == 2 * 6 * 6 * 27 * 5
 
 
 def test_bytes_kept_for_backward_count_each_storage_once():
@@ -118,14 +118,14 @@ def test_bytes_kept_for_backward_count_each_storage_once():
 def test_memory_is_the_sum_of_its_parts():
     torch.manual_seed(0)
     one = fusions.candidate(TINY, fusions.FUSIONS["gmu"], "cpu")
-    batch = fusions.pictures(TINY, 4, "cpu")
+    batch = fusions.images(TINY, 4, "cpu")
     one.step(batch)
     parameters = list(one.model.parameters())
     n = sum(p.numel() for p in parameters)
     kept = fusions.saved_bytes(lambda: one.loss(batch), parameters)
     counters = 4 * len(parameters)  # Adam and RAdam count steps, a number for each parameter
     assert fusions.memory(one, batch, 0) == kept + 4 * 4 * n + counters  # w, gradient, two moments
-    more = fusions.pictures(TINY, 8, "cpu")
+    more = fusions.images(TINY, 8, "cpu")
     assert 1.9 < fusions.saved_bytes(lambda: one.loss(more), parameters) / kept < 2.1
 
 
@@ -134,7 +134,7 @@ def test_a_step_trains_every_part():
     for name in ("gmu_contrastive", "cross_attention", "mel_only"):
         one = fusions.candidate(TINY, fusions.FUSIONS[name], "cpu")
         before = {part: [p.clone() for p in ps] for part, ps in one.model.parts().items()}
-        one.step(fusions.pictures(TINY, 4, "cpu"))
+        one.step(fusions.images(TINY, 4, "cpu"))
         for part, parameters in one.model.parts().items():
             moved = [not torch.equal(*pair) for pair in zip(before[part], parameters, strict=True)]
             assert sum(moved) > 0.9 * len(moved), (name, part)
@@ -146,7 +146,7 @@ def test_steps_alternate_and_the_median_ratio_is_shown(monkeypatch, tmp_path, ca
     monkeypatch.setattr(fusions, "FUSIONS", {name: fusions.FUSIONS[name] for name in clock})
     monkeypatch.setitem(fusions.BACKBONES, "small", TINY)
 
-    def seconds(one: fusions.Candidate, batch: fusions.Pictures) -> float:
+    def seconds(one: fusions.Candidate, batch: fusions.Images) -> float:
         asked.append(one.model.head.fusion)
         return clock[asked[-1]] + len(asked)
 

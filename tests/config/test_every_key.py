@@ -28,7 +28,7 @@ SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)
 CROSS = ("model.fusion=cross_attention",)
 CONCAT = ("model.fusion=concat",)
-COMPUTED = ("train.pictures=computed",)
+COMPUTED = ("train.images=computed",)
 GROUPS = ("protocol.split=speaker-k-fold", "protocol.n_folds=3")
 MANIFEST = (
     "corpus.name=manifest",
@@ -84,7 +84,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.snr_db": (COMPUTED, "[10, 20]"),
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
-    "train.pictures": ((), "computed"),
+    "train.images": ((), "computed"),
     "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
@@ -248,8 +248,8 @@ def root_is_where_the_run_is(runs: Runs, monkeypatch) -> None:
     assert run == elsewhere / "tiny" and outcome_of(run) == runs.outcome()
 
 
-def store_is_where_the_pictures_are(runs: Runs, monkeypatch) -> None:
-    elsewhere = runs.root / "pictures"
+def store_is_where_the_images_are(runs: Runs, monkeypatch) -> None:
+    elsewhere = runs.root / "images"
     run_experiment(runs.config(f"run.store={elsewhere}"), [])
     assert len(list(elsewhere.glob("*/cqt.f16"))) == 1
 
@@ -329,7 +329,7 @@ def bad_steps_are_borne(runs: Runs, monkeypatch) -> None:
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
-    "run.store": store_is_where_the_pictures_are,
+    "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
     "train.channels_last": channels_last_orders_the_kernels,

@@ -36,8 +36,8 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "speaker-k-fold": ["protocol.split=speaker-k-fold"],
     "random-utterance": ["protocol.split=random-utterance"],
     "leave-one-session-out": ["protocol.split=leave-one-session-out"],
-    "computed": ["train.pictures=computed", "features.reference=full_scale"],
-    "stored": ["train.pictures=stored"],
+    "computed": ["train.images=computed", "features.reference=full_scale"],
+    "stored": ["train.images=stored"],
 }
 VALUES = {  # one that is allowed, for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
@@ -286,7 +286,7 @@ def test_a_missing_key_is_named(write, key):
         "features.cqt.window=3",
         "features.mel.window=[kaiser, [14]]",
         "features.mel.win_length=0",
-        "train.pictures=live",
+        "train.images=live",
         "model.fusion=add",
         "model.pretrained=null",
         "model.image_size=31",
@@ -376,7 +376,7 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
         (["optim.schedule=cosine", "optim.warmup_epochs=50"], "optim.warmup_epochs"),
         (["optim.min_lr=1", "optim.lr=0.1"], "optim.min_lr"),
         (["corpus.name=manifest"], "corpus.manifest must be set"),
-        (["train.pictures=computed", "augment.gain_db=6"], "features.reference=full_scale"),
+        (["train.images=computed", "augment.gain_db=6"], "features.reference=full_scale"),
         (
             ["model.fusion=cross_attention", "model.fusion_hidden_dim=30"],
             "model.attention_heads=4 must divide model.fusion_hidden_dim=30",

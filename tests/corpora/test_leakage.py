@@ -13,7 +13,7 @@ from audio.fingerprint import Copy
 from config.schema import Config
 from corpora.certificate import certify, protocol_id
 from corpora.leakage import group_recordings
-from corpora.plan import Plan, make_plan, remarks
+from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import CORPORA, Utterance
 from corpora.splits import Split
 from system.errors import InputError
@@ -241,7 +241,7 @@ def test_a_near_identical_recording_in_two_parts_is_refused(sound, roots, copy_o
         assert together(plan, ids) and not together(sound(corpus, split), ids)
         assert plan.certificate["near_identical"]["pairs"] == 1
         assert plan.certificate["near_identical"]["pairs_across_parts"] == {}
-        assert not any("near-identical" in remark for remark in remarks(plan))
+        assert not any("near-identical" in remark for remark in plan_warnings(plan))
         return
     with pytest.raises(InputError) as error:
         plan_of(corpus, split, root)
@@ -254,7 +254,7 @@ def test_a_near_identical_recording_in_two_parts_is_refused(sound, roots, copy_o
     assert counted["pairs"] == 1 and counted["pairs_across_parts"]["1"] == 1
     assert {*counted["first_pairs"][0][:2]} == {*ids} and 0 < counted["first_pairs"][0][2] < 0.2
     assert plan.certificate["checks"]["near-identical"].startswith("counted, not refused")
-    assert "fold 1: 1 pairs of near-identical recordings in two parts" in remarks(plan)
+    assert "fold 1: 1 pairs of near-identical recordings in two parts" in plan_warnings(plan)
 
 
 @pytest.mark.parametrize("corpus", IN_SESSIONS)

@@ -11,7 +11,7 @@ import soundfile
 
 from config.loading import load_config
 from corpora.certificate import certify
-from corpora.plan import Plan, leave_out, make_plan, remarks
+from corpora.plan import Plan, leave_out, make_plan, plan_warnings
 from corpora.splits import Split
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
@@ -224,15 +224,15 @@ def test_a_fold_that_does_not_exist_is_refused(tiny):
 
 
 def test_remarks_name_what_was_let_pass_in_the_wanted_folds(mine, copy, before):
-    texts = [remark for remark in remarks(before) if "texts are in train and test" in remark]
+    texts = [remark for remark in plan_warnings(before) if "texts are in train and test" in remark]
     assert texts == [
         f"fold {k}: 4 texts are in train and test, spoken in 8 test clips" for k in (1, 2, 3)
     ]
-    assert len(remarks(before)) == 3
+    assert len(plan_warnings(before)) == 3
     dependent = plan_of("manifest", "random-utterance", mine)
-    assert any("SPEAKER-DEPENDENT" in remark for remark in remarks(dependent))
+    assert any("SPEAKER-DEPENDENT" in remark for remark in plan_warnings(dependent))
     shutil.copy(copy / "p0a/0.wav", copy / "p0a/1.wav")
-    again = remarks(plan(copy))
+    again = plan_warnings(plan(copy))
     assert "1 recordings occur more than once, under different classes" in again
 
 
@@ -248,7 +248,7 @@ def test_remarks_are_of_the_wanted_folds_in_their_order(before):
         splits=[replace(one, fold=k) for k, one in zip(numbers, before.splits, strict=True)],
         certificate={**before.certificate, "folds": folds, "near_identical": near},
     )
-    texts, pairs = remarks(some)[:3], remarks(some)[3:]
+    texts, pairs = plan_warnings(some)[:3], plan_warnings(some)[3:]
     assert [remark.split(":")[0] for remark in texts] == ["fold 2", "fold 10", "fold 11"]
     assert pairs == [
         f"fold {k}: {n} pairs of near-identical recordings in two parts"
@@ -265,4 +265,4 @@ def test_text_groups_are_planned(recipe, mine):
     assert found.certificate["protocol"] == "manifest2/speaker-3-fold/dev-fold/all/2-text-groups"
     assert [split.fold for split in found.splits] == [1, 2, 3, 4, 5, 6]
     assert found.certificate["checks"]["text"].startswith("passed")
-    assert remarks(found) == []
+    assert plan_warnings(found) == []

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from audio.reading import listen
+from audio.reading import inspect_audio
 from corpora import recordings as room
-from corpora.recordings import hear, remember
+from corpora.recordings import index_audio, save_index
 from system.errors import RunError
 from tests.conftest import tone
 
@@ -28,20 +28,20 @@ def same(one, other):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_was_heard_is_known_again(tmp_path, monkeypatch, workers):
     paths = [write(tmp_path / f"{i}.wav", 300 + 50 * i, 0.2 + i) for i in range(3)]
-    first, bad = hear(paths, workers, tmp_path / "store")
+    first, bad = index_audio(paths, workers, tmp_path / "store")
     assert not bad and list(first) == paths
-    assert all(same(first[path], listen(path)) for path in paths)
+    assert all(same(first[path], inspect_audio(path)) for path in paths)
     assert not (tmp_path / "store").exists()
-    remember([first[paths[0]]], tmp_path / "store")
-    remember(first.values(), tmp_path / "store")
-    monkeypatch.setattr(room, "listen", lambda path: 1 / 0)
+    save_index([first[paths[0]]], tmp_path / "store")
+    save_index(first.values(), tmp_path / "store")
+    monkeypatch.setattr(room, "inspect_audio", lambda path: 1 / 0)
     moved = paths[2].rename(tmp_path / "moved.wav")
-    again, _ = hear([*paths[:2], moved], workers, tmp_path / "store")
+    again, _ = index_audio([*paths[:2], moved], workers, tmp_path / "store")
     assert all(same(again[path], first[path]) for path in paths[:2])
     assert same(again[moved], first[paths[2]])
     write(paths[0], 999)  # as long as before under the old name
     with pytest.raises(ZeroDivisionError):
-        hear(paths[:1], workers, tmp_path / "store")
+        index_audio(paths[:1], workers, tmp_path / "store")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -57,7 +57,9 @@ def test_bad_files_are_named_with_the_reason_each_time(tmp_path, workers):
         "gone.wav": "No such file",
     }
     for _ in range(2):
-        heard, bad = hear([good, *(tmp_path / n for n in names)], workers, tmp_path / "store")
+        heard, bad = index_audio(
+            [good, *(tmp_path / n for n in names)], workers, tmp_path / "store"
+        )
         assert list(heard) == [good]
         assert [path.name for path in bad] == list(names)
         for name, reason in names.items():
@@ -67,34 +69,36 @@ def test_bad_files_are_named_with_the_reason_each_time(tmp_path, workers):
 @pytest.mark.parametrize("damage", [b"", b"no archive at all", 100, 700, -30])
 def test_a_damaged_memory_is_told(tmp_path, damage):
     path = write(tmp_path / "a.wav", 300)
-    remember([listen(path)], tmp_path / "store")
+    save_index([inspect_audio(path)], tmp_path / "store")
     kept = (tmp_path / "store" / room.FILE).read_bytes()
     damage = kept[:damage] if isinstance(damage, int) else damage
     (tmp_path / "store" / room.FILE).write_bytes(damage)
-    with pytest.raises(RunError, match=f"{room.FILE} is missing, damaged .* remove "):
-        hear([path], 0, tmp_path / "store")
+    with pytest.raises(RunError, match=f"{room.FILE} is missing, corrupt .* remove "):
+        index_audio([path], 0, tmp_path / "store")
 
 
 def test_what_was_heard_is_kept_where_hearing_is_broken_off(tmp_path, monkeypatch):
     paths = [write(tmp_path / f"{i}.wav", 300 + 100 * i) for i in range(7)]
     monkeypatch.setattr(room, "KEEP_EVERY", 2)
     kept = []
-    remember = room.remember
-    monkeypatch.setattr(room, "remember", lambda *args: kept.append(1) or remember(*args))
+    save_index = room.save_index
+    monkeypatch.setattr(room, "save_index", lambda *args: kept.append(1) or save_index(*args))
 
     def heard_until_interrupted(path):
         if path == paths[5]:
             raise KeyboardInterrupt
-        return listen(path)
+        return inspect_audio(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "listen", heard_until_interrupted)
+        patch.setattr(room, "inspect_audio", heard_until_interrupted)
         with pytest.raises(KeyboardInterrupt):
-            hear(paths, 0, tmp_path / "kept", keep=True)
+            index_audio(paths, 0, tmp_path / "kept", keep=True)
     assert len(kept) == 3  # twice on the way, once at the end
     again = []
-    monkeypatch.setattr(room, "listen", lambda path: again.append(path) or listen(path))
-    found, bad = hear(paths, 0, tmp_path / "kept")
+    monkeypatch.setattr(
+        room, "inspect_audio", lambda path: again.append(path) or inspect_audio(path)
+    )
+    found, bad = index_audio(paths, 0, tmp_path / "kept")
     assert list(found) == paths and not bad and again == paths[5:]
 
 
@@ -148,17 +152,17 @@ STRANGE = {
 @pytest.mark.parametrize("how", STRANGE)
 def test_a_memory_that_is_not_as_written_is_told(tmp_path, how, count):
     path = write(tmp_path / "a.wav", 300)
-    remember([listen(path)], tmp_path)
+    save_index([inspect_audio(path)], tmp_path)
     with np.load(tmp_path / room.FILE) as kept:
         columns = dict(kept)
     with (tmp_path / room.FILE).open("w+b") as file:
         STRANGE[how](file, columns)
-    with pytest.raises(RunError, match=f"{room.FILE} is missing, damaged .* remove "):
-        hear([path], 0, tmp_path)
+    with pytest.raises(RunError, match=f"{room.FILE} is missing, corrupt .* remove "):
+        index_audio([path], 0, tmp_path)
     count("hostile inputs tried")
 
 
 def test_a_memory_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / room.FILE)
     with pytest.raises(RunError, match="no plain file"):
-        hear([write(tmp_path / "a.wav", 300)], 0, tmp_path)
+        index_audio([write(tmp_path / "a.wav", 300)], 0, tmp_path)

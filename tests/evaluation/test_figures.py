@@ -106,10 +106,10 @@ def test_the_same_values_make_the_same_file_and_it_needs_no_other():
 
 
 def test_a_spectrogram_has_low_frequencies_at_the_bottom_and_loud_ones_bright():
-    picture = np.full((4, 3), -80.0)
-    picture[0, 2] = 0.0  # the lowest frequency, last in time
-    picture[3, 0] = 20.0  # above the reference: as bright as 0 dB
-    image = Image.open(io.BytesIO(spectrogram_png(picture, -80.0)))
+    figure = np.full((4, 3), -80.0)
+    figure[0, 2] = 0.0  # the lowest frequency, last in time
+    figure[3, 0] = 20.0  # above the reference: as bright as 0 dB
+    image = Image.open(io.BytesIO(spectrogram_png(figure, -80.0)))
     pixels = np.asarray(image.convert("RGB")) @ LUMA
     assert image.size == (3, 4)
     assert pixels[3, 2] == pixels[0, 0] == pixels.max() > 200

@@ -359,7 +359,7 @@ def test_a_near_tie_may_turn(fresh, monkeypatch, precision, gap, refused):
 
 def test_a_damaged_file_is_told(fresh):
     (fresh / "robustness.json").write_text("{")
-    with pytest.raises(RunError, match=r"robustness\.json is damaged: remove it"):
+    with pytest.raises(RunError, match=r"robustness\.json is corrupt: remove it"):
         measure_robustness(read_run(fresh), progress=False)
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from evaluation.summary import summarize
-from storage.ledger import looks, note, read_ledger
+from storage.ledger import read_ledger, record_test_evaluation, test_evaluations
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
@@ -52,11 +52,13 @@ CARD = {"protocol": "p", "certificate": "x", "fold": 1, "seed": 0, "test_clips":
 
 def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     folder = finish(run, 1, 0, 9, 1)
-    note(run, CARD, 10, folder, "robustness", "noise")
-    note(run, CARD | {"certificate": "of other training clips"}, 10, folder, "test", "because")
-    note(run, CARD | {"test_clips": "others"}, 10, folder, "test", "because")
+    record_test_evaluation(run, CARD, 10, folder, "robustness", "noise")
+    record_test_evaluation(
+        run, CARD | {"certificate": "of other training clips"}, 10, folder, "test", "because"
+    )
+    record_test_evaluation(run, CARD | {"test_clips": "others"}, 10, folder, "test", "because")
     found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
-    assert looks(run, read_run(run).certificate) == found
+    assert test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
     assert summarize(run)["looks"] == found
     said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
@@ -67,7 +69,7 @@ def test_a_torn_line_of_the_ledger_costs_nothing_and_is_told(run):
     folder = finish(run, 1, 0, 9, 1)
     whole = (run / "ledger.jsonl").read_text()
     (run / "ledger.jsonl").write_text(whole + "\n" + '{"when": "2026-1')
-    note(run, CARD, 10, folder, "test", "again")
+    record_test_evaluation(run, CARD, 10, folder, "test", "again")
     assert (run / "ledger.jsonl").read_text().endswith('"why": "again"}\n')
     found = {"fold 1 seed 0": {"test": 2}, "ledger": {"unreadable line": 1}}
     assert summarize(run)["looks"] == found
@@ -85,7 +87,7 @@ def test_a_line_that_cannot_be_written_leaves_nothing(run, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(RunError, match="cannot append to .*ledger.jsonl.*No space left"):
-        note(run, CARD, 10, folder, "test", "because")
+        record_test_evaluation(run, CARD, 10, folder, "test", "because")
     assert (run / "ledger.jsonl").read_bytes() == before
 
 
@@ -151,7 +153,7 @@ def test_a_missing_environment_names_the_fold_that_must_go(run):
 def test_damage_is_told_with_the_way_on(run, name, text):
     finish(run, 1, 0, 9, 1)
     (run / name).write_text(text)
-    with pytest.raises(RunError, match=f"{name.split('/')[-1]} is missing, damaged"):
+    with pytest.raises(RunError, match=f"{name.split('/')[-1]} is missing, corrupt"):
         summarize(run)
 
 
@@ -169,7 +171,7 @@ def test_damage_is_told_with_the_way_on(run, name, text):
 def test_metrics_that_are_not_as_written_are_told(run, key, value):
     file = finish(run, 1, 0, 9, 1) / "metrics.json"
     write_json(file, read_json(file) | {key: value})
-    with pytest.raises(RunError, match="metrics.json is missing, damaged"):
+    with pytest.raises(RunError, match="metrics.json is missing, corrupt"):
         read_run(run)
 
 
@@ -179,7 +181,7 @@ def test_a_strange_line_of_the_ledger_is_a_look(run, line):
     known = read_ledger(run)[0]
     with (run / "ledger.jsonl").open("a") as file:
         file.write((json.dumps(known | {"kind": [[]]}) if line == "KIND" else line) + "\n")
-    assert looks(run, read_run(run).certificate)["ledger"] == {"unreadable line": 1}
+    assert test_evaluations(run, read_run(run).certificate)["ledger"] == {"unreadable line": 1}
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,7 @@ def test_a_strange_line_of_the_ledger_is_a_look(run, line):
 def test_a_damaged_history_is_told_with_the_way_on(run, text):
     folder = finish(run, 1, 0, 9, 1)
     (folder / "history.csv").write_text(text)
-    with pytest.raises(RunError, match=f"history.csv is missing, damaged.* remove {folder} and"):
+    with pytest.raises(RunError, match=f"history.csv is missing, corrupt.* remove {folder} and"):
         read_run(run).folds[0].history()
 
 

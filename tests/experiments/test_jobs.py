@@ -210,7 +210,7 @@ def test_the_words_of_a_lost_race_are_those_of_the_lock(tmp_path):
 
 def test_time_left_is_the_mean_of_jobs_done_here(job, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "experiments.jobs")
-    monkeypatch.setattr(jobs, "for_people", repr)
+    monkeypatch.setattr(jobs, "format_duration", repr)
     every = [job(name) for name in "abcd"]
     every[1] = job("fails", "1 / 0")
     (every[3].folder / "metrics.json").touch()
@@ -232,7 +232,7 @@ def test_no_time_left_is_invented_before_a_job_is_done(job, caplog):
 
 def test_slots_share_what_is_left(job, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "experiments.jobs")
-    monkeypatch.setattr(jobs, "for_people", repr)
+    monkeypatch.setattr(jobs, "format_duration", repr)
     late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
     wait = "while not os.path.exists(root + '/go'): time.sleep(0.01)\n"
     first = "while not os.path.exists(root + '/b/here'): time.sleep(0.01)\n"
@@ -246,7 +246,7 @@ def test_slots_share_what_is_left(job, monkeypatch, caplog):
 
 def test_a_slot_without_work_shortens_nothing(job, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "experiments.jobs")
-    monkeypatch.setattr(jobs, "for_people", repr)
+    monkeypatch.setattr(jobs, "format_duration", repr)
     late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
     run_jobs([job("a"), job("b", late + "time.sleep(0.3)\n" + DONE)], [{}, {}, {}])
     told = next(line for line in caplog.messages if line.startswith("[1/2] a: done"))

@@ -190,7 +190,7 @@ def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_no_divergence() -> 
 def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The audio files that are opened."""
     names: set[str] = set()
-    for name in ("hash_file", "listen", "read_audio"):
+    for name in ("hash_file", "inspect_audio", "read_audio"):
         real = getattr(audio, name)
 
         def noted(path: Path, *args: object, real: Callable = real) -> object:
@@ -267,7 +267,7 @@ def test_the_script_starts_the_entry() -> None:
     assert found.returncode == 0 and "scripts/lr_range.sh" in found.stdout
 
 
-def test_the_picture_shows_the_usable_band(tmp_path) -> None:
+def test_the_figure_shows_the_usable_band(tmp_path) -> None:
     from PIL import Image
 
     seen = sweep(bowl(), RATES)

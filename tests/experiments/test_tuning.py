@@ -65,7 +65,7 @@ def deaf(corpus_root, tmp_path) -> Path:
 def opened(monkeypatch) -> set[str]:
     """The audio files that are opened by any of the functions that open one."""
     names: set[str] = set()
-    for name in ("hash_file", "listen", "read_audio"):
+    for name in ("hash_file", "inspect_audio", "read_audio"):
         real = getattr(audio, name)
 
         def noted(path: Path, *args: object, real: Callable = real) -> object:
@@ -154,7 +154,7 @@ def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> No
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(tuning.Trials, "report", interrupted)
-        with (stop := Stop()).listening():
+        with (stop := Stop()).install_handlers():
             tune(stopped, 2, 1, stop)
     assert list((stopped.folder / "trials/1/state").glob("epoch-0001*.safetensors"))
     assert [row["state"] for row in rows_of(stopped.folder)] == ["complete"]

@@ -49,7 +49,7 @@ def runs(recipe, tmp_path_factory):
 
 
 @pytest.fixture(autouse=True)
-def no_pictures(monkeypatch):
+def no_images(monkeypatch):
     monkeypatch.setattr(gate_analysis, "_draw", lambda *_: {})
 
 
@@ -100,19 +100,19 @@ def test_donors_of_few_clips():
     assert draw_donors(targets, speakers, False, (1, 0))[:2].tolist() == [2, 2]
 
 
-def pictures_of(run, part):
-    """Yield each clip's pictures from its recording, with nothing of the store."""
+def images_of(run, part):
+    """Yield each clip's images from its recording, with nothing of the store."""
     frozen = next(iter(open_run(run).folds()))
     model = FoldModel(frozen.one.folder)
     for utterance in dict(frozen.job.split.parts())[part]:
-        yield model._pictures(torch.from_numpy(read_audio(utterance.path, RATE)))
+        yield model._images(torch.from_numpy(read_audio(utterance.path, RATE)))
 
 
 @torch.inference_mode()
 def test_train_means_are_those_of_the_training_clips(runs):
     run = read_run(runs("gmu", "[1,2]"))
     frozen = next(iter(open_run(run).folds()))
-    each = [frozen.model.features(*pair) for pair in pictures_of(run, "train")]
+    each = [frozen.model.features(*pair) for pair in images_of(run, "train")]
     assert len(each) == 24
     for place, mean in enumerate(frozen.means("train")):
         expected = torch.cat([pair[place] for pair in each]).mean(0)
@@ -125,7 +125,7 @@ def test_a_clip_of_many_crops_counts_once_in_the_mean(tiny):
         folder = run_experiment(tiny("features.seconds=0.15", "train.epochs=1"), [])
     run = read_run(folder)
     frozen = next(iter(open_run(run).folds()))
-    clips = [frozen.model.features(*pair) for pair in pictures_of(run, "train")]
+    clips = [frozen.model.features(*pair) for pair in images_of(run, "train")]
     assert {len(cqt) for cqt, _ in clips} == {2}
     store = frozen.store
     key = frozen.job.hashes[frozen.job.split.train[0].path]
@@ -153,7 +153,7 @@ def test_interventions_are_what_plain_tensors_make_of_them(runs):
     seen = frozen.look("test")
     cqt, mel = (
         torch.cat(f)
-        for f in zip(*[frozen.model.features(*p) for p in pictures_of(run, "test")], strict=True)
+        for f in zip(*[frozen.model.features(*p) for p in images_of(run, "test")], strict=True)
     )
     assert torch.allclose(seen.features[0], cqt, atol=1e-4)
     measured = intervene(frozen, seen, frozen.fuse(seen), 2)

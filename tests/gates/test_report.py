@@ -111,7 +111,7 @@ def put(run, **changes):
     write_json(run.folder / "gates/gates.json", results_of(run, **changes))
 
 
-def test_the_page_shows_statistics_costs_verdicts_and_pictures(run):
+def test_the_page_shows_statistics_costs_verdicts_and_images(run):
     put(run)
     (run.folder / "gates/falls.png").write_bytes(PNG)
     page = page_of(run)
@@ -216,7 +216,7 @@ def test_more_folds_than_were_analyzed_are_told(run):
 )
 def test_a_file_of_another_form_is_refused(run, changes):
     put(run, **changes)
-    with pytest.raises(RunError, match=r"gates.json is damaged .*analyze_gates.py .* again") as e:
+    with pytest.raises(RunError, match=r"gates.json is corrupt .*analyze_gates.py .* again") as e:
         read_results(run)
     assert len(str(e.value)) < 800
 
@@ -252,20 +252,20 @@ def png_header(width, height):
 def test_what_is_no_small_png_is_refused(run, data):
     put(run)
     (run.folder / "gates/class_histograms.png").write_bytes(data)
-    with pytest.raises(RunError, match="class_histograms.png is damaged"):
+    with pytest.raises(RunError, match="class_histograms.png is corrupt"):
         read_results(run)
 
 
-def test_a_picture_of_another_name_is_left_alone(run):
+def test_a_image_of_another_name_is_left_alone(run):
     put(run)
     (run.folder / "gates/other.png").write_bytes(b"x")
-    assert read_results(run).pictures == {}
+    assert read_results(run).images == {}
 
 
 ODD = ["$x_1$", "a & b", "\x00\x1b[2J", "ä" * 60]
 
 
-def test_pictures_take_odd_names_empty_classes_and_constant_gates():
+def test_images_take_odd_names_empty_classes_and_constant_gates():
     gates = [np.array([0.5, 0.5]), np.zeros(0), np.array([0.5]), np.array([0.5])]
     intervals = [None, [-0.1, 0.1], None, None]
     units = np.full((6, 4), 0.5)

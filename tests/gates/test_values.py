@@ -17,7 +17,7 @@ from config.loading import load_config
 from gates import analysis as gate_analysis
 from gates import frozen
 from gates.analysis import analyze
-from gates.results import PICTURES
+from gates.results import FIGURES
 from gates.statistics import t_interval
 from gates.values import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
 from inference.predictor import FoldModel
@@ -81,7 +81,7 @@ def by_hand(trained):
     for name in one.test.utterances.tolist():
         waveform = torch.from_numpy(read_audio(run.audio_file(name), RATE))
         with torch.inference_mode():
-            found.append(model.model(*model._pictures(waveform)).gate.mean(0).numpy())
+            found.append(model.model(*model._images(waveform)).gate.mean(0).numpy())
     return one, np.stack(found)
 
 
@@ -110,9 +110,9 @@ def test_the_share_is_the_size_of_the_terms(analyzed, by_hand, trained):
     run = read_run(trained)
     model = FoldModel(one.folder)
     name = one.test.utterances[3]
-    pictures = model._pictures(torch.from_numpy(read_audio(run.audio_file(name), RATE)))
+    images = model._images(torch.from_numpy(read_audio(run.audio_file(name), RATE)))
     with torch.inference_mode():
-        feat_cqt, feat_mel = model.model.features(*pictures)
+        feat_cqt, feat_mel = model.model.features(*images)
         gmu = model.model.head.gmu
         h_cqt, h_mel = torch.tanh(gmu.project_cqt(feat_cqt)), torch.tanh(gmu.project_mel(feat_mel))
         gate = torch.sigmoid(gmu.gate(torch.cat([h_cqt, h_mel], 1)))
@@ -347,16 +347,16 @@ def test_weights_that_say_something_else_are_refused(fresh):
     assert not (fresh / "gates").exists()
 
 
-def test_pictures_say_which_way_one_points(analyzed):
+def test_images_say_which_way_one_points(analyzed):
     folder, _ = analyzed
-    for name in PICTURES:
+    for name in FIGURES:
         svg = (folder / f"gates/{name}.svg").read_text()
         assert (folder / f"gates/{name}.png").read_bytes().startswith(b"\x89PNG")
         if name == "unit_heat_maps":
             assert svg.count("0 = Mel<") == svg.count("1 = CQT<") == 4  # one line a model
         if name != "falls":
             assert "0 = Mel ... 1 = CQT" in svg
-    assert {p.name for p in (folder / "gates").glob("*.svg")} == {f"{n}.svg" for n in PICTURES}
+    assert {p.name for p in (folder / "gates").glob("*.svg")} == {f"{n}.svg" for n in FIGURES}
 
 
 def test_tensorboard_has_the_same(analyzed):
@@ -364,7 +364,7 @@ def test_tensorboard_has_the_same(analyzed):
     events = EventAccumulator(str(folder / "gates"))
     events.Reload()
     tags = events.Tags()
-    assert sorted(tags["images"]) == sorted(PICTURES)
+    assert sorted(tags["images"]) == sorted(FIGURES)
     assert len(tags["histograms"]) == 4
     import tensorboard.util.tensor_util as tensor_util
 

@@ -45,7 +45,7 @@ def clip(tmp_path):
     return path
 
 
-def test_a_label_is_what_the_model_says_of_the_stored_picture(fold, clip):
+def test_a_label_is_what_the_model_says_of_the_stored_image(fold, clip):
     label = FoldModel(fold).label(clip)
     card = json.loads((fold / "model.json").read_text())
     model = MaxMViTGMU(**card["model"])
@@ -53,7 +53,7 @@ def test_a_label_is_what_the_model_says_of_the_stored_picture(fold, clip):
     waveform = torch.from_numpy(soundfile.read(clip, dtype="float32")[0])[None]
     pair = SpectrogramImages(**FEATURES)(waveform, torch.tensor([waveform.shape[1]]))
     with torch.no_grad():
-        output = model.eval()(*(picture.half().float() for picture in pair))
+        output = model.eval()(*(image.half().float() for image in pair))
     assert list(label.probs.values()) == pytest.approx(output.logits[0].softmax(0).tolist())
     assert label.gate == pytest.approx(float(output.gate.mean()))
     assert label.emotion == "abc"[int(output.logits.argmax())]

@@ -182,7 +182,7 @@ def test_the_worst_errors_are_the_most_probable_wrong_predictions(page, folders)
     assert cards == sorted(wrong, key=wrong.get, reverse=True)
 
 
-def test_a_card_has_the_clip_and_its_pictures(page, folders, corpus_root) -> None:
+def test_a_card_has_the_clip_and_its_images(page, folders, corpus_root) -> None:
     card = re.search(
         r'<article class="card" data-utterance="(.*?)">(.*?)</article>', page, re.DOTALL
     )
@@ -191,15 +191,13 @@ def test_a_card_has_the_clip_and_its_pictures(page, folders, corpus_root) -> Non
     samples, rate = soundfile.read(io.BytesIO(base64.b64decode(sound)))
     original, _ = soundfile.read(next(corpus_root.rglob(f"{name}.wav")))
     assert rate == 16_000 and np.abs(samples - original).max() < 1e-4
-    pictures = re.findall(
-        r'<img src="data:image/png;base64,([^"]+)" alt="(CQT|Mel) picture', inside
-    )
-    assert [view for _, view in pictures] == ["CQT", "Mel"]
+    images = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="(CQT|Mel) image', inside)
+    assert [view for _, view in images] == ["CQT", "Mel"]
     settings = read_json(folders[0] / "folds/fold-1_seed-0/model.json")["features"]
     import torch
 
     pair = SpectrogramImages(**settings)(torch.from_numpy(original).float()[None])
-    for (encoded, _), expected in zip(pictures, pair, strict=True):
+    for (encoded, _), expected in zip(images, pair, strict=True):
         png = base64.b64decode(encoded)
         assert png == spectrogram_png(expected[0, 0].numpy(), -80.0)
         assert Image.open(io.BytesIO(png)).size == (32, 32)
@@ -267,7 +265,7 @@ def test_odd_names_are_text_and_missing_audio_is_said(tmp_path: Path) -> None:
     assert '<p class="stamp" role="alert">SPEAKER-DEPENDENT' in page
 
 
-def test_without_audio_the_pictures_stay(folders, tmp_path: Path) -> None:
+def test_without_audio_the_images_stay(folders, tmp_path: Path) -> None:
     publish(tmp_path / "quiet", *gather(folders), audio=False)
     page = (tmp_path / "quiet/report.html").read_text()
     assert "data:audio" not in page and "mind its licence" not in page

@@ -1,4 +1,4 @@
-"""The picture of the front end: two rows of three, and a bad file is named."""
+"""The image of the front end: two rows of three, and a bad file is named."""
 
 import errno
 import os
@@ -29,11 +29,11 @@ def test_ours_stand_beside_librosas_with_their_difference(clip):
         *("Mel-STFT", "Mel-STFT", "ours - librosa"),
     ]
     for ours, librosa in (panels[0:2], panels[3:5]):
-        picture = ours.collections[0].get_array()
-        loud = picture > -30  # dB; far below a tone librosa's downsampling leaves traces
-        difference = picture - librosa.collections[0].get_array()
+        image = ours.collections[0].get_array()
+        loud = image > -30  # dB; far below a tone librosa's downsampling leaves traces
+        difference = image - librosa.collections[0].get_array()
         assert loud.any() and np.abs(difference[loud]).mean() < 0.5
-        row = picture.mean(1).argmax()
+        row = image.mean(1).argmax()
         assert ours.collections[0].get_coordinates()[row, 0, 1] == pytest.approx(440, rel=0.06)
 
 
@@ -47,7 +47,7 @@ def test_a_bad_file_is_named_and_the_others_are_drawn(clip, tmp_path, monkeypatc
     assert (tmp_path / "tone_features.png").stat().st_size > 10_000
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_picture(clip, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_told_and_leaves_no_half_image(clip, tmp_path, monkeypatch, capsys):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Two states and the newest between epochs are kept; what is damaged is found out and not used."""
+"""Two states and the newest between epochs are kept; what is corrupt is found out and not used."""
 
 from pathlib import Path
 
@@ -105,8 +105,8 @@ def test_a_damaged_newest_state_is_passed_over_and_removed(
     assert (kept.load(is_main=False) or {})["place"] == [1, 0, 1]
     assert newest.exists()  # another process may be about to look
     assert (kept.load() or {})["place"] == [1, 0, 1]
-    assert not newest.exists() and f"{newest} is damaged and was removed" in caplog.text
-    count("damaged states found out")
+    assert not newest.exists() and f"{newest} is corrupt and was removed" in caplog.text
+    count("corrupt states found out")
 
 
 @pytest.mark.promise("checkpoint")
@@ -117,10 +117,10 @@ def test_where_all_are_damaged_the_way_on_is_told_and_nothing_is_removed(
     before = names(kept)
     for file in kept.folder.glob("epoch-*"):
         damage(file, how)
-    with pytest.raises(RunError, match=f"damaged.*remove {kept.folder.parent} and run the same"):
+    with pytest.raises(RunError, match=f"corrupt.*remove {kept.folder.parent} and run the same"):
         kept.load()
     assert names(kept) == before
-    count("damaged states found out", 2)
+    count("corrupt states found out", 2)
 
 
 @pytest.mark.promise("checkpoint")

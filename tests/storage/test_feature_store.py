@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from audio import cqt
-from audio.reading import listen, read_audio
+from audio.reading import inspect_audio, read_audio
 from config.loading import flatten
 from config.schema import FeaturesConfig
 from features import SpectrogramImages
@@ -46,7 +46,7 @@ def clips(tmp_path: Path) -> dict[str, Path]:
 
 
 def hashes_of(paths) -> dict[Path, str]:
-    return {path: listen(path).hash for path in paths}
+    return {path: inspect_audio(path).hash for path in paths}
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
 
 
 def read_counter(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Note every file that is read for its pictures."""
+    """Note every file that is read for its images."""
     read: list[Path] = []
 
     def counted(path: Path, *which: object) -> np.ndarray:
@@ -120,17 +120,17 @@ def test_same_audio_under_two_names_is_stored_once(clips, make_store, tmp_path: 
     assert store.rows == {key: range(1)} and len(store.view("mel")) == 1
 
 
-def test_records_equal_pictures_computed_directly(clips, make_store) -> None:
+def test_records_equal_images_computed_directly(clips, make_store) -> None:
     store = make_store()
     store.build(clips, workers=0)
     images = SpectrogramImages(**SETTINGS)
     for key, path in clips.items():
         waveform = torch.from_numpy(read_audio(path, RATE))[None]
         pair = images(waveform, torch.tensor([waveform.shape[1]]))
-        for name, picture in zip(("cqt", "mel"), pair, strict=True):
+        for name, image in zip(("cqt", "mel"), pair, strict=True):
             stored = store.view(name)[store.rows[key].start]
-            np.testing.assert_array_equal(stored, picture[0].half().numpy())
-            assert stored.std() > 0.1  # dB: a picture, not a constant
+            np.testing.assert_array_equal(stored, image[0].half().numpy())
+            assert stored.std() > 0.1  # dB: a image, not a constant
 
 
 def test_threads_give_the_same_store(clips, make_store) -> None:
@@ -210,7 +210,7 @@ def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkey
 @pytest.mark.promise("bounds")
 @pytest.mark.parametrize("most", [1, 1e12])  # bytes
 def test_long_files_are_committed_sooner(clips, make_store, monkeypatch, most) -> None:
-    """All pictures between two writes of the index are held in memory."""
+    """All images between two writes of the index are held in memory."""
     monkeypatch.setattr(store_module, "COMMIT_BYTES", most)
     written = []
     append = store_module.FeatureStore._append
@@ -259,7 +259,7 @@ def test_two_builders_at_once_give_one_whole_store(clips, make_store, monkeypatc
             )
 
 
-def test_damage_and_a_crash_never_give_a_clip_the_pictures_of_another(
+def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
     clips, make_store, monkeypatch
 ) -> None:
     first = make_store()
@@ -375,16 +375,16 @@ def test_a_torn_index_is_told_with_the_way_on(make_store, clips, size, count) ->
     store.build(clips, workers=0)
     index = store.folder / "index.json"
     index.write_bytes(index.read_bytes()[:size])
-    with pytest.raises(RunError, match=f"damaged .*: remove {index} and run the same"):
+    with pytest.raises(RunError, match=f"corrupt .*: remove {index} and run the same"):
         make_store()
     index.unlink()
     assert make_store().build(clips, workers=0) == {}
-    count("damaged stores")
+    count("corrupt stores")
 
 
 @pytest.mark.promise("bad_audio")
 @pytest.mark.parametrize("views", [["cqt"], ["mel"], ["cqt", "mel"]])
-def test_a_store_without_its_pictures_makes_them_again(make_store, clips, views, count) -> None:
+def test_a_store_without_its_images_makes_them_again(make_store, clips, views, count) -> None:
     store = make_store()
     store.build(clips, workers=0)
     before = {name: np.array(store.view(name)) for name in ("cqt", "mel")}
@@ -392,9 +392,9 @@ def test_a_store_without_its_pictures_makes_them_again(make_store, clips, views,
         (store.folder / f"{name}.f16").unlink()
     again = make_store()
     assert again.rows == {} and again.build(clips, workers=0) == {}
-    for name, pictures in before.items():
-        np.testing.assert_array_equal(again.view(name), pictures)
-    count("damaged stores")
+    for name, images in before.items():
+        np.testing.assert_array_equal(again.view(name), images)
+    count("corrupt stores")
 
 
 @pytest.mark.promise("bad_audio")
@@ -409,7 +409,7 @@ def test_a_store_of_another_version_stays_and_is_not_read(
     assert new.rows == {} and new.build(clips, workers=0) == {}
     assert new.folder != old.folder and len(new.rows) == len(clips)
     assert {path: path.read_bytes() for path in old.folder.iterdir()} == before
-    count("damaged stores")
+    count("corrupt stores")
 
 
 @pytest.mark.promise("bad_audio")
@@ -421,7 +421,7 @@ def test_a_store_in_the_place_of_another_is_refused(make_store, clips, tmp_path,
     with pytest.raises(RunError, match="made with other settings.*remove") as caught:
         FeatureStore(tmp_path / "store", {**SETTINGS, "top_db": 40.0})
     assert str(other.folder) in str(caught.value)
-    count("damaged stores")
+    count("corrupt stores")
 
 
 @pytest.mark.promise("bad_audio")

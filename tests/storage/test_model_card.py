@@ -161,7 +161,7 @@ def no_weights(path: Path) -> None:
 )
 def test_a_card_that_is_no_card_is_refused(shared, text, count):
     (shared / "model.json").write_text(text)
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
     count("hostile inputs tried")
 
@@ -205,7 +205,7 @@ BAD_WEIGHTS = {
 @pytest.mark.parametrize("name", BAD_WEIGHTS)
 def test_damaged_weights_are_refused(shared, name, count):
     (shared / "model.safetensors").write_bytes(BAD_WEIGHTS[name])
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
     count("hostile inputs tried")
 
@@ -239,10 +239,10 @@ def test_weights_that_are_no_numbers_are_refused(shared, weights, count):
 @pytest.mark.promise("foreign")
 def test_a_pickle_in_the_place_of_weights_is_not_executed(shared, marker, count):
     (shared / "model.safetensors").write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
     (shared / "model.json").write_bytes(pickle.dumps(Payload(marker)))
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
     count("malicious files and values tried", 2)
 
@@ -270,9 +270,9 @@ def test_labels_from_a_hostile_card_do_not_steer_the_terminal(
 def test_a_deep_state_is_refused(tmp_path, count):
     path = tmp_path / "last.safetensors"
     files.save_file({}, path, metadata={"state": "[" * 100_000})
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         load_state(path)
     write_json(path, {})
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         load_state(path)
     count("hostile inputs tried", 2)

@@ -239,7 +239,7 @@ KINDS = [
     Kind("a web page", content("<!doctype html><title>404</title>"), UNKNOWN),
     Kind("a Git LFS pointer", content(LFS), UNKNOWN),
     Kind("a ZIP archive", an_archive, UNKNOWN),
-    Kind("a picture", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
+    Kind("a image", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
     Kind("an M4A", content(b"\0\0\0 ftypM4A " + bytes(999)), UNKNOWN),
     Kind("a pickle", content(b"\x80\x04\x95\x10" + bytes(999)), UNKNOWN),
     Kind("zeros", content(bytes(9999)), UNKNOWN),
@@ -332,7 +332,7 @@ SITUATIONS = [
         "tests/storage/test_feature_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
     ),
     (
-        "a file that changes in training, `train.pictures=computed`",
+        "a file that changes in training, `train.images=computed`",
         "the run stops with its name, and goes on when it is back",
         "tests/audio/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
         "again",
@@ -353,9 +353,9 @@ SITUATIONS = [
         "tests/storage/test_feature_store.py::test_truncated_data_file_heals",
     ),
     (
-        "a store without its pictures",
+        "a store without its images",
         "they are made again",
-        "tests/storage/test_feature_store.py::test_a_store_without_its_pictures_makes_them_again",
+        "tests/storage/test_feature_store.py::test_a_store_without_its_images_makes_them_again",
     ),
     (
         "a store whose index is torn or not as written",

@@ -20,9 +20,9 @@ MODULES = ["tests.support.kills", "system.cli"]
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
-    "hearing a clip": ("corpora.recordings", "listen"),
+    "hearing a clip": ("corpora.recordings", "inspect_audio"),
     "picturing a clip": ("storage.feature_store", "read_audio"),
-    "writing pictures": ("storage.feature_store", "FeatureStore._append"),
+    "writing images": ("storage.feature_store", "FeatureStore._append"),
     "writing the store's index": ("storage.feature_store", "FeatureStore._write_index"),
     "a training step": ("training.engine", "Trainer.step"),
     "a backward pass": ("training.engine", "Trainer._backward"),
@@ -34,7 +34,7 @@ PLACES = {
     "writing the history": ("training.fold", "write_csv"),
     "writing TensorBoard": ("training.tensorboard", "Tracker.log_epoch"),
     "the test pass": ("training.fold", "_test"),
-    "writing the ledger": ("training.fold", "note"),
+    "writing the ledger": ("training.fold", "record_test_evaluation"),
     "writing predictions": ("training.fold", "write_predictions"),
     "writing metrics": ("training.fold", "write_metrics"),
     "removing checkpoints": ("storage.checkpoints", "Checkpoints.remove"),

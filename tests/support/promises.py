@@ -3,7 +3,7 @@
 PROMISES = {
     "resume": "A run that is killed at any point and started again ends with the weights, metrics "
     "and predictions of one that was never killed, byte for byte",
-    "checkpoint": "Two checkpoints are kept; where the newest is cut short or damaged, the one "
+    "checkpoint": "Two checkpoints are kept; where the newest is cut short or corrupt, the one "
     "before it is used",
     "stop": "SIGTERM and Ctrl-C save the state and end with status 0 and the command that goes on",
     "non_finite": "A loss or gradient that is NaN or infinite moves no weight, is logged with its "
@@ -11,15 +11,15 @@ PROMISES = {
     "bad_audio": "Every kind of odd audio file has a stated outcome: used, or refused by name with "
     "the reason; all bad files of a corpus are named in one go",
     "properties": "Readers, configs and metrics keep their laws on drawn inputs",
-    "fuzz": "No damaged config, manifest or EmoEvaluation file ends in a traceback",
+    "fuzz": "No corrupt config, manifest or EmoEvaluation file ends in a traceback",
     "foreign": "Nothing foreign is executed: no pickle, no YAML tag, no shell",
     "containment": "A manifest cannot reach outside corpus.root",
     "escaping": "Names from a corpus are escaped wherever they are shown",
     "bounds": "Sizes are bounded before memory is taken",
-    "full_disk": "On a full disk a run stops with what was needed, leaves no damaged file, and "
+    "full_disk": "On a full disk a run stops with what was needed, leaves no corrupt file, and "
     "goes on when there is room",
     "lost_disk": "A run folder that is read-only or was removed stops the run with one message",
     "same_run": "Of two runs of one name the second is refused, with the first's process and host",
-    "same_store": "Two runs that need the same pictures compute them once",
+    "same_store": "Two runs that need the same images compute them once",
     "stale_lock": "The lock of a dead process is taken over",
 }

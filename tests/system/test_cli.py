@@ -53,7 +53,7 @@ def run(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> Iterator[Callable[
 
 
 def leaves_nothing(folder: Path) -> bool:
-    """No run, no picture; what was heard may be kept for the next time."""
+    """No run, no image; what was heard may be kept for the next time."""
     kept = {path.name for path in (folder / "store").glob("*")}
     return not (folder / "runs").exists() and kept <= {RECORDINGS}
 
@@ -204,7 +204,7 @@ def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
         def work() -> None:
             raise error
 
-        return Said(cli.guarded(work), *capsys.readouterr())
+        return Said(cli.run_cli(work), *capsys.readouterr())
 
     assert ends_with(InputError("x"))[::2] == (2, "wrong input: x\n")
     assert ends_with(RunError("x"))[::2] == (1, "failed: x\n")
@@ -212,7 +212,7 @@ def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
     assert ends_with(KeyboardInterrupt()).status == 1
     with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
         ends_with(ZeroDivisionError())
-    assert cli.guarded(lambda: None) == 0
+    assert cli.run_cli(lambda: None) == 0
 
 
 def command_in(config: Path) -> str:
@@ -298,7 +298,7 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
     for rank, told in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         command = [*entry._launcher(), "train_gmu.py", "--config", "x"]
-        assert cli.guarded(stopped, command) == 0
+        assert cli.run_cli(stopped, command) == 0
         said = capsys.readouterr().err
         assert told in said and bool(told) == bool(said)
 

@@ -18,8 +18,8 @@ from tests.support.paths import ROOT
 HOLD = """
 import sys
 from pathlib import Path
-from system.disk import whole_file
-with whole_file(Path(sys.argv[1])) as place:
+from system.disk import atomic_write
+with atomic_write(Path(sys.argv[1])) as place:
     place.write_bytes(b"half")
     print("at work", flush=True)
     sys.stdin.read()
@@ -28,7 +28,7 @@ with whole_file(Path(sys.argv[1])) as place:
 
 
 def write(path, data=b"new"):
-    with disk.whole_file(path, len(data)) as place:
+    with disk.atomic_write(path, len(data)) as place:
         place.write_bytes(data)
 
 
@@ -182,7 +182,10 @@ def test_a_folder_that_cannot_be_synced_is_told_as_it_is(tmp_path, monkeypatch):
 def test_the_message_has_the_reason_and_the_way_on(tmp_path, number, said):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(RunError, match=said) as caught, disk.whole_file(path, 12_345_678) as place:
+    with (
+        pytest.raises(RunError, match=said) as caught,
+        disk.atomic_write(path, 12_345_678) as place,
+    ):
         place.write_bytes(b"half")
         raise OSError(number, os.strerror(number))
     assert str(caught.value).startswith(f"cannot write {path}: ")
@@ -191,7 +194,7 @@ def test_the_message_has_the_reason_and_the_way_on(tmp_path, number, said):
 
 
 def test_what_is_free_is_said_as_the_system_has_it(tmp_path):
-    with pytest.raises(RunError) as caught, disk.whole_file(tmp_path / "file", 0):
+    with pytest.raises(RunError) as caught, disk.atomic_write(tmp_path / "file", 0):
         raise OSError(errno.ENOSPC, "full")
     value, unit = re.search(r"needs 0 B, ([\d.]+) (\w*B) is free", str(caught.value)).groups()
     free = float(value) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]

@@ -22,7 +22,7 @@ from config.loading import load_config
 from evaluation.figures import dot_plot
 from evaluation.tables import comparison_latex, markdown_table
 from reports.publish import gather, publish
-from system.cli import WRONG_INPUT, guarded
+from system.cli import WRONG_INPUT, run_cli
 from system.errors import InputError, RunError
 from system.files import write_csv
 from system.text import printable
@@ -217,7 +217,7 @@ def test_a_message_does_not_steer_the_terminal(name, capsys, count):
         return work
 
     for kind, status in ((InputError, 2), (RunError, 1), (OSError, 1)):
-        assert guarded(fail_with(kind)) == status
+        assert run_cli(fail_with(kind)) == status
         said = capsys.readouterr().err
         assert not steers(said) and printable(name) in said
         count("hostile names shown")
@@ -227,7 +227,7 @@ def test_a_message_does_not_steer_the_terminal(name, capsys, count):
 def test_a_log_line_does_not_steer_the_terminal(monkeypatch, capsys, count):
     monkeypatch.setattr(logging.root, "handlers", [])
     monkeypatch.setattr(logging.root, "level", logging.WARNING)
-    assert guarded(lambda: logging.getLogger("a").info("%s of %s", "\x1b[2J", "\u202e")) == 0
+    assert run_cli(lambda: logging.getLogger("a").info("%s of %s", "\x1b[2J", "\u202e")) == 0
     assert capsys.readouterr().err == "\\x1b[2J of \\u202e\n"
     count("hostile names shown")
 
@@ -249,7 +249,7 @@ def test_a_config_that_is_no_file_is_told_in_one_line(tmp_path, capsys):
     assert re.fullmatch(r"wrong input: .*no plain file\n", capsys.readouterr().err)
 
 
-def test_a_report_decodes_to_pictures(harmful):
+def test_a_report_decodes_to_images(harmful):
     page = (harmful / "out/report.html").read_text(encoding="utf-8")
     packed = re.findall(r"data:image/svg\+xml;base64,([A-Za-z0-9+/=]+)", page)
     assert packed

@@ -44,7 +44,7 @@ def test_a_file_is_made_and_replaced(tmp_path):
 
 @pytest.mark.parametrize("error", [ValueError("mine"), KeyboardInterrupt()])
 def test_an_exception_in_the_body_leaves_the_old_file_and_passes_on(old, error):
-    with pytest.raises(type(error)), files.whole_file(old) as temporary:
+    with pytest.raises(type(error)), files.atomic_write(old) as temporary:
         temporary.write_text("half")
         raise error
     assert_untouched(old)
@@ -192,10 +192,10 @@ def test_peer_25_a_pickle_is_refused_and_not_executed(tmp_path, load):
 )
 def test_safetensors_that_hold_no_state_of_ours_are_a_run_error(tmp_path, tree):
     save_file({}, tmp_path / "s", metadata={"state": json.dumps(tree)})
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         files.load_state(tmp_path / "s")
     save_file({"weight": torch.zeros(2)}, tmp_path / "s")
-    with pytest.raises(RunError, match="damaged"):
+    with pytest.raises(RunError, match="corrupt"):
         files.load_state(tmp_path / "s")
 
 

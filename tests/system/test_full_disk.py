@@ -198,8 +198,8 @@ def config_in(recipe: Path, root: Path, *overrides: str) -> Config:
     return load_config(recipe, [*places, *SMALL, *overrides])
 
 
-def pictures_of(config: Config) -> dict[str, list[bytes]]:
-    """Return all that can be read of a store: {audio hash: its two pictures}."""
+def images_of(config: Config) -> dict[str, list[bytes]]:
+    """Return all that can be read of a store: {audio hash: its two images}."""
     store = FeatureStore(Path(config.run.store), feature_settings(config))
     if not store.rows:
         return {}
@@ -211,7 +211,7 @@ def pictures_of(config: Config) -> dict[str, list[bytes]]:
 
 
 class Reference:
-    """A run that nothing disturbed: its steps, its results, its pictures."""
+    """A run that nothing disturbed: its steps, its results, its images."""
 
     def __init__(self, recipe: Path, root: Path) -> None:
         self.recipe, self.config = recipe, config_in(recipe, root)
@@ -219,7 +219,7 @@ class Reference:
             self.run = run_experiment(self.config, [])
         self.steps = disk.steps
         self.results = results_of(root / "runs" / FOLD)
-        self.pictures = pictures_of(self.config)
+        self.images = images_of(self.config)
 
     def assert_goes_on(self, root: Path, appended: bool = True) -> None:
         run_experiment(config_in(self.recipe, root), [])
@@ -259,8 +259,8 @@ def fail_and_go_on(
         takes_nothing = ("cannot make the folder", "cannot open", "cannot lock")
         assert "needs " in said or said.startswith(takes_nothing), told
     assert_whole(root, appended=not lasting)
-    found = pictures_of(config_in(reference.recipe, root))
-    assert found.items() <= reference.pictures.items()
+    found = images_of(config_in(reference.recipe, root))
+    assert found.items() <= reference.images.items()
     reference.assert_goes_on(root, appended=not lasting)
     shutil.rmtree(root)
 
@@ -370,7 +370,7 @@ def link(root: Path, name: str, disk: Path) -> None:
         ("runs", "6m", r"epoch-0001.*: No space left on device \(needs 8.* MB, .* kB is free"),
         ("store", "64k", r"[cm].*.f16 of the feature store: No space left on device \(needs 65.5"),
     ],
-    ids=["tables", "weights", "pictures"],
+    ids=["tables", "weights", "images"],
 )
 def test_a_real_disk_that_is_full(reference, tmp_path, count, place, size, said) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
@@ -473,7 +473,7 @@ def test_a_read_only_disk_is_told_before_anything_is_computed(
 
 
 @pytest.mark.promise("lost_disk")
-def test_a_read_only_store_that_lacks_pictures_computes_none(
+def test_a_read_only_store_that_lacks_images_computes_none(
     reference, tmp_path, monkeypatch, count
 ) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
@@ -490,7 +490,7 @@ def test_a_read_only_store_that_lacks_pictures_computes_none(
 
 
 @pytest.mark.promise("lost_disk")
-def test_a_read_only_store_that_has_all_pictures_will_do(reference, tmp_path, count) -> None:
+def test_a_read_only_store_that_has_all_images_will_do(reference, tmp_path, count) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"
     with small_disk(disk, "64m") as again:
         link(root, "store", disk)
@@ -583,9 +583,9 @@ def test_a_store_that_is_removed_while_it_is_built(
             with pytest.raises(RunError, match="cannot write .*(is gone|No such file)"):
                 run_experiment(config, [])
     assert bool(gone) == any((root / "store").glob("*/"))
-    assert pictures_of(config).items() <= reference.pictures.items()
+    assert images_of(config).items() <= reference.images.items()
     reference.assert_goes_on(root)
-    assert pictures_of(config) == reference.pictures
+    assert images_of(config) == reference.images
     count("folders removed in a run")
 
 
@@ -604,9 +604,9 @@ def test_a_data_file_cut_short_while_a_store_is_built_gives_no_zeros(
     config = config_in(reference.recipe, root)
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "read_audio", read_and_cut)
-        with pytest.raises(RunError, match="mel.f16 is missing, damaged .*rows of it went"):
+        with pytest.raises(RunError, match="mel.f16 is missing, corrupt .*rows of it went"):
             run_experiment(config, [])
-    assert pictures_of(config) == {}
+    assert images_of(config) == {}
     reference.assert_goes_on(root)
     count("folders removed in a run")
 

@@ -1,6 +1,6 @@
-"""Damaged recipes, overrides, manifests and label files end in a value or in one message.
+"""Corrupt recipes, overrides, manifests and label files end in a value or in one message.
 
-Valid files are damaged at random (bytes flipped, pieces cut, doubled, exchanged, odd words put in)
+Valid files are corrupt at random (bytes flipped, pieces cut, doubled, exchanged, odd words put in)
 and read. A failure prints the case.
 """
 
@@ -99,7 +99,7 @@ RAW += [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x80" * 9, b"\xff\xfe", b"\xf4\x90\
 
 
 def mutate(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Return one of some files, damaged one to three times."""
+    """Return one of some files, corrupt one to three times."""
     data = bytearray(chance.choice(seeds))
     for _ in range(chance.randint(1, 3)):
         kind = chance.randrange(6)
@@ -175,7 +175,7 @@ def config_targets(folder: Path) -> dict[str, Target]:
 
     overrides = ["optim.lr=1e-3", "run.folds=[1,2]", "name=b", "corpus.labels=[a, b]"]
     overrides += ["features.cqt.window=[kaiser, 14.0]", "loss.alpha=0.5 ; run.seeds=[3]"]
-    overrides += ["augment.snr_db=[1, 2] ; train.pictures=computed", "model={fusion: concat}"]
+    overrides += ["augment.snr_db=[1, 2] ; train.images=computed", "model={fusion: concat}"]
     overrides += ["optim={schedule: cosine, warmup_epochs: 1}"]
     files = [path.read_bytes() for path in sorted(CONFIGS.glob("*.yaml"))]
     return {
@@ -277,7 +277,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
 
 
 def fuzz(target: Target, name: str, n: int, seed: int) -> None:
-    """Read some damaged files; what is neither value nor message fails with the case."""
+    """Read some corrupt files; what is neither value nor message fails with the case."""
     values = 0
     for i in range(n):
         case = mutate(random.Random(f"{name} {seed} {i}"), target.seeds)
@@ -285,7 +285,7 @@ def fuzz(target: Target, name: str, n: int, seed: int) -> None:
             values += target.check(case)
         except Exception:
             pytest.fail(f"{name}, seed {seed}, case {i}: {case!r}\n{traceback.format_exc()}")
-    print(f"{name}: {values} of {n} damaged files are still read")
+    print(f"{name}: {values} of {n} corrupt files are still read")
     assert values > n / 50, "the damage leaves too little to read"
 
 

@@ -21,7 +21,7 @@ from config.loading import load_config
 from corpora.labels import label_set
 from corpora.readers import read_corpus
 from corpora.recordings import FILE as RECORDINGS
-from corpora.recordings import hear
+from corpora.recordings import index_audio
 from corpora.utterance import Utterance
 from models.backbones import create_backbone
 from system.bounded import (
@@ -125,7 +125,7 @@ def odd_files(folder: Path) -> Iterator[tuple[Path, str]]:
     for name, target in (("zero", "/dev/zero"), ("self", folder / "self.csv")):
         link = folder / f"{name}.csv"
         link.symlink_to(target)
-        yield link, "no plain file" if name == "zero" else "cannot read|damaged|circle"
+        yield link, "no plain file" if name == "zero" else "cannot read|corrupt|circle"
 
 
 @pytest.mark.promise("bounds")
@@ -395,7 +395,7 @@ def test_weights_that_are_a_pickle_are_not_executed(tmp_path, marker, suffix, fo
     with pytest.raises(InputError, match=r"model.cqt_weights=.* does not hold the weights"):
         create_backbone("test_maxvit", 32, 1, False, str(file), "cqt")
     for load in (load_tensors, load_state):
-        with pytest.raises(RunError, match="damaged"):
+        with pytest.raises(RunError, match="corrupt"):
             load(file)
     count("malicious files and values tried", 3)
 
@@ -411,8 +411,8 @@ def test_what_was_heard_is_not_unpickled(tmp_path, marker, form, count):
         np.savez(
             file, sha256=objects, hash=objects, seconds=objects, lengths=objects, words=objects
         )
-    with pytest.raises(RunError, match="damaged"):
-        hear([], 0, tmp_path)
+    with pytest.raises(RunError, match="corrupt"):
+        index_audio([], 0, tmp_path)
     count("malicious files and values tried")
 
 
@@ -425,8 +425,8 @@ def test_what_was_heard_cannot_claim_more_than_it_holds(tmp_path, n, count):
     with zipfile.ZipFile(tmp_path / RECORDINGS, "w") as packed:
         for name in ("words", "lengths", "hash", "seconds", "sha256"):
             packed.writestr(f"{name}.npy", claimed.getvalue())
-    with pytest.raises(RunError, match="damaged"):
-        hear([], 0, tmp_path)
+    with pytest.raises(RunError, match="corrupt"):
+        index_audio([], 0, tmp_path)
     count("hostile inputs tried")
 
 

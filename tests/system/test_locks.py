@@ -133,10 +133,10 @@ def test_of_two_runs_of_one_name_the_second_is_refused(
 
 
 @pytest.mark.promise("same_store")
-def test_two_runs_that_need_the_same_pictures_compute_them_once(
+def test_two_runs_that_need_the_same_images_compute_them_once(
     tmp_path: Path, recipe: Path, count
 ) -> None:
-    """Both begin at once; together they write as many pictures as one would."""
+    """Both begin at once; together they write as many images as one would."""
     runs = []
     for name in ("a", "b"):
         wishes = [f"run.root={tmp_path / 'runs'}", f"run.store={tmp_path / 'store'}"]
@@ -145,14 +145,14 @@ def test_two_runs_that_need_the_same_pictures_compute_them_once(
     for run, name in zip(runs, ("a", "b"), strict=True):
         run.join(120)
         assert run.exitcode == 0, (tmp_path / f"log {name}").read_text()
-    built = [_n_pictured(tmp_path / f"log {name}") for name in ("a", "b")]
+    built = [_n_imaged(tmp_path / f"log {name}") for name in ("a", "b")]
     assert sorted(built) == [0, 40]
     results = [(tmp_path / "runs" / name / FOLD / "predictions.csv").read_bytes() for name in "ab"]
     assert results[0] == results[1]
     count("stores shared")
 
 
-def _n_pictured(log: Path) -> int:
+def _n_imaged(log: Path) -> int:
     """Return how many clips the bar of the feature store ended at."""
     bars = [line for line in log.read_text().replace("\r", "\n").splitlines() if "features" in line]
     return int(bars[-1].split("/")[0].split()[-1]) if bars else 0

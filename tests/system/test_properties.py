@@ -138,7 +138,7 @@ def test_an_override_changes_its_key_or_is_refused_by_it(place, count, change):
     try:
         after = flatten(load_config(small, [override(key, value)]).model_dump())
     except InputError as error:
-        named = {key, *depend, "train.pictures"} if key == "augment.gain_db" else {key, *depend}
+        named = {key, *depend, "train.images"} if key == "augment.gain_db" else {key, *depend}
         assert any(name in str(error) for name in named)
         return
     changed = {name for name in before if before[name] != after[name]}

@@ -194,15 +194,15 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
 def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
     torch.manual_seed(0)
     model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 64, mlp_hidden_dim=16).eval()
-    accelerator, pictures = Accelerator(cpu=True), torch.randn(2, 6, 1, 64, 64)
+    accelerator, images = Accelerator(cpu=True), torch.randn(2, 6, 1, 64, 64)
     signs = Signs(model)
     with torch.inference_mode():
-        model(*pictures)  # before: not seen
+        model(*images)  # before: not seen
         with signs.watching():
-            for part in zip(*(p.split(4) for p in pictures), strict=True):
+            for part in zip(*(p.split(4) for p in images), strict=True):
                 model(*part)
-        model(*pictures)
-        features, output = model.features(*pictures), model(*pictures)
+        model(*images)
+        features, output = model.features(*images), model(*images)
     gate = None if output.gate is None else output.gate.numpy()
     found = signs.of_epoch(gate, accelerator)
     expected = {} if gate is None else gate_measures(gate)

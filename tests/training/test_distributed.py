@@ -82,8 +82,8 @@ class Views(nn.Module):
 
 def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
     draw = torch.Generator().manual_seed(1)
-    pictures = torch.randn(2, n, WIDTH, generator=draw)
-    return pictures[0], pictures[1], torch.arange(n) % 4
+    images = torch.randn(2, n, WIDTH, generator=draw)
+    return images[0], images[1], torch.arange(n) % 4
 
 
 def gradients(model: nn.Module, form: str, own: slice) -> list[Tensor]:

@@ -216,20 +216,20 @@ def _fit_on(trainer: Trainer, train, dev, epochs: int, folder: Path) -> None:
     trainer.fit(train, dev, epochs, None, Checkpoints(folder))
 
 
-def test_pictures_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) -> None:
+def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) -> None:
     trainer = make_trainer(max_bad_steps=0, names={"train": NAMES, "dev": NAMES})
     train, dev = loaders()
     train.dataset.views[0][5] = np.nan
-    with pytest.raises(RunError, match="pictures of Ses01_005 are NaN.*cause is the data.*store"):
+    with pytest.raises(RunError, match="images of Ses01_005 are NaN.*cause is the data.*store"):
         trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
 
 
-def test_dev_pictures_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
+def test_dev_images_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
     trainer = make_trainer(names={"dev": NAMES})
     train, dev = loaders()
     dev.dataset.views = (dev.dataset.views[0].copy(), dev.dataset.views[1])
     dev.dataset.views[0][3] = np.inf
-    with pytest.raises(RunError, match="pictures of Ses01_003 are NaN.*cause is the data"):
+    with pytest.raises(RunError, match="images of Ses01_003 are NaN.*cause is the data"):
         trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
 
 
@@ -350,5 +350,5 @@ def test_a_damaged_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, p
     data = np.memmap(store._data_file("mel"), np.float16, "r+").reshape(-1, *store.record)
     data[row, 0, 3, 3] = np.nan
     data.flush()
-    with pytest.raises(RunError, match=f"pictures of {clip.id} are NaN.*cause is the data.*store"):
+    with pytest.raises(RunError, match=f"images of {clip.id} are NaN.*cause is the data.*store"):
         run_experiment(config, [])

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, EvalBatches, ImageDataset, PictureAugment, TrainBatches, build_loader
+from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, build_loader
 from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
@@ -64,22 +64,22 @@ class Stub(nn.Module):
         return {name: list(getattr(self, name).parameters()) for name in ("cqt", "mel", "head")}
 
 
-def fake_clips(n: int, side: int = 4, augment: PictureAugment | None = None) -> ImageDataset:
+def fake_clips(n: int, side: int = 4, augment: ImageAugment | None = None) -> ImageDataset:
     """Noise with a bright row for the class, as if it came from a store."""
     draw = np.random.default_rng(0)
     targets = np.arange(n) % K
-    pictures = draw.standard_normal((n, 1, side, side)).astype(np.float16)
-    pictures[np.arange(n), 0, targets] += 4
+    images = draw.standard_normal((n, 1, side, side)).astype(np.float16)
+    images[np.arange(n), 0, targets] += 4
     keys = [f"{1000 + i:08x}" for i in range(n)]
     store = SimpleNamespace(
-        view=lambda name: pictures, rows={key: range(i, i + 1) for i, key in enumerate(keys)}
+        view=lambda name: images, rows={key: range(i, i + 1) for i, key in enumerate(keys)}
     )
     return ImageDataset(store, keys, targets.tolist(), augment, seed=1)
 
 
 def loaders(n: int = 16, batch_size: int = 4, **kwargs: object) -> tuple[DataLoader, DataLoader]:
     """Return training and evaluation on the same clips."""
-    kwargs = {"augment": PictureAugment(), **kwargs}
+    kwargs = {"augment": ImageAugment(), **kwargs}
     train, dev = fake_clips(n, **kwargs), fake_clips(n, **(kwargs | {"augment": None}))
     return (
         build_loader(train, TrainBatches(n, batch_size, seed=1), CPU, workers=0),
@@ -237,7 +237,7 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
             kinds["criterion"] = FusionLoss(same_class="positives", temperature_range=[0.01, 1.0])
         return make_trainer(model, lr=1e-3, **kinds)
 
-    clips = {"side": SIDE, "augment": PictureAugment(time_mask=0.3, time_shift=0.3)}
+    clips = {"side": SIDE, "augment": ImageAugment(time_mask=0.3, time_shift=0.3)}
     whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
     trainer().fit(*loaders(8, 4, **clips), 3, None, whole)
     trainer().fit(*loaders(8, 4, **clips), 1, None, parts)
@@ -291,7 +291,7 @@ def test_evaluation_returns_every_clip_in_order(batch_size: int) -> None:
 
 
 def test_a_mixed_batch_is_trained_on_both_targets() -> None:
-    clips = fake_clips(8, augment=PictureAugment(mixup=0.5))
+    clips = fake_clips(8, augment=ImageAugment(mixup=0.5))
     batch = clips.__getitems__([(0, i) for i in range(8)])
     trainer = make_trainer()
     logits = trainer.plain_model(batch.cqt, batch.mel).logits

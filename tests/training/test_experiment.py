@@ -25,7 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
-from corpora.plan import make_plan, remarks
+from corpora.plan import make_plan, plan_warnings
 from evaluation.comparison import compare
 from evaluation.tables import comparison_markdown
 from experiments import lr_range as rate_range
@@ -341,8 +341,8 @@ def change_audio(root: Path, clip: str) -> None:
     soundfile.write(path, np.random.default_rng(0).standard_normal(len(samples)) / 9, rate)
 
 
-def watch_pictures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Note in order which sessions' pictures are asked for, and when training ends."""
+def watch_images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Note in order which sessions' images are asked for, and when training ends."""
     events: list[str] = []
     make_dataset, fit = fold_module.make_dataset, fold_module.Trainer.fit
 
@@ -361,7 +361,7 @@ def watch_pictures(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_peer_02_test_data_are_read_once_after_selection(tiny: Callable, monkeypatch) -> None:
-    events = watch_pictures(monkeypatch)
+    events = watch_images(monkeypatch)
     run = run_experiment(tiny("train.epochs=1"), [])
     train, dev, test = "Session3+Session4+Session5", "Session2", "Session1"
     assert events == [train, dev, "selected", dev, test]
@@ -392,12 +392,12 @@ def test_peer_02_reported_epoch_is_the_one_that_dev_ua_chose(grid: Path) -> None
 def test_peer_13_normalization_is_that_of_the_training_clips(fusions, recipe: Path) -> None:
     config = load_config(fusions["gmu"] / "config.yaml")
     plan = make_plan(config)
-    images = SpectrogramImages(**feature_settings(config))
-    pictures: list[np.ndarray] = []
+    front_end = SpectrogramImages(**feature_settings(config))
+    images: list[np.ndarray] = []
     for utterance in plan.wanted()[0].train:
         waveform = torch.from_numpy(soundfile.read(utterance.path, dtype="float32")[0])[None]
-        pictures.append(images(waveform, torch.tensor([waveform.shape[1]])).mel.half().numpy())
-    trained = np.concatenate(pictures).astype(np.float64)
+        images.append(front_end(waveform, torch.tensor([waveform.shape[1]])).mel.half().numpy())
+    trained = np.concatenate(images).astype(np.float64)
     weights = load_tensors(fusions["gmu"] / FOLD / "model.safetensors")
     assert weights["mel_mean"].item() == pytest.approx(trained.mean(), rel=1e-5)
     assert weights["mel_std"].item() == pytest.approx(trained.std(), rel=1e-5)
@@ -676,6 +676,6 @@ def test_what_the_leakage_gate_let_pass_is_shown(tiny: Callable) -> None:
         for s in plan.splits
     ]
     certificate = certify(splits, plan.hashes, plan.certificate["protocol"], False)
-    assert remarks(replace(plan, certificate=certificate)) == [
+    assert plan_warnings(replace(plan, certificate=certificate)) == [
         f"fold 1: 1 texts are in train and test, spoken in {len(splits[0].test)} test clips"
     ]

@@ -30,7 +30,7 @@ HARD = [  # chance, accumulation, states between steps; small, since many states
     "augment.time_shift=0.2",
     "augment.mixup=0.4",
 ]
-WAVEFORMS = ["train.pictures=computed", "augment.speed=0.1", "augment.snr_db=[10,30]"]
+WAVEFORMS = ["train.images=computed", "augment.speed=0.1", "augment.snr_db=[10,30]"]
 SCHEDULES = {
     "concat": ["optim.schedule=plateau", "optim.plateau_patience=0"],
     "gmu": ["optim.schedule=cosine", "optim.warmup_epochs=0.5", *WAVEFORMS],
@@ -94,8 +94,8 @@ def check(run: Run, expected: dict[str, bytes]) -> None:
 CHAINS = {
     "concat": [
         ("hearing a clip", 5),
-        ("writing pictures", 1),
-        ("after writing pictures", 1),
+        ("writing images", 1),
+        ("after writing images", 1),
         ("a training step", 2),
         ("writing a checkpoint", 3),
         ("after writing best weights", 1),
@@ -268,7 +268,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
 @pytest.mark.promise("stop")
 def test_a_second_signal_is_borne_and_a_third_ends_at_once() -> None:
     stop = Stop()
-    with stop.listening(), pytest.raises(KeyboardInterrupt), stop.deferred():
+    with stop.install_handlers(), pytest.raises(KeyboardInterrupt), stop.deferred():
         for n in range(2):
             os.kill(os.getpid(), signal.SIGTERM)
             assert stop.requested, n
