@@ -21,6 +21,7 @@ from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from reports.publish import gather, publish
+from storage.run_folder import fold_name
 from system.cli import run_cli
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
@@ -28,7 +29,6 @@ from system.files import write_text
 from system.locks import alone
 from system.signals import Stop
 from training.experiment import LOCK, check_run_folder, remove_run
-from training.job import FoldJob
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
@@ -59,7 +59,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
 def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
     """Return all jobs; the fusions of one fold stand together, so that they soon compare."""
     return [
-        _job(recipe, plan, split, seed)
+        _job(recipe, split, seed)
         for seed in plan.config.run.seeds
         for split in plan.wanted()
         for recipe in recipes
@@ -153,14 +153,14 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
     return jobs
 
 
-def _job(recipe: Recipe, plan: Plan, split: Split, seed: int) -> Job:
+def _job(recipe: Recipe, split: Split, seed: int) -> Job:
     config = recipe.config
-    fold = FoldJob(config, plan.labels.classes, split, seed, plan.hashes, plan.certificate, {})
+    name = fold_name(split.fold, seed)
     return Job(
         title=f"{config.name} fold {split.fold} seed {seed}",
         command=recipe.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]"),
-        folder=recipe.folder / "folds" / fold.name,
-        log=recipe.folder / "logs" / f"{fold.name}.log",
+        folder=recipe.folder / "folds" / name,
+        log=recipe.folder / "logs" / f"{name}.log",
     )
 
 

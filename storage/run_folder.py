@@ -27,6 +27,11 @@ COLUMNS = {  # that a table must have
 }
 
 
+def fold_name(fold: int, seed: int) -> str:
+    """Return the name of a fold's folder."""
+    return f"fold-{fold}_seed-{seed}"
+
+
 @dataclass(frozen=True)
 class Table:
     """Predictions of one part of one fold, in the order of predictions.csv."""

@@ -1,22 +1,17 @@
-"""One experiment: plan and certify a corpus, then train, test and sum up folds x seeds."""
+"""The run folder of an experiment: checked, claimed, opened, removed."""
 
 import logging
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
-from corpora.plan import Plan, leave_out, make_plan, plan_warnings
-from evaluation.summary import summarize
-from features import SpectrogramImages
+from corpora.plan import Plan, make_plan, plan_warnings
 from model_gmu import check_settings
-from storage.feature_store import FeatureStore
 from storage.ledger import LEDGER
 from storage.provenance import describe_environment
 from system.disk import check_writable, make_folder, remove_leftovers
@@ -24,8 +19,8 @@ from system.errors import InputError
 from system.files import read_json, write_csv, write_json, write_text
 from system.locks import alone, in_turn
 from system.signals import Stop
-from training.fold import build_model, run_fold
-from training.job import FoldJob
+from training.build import build_model
+from training.session import Session, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
@@ -36,96 +31,62 @@ STUDY, RANGE_TEST = "study.json", "lr_range.json"  # of folders that are no runs
 ABOUT_CLIPS = ("utterance", "speaker", "gender", "session", "portion", "text", "seconds", "path")
 
 
-def run_experiment(
+@contextmanager
+def open_run(
     config: Config, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
-) -> Path:
-    """Train and test every fold and seed that is not finished; return the run folder.
+) -> Iterator[Session]:
+    """Certify the corpus, compute its images, open the run folder; yield the session.
 
     Args:
-        config: What to run.
-        command: The command line, for environment.json.
-        overwrite: Remove what an earlier run of this name left, and start anew.
-        stop: Says when to end early; None is never.
+        config: Config of the run.
+        command: Command line, for environment.json.
+        overwrite: Remove an earlier run of this name, all but its ledger.
+        stop: Whether the process was asked to end.
 
     Raises:
-        InputError: The config, the corpus or the run folder is not as it must be.
-        RunError: Training or writing failed, or another process is at work on the same; what was
-            finished is kept.
-        KeyboardInterrupt: The process was asked to end; what was finished is kept, and the state of
-            the fold at work.
+        InputError: The config, the corpus or the run folder cannot be used.
+        RunError: Something could not be written, or another process works on the same run.
+        KeyboardInterrupt: The process was asked to end; what was finished is kept.
     """
     stop = stop or Stop()
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
-    check_run_folder(folder, config, overwrite)
-    check_places(config)
-    check_settings(config.model.model_dump())
+    check_run(config, overwrite)
     if accelerator.is_main_process and (folder / LOCK).exists():
         with _claimed(folder, config, overwrite):
-            pass  # refused now, not after all clips were heard
+            pass  # refused now, not after all audio was indexed
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
     plan = make_plan(config, keep=True)
-    channels = SpectrogramImages(**feature_settings(config)).n_channels
-    build_model(config, len(plan.labels.classes), channels)  # fails now, not hours later
-    with _claimed(folder, config, overwrite) if accelerator.is_main_process else nullcontext():
-        store = FeatureStore(Path(config.run.store), feature_settings(config))
+    session = Session(config, plan, open_store(config), accelerator, stop)
+    build_model(config, len(plan.labels.classes), session.store.record[0])  # fails now, not later
+    with _claimed(folder, config, overwrite) if session.is_main else nullcontext():
         with accelerator.main_process_first():
-            plan = fill_store(plan, store)
-            environment = describe_environment(command, config.run.device)
-            if accelerator.is_main_process:
+            session = replace(
+                session.with_images(), environment=describe_environment(command, config.run.device)
+            )
+            if session.is_main:
                 with in_turn(folder / ".lock.opening"):
                     if overwrite:
                         remove_run(folder)
                     check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
-                    _open_run_folder(folder, plan, environment)
+                    _open_run_folder(session)
         stop.begun = True
-        _run_folds(plan, folder, store, accelerator, environment, stop)
+        yield session
     accelerator.wait_for_everyone()
-    return folder
+
+
+def check_run(config: Config, overwrite: bool) -> None:
+    """Refuse what can be refused before the corpus is read."""
+    check_run_folder(Path(config.run.root) / config.name, config, overwrite)
+    check_places(config)
+    check_settings(config.model.model_dump())
 
 
 def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
-    """Hold a run: alone, or with processes that are at work on other folds of it."""
+    """Lock a run: exclusively, or shared with processes that train other folds of it."""
     make_folder(folder)
     shared = config.run.folds is not None and not overwrite
     return alone(folder / LOCK, str(folder), shared)
-
-
-def _run_folds(
-    plan: Plan,
-    folder: Path,
-    store: FeatureStore,
-    accelerator: Accelerator,
-    environment: Mapping[str, Any],
-    stop: Stop,
-) -> None:
-    config, hashes = plan.config, plan.hashes
-    for split in plan.wanted():
-        for seed in config.run.seeds:
-            job = FoldJob(
-                config, plan.labels.classes, split, seed, hashes, plan.certificate, environment
-            )
-            run_fold(job, folder, store, accelerator, stop)
-            if accelerator.is_main_process:
-                summarize(folder)
-
-
-def make_accelerator(config: Config) -> Accelerator:
-    """Return the device, precision and processes; the same seed gives the same weights on them."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a few CUDA kernels have no such form
-    precision = "bf16" if config.train.precision == "bfloat16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=config.run.device == "cpu")
-
-
-def feature_settings(config: Config) -> dict[str, Any]:
-    """Return the arguments of `SpectrogramImages`, which also name the feature store."""
-    return {**config.features.model_dump(), "image_size": config.model.image_size}
-
-
-def fill_store(plan: Plan, store: FeatureStore) -> Plan:
-    """Compute the images that are missing; return the plan without the files that are bad."""
-    paths = {plan.hashes[u.path]: u.path for u in plan.utterances}
-    return leave_out(plan, store.build(paths, plan.config.run.workers))
 
 
 def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
@@ -213,8 +174,9 @@ def remove_run(folder: Path) -> None:
     (folder / "config.yaml").unlink(missing_ok=True)
 
 
-def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -> None:
+def _open_run_folder(session: Session) -> None:
     """Write what describes the run, after checking that the folder is about the same data."""
+    folder, plan = session.folder, session.plan
     file = folder / "split_certificate.json"
     if file.exists() and read_json(file, "id")["id"] != plan.certificate["id"]:
         raise InputError(
@@ -227,7 +189,7 @@ def _open_run_folder(folder: Path, plan: Plan, environment: Mapping[str, Any]) -
     make_folder(folder / "folds", inside=folder)
     write_json(file, plan.certificate)
     write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
-    write_json(folder / "environment.json", environment)
+    write_json(folder / "environment.json", session.environment)
     for line in plan_warnings(plan):
         log.info("%s", line)
     if plan.bad:

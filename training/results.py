@@ -5,34 +5,33 @@ from pathlib import Path
 from typing import Any
 
 from numpy.typing import NDArray
+from torch import nn
 
 from corpora.readers import Utterance
 from evaluation.metrics import scores
-from model_gmu import MaxMViTGMU
-from storage.feature_store import FeatureStore
 from system.files import write_csv, write_json
+from training.checkpoints import Progress
 from training.evaluate import Predictions
-from training.job import FoldJob
-from training.progress import Progress
+from training.session import Fold
 
 
-def score(found: Predictions, job: FoldJob) -> dict[str, Any]:
+def score(found: Predictions, fold: Fold) -> dict[str, Any]:
     """Return all scores of some predictions."""
-    return scores(found.targets.tolist(), found.preds.tolist(), len(job.classes))
+    return scores(found.targets.tolist(), found.preds.tolist(), len(fold.classes))
 
 
-def write_model_card(job: FoldJob, folder: Path, model: MaxMViTGMU, store: FeatureStore) -> None:
+def write_model_card(fold: Fold, folder: Path, model: nn.Module) -> None:
     """Write what rebuilds the model and its images around the weights."""
     card = {
         "model": model.settings,
-        "classes": list(job.classes),
-        "features": store.settings,
-        "corpus": job.config.corpus.name,
-        "protocol": job.certificate["protocol"],
-        "certificate": job.certificate["id"],
-        "fold": job.split.fold,
-        "seed": job.seed,
-        "test_clips": tested_clips(job.certificate, job.split.fold),
+        "classes": list(fold.classes),
+        "features": fold.session.store.settings,
+        "corpus": fold.config.corpus.name,
+        "protocol": fold.session.plan.certificate["protocol"],
+        "certificate": fold.session.plan.certificate["id"],
+        "fold": fold.split.fold,
+        "seed": fold.seed,
+        "test_clips": tested_clips(fold.session.plan.certificate, fold.split.fold),
     }
     write_json(folder / "model.json", card)
 
@@ -43,21 +42,21 @@ def tested_clips(certificate: Mapping[str, Any], fold: int) -> str:
 
 
 def write_predictions(
-    job: FoldJob,
+    fold: Fold,
     folder: Path,
     parts: Mapping[str, Sequence[Utterance]],
     found: Mapping[str, Predictions],
 ) -> None:
     """Write predictions.csv: one row for each clip of dev and test."""
     header = ["split", "utterance", "speaker", "target", "pred"]
-    header += [*(f"prob_{name}" for name in job.classes), "gate_mean"]
+    header += [*(f"prob_{name}" for name in fold.classes), "gate_mean"]
     rows = [
         [
             name,
             utterance.id,
             utterance.speaker,
-            job.classes[target],
-            job.classes[pred],
+            fold.classes[target],
+            fold.classes[pred],
             *(f"{p:.6f}" for p in probs),
             "" if gate is None else f"{gate:.6f}",
         ]
@@ -80,23 +79,23 @@ def _gate_means(found: Predictions) -> NDArray | list[None]:
 
 
 def write_metrics(
-    job: FoldJob, folder: Path, found: Mapping[str, Predictions], progress: Progress
+    fold: Fold, folder: Path, found: Mapping[str, Predictions], progress: Progress
 ) -> None:
     """Write metrics.json, last of all: where it exists the fold is finished."""
     gate = found["test"].gate
     write_json(
         folder / "metrics.json",
         {
-            "protocol": job.certificate["protocol"],
-            "certificate": job.certificate["id"],
-            "fold": job.split.fold,
-            "seed": job.seed,
-            "classes": list(job.classes),
+            "protocol": fold.session.plan.certificate["protocol"],
+            "certificate": fold.session.plan.certificate["id"],
+            "fold": fold.split.fold,
+            "seed": fold.seed,
+            "classes": list(fold.classes),
             "best_epoch": progress.best_epoch,
             "epochs": progress.epoch,
-            "trouble": progress.trouble(),
-            "val": score(found["dev"], job),
-            "test": score(found["test"], job),
+            "trouble": progress.training_issues(),
+            "val": score(found["dev"], fold),
+            "test": score(found["test"], fold),
             "gate_mean": None if gate is None else float(gate.mean()),
         },
     )

@@ -26,7 +26,7 @@ from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, save_tensors, write_json
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 RATE = 16_000
 NAMES = [condition.name for condition in CONDITIONS]

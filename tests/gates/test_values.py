@@ -25,7 +25,7 @@ from storage.ledger import read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import load_tensors, read_json, save_tensors
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 RATE = 16_000
 CLASSES = ["neutral", "happy", "angry", "sad"]

@@ -39,9 +39,12 @@ from system.errors import InputError, RunError
 from system.files import load_tensors, read_json
 from system.locks import alone
 from tests.support.paths import CODE, ROOT
+from tests.support.runs import run_experiment
+from training import build
 from training import fold as fold_module
 from training.dry_run import dry_run
-from training.experiment import feature_settings, remove_run, run_experiment
+from training.experiment import remove_run
+from training.session import feature_settings
 from training.tensorboard import Tracker
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
@@ -189,7 +192,7 @@ def test_finished_folds_are_not_repeated(tiny: Callable, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a finished fold was trained or tested again")
 
-    monkeypatch.setattr(fold_module, "build_model", refuse)
+    monkeypatch.setattr(fold_module, "build_training", refuse)
     monkeypatch.setattr(fold_module, "evaluate", refuse)
     run_experiment(tiny("train.epochs=1", "run.workers=1"), [])  # run.* may differ
     after = (run / FOLD / "model.safetensors").stat().st_mtime_ns, results_of(run / FOLD)
@@ -344,19 +347,19 @@ def change_audio(root: Path, clip: str) -> None:
 def watch_images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note in order which sessions' images are asked for, and when training ends."""
     events: list[str] = []
-    make_dataset, fit = fold_module.make_dataset, fold_module.Trainer.fit
+    make_dataset, fit = build.make_dataset, fold_module.fit
 
-    def asked(job: Any, store: Any, utterances: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+    def asked(fold: Any, utterances: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         events.append("+".join(sorted({u.session for u in utterances})))
-        return make_dataset(job, store, utterances, *args, **kwargs)
+        return make_dataset(fold, utterances, *args, **kwargs)
 
     def fitted(*args: Any, **kwargs: Any) -> Any:
         found = fit(*args, **kwargs)
         events.append("selected")
         return found
 
-    monkeypatch.setattr(fold_module, "make_dataset", asked)
-    monkeypatch.setattr(fold_module.Trainer, "fit", fitted)
+    monkeypatch.setattr(build, "make_dataset", asked)
+    monkeypatch.setattr(fold_module, "fit", fitted)
     return events
 
 
