@@ -16,8 +16,9 @@ from features import Images, SpectrogramImages
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult
+from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
-from system.files import corrupt_file, load_tensors, tensor_shapes
+from system.files import corrupt_file
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from storage.tensors import load_state, load_tensors, save_state, save_tensors
 from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file, load_state, load_tensors, save_state, save_tensors
+from system.files import corrupt_file
 
 log = logging.getLogger(__name__)
 

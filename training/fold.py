@@ -28,8 +28,9 @@ from model_gmu import MaxMViTGMU
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from storage.ledger import record_test_evaluation
+from storage.tensors import load_tensors
 from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, load_tensors, read_json, write_csv, write_json
+from system.files import copy_file, read_json, write_csv, write_json
 from system.locks import alone
 from system.signals import Stop
 from training.divergence import CLIPS_NAMED, DATA, Diverged, named

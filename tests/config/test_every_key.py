@@ -19,8 +19,8 @@ from config.schema import Config
 from models import backbones
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
+from storage.tensors import save_tensors
 from system.errors import InputError, RunError
-from system.files import save_tensors
 from training import experiment, fold
 from training.experiment import run_experiment
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-MODULES = ["tests.support.kills", "system.cli"]
+MODULES = ["tests.support.kills", "training.command", "training.experiment"]  # what a run imports
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
@@ -27,7 +27,7 @@ PLACES = {
     "a training step": ("training.engine", "Trainer.step"),
     "a backward pass": ("training.engine", "Trainer._backward"),
     "writing best weights": ("storage.checkpoints", "save_tensors"),
-    "writing a checkpoint": ("system.files", "save_file"),
+    "writing a checkpoint": ("storage.tensors", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),
     "summing up an evaluation": ("training.evaluate", "Predictions"),

@@ -16,8 +16,9 @@ from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
+from storage.tensors import load_state
 from system.errors import RunError
-from system.files import load_state, read_json
+from system.files import read_json
 from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 from training.divergence import Diverged
 from training.engine import Trainer

@@ -17,8 +17,8 @@ from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
 from storage.checkpoints import Checkpoints
+from storage.tensors import load_state, load_tensors
 from system.errors import RunError
-from system.files import load_state, load_tensors
 from training import engine
 from training.engine import Trainer
 from training.evaluate import Predictions, evaluate
