@@ -5,16 +5,13 @@ import os
 import sys
 from collections.abc import Sequence
 
-from accelerate import PartialState
-
 from config.loading import load_config
 from config.schema import Config
+from corpora.readers import check_corpus_exists
 from system.cli import run_cli
 from system.errors import InputError
 from system.signals import Stop
 from system.text import printable
-from training.dry_run import dry_run
-from training.experiment import run_experiment
 
 
 def train_command(
@@ -41,9 +38,14 @@ def train_command(
     def work() -> None:
         config = load_config(arguments.config, arguments.overrides)
         _check_fusion(config, arguments.config, fusions, other_entry)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
         if arguments.dry_run:
+            from training.dry_run import dry_run  # slow: torch, timm, accelerate
+
             _say(dry_run(config, arguments.overwrite))
             return
+        from training.experiment import run_experiment  # slow: torch, timm, accelerate
+
         folder = run_experiment(config, command, arguments.overwrite, stop)
         _say((folder / "summary.md").read_text(encoding="utf-8"))
         _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
@@ -70,5 +72,7 @@ def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry
 
 
 def _say(text: str) -> None:
+    from accelerate import PartialState
+
     if PartialState().is_main_process:  # one process speaks for all
         print(printable(text))
