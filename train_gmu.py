@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from config.loading import load_config
 from config.schema import GATED
+from corpora.readers import check_corpus_exists
 from system.cli import exit_status, say
 from system.signals import Stop
 from training.command import check_fusion, launcher, parse_arguments
@@ -29,6 +30,7 @@ def main(
     with stop.install_handlers(), exit_status([*launcher(), *command], stop) as result:
         config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
         check_fusion(config, arguments.config, fusions, other_entry)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
 
         # torch is imported only now, so that a mistake above is reported within a second.
         from evaluation.summary import summarize

@@ -15,7 +15,7 @@ from system.bounded import MAX_LABELS, read_text
 from system.errors import InputError, nearest
 from system.text import truncate
 
-__all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]
+__all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
 
 NAMES_SHOWN = 10
 
@@ -55,14 +55,30 @@ def read_corpus(
             if manifest is None
             else f"corpus.manifest goes with corpus.name: manifest, not with {name}"
         )
-    if not root.is_dir():
-        raise InputError(f"corpus.root: there is no folder {root}; {_nearby(root)}")
+    check_corpus_exists(root, manifest)
     if manifest is not None:
         utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
     else:
         utterances = READERS[name](root)
     _refuse_duplicates(name, utterances)
     return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) -> None:
+    """Refuse a wrong path before anything slow is imported or read.
+
+    Args:
+        root: Value of `corpus.root`.
+        manifest: Value of `corpus.manifest`.
+
+    Raises:
+        InputError: There is no such folder or file.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(f"corpus.root: there is no folder {root}; {_nearby(root)}")
+    if manifest is not None and not Path(manifest).expanduser().exists():
+        raise InputError(f"corpus.manifest: there is no file {manifest}")
 
 
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from config.loading import flatten, load_config
+from storage.folders import check_is_run
 from system.bounded import MAX_TABLE, read_text
 from system.errors import InputError
 from system.files import corrupt_file, read_json
@@ -179,8 +179,7 @@ def read_run(folder: Path) -> Run:
         RunError: A file in it is corrupt.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is no run folder (no config.yaml in it); {_hint(folder)}")
+    check_is_run(folder)
     finished = [_read_fold(path) for path in sorted(folder.glob("folds/*/metrics.json"))]
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
@@ -257,10 +256,3 @@ def _rows(folder: Path, name: str) -> list[dict[str, str]]:
     except (OSError, ValueError, csv.Error) as error:
         raise corrupt_file(path, error, remove=folder) from error
     return rows
-
-
-def _hint(folder: Path) -> str:
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
-    if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
-        return f"name the run that this fold belongs to: {folder.parent.parent}"
-    return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from data import Batch
 from models.losses import LossTerms
+from storage.tensors import load_state, load_tensors, save_state, save_tensors
 from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file, load_state, load_tensors, save_state, save_tensors
+from system.files import corrupt_file
 from system.signals import Stop
 from training.collapse import CollapseWarning
 from training.distributed import on_any_process

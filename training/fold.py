@@ -10,8 +10,9 @@ import numpy as np
 
 from evaluation.metrics import scores
 from storage.ledger import record_test_evaluation
+from storage.tensors import load_tensors
 from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, load_tensors, read_json, write_csv, write_json
+from system.files import copy_file, read_json, write_csv, write_json
 from system.locks import alone
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress

@@ -18,8 +18,8 @@ from config.loading import flatten, load_config
 from config.schema import Config
 from models import backbones
 from models.losses import FusionLoss, LossTerms
+from storage.tensors import save_tensors
 from system.errors import InputError, RunError
-from system.files import save_tensors
 from tests.support.runs import run_experiment
 from training import build
 from training import session as session_module

@@ -24,8 +24,9 @@ from evaluation.robustness import (
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, save_tensors, write_json
+from system.files import write_json
 from tests.support.runs import run_experiment
 
 RATE = 16_000

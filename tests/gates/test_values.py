@@ -23,8 +23,9 @@ from gates.values import Gates, clip_rows, describe_gates, explained_by_class, u
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, read_json, save_tensors
+from system.files import read_json
 from tests.support.runs import run_experiment
 
 RATE = 16_000

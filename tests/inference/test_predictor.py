@@ -14,8 +14,9 @@ from features import SpectrogramImages
 from inference import predictor as inference
 from inference.predictor import FoldModel, label_table
 from model_gmu import MaxMViTGMU
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError
-from system.files import load_tensors, save_tensors, write_json
+from system.files import write_json
 
 FEATURES = {
     "sample_rate": 16000,

@@ -27,7 +27,7 @@ PLACES = {
     "a training step": ("training.engine", "train_step"),
     "a backward pass": ("training.engine", "loss_terms"),
     "writing best weights": ("training.checkpoints", "save_tensors"),
-    "writing a checkpoint": ("system.files", "save_file"),
+    "writing a checkpoint": ("storage.tensors", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),
     "summing up an evaluation": ("training.evaluate", "Predictions"),

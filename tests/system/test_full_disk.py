@@ -79,7 +79,7 @@ class Disk:
             patch.setattr(os, "fsync", self._fsync(os.fsync))
             patch.setattr(os, "open", self._os_open(os.open))
             patch.setattr(io, "open", self._open(io.open))
-            patch.setattr("system.files.save_file", self._save_file)
+            patch.setattr("storage.tensors.save_file", self._save_file)
             yield self
 
     def _watched(self, name: str) -> Callable:

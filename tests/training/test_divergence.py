@@ -14,8 +14,9 @@ from corpora.plan import make_plan
 from data import EvalBatches, build_loader
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
+from storage.tensors import load_state
 from system.errors import RunError
-from system.files import load_state, read_json
+from system.files import read_json
 from tests.support.runs import run_experiment
 from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 from training import engine

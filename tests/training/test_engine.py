@@ -16,8 +16,8 @@ from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, b
 from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
+from storage.tensors import load_state, load_tensors
 from system.errors import RunError
-from system.files import load_state, load_tensors
 from training import engine
 from training.checkpoints import Checkpoints
 from training.engine import fit, loss_terms, train_one_epoch, train_step

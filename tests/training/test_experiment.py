@@ -35,8 +35,9 @@ from model_gmu import rebuild
 from models.heads import FUSIONS, GATED, ONE_BRANCH
 from storage.feature_store import FeatureStore
 from storage.run_folder import read_run
+from storage.tensors import load_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, read_json
+from system.files import read_json
 from system.locks import alone
 from tests.support.paths import CODE, ROOT
 from tests.support.runs import run_experiment
