@@ -34,13 +34,14 @@ from experiments.tuning_report import (
 )
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
+from storage.run_folder import STUDY
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text
 from system.locks import in_turn
 from system.signals import Stop
 from training.divergence import Diverged
-from training.experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
+from training.experiment import check_places, feature_settings, fill_store, make_accelerator
 from training.fold import train_fold
 from training.job import FoldJob
 from training.progress import Progress

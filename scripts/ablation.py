@@ -21,13 +21,13 @@ from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from reports.publish import gather, publish
+from storage.run_folder import LOCK, check_run_folder, remove_run
 from system.cli import run_cli
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.locks import alone
 from system.signals import Stop
-from training.experiment import LOCK, check_run_folder, remove_run
 from training.job import FoldJob
 
 

@@ -15,9 +15,10 @@ from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages
 from model_gmu import check_settings
+from storage.run_folder import check_run_folder
 from system.text import format_duration
 from training.engine import Trainer
-from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator
+from training.experiment import check_places, feature_settings, make_accelerator
 from training.fold import build_model, build_trainer
 from training.job import FoldJob
 

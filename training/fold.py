@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -23,13 +23,26 @@ from data import (
     WaveformDataset,
     build_loader,
 )
+from evaluation.metrics import confusion_matrix, scores
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
+from storage.fold_folder import (
+    WEIGHTS,
+    FoldMetrics,
+    PredictionTable,
+    Scores,
+    is_finished,
+    write_environment,
+    write_history,
+    write_metrics,
+    write_model_card,
+    write_predictions,
+)
 from storage.ledger import record_test_evaluation
 from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, load_tensors, read_json, write_csv, write_json
+from system.files import copy_file, load_tensors, read_json
 from system.locks import alone
 from system.signals import Stop
 from training.divergence import CLIPS_NAMED, DATA, Diverged, named
@@ -37,7 +50,6 @@ from training.engine import Trainer
 from training.evaluate import Predictions, evaluate
 from training.job import FoldJob
 from training.progress import Progress
-from training.results import score, write_metrics, write_model_card, write_predictions
 from training.tensorboard import Tracker
 from training.trainers import build_model, build_trainer, share_of, train_batches
 
@@ -69,7 +81,7 @@ def run_fold(
     with lock if accelerator.is_main_process else nullcontext():
         for place in (folder, folder / "state"):
             remove_leftovers(place)
-        if (folder / "metrics.json").exists():
+        if is_finished(folder):
             log.info("%s is finished", job.name)
             Checkpoints(folder / "state").remove()  # a kill may have left them
         else:
@@ -93,8 +105,17 @@ def _train_and_test(
     best = checkpoints.best(trainer.progress.best_epoch)
     model.load_state_dict(load_tensors(best))
     if accelerator.is_main_process:
-        copy_file(best, folder / "model.safetensors")
-        write_model_card(job, folder, model, store)
+        copy_file(best, folder / WEIGHTS)
+        write_model_card(
+            folder,
+            model=model.settings,
+            features=store.settings,
+            classes=job.classes,
+            corpus=job.config.corpus.name,
+            certificate=job.certificate,
+            fold=job.split.fold,
+            seed=job.seed,
+        )
     with stop.deferred():  # a test that is broken off would be a second look at the test data
         _test(trainer, job, folder, run, store, accelerator, start)
         if accelerator.is_main_process:
@@ -209,9 +230,9 @@ def _fit(
     tracker = Tracker(folder, job.classes)
 
     def after_epoch(record: dict[str, float], found: Predictions) -> None:
-        history = trainer.progress.history
-        write_csv(folder / "history.csv", list(record), [list(row.values()) for row in history])
-        tracker.log_epoch(record, np.array(score(found, job)["confusion"]), found.gate)
+        write_history(folder, trainer.progress.history)
+        pairs = found.targets.tolist(), found.preds.tolist()
+        tracker.log_epoch(record, confusion_matrix(*pairs, len(job.classes)), found.gate)
         watch(trainer.progress)
 
     bar = tqdm(
@@ -267,8 +288,44 @@ def _test(
         except Diverged as error:
             raise error.because(trainer.schedule.rates(), job.config.train.precision) from error
     if accelerator.is_main_process:
-        write_predictions(job, folder, parts, found)
+        tables = {name: _prediction_table(part, found[name]) for name, part in parts.items()}
+        write_predictions(folder, job.classes, tables)
         seconds = round(time.monotonic() - start, 1)
-        write_json(folder / "environment.json", {**job.environment, "seconds": seconds})
-        write_metrics(job, folder, found, progress)
+        write_environment(folder, {**job.environment, "seconds": seconds})
+        write_metrics(folder, _fold_metrics(job, found, progress))
     accelerator.wait_for_everyone()
+
+
+def _prediction_table(utterances: Sequence[Utterance], predictions: Predictions) -> PredictionTable:
+    gate = predictions.gate
+    return PredictionTable(
+        np.array([utterance.id for utterance in utterances]),
+        np.array([utterance.speaker for utterance in utterances]),
+        predictions.targets,
+        predictions.preds,
+        predictions.probs,
+        None if gate is None else gate.mean(1),
+    )
+
+
+def _fold_metrics(
+    job: FoldJob, predictions: Mapping[str, Predictions], progress: Progress
+) -> FoldMetrics:
+    dev, test = (
+        Scores(**scores(p.targets.tolist(), p.preds.tolist(), len(job.classes)))
+        for p in (predictions["dev"], predictions["test"])
+    )
+    gate = predictions["test"].gate
+    return FoldMetrics(
+        protocol=job.certificate["protocol"],
+        certificate=job.certificate["id"],
+        fold=job.split.fold,
+        seed=job.seed,
+        classes=job.classes,
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        training_issues=progress.training_issues(),
+        dev=dev,
+        test=test,
+        gate_mean=None if gate is None else float(gate.mean()),
+    )

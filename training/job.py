@@ -10,11 +10,7 @@ import numpy as np
 from config.schema import Config
 from corpora.readers import Utterance
 from corpora.splits import Split
-
-
-def fold_name(fold: int, seed: int) -> str:
-    """Return the name of a fold's folder."""
-    return f"fold-{fold}_seed-{seed}"
+from storage.fold_folder import fold_name
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Any
 
 from models.losses import LossTerms
 from storage.checkpoints import Place
+from storage.fold_folder import TrainingIssues
 from training.collapse import Alarm
 
 INCIDENTS_KEPT = 20
@@ -104,7 +105,12 @@ class Progress:
         columns = list(dict.fromkeys(name for row in rows for name in row))
         self.history = [{name: row.get(name, float("nan")) for name in columns} for row in rows]
 
-    def trouble(self) -> dict[str, Any]:
+    def training_issues(self) -> TrainingIssues:
         """Return what a reader of the scores should know."""
-        names = ("bad_steps", "incidents", "repairs", "float32", "alarms")
-        return {name: getattr(self, name) for name in names}
+        return TrainingIssues(
+            bad_steps=self.bad_steps,
+            incidents=self.incidents,
+            float32_fallbacks=self.repairs,
+            float32=self.float32,
+            collapse_warnings=[dict(alarm) for alarm in self.alarms],
+        )
