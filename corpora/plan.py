@@ -13,7 +13,7 @@ from audio.reading import Recording
 from config.schema import Config
 from corpora.certificate import certify, protocol_id
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import Gate, check, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
@@ -132,7 +132,7 @@ def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
 
 
 def plan_warnings(plan: Plan) -> list[str]:
-    """Return what the leakage gate let pass and a reader should know."""
+    """Return what the leakage check let pass and a reader should know."""
     found = [STAMP] if plan.certificate["speaker_dependent"] else []
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
@@ -171,8 +171,8 @@ def _settle_untested(plan: Plan, copies: Sequence[Copy]) -> Plan:
     split = replace(split, train=train, dev=dev)
     check_train_classes([split])
     refuse_near = plan.config.protocol.near_identical == "refuse"
-    gate = Gate(False, False, False, refuse_near, untested=True)
-    results, leaks = check([split], plan.hashes, copies, gate)
+    rules = LeakageRules(False, False, False, refuse_near, untested=True)
+    results, leaks = check_leakage([split], plan.hashes, copies, rules)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
     heard = sorted(

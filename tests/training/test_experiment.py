@@ -669,7 +669,7 @@ def test_a_state_of_another_model_is_told_with_the_way_on(tiny, monkeypatch) -> 
         run_experiment(configs[1], [])
 
 
-def test_what_the_leakage_gate_let_pass_is_shown(tiny: Callable) -> None:
+def test_what_the_leakage_check_let_pass_is_shown(tiny: Callable) -> None:
     plan = make_plan(tiny())
     splits = [
         replace(s, **{n: tuple(replace(u, text_id="t") for u in part) for n, part in s.parts()})
