@@ -13,7 +13,7 @@ from audio.reading import Recording
 from config.schema import Config
 from corpora.certificate import certify, protocol_id
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import Gate, check, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
@@ -200,7 +200,8 @@ def _settle_without_test(
     check_train_classes([split])
     hashes = {path: recording.hash for path, recording in recordings.items()}
     refuse_near = config.protocol.near_identical == "refuse"
-    checks, leaks = check([split], hashes, copies, Gate(False, False, False, refuse_near, True))
+    rules = LeakageRules(False, False, False, refuse_near, untested=True)
+    checks, leaks = check_leakage([split], hashes, copies, rules)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
     rows = sorted(

@@ -33,13 +33,14 @@ from config.schema import Config
 from corpora.plan import make_tuning_plan
 from data import Batch
 from experiments.tuning_figures import Sweep, draw_sweep
+from storage.run_folder import RANGE_TEST
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
 from training.build import Training, build_training
 from training.divergence import Diverged
 from training.engine import in_windows, train_step
-from training.experiment import RANGE_TEST, check_places
+from training.experiment import check_places
 from training.session import open_session
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...

@@ -32,6 +32,7 @@ from experiments.tuning_report import (
     write_best,
     write_trials,
 )
+from storage.run_folder import STUDY
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text
@@ -39,7 +40,7 @@ from system.locks import in_turn
 from system.signals import Stop
 from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
-from training.experiment import STUDY, check_places
+from training.experiment import check_places
 from training.fold import train_fold
 from training.session import Session, make_accelerator, open_store
 

@@ -251,7 +251,7 @@ def _epochs(run: Run) -> list[figures.Epochs]:
         rows = one.history()
         if all(column in rows[0] for column in GATE_COLUMNS):
             epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
-            lines.append(figures.Epochs(epoch, mean, spread, one.metrics["best_epoch"]))
+            lines.append(figures.Epochs(epoch, mean, spread, one.metrics.best_epoch))
     return lines
 
 

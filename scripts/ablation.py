@@ -146,7 +146,7 @@ def _dry_run(recipes: Sequence[Recipe], overwrite: bool) -> None:
 def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> "list[Job]":
     """Check folders, corpus and splits before anything is trained; return all jobs."""
     from corpora.plan import make_plan
-    from training.experiment import LOCK, check_run_folder, remove_run
+    from storage.run_folder import LOCK, check_run_folder, remove_run
 
     for recipe in recipes:
         check_run_folder(recipe.folder, recipe.config, overwrite)
@@ -164,7 +164,7 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> "list[Job]":
 
 def _job(recipe: Recipe, split: Split, seed: int) -> "Job":
     from experiments.jobs import Job
-    from storage.run_folder import fold_name
+    from storage.fold_folder import fold_name
 
     config, name = recipe.config, fold_name(split.fold, seed)
     return Job(

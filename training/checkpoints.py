@@ -4,7 +4,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from data import Batch
 from models.losses import LossTerms
+from storage.fold_folder import TrainingIssues
 from storage.tensors import load_state, load_tensors, save_state, save_tensors
 from system.disk import keeps_back
 from system.errors import RunError
@@ -26,7 +27,6 @@ log = logging.getLogger(__name__)
 STATES_KEPT = 2
 INCIDENTS_KEPT = 20
 STATE_NAME = re.compile(r"epoch-(\d+)_batch-(\d+)_best-(\d+)\.safetensors")
-ISSUES = ("bad_steps", "incidents", "float32_fallbacks", "float32", "collapse_warnings")
 
 
 class Place(NamedTuple):
@@ -131,9 +131,11 @@ class Progress:
         self.history = [{name: row.get(name, float("nan")) for name in columns} for row in rows]
         return self.history[-1]
 
-    def training_issues(self) -> dict[str, Any]:
+    def training_issues(self) -> TrainingIssues:
         """Return what a reader of the scores should know about this training."""
-        return {name: getattr(self, name) for name in ISSUES}
+        return TrainingIssues(
+            **{one.name: getattr(self, one.name) for one in fields(TrainingIssues)}
+        )
 
 
 class Checkpoints:

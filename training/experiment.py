@@ -1,34 +1,23 @@
-"""The run folder of an experiment: checked, claimed, opened, removed."""
+"""Open a run: check what can be checked, certify the corpus, compute images, claim the folder."""
 
 import logging
-import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, make_plan, plan_warnings
 from model_gmu import check_settings
-from storage.ledger import LEDGER
 from storage.provenance import describe_environment
-from system.disk import check_writable, make_folder, remove_leftovers
-from system.errors import InputError
-from system.files import read_json, write_csv, write_json, write_text
+from storage.run_folder import BAD_AUDIO, LOCK, check_run_folder, open_run_folder, remove_run
+from system.disk import check_writable, make_folder
 from system.locks import alone, in_turn
 from system.signals import Stop
 from training.build import build_model
 from training.session import Session, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
-
-# Keys that may differ when a run is resumed
-FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
-LOCK = ".lock"  # of a run folder
-STUDY, RANGE_TEST = "study.json", "lr_range.json"  # of folders that are no runs
-ABOUT_CLIPS = ("utterance", "speaker", "gender", "session", "portion", "text", "seconds", "path")
 
 
 @contextmanager
@@ -69,7 +58,8 @@ def open_run(
                     if overwrite:
                         remove_run(folder)
                     check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
-                    _open_run_folder(session)
+                    open_run_folder(folder, session.plan, session.environment)
+                    _log_warnings(session.plan)
         stop.begun = True
         yield session
     accelerator.wait_for_everyone()
@@ -89,54 +79,6 @@ def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextMa
     return alone(folder / LOCK, str(folder), shared)
 
 
-def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
-    """Refuse a folder of another config, or one that is no run folder.
-
-    `run.*` and the corpus's place may differ: they say where and how much to run and change no
-    fold; that the data are the same is what the certificate is for.
-    """
-    if Path(config.run.store).resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
-            "removes: change name or run.store"
-        )
-    if not folder.exists() or all(_is_left_over(path) for path in folder.iterdir()):
-        return
-    foreign = [name for name in (STUDY, RANGE_TEST) if (folder / name).exists()]
-    if foreign or not (folder / "config.yaml").is_file():
-        why = f"{foreign[0]} in it" if foreign else "no config.yaml in it"
-        raise InputError(f"{folder} is no run folder ({why}): change name or run.root")
-    if overwrite:
-        return
-    there = flatten(_read_config_of(folder).model_dump())
-    now = flatten(config.model_dump())
-    differences = [
-        f"  {key}: {there.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and not key.startswith(FREE)
-    ]
-    if differences:
-        raise InputError(
-            f"{folder} was made with another config:\n"
-            + "\n".join(differences)
-            + "\nChange `name` to keep both, or give --overwrite to start anew"
-        )
-
-
-def _is_left_over(path: Path) -> bool:
-    """Whether a run folder may hold it before it is one: a removed run's, or a file being made."""
-    return path.name == LEDGER or path.name.startswith(".")
-
-
-def _read_config_of(folder: Path) -> Config:
-    try:
-        return load_config(folder / "config.yaml")
-    except InputError as error:
-        raise InputError(
-            f"{error}\n{folder} is corrupt or of another version: give --overwrite to start anew"
-        ) from None
-
-
 def check_places(config: Config) -> None:
     """Fail before anything is computed where the run could not be written.
 
@@ -150,59 +92,8 @@ def check_places(config: Config) -> None:
         check_writable(Path(config.run.store), f"run.store={config.run.store}")
 
 
-def remove_run(folder: Path) -> None:
-    """Remove a run, all but the ledger: who looked at the test data stays on record.
-
-    Folds go at once and the config last, so that after a kill the same command goes on removing.
-
-    Raises:
-        RunError: A process is at work on one of its folds.
-    """
-    for lock in folder.glob("folds/*/state/lock"):
-        with alone(lock, str(lock.parent.parent)):
-            pass
-    doomed = folder / ".folds.removed"
-    shutil.rmtree(doomed, ignore_errors=True)
-    if (folder / "folds").exists():
-        (folder / "folds").rename(doomed)
-    shutil.rmtree(doomed, ignore_errors=True)
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (LEDGER, "config.yaml") and not path.name.startswith(LOCK):
-            path.unlink()
-    (folder / "config.yaml").unlink(missing_ok=True)
-
-
-def _open_run_folder(session: Session) -> None:
-    """Write what describes the run, after checking that the folder is about the same data."""
-    folder, plan = session.folder, session.plan
-    file = folder / "split_certificate.json"
-    if file.exists() and read_json(file, "id")["id"] != plan.certificate["id"]:
-        raise InputError(
-            f"the corpus or its splits changed since {folder} was begun (certificate "
-            f"{read_json(file)['id']} there, {plan.certificate['id']} now): change `name` to keep "
-            "both, or give --overwrite to start anew"
-        )
-    remove_leftovers(folder)
-    write_text(folder / "config.yaml", dump_config(plan.config))  # a folder without is no run
-    make_folder(folder / "folds", inside=folder)
-    write_json(file, plan.certificate)
-    write_csv(folder / "utterances.csv", ABOUT_CLIPS, _about_clips(plan))
-    write_json(folder / "environment.json", session.environment)
+def _log_warnings(plan: Plan) -> None:
     for line in plan_warnings(plan):
         log.info("%s", line)
     if plan.bad:
-        bad = {str(path): reason for path, reason in sorted(plan.bad.items())}
-        write_json(folder / "bad_audio.json", bad)
-        log.warning("%d bad audio files left out, listed in bad_audio.json", len(bad))
-
-
-def _about_clips(plan: Plan) -> Iterator[Sequence[Any]]:
-    """Yield the rows of utterances.csv; paths start from corpus.root."""
-    root = Path(plan.config.corpus.root).expanduser()
-    for one in sorted(plan.utterances, key=lambda one: one.id):
-        seconds = f"{plan.recordings[one.path].seconds:.3f}"
-        path = one.path.relative_to(root) if one.path.is_relative_to(root) else one.path
-        facts = (one.speaker, one.gender, one.session, one.portion, one.text_id)
-        yield [one.id, *(fact or "" for fact in facts), seconds, path.as_posix()]
+        log.warning("%d bad audio files left out, listed in %s", len(plan.bad), BAD_AUDIO)

@@ -2,24 +2,37 @@
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 
-from evaluation.metrics import scores
+from corpora.utterance import Utterance
+from evaluation.metrics import confusion_matrix, scores
+from storage.fold_folder import (
+    STATE,
+    WEIGHTS,
+    FoldMetrics,
+    PredictionTable,
+    Scores,
+    is_finished,
+    write_environment,
+    write_history,
+    write_metrics,
+    write_model_card,
+    write_predictions,
+)
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
 from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, read_json, write_csv, write_json
+from system.files import copy_file, read_json
 from system.locks import alone
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
 from training.engine import fit
 from training.evaluate import Predictions, evaluate
-from training.results import write_metrics, write_model_card, write_predictions
 from training.session import Fold
 from training.state import TrainingState
 from training.tensorboard import Tracker
@@ -37,13 +50,13 @@ def run_fold(fold: Fold) -> None:
     """
     session, folder = fold.session, fold.folder
     if session.is_main:
-        make_folder(folder / "state", inside=session.folder)
-    lock = alone(folder / "state" / "lock", f"{fold.name} in {session.folder}")
+        make_folder(folder / STATE, inside=session.folder)
+    lock = alone(folder / STATE / "lock", f"{fold.name} in {session.folder}")
     with lock if session.is_main else nullcontext():
-        for place in (folder, folder / "state"):
+        for place in (folder, folder / STATE):
             remove_leftovers(place)
-        checkpoints = Checkpoints(folder / "state")
-        if (folder / "metrics.json").exists():
+        checkpoints = Checkpoints(folder / STATE)
+        if is_finished(folder):
             log.info("%s is finished", fold.name)
             checkpoints.remove()  # a kill may have left them
             return
@@ -86,7 +99,7 @@ def train_fold(
     settings, write = fold.config.train, _epoch_writer(fold, folder, state, watch)
     return fit(
         *(state, train_loader, dev_loader, settings.epochs, settings.patience),
-        *(Checkpoints(folder / "state"), settings.checkpoint_minutes, write),
+        *(Checkpoints(folder / STATE), settings.checkpoint_minutes, write),
     )
 
 
@@ -100,10 +113,9 @@ def _epoch_writer(
     tracker = Tracker(folder, fold.classes)
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:
-        history = state.progress.history
-        write_csv(folder / "history.csv", list(record), [list(row.values()) for row in history])
-        confusion = scores(dev.targets.tolist(), dev.preds.tolist(), len(fold.classes))["confusion"]
-        tracker.log_epoch(record, np.array(confusion), dev.gate)
+        write_history(folder, state.progress.history)
+        pairs = dev.targets.tolist(), dev.preds.tolist()
+        tracker.log_epoch(record, confusion_matrix(*pairs, len(fold.classes)), dev.gate)
         watch(state.progress)
 
     return after_epoch
@@ -114,8 +126,17 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
     best = checkpoints.best(state.progress.best_epoch)
     state.model.load_state_dict(load_tensors(best))
     if fold.session.is_main:
-        copy_file(best, fold.folder / "model.safetensors")
-        write_model_card(fold, fold.folder, state.model)
+        copy_file(best, fold.folder / WEIGHTS)
+        write_model_card(
+            fold.folder,
+            model=state.model.settings,  # type: ignore[arg-type]
+            features=fold.session.store.settings,
+            classes=fold.classes,
+            corpus=fold.config.corpus.name,
+            certificate=fold.session.plan.certificate,
+            fold=fold.split.fold,
+            seed=fold.seed,
+        )
 
 
 def _test(fold: Fold, state: TrainingState, start: float) -> None:
@@ -135,8 +156,42 @@ def _test(fold: Fold, state: TrainingState, start: float) -> None:
             rates, precision = state.schedule.rates(), fold.config.train.precision
             raise error.because(rates, precision) from error
     if session.is_main:
-        write_predictions(fold, folder, parts, predictions)
+        tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
+        write_predictions(folder, fold.classes, tables)
         seconds = round(time.monotonic() - start, 1)
-        write_json(folder / "environment.json", {**session.environment, "seconds": seconds})
-        write_metrics(fold, folder, predictions, state.progress)
+        write_environment(folder, {**session.environment, "seconds": seconds})
+        write_metrics(folder, _metrics(fold, predictions, state.progress))
     session.accelerator.wait_for_everyone()
+
+
+def _table(utterances: Sequence[Utterance], predictions: Predictions) -> PredictionTable:
+    gate = predictions.gate
+    return PredictionTable(
+        np.array([utterance.id for utterance in utterances]),
+        np.array([utterance.speaker for utterance in utterances]),
+        predictions.targets,
+        predictions.preds,
+        predictions.probs,
+        None if gate is None else gate.mean(1),
+    )
+
+
+def _metrics(fold: Fold, predictions: Mapping[str, Predictions], progress: Progress) -> FoldMetrics:
+    dev, test = (
+        Scores(**scores(part.targets.tolist(), part.preds.tolist(), len(fold.classes)))
+        for part in (predictions["dev"], predictions["test"])
+    )
+    gate = predictions["test"].gate
+    return FoldMetrics(
+        protocol=fold.session.plan.certificate["protocol"],
+        certificate=fold.session.plan.certificate["id"],
+        fold=fold.split.fold,
+        seed=fold.seed,
+        classes=fold.classes,
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        training_issues=progress.training_issues(),
+        dev=dev,
+        test=test,
+        gate_mean=None if gate is None else float(gate.mean()),
+    )

@@ -18,7 +18,7 @@ from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
 from corpora.utterance import Utterance
 from storage.feature_store import FeatureStore
-from storage.run_folder import fold_name
+from storage.fold_folder import fold_name
 from system.signals import Stop
 
 

@@ -134,7 +134,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "corpus.name": ((), "esd", "no label set|no esd corpus"),
     "corpus.root": ((), "/nowhere", "no folder /nowhere"),
     "corpus.absolute_paths": (OUTSIDE, "false", "leads out of corpus.root"),
-    "corpus.expect_published_counts": ((), "true", "counts are not the published ones"),
+    "corpus.expect_published_counts": ((), "true", "counts differ from the published ones"),
     "corpus.on_bad_audio": (UNEQUAL, "error", "audio files cannot be used"),
     "protocol.allow_speaker_overlap": ((), "true", "has no effect on leave-one-session-out"),
     "protocol.near_identical": (COPIES, "refuse", "nearly the same recording"),

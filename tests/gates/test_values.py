@@ -255,7 +255,7 @@ def test_each_look_is_noted_before_it_is_taken(analyzed, fresh, monkeypatch):
     each = [(fold, seed) for fold in (1, 2) for seed in (0, 1)]
     kinds = [(*one, kind) for one in each for kind in ("gates", "reliance")]
     assert looked(folder) == [(*one, "test") for one in each] + kinds
-    assert read_json(folder / "summary.json")["looks"]["fold 2 seed 1"] == {
+    assert read_json(folder / "summary.json")["test_evaluations"]["fold 2 seed 1"] == {
         "gates": 1,
         "reliance": 1,
         "test": 1,

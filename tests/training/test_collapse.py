@@ -262,7 +262,7 @@ def test_an_alarm_is_sounded_once_a_kind(tmp_path: Path, caplog) -> None:
         f"epoch 1, {a['what']}: {a['words']}" for a in progress.collapse_warnings
     ]
     assert [a["epochs"] for a in progress.collapse_warnings] == [[1, 2, 3], [1, 2, 3]]
-    assert progress.training_issues()["alarms"] == progress.collapse_warnings
+    assert progress.training_issues().collapse_warnings == progress.collapse_warnings
 
 
 def test_an_alarm_that_is_over_names_the_epochs_that_had_it() -> None:
@@ -290,7 +290,7 @@ def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, mon
     make = build.build_model
     monkeypatch.setattr("training.build.build_model", lambda *args: collapsed(make(*args)))
     run = run_experiment(tiny(), [])
-    alarmed = read_json(run / FOLD / "metrics.json")["trouble"]["alarms"]
+    alarmed = read_json(run / FOLD / "metrics.json")["training_issues"]["collapse_warnings"]
     assert {one["what"] for one in alarmed} == {
         "gate saturated",
         "gate constant",
@@ -317,9 +317,11 @@ def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, mon
 def test_a_run_of_before_alarms_were_known_is_summed_up(tiny: Callable) -> None:
     run = run_experiment(tiny("train.epochs=1"), [])
     metrics = read_json(run / FOLD / "metrics.json")
-    assert metrics["trouble"].pop("alarms") == []  # the tiny run is a healthy one
+    assert (
+        metrics["training_issues"].pop("collapse_warnings") == []
+    )  # the tiny run is a healthy one
     (run / FOLD / "metrics.json").write_text(json.dumps(metrics))
-    assert summarize(run)["trouble"] == {}
+    assert summarize(run)["training_issues"] == {}
 
 
 def test_the_cost_of_watching_is_measured_in_pairs(monkeypatch, capsys) -> None:

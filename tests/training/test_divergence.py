@@ -328,10 +328,10 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
         FusionLoss, "forward", lambda self, *args: _times(loss(self, *args), next(losses))
     )
     run = run_experiment(tiny("train.precision=bfloat16", "train.max_bad_steps=1"), [])
-    trouble = read_json(run / "summary.json")["trouble"]["fold 1 seed 0"]
-    assert trouble["bad_steps"] == 2 and trouble["float32"] == ["head"]
-    assert [one["batch"] for one in trouble["incidents"]] == [2, 3]
-    assert all(clip.startswith("Ses0") for clip in trouble["incidents"][0]["clips"])
+    issues = read_json(run / "summary.json")["training_issues"]["fold 1 seed 0"]
+    assert issues["bad_steps"] == 2 and issues["float32"] == ["head"]
+    assert [one["batch"] for one in issues["incidents"]] == [2, 3]
+    assert all(clip.startswith("Ses0") for clip in issues["incidents"][0]["clips"])
     table = (run / "summary.md").read_text()
     assert "In tiny, fold 1 seed 0: 2 training steps were skipped" in table
     assert "went back to the end of epoch 0 and on in float32 for head" in table
@@ -347,8 +347,8 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
 
     monkeypatch.setattr("training.engine.evaluate", spoiled)
     run = run_experiment(tiny("train.precision=bfloat16"), [])
-    (trouble,) = read_json(run / "summary.json")["trouble"].values()
-    assert trouble["bad_steps"] == 0 and trouble["float32"] == ["mel"]
+    (issues,) = read_json(run / "summary.json")["training_issues"].values()
+    assert issues["bad_steps"] == 0 and issues["float32"] == ["mel"]
     told = "In tiny, fold 1 seed 0: In epoch 2 the prediction was NaN or infinite: training went"
     assert told in (run / "summary.md").read_text()
 
