@@ -18,7 +18,7 @@ from corpora.plan import Plan, make_plan
 from corpora.splits import Split
 from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
-from experiments.jobs import Failure, Job, run_jobs, slots_for
+from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from reports.publish import gather, publish
 from system.cli import run_cli
@@ -48,7 +48,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             return
         jobs = _open_runs(recipes, arguments.overwrite)
         stop.begun = True
-        slots = slots_for(arguments.jobs, recipes[0].config.run.device)
+        slots = slot_environments(arguments.jobs, recipes[0].config.run.device)
         out = Path(recipes[0].config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
         _finish(recipes, run_jobs(jobs, slots), out, reference=0 if arguments.study else None)
 

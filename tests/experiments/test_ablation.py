@@ -341,7 +341,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     configs: Path, tmp_path: Path, monkeypatch, capsys, caplog
 ):
     """SIGTERM ends the job too; SIGKILL leaves it behind, and its lock keeps others away."""
-    monkeypatch.setattr(jobs, "LOOK", 0.2)
+    monkeypatch.setattr(jobs, "BUSY_TICK", 0.2)
     caplog.set_level(logging.INFO, "experiments.jobs")
     wishes, runs = ["tiny", "--fusions", "gmu", "concat"], tmp_path / "runs"
     gmu = runs / "tiny_gmu" / FOLD
