@@ -9,6 +9,7 @@ drawn as an integer.
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -95,10 +96,15 @@ def idle_keys(values: Mapping[str, Any]) -> list[str]:
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
     """Write dotted keys and plain values as overrides of a config.
 
-    >>> as_overrides({"run.folds": [1], "run.root": "runs"})
-    ['run.folds=[1]', 'run.root="runs"']
+    >>> as_overrides({"run.folds": [1], "name": "a", "loss.diversity": None})
+    ['run.folds=[1]', 'name=a', 'loss.diversity=null']
     """
-    return [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in values.items()]
+    overrides = []
+    for key, value in values.items():
+        is_word = isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value)
+        is_word = is_word and read_yaml(value, key) == value  # not `null`, `true` ...
+        overrides.append(f"{key}={value if is_word else json.dumps(value, ensure_ascii=False)}")
+    return overrides
 
 
 def _read_row(file: Path, key: str, row: Any, config: Mapping[str, Any]) -> "BaseDistribution":

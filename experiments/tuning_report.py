@@ -34,9 +34,9 @@ HEADER = """\
 # Train and test it:
 #   python {entry} --config {file}
 # This dev UA is the highest of {total} trials on the same dev utterances: expect less on new ones.
-# Test speakers of the other folds were training or dev data of fold {fold} in this study, so only
-# the test score of fold {fold} is untouched by tuning, and run.folds names it alone. For all folds,
-# tune each of them by itself (nested tuning) and test each with its own config.
+# Test speakers of the other folds were training or dev data of fold {fold} in this study, so
+# only the test score of fold {fold} is untouched by tuning, and run.folds names it alone. For all
+# folds, tune each of them by itself (nested tuning) and test each with its own config.
 """
 
 

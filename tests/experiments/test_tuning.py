@@ -215,9 +215,7 @@ def test_values_that_do_not_go_together_are_noted_and_not_trained(study, quick) 
 
 def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_path) -> None:
     tune(study(), 1, 1, Stop())
-    with pytest.raises(
-        InputError, match="(?s)or corpus:\n  model.dropout: 0.2 there"
-    ):
+    with pytest.raises(InputError, match="(?s)or corpus:\n  model.dropout: 0.2 there"):
         study("model.dropout=0.3")
     wider = SPACE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
     with pytest.raises(InputError, match="the space of optim.lr: .*0.003.* there, .*0.01.* now"):
