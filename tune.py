@@ -1,7 +1,7 @@
 """Tune a config on the dev split of one fold: `python tune.py --config C --space S`.
 
-The command may be stopped at any point and given again, and given elsewhere to join in: all that
-run share the trials. No test clip of the fold is opened.
+The command may be stopped at any point and given again, or given elsewhere to join in: all
+processes share the trials. No test utterance of the fold is opened.
 """
 
 import argparse
@@ -15,12 +15,14 @@ from system.text import printable
 
 
 def main() -> int:
-    """Tune, write the best config and the images, print the best trials."""
+    """Tune, write the best config and the figures, print the best trials."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
-    parser.add_argument("--space", required=True, metavar="FILE", help="what is varied, YAML")
-    parser.add_argument("--trials", type=int, default=30, metavar="N", help="of all, default 30")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 a GPU")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML config")
+    parser.add_argument("--space", required=True, metavar="FILE", help="YAML search space")
+    parser.add_argument(
+        "--trials", type=int, default=30, metavar="N", help="of the study in all, default 30"
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 per GPU")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
     )
@@ -29,8 +31,8 @@ def main() -> int:
         if getattr(arguments, name) < 1:
             parser.error(f"--{name} must be 1 or more, got {getattr(arguments, name)}")
     entry = str(Path(sys.argv[0]))
-    words = ["--config", arguments.config, "--space", arguments.space]
-    command = ["python", entry, *words, "--trials", str(arguments.trials), *arguments.overrides]
+    files = ["--config", arguments.config, "--space", arguments.space]
+    command = ["python", entry, *files, "--trials", str(arguments.trials), *arguments.overrides]
     stop = Stop()
 
     def work() -> None:

@@ -58,16 +58,19 @@ def read_space(
     config = flatten(load_config(config_file, overrides).model_dump())
     named = {str(key): _read_row(file, str(key), row, config) for key, row in rows.items()}
     space, left_out = {}, []
+    varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
         only = ONLY_WITH.get(key)
-        if only and not set(_choices(named, only.controller, config)) & set(only.values):
+        if only and not set(varied.get(only.controller, [config[only.controller]])) & {
+            *only.values
+        }:
             setting = f"{only.controller}={config[only.controller]}"
             left_out.append(f"{key} is left out of the space: it has no effect with {setting}")
         else:
             space[key] = distribution
     if not space:
         raise InputError(f"no key of {file} can be tuned: " + "; ".join(left_out))
-    _check_ends(file, space, config, config_file, overrides)
+    _check_ends(file, space, config_file, overrides)
     return space, left_out
 
 
@@ -194,26 +197,22 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*map(_types, parts)) if parts else {annotation}
 
 
-def _choices(space: Space, key: str, config: Mapping[str, Any]) -> Sequence[Any]:
-    """Return the values that a key of few values takes in some trial."""
-    return getattr(space.get(key), "choices", [config[key]])
+def _ends(distribution: Any) -> Sequence[Any]:
+    """Return the choices, or the two ends of a range."""
+    is_range = hasattr(distribution, "low")
+    return (distribution.low, distribution.high) if is_range else distribution.choices
 
 
 def _check_ends(
-    file: Path,
-    space: Space,
-    config: Mapping[str, Any],
-    config_file: str | Path,
-    overrides: Sequence[str],
+    file: Path, space: Space, config_file: str | Path, overrides: Sequence[str]
 ) -> None:
     """Load the config with each end and each choice."""
     for key, distribution in space.items():
         only, controller = ONLY_WITH.get(key), {}
         if only and only.controller in space:
-            choices = _choices(space, only.controller, config)
+            choices = _ends(space[only.controller])
             controller = {only.controller: next(v for v in choices if v in only.values)}
-        ends = [distribution.low, distribution.high] if hasattr(distribution, "low") else None
-        for value in ends or _choices(space, key, config):
+        for value in _ends(distribution):
             try:
                 trial = trial_overrides({**controller, key: value})
                 load_config(config_file, [*overrides, *trial])

@@ -19,7 +19,7 @@ from system.errors import RunError
 from system.locks import alone, in_turn, is_held
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
     from optuna.trial import FrozenTrial
 
 log = logging.getLogger(__name__)
@@ -30,12 +30,12 @@ STORE_TIMEOUT = 120.0  # seconds that SQLite waits for other writers
 N_STARTUP_PRUNING = 5  # complete trials before one is pruned
 MAX_STARTS = 3  # of a trial whose process dies without a message, e.g. when memory is full
 # All options of the sampler that change a draw: their defaults differ between Optuna 4 and 5.
-SAMPLER = {
+SAMPLER: dict[str, Any] = {
     "n_startup_trials": 10,  # random trials before TPE learns from them
     "n_ei_candidates": 24,
     "multivariate": True,
     "group": False,
-    "constant_liar": True,  # counts trials of other workers as bad until they are finished
+    "constant_liar": True,  # trials of other workers count as bad until they are finished
 }
 COMPLETE, RUNNING, PRUNED = "complete", "running", "pruned"
 DIVERGED, INVALID, FAILED = "diverged", "invalid", "failed"
@@ -54,112 +54,150 @@ class Result(NamedTuple):
     reason: str  # why it is not complete
 
 
-def open_study(folder: Path, epochs: int) -> "Study":
-    """Open the study in a folder, or begin it.
+class Study:
+    """The study in a folder, begun if there is none.
 
     Args:
         folder: Existing folder of the study.
+        space: What is varied.
+        seed: With the number of a trial and the earlier trials it decides the trial's values.
         epochs: Epochs of a whole training; no trial is pruned in its first third.
 
     Raises:
         RunError: The store cannot be read, or lost trials whose folders exist.
     """
-    import optuna
-    from sqlalchemy import URL
 
-    optuna.logging.disable_default_handler()
-    url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
-    # RuntimeError: a store written by another version of Optuna
-    with in_turn(folder / LOCK), store_errors(folder, RuntimeError):
-        trained = {path.parent.name for path in folder.glob("trials/*/config.yaml")}
-        study = optuna.create_study(
-            storage=optuna.storages.RDBStorage(
-                url, engine_kwargs={"connect_args": {"timeout": STORE_TIMEOUT}}
-            ),
-            pruner=optuna.pruners.MedianPruner(N_STARTUP_PRUNING, n_warmup_steps=epochs // 3 + 1),
-            study_name="study",
-            direction="maximize",
-            load_if_exists=True,
-        )
-        known = {str(trial.number) for trial in study.get_trials(deepcopy=False)}
-    if not trained <= known:
-        raise RunError(
-            f"{folder / STORE} does not know all trials in {folder / 'trials'}: restore the store "
-            f"that does, or remove {folder} to start anew"
-        )
-    return study
+    def __init__(self, folder: Path, space: Space, seed: int, epochs: int) -> None:
+        import optuna
+        from sqlalchemy import URL
 
+        self.folder, self.space, self.seed = folder, space, seed
+        optuna.logging.disable_default_handler()
+        url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
+        wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
+        # RuntimeError: a store written by another version of Optuna
+        with in_turn(folder / LOCK), store_errors(folder, RuntimeError):
+            trained = {path.parent.name for path in folder.glob("trials/*/config.yaml")}
+            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
+            self.optuna = optuna.create_study(
+                storage=self._storage,
+                pruner=optuna.pruners.MedianPruner(N_STARTUP_PRUNING, epochs // 3 + 1),
+                study_name="study",
+                direction="maximize",
+                load_if_exists=True,
+            )
+            known = {str(trial.number) for trial in self._trials()}
+        if not trained <= known:
+            raise RunError(
+                f"{folder / STORE} does not know all trials in {folder / 'trials'}: restore the "
+                f"store that does, or remove {folder} to start anew"
+            )
 
-def trial_folder(folder: Path, number: int) -> Path:
-    """Return the folder of a trial in the folder of its study."""
-    return folder / "trials" / str(number)
+    def trial_folder(self, number: int) -> Path:
+        """Return the folder of a trial."""
+        return self.folder / "trials" / str(number)
 
+    def n_finished(self) -> int:
+        """Return how many trials are finished, whatever their result."""
+        return sum(trial.state.is_finished() for trial in self._trials())
 
-def n_finished(study: "Study") -> int:
-    """Return how many trials are finished, whatever their result."""
-    return sum(trial.state.is_finished() for trial in study.get_trials(deepcopy=False))
+    def results(self) -> list[Result]:
+        """Return all trials, in the order of their numbers."""
+        return [_result(trial) for trial in self._trials()]
 
+    @contextmanager
+    def claim(self, n_trials: int) -> "Iterator[Trial | None]":
+        """Take a trial that lost its process, or begin one; hold its lock meanwhile.
 
-@contextmanager
-def claim_trial(
-    study: "Study", folder: Path, space: Space, seed: int, n_trials: int
-) -> "Iterator[Trial | None]":
-    """Take a trial that lost its process, or begin one; hold its lock meanwhile.
+        Args:
+            n_trials: Number of trials at which the study is done.
 
-    Args:
-        study: The open study.
-        folder: Folder of the study.
-        space: What is varied.
-        seed: With the trial's number and the earlier trials it decides the trial's values.
-        n_trials: Number of trials at which the study is done.
+        Yields:
+            The trial with its values, or None if other processes hold all that are left.
+        """
+        with ExitStack() as locks:
+            with in_turn(self.folder / LOCK):
+                trial = self._next_trial(n_trials)
+                if trial is not None:
+                    folder = self.trial_folder(trial.number)
+                    make_folder(folder / "state", inside=self.folder)
+                    locks.enter_context(alone(folder / "lock", f"trial {trial.number}"))
+            yield trial
 
-    Yields:
-        The trial with its values, or None if other processes hold all that are left.
-    """
-    with ExitStack() as locks:
-        with in_turn(folder / LOCK):
-            trial = _next_trial(study, folder, space, seed, n_trials)
-            if trial is not None:
-                state = trial_folder(folder, trial.number) / "state"
-                make_folder(state, inside=folder)
-                locks.enter_context(alone(state.parent / "lock", f"trial {trial.number}"))
-        yield trial
+    def report(self, trial: "Trial", dev_ua: float, epoch: int) -> None:
+        """Report the best dev UA after an epoch; a resumed trial may report an epoch again.
 
+        Raises:
+            optuna.TrialPruned: The trial is worse than the median of the complete ones.
+        """
+        import optuna
 
-def report_epoch(study: "Study", trial: "Trial", dev_ua: float, epoch: int) -> None:
-    """Report the best dev UA after an epoch; a resumed trial may report an epoch again.
+        if epoch not in self._trials()[trial.number].intermediate_values:
+            trial.report(dev_ua, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"below the median of the earlier trials at epoch {epoch}")
 
-    Raises:
-        optuna.TrialPruned: The trial is worse than the median of the complete ones.
-    """
-    import optuna
+    def finish(
+        self, trial: "Trial", state: str, dev_ua: float | None = None, reason: str = ""
+    ) -> None:
+        """Finish a trial.
 
-    if epoch not in study.get_trials(deepcopy=False)[trial.number].intermediate_values:
-        trial.report(dev_ua, epoch)
-    if trial.should_prune():
-        raise optuna.TrialPruned(f"below the median of the earlier trials at epoch {epoch}")
+        Diverged and invalid trials count as pruned for Optuna, so that the sampler learns from
+        them.
 
+        Args:
+            trial: Trial to finish.
+            state: COMPLETE, PRUNED, DIVERGED, INVALID or FAILED.
+            dev_ua: Best dev UA; None unless complete.
+            reason: Why it is not complete.
+        """
+        from optuna.trial import TrialState
 
-def finish(study: "Study", trial: "Trial", state: str, dev_ua: float | None, reason: str) -> None:
-    """Finish a trial.
+        if state != COMPLETE:
+            log.warning("trial %d is %s: %s", trial.number, state, reason)
+            trial.set_user_attr("state", state)
+            trial.set_user_attr("reason", reason)
+        states = {COMPLETE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
+        self.optuna.tell(trial, dev_ua, states.get(state, TrialState.PRUNED))
 
-    Diverged and invalid trials count as pruned for Optuna, so that the sampler learns from them.
+    def _trials(self) -> "list[FrozenTrial]":
+        return self.optuna.get_trials(deepcopy=False)
 
-    Args:
-        study: The open study.
-        trial: Trial to finish.
-        state: COMPLETE, PRUNED, DIVERGED, INVALID or FAILED.
-        dev_ua: Best dev UA; None unless complete.
-        reason: Why it is not complete.
-    """
-    from optuna.trial import TrialState
+    def _next_trial(self, n_trials: int) -> "Trial | None":
+        """Return a trial of the queue, or a new one; its values depend on no interruption."""
+        from numpy.random import SeedSequence
+        from optuna.samplers import TPESampler
+        from optuna.trial import TrialState
 
-    if state != COMPLETE:
-        log.warning("trial %d is %s: %s", trial.number, state, reason)
-        trial.set_user_attr("state", state)
-        trial.set_user_attr("reason", reason)
-    states = {COMPLETE: TrialState.COMPLETE, FAILED: TrialState.FAIL}
-    study.tell(trial, dev_ua, states.get(state, TrialState.PRUNED))
+        if self.n_finished() >= n_trials:
+            return None
+        self._queue_lost_trials()
+        trials = self._trials()
+        queue = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+        if not queue and len(trials) >= n_trials:
+            return None
+        number = min(queue, default=len(trials))
+        (rng_seed,) = SeedSequence((self.seed, number)).generate_state(1)
+        self.optuna.sampler = TPESampler(seed=int(rng_seed), **SAMPLER)
+        trial = self.optuna.ask(dict(sorted(self.space.items())))  # the file's order has no effect
+        trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
+        if queue:
+            log.info("trial %d was interrupted: resuming it", number)
+        return trial
+
+    def _queue_lost_trials(self) -> None:
+        """Return running trials that no process holds to the queue; fail those that recur."""
+        from optuna.trial import Trial, TrialState
+
+        for lost in self._trials():
+            is_running = lost.state == TrialState.RUNNING
+            if not is_running or is_held(self.trial_folder(lost.number) / "lock"):
+                continue
+            if lost.user_attrs.get("starts", 0) < MAX_STARTS:
+                self._storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
+            else:
+                reason = f"its process ended {MAX_STARTS} times without a message"
+                self.finish(Trial(self.optuna, lost._trial_id), FAILED, reason=reason)
 
 
 def release(trial: "Trial") -> None:
@@ -168,11 +206,6 @@ def release(trial: "Trial") -> None:
         seconds = (datetime.now() - trial.datetime_start).total_seconds()  # type: ignore[operator]
         trial.set_user_attr("seconds", trial.user_attrs.get("seconds", 0.0) + seconds)
         trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
-
-
-def results(study: "Study") -> list[Result]:
-    """Return all trials, in the order of their numbers."""
-    return [_result(trial) for trial in study.get_trials(deepcopy=False)]
 
 
 @contextmanager
@@ -200,48 +233,11 @@ def _store_exceptions() -> tuple[type[Exception], ...]:
     return OptunaError, SQLAlchemyError
 
 
-def _next_trial(
-    study: "Study", folder: Path, space: Space, seed: int, n_trials: int
-) -> "Trial | None":
-    """Return a trial from the queue, or a new one; its values depend on no interruption."""
-    import optuna
-    from numpy.random import SeedSequence
-
-    _queue_lost_trials(study, folder)
-    trials = study.get_trials(deepcopy=False)
-    queue = [trial.number for trial in trials if trial.state == optuna.trial.TrialState.WAITING]
-    if n_finished(study) >= n_trials or (len(trials) >= n_trials and not queue):
-        return None
-    number = min(queue, default=len(trials))
-    (rng_seed,) = SeedSequence((seed, number)).generate_state(1)
-    study.sampler = optuna.samplers.TPESampler(seed=int(rng_seed), **SAMPLER)  # type: ignore
-    trial = study.ask(dict(sorted(space.items())))  # the order of keys in the file has no effect
-    trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
-    if queue:
-        log.info("trial %d was interrupted: resuming it", number)
-    return trial
-
-
-def _queue_lost_trials(study: "Study", folder: Path) -> None:
-    """Return running trials that no process holds to Optuna's queue; fail those that recur."""
-    import optuna
-
-    for frozen in study.get_trials(deepcopy=False, states=[optuna.trial.TrialState.RUNNING]):
-        if is_held(trial_folder(folder, frozen.number) / "lock"):
-            continue
-        if frozen.user_attrs.get("starts", 0) >= MAX_STARTS:
-            trial = optuna.trial.Trial(study, frozen._trial_id)
-            reason = f"its process ended {MAX_STARTS} times without a message"
-            finish(study, trial, FAILED, None, reason)
-        else:
-            study._storage.set_trial_state_values(frozen._trial_id, optuna.trial.TrialState.WAITING)
-
-
 def _result(trial: "FrozenTrial") -> Result:
     from optuna.trial import TrialState
 
     states = {TrialState.COMPLETE: COMPLETE, TrialState.RUNNING: RUNNING}
-    states |= {TrialState.WAITING: RUNNING}
+    states[TrialState.WAITING] = RUNNING
     reported = trial.intermediate_values  # {epoch: best dev UA so far}
     best = trial.value if trial.value is not None else max(reported.values(), default=None)
     idle = idle_keys(trial.params)

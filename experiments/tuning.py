@@ -1,4 +1,4 @@
-"""Tuning: search values of a config on the dev split of one fold, whose test clips stay unopened.
+"""Tuning: search values of a config on the dev split of one fold; test audio stays unopened.
 
 Each trial trains the fold as a run would, with the run's own seed; its score is the best dev UA of
 its epochs, reported after each. A study is a folder on which any number of processes may work at
@@ -17,9 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
-from experiments import study as trials
 from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
+from experiments.study import (
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    INVALID,
+    PRUNED,
+    SAMPLER,
+    Study,
+    release,
+    store_errors,
+)
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
@@ -28,7 +38,7 @@ from system.locks import in_turn
 from system.signals import Stop
 
 if TYPE_CHECKING:
-    from optuna import Study, Trial
+    from optuna import Trial
 
     from corpora.plan import Plan
     from training.progress import Progress
@@ -109,27 +119,27 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
         KeyboardInterrupt: The process was asked to end; everything done so far is saved.
     """
     plan = open_folder(tuning)
-    folder, space = tuning.folder, tuning.space
-    study = trials.open_study(folder, tuning.config.train.epochs)
+    seed, epochs = tuning.config.run.seeds[0], tuning.config.train.epochs
+    study = Study(tuning.folder, tuning.space, seed, epochs)
     failures: Sequence[Failure] = ()
-    with trials.store_errors(folder):
+    with store_errors(tuning.folder):
         if n_workers == 1:
             Worker(tuning, plan, study, stop).train_trials(n_trials)
         else:
             failures = start_workers(tuning, study, n_trials, n_workers)
-        write_results(folder, study, space, tuning.command)
-        draw_figures(folder, study)
-        if trials.n_finished(study) < n_trials:
+        write_results(study, tuning.command)
+        draw_figures(study)
+        if study.n_finished() < n_trials:
             reasons = [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
             raise RunError("\n".join(["all workers ended before the trials were done:", *reasons]))
-        summary = describe_study(folder, study, space)
-        if not best_first(trials.results(study)):
+        summary = describe_study(study)
+        if not best_first(study.results()):
             raise RunError(summary)
         return summary
 
 
 def open_folder(tuning: Tuning) -> "Plan":
-    """Index train and dev clips, and begin the folder of the study or check it.
+    """Index train and dev utterances, and begin the folder of the study or check it.
 
     Raises:
         InputError: The corpus is wrong, or not the study's.
@@ -153,21 +163,21 @@ def open_folder(tuning: Tuning) -> "Plan":
 class WorkerJob(Job):
     """A process that trains trials until the study has all of them."""
 
-    study: "Study"
+    study: Study
     n_trials: int
 
     @property
     def finished(self) -> bool:
         """Whether the study has all its trials."""
-        return trials.n_finished(self.study) >= self.n_trials
+        return self.study.n_finished() >= self.n_trials
 
 
-def start_workers(tuning: Tuning, study: "Study", n_trials: int, n_workers: int) -> list[Failure]:
+def start_workers(tuning: Tuning, study: Study, n_trials: int, n_workers: int) -> list[Failure]:
     """Run this command in several processes at once; return those that failed."""
     logs = tuning.folder / "logs"
     make_folder(logs, inside=tuning.folder)
     command = (sys.executable, *tuning.command[1:])
-    n_workers = max(1, min(n_workers, n_trials - trials.n_finished(study)))
+    n_workers = max(1, min(n_workers, n_trials - study.n_finished()))
     jobs = []
     for i in range(1, n_workers + 1):
         file = logs / f"{socket.gethostname()}-{os.getpid()}-{i}.log"
@@ -178,7 +188,7 @@ def start_workers(tuning: Tuning, study: "Study", n_trials: int, n_workers: int)
 class Worker:
     """A process that trains trials, one after the other."""
 
-    def __init__(self, tuning: Tuning, plan: "Plan", study: "Study", stop: Stop) -> None:
+    def __init__(self, tuning: Tuning, plan: "Plan", study: Study, stop: Stop) -> None:
         from training.experiment import make_accelerator
 
         self.tuning, self.plan, self.study, self.stop = tuning, plan, study, stop
@@ -191,10 +201,8 @@ class Worker:
             RunError: What would end every trial: a full disk, corrupt data, an unreachable store.
             KeyboardInterrupt: The process was asked to end; the running trial keeps its state.
         """
-        folder, space = self.tuning.folder, self.tuning.space
-        seed = self.tuning.config.run.seeds[0]
-        while trials.n_finished(self.study) < n_trials:
-            with trials.claim_trial(self.study, folder, space, seed, n_trials) as trial:
+        while self.study.n_finished() < n_trials:
+            with self.study.claim(n_trials) as trial:
                 if trial is not None:
                     self._train_and_finish(trial)
             if trial is None:
@@ -211,27 +219,26 @@ class Worker:
 
         dev_ua, reason = None, ""
         try:
-            state, dev_ua = trials.COMPLETE, self._train(trial)
+            state, dev_ua = COMPLETE, self._train(trial)
             log.info("trial %d: dev UA %.4f", trial.number, dev_ua)
         except TrialPruned as pruned:
-            state, reason = trials.PRUNED, str(pruned)
+            state, reason = PRUNED, str(pruned)
         except InputError as error:
-            state, reason = trials.INVALID, str(error)
+            state, reason = INVALID, str(error)
         except OutOfMemoryError as error:
-            state, reason = trials.FAILED, str(error).splitlines()[0]
+            state, reason = FAILED, str(error).splitlines()[0]
         except (RunError, KeyboardInterrupt, OptunaError, SQLAlchemyError) as error:
             cause = error.__cause__
             if not isinstance(cause, Diverged) or cause.is_data:
-                trials.release(trial)
+                release(trial)
                 raise
-            state, reason = trials.DIVERGED, str(cause)
+            state, reason = DIVERGED, str(cause)
         finally:
             self.accelerator.free_memory()
-        folder = self.tuning.folder
         with self.stop.deferred():
-            trials.finish(self.study, trial, state, dev_ua, reason)
-            Checkpoints(trials.trial_folder(folder, trial.number) / "state").remove()
-            write_results(folder, self.study, self.tuning.space, self.tuning.command)
+            self.study.finish(trial, state, dev_ua, reason)
+            Checkpoints(self.study.trial_folder(trial.number) / "state").remove()
+            write_results(self.study, self.tuning.command)
 
     def _train(self, trial: "Trial") -> float:
         """Train one trial to its end; return its best dev UA.
@@ -246,7 +253,7 @@ class Worker:
         from training.fold import train_fold
         from training.job import FoldJob
 
-        folder = trials.trial_folder(self.tuning.folder, trial.number)
+        folder = self.study.trial_folder(trial.number)
         for place in (folder, folder / "state"):
             remove_leftovers(place)
         values = trial.params
@@ -264,7 +271,7 @@ class Worker:
         job = FoldJob(config, classes, plan.splits[0], seed, plan.hashes, plan.certificate, {})
 
         def after_epoch(progress: "Progress") -> None:
-            trials.report_epoch(self.study, trial, progress.best_ua, progress.epoch)
+            self.study.report(trial, progress.best_ua, progress.epoch)
 
         training = train_fold(job, folder, store, self.accelerator, self.stop, after_epoch)
         return training.trainer.progress.best_ua
@@ -285,12 +292,12 @@ def _record(tuning: Tuning, data: str) -> dict[str, Any]:
     """Return all that must stay the same in a study, as plain values by their names."""
     from optuna import __version__ as version
 
-    options = ", ".join(f"{name}={value}" for name, value in trials.SAMPLER.items())
+    options = ", ".join(f"{name}={value}" for name, value in SAMPLER.items())
     return {
         **flatten(tuning.config.model_dump()),
-        **{f"the space of {key}": str(values) for key, values in tuning.space.items()},
-        "the sampler": f"TPESampler of Optuna {version.partition('.')[0]} with {options}",
-        "the train and dev clips": data,
+        **{f"space of {key}": str(values) for key, values in tuning.space.items()},
+        "sampler": f"TPESampler of Optuna {version.partition('.')[0]} with {options}",
+        "train and dev utterances": data,
         "optuna": version,
     }
 
@@ -302,8 +309,8 @@ def _check_study(tuning: Tuning, data: str | None = None) -> None:
         return
     if not (folder / ABOUT).exists():
         raise InputError(f"{folder} is not a study (no {ABOUT} in it): change name or run.root")
-    stored = read_json(folder / ABOUT, "the sampler", "the train and dev clips", remove=folder)
-    now = _record(tuning, data or stored["the train and dev clips"])
+    stored = read_json(folder / ABOUT, "sampler", "train and dev utterances", remove=folder)
+    now = _record(tuning, data or stored["train and dev utterances"])
     differences = [
         f"  {key}: {stored.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(stored.keys() | now.keys())

@@ -7,19 +7,14 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from config.loading import dump_config, load_config
 from config.schema import GATED
-from experiments.search_space import Space
-from experiments.study import COMPLETE, Result, results, trial_folder
+from experiments.study import COMPLETE, Result, Study
 from system.disk import atomic_write
 from system.files import write_csv, write_text
 from system.locks import in_turn
 from system.text import format_duration, printable
-
-if TYPE_CHECKING:
-    from optuna import Study
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +35,24 @@ HEADER = """\
 """
 
 
-def write_results(folder: Path, study: "Study", space: Space, command: Sequence[str]) -> None:
+def write_results(study: Study, command: Sequence[str]) -> None:
     """Write trials.csv, one row per trial, and best.yaml, a config ready to train with.
 
     Args:
-        folder: Folder of the study.
         study: The open study.
-        space: What is varied.
         command: Command that resumes the tuning, for best.yaml.
     """
-    with in_turn(folder / LOCK):  # so that no process replaces newer results with older ones
-        trials = results(study)
+    with in_turn(study.folder / LOCK):  # so that no process replaces newer results with older ones
+        trials = study.results()
         rows = []
         for trial in trials:
             facts = [getattr(trial, column) for column in COLUMNS]
             shown = ["" if fact is None else fact for fact in facts]
-            values = [json.dumps(trial.values[k]) if k in trial.values else "" for k in space]
+            values = [json.dumps(trial.values[k]) if k in trial.values else "" for k in study.space]
             rows.append([*shown, *values, printable(trial.reason, keep="")])
-        write_csv(folder / "trials.csv", [*COLUMNS, *space, "reason"], rows)
+        write_csv(study.folder / "trials.csv", [*COLUMNS, *study.space, "reason"], rows)
         if any(trial.state == COMPLETE for trial in trials):
-            _write_best(folder, trials, command)
+            _write_best(study, trials, command)
 
 
 def best_first(trials: Sequence[Result]) -> list[Result]:
@@ -68,7 +61,7 @@ def best_first(trials: Sequence[Result]) -> list[Result]:
     return sorted(complete, key=lambda trial: (-(trial.dev_ua or 0), trial.number))
 
 
-def draw_figures(folder: Path, study: "Study") -> None:
+def draw_figures(study: Study) -> None:
     """Draw Optuna's figures of the study.
 
     history.png and slices.png show the complete trials, curves.png the dev UA of all by epoch.
@@ -81,18 +74,19 @@ def draw_figures(folder: Path, study: "Study") -> None:
 
     matplotlib.use("agg")  # no window, whatever the display
     with matplotlib.rc_context(), warnings.catch_warnings(record=True) as notes:
-        history = plots.plot_optimization_history(study, target_name="best dev UA")
-        _save(history, folder / "history.png")
-        _save(plots.plot_slice(study, target_name="best dev UA"), folder / "slices.png")
-        curves = plots.plot_intermediate_values(study)
+        history = plots.plot_optimization_history(study.optuna, target_name="best dev UA")
+        _save(history, study.folder / "history.png")
+        slices = plots.plot_slice(study.optuna, target_name="best dev UA")
+        _save(slices, study.folder / "slices.png")
+        curves = plots.plot_intermediate_values(study.optuna)
         curves.set(title="", xlabel="epoch", ylabel="best dev UA so far")
         if legend := curves.get_legend():
             legend.remove()  # its row per trial would outgrow the figure
-        _save(curves, folder / "curves.png")
-        if has_importance(results(study)):
+        _save(curves, study.folder / "curves.png")
+        if has_importance(study.results()):
             evaluator = PedAnovaImportanceEvaluator()
-            importance = plots.plot_param_importances(study, evaluator, target_name="dev UA")
-            _save(importance, folder / "importance.png")
+            bars = plots.plot_param_importances(study.optuna, evaluator, target_name="dev UA")
+            _save(bars, study.folder / "importance.png")
     for note in notes:  # Optuna marks these functions as experimental
         log.debug("%s", note.message)
 
@@ -102,19 +96,19 @@ def has_importance(trials: Sequence[Result]) -> bool:
     return len({trial.dev_ua for trial in trials if trial.state == COMPLETE}) > 1
 
 
-def describe_study(folder: Path, study: "Study", space: Space) -> str:
+def describe_study(study: Study) -> str:
     """Return the best trials as a table, the number of trials by state, and where the files are."""
-    trials = results(study)
+    trials, folder, keys = study.results(), study.folder, list(study.space)
     counts = Counter(trial.state for trial in trials)
     lines = [", ".join(f"{n} {state}" for state, n in counts.most_common()) + f" in {folder}"]
     ranked = best_first(trials)
     if not ranked:
         reasons = sorted({trial.reason for trial in trials if trial.reason})
         return "\n".join([*lines, "No trial is complete, so there is no best.yaml", *reasons])
-    table = [["trial", "dev UA %", "epoch", "time", *space]]
+    table = [["trial", "dev UA %", "epoch", "time", *keys]]
     for trial in ranked[:MAX_ROWS]:
         ua, time = f"{100 * (trial.dev_ua or 0):.1f}", format_duration(trial.seconds)
-        values = [_short(trial.values.get(key)) for key in space]
+        values = [_short(trial.values.get(key)) for key in keys]
         table.append([str(trial.number), ua, str(trial.best_epoch), time, *values])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(w.rjust(n) for w, n in zip(row, widths, strict=True)) for row in table]
@@ -124,11 +118,11 @@ def describe_study(folder: Path, study: "Study", space: Space) -> str:
     return "\n".join(lines)
 
 
-def _write_best(folder: Path, trials: Sequence[Result], command: Sequence[str]) -> None:
-    ranked, file = best_first(trials), folder / "best.yaml"
+def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) -> None:
+    ranked, file = best_first(trials), study.folder / "best.yaml"
     best = ranked[0]
-    name = f"name={folder.name.removesuffix('_tuning')}_tuned"
-    config = load_config(trial_folder(folder, best.number) / "config.yaml", [name])
+    name = f"name={study.folder.name.removesuffix('_tuning')}_tuned"
+    config = load_config(study.trial_folder(best.number) / "config.yaml", [name])
     header = HEADER.format(
         n=len(ranked),
         total=len(trials),

@@ -8,14 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
-from pathlib import Path
 
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from experiments import study as trials
 from experiments.search_space import Space
 from experiments.study import (
     COMPLETE,
@@ -28,14 +25,9 @@ from experiments.study import (
     RUNNING,
     SAMPLER,
     STORE,
-    Result,
-    claim_trial,
-    finish,
-    open_study,
+    Study,
     release,
-    results,
     store_errors,
-    trial_folder,
 )
 from system.errors import RunError
 from tests.support.paths import ROOT
@@ -48,42 +40,22 @@ SPACE: Space = {
 EPOCHS = 9
 
 
-class Study:
-    """A study in a folder, opened anew for each object."""
-
-    def __init__(self, folder: Path, seed: int = 0, space: Space = SPACE) -> None:
-        folder.mkdir(exist_ok=True)
-        self.folder, self.seed, self.space = folder, seed, space
-        self.optuna = open_study(folder, EPOCHS)
-
-    def claim(self, n_trials: int) -> AbstractContextManager[optuna.Trial | None]:
-        return claim_trial(self.optuna, self.folder, self.space, self.seed, n_trials)
-
-    def report(self, trial: optuna.Trial, ua: float, epoch: int) -> None:
-        trials.report_epoch(self.optuna, trial, ua, epoch)
-
-    def complete(self, trial: optuna.Trial, ua: float) -> None:
-        finish(self.optuna, trial, COMPLETE, ua, "")
-
-    def results(self) -> list[Result]:
-        return results(self.optuna)
-
-    def n_finished(self) -> int:
-        return trials.n_finished(self.optuna)
-
-
 def finish_all(study: Study, n_trials: int, limit: int = 1000) -> None:
     """Finish trials whose dev UA is higher for a smaller rate."""
     while study.n_finished() < n_trials and limit:
         limit -= 1
         with study.claim(n_trials) as trial:
             assert trial is not None
-            study.complete(trial, 1 - trial.params["optim.lr"])
+            study.finish(trial, COMPLETE, 1 - trial.params["optim.lr"])
 
 
 @pytest.fixture
 def study(tmp_path) -> Callable[..., Study]:
-    return lambda name="study", seed=0: Study(tmp_path / name, seed)
+    def make(name: str = "study", seed: int = 0, space: Space = SPACE) -> Study:
+        (tmp_path / name).mkdir(exist_ok=True)
+        return Study(tmp_path / name, space, seed, EPOCHS)
+
+    return make
 
 
 def test_draws_follow_from_the_seed_however_often_the_work_is_stopped(study) -> None:
@@ -128,10 +100,10 @@ def test_two_processes_share_the_number_of_trials(study) -> None:
         assert [trial.number for trial in (first, second, third)] == [0, 1, 2]
         with there.claim(3) as none:
             assert none is None  # all have begun, and all are locked
-        there.complete(second, 0.5)
-        here.complete(first, 0.5)
+        there.finish(second, COMPLETE, 0.5)
+        here.finish(first, COMPLETE, 0.5)
         assert here.n_finished() == there.n_finished() == 2
-        here.complete(third, 0.5)
+        here.finish(third, COMPLETE, 0.5)
     with there.claim(3) as none:
         assert none is None
     with there.claim(4) as fourth:  # the same command with a higher number adds trials
@@ -142,8 +114,8 @@ CLAIM = """
 import sys, time
 from pathlib import Path
 sys.path.insert(0, ".")
-from tests.experiments.test_study import Study
-study = Study(Path(sys.argv[1]))
+from tests.experiments.test_study import EPOCHS, SPACE, Study
+study = Study(Path(sys.argv[1]), SPACE, 0, EPOCHS)
 with study.claim(5) as trial:
     study.report(trial, 0.5, 1)
     print(trial.number, flush=True)
@@ -175,7 +147,7 @@ def test_a_killed_process_s_trial_is_resumed_with_its_values(study, worker, recw
     (before,) = trials_here.results()
     with trials_here.claim(5) as beside:
         assert beside.number == 1  # the other one is locked
-        trials_here.complete(beside, 0.1)
+        trials_here.finish(beside, COMPLETE, 0.1)
     process.kill()
     process.wait()
     with trials_here.claim(5) as again:
@@ -184,7 +156,7 @@ def test_a_killed_process_s_trial_is_resumed_with_its_values(study, worker, recw
         trials_here.report(again, 0.5, 1)  # reported before, without a warning
         assert not recwarn.list
         trials_here.report(again, 0.6, 2)
-        trials_here.complete(again, 0.6)
+        trials_here.finish(again, COMPLETE, 0.6)
     assert trials_here.n_finished() == 2 and trials_here.results()[0].dev_ua == 0.6
 
 
@@ -246,17 +218,17 @@ def test_what_is_below_the_median_is_pruned_after_the_first_third(study) -> None
         with trials_here.claim(9) as trial:
             for epoch in range(1, EPOCHS + 1):
                 trials_here.report(trial, 0.3 + 0.1 * k, epoch)
-            trials_here.complete(trial, 0.3 + 0.1 * k)
+            trials_here.finish(trial, COMPLETE, 0.3 + 0.1 * k)
     with trials_here.claim(9) as trial:
         for epoch in range(1, 4):
             trials_here.report(trial, 0.49, epoch)
         with pytest.raises(optuna.TrialPruned, match="below the median .* at epoch 4"):
             trials_here.report(trial, 0.49, 4)
-        finish(trials_here.optuna, trial, PRUNED, None, "below")
+        trials_here.finish(trial, PRUNED, None, "below")
     with trials_here.claim(9) as trial:
         for epoch in range(1, EPOCHS + 1):
             trials_here.report(trial, 0.51, epoch)
-        trials_here.complete(trial, 0.51)
+        trials_here.finish(trial, COMPLETE, 0.51)
 
 
 def test_the_result_of_each_trial_is_stored(study) -> None:
@@ -266,10 +238,10 @@ def test_the_result_of_each_trial_is_stored(study) -> None:
             trials_here.report(trial, 0.3, 1)
             trials_here.report(trial, 0.4, 2)
             trials_here.report(trial, 0.4, 3)
-            finish(trials_here.optuna, trial, state, None, f"because {state}")
+            trials_here.finish(trial, state, None, f"because {state}")
     with trials_here.claim(9) as trial:
         trials_here.report(trial, 0.5, 1)
-        trials_here.complete(trial, 0.5)
+        trials_here.finish(trial, COMPLETE, 0.5)
     with trials_here.claim(9):
         shown = [(r.state, r.dev_ua, r.best_epoch, r.epochs) for r in trials_here.results()]
     bad = [(state, 0.4, 2, 3) for state in (DIVERGED, INVALID, FAILED)]
@@ -300,14 +272,14 @@ def test_every_error_of_the_store_is_translated(study, monkeypatch, error) -> No
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    opened, folder = study().optuna, study().folder
+    opened = study()
     monkeypatch.setattr(optuna.Study, "get_trials", fail)
     with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
         study()
     if not isinstance(error, RuntimeError):  # one of training's own, while trials are trained
         with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
-            with store_errors(folder):
-                trials.n_finished(opened)
+            with store_errors(opened.folder):
+                opened.n_finished()
 
 
 def test_a_trial_that_another_process_begins_meanwhile_is_known(study, monkeypatch) -> None:
@@ -317,12 +289,12 @@ def test_a_trial_that_another_process_begins_meanwhile_is_known(study, monkeypat
 
     def slow(self: optuna.Study, *words: object, **options: object) -> object:
         listed = list(real(self, *words, **options))
-        new = trial_folder(trials_folder, 1)
+        new = there.trial_folder(1)
         new.mkdir(parents=True, exist_ok=True)
         (new / "config.yaml").write_text("of another process")
         return listed
 
-    trials_folder = study().folder
+    there = study()
     monkeypatch.setattr(optuna.Study, "get_trials", slow)
     assert study().n_finished() == 1
 
@@ -331,7 +303,7 @@ def test_a_trial_that_another_process_begins_meanwhile_is_known(study, monkeypat
 def test_a_store_that_lost_its_trials_starts_nothing_anew(study, how) -> None:
     trials_here = study()
     finish_all(trials_here, 2)
-    (trial_folder(trials_here.folder, 1) / "config.yaml").write_text("trained")
+    (trials_here.trial_folder(1) / "config.yaml").write_text("trained")
     (trials_here.folder / STORE).unlink()
     if how == "emptied":
         (trials_here.folder / STORE).touch()
@@ -347,11 +319,11 @@ def test_time_is_that_of_training_alone(study) -> None:
     time.sleep(3)  # nobody trains
     with trials_here.claim(1) as trial:
         time.sleep(0.4)
-        trials_here.complete(trial, 0.5)
+        trials_here.finish(trial, COMPLETE, 0.5)
     assert 0.7 <= trials_here.results()[0].seconds < 3
 
 
-def test_values_without_effect_are_not_shown_and_order_means_nothing(tmp_path) -> None:
+def test_values_without_effect_are_not_shown_and_order_means_nothing(study) -> None:
     space: Space = {
         "model.fusion": CategoricalDistribution(("gmu", "gmu_contrastive")),
         "loss.alpha": FloatDistribution(0.0, 1.5),
@@ -359,7 +331,7 @@ def test_values_without_effect_are_not_shown_and_order_means_nothing(tmp_path) -
     }
     values = []
     for name, keys in (("one", list(space)), ("two", list(space)[::-1])):
-        trials_here = Study(tmp_path / name, space={key: space[key] for key in keys})
+        trials_here = study(name, space={key: space[key] for key in keys})
         finish_all(trials_here, 6)
         values.append([result.values for result in trials_here.results()])
     assert values[0] == values[1]
@@ -372,7 +344,7 @@ def test_a_trial_that_was_trained_to_its_end_after_all_is_complete(study) -> Non
     trials_here = study()
     with trials_here.claim(1) as trial:
         trial.set_user_attr("state", FAILED)  # by a process that was killed before it finished it
-        trials_here.complete(trial, 0.5)
+        trials_here.finish(trial, COMPLETE, 0.5)
     assert trials_here.results()[0].state == COMPLETE
 
 

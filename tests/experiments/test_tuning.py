@@ -151,15 +151,15 @@ def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> No
     whole = study("train.epochs=2", root="whole")
     tune(whole, 2, 1, Stop())
     stopped = study("train.epochs=2", root="stopped")
-    report = trials.report_epoch
+    report = trials.Study.report
 
-    def interrupted(study, trial, ua, epoch):
-        report(study, trial, ua, epoch)
+    def interrupted(self, trial, ua, epoch):
+        report(self, trial, ua, epoch)
         if (trial.number, epoch) == (1, 1):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(trials, "report_epoch", interrupted)
+        patch.setattr(trials.Study, "report", interrupted)
         with (stop := Stop()).install_handlers():
             tune(stopped, 2, 1, stop)
     assert list((stopped.folder / "trials/1/state").glob("epoch-0001*.safetensors"))
@@ -218,13 +218,13 @@ def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_pa
     with pytest.raises(InputError, match="(?s)or corpus:\n  model.dropout: 0.2 there"):
         study("model.dropout=0.3")
     wider = SPACE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
-    with pytest.raises(InputError, match="the space of optim.lr: .*0.003.* there, .*0.01.* now"):
+    with pytest.raises(InputError, match="space of optim.lr: .*0.003.* there, .*0.01.* now"):
         study(space=wider)
     with pytest.raises(InputError, match=r"run.folds: \[1\] there, \[2\] now"):
         study("run.folds=[2]")
     for clip in deaf.rglob("Ses02F*000.wav"):
         shutil.copy(next(deaf.rglob("Ses02F*001.wav")), clip)
-    with pytest.raises(InputError, match="the train and dev clips: '.*' there, '.*' now"):
+    with pytest.raises(InputError, match="train and dev utterances: '.*' there, '.*' now"):
         tune(study(f"corpus.root={deaf}"), 1, 1, Stop())
     shutil.rmtree(tmp_path / "runs/tiny_tuning/trials")
     (tmp_path / "runs/tiny_tuning/study.json").unlink()
@@ -237,8 +237,8 @@ def test_a_study_whose_draws_would_differ_is_refused(study, quick, monkeypatch) 
     tuned = study()
     tune(tuned, 1, 1, Stop())
     about = read_json(tuned.folder / "study.json")
-    assert about["optuna"] == optuna.__version__ and "multivariate=True" in about["the sampler"]
-    with monkeypatch.context() as patch, pytest.raises(InputError, match="the sampler: .* now"):
+    assert about["optuna"] == optuna.__version__ and "multivariate=True" in about["sampler"]
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="sampler: .* now"):
         patch.setitem(trials.SAMPLER, "multivariate", False)
         study()
     with monkeypatch.context() as patch, pytest.raises(InputError, match="TPESampler of Optuna 9"):
@@ -256,7 +256,7 @@ def test_a_store_out_of_reach_is_one_message_and_costs_no_trial(study, quick, mo
         raise optuna.exceptions.StorageInternalError("full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(trials, "report_epoch", fail)
+        patch.setattr(trials.Study, "report", fail)
         for _ in range(MAX_STARTS + 1):
             with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
                 tune(study(), 1, 1, Stop())
@@ -266,14 +266,14 @@ def test_a_store_out_of_reach_is_one_message_and_costs_no_trial(study, quick, mo
 
 def test_figures_of_a_study_need_no_importance_and_read_no_formula(tmp_path, recwarn) -> None:
     space = {"model.cqt_weights": CategoricalDistribution(("a$_$b", "c")), "optim.lr": LR}
-    opened = trials.open_study(tmp_path, 1)
+    opened = trials.Study(tmp_path, space, 0, 1)
     for ua in (0.5, 0.5, 0.6):
-        with trials.claim_trial(opened, tmp_path, space, 0, 9) as trial:
-            trials.report_epoch(opened, trial, ua, 1)
-            trials.finish(opened, trial, trials.COMPLETE, ua, "")
-        draw_figures(tmp_path, opened)
+        with opened.claim(9) as trial:
+            opened.report(trial, ua, 1)
+            opened.finish(trial, trials.COMPLETE, ua)
+        draw_figures(opened)
         assert (tmp_path / "importance.png").exists() == (ua == 0.6)
-        named = "No importance.png" in describe_study(tmp_path, opened, space)
+        named = "No importance.png" in describe_study(opened)
         assert named == (ua == 0.5)
     for name in ("history", "slices", "curves", "importance"):
         assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
@@ -307,7 +307,7 @@ def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quic
 def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:
     tuned = study()
     tune(tuned, 1, 1, Stop())
-    code = f"from experiments.study import *; open_study(Path({str(tuned.folder)!r}), 1)"
+    code = f"from experiments.study import *; Study(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
     with in_turn(tuned.folder / ".lock"):
         waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):
