@@ -270,8 +270,8 @@ def _check_comparable(runs: Sequence[PlannedRun]) -> None:
     for run in others:
         if names.count(run.config.name) > 1:
             raise InputError(f"{first.file} and {run.file} have the same name {run.config.name}")
-        one, other = (flatten(each.config.model_dump()) for each in (first, run))
-        differing = [key for key in one if key.startswith(SAME) and one[key] != other[key]]
+        expected, actual = flatten(first.config.model_dump()), flatten(run.config.model_dump())
+        differing = [k for k in expected if k.startswith(SAME) and expected[k] != actual[k]]
         if differing:
             raise InputError(
                 f"{first.file} and {run.file} differ in {', '.join(differing)}: runs are compared "

@@ -98,7 +98,7 @@ def load_tuning(
     config = load_config(config_file, [*overrides, *as_overrides({"run.folds": folds})])
     tuning = Tuning(config, space, command)
     _check_study(tuning)
-    from training.experiment import check_places
+    from training.experiment import check_places  # imports torch: after what is cheap to check
 
     check_places(config)
     return tuning

@@ -124,7 +124,7 @@ def _finish(
     try:
         for run in runs:
             if any(run.folder.glob("folds/*/metrics.json")):
-                # Over all folds: a job knows its own alone, and two that end at once miss another
+                # Again with all folds: each job has written those of its own fold only
                 write_text(run.folder / "config.yaml", dump_config(run.config))
                 summarize(run.folder)
         conclude([run.folder for run in runs], out, reference)
