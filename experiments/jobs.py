@@ -1,4 +1,4 @@
-"""Jobs in processes of their own: so many at a time, none twice, a failed one stops no other."""
+"""Run jobs as subprocesses, N at a time; skip finished ones; continue after failures."""
 
 import logging
 import os
@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 from system.disk import failure, is_full
 from system.locks import TAKEN, is_held
 from system.signals import Stop
@@ -21,23 +19,23 @@ from system.text import format_duration
 
 log = logging.getLogger(__name__)
 
-TICK = 0.1  # seconds between two looks at the processes
-LOOK = 5.0  # seconds between two looks at jobs that other processes are at work on
-GRACE = 60.0  # seconds that a job has to save its state when it is told to end
+TICK = 0.1  # seconds between two checks of the running processes
+BUSY_TICK = 5.0  # seconds between two checks of jobs that other processes run
+GRACE = 60.0  # seconds in which a job may save its state after SIGTERM
 
 
 @dataclass(frozen=True)
 class Job:
     """One fold with one seed of one run, as a command."""
 
-    title: str  # for people
+    title: str
     command: tuple[str, ...]
     folder: Path  # of the fold
-    log: Path  # gets stdout and stderr, behind those of earlier attempts
+    log: Path  # stdout and stderr are appended to it
 
     @property
     def finished(self) -> bool:
-        """Whether this job, or another process in its place, has tested the fold."""
+        """Whether the fold was tested, by this job or by another process."""
         return (self.folder / "metrics.json").exists()
 
 
@@ -49,22 +47,24 @@ class Failure(NamedTuple):
 
 
 def is_busy(folder: Path) -> bool:
-    """Return whether a process, here or on another machine, is at work on a fold."""
+    """Return whether a process, here or on another machine, trains a fold."""
     return is_held(folder / "state" / "lock")
 
 
-def slots_for(n: int, device: str) -> list[dict[str, str]]:
-    """Return what each of n slots sets in the environment: its GPU, or its share of the threads.
+def slot_environments(n: int, device: str) -> list[dict[str, str]]:
+    """Return the environment variables of each slot: its GPU, or its share of the threads.
 
     Args:
-        n: How many jobs run at a time.
-        device: `run.device`; `cpu` leaves the GPUs alone.
+        n: Number of jobs that run at a time.
+        device: `run.device`; with `cpu` no GPU is used.
     """
     gpus = [] if device == "cpu" else _visible_gpus()
     if gpus:
         return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(n)]
     if n == 1 or "OMP_NUM_THREADS" in os.environ:
         return [{} for _ in range(n)]
+    import torch
+
     threads = str(max(1, torch.get_num_threads() // n))
     log.info(
         "%d jobs at a time share the cores, OMP_NUM_THREADS=%s each: the number of threads may "
@@ -76,49 +76,45 @@ def slots_for(n: int, device: str) -> list[dict[str, str]]:
 
 
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Failure]:
-    """Run the jobs that are not finished, in order, as many at a time as there are slots.
+    """Run the unfinished jobs in order, as many at a time as there are slots; return the failures.
 
-    A job that another process is at work on is left to it, and taken up if that process ends
-    without a result. SIGINT, SIGTERM and SIGHUP end the jobs too.
+    A job that another process runs is skipped until that process ends; if it left no result, the
+    job is started. SIGINT, SIGTERM and SIGHUP end the jobs, too.
 
     Args:
-        jobs: All of them, finished or not.
-        slots: What each slot adds to the environment of its jobs.
+        jobs: All jobs, finished or not.
+        slots: Environment variables that each slot adds to its jobs.
 
     Raises:
-        KeyboardInterrupt: A signal said so; all jobs have ended.
-        RunError: A job cannot be started at all, or its log cannot be written.
+        KeyboardInterrupt: A signal arrived; all jobs have ended.
+        RunError: A job cannot be started, or its log cannot be written.
     """
-    crew = _Crew(jobs, slots)
-    log.info(
-        "%d jobs, %d finished before, %d at a time",
-        len(jobs),
-        len(jobs) - len(crew.waiting),
-        len(slots),
-    )
+    pool = JobPool(jobs, slots)
+    n_finished = len(jobs) - len(pool.waiting)
+    log.info("%d jobs, %d finished before, %d at a time", len(jobs), n_finished, len(slots))
     with (stop := Stop()).install_handlers(), stop.deferred():
         try:
-            while (crew.waiting or crew.running) and not stop.requested:
-                crew.settle_ended()
-                crew.start_waiting()
+            while (pool.waiting or pool.running) and not stop.requested:
+                pool.collect_ended()
+                pool.start_waiting()
                 time.sleep(TICK)
         finally:
-            crew.stop()
-    return crew.failures
+            pool.stop()
+    return pool.failures
 
 
 @dataclass(frozen=True, eq=False)
-class _Running:
-    """A job at work."""
+class RunningJob:
+    """A job with its process."""
 
     job: Job
     slot: Mapping[str, str]
     process: subprocess.Popen
-    began: float  # of time.monotonic
-    offset: int  # where its part of the log begins
+    start: float  # time.monotonic()
+    offset: int  # byte at which its part of the log begins
 
-    def reason(self) -> str:
-        """Return why it ended: its own word for it where it had one, else its last line."""
+    def failure_reason(self) -> str:
+        """Return why it ended: its last message to the user if it wrote one, else its last line."""
         if self.process.returncode < 0:
             number = -self.process.returncode
             return f"ended by signal {number} ({signal.strsignal(number)})"
@@ -129,36 +125,38 @@ class _Running:
         except OSError as error:
             lines = [f"status {self.process.returncode}; its log cannot be read: {error.strerror}"]
         lines = [line.strip() for line in lines if line.strip()]
-        told = [line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))]
-        last = (told or lines or [f"ended with status {self.process.returncode}"])[-1]
-        if not told and self.job.log.parent.exists() and is_full(self.job.log.parent):
+        messages = [
+            line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))
+        ]
+        last = (messages or lines or [f"ended with status {self.process.returncode}"])[-1]
+        if not messages and self.job.log.parent.exists() and is_full(self.job.log.parent):
             return f"{last} (the disk of its log is full: free some space)"
         return last
 
 
-class _Crew:
-    """What waits, what runs, what failed."""
+class JobPool:
+    """Jobs that wait, run, or failed."""
 
     def __init__(self, jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> None:
         self.waiting = [job for job in jobs if not job.finished]
-        self.running: list[_Running] = []
+        self.running: list[RunningJob] = []
         self.failures: list[Failure] = []
         self._n_jobs, self._n_slots = len(jobs), len(slots)
         self._free = list(slots)
         self._seconds: list[float] = []  # of each job that was done here
-        self._awaited: list[str] = []
-        self._next_look = 0.0  # of time.monotonic
+        self._busy: list[str] = []  # titles of jobs that the log says other processes run
+        self._next_check = 0.0  # time.monotonic()
 
-    def settle_ended(self) -> None:
-        """Take the jobs that have ended out of their slots."""
-        for ended in [each for each in self.running if each.process.poll() is not None]:
+    def collect_ended(self) -> None:
+        """Free the slots of the jobs that have ended."""
+        for ended in [running for running in self.running if running.process.poll() is not None]:
             self.running.remove(ended)
             self._free.append(ended.slot)
-            self._settle(ended)
+            self._record(ended)
 
     def start_waiting(self) -> None:
-        """Fill the free slots; where others are at work on all that waits, look again later."""
-        if not self._free or time.monotonic() < self._next_look:
+        """Fill the free slots; if other processes run all waiting jobs, check again later."""
+        if not self._free or time.monotonic() < self._next_check:
             return
         busy = []
         for job in list(self.waiting):
@@ -166,27 +164,27 @@ class _Crew:
                 return
             if job.finished:
                 self.waiting.remove(job)
-                self._tell(job, "done by another process")
+                self._report(job, "done by another process")
             elif is_busy(job.folder):
                 busy.append(job.title)
             else:
                 self.waiting.remove(job)
                 self._start(job)
-        self._next_look = time.monotonic() + LOOK
-        if busy and not self.running and busy != self._awaited:
+        self._next_check = time.monotonic() + BUSY_TICK
+        if busy and not self.running and busy != self._busy:
             log.info("waiting for other processes, which are at work on %s", ", ".join(busy))
-            self._awaited = busy
+            self._busy = busy
 
     def stop(self) -> None:
-        """End what runs: politely, so that it saves, then by force, with all that it started."""
-        alive = [each.process for each in self.running if each.process.poll() is None]
+        """End the running jobs: SIGTERM, so that they save, then SIGKILL for all they started."""
+        alive = [running.process for running in self.running if running.process.poll() is None]
         for process in alive:
             process.terminate()
         end = time.monotonic() + GRACE
         while any(process.poll() is None for process in alive) and time.monotonic() < end:
             time.sleep(TICK)
         for process in alive:
-            with suppress(ProcessLookupError):  # nothing of it is left
+            with suppress(ProcessLookupError):  # all have ended
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
@@ -208,34 +206,38 @@ class _Crew:
         except OSError as error:
             what = f"cannot start {job.title} with its log {job.log}"
             raise failure(what, job.log.parent, error) from error
-        self.running.append(_Running(job, slot, process, time.monotonic(), offset))
+        self.running.append(RunningJob(job, slot, process, time.monotonic(), offset))
         log.info("%s: started, its output goes to %s", job.title, job.log)
 
-    def _settle(self, ended: _Running) -> None:
-        job, seconds = ended.job, time.monotonic() - ended.began
+    def _record(self, ended: RunningJob) -> None:
+        """Report how a job ended; put it back if another process holds its fold."""
+        job, seconds = ended.job, time.monotonic() - ended.start
         if job.finished:
             self._seconds.append(seconds)
-            self._tell(job, f"done in {format_duration(seconds)}")
+            self._report(job, f"done in {format_duration(seconds)}")
             return
-        reason = ended.reason()
+        reason = ended.failure_reason()
         if TAKEN in reason:
             self.waiting.append(job)
-            log.info("%s: another process was first, put back", job.title)
+            log.info("%s: another process was first, it waits again", job.title)
             return
         self.failures.append(Failure(job, reason))
-        self._tell(job, f"failed after {format_duration(seconds)}: {reason}")
+        self._report(job, f"failed after {format_duration(seconds)}: {reason}")
 
-    def _tell(self, job: Job, what: str) -> None:
+    def _report(self, job: Job, event: str) -> None:
+        """Log an event of a job, with the number of jobs done and the time left."""
         left = len(self.waiting) + len(self.running)
         time_left = ""
         if left and self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
             time_left = f"; about {format_duration(mean * left / min(left, self._n_slots))} left"
-        log.info("[%d/%d] %s: %s%s", self._n_jobs - left, self._n_jobs, job.title, what, time_left)
+        log.info("[%d/%d] %s: %s%s", self._n_jobs - left, self._n_jobs, job.title, event, time_left)
 
 
 def _visible_gpus() -> list[str]:
-    """Return the GPUs by the names that CUDA_VISIBLE_DEVICES has for them."""
+    """Return the GPUs by their names in CUDA_VISIBLE_DEVICES."""
+    import torch
+
     n = torch.cuda.device_count()
     names = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in names.split(",")][:n] if names else [str(i) for i in range(n)]

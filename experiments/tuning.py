@@ -1,8 +1,8 @@
-"""Values of a config are tuned on the dev split of one fold, of which no test clip is opened.
+"""Tuning: search values of a config on the dev split of one fold; test audio stays unopened.
 
-Each trial trains the fold as a run would, with the run's own chance; its score is the best dev UA
-of its epochs, reported after each. The study is a folder, and any number of processes may work on
-it at once; a trial that one of them leaves is taken up by another where its state was saved.
+Each trial trains the fold as a run would, with the run's own seed; its score is the best dev UA of
+its epochs, reported after each. A study is a folder on which any number of processes may work at
+once; what one of them leaves unfinished another resumes from its saved state.
 """
 
 import logging
@@ -13,46 +13,45 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from accelerate import Accelerator
-from optuna.trial import Trial
+from typing import TYPE_CHECKING, Any
 
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
-from corpora.plan import Plan, make_tuning_plan
-from experiments.jobs import Failure, Job, run_jobs, slots_for
-from experiments.search_space import Space, as_overrides, describe_space, overrides_of, read_space
-from experiments.trials import DIVERGED, FAILED, INVALID, PRUNED, Trials
-from experiments.tuning_report import (
-    best_first,
-    describe_study,
-    draw_study,
-    write_best,
-    write_trials,
+from experiments.jobs import Failure, Job, run_jobs, slot_environments
+from experiments.search_space import Space, as_overrides, read_space, trial_overrides
+from experiments.study import (
+    COMPLETE,
+    DIVERGED,
+    FAILED,
+    INVALID,
+    PRUNED,
+    SAMPLER,
+    Study,
+    release,
+    store_errors,
 )
-from storage.run_folder import STUDY
+from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text
 from system.locks import in_turn
 from system.signals import Stop
-from training.checkpoints import Checkpoints, Progress
-from training.divergence import Diverged
-from training.experiment import check_places
-from training.fold import train_fold
-from training.session import Session, make_accelerator, open_store
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from corpora.plan import Plan
+    from training.checkpoints import Progress
 
 log = logging.getLogger(__name__)
 
-CONFIG, ABOUT = "config.yaml", STUDY
-# Keys that may differ when a study is gone on with
+CONFIG, ABOUT = "config.yaml", "study.json"
+# Keys that may differ when a study is resumed
 FREE = (
-    *("run.root", "run.store", "run.workers", "run.device"),
+    *("run.root", "run.store", "run.workers", "run.device", "optuna"),
     *("corpus.root", "corpus.manifest", "train.checkpoint_minutes"),
 )
-LOOK = 2.0  # seconds between two looks at trials that others are at work on
+WAIT = 2.0  # seconds between two checks of trials that other processes train
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Tuning:
     """What is tuned.
 
     Args:
-        config: Of one fold and one seed.
+        config: Config of one fold and one seed.
         space: What is varied.
-        command: That goes on with it, without a number of workers.
+        command: Command that resumes the tuning, without a number of workers.
     """
 
     config: Config
@@ -71,256 +70,252 @@ class Tuning:
 
     @property
     def folder(self) -> Path:
-        """Of the study."""
+        """Folder of the study."""
         return Path(self.config.run.root) / f"{self.config.name}_tuning"
 
 
-class _Pruned(Exception):
-    """A trial does not promise enough to be trained on."""
-
-
 def load_tuning(
-    recipe: str, space_file: str, overrides: Sequence[str], command: Sequence[str]
+    config_file: str, space_file: str, overrides: Sequence[str], command: Sequence[str]
 ) -> Tuning:
-    """Read what is to be tuned, and check it against the study that is there.
+    """Read config and space, and check them against the study if it exists.
 
     Raises:
         InputError: Config or space is wrong, names several folds or seeds, or is not the study's.
     """
-    config = load_config(recipe, overrides)
+    config = load_config(config_file, overrides)
     folds, seeds = config.run.folds or [1], config.run.seeds
     for name, items in (("run.folds", folds), ("run.seeds", seeds)):
         if len(items) != 1:
             raise InputError(
-                f"a study is tuned on one fold with one seed, and {name}={items}: give one, e.g. "
+                f"a study tunes on one fold with one seed, got {name}={items}: give one, e.g. "
                 f"{name}=[{items[0]}]"
             )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a trial is one process: start tune.py itself, with --workers N")
-    space, lines = read_space(Path(space_file), recipe, overrides)
-    for line in lines:
+    space, left_out = read_space(Path(space_file), config_file, overrides)
+    for line in left_out:
         log.info("%s", line)
-    config = load_config(recipe, [*overrides, *as_overrides({"run.folds": folds})])
+    config = load_config(config_file, [*overrides, *as_overrides({"run.folds": folds})])
     tuning = Tuning(config, space, command)
     _check_study(tuning)
+    from training.experiment import check_places  # imports torch: after what is cheap to check
+
     check_places(config)
     return tuning
 
 
-def tune(tuning: Tuning, most: int, workers: int, stop: Stop) -> str:
-    """Train trials until so many are settled; write what came of them, and return it in words.
+def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
+    """Train trials until a number of them is finished; write the results, and return a summary.
 
     Args:
         tuning: What is tuned.
-        most: Trials of the study in all, whoever trains them.
-        workers: Processes that train; 1 is this one.
+        n_trials: Trials of the study in all, whoever trains them.
+        n_workers: Processes that train; 1 is this one.
         stop: Says when to end early.
 
     Raises:
-        InputError: The corpus is not as it must be, or not the study's.
-        RunError: No worker can go on, or no trial is complete in the end.
-        KeyboardInterrupt: The process was asked to end; nothing that was done is lost.
+        InputError: The corpus is wrong, or not the study's.
+        RunError: All workers failed, or no trial is complete in the end.
+        KeyboardInterrupt: The process was asked to end; everything done so far is saved.
     """
-    plan, trials = open_tuning(tuning)
+    plan = open_folder(tuning)
+    seed, epochs = tuning.config.run.seeds[0], tuning.config.train.epochs
+    study = Study(tuning.folder, tuning.space, seed, epochs)
     failures: Sequence[Failure] = ()
-    if workers == 1:
-        work(tuning, plan, trials, most, stop)
-    else:
-        failures = _hire(tuning, trials, most, workers)
-    write_trials(tuning.folder, trials)
-    write_best(tuning.folder, trials, tuning.command)
-    draw_study(tuning.folder, trials)
-    if trials.n_ended() < most:
-        told = [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
-        raise RunError("\n".join(["all workers ended before the trials were done:", *told]))
-    words = describe_study(tuning.folder, trials)
-    if not best_first(trials.outcomes()):
-        raise RunError(words)
-    return words
+    with store_errors(tuning.folder):
+        if n_workers == 1:
+            Worker(tuning, plan, study, stop).train_trials(n_trials)
+        else:
+            failures = start_workers(tuning, study, n_trials, n_workers)
+        write_results(study, tuning.command)
+        draw_figures(study)
+        if study.n_finished() < n_trials:
+            reasons = [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
+            raise RunError("\n".join(["all workers ended before the trials were done:", *reasons]))
+        summary = describe_study(study)
+        if not best_first(study.results()):
+            raise RunError(summary)
+        return summary
 
 
-def open_tuning(tuning: Tuning) -> tuple[Plan, Trials]:
-    """Hear train and dev clips, and open the study.
+def open_folder(tuning: Tuning) -> "Plan":
+    """Index train and dev utterances, and begin the folder of the study or check it.
 
     Raises:
-        InputError: The corpus is not as it must be, or it is not the study's.
-        RunError: Something cannot be written.
+        InputError: The corpus is wrong, or not the study's.
+        RunError: A file cannot be written.
     """
+    from corpora.plan import make_tuning_plan
+
     plan = make_tuning_plan(tuning.config, keep=True)
-    folder = tuning.folder
+    folder, data = tuning.folder, plan.certificate["id"]
     make_folder(folder)
     with in_turn(folder / ".lock.opening"):
-        _check_study(tuning, plan)  # others may have begun meanwhile
+        _check_study(tuning, data)  # another process may have begun it meanwhile
         remove_leftovers(folder)
         if not (folder / CONFIG).exists():
-            about = {"space": describe_space(tuning.space), "data": dict(plan.certificate)}
-            write_json(folder / ABOUT, about)
+            write_json(folder / ABOUT, _record(tuning, data))
             write_text(folder / CONFIG, dump_config(tuning.config))  # last: now it is a study
-    config = tuning.config
-    return plan, Trials(folder, tuning.space, config.run.seeds[0], config.train.epochs)
-
-
-def work(tuning: Tuning, plan: Plan, trials: Trials, most: int, stop: Stop) -> None:
-    """Train trials until so many are settled, by this process or by others.
-
-    Raises:
-        RunError: What would end every trial: a full disk, corrupt data, a store out of reach.
-        KeyboardInterrupt: The process was asked to end; the trial at work keeps its state.
-    """
-    accelerator = make_accelerator(tuning.config)
-    while trials.n_ended() < most:
-        with trials.claim(most) as trial:
-            if trial is not None:
-                _try(tuning, plan, trials, trial, accelerator, stop)
-        if trial is None:
-            time.sleep(LOOK)  # until those at work are done, or gone
+    return plan
 
 
 @dataclass(frozen=True)
-class _Worker(Job):
-    """A process that trains trials until all are settled."""
+class WorkerJob(Job):
+    """A process that trains trials until the study has all of them."""
 
-    trials: Trials
-    most: int
+    study: Study
+    n_trials: int
 
     @property
     def finished(self) -> bool:
         """Whether the study has all its trials."""
-        return self.trials.n_ended() >= self.most
+        return self.study.n_finished() >= self.n_trials
 
 
-def _hire(tuning: Tuning, trials: Trials, most: int, workers: int) -> Sequence[Failure]:
-    """Have processes work on the study, this very command each; return those that gave up."""
-    make_folder(tuning.folder / "logs", inside=tuning.folder)
+def start_workers(tuning: Tuning, study: Study, n_trials: int, n_workers: int) -> list[Failure]:
+    """Run this command in several processes at once; return those that failed."""
+    logs = tuning.folder / "logs"
+    make_folder(logs, inside=tuning.folder)
     command = (sys.executable, *tuning.command[1:])
-    crew = []
-    workers = max(1, min(workers, most - trials.n_ended()))  # more would have nothing to do
-    for i in range(1, workers + 1):
-        name = f"{socket.gethostname()}-{os.getpid()}-{i}"
-        place = tuning.folder / "logs"
-        crew.append(_Worker(f"worker {i}", command, place, place / f"{name}.log", trials, most))
-    return run_jobs(crew, slots_for(workers, tuning.config.run.device))
+    n_workers = max(1, min(n_workers, n_trials - study.n_finished()))
+    jobs = []
+    for i in range(1, n_workers + 1):
+        file = logs / f"{socket.gethostname()}-{os.getpid()}-{i}.log"
+        jobs.append(WorkerJob(f"worker {i}", command, logs, file, study, n_trials))
+    return run_jobs(jobs, slot_environments(n_workers, tuning.config.run.device))
 
 
-def _try(
-    tuning: Tuning,
-    plan: Plan,
-    trials: Trials,
-    trial: Trial,
-    accelerator: Accelerator,
-    stop: Stop,
-) -> None:
-    """Train one trial, settle it, and write down how the study stands."""
-    place = trials.place(trial.number)
-    try:
-        with trials.timed(trial):
-            progress = _train(tuning, plan, trials, trial, accelerator, stop)
-        with stop.deferred():
-            trials.complete(trial, progress.best_ua, progress.best_epoch)
-            log.info("trial %d: dev UA %.4f", trial.number, progress.best_ua)
-    except _Pruned as pruned:
-        trials.give_up(trial, PRUNED, str(pruned))
-    except InputError as error:
-        trials.give_up(trial, INVALID, str(error))
-    except torch.OutOfMemoryError as error:
-        trials.give_up(trial, FAILED, str(error).splitlines()[0])
-    except RunError as error:
-        cause = error.__cause__
-        if not isinstance(cause, Diverged) or cause.is_data:
-            trials.lay_down(trial)
-            raise
-        trials.give_up(trial, DIVERGED, str(cause))
-    except KeyboardInterrupt:
-        trials.lay_down(trial)
-        raise
-    finally:
-        accelerator.free_memory()
-    with stop.deferred():
-        Checkpoints(place / "state").remove()
-        write_trials(tuning.folder, trials)
-        write_best(tuning.folder, trials, tuning.command)
+class Worker:
+    """A process that trains trials, one after the other."""
 
+    def __init__(self, tuning: Tuning, plan: "Plan", study: Study, stop: Stop) -> None:
+        from training.session import make_accelerator
 
-def _train(
-    tuning: Tuning,
-    plan: Plan,
-    trials: Trials,
-    trial: Trial,
-    accelerator: Accelerator,
-    stop: Stop,
-) -> Progress:
-    """Train one trial to its end.
+        self.tuning, self.plan, self.study, self.stop = tuning, plan, study, stop
+        self.accelerator = make_accelerator(tuning.config)
 
-    Raises:
-        _Pruned: It does not promise enough.
-        InputError: Its values do not go together.
-        RunError: It diverged, or what would end every trial.
-    """
-    place = trials.place(trial.number)
-    for folder in (place, place / "state"):
-        remove_leftovers(folder)
-    values = trial.params
-    log.info("trial %d: %s", trial.number, ", ".join(f"{k}={v}" for k, v in values.items()))
-    config = trial_config(tuning, values, f"{tuning.config.name}_trial-{trial.number}")
-    write_text(place / "config.yaml", dump_config(config))
-    session = Session(config, replace(plan, config=config), open_store(config), accelerator, stop)
-    try:
-        session = session.with_images()
-    except InputError as error:
-        raise RunError(str(error)) from error  # of the audio: no trial would fare better
-    fold = session.fold(session.plan.splits[0], config.run.seeds[0])
+    def train_trials(self, n_trials: int) -> None:
+        """Train trials until a number of them is finished, here or by other processes.
 
-    def watch(progress: Progress) -> None:
-        if reason := trials.report(trial, progress.best_ua, progress.epoch):
-            raise _Pruned(reason)
+        Raises:
+            RunError: What would end every trial: a full disk, corrupt data, an unreachable store.
+            KeyboardInterrupt: The process was asked to end; the running trial keeps its state.
+        """
+        while self.study.n_finished() < n_trials:
+            with self.study.claim(n_trials) as trial:
+                if trial is not None:
+                    self._train_and_finish(trial)
+            if trial is None:
+                time.sleep(WAIT)
 
-    return train_fold(fold, place, watch)
+    def _train_and_finish(self, trial: "Trial") -> None:
+        """Train one trial, finish it, and update the results of the study."""
+        from optuna.exceptions import OptunaError, TrialPruned
+        from sqlalchemy.exc import SQLAlchemyError
+        from torch import OutOfMemoryError
+
+        from training.checkpoints import Checkpoints
+        from training.divergence import Diverged
+
+        dev_ua, reason = None, ""
+        try:
+            state, dev_ua = COMPLETE, self._train(trial)
+            log.info("trial %d: dev UA %.4f", trial.number, dev_ua)
+        except TrialPruned as pruned:
+            state, reason = PRUNED, str(pruned)
+        except InputError as error:
+            state, reason = INVALID, str(error)
+        except OutOfMemoryError as error:
+            state, reason = FAILED, str(error).splitlines()[0]
+        except (RunError, KeyboardInterrupt, OptunaError, SQLAlchemyError) as error:
+            cause = error.__cause__
+            if not isinstance(cause, Diverged) or cause.is_data:
+                release(trial)
+                raise
+            state, reason = DIVERGED, str(cause)
+        finally:
+            self.accelerator.free_memory()
+        with self.stop.deferred():
+            self.study.finish(trial, state, dev_ua, reason)
+            Checkpoints(self.study.trial_folder(trial.number) / "state").remove()
+            write_results(self.study, self.tuning.command)
+
+    def _train(self, trial: "Trial") -> float:
+        """Train one trial to its end; return its best dev UA.
+
+        Raises:
+            optuna.TrialPruned: It is worse than the median of the complete trials.
+            InputError: Its values contradict one another.
+            RunError: It diverged, or what would end every trial.
+        """
+        from training.fold import train_fold
+        from training.session import Session, open_store
+
+        folder = self.study.trial_folder(trial.number)
+        for place in (folder, folder / "state"):
+            remove_leftovers(place)
+        values = trial.params
+        log.info("trial %d: %s", trial.number, ", ".join(f"{k}={v}" for k, v in values.items()))
+        config = trial_config(
+            self.tuning, values, f"{self.tuning.config.name}_trial-{trial.number}"
+        )
+        write_text(folder / CONFIG, dump_config(config))
+        plan, store = replace(self.plan, config=config), open_store(config)
+        session = Session(config, plan, store, self.accelerator, self.stop)
+        try:
+            session = session.with_images()
+        except InputError as error:
+            raise RunError(str(error)) from error  # bad audio: every trial would fail alike
+        fold = session.fold(session.plan.splits[0], config.run.seeds[0])
+
+        def after_epoch(progress: "Progress") -> None:
+            self.study.report(trial, progress.best_ua, progress.epoch)
+
+        return train_fold(fold, folder, after_epoch).best_ua
 
 
 def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config:
     """Return the config of a trial.
 
     Raises:
-        InputError: Its values do not go together.
+        InputError: Its values contradict one another.
     """
-    now = flatten(tuning.config.model_dump())
-    free = {key: value for key, value in now.items() if key.startswith(FREE)} | {"name": name}
-    file = tuning.folder / CONFIG
-    return load_config(file, [*as_overrides(free), *overrides_of(dict(values))])
+    config = flatten(tuning.config.model_dump())
+    free = {key: value for key, value in config.items() if key.startswith(FREE)} | {"name": name}
+    return load_config(tuning.folder / CONFIG, [*as_overrides(free), *trial_overrides(values)])
 
 
-def _check_study(tuning: Tuning, plan: Plan | None = None) -> None:
-    """Refuse a folder of another config, space or corpus, or one that is no study."""
-    folder, again = tuning.folder, "Change `name` to keep both, or remove the folder to start anew"
+def _record(tuning: Tuning, data: str) -> dict[str, Any]:
+    """Return all that must stay the same in a study, as plain values by their names."""
+    from optuna import __version__ as version
+
+    options = ", ".join(f"{name}={value}" for name, value in SAMPLER.items())
+    return {
+        **flatten(tuning.config.model_dump()),
+        **{f"space of {key}": str(values) for key, values in tuning.space.items()},
+        "sampler": f"TPESampler of Optuna {version.partition('.')[0]} with {options}",
+        "train and dev utterances": data,
+        "optuna": version,
+    }
+
+
+def _check_study(tuning: Tuning, data: str | None = None) -> None:
+    """Refuse a folder of another config, space, sampler or corpus, or one that is not a study."""
+    folder = tuning.folder
     if not (folder / CONFIG).exists():
         return
     if not (folder / ABOUT).exists():
-        raise InputError(f"{folder} is no study (no {ABOUT} in it): change name or run.root")
-    about = read_json(folder / ABOUT, "space", "data", remove=folder)
-    try:
-        there = load_config(folder / CONFIG)
-    except InputError as error:
-        raise InputError(f"{error}\n{folder} is corrupt or of another version. {again}") from None
+        raise InputError(f"{folder} is not a study (no {ABOUT} in it): change name or run.root")
+    stored = read_json(folder / ABOUT, "sampler", "train and dev utterances", remove=folder)
+    now = _record(tuning, data or stored["train and dev utterances"])
     differences = [
-        *_differences(flatten(there.model_dump()), flatten(tuning.config.model_dump())),
-        *_differences(about["space"], describe_space(tuning.space), "the space of "),
+        f"  {key}: {stored.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(stored.keys() | now.keys())
+        if stored.get(key) != now.get(key) and not key.startswith(FREE)
     ]
     if differences:
         raise InputError(
-            f"{folder} was made with another config or space:\n"
+            f"{folder} was made with another config, space or corpus:\n"
             + "\n".join(differences)
-            + f"\n{again}"
+            + "\nChange `name` to keep both, or remove the folder to start anew"
         )
-    if plan is not None and about["data"]["id"] != plan.certificate["id"]:
-        raise InputError(
-            f"the train and dev clips changed since {folder} was begun ({about['data']['id']} "
-            f"there, {plan.certificate['id']} now). {again}"
-        )
-
-
-def _differences(there: Mapping, now: Mapping, what: str = "") -> list[str]:
-    return [
-        f"  {what}{key}: {there.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and not key.startswith(FREE)
-    ]

@@ -1,127 +1,159 @@
-"""How a study stands: trials.csv, the best config, figures, a table for people."""
+"""State of a study: trials.csv, the best config, figures, and a table for people."""
 
 import json
+import logging
 import shlex
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 from config.loading import dump_config, load_config
 from config.schema import GATED
-from experiments.search_space import Range
-from experiments.trials import Outcome, Trials
-from experiments.tuning_figures import Dot, draw_history, draw_importance, draw_slices
+from experiments.study import COMPLETE, Result, Study
+from system.disk import atomic_write
 from system.files import write_csv, write_text
 from system.locks import in_turn
 from system.text import format_duration, printable
 
+log = logging.getLogger(__name__)
+
 LOCK = ".lock.report"
-SHOWN = 10  # trials in the table
-NEEDS = "importance needs two complete trials with different dev UA"
+MAX_ROWS = 10  # of the printed table
+DPI = 150
 COLUMNS = ("number", "state", "dev_ua", "best_epoch", "epochs", "seconds")
 HEADER = """\
-# The best of {n} complete trials ({all} in all) by dev UA: trial {number}, dev UA {ua:.4f} in epoch
+# Best of {n} complete trials ({total} in all) by dev UA: trial {number}, dev UA {ua:.4f} in epoch
 # {epoch}, on fold {fold} with seed {seed}. Tuned by
 #   {command}
 # Train and test it:
 #   python {entry} --config {file}
-# The dev UA is the highest of {all} looks at the same clips: expect less of new ones.
-# Test speakers of the other folds were training or dev data of fold {fold} while this was tuned, so
+# This dev UA is the highest of {total} trials on the same dev utterances: expect less on new ones.
+# Test speakers of the other folds were training or dev data of fold {fold} in this study, so
 # only the test score of fold {fold} is untouched by tuning, and run.folds names it alone. For all
 # folds, tune each of them by itself (nested tuning) and test each with its own config.
 """
 
 
-def write_trials(folder: Path, trials: Trials) -> None:
-    """Write trials.csv: one row a trial, its values and what came of it."""
-    with in_turn(folder / LOCK):  # a later look is never replaced by an earlier one
-        keys = list(trials.space)
-        rows = []
-        for one in trials.outcomes():
-            facts = asdict(one)
-            values = [json.dumps(one.values[k]) if k in one.values else "" for k in keys]
-            shown = ["" if facts[c] is None else facts[c] for c in COLUMNS]
-            rows.append([*shown, *values, printable(one.reason, keep="")])
-        write_csv(folder / "trials.csv", [*COLUMNS, *keys, "reason"], rows)
-
-
-def write_best(folder: Path, trials: Trials, command: Sequence[str]) -> Path | None:
-    """Write best.yaml, a config that the training entry takes as it is; None where there is none.
+def write_results(study: Study, command: Sequence[str]) -> None:
+    """Write trials.csv, one row per trial, and best.yaml, a config ready to train with.
 
     Args:
-        folder: Of the study.
-        trials: Of the study.
-        command: That tuned it.
+        study: The open study.
+        command: Command that resumes the tuning, for best.yaml.
     """
-    with in_turn(folder / LOCK):
-        everyone = trials.outcomes()
-        ranked = best_first(everyone)
-        if not ranked:
-            return None
-        best, file = ranked[0], folder / "best.yaml"
-        config = load_config(trials.place(best.number) / "config.yaml", [_named(folder)])
-        header = HEADER.format(
-            n=len(ranked),
-            all=len(everyone),
-            number=best.number,
-            ua=best.dev_ua,
-            epoch=best.best_epoch,
-            fold=(config.run.folds or [1])[0],
-            seed=config.run.seeds[0],
-            command=printable(shlex.join(command), keep=""),
-            entry="train_gmu.py" if config.model.fusion in GATED else "train.py",
-            file=printable(shlex.quote(str(file)), keep=""),
-        )
-        write_text(file, header + dump_config(config))
-        return file
+    with in_turn(study.folder / LOCK):  # so that no process replaces newer results with older ones
+        trials = study.results()
+        rows = []
+        for trial in trials:
+            facts = [getattr(trial, column) for column in COLUMNS]
+            shown = ["" if fact is None else fact for fact in facts]
+            values = [json.dumps(trial.values[k]) if k in trial.values else "" for k in study.space]
+            rows.append([*shown, *values, printable(trial.reason, keep="")])
+        write_csv(study.folder / "trials.csv", [*COLUMNS, *study.space, "reason"], rows)
+        if any(trial.state == COMPLETE for trial in trials):
+            _write_best(study, trials, command)
 
 
-def draw_study(folder: Path, trials: Trials) -> None:
-    """Draw history.png, importance.png and slices.png."""
-    settled = [one for one in trials.outcomes() if one.state != "running"]
-    dots = [Dot(one.number, one.state, one.dev_ua) for one in settled]
-    draw_history(folder / "history.png", dots)
-    draw_importance(folder / "importance.png", trials.importance(), NEEDS)
-    ranges = trials.space.items()
-    logs = [key for key, values in ranges if isinstance(values, Range) and values.log]
-    columns = {key: [one.values.get(key) for one in settled] for key in trials.space}
-    draw_slices(folder / "slices.png", dots, columns, logs)
-
-
-def best_first(outcomes: Sequence[Outcome]) -> list[Outcome]:
+def best_first(trials: Sequence[Result]) -> list[Result]:
     """Return the complete trials, the highest dev UA first; of equal ones the earlier is better."""
-    complete = [one for one in outcomes if one.state == "complete"]
-    return sorted(complete, key=lambda one: (-(one.dev_ua or 0), one.number))
+    complete = [trial for trial in trials if trial.state == COMPLETE]
+    return sorted(complete, key=lambda trial: (-(trial.dev_ua or 0), trial.number))
 
 
-def describe_study(folder: Path, trials: Trials) -> str:
-    """Return the best trials as a table, how the others ended, and where to look."""
-    outcomes = trials.outcomes()
-    counts = Counter(one.state for one in outcomes)
-    ranked = best_first(outcomes)
+def draw_figures(study: Study) -> None:
+    """Draw Optuna's figures of the study.
+
+    history.png and slices.png show the complete trials, curves.png the dev UA of all by epoch.
+    importance.png (PED-ANOVA, Watanabe et al. 2023: how far the values of better trials stand out)
+    needs two complete trials with different dev UA.
+    """
+    import matplotlib
+    from optuna.importance import PedAnovaImportanceEvaluator
+    from optuna.visualization import matplotlib as plots
+
+    matplotlib.use("agg")  # no window, whatever the display
+    with matplotlib.rc_context(), warnings.catch_warnings(record=True) as notes:
+        history = plots.plot_optimization_history(study.optuna, target_name="best dev UA")
+        _save(history, study.folder / "history.png")
+        slices = plots.plot_slice(study.optuna, target_name="best dev UA")
+        _save(slices, study.folder / "slices.png")
+        curves = plots.plot_intermediate_values(study.optuna)
+        curves.set(title="", xlabel="epoch", ylabel="best dev UA so far")
+        if legend := curves.get_legend():
+            legend.remove()  # its row per trial would outgrow the figure
+        _save(curves, study.folder / "curves.png")
+        if has_importance(study.results()):
+            evaluator = PedAnovaImportanceEvaluator()
+            bars = plots.plot_param_importances(study.optuna, evaluator, target_name="dev UA")
+            _save(bars, study.folder / "importance.png")
+    for note in notes:  # Optuna marks these functions as experimental
+        log.debug("%s", note.message)
+
+
+def has_importance(trials: Sequence[Result]) -> bool:
+    """Return whether two complete trials differ in dev UA."""
+    return len({trial.dev_ua for trial in trials if trial.state == COMPLETE}) > 1
+
+
+def describe_study(study: Study) -> str:
+    """Return the best trials as a table, the number of trials by state, and where the files are."""
+    trials, folder, keys = study.results(), study.folder, list(study.space)
+    counts = Counter(trial.state for trial in trials)
     lines = [", ".join(f"{n} {state}" for state, n in counts.most_common()) + f" in {folder}"]
+    ranked = best_first(trials)
     if not ranked:
-        reasons = sorted({one.reason for one in outcomes if one.reason})
+        reasons = sorted({trial.reason for trial in trials if trial.reason})
         return "\n".join([*lines, "No trial is complete, so there is no best.yaml", *reasons])
-    shown = ranked[:SHOWN]
-    keys = list(trials.space)
     table = [["trial", "dev UA %", "epoch", "time", *keys]]
-    for one in shown:
-        values = [_short(one.values.get(key)) for key in keys]
-        took = "" if one.seconds is None else format_duration(one.seconds)
-        table.append([str(one.number), f"{100 * (one.dev_ua or 0):.1f}", str(one.best_epoch), took])
-        table[-1] += values
+    for trial in ranked[:MAX_ROWS]:
+        ua, time = f"{100 * (trial.dev_ua or 0):.1f}", format_duration(trial.seconds)
+        values = [_short(trial.values.get(key)) for key in keys]
+        table.append([str(trial.number), ua, str(trial.best_epoch), time, *values])
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     lines += ["  ".join(w.rjust(n) for w, n in zip(row, widths, strict=True)) for row in table]
-    lines.append(f"Best config: {folder / 'best.yaml'}, whose first lines say what it is worth")
-    if not trials.importance():
-        lines.append(f"No importance: {NEEDS}")
+    lines.append(f"Best config: {folder / 'best.yaml'}; its first lines say what its score means")
+    if not has_importance(trials):
+        lines.append("No importance.png: it needs two complete trials with different dev UA")
     return "\n".join(lines)
 
 
-def _named(folder: Path) -> str:
-    return f"name={folder.name.removesuffix('_tuning')}_tuned"
+def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) -> None:
+    ranked, file = best_first(trials), study.folder / "best.yaml"
+    best = ranked[0]
+    name = f"name={study.folder.name.removesuffix('_tuning')}_tuned"
+    config = load_config(study.trial_folder(best.number) / "config.yaml", [name])
+    header = HEADER.format(
+        n=len(ranked),
+        total=len(trials),
+        number=best.number,
+        ua=best.dev_ua,
+        epoch=best.best_epoch,
+        fold=(config.run.folds or [1])[0],
+        seed=config.run.seeds[0],
+        command=printable(shlex.join(command), keep=""),
+        entry="train_gmu.py" if config.model.fusion in GATED else "train.py",
+        file=printable(shlex.quote(str(file)), keep=""),
+    )
+    write_text(file, header + dump_config(config))
+
+
+def _save(plot, file: Path) -> None:
+    """Save the figure of one or several axes, with words of the config as they are."""
+    import numpy as np
+    from matplotlib import pyplot
+    from matplotlib.category import StrCategoryFormatter
+
+    figure = np.ravel(plot)[0].figure
+    for axes in figure.axes:
+        if isinstance(axes.xaxis.get_major_formatter(), StrCategoryFormatter):
+            for label in axes.get_xticklabels():
+                label.set_parse_math(False)  # a path may hold two $
+    with atomic_write(file) as temporary:
+        figure.savefig(
+            temporary, format="png", dpi=DPI, bbox_inches="tight", metadata={"Software": None}
+        )
+    pyplot.close(figure)
 
 
 def _short(value: object) -> str:

@@ -1,72 +1,64 @@
 """Train the fusions, or a study's variants, on the same folds, and compare them.
 
 Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the configs that
-have one. A study is a folder configs/ablation/STUDY of what its variants change in one config; each
-variant is compared with the config itself. Stop the command at any point and give it again to
-resume, also on several machines that share run.root: finished jobs are not repeated, and no two
+have them. A study is a folder configs/ablation/STUDY of what its variants change in one config;
+each variant is compared with that config. The command may be stopped at any point and given again,
+also on several machines at once that share run.root: finished jobs are skipped, and no two
 processes work on one fold.
 """
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from config.loading import dump_config
 from corpora.readers import check_corpus_exists
-from corpora.splits import Split
-from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
+from experiments.ablation import (
+    FUSIONS,
+    HERE,
+    STUDIES,
+    PlannedRun,
+    check_dry,
+    load_fusions,
+    load_study,
+    open_runs,
+)
+from experiments.jobs import Failure, run_jobs, slot_environments
 from system.cli import run_cli
-from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
-from system.locks import alone
 from system.signals import Stop
-
-if TYPE_CHECKING:  # slow to import: torch, scipy, matplotlib
-    from corpora.plan import Plan
-    from experiments.jobs import Failure, Job
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
-    """Run the jobs that are left and compare the runs; return the exit status.
+    """Run the unfinished jobs and compare the runs; return the exit status.
 
     Args:
         argv: Arguments of the process.
-        configs: Folder of the recipes.
+        configs: Folder of the configs.
     """
     arguments, overrides = _parse(argv)
     stop = Stop()
 
     def work() -> None:
-        recipes = _load(arguments, configs, overrides)
-        corpus = recipes[0].config.corpus
+        if arguments.study:
+            runs = load_study(configs, arguments.name, arguments.study, arguments.only, overrides)
+        else:
+            runs = load_fusions(configs, arguments.name, arguments.fusions, overrides)
+        corpus = runs[0].config.corpus
         check_corpus_exists(corpus.root, corpus.manifest)
         if arguments.dry_run:
-            _dry_run(recipes, arguments.overwrite)
+            check_dry(runs, arguments.overwrite)
             return
-        from experiments.jobs import run_jobs, slots_for
-
-        jobs = _open_runs(recipes, arguments.overwrite)
+        jobs, config = open_runs(runs, arguments.overwrite), runs[0].config
         stop.begun = True
-        slots = slots_for(arguments.jobs, recipes[0].config.run.device)
-        out = Path(recipes[0].config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
-        _finish(recipes, run_jobs(jobs, slots), out, reference=0 if arguments.study else None)
+        failures = run_jobs(jobs, slot_environments(arguments.jobs, config.run.device))
+        out = Path(config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
+        _finish(runs, failures, out, reference=0 if arguments.study else None)
 
     with stop.install_handlers():
         return run_cli(work, ["scripts/ablation.sh", *argv], stop)
-
-
-def plan_jobs(recipes: Sequence[Recipe], plan: "Plan") -> "list[Job]":
-    """Return all jobs; the fusions of one fold follow each other, to compare them early."""
-    return [
-        _job(recipe, split, seed)
-        for seed in plan.config.run.seeds
-        for split in plan.wanted()
-        for recipe in recipes
-    ]
 
 
 def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> None:
@@ -75,12 +67,12 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     Args:
         folders: Run folders.
         out: Folder of the tables.
-        reference: Index of the run to which the others are compared; None compares all pairs.
+        reference: Index of the run with which the others are compared; None compares all pairs.
 
     Raises:
         InputError: The runs have not finished the same folds.
     """
-    from evaluation.tables import comparison_markdown
+    from evaluation.tables import comparison_markdown  # slow: scipy, matplotlib
     from reports.publish import gather, publish
 
     runs, comparison = gather(folders, breakdowns=True, reference=reference)
@@ -89,128 +81,69 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Return the arguments, and the overrides in the order in which they stand."""
+    """Return the arguments, and the overrides in their order."""
     parser = argparse.ArgumentParser(
         prog="scripts/ablation.sh", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("name", metavar="NAME", help="recipes configs/NAME_*.yaml, e.g. demo")
+    parser.add_argument("name", metavar="NAME", help="configs/NAME_*.yaml, e.g. demo")
     parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
-    parser.add_argument("--study", choices=STUDIES, help="vary one recipe instead")
+    parser.add_argument("--study", choices=STUDIES, help="vary one config instead")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="of the study; default: all")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 a GPU")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 per GPU")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start these runs anew")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
-    arguments = parser.parse_intermixed_args(argv)
+    # Taken out first, because --fusions and --only take all words behind them
+    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
+    arguments = parser.parse_intermixed_args([word for word in argv if word not in overrides])
     for option in ("--fusions", "--study", "--only"):
         if sum(word.partition("=")[0] == option for word in argv) > 1:
             parser.error(f"{option} must be given once")
+        names = getattr(arguments, option.removeprefix("--"))
+        if isinstance(names, list) and len(set(names)) < len(names):
+            parser.error(f"{option} must name each once")
     if arguments.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
     if arguments.study and arguments.fusions:
-        parser.error("--fusions and --study are two things: give one")
+        parser.error("--fusions and --study are two different ablations: give one")
     if arguments.only and not arguments.study:
         parser.error("--only names variants of a --study: give it, too")
-    behind = []  # --fusions and --only take all they can get
-    for option, default in (("fusions", list(FUSIONS)), ("only", [])):
-        words = getattr(arguments, option)
-        named = default if words is None else [word for word in words if "=" not in word]
-        if words is not None and (not named or len(set(named)) < len(named)):
-            parser.error(f"--{option} must name at least one, and each once")
-        behind += [word for word in words or [] if "=" in word]
-        setattr(arguments, option, named)
+    arguments.fusions, arguments.only = arguments.fusions or list(FUSIONS), arguments.only or []
     if unknown := [fusion for fusion in arguments.fusions if fusion not in FUSIONS]:
         parser.error(f"--fusions {unknown[0]}: {nearest(unknown[0], FUSIONS)}")
-    overrides = [word for word in argv if word in {*arguments.overrides, *behind}]
-    return arguments, overrides
-
-
-def _load(arguments: argparse.Namespace, configs: Path, overrides: Sequence[str]) -> list[Recipe]:
-    if arguments.study is None:
-        return load_recipes(configs, arguments.name, arguments.fusions, overrides)
-    return load_study(configs, arguments.name, arguments.study, arguments.only, overrides)
-
-
-def _dry_run(recipes: Sequence[Recipe], overwrite: bool) -> None:
-    options = ("--dry-run", *(["--overwrite"] if overwrite else []))
-    for recipe in recipes:
-        print(f"{recipe.config.name}:", flush=True)
-        status = subprocess.run(recipe.command(*options), check=False).returncode
-        if status != 0:
-            kind = InputError if status == 2 else RunError
-            raise kind(f"the dry run of {recipe.config.name} stopped with status {status}")
-
-
-def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> "list[Job]":
-    """Check folders, corpus and splits before anything is trained; return all jobs."""
-    from corpora.plan import make_plan
-    from storage.run_folder import LOCK, check_run_folder, remove_run
-
-    for recipe in recipes:
-        check_run_folder(recipe.folder, recipe.config, overwrite)
-    jobs = plan_jobs(recipes, make_plan(recipes[0].config, keep=True))
-    for recipe in recipes:
-        make_folder(recipe.folder)
-        if overwrite:
-            with alone(recipe.folder / LOCK, str(recipe.folder)):
-                remove_run(recipe.folder)
-        if not (recipe.folder / "config.yaml").exists():  # a folder without one is no run folder
-            write_text(recipe.folder / "config.yaml", dump_config(recipe.config))
-        make_folder(recipe.folder / "logs", inside=recipe.folder)
-    return jobs
-
-
-def _job(recipe: Recipe, split: Split, seed: int) -> "Job":
-    from experiments.jobs import Job
-    from storage.fold_folder import fold_name
-
-    config, name = recipe.config, fold_name(split.fold, seed)
-    return Job(
-        title=f"{config.name} fold {split.fold} seed {seed}",
-        command=recipe.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]"),
-        folder=recipe.folder / "folds" / name,
-        log=recipe.folder / "logs" / f"{name}.log",
-    )
+    return arguments, [*overrides, *arguments.overrides]
 
 
 def _finish(
-    recipes: Sequence[Recipe], failures: "Sequence[Failure]", out: Path, reference: int | None
+    runs: Sequence[PlannedRun], failures: Sequence[Failure], out: Path, reference: int | None
 ) -> None:
-    """Sum up what is finished, compare it, and fail with a list where jobs failed."""
+    """Summarize and compare what is finished; fail with a list if jobs failed."""
+    from evaluation.summary import summarize  # slow: scipy
+
     problems = []
     if failures:
         problems.append("these jobs failed, and their folds are missing:")
         problems += [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
     try:
-        for recipe in recipes:
-            if any(recipe.folder.glob("folds/*/metrics.json")):
-                _sum_up(recipe)
-        conclude([recipe.folder for recipe in recipes], out, reference)
+        for run in runs:
+            if any(run.folder.glob("folds/*/metrics.json")):
+                # Again with all folds: each job has written those of its own fold only
+                write_text(run.folder / "config.yaml", dump_config(run.config))
+                summarize(run.folder)
+        conclude([run.folder for run in runs], out, reference)
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:
         if not all(failure.reason.startswith("wrong input") for failure in failures):
             problems.append("The same command tries again and repeats nothing that is finished")
         raise RunError("\n".join(problems))
-    _print_where_results_are(recipes, out)
-
-
-def _sum_up(recipe: Recipe) -> None:
-    """Write the summary over all folds; two jobs that end at once may each miss the other's."""
-    from evaluation.summary import summarize
-
-    write_text(recipe.folder / "config.yaml", dump_config(recipe.config))  # jobs name their fold
-    summarize(recipe.folder)
-
-
-def _print_where_results_are(recipes: Sequence[Recipe], out: Path) -> None:
-    print(f"Open {out / 'report.html'} in a browser; the tables to paste are beside it. What the")
     print(
-        f"figures mean: FUSION_COMPARISON.md. Predictions and history: {recipes[-1].folder}/folds;"
+        f"Open {out / 'report.html'} in a browser; the tables to paste are beside it. What the\n"
+        f"figures mean: FUSION_COMPARISON.md. Predictions and history: {runs[-1].folder}/folds;\n"
+        f"curves and gates: tensorboard --logdir {out.parent}"
     )
-    print(f"curves and gates: tensorboard --logdir {out.parent}")
 
 
 if __name__ == "__main__":

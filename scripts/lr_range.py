@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from config.loading import load_config
 from corpora.readers import check_corpus_exists
+from experiments.lr_range import run_range_test
 from system.cli import run_cli
 from system.text import printable
 
@@ -22,7 +23,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("config", metavar="CONFIG", help="YAML config")
     parser.add_argument("--lowest", type=float, default=1e-7, help="first rate, default 1e-7")
     parser.add_argument("--highest", type=float, default=1.0, help="last rate, default 1")
-    parser.add_argument("--steps", type=int, default=200, help="rates in all, default 200")
+    parser.add_argument("--steps", type=int, default=200, help="between them, default 200")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="seeds, default 3")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=0.02"
@@ -32,10 +33,8 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         config = load_config(arguments.config, arguments.overrides)
         check_corpus_exists(config.corpus.root, config.corpus.manifest)
-        from experiments.lr_range import run_range_test  # slow: torch, scipy, matplotlib
-
-        limits = arguments.lowest, arguments.highest
-        print(printable(run_range_test(config, *limits, arguments.steps, arguments.repeats)))
+        options = (arguments.lowest, arguments.highest, arguments.steps, arguments.repeats)
+        print(printable(run_range_test(config, *options)))
 
     return run_cli(work)
 

@@ -12,8 +12,8 @@ import pytest
 
 from config.loading import load_config
 from config.schema import GATED, UNGATED
+from experiments.ablation import STUDIES, load_study
 from experiments.search_space import read_space
-from experiments.studies import STUDIES, load_study
 from system.files import read_json, write_json
 from tests.support.paths import CODE, ROOT
 from train_gmu import main as train_main

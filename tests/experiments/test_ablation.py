@@ -194,20 +194,20 @@ def test_a_study_of_another_config_is_refused_and_can_be_overwritten(run, tmp_pa
     ("arguments", "words"),
     [
         ([], "usage: scripts/ablation.sh"),
-        (["no_such"], "wrong input: there are no recipes 'no_such'"),
-        (["tiny", "name=x"], "wrong input: name=x is set by each of the recipes"),
+        (["no_such"], "wrong input: there are no configs 'no_such'"),
+        (["tiny", "name=x"], "wrong input: name=x is set by each of the configs"),
         (["tiny", "model.fusion=gmu"], "wrong input: model.fusion=gmu is set by each"),
         (["tiny", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
         (["tiny", "--fusions", "gum"], "did you mean 'gmu'?"),
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
         (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),
-        (["tiny", "--fusions", "optim.lr=1"], "at least one"),
+        (["tiny", "--fusions", "optim.lr=1"], "--fusions: expected at least one"),
         (["tiny", "--study", "gates"], "invalid choice: 'gates'"),
         (["tiny", "--study", "fusion", "--study", "fusion"], "--study must be given once"),
         (["tiny", "--study", "fusion", "--fusions", "gmu"], "give one"),
         (["tiny", "--only", "concat"], "--only names variants of a --study"),
         (["tiny", "--study", "fusion", "--only", "mean", "mean"], "each once"),
-        (["tiny", "--study", "fusion", "--only", "x=1"], "--only must name at least one"),
+        (["tiny", "--study", "fusion", "--only", "x=1"], "--only: expected at least one"),
         (["tiny", "--study", "fusion", "--only", "means"], "did you mean 'mean'?"),
         (["tiny", "--study", "fusion", "model.gate=scalar"], "is what the fusion study varies"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
@@ -227,7 +227,7 @@ def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Pat
     file = configs / "tiny_gmu.yaml"
     values = yaml.safe_load(file.read_text())
     wrong = [("run", {**values["run"], "folds": [2]}, "differ in run.folds")]
-    wrong += [("protocol", {"split": "leave-one-speaker-out"}, "differ in protocol:")]
+    wrong += [("protocol", {"split": "leave-one-speaker-out"}, "differ in protocol.split")]
     wrong += [("name", "tiny_concat", "the same name")]
     for key, value, words in wrong:
         file.write_text(yaml.safe_dump({**values, key: value}))
@@ -341,7 +341,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     configs: Path, tmp_path: Path, monkeypatch, capsys, caplog
 ):
     """SIGTERM ends the job too; SIGKILL leaves it behind, and its lock keeps others away."""
-    monkeypatch.setattr(jobs, "LOOK", 0.2)
+    monkeypatch.setattr(jobs, "BUSY_TICK", 0.2)
     caplog.set_level(logging.INFO, "experiments.jobs")
     wishes, runs = ["tiny", "--fusions", "gmu", "concat"], tmp_path / "runs"
     gmu = runs / "tiny_gmu" / FOLD

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from experiments import jobs
-from experiments.jobs import Job, is_busy, run_jobs, slots_for
+from experiments.jobs import Job, is_busy, run_jobs, slot_environments
 from system.errors import RunError
 from system.locks import alone
 from tests.support.paths import ROOT
@@ -27,7 +27,7 @@ DONE = "open(folder + '/metrics.json', 'w')"
 def job(tmp_path, monkeypatch):
     """Make a job of a few lines of Python that know `folder`, `name` and `root`."""
     monkeypatch.setattr(jobs, "TICK", 0.01)
-    monkeypatch.setattr(jobs, "LOOK", 0.05)
+    monkeypatch.setattr(jobs, "BUSY_TICK", 0.05)
     (tmp_path / "logs").mkdir()
 
     def make(name: str, code: str = DONE) -> Job:
@@ -376,7 +376,7 @@ def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, de
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert slots_for(n, device) == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
+    assert slot_environments(n, device) == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
 
 
 @pytest.mark.parametrize(
@@ -398,5 +398,5 @@ def test_without_gpus_slots_share_the_threads(
     monkeypatch.delenv("OMP_NUM_THREADS")
     if given is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", given)
-    assert slots_for(n, device) == [expected] * n
+    assert slot_environments(n, device) == [expected] * n
     assert bool(expected) == ("may change the last bits" in " ".join(caplog.messages))

@@ -15,16 +15,16 @@ import torch
 
 from audio import reading as audio
 from evaluation.figures import COLOURS
-from experiments.lr_range import (
+from experiments.lr_range import draw_sweep, run_range_test
+from experiments.usable_range import (
     BLOW_UP,
     MARGIN,
+    Sweep,
     judge,
     mean_sweep,
     read_sweep,
-    run_range_test,
     sweep,
 )
-from experiments.tuning_figures import Sweep, draw_sweep
 from scripts.lr_range import main
 from system.errors import InputError
 from tests.support.paths import ROOT
@@ -71,16 +71,20 @@ def test_the_average_is_that_of_all_losses_around() -> None:
     for n in range(5):
         weights = [0.9 ** abs(k - n) for k in range(5)]
         assert seen.smooth[n] == pytest.approx(np.average(losses, weights=weights))
-    assert list(seen.raw) == losses and seen.diverged is None
+    assert list(seen.losses) == losses and seen.diverged_at is None
 
 
 def test_seeds_are_averaged_up_to_where_the_first_ends() -> None:
     rates = [1.0, 2.0, 3.0, 4.0]
     long, short = Sweep(rates, [4.0, 2.0, 1.0, 1.0], []), Sweep(rates[:2], [2.0, 6.0], [], 3.0)
     mean = mean_sweep([long, short])
-    assert list(mean.rates) == [1.0, 2.0] and list(mean.raw) == [3.0, 4.0] and mean.diverged == 3.0
+    assert (
+        list(mean.rates) == [1.0, 2.0]
+        and list(mean.losses) == [3.0, 4.0]
+        and mean.diverged_at == 3.0
+    )
     assert mean.smooth == pytest.approx([(3 + 0.9 * 4) / 1.9, (4 + 0.9 * 3) / 1.9])
-    assert mean_sweep([long, long]).raw == long.raw and mean_sweep([long]).diverged is None
+    assert mean_sweep([long, long]).losses == long.losses and mean_sweep([long]).diverged_at is None
 
 
 @pytest.mark.parametrize("steps", [70, 100, 200, 400])
@@ -100,7 +104,7 @@ def test_the_folder_of_a_run_is_left_alone(tiny, recipe, capsys) -> None:
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text("mine")
     assert main([str(recipe), f"run.root={config.run.root}", "name=run"]) == 2
-    assert "is no range test" in capsys.readouterr().err
+    assert "is not a range test" in capsys.readouterr().err
     assert (folder / "config.yaml").read_text() == "mine"
 
 
@@ -123,9 +127,9 @@ def test_a_sweep_ends_where_the_loss_is_no_number_or_blows_up() -> None:
         return math.nan if rate >= 20 else 1.0
 
     seen = sweep(step, range(1, 100))
-    assert seen.diverged == 20 and calls[-1] == 20 and len(seen.raw) == len(seen.rates) == 19
+    assert seen.diverged_at == 20 and calls[-1] == 20 and len(seen.losses) == len(seen.rates) == 19
     seen = sweep(lambda rate: 1.0 if rate < 30 else 100.0, range(1, 100))
-    assert seen.diverged == 30 and seen.smooth[-1] > BLOW_UP * min(seen.smooth)
+    assert seen.diverged_at == 30 and seen.smooth[-1] > BLOW_UP * min(seen.smooth)
     with pytest.raises(InputError, match="not finite after 3 steps: give a lower rate"):
         read_sweep(sweep(lambda rate: 1.0 if rate < 4 else math.inf, range(1, 100)))
 
@@ -183,7 +187,7 @@ def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_no_divergence() -> 
     rates = np.geomspace(1e-6, 1, 120)
     losses = {rate: 2.0 if i < 40 else 0.002 for i, rate in enumerate(rates)}
     losses[rates[110]] = 0.15
-    assert sweep(losses.__getitem__, rates.tolist()).diverged is None
+    assert sweep(losses.__getitem__, rates.tolist()).diverged_at is None
 
 
 @pytest.fixture

@@ -10,30 +10,37 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
 from accelerate.state import AcceleratorState
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 
 from audio import reading as audio
 from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
-from experiments import tuning
-from experiments.trials import MOST_STARTS, STORE
+from experiments import study as trials
+from experiments.study import MAX_STARTS, STORE
 from experiments.tuning import Tuning, load_tuning, tune
+from experiments.tuning_report import describe_study, draw_figures
 from system.errors import InputError, RunError
+from system.files import read_json
 from system.locks import in_turn
 from system.signals import Stop
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
+from training import fold
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
     "model.fusion_hidden_dim": {"choices": [None, 8]},
     "loss.alpha": {"low": 0, "high": 1.5},  # left out: the recipe's fusion has no such loss
 }
+LR = FloatDistribution(1e-4, 3e-3, log=True)
 FREE = ["train.epochs=1", "run.folds=[1]"]
 FILES = {"config.yaml", "study.json", "study.db", "trials", "trials.csv", "best.yaml"}
-FILES |= {"history.png", "importance.png", "slices.png", ".lock", ".lock.opening", ".lock.report"}
+FILES |= {"history.png", "importance.png", "slices.png", "curves.png"}
+FILES |= {".lock", ".lock.opening", ".lock.report"}
 
 
 @pytest.fixture
@@ -95,7 +102,7 @@ def quick(monkeypatch) -> list[float]:
         watch(Trainer.progress)
         return Training
 
-    monkeypatch.setattr(tuning, "train_fold", train)
+    monkeypatch.setattr(fold, "train_fold", train)
     return trained
 
 
@@ -144,16 +151,15 @@ def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> No
     whole = study("train.epochs=2", root="whole")
     tune(whole, 2, 1, Stop())
     stopped = study("train.epochs=2", root="stopped")
-    report = tuning.Trials.report
+    report = trials.Study.report
 
     def interrupted(self, trial, ua, epoch):
-        reason = report(self, trial, ua, epoch)
+        report(self, trial, ua, epoch)
         if (trial.number, epoch) == (1, 1):
             os.kill(os.getpid(), signal.SIGTERM)
-        return reason
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tuning.Trials, "report", interrupted)
+        patch.setattr(trials.Study, "report", interrupted)
         with (stop := Stop()).install_handlers():
             tune(stopped, 2, 1, stop)
     assert list((stopped.folder / "trials/1/state").glob("epoch-0001*.safetensors"))
@@ -209,41 +215,89 @@ def test_values_that_do_not_go_together_are_noted_and_not_trained(study, quick) 
 
 def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_path) -> None:
     tune(study(), 1, 1, Stop())
-    with pytest.raises(InputError, match="(?s)another config or space:\n  model.dropout: 0.2 ther"):
+    with pytest.raises(InputError, match="(?s)or corpus:\n  model.dropout: 0.2 there"):
         study("model.dropout=0.3")
     wider = SPACE | {"optim.lr": {"low": 1e-4, "high": 1e-2, "log": True}}
-    with pytest.raises(InputError, match="the space of optim.lr: .*0.003.* there, .*0.01.* now"):
+    with pytest.raises(InputError, match="space of optim.lr: .*0.003.* there, .*0.01.* now"):
         study(space=wider)
     with pytest.raises(InputError, match=r"run.folds: \[1\] there, \[2\] now"):
         study("run.folds=[2]")
     for clip in deaf.rglob("Ses02F*000.wav"):
         shutil.copy(next(deaf.rglob("Ses02F*001.wav")), clip)
-    with pytest.raises(InputError, match="the train and dev clips changed since"):
+    with pytest.raises(InputError, match="train and dev utterances: '.*' there, '.*' now"):
         tune(study(f"corpus.root={deaf}"), 1, 1, Stop())
     shutil.rmtree(tmp_path / "runs/tiny_tuning/trials")
     (tmp_path / "runs/tiny_tuning/study.json").unlink()
-    with pytest.raises(InputError, match="is no study"):
+    with pytest.raises(InputError, match="is not a study"):
         study()
+
+
+def test_a_study_whose_draws_would_differ_is_refused(study, quick, monkeypatch) -> None:
+    """PEER_DEFECTS 35: another major version of Optuna, or other options of its sampler."""
+    tuned = study()
+    tune(tuned, 1, 1, Stop())
+    about = read_json(tuned.folder / "study.json")
+    assert about["optuna"] == optuna.__version__ and "multivariate=True" in about["sampler"]
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="sampler: .* now"):
+        patch.setitem(trials.SAMPLER, "multivariate", False)
+        study()
+    with monkeypatch.context() as patch, pytest.raises(InputError, match="TPESampler of Optuna 9"):
+        patch.setattr(optuna, "__version__", "9.0.0")
+        study()
+    major = optuna.__version__.partition(".")[0]
+    monkeypatch.setattr(optuna, "__version__", f"{major}.99")
+    study()
+
+
+def test_a_store_out_of_reach_is_one_message_and_costs_no_trial(study, quick, monkeypatch) -> None:
+    tuned = study()
+
+    def fail(*_: object, **__: object) -> None:
+        raise optuna.exceptions.StorageInternalError("full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trials.Study, "report", fail)
+        for _ in range(MAX_STARTS + 1):
+            with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
+                tune(study(), 1, 1, Stop())
+    tune(study(), 1, 1, Stop())
+    assert [row["state"] for row in rows_of(tuned.folder)] == ["complete"]
+
+
+def test_figures_of_a_study_need_no_importance_and_read_no_formula(tmp_path, recwarn) -> None:
+    space = {"model.cqt_weights": CategoricalDistribution(("a$_$b", "c")), "optim.lr": LR}
+    opened = trials.Study(tmp_path, space, 0, 1)
+    for ua in (0.5, 0.5, 0.6):
+        with opened.claim(9) as trial:
+            opened.report(trial, ua, 1)
+            opened.finish(trial, trials.COMPLETE, ua)
+        draw_figures(opened)
+        assert (tmp_path / "importance.png").exists() == (ua == 0.6)
+        named = "No importance.png" in describe_study(opened)
+        assert named == (ua == 0.5)
+    for name in ("history", "slices", "curves", "importance"):
+        assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+    assert not [note for note in recwarn.list if note.category is not DeprecationWarning]
 
 
 def test_one_fold_and_one_seed_are_tuned(study) -> None:
     assert study("run.folds=null").config.run.folds == [1]
     for wish in ("run.folds=[1,2]", "run.seeds=[0,1]"):
-        with pytest.raises(InputError, match="tuned on one fold with one seed"):
+        with pytest.raises(InputError, match="tunes on one fold with one seed"):
             study(wish)
 
 
 def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quick, monkeypatch):
-    tuned, train = study(), tuning.train_fold
+    tuned, train = study(), fold.train_fold
 
     def full(*args: object) -> None:
         raise RunError("the disk is full")
 
-    monkeypatch.setattr(tuning, "train_fold", full)
-    for _ in range(MOST_STARTS + 1):
+    monkeypatch.setattr(fold, "train_fold", full)
+    for _ in range(MAX_STARTS + 1):
         with pytest.raises(RunError, match="the disk is full"):
             tune(study(), 2, 1, Stop())
-    monkeypatch.setattr(tuning, "train_fold", train)
+    monkeypatch.setattr(fold, "train_fold", train)
     tune(study(), 2, 1, Stop())
     rows = rows_of(tuned.folder)
     assert [row["state"] for row in rows] == ["complete"] * 2
@@ -253,8 +307,7 @@ def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quic
 def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:
     tuned = study()
     tune(tuned, 1, 1, Stop())
-    code = "from experiments.trials import *; "
-    code += f"Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
+    code = f"from experiments.study import *; Study(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
     with in_turn(tuned.folder / ".lock"):
         waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):

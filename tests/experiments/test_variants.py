@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from config.schema import ONLY_WITH
-from experiments.studies import STUDIES, Recipe, load_recipes, load_study, read_overlays
+from experiments.ablation import STUDIES, PlannedRun, load_fusions, load_study, read_variants
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from system.errors import InputError
@@ -31,7 +31,7 @@ def leaves(values: dict, at: str = "") -> dict[str, object]:
     return found
 
 
-def settings(recipe: Recipe) -> dict[str, object]:
+def settings(recipe: PlannedRun) -> dict[str, object]:
     return leaves(recipe.config.model_dump())
 
 
@@ -50,7 +50,7 @@ def study_of(name: str, study: str, *overrides: str, only: tuple[str, ...] = ())
 
 
 def test_the_studies_have_the_variants_they_promise():
-    found = {study: set(read_overlays(CONFIGS / "ablation" / study)) for study in STUDIES}
+    found = {study: set(read_variants(CONFIGS / "ablation" / study)) for study in STUDIES}
     assert found == {"fusion": FUSION, "contrastive": CONTRASTIVE}
 
 
@@ -75,7 +75,7 @@ def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, stu
 @pytest.mark.parametrize("name", NAMES)
 def test_variants_that_have_recipes_are_the_same_runs(name: str):
     """So finished runs of scripts/ablation.sh are not trained again."""
-    ablation = {r.config.name: r.config for r in load_recipes(CONFIGS, name, ("concat", "gmu"), [])}
+    ablation = {r.config.name: r.config for r in load_fusions(CONFIGS, name, ("concat", "gmu"), [])}
     fusion, contrastive = study_of(name, "fusion"), study_of(name, "contrastive")
     assert fusion["concat"].config == ablation[f"{name}_concat"]
     assert fusion["gmu"].config == contrastive["gmu"].config == ablation[f"{name}_gmu"]
@@ -184,14 +184,14 @@ def own_study(folder: Path, **texts: str) -> Path:
     [
         ({"a": "model: {gate: scalar}"}, "must change nothing.*: none$"),
         ({"a": "", "b": "# nothing"}, "must change nothing.*: a, b$"),
-        ({"a": "", "b": "name: x"}, "b.yaml must hold sections of a recipe alone"),
-        ({"a": "", "b": "base: x.yaml"}, "b.yaml must hold sections of a recipe alone"),
-        ({"a": "", "b": "- 1"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "b": "name: x"}, "b.yaml must hold sections of a config only"),
+        ({"a": "", "b": "base: x.yaml"}, "b.yaml must hold sections of a config only"),
+        ({"a": "", "b": "- 1"}, "b.yaml must hold sections of a config only"),
         ({"a": "", "b": "model: {"}, "b.yaml is not valid YAML"),
         ({"a": "", "b": "model: {gaet: scalar}"}, "variant b of .*did you mean 'gate'"),
         ({"a": "", "b": "loss: {alpha: 1.0}"}, "variant b of .*loss.alpha.*has no effect"),
         ({"a": "", "b": "model: null"}, "variant b of .*model"),
-        ({"a": "", "b": "run: {seeds: [7]}"}, "b.yaml must hold sections of a recipe alone"),
+        ({"a": "", "b": "run: {seeds: [7]}"}, "b.yaml must hold sections of a config only"),
         ({"a": "", "fusion": "model: {gate: scalar}"}, "share a folder with the study"),
         ({"a": "", "gmu": "model: {gate: scalar}"}, "the same name demo_gmu"),
     ],
@@ -202,7 +202,7 @@ def test_a_wrong_study_is_told(tmp_path: Path, texts, words):
 
 
 def test_a_study_is_of_recipes_that_are_there():
-    with pytest.raises(InputError, match="there are no recipes 'demos'.*'demo'"):
+    with pytest.raises(InputError, match="there are no configs 'demos'.*'demo'"):
         load_study(CONFIGS, "demos", "fusion", [], [])
 
 

@@ -1,0 +1,279 @@
+"""Ablation: train the fusions, or the variants of a study, on the same folds.
+
+Each fusion has a config of its own, configs/NAME_FUSION.yaml. A variant is a small YAML file in
+configs/ablation/STUDY with what it changes in one of these configs; the file that changes nothing
+is the config itself, with which the others are compared. A variant's changes and the command line
+are overrides of that config, so a job is an ordinary training command.
+
+Two rules make one command line fit all runs. An override of a key that only some runs have goes to
+these alone. What the config sets and has no effect in a variant (the other backbone of `cqt_only`)
+is set to null there.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from config.loading import dump_config, flatten, load_config, parse_override, read_yaml
+from config.schema import GATED, ONLY_WITH, Config
+from experiments.jobs import Job
+from experiments.search_space import SECTIONS, as_overrides, idle_keys
+from system.bounded import MAX_CONFIG, read_text
+from system.errors import InputError, RunError, nearest
+
+if TYPE_CHECKING:
+    from corpora.plan import Plan
+
+HERE = Path(os.path.relpath(Path(__file__).parents[1]))
+FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with configs of their own
+STUDIES = {"fusion": "gmu", "contrastive": "gmu_contrastive"}  # {study: config that it varies}
+SAME = ("corpus", "protocol", "run.root", "run.folds", "run.seeds")  # in all runs
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A config file, its overrides, and the config that they give."""
+
+    file: Path
+    overrides: Sequence[str]
+    config: Config
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return Path(self.config.run.root) / self.config.name
+
+    def command(self, *arguments: str) -> tuple[str, ...]:
+        """Return the command that trains it; of a key given twice the last value counts."""
+        entry = "train_gmu.py" if self.config.model.fusion in GATED else "train.py"
+        config = ("--config", str(self.file), *self.overrides)
+        return (sys.executable, str(HERE / entry), *config, *arguments)
+
+
+def load_fusions(
+    configs: Path, name: str, fusions: Sequence[str], overrides: Sequence[str]
+) -> list[PlannedRun]:
+    """Load NAME_concat.yaml or NAME.yaml, NAME_gmu.yaml and NAME_gmu_contrastive.yaml.
+
+    Args:
+        configs: Folder of the configs.
+        name: NAME.
+        fusions: Some of `FUSIONS`.
+        overrides: Overrides from the command line.
+
+    Raises:
+        InputError: A config is missing, they do not fit one another, or an override is wrong.
+    """
+    _check_name(configs, name)
+    _refuse_overrides(overrides, {"name", "model.fusion"}, "is set by each of the configs")
+    shares = {fusion: _share(overrides, {"model.fusion": fusion}) for fusion in fusions}
+    _check_all_used(overrides, shares, f"with --fusions {' '.join(fusions)}")
+    runs = []
+    for fusion, share in shares.items():
+        file = configs / f"{name}_{fusion}.yaml"
+        if fusion == "concat" and not file.is_file():
+            file = configs / f"{name}.yaml"
+        run = _planned_run(file, [], share)
+        if (actual := run.config.model.fusion) != fusion:
+            raise InputError(f"{file} must have model.fusion={fusion}, got {actual}")
+        runs.append(run)
+    _check_comparable(runs)
+    return runs
+
+
+def load_study(
+    configs: Path, name: str, study: str, only: Sequence[str], overrides: Sequence[str]
+) -> list[PlannedRun]:
+    """Load the config that a study varies, and its variants NAME_VARIANT.
+
+    Args:
+        configs: Folder of the configs.
+        name: NAME.
+        study: One of `STUDIES`.
+        only: Variants to load; empty for all. The config itself is always loaded, first.
+        overrides: Overrides from the command line.
+
+    Raises:
+        InputError: A config or variant is missing, they do not fit one another, or an override is
+            wrong or of a key that the study varies.
+    """
+    _check_name(configs, name)
+    file, folder = configs / f"{name}_{STUDIES[study]}.yaml", configs / "ablation" / study
+    variants = read_variants(folder)
+    if unknown := [variant for variant in only if variant not in variants]:
+        raise InputError(f"no variant {unknown[0]!r} in {folder}: {nearest(unknown[0], variants)}")
+    varied = {key for changes in variants.values() for key in changes}
+    _refuse_overrides(overrides, {"name", *varied}, f"is what the {study} study varies")
+    (reference,) = [variant for variant, changes in variants.items() if not changes]
+    chosen = {variant: variants[variant] for variant in [reference, *(only or variants)]}
+    common = [override for override in overrides if not _depends_on(override, varied)]
+    config = flatten(load_config(file, common).model_dump())
+    shares = {
+        variant: _share(overrides, {key: (config | changes).get(key) for key in varied})
+        for variant, changes in chosen.items()
+    }
+    _check_all_used(overrides, shares, f"with {', '.join(chosen)}")
+    _check_matched(overrides, chosen)
+    runs = []
+    for variant, changes in chosen.items():
+        idle = [key for key in idle_keys(changes) if config[key] is not None]
+        named = {"name": f"{name}_{variant}", **dict.fromkeys(idle), **changes} if changes else {}
+        try:
+            runs.append(_planned_run(file, as_overrides(named), shares[variant]))
+        except InputError as error:
+            raise InputError(f"variant {variant} of {file}: {error}") from None
+    _check_comparable(runs)
+    return runs
+
+
+def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
+    """Return {variant: {dotted key: value}} of a study's folder.
+
+    Raises:
+        InputError: A file holds other keys, or not exactly one of them changes nothing.
+    """
+    variants = {}
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            changes = read_yaml(read_text(path, MAX_CONFIG), str(path)) or {}
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read {path}: {error}") from None
+        if path.stem in STUDIES:
+            raise InputError(f"{path} would share a folder with the study's tables: rename it")
+        if not isinstance(changes, dict) or changes.keys() - set(SECTIONS):
+            raise InputError(f"{path} must hold sections of a config only: {', '.join(SECTIONS)}")
+        variants[path.stem] = flatten(changes)
+    if len(plain := [variant for variant, changes in variants.items() if not changes]) != 1:
+        raise InputError(
+            f"one file in {folder} must change nothing, for the config itself; those that do: "
+            f"{', '.join(plain) or 'none'}"
+        )
+    return variants
+
+
+def check_dry(runs: Sequence[PlannedRun], overwrite: bool) -> None:
+    """Check everything that each run needs, and train nothing.
+
+    Raises:
+        InputError: A dry run ended with status 2.
+        RunError: A dry run failed.
+    """
+    options = ("--dry-run", *(["--overwrite"] if overwrite else []))
+    for run in runs:
+        print(f"{run.config.name}:", flush=True)
+        status = subprocess.run(run.command(*options), check=False).returncode
+        if status != 0:
+            error = InputError if status == 2 else RunError
+            raise error(f"the dry run of {run.config.name} stopped with status {status}")
+
+
+def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
+    """Check folders, corpus and splits before anything is trained; return all jobs.
+
+    Raises:
+        InputError: A folder, the corpus or the splits are wrong.
+        RunError: A folder cannot be written, or another process works in it.
+    """
+    from corpora.plan import make_plan
+    from storage.run_folder import LOCK, check_run_folder, remove_run
+    from system.disk import make_folder
+    from system.files import write_text
+    from system.locks import alone
+
+    for run in runs:
+        check_run_folder(run.folder, run.config, overwrite)
+    plan = make_plan(runs[0].config, keep=True)
+    for run in runs:
+        make_folder(run.folder)
+        if overwrite:
+            with alone(run.folder / LOCK, str(run.folder)):
+                remove_run(run.folder)
+        if not (run.folder / "config.yaml").exists():  # without it the folder is not a run
+            write_text(run.folder / "config.yaml", dump_config(run.config))
+        make_folder(run.folder / "logs", inside=run.folder)
+    return plan_jobs(runs, plan)
+
+
+def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
+    """Return all jobs; the runs of one fold follow one another, so that they soon compare."""
+    from storage.fold_folder import fold_name
+
+    jobs = []
+    for seed in plan.config.run.seeds:
+        for split in plan.wanted():
+            fold = fold_name(split.fold, seed)
+            for run in runs:
+                title = f"{run.config.name} fold {split.fold} seed {seed}"
+                command = run.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]")
+                log = run.folder / "logs" / f"{fold}.log"
+                jobs.append(Job(title, command, run.folder / "folds" / fold, log))
+    return jobs
+
+
+def _check_name(configs: Path, name: str) -> None:
+    names = [file.stem.removesuffix("_gmu") for file in configs.glob("*_gmu.yaml")]
+    if name not in names:
+        raise InputError(f"there are no configs {name!r} in {configs}: {nearest(name, names)}")
+
+
+def _refuse_overrides(overrides: Sequence[str], keys: Collection[str], reason: str) -> None:
+    for override in overrides:
+        if flatten(parse_override(override)).keys() & keys:
+            raise InputError(f"{override} {reason}: leave it out")
+
+
+def _check_matched(overrides: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse another width of the GMU beside a concat that is matched to the default width."""
+    for variant, changes in variants.items():
+        if changes.get("model.fusion") == "concat" and changes.get("model.match_parameters"):
+            reason = f"would leave {variant} matched to the default width (name others with --only)"
+            _refuse_overrides(overrides, {"model.fusion_hidden_dim"}, reason)
+
+
+def _depends_on(override: str, keys: Collection[str]) -> bool:
+    """Return whether one of some keys decides if an override has an effect."""
+    leaves = flatten(parse_override(override))
+    return any(key in ONLY_WITH and ONLY_WITH[key].controller in keys for key in leaves)
+
+
+def _share(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[str]]:
+    """Return for each override the parts that have an effect beside some values of other keys."""
+    share, idle = [], set(idle_keys(values))
+    for override in overrides:
+        leaves = flatten(parse_override(override))
+        used = {key: value for key, value in leaves.items() if key not in idle}
+        share.append([override] if len(used) == len(leaves) else as_overrides(used))
+    return share
+
+
+def _check_all_used(
+    overrides: Sequence[str], shares: Mapping[str, Sequence[Sequence[str]]], where: str
+) -> None:
+    for i, override in enumerate(overrides):
+        if not any(share[i] for share in shares.values()):
+            raise InputError(f"{override} has no effect {where}")
+
+
+def _planned_run(file: Path, changes: Sequence[str], share: Sequence[Sequence[str]]) -> PlannedRun:
+    overrides = [*changes, *(part for parts in share for part in parts)]
+    return PlannedRun(file, overrides, load_config(file, overrides))
+
+
+def _check_comparable(runs: Sequence[PlannedRun]) -> None:
+    """Refuse runs that share a folder, or are not tested on the same folds."""
+    first, *others = runs
+    names = [run.config.name for run in runs]
+    for run in others:
+        if names.count(run.config.name) > 1:
+            raise InputError(f"{first.file} and {run.file} have the same name {run.config.name}")
+        expected, actual = flatten(first.config.model_dump()), flatten(run.config.model_dump())
+        differing = [k for k in expected if k.startswith(SAME) and expected[k] != actual[k]]
+        if differing:
+            raise InputError(
+                f"{first.file} and {run.file} differ in {', '.join(differing)}: runs are compared "
+                "on the same folds"
+            )
