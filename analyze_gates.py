@@ -1,10 +1,10 @@
-"""What a run's gates do, what its branches are worth: `python analyze_gates.py runs/demo_gmu`."""
+"""Analyze gates and ablate branches of a run: `python analyze_gates.py runs/demo_gmu`."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from gates.analysis import analyze, sort_words
+from gates.analysis import analyze, split_arguments
 from gates.branch_ablation import N_DRAWS
 from gates.results import FOLDER
 from gates.tables import gates_markdown
@@ -21,24 +21,25 @@ def main() -> int:
         nargs="*",
         default=[],
         metavar="UNIMODAL_RUN | section.key=value",
-        help="run folders of model.fusion cqt_only or mel_only, to stand beside; and where things "
-        "are now: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
+        help="run folders of model.fusion cqt_only or mel_only, to compare with; and overrides "
+        "of paths and devices: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
     )
+    parser.add_argument("--no-branch-ablation", action="store_true", help="analyze the gates only")
     parser.add_argument(
-        "--no-reliance", action="store_true", help="look at the gates, replace no branch"
-    )
-    parser.add_argument(
-        "--draws", type=int, default=N_DRAWS, metavar="N", help="draws of donor clips, 1 to 100"
+        "--draws",
+        type=int,
+        default=N_DRAWS,
+        metavar="N",
+        help="random draws of the utterances whose features replace others, 1 to 100",
     )
     arguments = parser.parse_intermixed_args()
-    unimodal, overrides = sort_words(arguments.others)
+    unimodal, overrides = split_arguments(arguments.others)
+    ablate = not arguments.no_branch_ablation
 
     def work() -> None:
-        found = analyze(
-            arguments.run, unimodal, not arguments.no_reliance, arguments.draws, overrides
-        )
-        print(printable(gates_markdown(found)))
-        print(printable(f"Everything is in {arguments.run / FOLDER}"))
+        results = analyze(arguments.run, unimodal, ablate, arguments.draws, overrides)
+        print(printable(gates_markdown(results)))
+        print(printable(f"Tables and figures: {arguments.run / FOLDER}"))
 
     return run_cli(work)
 
