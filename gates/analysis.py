@@ -33,7 +33,7 @@ from gates.results import (
     UnimodalRun,
     Verdict,
 )
-from gates.tables import BRANCHES, gates_markdown, short_name
+from gates.tables import gates_markdown, short_name
 from gates.values import (
     UNIT_COLUMNS,
     UTTERANCE_COLUMNS,
@@ -239,9 +239,8 @@ def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[st
         pooled, classes = join_gates(gates), run.classes
         by_class = [pooled.gate[pooled.targets == k] for k in range(len(classes))]
         drawn["class_histograms"] = figures.class_histograms(by_class, classes)
-        if deviations := results.gates.deviations:
-            names = [deviation.class_name for deviation in deviations]
-            drawn["class_deviations"] = figures.class_deviations(names, deviations)
+        if results.gates.deviations:
+            drawn["class_deviations"] = figures.class_deviations(results.gates.deviations)
         if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
             units = [_units(one, len(classes)) for one in gates[: figures.MAX_PANELS]]
             drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
@@ -251,16 +250,8 @@ def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[st
         )
         if lines := _epochs(run):
             drawn["gate_over_epochs"] = figures.gate_over_epochs(lines)
-    if (ablation := results.branch_ablation) is not None:
-        rows = [
-            figures.Fall(short_name(row.changed, row.how), row.changed, row.fall)
-            for row in ablation.interventions
-        ]
-        rows += [
-            figures.Fall(f"{BRANCHES[row.branch]} trained alone", "alone", row.fall)
-            for row in ablation.unimodal
-        ]
-        drawn["falls"] = figures.falls(rows)
+    if results.branch_ablation is not None:
+        drawn["falls"] = figures.falls(results.branch_ablation)
     return drawn
 
 

@@ -20,7 +20,8 @@ from evaluation.figures import (
     short,
     style,
 )
-from gates.results import Estimate, Interval
+from gates.results import BranchAblation, ClassDeviation, Cost, Estimate
+from gates.tables import BRANCHES, short_name
 
 if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn
     from matplotlib.axes import Axes
@@ -48,14 +49,6 @@ class Epochs(NamedTuple):
     means: Sequence[float]
     spreads: Sequence[float]  # standard deviation over utterances
     best: float  # epoch whose weights were tested
-
-
-class Fall(NamedTuple):
-    """The fall in UA under one intervention."""
-
-    name: str
-    kind: str  # cqt, mel, gate or alone
-    fall: Estimate  # fraction
 
 
 KINDS = {  # colour and marker of what is changed
@@ -91,13 +84,13 @@ def class_histograms(gates: Sequence[NDArray], classes: Sequence[str]) -> "Figur
     return figure
 
 
-def class_deviations(classes: Sequence[str], deviations: Sequence[Estimate]) -> "Figure":
+def class_deviations(deviations: Sequence[ClassDeviation]) -> "Figure":
     """Draw each class's gate minus the same speaker's mean over classes, with intervals."""
-    figure, axes = blank(0.75 + 0.34 * len(classes))
+    figure, axes = blank(0.75 + 0.34 * len(deviations))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
     for row, deviation in enumerate(deviations):
-        _dot(axes, row, deviation.value, deviation.interval, colour(row), "o")
-    name_rows(axes, classes)
+        _dot(axes, row, deviation, colour(row), "o")
+    name_rows(axes, [deviation.class_name for deviation in deviations])
     axes.set_xlabel(f"gate, class mean − speaker mean\n({POLARITY}: right is toward CQT)")
     axes.grid(axis="x")
     return figure
@@ -200,15 +193,17 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
     return figure
 
 
-def falls(rows: Sequence[Fall]) -> "Figure":
+def falls(ablation: BranchAblation) -> "Figure":
     """Draw the fall in UA under each intervention in points, with intervals."""
+    rows: list[tuple[str, str, Cost]] = [
+        (short_name(row.changed, row.how), row.changed, row) for row in ablation.interventions
+    ]
+    rows += [(f"{BRANCHES[row.branch]} trained alone", "alone", row) for row in ablation.unimodal]
     figure, axes = blank(0.75 + 0.3 * len(rows))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
-    for place, row in enumerate(rows):
-        ends = row.fall.interval
-        interval = None if ends is None else [100 * end for end in ends]
-        _dot(axes, place, 100 * row.fall.value, interval, *KINDS[row.kind])
-    name_rows(axes, [row.name for row in rows])
+    for place, (_, kind, row) in enumerate(rows):
+        _dot(axes, place, row.fall, *KINDS[kind], scale=100)
+    name_rows(axes, [name for name, _, _ in rows])
     axes.set_xlabel("fall in UA against the intact weights, points")
     axes.grid(axis="x")
     return figure
@@ -220,10 +215,11 @@ def _note_omitted(figure: "Figure", shown: int, n_models: int) -> None:
         figure.suptitle(f"first {shown} of {n_models} models", fontsize=9)
 
 
-def _dot(axes: "Axes", row: int, value: float, interval: Interval, ink: str, mark: str) -> None:
-    if interval is not None:
-        axes.plot(interval, [row, row], color=ink, linewidth=1.4)
-    axes.plot(value, row, mark, color=ink, markersize=5)
+def _dot(axes: "Axes", row: int, estimate: Estimate, ink: str, mark: str, scale: float = 1) -> None:
+    if estimate.interval is not None:
+        ends = [scale * end for end in estimate.interval]
+        axes.plot(ends, [row, row], color=ink, linewidth=1.4)
+    axes.plot(scale * estimate.value, row, mark, color=ink, markersize=5)
 
 
 def _limits(values: NDArray) -> tuple[float, float, bool]:

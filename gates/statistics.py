@@ -47,11 +47,17 @@ def t_interval(values: NDArray, level: float = 0.95) -> list[float] | None:
     >>> [round(end, 3) for end in t_interval(np.array([1.0, 2.0, 3.0]))]
     [-0.484, 4.484]
     """
-    if len(values) < 2 or (spread := float(np.std(values, ddof=1))) < SAME:
+    free = len(values) - 1
+    return _student(values, float(np.std(values, ddof=1)), free, level) if free > 0 else None
+
+
+def _student(values: NDArray, spread: float, free: int, level: float) -> list[float] | None:
+    """Return mean +- t[free] spread / sqrt(S), None where there is no spread."""
+    if spread < SAME:
         return None
-    reach = float(stats.t.ppf((1 + level) / 2, len(values) - 1)) * spread / math.sqrt(len(values))
-    middle = float(np.mean(values))
-    return [middle - reach, middle + reach]
+    reach = float(stats.t.ppf((1 + level) / 2, free)) * spread / math.sqrt(len(values))
+    mean = float(values.mean())
+    return [mean - reach, mean + reach]
 
 
 def speaker_means(values: NDArray, speakers: NDArray, groups: NDArray, n_groups: int) -> NDArray:
@@ -97,11 +103,7 @@ def within_interval(values: NDArray, blocks: NDArray, level: float = 0.95) -> li
         return t_interval(values, level)
     means = np.bincount(place, values) / np.bincount(place)
     spread = math.sqrt(float(((values - means[place]) ** 2).sum()) / free)
-    if spread < SAME:
-        return None
-    reach = float(stats.t.ppf((1 + level) / 2, free)) * spread / math.sqrt(len(values))
-    middle = float(values.mean())
-    return [middle - reach, middle + reach]
+    return _student(values, spread, free, level)
 
 
 def deviations(cells: NDArray) -> NDArray:

@@ -308,7 +308,7 @@ def test_a_missing_corpus_is_told_before_any_look(fresh, tmp_path, corpus_root, 
     files[0].write_text("no audio")
     for path in files[1:n_missing]:
         path.unlink()
-    with pytest.raises(InputError, match=f"^{n_missing} of 16 test clips") as caught:
+    with pytest.raises(InputError, match=f"^{n_missing} of 16 audio files of test") as caught:
         measure_robustness(run, progress=False)
     assert str(own) in str(caught.value) and "corpus.root=" in str(caught.value)
     assert str(files[0]) in str(caught.value)
@@ -322,7 +322,7 @@ def test_a_changed_corpus_is_told(fresh, tmp_path, corpus_root, monkeypatch):
     table.probs[np.arange(8), table.preds] = 1.0  # all of them sure
     wrong = (table.preds + [1, 0, 0, 0, 0, 0, 0, 1]) % 4
     monkeypatch.setattr(robustness, "_predict", lambda *_: wrong)
-    with pytest.raises(RunError, match="2 of 8 clean test clips .*the corpus or the code") as error:
+    with pytest.raises(RunError, match="2 of 8 clean test utterances .*or the code") as error:
         measure_robustness(run, progress=False)
     one = run.folds[0]
     there, now = one.classes[table.preds[0]], one.classes[wrong[0]]

@@ -60,7 +60,7 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
     assert test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
-    assert summarize(run)["looks"] == found
+    assert summarize(run)["test_evaluations"] == found
     said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
 
@@ -72,10 +72,10 @@ def test_a_torn_line_of_the_ledger_costs_nothing_and_is_told(run):
     record_test_evaluation(run, CARD, 10, folder, "test", "again")
     assert (run / "ledger.jsonl").read_text().endswith('"why": "again"}\n')
     found = {"fold 1 seed 0": {"test": 2}, "ledger": {"unreadable line": 1}}
-    assert summarize(run)["looks"] == found
+    assert summarize(run)["test_evaluations"] == found
     assert "ledger: 1 x unreadable line" in (run / "summary.md").read_text()
     (run / "ledger.jsonl").unlink()
-    assert summarize(run)["looks"] == {}
+    assert summarize(run)["test_evaluations"] == {}
 
 
 def test_a_line_that_cannot_be_written_leaves_nothing(run, monkeypatch):

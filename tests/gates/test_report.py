@@ -15,7 +15,16 @@ from pydantic import TypeAdapter
 from evaluation.comparison import compare
 from evaluation.figures import png_bytes, svg_text
 from gates import figures as gate_figures
-from gates.results import Estimate, GateResults, Stale, read_analysis
+from gates.results import (
+    BranchAblation,
+    ClassDeviation,
+    Estimate,
+    GateResults,
+    Intervention,
+    Stale,
+    UnimodalRun,
+    read_analysis,
+)
 from gates.tables import gates_markdown
 from inference.predictor import weights_digests
 from reports.publish import gather
@@ -296,16 +305,19 @@ ODD = ["$x_1$", "a & b", "\x00\x1b[2J", "ä" * 60]
 
 def test_images_take_odd_names_empty_classes_and_constant_gates():
     gates = [np.array([0.5, 0.5]), np.zeros(0), np.array([0.5]), np.array([0.5])]
-    intervals = [None, [-0.1, 0.1], None, None]
+    pairs = list(zip([None, [-0.1, 0.1], None, None], ODD, strict=True))
+    cost = (Estimate(0.5, None), Estimate(0.1, None), 0.5, 0.5, [])
+    alone = [UnimodalRun(*cost, name, "cqt", {}, []) for name in ODD]
+    forced = [Intervention(*cost, "gate", name, 1, 0.5, None) for name in ODD]
     units = np.full((6, 4), 0.5)
     units[:, 1] = np.nan
     drawn = [
         gate_figures.class_histograms(gates, ODD),
-        gate_figures.class_deviations(ODD, [Estimate(0.0, ends) for ends in intervals]),
+        gate_figures.class_deviations([ClassDeviation(0.0, *pair, 1) for pair in pairs]),
         gate_figures.unit_heat_maps([gate_figures.Units("m", np.full(6, 0.5), units)] * 2, ODD),
         gate_figures.gate_and_confidence(np.full(3, 0.5), np.ones(3), np.array([True] * 3)),
         gate_figures.gate_over_epochs([gate_figures.Epochs([1.0], [0.5], [0.0], 1)] * 2),
-        gate_figures.falls([gate_figures.Fall(name, "alone", Estimate(0.1, None)) for name in ODD]),
+        gate_figures.falls(BranchAblation(Estimate(0.5, None), forced, [], alone)),
     ]
     for figure in drawn:
         assert "\x1b" not in svg_text(figure) and png_bytes(figure).startswith(b"\x89PNG")
