@@ -193,7 +193,7 @@ def _verdicts(gates: GateDescription, ablation: BranchAblation) -> list[Verdict]
 
 
 def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
-    """Write everything into a new folder, then put it in the place of the old one."""
+    """Write everything into a new folder, then put it in the place of the old fold."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)  # of a killed process
@@ -227,7 +227,7 @@ def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGat
         with atomic_write(folder / f"{name}.png", len(pngs[name])) as temporary:
             temporary.write_bytes(pngs[name])
     write_text(folder / "gates.md", gates_markdown(results))
-    histograms = {f"{TAG}/fold {one.fold} seed {one.seed}": one.gate for one in gates}
+    histograms = {f"{TAG}/fold {fold.fold} seed {fold.seed}": fold.gate for fold in gates}
     write_analysis(folder, _scalars(results), histograms, pngs)
     write_json(folder / FILE, asdict(results))
 
@@ -242,9 +242,9 @@ def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[st
         if results.gates.deviations:
             drawn["class_deviations"] = figures.class_deviations(results.gates.deviations)
         if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(one, len(classes)) for one in gates[: figures.MAX_PANELS]]
+            units = [_units(fold, len(classes)) for fold in gates[: figures.MAX_PANELS]]
             drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
-        confidence = np.concatenate([one.confidence for one in gates])
+        confidence = np.concatenate([fold.confidence for fold in gates])
         drawn["gate_and_confidence"] = figures.gate_and_confidence(
             pooled.gate, confidence, pooled.right
         )

@@ -109,7 +109,7 @@ def unit_heat_maps(
         classes: Names of the classes.
         n_models: Number of models in the run; None if all are drawn.
     """
-    away = [one.by_class - one.means[:, None] for one in models]
+    away = [model.by_class - model.means[:, None] for model in models]
     most = max([float(np.nanquantile(np.abs(values), 0.99)) for values in away] + [1e-6])
     with style():
         rows = 0.16 * len(classes)  # inches
@@ -118,14 +118,14 @@ def unit_heat_maps(
         figure = new_figure(height)
         _note_omitted(figure, len(models), n_models or len(models))
         panels = figure.subplots(2 * len(models), height_ratios=ratios, squeeze=False)[:, 0]
-        for i, (one, values) in enumerate(zip(models, away, strict=True)):
+        for i, (model, values) in enumerate(zip(models, away, strict=True)):
             line, heat = panels[2 * i], panels[2 * i + 1]
-            order = np.argsort(one.means, kind="stable")
-            line.plot(np.arange(len(order)), one.means[order], color=INK, linewidth=1.2)
+            order = np.argsort(model.means, kind="stable")
+            line.plot(np.arange(len(order)), model.means[order], color=INK, linewidth=1.2)
             line.axhline(0.5, color=INK, linewidth=0.7, linestyle=DASHED)
             line.set(xlim=(-0.5, len(order) - 0.5), ylim=(-0.05, 1.05), yticks=[0, 1], xticks=[])
             line.set_yticklabels(["0 = Mel", "1 = CQT"])
-            line.set_title(short(one.title, 40), loc="left", fontsize=9, pad=3, parse_math=False)
+            line.set_title(short(model.title, 40), loc="left", fontsize=9, pad=3, parse_math=False)
             image = heat.imshow(
                 values[order].T,
                 cmap=GATE_MAP,
@@ -182,7 +182,9 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
         axes.plot(x, mean, color=colour(place), linewidth=1.3)
         chosen = x == line.best
         axes.plot(x[chosen], mean[chosen], "o", color=colour(place), markersize=5)
-    edges = [np.add(one.means, side * np.asarray(one.spreads)) for one in shown for side in (-1, 1)]
+    edges = [
+        np.add(line.means, side * np.asarray(line.spreads)) for line in shown for side in (-1, 1)
+    ]
     low, high, zoomed = _limits(np.concatenate(edges))
     if low < 0.5 < high:
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=DASHED)

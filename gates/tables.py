@@ -204,8 +204,9 @@ def intervention_rows(results: GateResults, ablation: BranchAblation) -> tuple[l
     head = ["changed", "UA", "fall, points", "p", "p (Holm)", *results.classes]
     intact = with_interval(ablation.intact.value, ablation.intact.interval)
     rows = [["nothing (intact)", intact, *("" for _ in head[2:])]]
-    for one in ablation.interventions:
-        rows.append(row(intervention_name(one.changed, one.how), one, p_value(one.p_holm)))
+    for change in ablation.interventions:
+        name = intervention_name(change.changed, change.how)
+        rows.append(row(name, change, p_value(change.p_holm)))
     for run in ablation.unimodal:
         rows.append(row(f"{BRANCHES[run.branch]} trained alone ({run.run})", run, "–"))
     return head, rows

@@ -3,7 +3,7 @@
 Polarity everywhere: 1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -98,8 +98,8 @@ def describe_gates(run: Run, gates: Sequence[FoldGates]) -> GateDescription:
     groupings = _groupings(run, pooled)
     cells = speaker_means(pooled.gate, pooled.speakers, pooled.targets, len(run.classes))  # (S, K)
     return GateDescription(
-        mean=SpeakerMean(*_mean(pooled.gate, pooled.speakers, pooled.folds)),
-        share=SpeakerMean(*_mean(pooled.share, pooled.speakers, pooled.folds)),
+        mean=_mean(pooled.gate, pooled.speakers, pooled.folds),
+        share=_mean(pooled.share, pooled.speakers, pooled.folds),
         groups={name: _group_means(pooled, groups) for name, groups in groupings.items()},
         deviations=[
             ClassDeviation(*deviation[:2], name, deviation[2])
@@ -107,51 +107,53 @@ def describe_gates(run: Run, gates: Sequence[FoldGates]) -> GateDescription:
             if deviation is not None
         ],
         questions=_questions(gates, pooled, cells, groupings, _seconds(run, pooled)),
-        models=[_model_gate(one, len(run.classes)) for one in gates],
+        models=[_model_gate(fold, len(run.classes)) for fold in gates],
     )
 
 
 def join_gates(gates: Sequence[FoldGates]) -> RunGates:
     """Return the utterances of all folds and seeds, one fold and seed after another."""
-    columns = zip(
-        *(
-            (
-                *(one.utterances, one.speakers, np.full(len(one.targets), one.fold), one.targets),
-                *(one.preds == one.targets, one.gate.mean(1), one.share),
-                np.full(len(one.targets), one.seed),
-            )
-            for one in gates
-        ),
-        strict=True,
+
+    def join(columns: Iterable[NDArray]) -> NDArray:
+        return np.concatenate(list(columns))
+
+    return RunGates(
+        join(fold.utterances for fold in gates),
+        join(fold.speakers for fold in gates),
+        join(np.full(len(fold.targets), fold.fold) for fold in gates),
+        join(fold.targets for fold in gates),
+        join(fold.preds == fold.targets for fold in gates),
+        join(fold.gate.mean(1) for fold in gates),
+        join(fold.share for fold in gates),
+        join(np.full(len(fold.targets), fold.seed) for fold in gates),
     )
-    return RunGates(*(np.concatenate(column) for column in columns))
 
 
 def utterance_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
     """Yield the rows of clips.csv, one for each utterance and seed."""
-    for one in gates:
-        gate = one.gate
-        measures = (gate.mean(1), gate.std(1), gate.min(1), gate.max(1), one.share)
-        for i, name in enumerate(one.utterances.tolist()):
+    for fold in gates:
+        gate = fold.gate
+        measures = (gate.mean(1), gate.std(1), gate.min(1), gate.max(1), fold.share)
+        for i, name in enumerate(fold.utterances.tolist()):
             about = run.about.get(name, {})
-            target, pred = run.classes[one.targets[i]], run.classes[one.preds[i]]
+            target, pred = run.classes[fold.targets[i]], run.classes[fold.preds[i]]
             yield [
-                *(one.fold, one.seed, name, one.speakers[i]),
+                *(fold.fold, fold.seed, name, fold.speakers[i]),
                 *(about.get("gender", ""), about.get("seconds", ""), target, pred),
-                *(int(target == pred), f"{one.confidence[i]:.6f}"),
+                *(int(target == pred), f"{fold.confidence[i]:.6f}"),
                 *(f"{values[i]:.6f}" for values in measures),
             ]
 
 
 def unit_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
     """Yield the rows of units.csv; units of different folds and seeds are different units."""
-    for one in gates:
-        by_class = unit_means(one, len(run.classes))
-        explained = explained_by_class(one.gate, one.targets)
+    for fold in gates:
+        by_class = unit_means(fold, len(run.classes))
+        explained = explained_by_class(fold.gate, fold.targets)
         for unit, values in enumerate(by_class):
-            column = one.gate[:, unit]
+            column = fold.gate[:, unit]
             cells = [column.mean(), column.std(), explained[unit], *values]
-            yield [one.fold, one.seed, unit, *("" if np.isnan(v) else f"{v:.6f}" for v in cells)]
+            yield [fold.fold, fold.seed, unit, *("" if np.isnan(v) else f"{v:.6f}" for v in cells)]
 
 
 def unit_means(gates: FoldGates, n_classes: int) -> NDArray:
@@ -189,23 +191,20 @@ def unit_blocks(gates: Sequence[FoldGates], n_classes: int) -> tuple[list[NDArra
     """
     means: dict[int, list[NDArray]] = {}
     counts: dict[int, NDArray] = {}
-    for one in gates:
-        speaker = np.unique(one.speakers, return_inverse=True)[1]
-        count = counts[one.fold] = speaker_counts(one.speakers, one.targets, n_classes)
-        total = np.zeros((*count.shape, one.gate.shape[1]))
-        np.add.at(total, (speaker, one.targets), one.gate)
+    for fold in gates:
+        speaker = np.unique(fold.speakers, return_inverse=True)[1]
+        count = counts[fold.fold] = speaker_counts(fold.speakers, fold.targets, n_classes)
+        total = np.zeros((*count.shape, fold.gate.shape[1]))
+        np.add.at(total, (speaker, fold.targets), fold.gate)
         with np.errstate(invalid="ignore"):
-            means.setdefault(one.fold, []).append(total / count[..., None])
+            means.setdefault(fold.fold, []).append(total / count[..., None])
     return [np.concatenate(seeds, 2) for seeds in means.values()], list(counts.values())
 
 
-def _mean(
-    values: NDArray, speakers: NDArray, folds: NDArray
-) -> tuple[float, list[float] | None, int, int]:
-    """Return the mean over speakers of their means, interval, utterances and speakers."""
+def _mean(values: NDArray, speakers: NDArray, folds: NDArray) -> SpeakerMean:
     means = _one_mean_each(values, speakers)  # (S,)
     interval = within_interval(means, _blocks(speakers, folds))
-    return float(means.mean()), interval, len(values), len(means)
+    return SpeakerMean(float(means.mean()), interval, len(values), len(means))
 
 
 def _one_mean_each(values: NDArray, speakers: NDArray) -> NDArray:
@@ -244,7 +243,8 @@ def _group_means(pooled: RunGates, groups: Groups) -> list[GroupMean]:
     for place, name in enumerate(groups.names):
         inside = groups.place == place
         if inside.any():
-            rows.append(GroupMean(*_mean(*(column[inside] for column in columns)), name))
+            mean = _mean(*(column[inside] for column in columns))
+            rows.append(GroupMean(**vars(mean), group=name))
     return rows
 
 
@@ -259,7 +259,7 @@ def _questions(
 
     The units of a scalar gate are not asked about: their question is that of the class.
     """
-    has_units = any(one.gate.shape[1] > 1 for one in gates)
+    has_units = any(fold.gate.shape[1] > 1 for fold in gates)
     counts = speaker_counts(pooled.speakers, pooled.targets, cells.shape[1])
     tests: dict[Any, TestResult | None] = {
         "class": class_test(cells, counts),

@@ -299,7 +299,7 @@ def test_other_weights_and_other_conditions_are_measured_anew(measured, tmp_path
 
 
 @pytest.mark.parametrize("n_missing", [1, 5])
-def test_a_missing_corpus_is_told_before_any_look(fresh, tmp_path, corpus_root, n_missing):
+def test_a_missing_corpus_is_named_before_any_evaluation(fresh, tmp_path, corpus_root, n_missing):
     run = read_run(fresh)
     own = tmp_path / "corpus"
     shutil.copytree(corpus_root, own)
@@ -447,7 +447,7 @@ def test_the_table_shows_runs_side_by_side():
     b = found(("clean", "clean", 0.5, [0.4, 0.6], 0.0), ("speed", "speed", 0.5, None, -1e-17))
     lines = robustness_markdown({"one": a, "two": b}).splitlines()
     assert lines[2:] == [
-        "| test clips | one | change | two | change |",
+        "| condition | one | change | two | change |",
         "|---|---:|---:|---:|---:|",
         "| clean | 70.0 [60.0, 80.0] |  | 50.0 [40.0, 60.0] |  |",
         "| gain | 65.0 | -5.0 | – | – |",

@@ -6,7 +6,8 @@ import os
 import pytest
 
 from evaluation.summary import summarize
-from storage.ledger import read_ledger, record_test_evaluation, test_evaluations
+from storage import ledger
+from storage.ledger import read_ledger, record_test_evaluation
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
@@ -58,10 +59,10 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     )
     record_test_evaluation(run, CARD | {"test_clips": "others"}, 10, folder, "test", "because")
     found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
-    assert test_evaluations(run, read_run(run).certificate) == found
+    assert ledger.test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
     assert summarize(run)["test_evaluations"] == found
-    said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
+    said = "evaluated more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
 
 
@@ -116,7 +117,7 @@ def test_what_is_left_out_is_said(run):
     assert summarize(run)["left_out"] == ["fold-2_seed-0"]
     text = (run / "summary.md").read_text()
     assert f"Left out of {run.name}, since not every seed has finished: fold-2_seed-0." in text
-    assert "Fold 1 tests no clip of b: its UA is over the other classes." in text
+    assert "Fold 1 tests no utterance of b: its UA is over the other classes." in text
 
 
 def test_a_missing_environment_names_the_fold_that_must_go(run):
@@ -181,7 +182,9 @@ def test_a_strange_line_of_the_ledger_is_a_look(run, line):
     known = read_ledger(run)[0]
     with (run / "ledger.jsonl").open("a") as file:
         file.write((json.dumps(known | {"kind": [[]]}) if line == "KIND" else line) + "\n")
-    assert test_evaluations(run, read_run(run).certificate)["ledger"] == {"unreadable line": 1}
+    assert ledger.test_evaluations(run, read_run(run).certificate)["ledger"] == {
+        "unreadable line": 1
+    }
 
 
 @pytest.mark.parametrize(
