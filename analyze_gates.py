@@ -1,4 +1,4 @@
-"""What a run's gates do, what its branches are worth: `python analyze_gates.py runs/demo_gmu`."""
+"""Analyze gates and ablate branches of a run: `python analyze_gates.py runs/demo_gmu`."""
 
 import argparse
 import re
@@ -21,13 +21,16 @@ def main() -> int:
         nargs="*",
         default=[],
         metavar="UNIMODAL_RUN | section.key=value",
-        help="run folders of model.fusion cqt_only or mel_only, to stand beside; and where things "
-        "are now: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
+        help="run folders of model.fusion cqt_only or mel_only, to compare with; and overrides "
+        "of paths and devices: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
     )
+    parser.add_argument("--no-branch-ablation", action="store_true", help="analyze the gates only")
     parser.add_argument(
-        "--no-reliance", action="store_true", help="look at the gates, replace no branch"
+        "--draws",
+        type=int,
+        metavar="N",
+        help="random draws of the utterances whose features replace others, 1 to 100",
     )
-    parser.add_argument("--draws", type=int, metavar="N", help="draws of donor clips, 1 to 100")
     arguments = parser.parse_intermixed_args()
     unimodal, overrides = split_overrides(arguments.others)
 
@@ -40,9 +43,10 @@ def main() -> int:
         from gates.tables import gates_markdown
 
         n_draws = N_DRAWS if arguments.draws is None else arguments.draws
-        results = analyze(arguments.run, unimodal, not arguments.no_reliance, n_draws, overrides)
+        ablate = not arguments.no_branch_ablation
+        results = analyze(arguments.run, unimodal, ablate, n_draws, overrides)
         print(printable(gates_markdown(results)))
-        print(printable(f"Everything is in {arguments.run / FOLDER}"))
+        print(printable(f"Tables and figures: {arguments.run / FOLDER}"))
 
     return run_cli(work)
 

@@ -1,8 +1,8 @@
-"""Does a probability mean what it says, and which clips should a model leave to a human?
+"""Are the probabilities calibrated, and which utterances should be left to a human?
 
 Probabilities are (N, K), rows add up to 1; the prediction is the most probable class and its
-probability is the confidence. They are stored with 6 decimals, so zeros occur: logarithms take
-FLOOR for what is below it.
+probability is the confidence. They are stored with 6 decimals, so zeros occur: logarithms replace
+what is below FLOOR by FLOOR.
 """
 
 from typing import NamedTuple
@@ -13,11 +13,11 @@ from scipy import optimize, special
 
 FLOOR = 5e-7  # half of the last decimal stored
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
-SUM_TOLERANCE = 1e-3  # of a row's sum from 1; 6 decimals and reduced precision stay far below
+SUM_TOLERANCE = 1e-3  # of a row's sum from 1; rounding stays far below
 
 
 class Bin(NamedTuple):
-    """The n clips whose confidence is in (low, high]; means are None where there are none."""
+    """The n utterances whose confidence is in (low, high]; means are None where n is 0."""
 
     low: float
     high: float
@@ -52,7 +52,7 @@ def reliability(probs: NDArray, targets: NDArray, n_bins: int = 15) -> list[Bin]
 
 
 def expected_calibration_error(probs: NDArray, targets: NDArray, n_bins: int = 15) -> float:
-    """Return the mean distance of accuracy from confidence over bins, weighted by their clips.
+    """Return the mean distance of accuracy from confidence over bins, weighted by their size.
 
     Raises:
         ValueError: See `reliability`.
@@ -93,12 +93,12 @@ def brier(probs: NDArray, targets: NDArray) -> float:
 
 
 def fit_temperature(dev_probs: NDArray, dev_targets: NDArray) -> float:
-    """Return the temperature at which the dev clips' cross-entropy is least: (N, K), (N,).
+    """Return the temperature that minimises the cross-entropy on dev: (N, K), (N,).
 
-    Fit it on dev alone: fitted on test, the calibration of test would be no measurement. Above 1
-    the model was too sure, below 1 too unsure. The search ends at MIN_TEMPERATURE where sharper is
-    always better (all dev clips right) and at MAX_TEMPERATURE where flatter is (the target is the
-    least probable class of all); 1 where it makes no difference.
+    Fit it on dev only: fitted on test it would bias the calibration measured there. Above 1 the
+    model was overconfident, below 1 underconfident. The result is MIN_TEMPERATURE where sharper is
+    always better (all dev utterances right), MAX_TEMPERATURE where flatter is (the target is the
+    least probable class of all), and 1 where it makes no difference.
 
     Raises:
         ValueError: No probabilities or targets as described above.
@@ -113,14 +113,14 @@ def fit_temperature(dev_probs: NDArray, dev_targets: NDArray) -> float:
         scaled = special.log_softmax(logits / temperature, axis=1)
         return float(-_of_target(scaled, dev_targets).mean())
 
-    # Cross-entropy is convex in 1/T, so it has one valley in log T; the search tries no bound.
-    valley = optimize.minimize_scalar(
+    # Cross-entropy is convex in 1/T, so it has one minimum in log T; the search omits the bounds.
+    minimum = optimize.minimize_scalar(
         lambda log_temperature: cross_entropy(np.exp(log_temperature)),
         bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
         method="bounded",
         options={"xatol": 1e-6},
     )
-    candidates = [1.0, MIN_TEMPERATURE, MAX_TEMPERATURE, float(np.exp(valley.x))]
+    candidates = [1.0, MIN_TEMPERATURE, MAX_TEMPERATURE, float(np.exp(minimum.x))]
     return min(candidates, key=cross_entropy)  # the first of equals
 
 
@@ -136,10 +136,11 @@ def apply_temperature(probs: NDArray, temperature: float) -> NDArray:
 
 
 def risk_coverage(probs: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
-    """Return the error rate of the 1, 2, ... N most confident clips: (N, K), (N,) -> (N,), (N,).
+    """Return coverage and risk of the 1, 2, ... N most confident: (N, K), (N,) -> (N,), (N,).
 
-    Coverage is the part of the clips that the model labels, risk the part of these that is wrong.
-    Clips of equal confidence count with their mean error, so their order does not matter.
+    Coverage is the share of utterances that the model labels, risk the share of these that is
+    wrong. Utterances of equal confidence count with their mean error, so their order does not
+    matter.
 
     Raises:
         ValueError: No probabilities or targets as described above.
@@ -155,7 +156,7 @@ def risk_coverage(probs: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def area_under_risk_coverage(probs: NDArray, targets: NDArray) -> float:
-    """Return the mean risk over all coverages, 0 where all is right: lower is better.
+    """Return the mean risk over all coverages, 0 where all are right: lower is better.
 
     Raises:
         ValueError: See `risk_coverage`.

@@ -21,16 +21,17 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]
     """Return everything that tables and report show of several runs, ready for JSON.
 
     `runs` holds each run's summary; `config_differences` the keys that differ, with each run's
-    value; `tests` the paired tests, exchanging speakers, and `mcnemar` those of clips, one a seed.
-    P-values are Holm-corrected over the pairs of a score, McNemar's over the pairs and seeds.
+    value; `tests` the paired permutation tests over speakers; `mcnemar` McNemar's tests over
+    utterances, one for each seed. P-values are Holm-corrected over the pairs of a score, McNemar's
+    over the pairs and seeds.
 
     Args:
-        runs: At least one.
-        reference: Place of the run to which each of the others is compared; None compares all
-            pairs, of which ten runs have 45.
+        runs: At least one run.
+        reference: Index of the run with which each of the others is compared; None compares all
+            pairs (45 for ten runs).
 
     Raises:
-        InputError: The runs were not tested alike; names the key that differs.
+        InputError: Protocol, splits, folds or seeds differ; names the key that differs.
     """
     names = run_names(runs)
     summaries = [{**describe_run(run), "name": name} for run, name in zip(runs, names, strict=True)]
@@ -51,25 +52,25 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]
 def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Return {key: {run: value}} of the keys whose values differ.
 
-    A key of one choice of another key (`loss.alpha` with `model.fusion`) has values of the runs of
-    that choice alone. It is shown only if two of them disagree, or one has not the usual value that
-    goes without saying.
+    A key that has an effect with some values of another key alone (`loss.alpha` with
+    `model.fusion`) has values only for those runs. It is returned only if two of them differ, or
+    one is not the default.
     """
-    found = {}
+    differences = {}
     for key in runs[0].config:
         values = {
             name: run.config.get(key)
             for name, run in zip(names, runs, strict=True)
             if _has_effect(key, run.config)
         }
-        usual = [ONLY_WITH[key].default] if 0 < len(values) < len(runs) else []
-        if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *usual])}) > 1:
-            found[key] = values
-    return found
+        default = [ONLY_WITH[key].default] if 0 < len(values) < len(runs) else []
+        if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
+            differences[key] = values
+    return differences
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """Return each run's name, or its folder where two have one name.
+    """Return each run's name, or its folder where two runs have the same name.
 
     Raises:
         InputError: A run is named twice.
@@ -91,7 +92,7 @@ def _has_effect(key: str, config: Mapping[str, Any]) -> bool:
 
 def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
     _refuse_difference(summaries, "protocol", "protocol", _explain_protocols)
-    what = "certificate (clips, labels or folds)"
+    what = "certificate (utterances, labels or folds)"
     _refuse_difference(summaries, "certificate", what, lambda _: _explain_certificates(runs))
     _refuse_difference(summaries, "folds", "finished folds")
     _refuse_difference(summaries, "seeds", "finished seeds")
@@ -103,17 +104,17 @@ def _refuse_difference(
     what: str,
     explain: Callable[[Sequence[str]], str] = lambda values: "",
 ) -> None:
-    found = {s["name"]: s[key] for s in summaries}
-    if len({str(value) for value in found.values()}) > 1:
-        listed = "\n".join(f"  {name}: {value}" for name, value in found.items())
+    by_run = {summary["name"]: summary[key] for summary in summaries}
+    if len({str(value) for value in by_run.values()}) > 1:
+        listed = "\n".join(f"  {name}: {value}" for name, value in by_run.items())
         raise InputError(
-            f"these runs cannot stand in one table, their {what} differs:\n{listed}"
-            f"{explain(list(found.values()))}"
+            f"these runs cannot be compared, their {what} differs:\n{listed}"
+            f"{explain(list(by_run.values()))}"
         )
 
 
 def _explain_protocols(protocols: Sequence[str]) -> str:
-    """Say which config keys make the difference."""
+    """Name the config keys behind the difference."""
     parts = [protocol_parts(protocol) for protocol in protocols]
     lines = [
         f"\n  {key} differs: {', '.join(dict.fromkeys(part[key] for part in parts))}"
@@ -124,16 +125,16 @@ def _explain_protocols(protocols: Sequence[str]) -> str:
 
 
 def _explain_certificates(runs: Sequence[Run]) -> str:
-    """Say how many clips each run has, and which folds are made of others."""
-    clips = ", ".join(f"{run.name} {run.certificate.get('utterances')}" for run in runs)
+    """Name the number of utterances of each run, and the folds that differ."""
+    counts = ", ".join(f"{run.name} {run.certificate.get('utterances')}" for run in runs)
     assigned = [{f["fold"]: f.get("assignment") for f in run.certificate["folds"]} for run in runs]
     every = sorted(set().union(*assigned))
     differ = [str(k) for k in every if len({str(folds.get(k)) for folds in assigned}) > 1]
-    return f"\n  clips: {clips}; folds that differ: {', '.join(differ) or 'none'}"
+    return f"\n  utterances: {counts}; folds that differ: {', '.join(differ) or 'none'}"
 
 
 def _pairs(names: Sequence[str], reference: int | None) -> list[tuple[str, str]]:
-    """Return who is compared with whom: all, or each of the others with the reference."""
+    """Return the pairs to compare: all, or each of the others with the reference."""
     if reference is None:
         return list(combinations(names, 2))
     return [(name, names[reference]) for name in names if name != names[reference]]
@@ -143,7 +144,7 @@ def _paired_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     counts = {name: by_speaker(run) for name, run in zip(names, runs, strict=True)}
-    found = []
+    rows = []
     for metric in TESTED:
         tests = [
             {"a": a, "b": b, "metric": metric, **paired_test(counts[a], counts[b], score)._asdict()}
@@ -151,28 +152,30 @@ def _paired_tests(
             for a, b in pairs
         ]
         adjusted = holm([test["p"] for test in tests])
-        found += [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
-    return found
+        rows += [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
+    return rows
 
 
 def _mcnemar_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> list[dict[str, Any]]:
     by_name = dict(zip(names, runs, strict=True))
-    found = []
+    rows = []
     for a, b in pairs:
         for seed in runs[0].seeds:
-            one, other = by_name[a].of_seed(seed), by_name[b].of_seed(seed)
-            test = mcnemar(one.preds == one.targets, other.preds == other.targets)
-            found.append({"a": a, "b": b, "seed": seed, **test._asdict()})
-    adjusted = holm([test["p"] for test in found])
-    return [{**test, "p_holm": p} for test, p in zip(found, adjusted, strict=True)]
+            table_a, table_b = by_name[a].of_seed(seed), by_name[b].of_seed(seed)
+            test = mcnemar(table_a.preds == table_a.targets, table_b.preds == table_b.targets)
+            rows.append({"a": a, "b": b, "seed": seed, **test._asdict()})
+    adjusted = holm([row["p"] for row in rows])
+    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
 def _made_with(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return the distinct commits, devices and thread counts behind the folds."""
     keys = ("git_commit", "device", "threads")
     distinct = {
-        tuple(str(one.environment().get(key)) for key in keys) for run in runs for one in run.folds
+        tuple(str(fold.environment().get(key)) for key in keys)
+        for run in runs
+        for fold in run.folds
     }
     return [dict(zip(keys, values, strict=True)) for values in sorted(distinct)]

@@ -1,31 +1,33 @@
-"""Plain values become figures: SVG text for plots, PNG bytes for spectrograms.
+"""Figures from plain values: SVG text for plots, PNG bytes for spectrograms.
 
 Each run has one colour and one marker everywhere, by its place in the list; the names of the runs
-stand in the page, not in the plots. Names of users' own are drawn as they are, never as formulas.
+are in the page, not in the plots. Users' own names are drawn literally, never as formulas.
 """
 
 import io
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 from PIL import Image
 
 from system.text import printable
 
-# One a run, apart for colour-blind readers (Okabe & Ito 2008; orange and sky blue darkened)
+if TYPE_CHECKING:  # matplotlib takes half a second: it is imported where a figure is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
+
+# By run; distinguishable for colour-blind readers (Okabe & Ito 2008; orange and sky blue darkened)
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#a67c00", "#56a4d9", "#333333")
-MARKERS = "os^Dv*P"  # one a run: the colour is never alone
+MARKERS = "os^Dv*P"  # by run, so that colour is never the only difference
 RIGHT, WRONG = "#8a9bb0", "#d55e00"
 INK, GRID = "#2b2b2b", "#dddddd"
-POLARITY = "0 = Mel ... 1 = CQT"  # of every axis of a gate
+POLARITY = "0 = Mel ... 1 = CQT"  # label of every gate axis
 PNG_DPI = 144
-WIDTH = 4.6  # inches at 72 to the inch: a column of the page, and of a telephone nearly so
+WIDTH = 4.6  # inches at 72 dots an inch: a column of the page, and nearly a phone's
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text
     "svg.hashsalt": "figures",  # the same values, the same file
@@ -44,14 +46,14 @@ STYLE: dict[Any, Any] = {
 
 
 class Dots(NamedTuple):
-    """The values of one run, one a row of a `dot_plot`; None is not drawn."""
+    """The values of one run in a `dot_plot`, one for each row; None is not drawn."""
 
     values: Sequence[float | None]
     intervals: Sequence[Sequence[float] | None]
 
 
 class Line(NamedTuple):
-    """One curve of one run; `mark` is the place on x of its large marker, None for none."""
+    """One curve of one run; `mark` is the x of its large marker, None for no marker."""
 
     run: int
     x: Sequence[float]
@@ -60,7 +62,7 @@ class Line(NamedTuple):
 
 
 class Bars(NamedTuple):
-    """Mean confidence and accuracy of the bins that hold clips, and how many they hold."""
+    """Mean confidence, accuracy and number of utterances of the bins that are not empty."""
 
     confidence: Sequence[float]
     accuracy: Sequence[float]
@@ -85,8 +87,8 @@ def dot_plot(
     Args:
         rows: Names, from top to bottom.
         runs: Fractions in 0..1, as many as there are rows.
-        label: Of the axis.
-        chance: Fraction at which a dashed line stands.
+        label: Label of the x axis.
+        chance: Fraction at which to draw a dashed line.
     """
     height = 0.7 + len(rows) * max(0.34, 0.1 + 0.14 * len(runs))
     figure, axes = blank(height)
@@ -109,13 +111,13 @@ def dot_plot(
 
 
 def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = False) -> str:
-    """Draw thin curves; where only one point is known it is a dot.
+    """Draw thin curves; a curve of one point is a dot.
 
     Args:
-        lines: Values as they are.
-        x_label: Of the axis.
-        y_label: Of the axis.
-        percent: Both axes are fractions in 0..1 and are drawn from 0 to 100.
+        lines: The curves.
+        x_label: Label of the x axis.
+        y_label: Label of the y axis.
+        percent: True if x and y are fractions in 0..1, to be drawn from 0 to 100.
     """
     figure, axes = blank(3.0)
     scale = 100 if percent else 1
@@ -130,35 +132,35 @@ def curves(lines: Sequence[Line], x_label: str, y_label: str, percent: bool = Fa
     if percent:
         axes.set(xlim=(0, 100), ylim=(0, None))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        set_ticks(axes.xaxis)
     axes.grid()
     return svg_text(figure)
 
 
 def epochs(lines: Sequence[Line], y_label: str, percent: bool = False) -> str:
-    """Draw a curve over epochs; percent scales y alone, from 0 to 100."""
+    """Draw curves over epochs; `percent` scales y alone, from 0 to 100."""
     scale = 100 if percent else 1
     scaled = [line._replace(y=[scale * y for y in line.y]) for line in lines]
     return curves(scaled, "epoch", y_label)
 
 
 def gate_histogram(right: Sequence[float], wrong: Sequence[float]) -> str:
-    """Draw how many clips have which mean gate, 0 = Mel ... 1 = CQT, right and wrong stacked."""
+    """Draw a histogram of mean gates, 0 = Mel ... 1 = CQT, right and wrong stacked."""
     figure, axes = blank(2.1)
     edges = np.linspace(0, 1, 51).tolist()
     axes.hist([right, wrong], edges, stacked=True, color=[RIGHT, WRONG])
     axes.axvline(0.5, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
-    axes.set(xlim=(0, 1), xlabel=f"mean gate: {POLARITY}", ylabel="clips")
-    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set(xlim=(0, 1), xlabel=f"mean gate: {POLARITY}", ylabel="utterances")
+    set_ticks(axes.yaxis)
     return svg_text(figure)
 
 
 def gate_by_class(gates: Sequence[Sequence[float]], classes: Sequence[str], run: int) -> str:
-    """Draw each clip's mean gate by its class, and the classes' means, zoomed to the values."""
+    """Draw each utterance's mean gate by class, and the class means, zoomed to the values."""
     figure, axes = blank(0.7 + 0.4 * len(classes))
-    draw = np.random.default_rng(0)  # heights without meaning, so that points do not hide points
+    rng = np.random.default_rng(0)  # random heights, so that points do not hide each other
     for row, values in enumerate(gates):
-        heights = row + draw.uniform(-0.28, 0.28, len(values))
+        heights = row + rng.uniform(-0.28, 0.28, len(values))
         axes.plot(values, heights, ".", color=colour(run), markersize=4, alpha=0.45, mew=0)
         if len(values):
             axes.plot([np.mean(values)] * 2, [row - 0.36, row + 0.36], color=INK, linewidth=1.6)
@@ -181,49 +183,72 @@ def reliability_plot(before: Bars, after: Bars) -> str:
     return svg_text(figure)
 
 
-def spectrogram_png(figure: NDArray, floor: float) -> bytes:
-    """Return a figure in dB as PNG, a pixel a value, low frequencies at the bottom.
+def spectrogram_png(image: NDArray, floor: float) -> bytes:
+    """Return a spectrogram in dB as PNG, a pixel a value, low frequencies at the bottom.
 
     Args:
-        figure: (H, W) in dB, row 0 the lowest frequency.
+        image: (H, W) in dB, row 0 the lowest frequency.
         floor: dB of the darkest colour; 0 dB is the brightest.
     """
-    unit = np.clip((figure - floor) / -floor, 0, 1)[::-1]  # (H, W), the highest frequency on top
+    from matplotlib import colormaps
+
+    unit = np.clip((image - floor) / -floor, 0, 1)[::-1]  # (H, W), the highest frequency on top
     indices = np.round(255 * unit).astype(np.uint8)
-    image = Image.fromarray(indices, mode="P")
-    palette = matplotlib.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
-    image.putpalette(palette.tobytes())
+    png = Image.fromarray(indices, mode="P")
+    palette = colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+    png.putpalette(palette.tobytes())
     file = io.BytesIO()
-    image.save(file, "PNG", optimize=True)
+    png.save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
-def blank(height: float) -> tuple[Figure, Axes]:
+def style() -> AbstractContextManager[None]:
+    """Return a context in which matplotlib draws in `STYLE`."""
+    import matplotlib
+
+    return matplotlib.rc_context(STYLE)
+
+
+def new_figure(height: float) -> "Figure":
+    """Return a figure of the page's width without axes; height in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained")
+
+
+def blank(height: float) -> tuple["Figure", "Axes"]:
     """Return an empty figure of the page's width, and its axes; height in inches."""
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    with style():
+        figure = new_figure(height)
         return figure, figure.subplots()
 
 
-def svg_text(figure: Figure) -> str:
-    """Return a figure as SVG, text as text, on the page's own ground."""
+def set_ticks(axis: "Axis", n: int | None = None, whole: bool = True) -> None:
+    """Let an axis have at most n steps between ticks, which are whole numbers by default."""
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto" if n is None else n, integer=whole))
+
+
+def svg_text(figure: "Figure") -> str:
+    """Return a figure as SVG, text as text, on the page's own background."""
     file = io.StringIO()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
 
 
-def png_bytes(figure: Figure) -> bytes:
+def png_bytes(figure: "Figure") -> bytes:
     """Return a figure as PNG on white."""
     file = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
+    with style():
         figure.savefig(
             file, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None}
         )
     return file.getvalue()
 
 
-def name_rows(axes: Axes, rows: Sequence[str]) -> None:
+def name_rows(axes: "Axes", rows: Sequence[str]) -> None:
     """Write names beside rows 0, 1, ... from top to bottom."""
     axes.set_yticks(range(len(rows)), [short(row) for row in rows], parse_math=False)
     axes.set_ylim(len(rows) - 0.5, -0.5)

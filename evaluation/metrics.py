@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 
 def confusion_matrix(targets: Sequence[int], preds: Sequence[int], n_classes: int) -> NDArray:
-    """Count clips by target (row) and prediction (column): (N,), (N,) -> (K, K).
+    """Count utterances by target (row) and prediction (column): (N,), (N,) -> (K, K).
 
     Raises:
-        ValueError: There are none, lengths differ, or a class is outside 0..K-1.
+        ValueError: No utterances, lengths differ, or a class is outside 0..K-1.
     """
     matrix = np.zeros((n_classes, n_classes), dtype=np.int64)
     np.add.at(matrix, _class_pairs(targets, preds, n_classes), 1)
@@ -19,14 +19,14 @@ def confusion_matrix(targets: Sequence[int], preds: Sequence[int], n_classes: in
 
 
 def recalls(confusion: NDArray) -> NDArray:
-    """Return each class's recall, NaN where no clip has the class: (..., K, K) -> (..., K)."""
+    """Return each class's recall, NaN where no utterance has the class: (..., K, K) -> (..., K)."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)
     with np.errstate(invalid="ignore"):
         return hits / confusion.sum(-1)
 
 
 def weighted_accuracy(confusion: NDArray) -> NDArray:
-    """Return WA, the part of all clips that is right: (..., K, K) -> (...)."""
+    """Return WA, the share of all utterances that is right: (..., K, K) -> (...)."""
     return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
 
 
@@ -41,7 +41,7 @@ def macro_f1(confusion: NDArray) -> NDArray:
 
 
 def weighted_f1(confusion: NDArray) -> NDArray:
-    """Return the mean F1 weighted by the clips of each class: (..., K, K) -> (...)."""
+    """Return the mean F1 weighted by the utterances of each class: (..., K, K) -> (...)."""
     support = confusion.sum(-1)  # (..., K)
     return np.nansum(_f1(confusion) * support, axis=-1) / support.sum(-1)
 
@@ -58,7 +58,7 @@ def scores(targets: Sequence[int], preds: Sequence[int], n_classes: int) -> dict
     """Return all scores of one set of predictions, ready for JSON.
 
     Classes that occur neither as target nor as prediction do not enter macro-F1, as in
-    scikit-learn; classes without clips do not enter UA and have recall None.
+    scikit-learn; classes without utterances do not enter UA and have recall None.
 
     Raises:
         ValueError: See `confusion_matrix`.
@@ -86,11 +86,12 @@ def _f1(confusion: NDArray) -> NDArray:
 def _class_pairs(
     targets: Sequence[int], preds: Sequence[int], n_classes: int
 ) -> tuple[NDArray, NDArray]:
-    """Return both as index arrays; numpy alone would repeat a short one and wrap a negative one."""
+    """Return both as checked index arrays; numpy would broadcast and wrap bad ones silently."""
     pairs = np.asarray(targets, dtype=int), np.asarray(preds, dtype=int)  # (N,), (N,)
     if len(pairs[0]) == 0 or pairs[0].shape != pairs[1].shape:
         raise ValueError(
-            f"need one prediction a clip and a clip at least, got {len(preds)} for {len(targets)}"
+            f"need one prediction for each utterance, and an utterance, got {len(preds)} for "
+            f"{len(targets)}"
         )
     for name, classes in zip(("targets", "preds"), pairs, strict=True):
         if classes.min() < 0 or classes.max() >= n_classes:

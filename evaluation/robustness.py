@@ -1,4 +1,4 @@
-"""What frozen weights make of test clips that were changed: noise, level, telephone, speed."""
+"""Frozen weights on changed test utterances: noise, level, telephone, low-pass, speed."""
 
 import zlib
 from collections.abc import Mapping, Sequence
@@ -14,25 +14,31 @@ from tqdm import tqdm
 from audio.augment import augment_waveform
 from audio.reading import BadAudio, in_parallel, read_audio
 from evaluation.metrics import SCORES
-from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
 from evaluation.tables import markdown_table, percent, with_interval
-from inference.predictor import FoldModel, check_same_classes, chosen_device, weights_digest
+from inference.predictor import (
+    FoldModel,
+    check_same_classes,
+    chosen_device,
+    model_name,
+    weights_digests,
+)
 from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
 from system.files import corrupt_file, read_json, write_json
 
 FILE = "robustness.json"
-AT_ONCE = 16  # clips
+AT_ONCE = 16  # utterances
 MU = 255  # of G.711
 
 
 class Condition(NamedTuple):
-    """One change of the test clips."""
+    """One change of the test utterances."""
 
     name: str
     kind: str  # clean, noise, gain, low-pass or speed
-    value: float = 0.0  # dB SNR, dB of gain, Hz of the cutoff, times the speed
+    value: float = 0.0  # SNR in dB, gain in dB, cutoff in Hz, or speed factor
     mu_law: bool = False  # 8 bits a sample at twice the cutoff
 
 
@@ -53,65 +59,65 @@ CONDITIONS = (
 
 
 def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
-    """Evaluate the frozen weights of all folds and seeds on changed test clips; return the scores.
+    """Evaluate the frozen weights of all folds and seeds on changed test utterances.
 
-    What is measured is kept in robustness.json in the run folder, one fold and seed at a time, and
-    is not measured again unless the weights or `CONDITIONS` changed. `conditions` holds pooled UA
+    Results are kept in robustness.json in the run folder, one fold and seed at a time, and are
+    measured again only if the weights or `CONDITIONS` change. `conditions` holds pooled UA
     and WA, the mean over seeds, with UA's interval over speakers and its change against clean;
     `folds` the counts behind them, by speaker, target and prediction.
 
     Args:
-        run: Its corpus must still be there.
-        progress: Show a bar.
+        run: The run; its corpus must still be there.
+        progress: Show a progress bar.
 
     Raises:
-        InputError: Test clips are missing or bad; nothing was evaluated.
-        RunError: The model no longer says of the clean clips what predictions.csv does, or a file
-            of the run is corrupt.
+        InputError: Audio of test utterances is missing or bad; nothing was evaluated.
+        RunError: The model's classes of the clean utterances are not those of predictions.csv, or a
+            file of the run is corrupt.
     """
     path = run.folder / FILE
     stored = _stored(path)
-    digests = {_name(one): weights_digest(one.folder) for one in run.folds}
+    digests = weights_digests(run)
     folds = {
         name: entry
         for name, entry in stored["folds"].items()
         if name not in digests or _is_current(entry, digests[name])
     }
-    pending = [one for one in run.folds if _name(one) not in folds]
+    pending = [fold for fold in run.folds if model_name(fold) not in folds]
     files = _check_files(run, pending)
-    n = sum(len(one.test.utterances) for one in pending) * len(CONDITIONS)
-    with tqdm(total=n, desc="robustness", unit="clip", disable=not (progress and n)) as bar:
-        for one in pending:
-            measured = _measure(run, one, files, bar)
-            folds[_name(one)] = {"weights": digests[_name(one)], **measured}
+    n = sum(len(fold.test.utterances) for fold in pending) * len(CONDITIONS)
+    with tqdm(total=n, desc="robustness", unit="utterance", disable=not (progress and n)) as bar:
+        for fold in pending:
+            name = model_name(fold)
+            folds[name] = {"weights": digests[name], **_measure(run, fold, files, bar)}
             write_json(path, {**_identity(run), "conditions": [], "folds": folds})
-    found = {**_identity(run), "conditions": _scores(run, folds), "folds": folds}
-    if found != stored:
-        write_json(path, found)
-    return found
+    results = {**_identity(run), "conditions": _scores(run, folds), "folds": folds}
+    if results != stored:
+        write_json(path, results)
+    return results
 
 
 def change(
     waveform: NDArray[np.float32], sample_rate: int, condition: Condition, seed: int
 ) -> NDArray[np.float32]:
-    """Return a clip as it is under a condition.
+    """Apply a condition to the waveform of an utterance.
 
-    Noise is white up to half the sample rate, at a ratio to the mean power of the whole clip. Gain
+    Noise is white up to half the sample rate, at a ratio to the mean power of the utterance. Gain
     clips at full scale, as a recorder does. Low-pass resamples to twice the cutoff and back, for
-    the telephone through 8 bits a sample at 8 kHz. Speed moves pitch too.
+    the telephone through 8 bits a sample at 8 kHz. Speed changes the pitch, too.
 
     Args:
-        waveform: One clip, full scale 1.
-        sample_rate: Hz.
-        condition: See `CONDITIONS`.
-        seed: Of the noise.
+        waveform: Samples of one utterance, full scale 1.
+        sample_rate: Sample rate in Hz.
+        condition: One of `CONDITIONS`.
+        seed: Seed of the noise.
 
     Shape:
         (T,) -> (T,), with speed (about T / speed,)
 
     Source:
         ITU-T G.711 for the telephone, by the continuous mu-law that the standard approximates in
-        straight pieces; the line's cut below 300 Hz is left out. Ko et al. 2015 for speed.
+        straight pieces; the telephone's high-pass at 300 Hz is left out. Ko et al. 2015 for speed.
     """
     if condition.kind == "clean":
         return waveform
@@ -130,7 +136,7 @@ def change(
 
 
 def through_mu_law(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return what 8 bits a sample leave of a clip, sign and 127 levels: (T,) -> (T,).
+    """Quantize to 8 bits a sample, sign and 127 mu-law levels: (T,) -> (T,).
 
     >>> through_mu_law(np.float32([0, 1, -2])).tolist()
     [0.0, 1.0, -1.0]
@@ -140,25 +146,25 @@ def through_mu_law(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.copysign(kept, waveform).astype(np.float32)
 
 
-def robustness_markdown(found_by_run: Mapping[str, Mapping[str, Any]]) -> str:
+def robustness_markdown(by_run: Mapping[str, Mapping[str, Any]]) -> str:
     """Return one table: conditions as rows; UA and its change against clean for each run.
 
     Args:
-        found_by_run: {name of the run: from `measure_robustness`}.
+        by_run: Results of `measure_robustness` by name of the run.
     """
     measured = {
-        run: {row["condition"]: row for row in found["conditions"]}
-        for run, found in found_by_run.items()
+        run: {row["condition"]: row for row in results["conditions"]}
+        for run, results in by_run.items()
     }
     names = list(dict.fromkeys(name for rows in measured.values() for name in rows))
-    head = ["test clips", *(cell for run in measured for cell in (run, "change"))]
+    head = ["condition", *(cell for run in measured for cell in (run, "change"))]
     cells = [
         [name, *(cell for rows in measured.values() for cell in _cells(rows.get(name)))]
         for name in names
     ]
     above = (
         "**Robustness**: UA pooled over folds, percent, mean over seeds, [95 % interval over "
-        "speakers], and points of change against clean; frozen weights, changed test clips."
+        "speakers], and change against clean in points; frozen weights, changed test utterances."
     )
     return f"{above}\n\n{markdown_table(head, cells)}\n"
 
@@ -176,28 +182,24 @@ def _identity(run: Run) -> dict[str, Any]:
     return {**about, "certificate": run.certificate["id"], "classes": list(run.classes)}
 
 
-def _name(one: FoldResult) -> str:
-    return f"fold {one.fold} seed {one.seed}"
-
-
 def _stored(path: Path) -> dict[str, Any]:
     if not path.exists():
         return {"folds": {}}
     try:
         return read_json(path, "classes", "folds")
     except RunError as error:
-        raise RunError(f"{path} is corrupt: remove it and measure again") from error
+        raise RunError(f"{path} is corrupt: remove it and run the same command again") from error
 
 
 def _is_current(entry: Mapping[str, Any], digest: str) -> bool:
-    """Is an entry of these weights and of these conditions?"""
+    """Return whether an entry is of these weights and conditions."""
     names = [condition.name for condition in CONDITIONS]
     return entry["weights"] == digest and list(entry["confusions"]) == names
 
 
 def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
-    """Return the file of each test clip, read once to know that it can be."""
-    utterances = sorted({name for one in pending for name in one.test.utterances.tolist()})
+    """Return the audio file of each test utterance, after checking that all can be read."""
+    utterances = sorted({name for fold in pending for name in fold.test.utterances.tolist()})
     try:
         files = {name: run.audio_file(name) for name in utterances}
     except KeyError as error:
@@ -210,9 +212,9 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
         root = Path(run.config["corpus.root"]).expanduser().resolve()
         some = "\n".join([*bad[:3], *["  ..."] * (len(bad) > 3)])
         raise InputError(
-            f"{len(bad)} of {len(files)} test clips are missing or bad in {root}:\n{some}\n"
-            "Put the corpus back, or give the training command again with corpus.root= where it "
-            "is now (finished folds are not repeated); nothing was evaluated"
+            f"{len(bad)} of {len(files)} audio files of test utterances are missing or bad in "
+            f"{root}:\n{some}\nPut the corpus back, or run the training command again with its "
+            "new folder as corpus.root= (finished folds are skipped); nothing was evaluated"
         )
     return files
 
@@ -221,75 +223,67 @@ def _input_rate(run: Run) -> int:
     return run.config["features.input_rate"] or run.config["features.sample_rate"]
 
 
-def _measure(run: Run, one: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
+def _measure(run: Run, fold: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
     """Evaluate one fold and seed under all conditions."""
-    model = FoldModel(one.folder, chosen_device(run.config))
-    card = read_json(one.folder / "model.json")
-    lists = one.test.targets.tolist(), one.test.speakers.tolist()
+    model = FoldModel(fold.folder, chosen_device(run.config))
+    card = read_json(fold.folder / "model.json")
+    targets, of_speaker = fold.test.targets.tolist(), fold.test.speakers.tolist()
     speakers: list[str] = []
     confusions = {}
     for condition in CONDITIONS:
-        bar.set_postfix_str(f"{_name(one)}, {condition.name}")
+        bar.set_postfix_str(f"{model_name(fold)}, {condition.name}")
         why = f"robustness: {condition.name}"
-        record_test_evaluation(
-            run.folder, card, len(one.test.utterances), one.folder, "robustness", why
-        )
-        preds = _predict(model, one, files, condition, bar)
+        record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
+        preds = _predict(model, fold, files, condition, bar)
         if condition.kind == "clean":
-            check_same_classes(one, preds, run.config["train.precision"], "clean test clips")
-        names, each = speaker_confusions(lists[0], preds.tolist(), lists[1], len(one.classes))
-        speakers, confusions[condition.name] = names.tolist(), each.tolist()
+            check_same_classes(fold, preds, run.config["train.precision"], "clean test utterances")
+        n_classes = len(fold.classes)
+        names, counts = speaker_confusions(targets, preds.tolist(), of_speaker, n_classes)
+        speakers, confusions[condition.name] = names.tolist(), counts.tolist()
     return {"speakers": speakers, "confusions": confusions}
 
 
 def _predict(
     model: FoldModel,
-    one: FoldResult,
+    fold: FoldResult,
     files: Mapping[str, Path],
     condition: Condition,
     bar: tqdm,
 ) -> NDArray:
-    """Return the predicted class of each test clip, in the order of predictions.csv: (N,)."""
+    """Return the predicted class of each test utterance, in the order of predictions.csv: (N,)."""
     rate = model.images.input_rate
     preds = []
-    utterances = one.test.utterances.tolist()
+    utterances = fold.test.utterances.tolist()
     for start in range(0, len(utterances), AT_ONCE):
-        clips = []
+        waveforms = []
         for utterance in utterances[start : start + AT_ONCE]:
-            seed = zlib.crc32(utterance.encode())  # of the clip alone: the same in any run
-            clip = change(read_audio(files[utterance], rate), rate, condition, seed)
-            clips.append(torch.from_numpy(np.ascontiguousarray(clip)))
-        preds.append(model.probs(clips).argmax(1).numpy())
-        bar.update(len(clips))
+            seed = zlib.crc32(utterance.encode())  # by utterance: the same in every run
+            waveform = change(read_audio(files[utterance], rate), rate, condition, seed)
+            waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
+        preds.append(model.probs(waveforms).argmax(1).numpy())
+        bar.update(len(waveforms))
     return np.concatenate(preds)
 
 
 def _scores(run: Run, folds: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Score each condition over all folds and seeds of the run."""
-    found: list[dict[str, Any]] = []
+    rows: list[dict[str, Any]] = []
     for condition in CONDITIONS:
-        each = _pooled(run, folds, condition.name)  # (R, S, K, K)
-        means = {name: float(np.mean(SCORES[name](each.sum(1)))) for name in ("ua", "wa")}
-        clean = found[0]["ua"] if found else means["ua"]
-        found.append(
+        entries = [(fold.seed, folds[model_name(fold)]) for fold in run.folds]
+        parts = [
+            (seed, entry["speakers"], np.array(entry["confusions"][condition.name]))
+            for seed, entry in entries
+        ]
+        counts = pool_folds(parts)  # (R, S, K, K)
+        means = {name: float(np.mean(SCORES[name](counts.sum(1)))) for name in ("ua", "wa")}
+        clean = rows[0]["ua"] if rows else means["ua"]
+        rows.append(
             {
                 "condition": condition.name,
                 "kind": condition.kind,
                 **means,
-                "interval": speaker_interval(each, SCORES["ua"]),
+                "interval": speaker_interval(counts, SCORES["ua"]),
                 "ua_change": means["ua"] - clean,
             }
         )
-    return found
-
-
-def _pooled(run: Run, folds: Mapping[str, Any], condition: str) -> NDArray:
-    """Add up each speaker's counts over the folds of a seed: (R, S, K, K)."""
-    entries = {(one.seed, one.fold): folds[_name(one)] for one in run.folds}
-    names = sorted({speaker for entry in entries.values() for speaker in entry["speakers"]})
-    n_classes = len(run.classes)
-    each = np.zeros((len(run.seeds), len(names), n_classes, n_classes), dtype=np.int64)
-    for (seed, _), entry in entries.items():
-        places = [names.index(speaker) for speaker in entry["speakers"]]
-        each[run.seeds.index(seed), places] += np.array(entry["confusions"][condition])
-    return each
+    return rows

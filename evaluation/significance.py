@@ -1,8 +1,25 @@
-"""Are two runs different, and how sure is a score? Speakers are exchanged and resampled.
+"""How uncertain is a score, and do two runs differ? Speakers are the units of all statistics.
 
-Clips of one speaker are alike, so the speaker is the unit of all statistics here. They share one
-structure: counts `each` (R, S, K, K) by seed and speaker, row target, column prediction; all seeds
-tested the same clips.
+Utterances of one speaker resemble each other, so they are not independent; speakers are. Let
+c[r, s] be the K x K confusion counts of seed r and speaker s (rows: targets), f a score in 0..1 of
+a confusion matrix, and theta = mean over r of f(sum over s of c[r, s]) the score of the run.
+
+Interval (`speaker_interval`). Each of B bootstrap samples takes S of the S speakers with
+replacement: speaker s is taken w[s] times, theta* = mean over r of f(sum over s of w[s] c[r, s]).
+For a mean, the variance of theta* has divisor S where an unbiased one has S - 1, so the standard
+error is se = sd(theta*) sqrt(S / (S - 1)). To stay within 0..1 the interval is made on the logit
+scale, l = log(theta / (1 - theta)), where by the delta method se_l = se / (theta (1 - theta)), and
+taken back: expit(l +- t[S - 1, 0.975] se_l). A difference, in -1..1, is mapped to 0..1 first.
+
+Paired test (`paired_test`). Runs a and b tested the same utterances, d = theta_a - theta_b. If they
+do not differ, (c_a[s], c_b[s]) and (c_b[s], c_a[s]) are equally likely for every speaker, so
+swapping those of any subset of speakers gives a d' as likely as d. p is the share of subsets with
+|d'| >= |d|. All swapped is none swapped with the sign changed, so 2^(S - 1) subsets are distinct,
+and no p is below 2^-(S - 1). Beyond `MAX_EXACT` speakers M random subsets: p = (1 + #) / (1 + M).
+
+Several tests (`holm`). The p-values are sorted, p_(1) <= ... <= p_(m), and adjusted to
+max over j <= i of (m - j + 1) p_(j). Rejecting where this is at most alpha keeps the probability of
+any false rejection below alpha.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,22 +33,22 @@ from evaluation.metrics import confusion_matrix
 
 Score = Callable[[NDArray], NDArray]  # (..., K, K) -> (...), within 0..1, see metrics.SCORES
 
-MAX_EXACT = 13  # speakers: 4096 different exchanges, still fewer than the random ones
-SAME = 1e-12  # differences closer than this are equal but for rounding
+MAX_EXACT = 13  # speakers: 4096 distinct swaps, still fewer than the random ones
+SAME = 1e-12  # values closer than this differ by rounding alone
 
 
 class PairedTest(NamedTuple):
-    """What `paired_test` found.
+    """The result of `paired_test`.
 
     Attributes:
         difference: Score of a minus score of b, each the mean over its seeds.
-        p: Two-sided.
-        smallest_p: The least p that so many speakers and draws allow; above the level of the test
-            no difference can be found.
-        n_speakers: S.
-        interval: 95 %, of the difference; None for one speaker.
+        p: Two-sided p-value.
+        smallest_p: Smallest p possible with so many speakers and draws; if it is above the level of
+            the test, no difference can be significant.
+        n_speakers: Number of speakers, S.
+        interval: 95 % interval of the difference; None for one speaker.
         d_z: Cohen's d_z, the mean of the speakers' own differences over their standard deviation
-            (n - 1); None for one speaker or where all differ alike.
+            (n - 1); None for one speaker or where all differ equally.
     """
 
     difference: float
@@ -43,14 +60,14 @@ class PairedTest(NamedTuple):
 
 
 class McNemar(NamedTuple):
-    """What `mcnemar` found.
+    """The result of `mcnemar`.
 
     Attributes:
-        only_a: Clips that a alone has right.
-        only_b: Clips that b alone has right.
-        p: Two-sided, exact.
-        g: Cohen's g, the part of these clips that is a's, minus 1/2: positive where a is better,
-            -1/2 to 1/2; None where there are none.
+        only_a: Utterances that only a has right.
+        only_b: Utterances that only b has right.
+        p: Two-sided exact p-value.
+        g: Cohen's g, only_a / (only_a + only_b) - 1/2: positive where a is better; None where both
+            are 0.
     """
 
     only_a: int
@@ -62,76 +79,92 @@ class McNemar(NamedTuple):
 def speaker_confusions(
     targets: Sequence[int], preds: Sequence[int], speakers: Sequence[str], n_classes: int
 ) -> tuple[NDArray, NDArray]:
-    """Count each speaker's clips: (N,), (N,), (N,) -> sorted names (S,), counts (S, K, K).
+    """Count utterances by speaker: (N,), (N,), (N,) -> sorted names (S,), counts (S, K, K).
 
     Raises:
-        ValueError: There are none, lengths differ, or a class is outside 0..K-1.
+        ValueError: No utterances, lengths differ, or a class is outside 0..K-1.
     """
     target, pred, speaker = np.asarray(targets), np.asarray(preds), np.asarray(speakers)
     if len(target) == 0 or not target.shape == pred.shape == speaker.shape:
         raise ValueError(
-            "need one prediction and one speaker a clip and a clip at least, got "
+            "need one prediction and one speaker for each utterance, and an utterance, got "
             f"{len(pred)} and {len(speaker)} for {len(target)}"
         )
     names = np.unique(speaker)
-    each = [confusion_matrix(target[speaker == s], pred[speaker == s], n_classes) for s in names]
-    return names, np.stack(each)
+    counts = [confusion_matrix(target[speaker == s], pred[speaker == s], n_classes) for s in names]
+    return names, np.stack(counts)
+
+
+def pool_folds(parts: Sequence[tuple[int, Sequence[str], NDArray]]) -> NDArray:
+    """Add up the counts of folds by seed and speaker: (R, S, K, K), speakers sorted.
+
+    Args:
+        parts: Seed, names of speakers and their counts (S', K, K) of each fold and seed.
+    """
+    seeds = sorted({seed for seed, _, _ in parts})
+    names = sorted({name for _, speakers, _ in parts for name in speakers})
+    n_classes = parts[0][2].shape[-1]
+    counts = np.zeros((len(seeds), len(names), n_classes, n_classes), dtype=np.int64)
+    for seed, speakers, part in parts:
+        counts[seeds.index(seed), [names.index(speaker) for speaker in speakers]] += part
+    return counts
 
 
 def speaker_interval(
-    each: NDArray, score: Score, n_draws: int = 10_000, level: float = 0.95, seed: int = 0
+    counts: NDArray, score: Score, n_draws: int = 10_000, level: float = 0.95, seed: int = 0
 ) -> list[float] | None:
     """Return the interval [low, high] of the mean score over seeds, None if speakers do not vary.
 
-    The standard error is the bootstrap's over speakers times sqrt(S / (S - 1)); the interval is
-    Student's t with S - 1 degrees of freedom on the logit scale, so it stays within 0..1. A draw
-    without clips of a class leaves this class out, as the score does. All is given these trained
-    seeds: the interval says how the score would vary with other speakers, not with other seeds.
+    The interval is about other speakers, given these trained models: it does not cover the
+    variation between seeds. A bootstrap sample without utterances of a class leaves this class out,
+    as the score does.
 
     Args:
-        each: (R, S, K, K) counts.
-        score: Of a confusion matrix, see `metrics.SCORES`.
-        n_draws: Bootstrap samples.
-        level: Coverage aimed at.
-        seed: Of the draws.
+        counts: (R, S, K, K) confusion counts; every seed tested the same utterances.
+        score: Score of a confusion matrix, see `metrics.SCORES`.
+        n_draws: Number of bootstrap samples.
+        level: Nominal coverage.
+        seed: Seed of the bootstrap.
 
     Raises:
-        ValueError: Wrong shape, seeds that tested other clips, or a speaker without clips.
+        ValueError: Wrong shape, seeds that tested other utterances, or a speaker without any.
 
     Source:
         Hesterberg 2015, "What Teachers Should Know About the Bootstrap": t interval with bootstrap
         standard error. His expanded percentile interval ends at the worst and the best speaker,
-        which is too narrow for four speakers; the tests measure both. The logit is ours.
+        which is too narrow for four speakers; the tests measure both. The logit scale is added
+        here.
     """
-    _check(each)
-    point = _mean_score(each.sum(1), score)
-    draws = _mean_score(_pool(_resamples(each.shape[1], n_draws, seed), each), score)  # (draws,)
-    return _t_interval(float(point), draws, each.shape[1], level, least=0.0)
+    _check(counts)
+    n_speakers = counts.shape[1]
+    point = _mean_score(counts.sum(1), score)
+    draws = _mean_score(_pool(_resamples(n_speakers, n_draws, seed), counts), score)  # (draws,)
+    return _t_interval(float(point), draws, n_speakers, level, least=0.0)
 
 
 def paired_test(
     a: NDArray, b: NDArray, score: Score, n_draws: int = 10_000, seed: int = 0
 ) -> PairedTest:
-    """Test whether two runs that tested the same clips score alike, exchanging whole speakers.
+    """Test whether two runs on the same utterances score alike: a permutation test over speakers.
 
-    If the runs do not differ, a speaker's predictions may as well have come from the other run.
-    So a and b exchange the predictions for a speaker, all seeds together, the first seed of a with
-    the first of b and so on, and score again. Up to 13 speakers all 2^S exchanges are made and p
-    is exact; beyond, `n_draws` random ones with p = (1 + as large) / (1 + draws).
+    Under the null hypothesis a speaker's predictions may as well have come from the other run, so a
+    and b swap their predictions for whole speakers: all seeds together, the first seed of a with
+    the first of b and so on.
 
     Args:
-        a: (R, S, K, K) counts.
-        b: (R, S, K, K) counts: as many seeds, in the same order, of the same speakers.
-        score: Of a confusion matrix, see `metrics.SCORES`.
-        n_draws: Random exchanges and bootstrap samples.
-        seed: Of both.
+        a: (R, S, K, K) confusion counts.
+        b: (R, S, K, K) confusion counts: as many seeds, in the same order, of the same speakers.
+        score: Score of a confusion matrix, see `metrics.SCORES`.
+        n_draws: Number of random swaps beyond `MAX_EXACT` speakers, and of bootstrap samples.
+        seed: Seed of both.
 
     Raises:
-        ValueError: Shapes or a speaker's clips of a class differ; see also `speaker_interval`.
+        ValueError: Shapes differ, or a speaker's number of utterances of a class; see also
+            `speaker_interval`.
 
     Source:
         Good 2005, permutation of matched pairs with clusters as units; Phipson & Smyth 2010 for
-        the p of random exchanges; Lakens 2013 for d_z.
+        the p of random permutations; Lakens 2013 for d_z.
     """
     _check(a)
     _check(b)
@@ -142,7 +175,7 @@ def paired_test(
         )
     if (a[0].sum(-1) != b[0].sum(-1)).any():
         raise ValueError(
-            "a and b need the same clips, but speakers' counts of the classes differ: "
+            "a and b need the same utterances, but speakers' counts of the classes differ: "
             "compare runs of one protocol on the same folds, speakers in the same order"
         )
     n_speakers = a.shape[1]
@@ -156,13 +189,13 @@ def paired_test(
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
-    """Test whether two runs have equally many clips right: (N,), (N,), True where right.
+    """Test whether two runs have equally many utterances right: (N,), (N,), True where right.
 
-    It takes clips as independent, which the clips of one speaker are not: where errors cluster by
-    speaker its p is too small. It is here because papers report it; believe `paired_test`.
+    It assumes independent utterances, which those of one speaker are not: where errors cluster by
+    speaker its p is too small. It is here because papers report it; rely on `paired_test`.
 
     Raises:
-        ValueError: There are none, lengths differ, or a value is neither true nor false.
+        ValueError: No utterances, lengths differ, or a value is neither true nor false.
 
     Source:
         McNemar 1947, as the exact binomial test; Cohen 1988 for g.
@@ -172,9 +205,9 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
     """
     a, b = np.asarray(right_a), np.asarray(right_b)
     if a.size == 0 or a.ndim != 1 or a.shape != b.shape:
-        raise ValueError(f"need two rows of equal length, of a clip at least: {a.shape}, {b.shape}")
+        raise ValueError(f"need two rows of equal length, not empty, got {a.shape}, {b.shape}")
     if not np.isin([a, b], (0, 1)).all():
-        raise ValueError("right_a and right_b say of each clip whether it is right: True or False")
+        raise ValueError("right_a and right_b must hold True or False for each utterance")
     only_a, only_b = int((a > b).sum()), int((b > a).sum())
     discordant = only_a + only_b
     if discordant == 0:
@@ -184,7 +217,7 @@ def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p-values adjusted for their number, in the order given, at most 1.
+    """Return p-values adjusted for their number, in the given order, at most 1.
 
     Raises:
         ValueError: A p-value is missing or outside 0..1.
@@ -204,44 +237,44 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(adjusted, 1.0).tolist()
 
 
-def _check(each: NDArray) -> None:
-    if each.ndim != 4 or each.shape[2] != each.shape[3] or 0 in each.shape:
-        raise ValueError(f"counts must be (seeds, speakers, classes, classes), got {each.shape}")
-    support = each.sum(-1)  # (R, S, K)
+def _check(counts: NDArray) -> None:
+    if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or 0 in counts.shape:
+        raise ValueError(f"counts must be (seeds, speakers, classes, classes), got {counts.shape}")
+    support = counts.sum(-1)  # (R, S, K)
     if (support != support[0]).any():
-        raise ValueError("every seed must have tested the same clips: counts by speaker differ")
+        raise ValueError("every seed must have tested the same utterances: counts differ")
     if (support[0].sum(-1) == 0).any():
-        raise ValueError("every speaker needs a clip at least: leave out who has none")
+        raise ValueError("every speaker needs an utterance at least: leave out those without any")
 
 
 def _permutation_p(
     a: NDArray, b: NDArray, score: Score, observed: float, n_draws: int, seed: int
 ) -> tuple[float, float]:
-    """Return p and the least p possible."""
+    """Return p and the smallest p possible."""
     n_speakers = a.shape[1]
     exact = n_speakers <= MAX_EXACT
-    if exact:  # the last speaker stays: exchanging all others instead turns the sign alone
-        exchanged = np.arange(2 ** (n_speakers - 1))[:, None] >> np.arange(n_speakers) & 1
+    if exact:  # the last speaker stays: swapping all others instead only changes the sign
+        swapped = np.arange(2 ** (n_speakers - 1))[:, None] >> np.arange(n_speakers) & 1
     else:
-        exchanged = np.random.default_rng(seed).integers(0, 2, (n_draws, n_speakers))
-    moved = _pool(exchanged, b - a)  # (R, draws, K, K)
-    found = _difference(a.sum(1)[:, None] + moved, b.sum(1)[:, None] - moved, score)  # (draws,)
-    as_large = int((np.abs(found) >= observed - SAME).sum())
+        swapped = np.random.default_rng(seed).integers(0, 2, (n_draws, n_speakers))
+    moved = _pool(swapped, b - a)  # (R, M, K, K)
+    differences = _difference(a.sum(1)[:, None] + moved, b.sum(1)[:, None] - moved, score)  # (M,)
+    as_large = int((np.abs(differences) >= observed - SAME).sum())
     if exact:
-        return as_large / len(found), 1 / len(found)
+        return as_large / len(differences), 1 / len(differences)
     return (1 + as_large) / (1 + n_draws), 1 / (1 + n_draws)
 
 
 def _resamples(n_speakers: int, n_draws: int, seed: int) -> NDArray:
-    """Return how often each speaker is taken in each draw: (draws, S)."""
+    """Return w, how often each speaker is in each bootstrap sample: (draws, S)."""
     even = np.full(n_speakers, 1 / n_speakers)
     return np.random.default_rng(seed).multinomial(n_speakers, even, size=n_draws)
 
 
-def _pool(taken: NDArray, each: NDArray) -> NDArray:
-    """Add speakers' counts: (draws, S), (R, S, K, K) -> (R, draws, K, K); floats, to be fast."""
-    flat = each.reshape(*each.shape[:2], -1).astype(float)  # (R, S, K * K)
-    return (taken.astype(float) @ flat).reshape(len(each), len(taken), *each.shape[2:])
+def _pool(weights: NDArray, counts: NDArray) -> NDArray:
+    """Add up w[s] c[r, s]: (draws, S), (R, S, K, K) -> (R, draws, K, K); floats, for speed."""
+    flat = counts.reshape(*counts.shape[:2], -1).astype(float)  # (R, S, K * K)
+    return (weights.astype(float) @ flat).reshape(len(counts), len(weights), *counts.shape[2:])
 
 
 def _mean_score(confusions: NDArray, score: Score) -> NDArray:
@@ -260,12 +293,12 @@ def _t_interval(
     if n_speakers < 2:
         return None
     span = 1 - least
-    place = (point - least) / span  # in 0..1
-    error = float(np.std(draws, ddof=1)) * (n_speakers / (n_speakers - 1)) ** 0.5 / span
-    if error < SAME:  # all speakers alike: nothing is known of how others vary
+    theta = (point - least) / span  # in 0..1
+    se = float(np.std(draws, ddof=1)) * (n_speakers / (n_speakers - 1)) ** 0.5 / span
+    if se < SAME:  # all speakers score the same: their variation is unknown
         return None
-    reach = stats.t.ppf((1 + level) / 2, n_speakers - 1) * error / (place * (1 - place))
-    ends = special.expit(special.logit(place) + reach * np.array([-1, 1]))
+    reach = stats.t.ppf((1 + level) / 2, n_speakers - 1) * se / (theta * (1 - theta))
+    ends = special.expit(special.logit(theta) + reach * np.array([-1, 1]))
     return (least + span * ends).tolist()
 
 

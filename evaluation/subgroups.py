@@ -1,4 +1,4 @@
-"""Where a run is good and how sure it is: scores by group, calibration, risk and coverage."""
+"""Scores of a run by group, its calibration, risk and coverage."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,14 +17,15 @@ from evaluation.calibration import (
     risk_coverage,
 )
 from evaluation.metrics import SCORES
-from evaluation.significance import speaker_confusions, speaker_interval
-from evaluation.tables import in_markdown, markdown_table, percent, with_interval
+from evaluation.significance import speaker_interval
+from evaluation.summary import count_by_speaker
+from evaluation.tables import count_of, in_markdown, markdown_table, percent, with_interval
 from storage.fold_folder import PredictionTable
 from storage.run_folder import Run
 from system.files import corrupt_file
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
-UNKNOWN = "unknown"  # group of the clips of which it is not known, where it is of others
+UNKNOWN = "unknown"  # group of the utterances without a value
 MAX_TEXTS = 20  # rows of the table; JSON has all
 MEASURES = {  # of probabilities (N, K) and targets (N,)
     "ece": expected_calibration_error,
@@ -40,7 +41,7 @@ COVERAGES = (100, 90, 80, 70, 50)  # percent, in the table
 
 
 class Groups(NamedTuple):
-    """The test clips, grouped: the group of a clip is `names[place]`."""
+    """The groups of the test utterances: that of an utterance is `names[place]`."""
 
     names: list[str]  # (G,), in the order of the table
     place: NDArray  # (N,)
@@ -49,15 +50,15 @@ class Groups(NamedTuple):
 def breakdown(run: Run) -> dict[str, Any]:
     """Return scores by group, calibration and the risk-coverage curve, ready for JSON.
 
-    `groups` holds rows by gender, speaker, quartile of the clips' duration, portion and text;
-    what is known of no clip is left out. UA is the mean recall of the classes that occur in the
-    group; `classes` says how many where not all do. Scores are means over seeds, clips are counted
-    once, the interval resamples speakers; it is None where they do not vary.
+    `groups` holds rows by gender, speaker, quartile of duration, portion and text; a grouping
+    without any value is left out. UA is the mean recall of the classes that occur in the group;
+    `classes` is their number where not all do. Scores are means over seeds, utterances are counted
+    once, the interval is over speakers; it is None where they do not vary.
 
-    `calibration` pools all folds and seeds, so that a clip counts once for each seed. The
-    temperatures are fitted on the dev clips of each fold and seed and applied to its test clips:
-    keys that end in `_scaled` are after that. `risk_coverage` is the mean over seeds at equal
-    coverage, before scaling, and its `area` the mean risk over all coverages.
+    `calibration` pools all folds and seeds, so that an utterance counts once for each seed. The
+    temperatures are fitted on the dev utterances of each fold and seed and applied to its test
+    utterances: keys that end in `_scaled` are after that. `risk_coverage` is the mean over seeds at
+    equal coverage, before scaling, and its `area` the mean risk over all coverages.
 
     Raises:
         RunError: A file of the run is corrupt.
@@ -80,7 +81,7 @@ def breakdown(run: Run) -> dict[str, Any]:
 
 
 def group_by_value(values: Sequence[str]) -> Groups:
-    """Group clips by a value, in alphabetical order; empty values are the last group, "unknown".
+    """Group utterances by value, alphabetically; empty values are the last group, "unknown".
 
     >>> groups = group_by_value(["M", "F", "", "M"])
     >>> groups.names, groups.place.tolist()
@@ -93,7 +94,7 @@ def group_by_value(values: Sequence[str]) -> Groups:
 
 
 def group_by_size(values: Sequence[str]) -> Groups:
-    """Group clips by a value, the value of most clips first.
+    """Group utterances by value, the most frequent value first.
 
     >>> group_by_size(["b", "a", "c", "c"]).names
     ['c', 'a', 'b']
@@ -108,10 +109,10 @@ def group_by_size(values: Sequence[str]) -> Groups:
 
 
 def group_by_quartile(values: Sequence[str]) -> Groups:
-    """Group clips by the quartile of their duration in seconds; equal durations stay together.
+    """Group utterances by the quartile of their duration in seconds; equal ones stay together.
 
-    An edge is the duration of a clip and belongs to the bin below it. Where many clips are equally
-    long there are fewer than four bins.
+    An edge is the duration of an utterance and belongs to the bin below it. Where many utterances
+    are equally long there are fewer than four bins.
 
     >>> groups = group_by_quartile(["1.0", "2.0", "3.0", "4.5", "5.0"])
     >>> groups.names, groups.place.tolist()
@@ -127,25 +128,26 @@ def group_by_quartile(values: Sequence[str]) -> Groups:
     return Groups(names + [UNKNOWN] * (len(known) < len(seconds)), place)
 
 
-def breakdown_markdown(name: str, found: Mapping[str, Any]) -> str:
+def breakdown_markdown(name: str, parts: Mapping[str, Any]) -> str:
     """Return the tables of one run in percent.
 
     Args:
-        name: Of the run.
-        found: From `breakdown`.
+        name: Name of the run.
+        parts: Result of `breakdown`.
     """
     blocks = [
-        f"**{in_markdown(name)} by group.** Percent, mean over seeds; [95 % interval over "
+        f"**{in_markdown(name)} by group.** Percent, mean over seeds, [95 % interval over "
         "speakers]; UA is the mean recall of the classes that occur in the group."
     ]
-    for grouping, rows in found["groups"].items():
+    for grouping, rows in parts["groups"].items():
         known = [row for row in rows if row["group"] != UNKNOWN]
         hidden = known[MAX_TEXTS:] if grouping == "text" else []
         blocks.append(_group_table(grouping, [row for row in rows if row not in hidden]))
         if hidden:
             n = sum(row["n"] for row in hidden)
-            blocks.append(f"{len(hidden)} more texts ({n} clips) are not shown.")
-    blocks += [_calibration_text(name, found), _risk_text(name, found["risk_coverage"])]
+            blocks.append(f"{len(hidden)} more texts ({count_of(n, 'utterance')}) are not shown.")
+    blocks += [_calibration_text(name, parts["calibration"])]
+    blocks += [_risk_text(name, parts["risk_coverage"])]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -167,20 +169,15 @@ def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
 def _row(
     tables: Sequence[PredictionTable], inside: NDArray, group: str, n_classes: int
 ) -> dict[str, int | str | float | list[float] | None]:
-    """Score one group, by a mask (N,) of its clips."""
-    counted = []
-    for table in tables:
-        some = table.take(inside)
-        lists = (some.targets.tolist(), some.preds.tolist(), some.speakers.tolist())
-        counted.append(speaker_confusions(*lists, n_classes)[1])
-    each = np.stack(counted)  # (R, S, K, K)
-    ua, wa = (float(np.mean(SCORES[score](each.sum(1)))) for score in ("ua", "wa"))
-    interval = speaker_interval(each, SCORES["ua"])
-    present = int((each[0].sum((0, 2)) > 0).sum())
+    """Score one group, given by a mask (N,) of its utterances."""
+    counts = np.stack([count_by_speaker(table.take(inside), n_classes) for table in tables])
+    ua, wa = (float(np.mean(SCORES[score](counts.sum(1)))) for score in ("ua", "wa"))
+    interval = speaker_interval(counts, SCORES["ua"])
+    present = int((counts[0].sum((0, 2)) > 0).sum())
     return {
         "group": group,
         "n": int(inside.sum()),
-        "speakers": each.shape[1],
+        "speakers": counts.shape[1],
         "ua": ua,
         "wa": wa,
         "interval": interval,
@@ -189,7 +186,7 @@ def _row(
 
 
 def _ranges(edges: Sequence[float]) -> list[str]:
-    """Name the bins between edges in seconds, with as many decimals as tell them apart."""
+    """Name the bins between edges in seconds, with as many decimals as distinguish them."""
     distinct = len(set(edges))
     decimals = next((d for d in (1, 2) if len({f"{e:.{d}f}" for e in edges}) == distinct), 3)
     words = [f"{edge:.{decimals}f}" for edge in edges]
@@ -198,26 +195,26 @@ def _ranges(edges: Sequence[float]) -> list[str]:
 
 def _calibration(run: Run) -> dict[str, Any]:
     temperatures = {
-        f"fold {one.fold} seed {one.seed}": fit_temperature(one.dev.probs, one.dev.targets)
-        for one in run.folds
+        f"fold {fold.fold} seed {fold.seed}": fit_temperature(fold.dev.probs, fold.dev.targets)
+        for fold in run.folds
     }
-    targets = np.concatenate([one.test.targets for one in run.folds])
-    probs = np.concatenate([one.test.probs for one in run.folds])  # (folds * seeds * n, K)
+    targets = np.concatenate([fold.test.targets for fold in run.folds])
+    probs = np.concatenate([fold.test.probs for fold in run.folds])  # (folds * seeds * n, K)
     scaled = np.concatenate(
         [
-            apply_temperature(one.test.probs, temperature)
-            for one, temperature in zip(run.folds, temperatures.values(), strict=True)
+            apply_temperature(fold.test.probs, temperature)
+            for fold, temperature in zip(run.folds, temperatures.values(), strict=True)
         ]
     )
-    found: dict[str, Any] = {"temperature": temperatures}
+    measured: dict[str, Any] = {"temperature": temperatures}
     for ending, values in (("", probs), ("_scaled", scaled)):
-        found |= {name + ending: measure(values, targets) for name, measure in MEASURES.items()}
-        found[f"reliability{ending}"] = [bin._asdict() for bin in reliability(values, targets)]
-    return found
+        measured |= {name + ending: measure(values, targets) for name, measure in MEASURES.items()}
+        measured[f"reliability{ending}"] = [bin._asdict() for bin in reliability(values, targets)]
+    return measured
 
 
 def _risk_coverage(tables: Sequence[PredictionTable]) -> dict[str, Any]:
-    """Return the curve at each percent of coverage, or at each clip where there are fewer."""
+    """Return the curve at each percent of coverage, or at each utterance if there are fewer."""
     curves = [risk_coverage(table.probs, table.targets) for table in tables]
     coverage = curves[0][0]  # (N,), of all seeds alike
     risk = np.mean([risk for _, risk in curves], axis=0)  # (N,)
@@ -236,11 +233,10 @@ def _group_table(grouping: str, rows: Sequence[Mapping[str, Any]]) -> str:
         ua = with_interval(row["ua"], row["interval"])
         cells.append([row["group"], str(row["n"]), str(row["speakers"]), ua + few])
         cells[-1].append(percent(row["wa"]))
-    return markdown_table([grouping, "clips", "speakers", "UA", "WA"], cells)
+    return markdown_table([grouping, "utterances", "speakers", "UA", "WA"], cells)
 
 
-def _calibration_text(name: str, found: Mapping[str, Any]) -> str:
-    values = found["calibration"]
+def _calibration_text(name: str, values: Mapping[str, Any]) -> str:
     rows = []
     for measure, words in MEASURE_NAMES.items():
         pair = [values[measure], values[f"{measure}_scaled"]]
@@ -248,9 +244,10 @@ def _calibration_text(name: str, found: Mapping[str, Any]) -> str:
         rows.append([words, *cells])
     temperatures = values["temperature"].values()
     above = (
-        f"**{in_markdown(name)}: calibration** on the test clips of all folds and seeds, as "
-        f"trained and with temperatures fitted on each fold's dev clips ({min(temperatures):.2f} "
-        f"to {max(temperatures):.2f}; above 1 the model was too sure). Lower is better."
+        f"**{in_markdown(name)}: calibration** on the test utterances of all folds and seeds, as "
+        f"trained and with temperatures fitted on each fold's dev utterances "
+        f"({min(temperatures):.2f} to {max(temperatures):.2f}; above 1 the model was "
+        "overconfident). Lower is better."
     )
     return f"{above}\n\n{markdown_table(['', 'as trained', 'with temperature'], rows)}"
 
@@ -259,8 +256,9 @@ def _risk_text(name: str, curve: Mapping[str, Any]) -> str:
     coverage = np.array(curve["coverage"])
     first = [int(np.argmax(coverage >= wanted / 100 - 1e-9)) for wanted in COVERAGES]
     above = (
-        f"**{in_markdown(name)}: errors among the most confident clips**, in percent, by the part "
-        f"of the clips that the model labels; area under the curve {percent(curve['area'])}."
+        f"**{in_markdown(name)}: errors among the most confident utterances**, in percent, by the "
+        "share of the utterances that the model labels; area under the curve "
+        f"{percent(curve['area'])}."
     )
     head = ["coverage", *(f"{wanted} %" for wanted in COVERAGES)]
     risks = ["risk", *(percent(curve["risk"][i]) for i in first)]

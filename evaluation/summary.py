@@ -1,4 +1,4 @@
-"""The finished folds of a run become its summary."""
+"""The summary of a run's finished folds."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -24,7 +24,7 @@ def summarize(folder: Path) -> dict[str, Any]:
         InputError: No fold is finished.
         RunError: A file of the run is corrupt.
     """
-    with in_turn(folder / ".lock.summary"):  # the last to write must be the last to have read
+    with in_turn(folder / ".lock.summary"):  # so that the last to write is the last to have read
         summary = describe_run(read_run(folder))
         write_json(folder / "summary.json", summary)
         write_text(folder / "summary.md", comparison_markdown({**summary, "runs": [summary]}))
@@ -35,12 +35,12 @@ def describe_run(run: Run) -> dict[str, Any]:
     """Return all scores of a run, ready for JSON.
 
     A score is averaged over the seeds of each fold first; mean and standard deviation (n - 1) are
-    over folds; `seed_std` is over the seeds' means. `pooled` scores all test clips together, once
-    for each seed, and averages; its interval resamples speakers. Recalls are pooled likewise, and
-    the confusion counts every clip once for each seed. `gate_mean` is over clips and seeds.
+    over folds; `seed_std` is over the seeds' means. `pooled` scores all test utterances together,
+    once for each seed, and averages; its interval is over speakers. Recalls are pooled alike. The
+    confusion counts an utterance once for each seed; `gate_mean` is over utterances and seeds.
     """
-    each = by_speaker(run)  # (R, S, K, K)
-    confusion = each.sum((0, 1))
+    counts = by_speaker(run)  # (R, S, K, K)
+    confusion = counts.sum((0, 1))
     recall = recalls(confusion)
     return {
         "name": run.name,
@@ -53,8 +53,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "seeds": run.seeds,
         "n_folds": len(run.certificate["folds"]),
         "n": int(confusion.sum()) // len(run.seeds),
-        "n_speakers": each.shape[1],
-        "test": {name: _score(run, each, name) for name in SCORES},
+        "n_speakers": counts.shape[1],
+        "test": {name: _score(run, counts, name) for name in SCORES},
         "per_class_recall": [None if np.isnan(r) else float(r) for r in recall],
         "confusion": confusion.tolist(),
         "gate_mean": _gate_mean(run),
@@ -62,24 +62,24 @@ def describe_run(run: Run) -> dict[str, Any]:
         "left_out": list(run.left_out),
         "test_evaluations": count_test_evaluations(run.folder, run.certificate),
         "training_issues": _training_issues(run),
-        "commits": sorted({str(one.environment()["git_commit"]) for one in run.folds}),
+        "commits": sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
     }
 
 
 def by_speaker(run: Run) -> NDArray:
-    """Count test clips by seed and speaker, target and prediction: (R, S, K, K)."""
+    """Count test utterances by seed and speaker, target and prediction: (R, S, K, K)."""
     tables = [run.of_seed(seed) for seed in run.seeds]
-    counted = [
-        speaker_confusions(
-            table.targets.tolist(), table.preds.tolist(), table.speakers.tolist(), len(run.classes)
-        )[1]
-        for table in tables
-    ]
-    return np.stack(counted)
+    return np.stack([count_by_speaker(table, len(run.classes)) for table in tables])
+
+
+def count_by_speaker(table: PredictionTable, n_classes: int) -> NDArray:
+    """Count utterances by speaker, target and prediction: (S, K, K)."""
+    columns = (table.targets.tolist(), table.preds.tolist(), table.speakers.tolist())
+    return speaker_confusions(*columns, n_classes)[1]
 
 
 def _gate_mean(run: Run) -> float | None:
-    gates = [one.test.gate for one in run.folds if one.test.gate is not None]
+    gates = [fold.test.gate for fold in run.folds if fold.test.gate is not None]
     return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
 
 
@@ -93,17 +93,17 @@ def _training_issues(run: Run) -> dict[str, Any]:
 
 
 def _missing_classes(run: Run) -> dict[str, list[str]]:
-    """Return {fold: classes without a test clip} of the folds that lack some."""
-    found = {}
-    for one in run.folds:
-        support = _confusion(one).sum(1)
-        missing = [name for name, n in zip(one.classes, support, strict=True) if n == 0]
+    """Return {fold: classes without a test utterance} of the folds that lack some."""
+    by_fold = {}
+    for fold in run.folds:
+        support = _confusion(fold).sum(1)
+        missing = [name for name, n in zip(fold.classes, support, strict=True) if n == 0]
         if missing:
-            found[str(one.fold)] = missing
-    return found
+            by_fold[str(fold.fold)] = missing
+    return by_fold
 
 
-def _score(run: Run, each: NDArray, name: str) -> dict[str, Any]:
+def _score(run: Run, counts: NDArray, name: str) -> dict[str, Any]:
     score = SCORES[name]
     by_fold = {fold: _mean_of(run, name, "fold", fold) for fold in run.fold_numbers}
     by_seed = [_mean_of(run, name, "seed", seed) for seed in run.seeds]
@@ -112,19 +112,20 @@ def _score(run: Run, each: NDArray, name: str) -> dict[str, Any]:
         "std": _std(list(by_fold.values())),
         "seed_std": _std(by_seed),
         "folds": {str(fold): value for fold, value in by_fold.items()},
-        "pooled": float(np.mean(score(each.sum(1)))),
-        "interval": speaker_interval(each, score),
+        "pooled": float(np.mean(score(counts.sum(1)))),
+        "interval": speaker_interval(counts, score),
     }
 
 
 def _mean_of(run: Run, name: str, key: str, value: int) -> float:
-    """Return the mean test score of the folds of one number, or of one seed."""
-    chosen = [one for one in run.folds if getattr(one, key) == value]
-    return float(np.mean([float(SCORES[name](_confusion(one))) for one in chosen]))
+    """Return the mean test score of one fold over its seeds, or of one seed over its folds."""
+    chosen = [fold for fold in run.folds if getattr(fold, key) == value]
+    return float(np.mean([float(SCORES[name](_confusion(fold))) for fold in chosen]))
 
 
-def _confusion(one: FoldResult) -> NDArray:
-    return confusion_matrix(one.test.targets.tolist(), one.test.preds.tolist(), len(one.classes))
+def _confusion(fold: FoldResult) -> NDArray:
+    targets, preds = fold.test.targets.tolist(), fold.test.preds.tolist()
+    return confusion_matrix(targets, preds, len(fold.classes))
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -1,4 +1,4 @@
-"""A comparison as Markdown and as LaTeX, in percent, ready to paste."""
+"""A comparison as Markdown and as LaTeX tables, in percent."""
 
 import json
 import re
@@ -12,10 +12,14 @@ from system.text import printable
 
 METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
-INCIDENTS_SHOWN = 3  # skipped steps of a fold
+INCIDENTS_SHOWN = 3  # skipped steps of a fold that are listed
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
 LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
+MCNEMAR = (
+    "McNemar's test assumes independent utterances, which those of one speaker are not: rely on p "
+    "(Holm). Of several seeds its largest p is shown."
+)
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
@@ -27,11 +31,12 @@ def comparison_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs, and the paired tests where there are several.
 
     Args:
-        comparison: From `comparison.compare`, or a run's summary with itself as `runs`.
+        comparison: Result of `comparison.compare`, or a run's summary with itself as `runs`.
     """
     blocks = [scores_markdown(comparison).rstrip()]
     if comparison.get("tests"):
-        blocks += [pairs_caption(comparison), markdown_table(*pair_rows(comparison), n_words=3)]
+        blocks.append(f"{pairs_caption(comparison)} {MCNEMAR}")
+        blocks.append(markdown_table(*pair_rows(comparison), n_words=3))
     return "\n\n".join([*blocks, *map(in_markdown, notes(comparison))]) + "\n"
 
 
@@ -43,10 +48,10 @@ def scores_markdown(comparison: Comparison) -> str:
 
 
 def comparison_latex(comparison: Comparison) -> str:
-    """Return the same as two booktabs tables."""
+    """Return the same as `comparison_markdown`, as booktabs tables."""
     tables = [(caption(comparison), *score_rows(comparison))]
     if comparison.get("tests"):
-        above = f"{identity(comparison)}. {pairs_caption(comparison)}"
+        above = f"{identity(comparison)}. {pairs_caption(comparison)} {MCNEMAR}"
         tables.append((above, *pair_rows(comparison)))
     stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
@@ -55,18 +60,19 @@ def comparison_latex(comparison: Comparison) -> str:
 
 
 def caption(comparison: Comparison) -> str:
-    """Return what was measured, on whom, and how to read it."""
+    """Return what was measured, on which utterances, and how to read it."""
     folds = ", ".join(map(str, comparison["folds"]))
     seeds = ", ".join(map(str, comparison["seeds"]))
     return (
         f"{identity(comparison)}; test folds {folds} of {comparison['n_folds']}, seeds {seeds}, "
-        f"{comparison['n']} clips of {comparison['n_speakers']} speakers. Percent; mean ± standard "
-        "deviation over folds; pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
+        f"{count_of(comparison['n'], 'utterance')} of "
+        f"{count_of(comparison['n_speakers'], 'speaker')}. Percent; mean ± standard deviation over "
+        "folds; pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
     )
 
 
 def identity(comparison: Comparison) -> str:
-    """Return which protocol and splits the figures are of."""
+    """Return the protocol and the certificate of the splits."""
     protocol, certificate = (in_code(str(comparison[key])) for key in ("protocol", "certificate"))
     return f"Protocol {protocol}, certificate {certificate}"
 
@@ -88,16 +94,17 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def pairs_caption(comparison: Comparison) -> str:
-    """Return how the paired tests were made, and what they can find at best."""
+    """Return how the paired tests were made, and the smallest p they allow."""
     tests, reference = comparison["tests"], comparison.get("reference")
     n = len([test for test in tests if test["metric"] == "ua"])
-    whom = "" if reference is None else f", each run with {in_code(reference)}"
+    smallest = tests[0]["smallest_p"]
+    which = "" if reference is None else f", each run with {in_code(reference)}"
     return (
-        f"Paired tests on the same clips{whom}: points of difference with 95 % interval; p by "
-        f"exchanging whole speakers, corrected for {n} comparison{'s' * (n > 1)} (Holm); with "
-        f"{tests[0]['n_speakers']} speakers no p is below {p_value(tests[0]['smallest_p'])}. "
-        "McNemar takes clips as independent, which those of a speaker are not; of several seeds "
-        "its largest p is shown."
+        f"Paired tests on the same utterances{which}: difference in points with 95 % interval over "
+        "speakers; p: permutation test that swaps the predictions for whole speakers between the "
+        f"two runs; with {count_of(tests[0]['n_speakers'], 'speaker')} it cannot be below "
+        f"{p_value(smallest)}{', so no difference can reach 0.05' * (smallest > 0.05)}; "
+        f"Holm-corrected for {count_of(n, 'comparison')}; d_z is Cohen's, over speakers."
     )
 
 
@@ -134,51 +141,54 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return what a reader must know beside the scores: what is missing, second looks, commits."""
-    found = [
-        f"Fold {fold} tests no clip of {', '.join(missing)}: its UA is over the other classes."
+    """Return notes on the scores: missing classes or folds, repeated evaluations, commits."""
+    lines = [
+        f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison["runs"][0]["missing_classes"].items()
     ]
     for run in comparison["runs"]:
-        if twice := repeated_evaluations(run["test_evaluations"]):
-            found.append(
-                f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
+        evaluations = run.get("test_evaluations", run.get("looks", {}))  # the older name
+        if repeated := repeated_evaluations(evaluations):
+            lines.append(
+                f"Test data of {run['name']} were evaluated more than once: {'; '.join(repeated)}."
             )
-        found += [_in_words(run["name"], *one) for one in run.get("training_issues", {}).items()]
+        issues = run.get("training_issues", {})
+        lines += [_training_issues(run["name"], *issue) for issue in issues.items()]
         if run["left_out"]:
             folds = ", ".join(run["left_out"])
-            found.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
+            lines.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
         if len(run["commits"]) > 1:
-            found.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
-    return found
+            lines.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
+    return lines
 
 
-def _in_words(run: str, fold: str, issues: Mapping[str, Any]) -> str:
-    """Describe the skipped steps, float32 fallbacks and collapse warnings of a fold."""
+def _training_issues(run: str, fold: str, issues: Mapping[str, Any]) -> str:
+    """Describe the skipped steps, float32 fallbacks and signs of collapse of a fold."""
     places = "; ".join(
-        f"epoch {one['epoch']}, batch {one['batch']}: {one['what']} ({', '.join(one['parts'])})"
-        for one in issues["incidents"][:INCIDENTS_SHOWN]
+        f"epoch {step['epoch']}, batch {step['batch']}: {step['what']} ({', '.join(step['parts'])})"
+        for step in issues["incidents"][:INCIDENTS_SHOWN]
     )
     more = " ..." if issues["bad_steps"] > INCIDENTS_SHOWN else ""
     skipped = (
-        f" {issues['bad_steps']} training steps were skipped, whose loss or gradient was NaN or "
-        f"infinite ({places}{more})."
+        f" {issues['bad_steps']} training steps were skipped because their loss or gradient was "
+        f"NaN or infinite ({places}{more})."
     )
-    repaired = "".join(
-        f" In epoch {one['epoch']} the {one['what']} was NaN or infinite: training went back to "
-        f"the end of epoch {one['back_to_epoch']} and on in float32 for "
-        f"{' and '.join(one['float32'])}."
-        for one in issues["float32_fallbacks"]
+    fallbacks = "".join(
+        f" In epoch {fallback['epoch']} the {fallback['what']} was NaN or infinite: training went "
+        f"back to the end of epoch {fallback['back_to_epoch']} and continued in float32 for "
+        f"{' and '.join(fallback['float32'])}."
+        for fallback in issues["float32_fallbacks"]
     )
-    alarming = "".join(
-        f" In {_epochs(one)} a sign of collapse was seen, {one['what']}: {one['words']}."
-        for one in issues["collapse_warnings"]
+    warnings = "".join(
+        f" In {_epochs(warning)} there was a sign of collapse, {warning['what']}: "
+        f"{warning['words']}."
+        for warning in issues["collapse_warnings"]
     )
-    return f"In {run}, {fold}:{skipped if issues['bad_steps'] else ''}{repaired}{alarming}"
+    return f"In {run}, {fold}:{skipped if issues['bad_steps'] else ''}{fallbacks}{warnings}"
 
 
 def _epochs(alarm: Mapping[str, Any]) -> str:
-    """Return in which epochs a sign was seen.
+    """Return the epochs with a sign of collapse.
 
     >>> _epochs({"epoch": 2}), _epochs({"epoch": 2, "epochs": [2, 3, 7]})
     ('epoch 2', 'epoch 2 and 2 later, up to 7,')
@@ -210,6 +220,15 @@ def with_interval(value: float, interval: Sequence[float] | None, sign: str = ""
     return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
 
 
+def count_of(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count_of(1, "speaker"), count_of(4, "speaker")
+    ('1 speaker', '4 speakers')
+    """
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def percent(value: float | None, sign: str = "") -> str:
     """Return a fraction in percent, or a dash for None."""
     return "–" if value is None else f"{100 * value:{sign}.1f}"
@@ -225,7 +244,7 @@ def p_value(p: float) -> str:
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], n_words: int = 1) -> str:
-    """Return a table whose first columns hold words and the others numbers.
+    """Return a table whose first `n_words` columns hold words, the others numbers.
 
     >>> print(markdown_table(["gender", "UA"], [["F", "70.1"]]))
     | gender | UA |
@@ -241,7 +260,7 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], n_words: 
 
 
 def in_markdown(text: str) -> str:
-    r"""Return a user's words for Markdown: one line, no tag, no link, no end of a cell.
+    r"""Escape a user's words for Markdown: one line, no tag, no link, no end of a cell.
 
     >>> print(in_markdown("<b>a|b</b> [x](y)"))
     &lt;b>a\|b&lt;/b> [x]\(y)
@@ -250,7 +269,7 @@ def in_markdown(text: str) -> str:
 
 
 def in_code(text: str) -> str:
-    """Return a user's words as code in Markdown, which has no escape for its own mark.
+    """Return a user's words as code in Markdown, backquotes replaced.
 
     >>> print(in_code("a`b"))
     `a'b`
@@ -260,21 +279,21 @@ def in_code(text: str) -> str:
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:
-    """Return the config keys that differ between two runs, with their values; – is no effect.
+    """Return the config keys that differ between two runs, with their values; – has no effect.
 
-    What one of them cannot have is a difference only where the other has not its usual value.
+    A key that has an effect in one run alone differs only if its value is not the default.
     """
     words = []
     for key, values in comparison["config_differences"].items():
         both = a in values and b in values
-        usual = None if both or key not in ONLY_WITH else ONLY_WITH[key].default
-        if values.get(a, usual) != values.get(b, usual):
+        default = None if both or key not in ONLY_WITH else ONLY_WITH[key].default
+        if values.get(a, default) != values.get(b, default):
             words.append(f"{key}: {setting(values, a)} / {setting(values, b)}")
     return ", ".join(words) or "nothing"
 
 
 def setting(values: Mapping[str, Any], run: str) -> str:
-    """Return a value as a recipe has it."""
+    """Return a value as it is written in a config."""
     if run not in values:
         return "–"
     return values[run] if isinstance(values[run], str) else json.dumps(values[run])
@@ -297,7 +316,7 @@ def _latex(above: str, head: Sequence[str], rows: Rows) -> str:
 
 
 def _latex_row(cells: Sequence[str]) -> str:
-    """Return a row; what ends the row before it would take a first [ or * for its own."""
+    """Return a row; a first [ or * would be read as an argument of the row end before it."""
     row = " & ".join(map(_escape, cells))
     return f"{'{}' * row.startswith(('[', '*'))}{row} \\\\"
 

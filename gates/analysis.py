@@ -1,12 +1,12 @@
-"""A finished run's gates and reliance: frozen weights on the test clips, tables, figures."""
+"""Gate analysis of a finished run: frozen weights on the test utterances, tables, figures."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from evaluation.figures import png_bytes, svg_text
@@ -15,26 +15,36 @@ from gates import figures
 from gates.agreement import judge
 from gates.branch_ablation import (
     N_DRAWS,
-    Measured,
+    FoldCounts,
     check_two_branches,
-    describe_reliance,
+    compare_unimodal,
+    describe_ablation,
     intervene,
-    stand_beside,
 )
 from gates.frozen import FrozenRun, open_run
-from gates.results import FILE, FOLDER, GateResults, digests, model_name
-from gates.tables import gates_markdown, intervention_name
+from gates.results import (
+    FILE,
+    FOLDER,
+    BranchAblation,
+    Estimate,
+    GateDescription,
+    GateResults,
+    UnimodalRun,
+    Verdict,
+)
+from gates.tables import gates_markdown, short_name
 from gates.values import (
-    CLIP_COLUMNS,
     UNIT_COLUMNS,
-    Gates,
-    clip_rows,
+    UTTERANCE_COLUMNS,
+    FoldGates,
     describe_gates,
-    gates_of,
-    joined,
+    fold_gates,
+    join_gates,
     unit_means,
     unit_rows,
+    utterance_rows,
 )
+from inference.predictor import model_name, weights_digests
 from models.heads import GATED
 from storage.run_folder import Run, read_run
 from system.disk import atomic_write, failure, make_folder, sync_folder
@@ -43,140 +53,136 @@ from system.files import write_csv, write_json, write_text
 from system.locks import alone
 from training.tensorboard import write_analysis
 
-MAX_DRAWS = 100  # of donors
-OF_CLASS = "balanced accuracy"  # of a class against the rest
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MAX_DRAWS = 100
 GATE_COLUMNS = ("gate_mean", "gate_spread")  # of history.csv
+ABLATION = "branch ablation"  # kind of test evaluation in the ledger
+TAG = "gate, 1 = CQT, 0 = Mel"  # of TensorBoard
 
 
 def analyze(
     folder: Path,
     unimodal: Sequence[Path] = (),
-    reliance: bool = True,
+    ablate: bool = True,
     n_draws: int = N_DRAWS,
     overrides: Sequence[str] = (),
     progress: bool = True,
 ) -> GateResults:
-    """Look at the gates of all folds and seeds, intervene, and replace `<run>/gates/` whole.
+    """Analyze the gates of all folds and seeds, ablate branches, and replace `<run>/gates/`.
 
     Args:
-        folder: Of a run of two branches.
-        unimodal: Runs of one branch, to stand beside.
-        reliance: Also intervene.
-        n_draws: Draws of donors.
+        folder: Run folder of a run of two branches.
+        unimodal: Run folders of runs of one branch, to compare with.
+        ablate: Also run the branch ablation.
+        n_draws: Random draws of the utterances whose features replace others.
         overrides: Where corpus and store are now, see `frozen.PLACES`.
-        progress: Show a bar.
+        progress: Show a progress bar.
 
     Raises:
-        InputError: Something cannot be asked of this run, or its corpus is not at hand; nothing
-            was evaluated.
-        RunError: A file of the run is corrupt, the weights no longer say what they said, or
-            another process does the same.
+        InputError: The run cannot be analyzed this way, or its corpus is missing; nothing was
+            evaluated.
+        RunError: A file of the run is corrupt, the weights no longer give the run's predictions, or
+            another process is analyzing the run.
     """
     run, others = read_run(folder), [read_run(other) for other in unimodal]
     check_two_branches(run)
     if not 1 <= n_draws <= MAX_DRAWS:
         raise InputError(f"--draws must be 1 to {MAX_DRAWS}, got {n_draws}")
     gated = run.config["model.fusion"] in GATED
-    _check_wishes(run, others, reliance, gated)
-    beside = stand_beside(run, others)
+    _check_arguments(run, others, ablate, gated)
+    alone_rows = compare_unimodal(run, others)
     target = run.folder / FOLDER
     if target.exists() and not (target / FILE).is_file():
-        raise InputError(f"{target} is none of ours (no {FILE} in it): move it elsewhere")
+        raise InputError(
+            f"{target} was not written by analyze_gates.py (no {FILE} in it): move it elsewhere"
+        )
     frozen = open_run(run, overrides)
     with alone(run.folder / ".lock.gates", f"the gates of {run.folder}"):
-        found, measured = _measure(frozen, gated, n_draws if reliance else 0, progress)
-        results = _results(run, found, measured, beside)
-        _replace(run, results, found)
-    summarize(folder)  # it shows how often test data were read
+        gates, counts = _evaluate(frozen, gated, n_draws if ablate else 0, progress)
+        results = _results(run, gates, counts, alone_rows)
+        _replace(run, results, gates)
+    summarize(folder)  # it counts the test evaluations
     return results
 
 
-def _check_wishes(run: Run, others: Sequence[Run], reliance: bool, gated: bool) -> None:
-    if not reliance and not gated:
+def _check_arguments(run: Run, others: Sequence[Run], ablate: bool, gated: bool) -> None:
+    if not ablate and not gated:
         raise InputError(
-            f"{run.folder} is of model.fusion={run.config['model.fusion']}, which has no gate: "
-            "without --no-reliance its branches' worth is measured"
+            f"{run.folder} has model.fusion={run.config['model.fusion']}, which has no gate: drop "
+            "--no-branch-ablation, since nothing else can be analyzed"
         )
-    if not reliance and others:
-        raise InputError("runs of one branch stand beside the interventions: drop --no-reliance")
+    if not ablate and others:
+        raise InputError(
+            "runs of one branch are compared with the branch ablation: drop --no-branch-ablation"
+        )
 
 
-def _measure(
+def _evaluate(
     frozen: FrozenRun, gated: bool, n_draws: int, progress: bool
-) -> tuple[list[Gates], list[Measured]]:
-    """Look at the test clips of all folds and seeds; no draws is no intervention."""
-    found, measured = [], []
+) -> tuple[list[FoldGates], list[FoldCounts]]:
+    """Evaluate all folds and seeds on their test utterances; no draws is no branch ablation."""
+    gates, counts = [], []
     for fold in frozen.folds():
         parts = ("test", "train") if n_draws else ("test",)
         n = sum(fold.n_batches(part) for part in parts)
-        title = model_name(fold.one)
-        with tqdm(total=n, desc=title, unit="batch", disable=not progress) as bar:
-            fold.record_evaluation(frozen.run.folder, "gates" if gated else "reliance")
-            seen = fold.look("test", bar.update)
-            intact = fold.fuse(seen)
+        with tqdm(total=n, desc=model_name(fold.result), unit="batch", disable=not progress) as bar:
+            fold.record_evaluation(frozen.run.folder, "gates" if gated else ABLATION)
+            inputs = fold.head_inputs("test", bar.update)
+            intact = fold.fuse(inputs)
             fold.check_intact(intact)
             if gated:
-                found.append(gates_of(fold, intact))
+                gates.append(fold_gates(fold, intact))
             if n_draws:
                 if gated:
-                    fold.record_evaluation(frozen.run.folder, "reliance")
-                measured.append(intervene(fold, seen, intact, n_draws, bar.update))
-    return found, measured
+                    fold.record_evaluation(frozen.run.folder, ABLATION)
+                counts.append(intervene(fold, inputs, intact, n_draws, bar.update))
+    return gates, counts
 
 
 def _results(
     run: Run,
-    found: Sequence[Gates],
-    measured: Sequence[Measured],
-    beside: Sequence[Mapping[str, Any]],
+    gates: Sequence[FoldGates],
+    counts: Sequence[FoldCounts],
+    unimodal: Sequence[UnimodalRun],
 ) -> GateResults:
-    gates = describe_gates(run, found) if found else None
-    reliance = describe_reliance(run, measured, beside) if measured else None
+    described = describe_gates(run, gates) if gates else None
+    ablation = describe_ablation(run, counts, unimodal) if counts else None
     table = run.of_seed(run.seeds[0])
-    values = {
-        "run": run.name,
-        "fusion": run.config["model.fusion"],
-        "protocol": run.certificate["protocol"],
-        "certificate": run.certificate["id"],
-        "speaker_dependent": run.certificate["speaker_dependent"],
-        "classes": list(run.classes),
-        "weights": digests(run),
-        "n": len(table.targets),
-        "n_speakers": len(set(table.speakers.tolist())),
-        "speaker_per_fold": _speaker_per_fold(run),
-        "without_epochs": bool(found) and not _epochs(run),
-        "gates": gates,
-        "reliance": reliance,
-        "verdicts": _verdicts(gates, reliance) if gates and reliance else [],
-    }
-    return GateResults.model_validate(values)
+    return GateResults(
+        version=2,
+        run=run.name,
+        fusion=run.config["model.fusion"],
+        protocol=run.certificate["protocol"],
+        certificate=run.certificate["id"],
+        speaker_dependent=run.certificate["speaker_dependent"],
+        classes=list(run.classes),
+        weights=weights_digests(run),
+        n=len(table.targets),
+        n_speakers=len(set(table.speakers.tolist())),
+        speaker_per_fold=_speaker_per_fold(run),
+        without_epochs=bool(gates) and not _epochs(run),
+        gates=described,
+        branch_ablation=ablation,
+        verdicts=_verdicts(described, ablation) if described and ablation else [],
+    )
 
 
 def _speaker_per_fold(run: Run) -> bool:
-    tested = [set(one.test.speakers.tolist()) for one in run.folds]
+    tested = [set(result.test.speakers.tolist()) for result in run.folds]
     return all(len(names) == 1 for names in tested) and len(set.union(*tested)) > 1
 
 
-def _verdicts(gates: Mapping[str, Any], reliance: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Judge all clips and those of each class."""
-    means = {None: gates["mean"], **{one["group"]: one for one in gates["groups"]["class"]}}
-    rows = []
-    for branches in reliance["branches"]:
-        name = branches["class"]
-        values = {
-            "gate": means[name]["mean"],
-            "gate_interval": means[name]["interval"],
-            "difference": branches["difference"],
-            "interval": branches["interval"],
-            "cost_interval": branches["cost_interval"],
-        }
-        verdict = judge(**values, what="UA" if name is None else OF_CLASS)
-        rows.append({"of": name, **values, **verdict._asdict()})
-    return rows
+def _verdicts(gates: GateDescription, ablation: BranchAblation) -> list[Verdict]:
+    """Compare gate and branch ablation on all utterances and on those of each class."""
+    means: dict[str | None, Estimate] = {None: gates.mean}
+    means |= {group.group: group for group in gates.groups["class"]}
+    return [judge(means[branches.class_name], branches) for branches in ablation.branches]
 
 
-def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
-    """Write everything into a new folder, which then takes the place of the old one."""
+def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
+    """Write everything into a new folder, then put it in the place of the old fold."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)  # of a killed process
@@ -185,7 +191,7 @@ def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
         if old.exists() and not target.exists():  # killed between two renames
             old.rename(target)
         shutil.rmtree(old, ignore_errors=True)
-        _write(new, run, results, found)
+        _write(new, run, results, gates)
         if target.exists():
             target.rename(old)
         new.rename(target)
@@ -197,105 +203,72 @@ def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _write(folder: Path, run: Run, results: GateResults, found: Sequence[Gates]) -> None:
-    if found:
-        write_csv(folder / "clips.csv", CLIP_COLUMNS, clip_rows(run, found))
+def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
+    if gates:
+        write_csv(folder / "clips.csv", UTTERANCE_COLUMNS, utterance_rows(run, gates))
         head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
-        write_csv(folder / "units.csv", head, unit_rows(run, found))
+        write_csv(folder / "units.csv", head, unit_rows(run, gates))
     pngs = {}
-    for name, figure in _draw(run, results, found).items():
+    for name, figure in _draw(run, results, gates).items():
         write_text(folder / f"{name}.svg", svg_text(figure))
-        figure.set_layout_engine("none")  # it is found
+        figure.set_layout_engine("none")  # keep the layout that the SVG has
         pngs[name] = png_bytes(figure)
         with atomic_write(folder / f"{name}.png", len(pngs[name])) as temporary:
             temporary.write_bytes(pngs[name])
     write_text(folder / "gates.md", gates_markdown(results))
-    write_analysis(folder, *_for_tensorboard(results, found), pngs)
-    write_json(folder / FILE, results.model_dump(by_alias=True))
+    histograms = {f"{TAG}/fold {fold.fold} seed {fold.seed}": fold.gate for fold in gates}
+    write_analysis(folder, _scalars(results), histograms, pngs)
+    write_json(folder / FILE, asdict(results))
 
 
-def _draw(run: Run, results: GateResults, found: Sequence[Gates]) -> dict[str, Figure]:
+def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[str, "Figure"]:
+    """Return the figures by the names in `results.FIGURES`."""
     drawn: dict[str, Figure] = {}
-    if found and results.gates is not None:
-        clips = joined(found)
-        by_class = [clips.gate[clips.targets == k] for k in range(len(run.classes))]
-        drawn["class_histograms"] = figures.class_histograms(by_class, run.classes)
-        columns = zip(
-            *((d.name, d.mean, d.interval) for d in results.gates.deviations), strict=True
-        )
+    if results.gates is not None:
+        pooled, classes = join_gates(gates), run.classes
+        by_class = [pooled.gate[pooled.targets == k] for k in range(len(classes))]
+        drawn["class_histograms"] = figures.class_histograms(by_class, classes)
         if results.gates.deviations:
-            drawn["class_deviations"] = figures.class_deviations(*columns)
-        if found[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(one, len(run.classes)) for one in found[: figures.MAX_PANELS]]
-            drawn["unit_heat_maps"] = figures.unit_heat_maps(units, run.classes, len(found))
-        confidence = np.concatenate([one.confidence for one in found])
+            drawn["class_deviations"] = figures.class_deviations(results.gates.deviations)
+        if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
+            units = [_units(fold, len(classes)) for fold in gates[: figures.MAX_PANELS]]
+            drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
+        confidence = np.concatenate([fold.confidence for fold in gates])
         drawn["gate_and_confidence"] = figures.gate_and_confidence(
-            clips.gate, confidence, clips.right
+            pooled.gate, confidence, pooled.right
         )
         if lines := _epochs(run):
             drawn["gate_over_epochs"] = figures.gate_over_epochs(lines)
-    if results.reliance is not None:
-        drawn["falls"] = figures.falls(_falls(results))
+    if results.branch_ablation is not None:
+        drawn["falls"] = figures.falls(results.branch_ablation)
     return drawn
 
 
-def _units(one: Gates, n_classes: int) -> figures.Units:
-    title = f"fold {one.fold} seed {one.seed}"
-    return figures.Units(title, one.gate.mean(0), unit_means(one, n_classes))
+def _units(gates: FoldGates, n_classes: int) -> figures.Units:
+    title = f"fold {gates.fold} seed {gates.seed}"
+    return figures.Units(title, gates.gate.mean(0), unit_means(gates, n_classes))
 
 
 def _epochs(run: Run) -> list[figures.Epochs]:
-    """Return the gate along training, of the folds whose history has it."""
+    """Return the gate by epoch, of the folds whose history has it."""
     lines = []
-    for one in run.folds:
-        rows = one.history()
+    for result in run.folds:
+        rows = result.history()
         if all(column in rows[0] for column in GATE_COLUMNS):
             epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
-            lines.append(figures.Epochs(epoch, mean, spread, one.metrics.best_epoch))
+            lines.append(figures.Epochs(epoch, mean, spread, result.metrics.best_epoch))
     return lines
 
 
-def _falls(results: GateResults) -> list[figures.Fall]:
-    if results.reliance is None:
-        return []
-    rows = [
-        figures.Fall(_short_name(one.changed, one.how), one.changed, one.fall, one.fall_interval)
-        for one in results.reliance.interventions
-    ]
-    return rows + [
-        figures.Fall(
-            f"{'CQT' if one.branch == 'cqt' else 'Mel'} trained alone",
-            "alone",
-            one.fall,
-            one.fall_interval,
-        )
-        for one in results.reliance.unimodal
-    ]
-
-
-def _short_name(changed: str, how: str) -> str:
-    if changed == "gate":
-        return intervention_name(changed, how).removesuffix(" alone)").replace(" (", ": ")
-    return f"{'CQT' if changed == 'cqt' else 'Mel'}: {how}"
-
-
-def _for_tensorboard(
-    results: GateResults, found: Sequence[Gates]
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Return scalars and histograms by tag."""
+def _scalars(results: GateResults) -> dict[str, float]:
+    """Return the scalars for TensorBoard by tag."""
     scalars: dict[str, float] = {}
-    histograms: dict[str, Any] = {}
-    if results.gates is not None:
-        scalars["gate, 1 = CQT, 0 = Mel/mean"] = results.gates.mean.mean
-        scalars["gate, 1 = CQT, 0 = Mel/share of CQT"] = results.gates.share.mean
-        for group in results.gates.groups["class"]:
-            scalars[f"gate, 1 = CQT, 0 = Mel/{group.group}"] = group.mean
-        for one in found:
-            histograms[f"gate, 1 = CQT, 0 = Mel/fold {one.fold} seed {one.seed}"] = one.gate
-    if results.reliance is not None:
-        scalars["UA/intact"] = results.reliance.intact.ua
-        for row in results.reliance.interventions:
-            scalars[f"UA/{_short_name(row.changed, row.how)}"] = row.ua
-        for alone_ in results.reliance.unimodal:
-            scalars[f"UA/{alone_.run} alone"] = alone_.ua
-    return scalars, histograms
+    if (gates := results.gates) is not None:
+        scalars |= {f"{TAG}/mean": gates.mean.value, f"{TAG}/share of CQT": gates.share.value}
+        scalars |= {f"{TAG}/{group.group}": group.value for group in gates.groups["class"]}
+    if (ablation := results.branch_ablation) is not None:
+        scalars["UA/intact"] = ablation.intact.value
+        for row in ablation.interventions:
+            scalars[f"UA/{short_name(row.changed, row.how)}"] = row.ua.value
+        scalars |= {f"UA/{row.run} alone": row.ua.value for row in ablation.unimodal}
+    return scalars

@@ -1,4 +1,4 @@
-"""A finished run, opened again: frozen weights, the images they saw, and what the head gets."""
+"""A finished run opened again: its frozen models, their images, and the inputs of their heads."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from config.loading import flatten, load_config
 from config.schema import Config
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
-from data import Batch, EvalBatches, build_loader
+from data import Batch, EvalBatches, ImageDataset, build_loader
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
-from system.errors import InputError, RunError, nearest
+from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
 from training.build import make_dataset
 from training.session import Fold, Session, feature_settings, open_session
@@ -29,92 +29,98 @@ from training.session import Fold, Session, feature_settings, open_session
 BRANCHES = ("cqt", "mel")
 PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")
 CROPS_AT_ONCE = 256  # through the head
-Tick = Callable[[], Any]  # called after each batch
+OnBatch = Callable[[], Any]  # called after each batch
 
 
-class Seen(NamedTuple):
-    """What the fusion head gets of a split, a crop a row; a clip's crops follow each other."""
+class HeadInputs(NamedTuple):
+    """The inputs of the fusion head for a split, a row for each of M crops of N utterances.
 
-    clip: NDArray  # (M,) place of the crop's clip
-    features: Features  # (M, D) each, or tokens (M, N, D); None for a branch that is not there
+    The crops of an utterance follow each other.
+    """
 
-    def swapped(self, branch: str, feature: Tensor) -> "Seen":
-        """Return the same with other features of one branch; one row stands for all crops."""
-        there = dict(zip(BRANCHES, self.features, strict=True))
-        own = there[branch]
+    utterance: NDArray  # (M,) index of the utterance of each crop
+    features: Features  # (M, D) each, or tokens (M, T, D); None for a branch that is not there
+
+    def replaced(self, branch: str, feature: Tensor) -> "HeadInputs":
+        """Return a copy with other features of one branch; a single row is used for all crops."""
+        features = dict(zip(BRANCHES, self.features, strict=True))
+        own = features[branch]
         if own is None:
             raise ValueError(f"there is no {branch} branch")
-        there[branch] = feature.expand_as(own)
-        return Seen(self.clip, (there["cqt"], there["mel"]))
+        features[branch] = feature.expand_as(own)
+        return HeadInputs(self.utterance, (features["cqt"], features["mel"]))
 
-    def of_donors(self, donors: NDArray) -> Features:
-        """Return the features of other clips: crop j of a clip gets its donor's j modulo its crops.
+    def resampled(self, branch: str, sources: NDArray) -> "HeadInputs":
+        """Return a copy in which one branch has the features of other utterances.
+
+        Crop j gets crop j modulo n of the source, which has n crops.
 
         Args:
-            donors: (N,) place of each clip's donor.
+            branch: "cqt" or "mel".
+            sources: (N,) index of the utterance that gives each utterance its features.
         """
-        starts = np.unique(self.clip, return_index=True)[1]  # (N,)
-        n_crops = np.diff(starts, append=len(self.clip))
-        nth = np.arange(len(self.clip)) - starts[self.clip]
-        giver = donors[self.clip]  # (M,)
-        rows = torch.from_numpy(starts[giver] + nth % n_crops[giver])
-        cqt, mel = (None if f is None else f[rows] for f in self.features)
-        return cqt, mel
+        starts = np.unique(self.utterance, return_index=True)[1]  # (N,)
+        n_crops = np.diff(starts, append=len(self.utterance))
+        nth = np.arange(len(self.utterance)) - starts[self.utterance]
+        source = sources[self.utterance]  # (M,)
+        rows = torch.from_numpy(starts[source] + nth % n_crops[source])
+        feature = dict(zip(BRANCHES, self.features, strict=True))[branch]
+        if feature is None:
+            raise ValueError(f"there is no {branch} branch")
+        return self.replaced(branch, feature[rows])
 
 
 class Fused(NamedTuple):
-    """What the head makes of a split: means over the crops of each clip."""
+    """The outputs of the head for a split, averaged over the crops of each utterance."""
 
     probs: NDArray  # (N, K)
     gate: NDArray | None  # (N, D) or (N, 1), 1 = CQT, 0 = Mel
-    share: NDArray | None  # (N,) part of the fused vector's size that is CQT's, 1 = CQT, 0 = Mel
+    share: NDArray | None  # (N,) CQT's share of the size of the fused vector
 
     @property
     def preds(self) -> NDArray:
-        """Most probable class of each clip: (N,)."""
+        """Most probable class of each utterance: (N,)."""
         return self.probs.argmax(1)
 
 
 @dataclass(frozen=True)
 class FrozenFold:
-    """The frozen model of one fold and seed, and its clips."""
+    """The frozen model of one fold and seed, and its utterances."""
 
-    one: FoldResult
+    result: FoldResult
     fold: Fold
     model: MaxMViTGMU
 
     @property
     def device(self) -> torch.device:
-        """Where the model is."""
+        """Device of the model."""
         return self.model.cqt_mean.device
 
     def record_evaluation(self, run: Path, kind: str) -> None:
-        """Write a line into the ledger, before the test clips are looked at."""
-        card, n = read_json(self.one.folder / "model.json"), len(self.fold.split.test)
-        record_test_evaluation(run, card, n, self.one.folder, kind, f"{kind} of the frozen weights")
+        """Write a line into the ledger, before the test utterances are evaluated."""
+        folder, n = self.result.folder, len(self.fold.split.test)
+        card = read_json(folder / "model.json")
+        record_test_evaluation(run, card, n, folder, kind, f"{kind} of the frozen weights")
 
     def n_batches(self, part: str) -> int:
-        """Return how many batches a split has."""
+        """Return the number of batches of a split."""
         return len(self._loader(part))
 
     @torch.inference_mode()
-    def look(self, part: str, tick: Tick = lambda: None) -> Seen:
-        """Return what the head gets of each crop of a split; it stays on the CPU."""
-        clips, found = [], []
+    def head_inputs(self, part: str, on_batch: OnBatch = lambda: None) -> HeadInputs:
+        """Return the inputs of the head for each crop of a split, on the CPU."""
+        utterances, features = [], []
         for batch in self._batches(part):
-            clips.append(batch.clip.cpu().numpy())
-            found.append([_kept(f) for f in self.model.features(batch.cqt, batch.mel)])
-            tick()
-        cqt, mel = (
-            None if column[0] is None else torch.cat(column) for column in zip(*found, strict=True)
-        )
-        return Seen(np.concatenate(clips), (cqt, mel))
+            utterances.append(batch.clip.cpu().numpy())
+            features.append([_on_cpu(f) for f in self.model.features(batch.cqt, batch.mel)])
+            on_batch()
+        cqt, mel = (None if c[0] is None else torch.cat(c) for c in zip(*features, strict=True))
+        return HeadInputs(np.concatenate(utterances), (cqt, mel))
 
     @torch.inference_mode()
-    def means(self, part: str, tick: Tick = lambda: None) -> Features:
-        """Return the mean features of a split, a clip counts once: (D,) each, or tokens (N, D)."""
-        clips = make_dataset(self.fold, self._clips(part)).clips
-        n_crops = np.bincount(clips)
+    def means(self, part: str, on_batch: OnBatch = lambda: None) -> Features:
+        """Return the mean features of a split over utterances: (D,) each, or tokens (T, D)."""
+        n_crops = np.bincount(self._dataset(part).clips)
         sums: list[Tensor | None] = [None, None]
         for batch in self._batches(part):
             weights = torch.from_numpy(1 / n_crops[batch.clip.cpu().numpy()]).to(self.device)
@@ -122,46 +128,47 @@ class FrozenFold:
                 if feature is not None:
                     added = torch.einsum("b,b...->...", weights, feature.double())
                     sums[i] = added if (total := sums[i]) is None else total + added
-            tick()
+            on_batch()
         cqt, mel = (None if s is None else (s / len(n_crops)).float().cpu() for s in sums)
         return cqt, mel
 
     @torch.inference_mode()
-    def fuse(self, seen: Seen, forced_gate: float | None = None) -> Fused:
-        """Return what the frozen head makes of features, also with a gate of our own."""
+    def fuse(self, inputs: HeadInputs, forced_gate: float | None = None) -> Fused:
+        """Return the outputs of the frozen head; `forced_gate` overrides its gate."""
         parts: list[list[Tensor]] = []
         inside: list[tuple[Tensor, ...]] = []
         hook = None
         if (gmu := self.model.head.gmu) is not None:
             hook = gmu.register_forward_hook(lambda module, given, output: inside.append(output))
-        for start in range(0, len(seen.clip), CROPS_AT_ONCE):
+        for start in range(0, len(inputs.utterance), CROPS_AT_ONCE):
             some = slice(start, start + CROPS_AT_ONCE)
-            cqt, mel = (None if f is None else f[some].to(self.device) for f in seen.features)
+            cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
             output = self.model.fuse((cqt, mel), forced_gate)
             parts.append([output.logits.softmax(1).cpu()])
             if output.gate is not None:
                 parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
         if hook is not None:
             hook.remove()
-        columns = [_over_crops(torch.cat(c).numpy(), seen.clip) for c in zip(*parts, strict=True)]
+        columns = [
+            _over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
+        ]
         gate, share = columns[1:] if len(columns) > 1 else (None, None)
         return Fused(columns[0], gate, share)
 
     def check_intact(self, fused: Fused) -> None:
-        """Refuse weights and images that no longer say of the test clips what the run says.
+        """Refuse weights and images that no longer give the predictions of the run.
 
         Raises:
-            RunError: A clip gets another class than in predictions.csv, but for rounding.
+            RunError: An utterance gets another class than in predictions.csv, beyond rounding.
         """
         precision = self.fold.config.train.precision
-        check_same_classes(self.one, fused.preds, precision, "test clips")
+        check_same_classes(self.result, fused.preds, precision, "test utterances")
 
-    def _clips(self, part: str) -> Sequence[Any]:
-        return dict(self.fold.split.parts())[part]
+    def _dataset(self, part: str) -> ImageDataset:
+        return make_dataset(self.fold, dict(self.fold.split.parts())[part])
 
     def _loader(self, part: str) -> DataLoader:
-        config = self.fold.config
-        dataset = make_dataset(self.fold, self._clips(part))
+        config, dataset = self.fold.config, self._dataset(part)
         batches = EvalBatches(len(dataset), config.train.batch_size)
         return build_loader(dataset, batches, self.device, config.run.workers)
 
@@ -171,7 +178,7 @@ class FrozenFold:
 
 @dataclass(frozen=True)
 class FrozenRun:
-    """A finished run whose clips and images are at hand."""
+    """A finished run with its corpus and feature store."""
 
     run: Run
     session: Session
@@ -183,60 +190,57 @@ class FrozenRun:
             RunError: A file of a fold is corrupt, or not of this run.
         """
         device = chosen_device(flatten(self.session.config.model_dump()))
-        for one in self.run.folds:
-            yield self._open(one, device)
+        for result in self.run.folds:
+            yield self._open(result, device)
 
-    def _open(self, one: FoldResult, device: str) -> FrozenFold:
-        card = read_card(one.folder)
+    def _open(self, result: FoldResult, device: str) -> FrozenFold:
+        folder, card = result.folder, read_card(result.folder)
         images = card.features.model_dump() == feature_settings(self.session.config)
-        if tuple(card.classes) != one.classes or not images:
+        if tuple(card.classes) != result.classes or not images:
             reason = "its classes or images are not those of the run"
-            raise corrupt_file(one.folder / "model.json", reason, remove=one.folder)
-        split = get_fold(self.session.plan.splits, one.fold)
-        fold = self.session.fold(split, one.seed)
-        if fold.ids(split.test) != one.test.utterances.tolist():
-            reason = "its test clips are not those of the split"
-            raise corrupt_file(one.folder / "predictions.csv", reason, remove=one.folder)
-        try:
-            model = frozen_model(one.folder, card).to(device)
-        except RunError:
-            raise
-        except (InputError, RuntimeError, TypeError) as error:
-            raise corrupt_file(one.folder, f"no model can be made of it: {error}") from error
-        return FrozenFold(one, fold, model)
+            raise corrupt_file(folder / "model.json", reason, remove=folder)
+        split = get_fold(self.session.plan.splits, result.fold)
+        fold = self.session.fold(split, result.seed)
+        if fold.ids(split.test) != result.test.utterances.tolist():
+            reason = "its test utterances are not those of the split"
+            raise corrupt_file(folder / "predictions.csv", reason, remove=folder)
+        return FrozenFold(result, fold, frozen_model(folder, card).to(device))
 
 
 def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
-    """Find the clips and images of a run again; images that are missing are computed.
+    """Open the corpus and the feature store of a run; compute images that are missing.
 
     Args:
-        run: From `read_run`.
-        overrides: `section.key=value` of `PLACES`: where things are now.
+        run: Run from `read_run`.
+        overrides: `section.key=value` for keys of `PLACES`, where corpus or store have moved.
 
     Raises:
-        InputError: Another key, the corpus is missing, or it is not what the run was made on.
+        InputError: An override of another key, the corpus is missing, or its utterances or splits
+            are not those of the run.
         RunError: A file of the run is corrupt.
     """
     for override in overrides:
         if (key := override.split("=")[0].strip()) not in PLACES:
-            raise InputError(f"{key}: only where things are may be changed; {nearest(key, PLACES)}")
+            raise InputError(
+                f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
+            )
     config = _moved(load_config(run.folder / "config.yaml", overrides), run)
     plan = make_plan(config, keep=True)
-    if config.corpus.on_bad_audio == "error":  # else more clips may be left out yet
-        _check_same_clips(plan, run)
+    if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
+        _check_same_utterances(plan, run)
     session = open_session(config, plan)
-    _check_same_clips(session.plan, run)
+    _check_same_utterances(session.plan, run)
     return FrozenRun(run, session)
 
 
 def _moved(config: Config, run: Run) -> Config:
-    """Let relative places start here or, where there is nothing, where the run was started."""
-    begun = str(run.folds[0].environment().get("folder", "."))
+    """Resolve relative paths here or, where nothing is, in the folder the run was started in."""
+    started = str(run.folds[0].environment().get("folder", "."))
 
     def place(path: str) -> str:
-        known = Path(path).expanduser()
-        there = Path(begun, known)
-        return str(there) if not known.exists() and there.exists() else path
+        here = Path(path).expanduser()
+        there = Path(started, here)
+        return str(there) if not here.exists() and there.exists() else path
 
     corpus = {"root": place(config.corpus.root)}
     if config.corpus.manifest is not None:
@@ -250,30 +254,30 @@ def _moved(config: Config, run: Run) -> Config:
     )
 
 
-def _check_same_clips(plan: Plan, run: Run) -> None:
-    here, there = plan.certificate, run.certificate
-    if here["id"] != there["id"]:
+def _check_same_utterances(plan: Plan, run: Run) -> None:
+    now, then = plan.certificate, run.certificate
+    if now["id"] != then["id"]:
         raise InputError(
-            f"{plan.config.corpus.root} is not the corpus that {run.folder} was made on: its clips "
-            f"or splits give certificate {here['id']} ({here.get('utterances')} clips), the run "
-            f"has {there['id']} ({there.get('utterances')} clips). Give corpus.root= the folder "
-            "that it was made on"
+            f"{plan.config.corpus.root} is not the corpus that {run.folder} was made on: its "
+            f"utterances or splits give certificate {now['id']} ({now.get('utterances')} "
+            f"utterances), the run has {then['id']} ({then.get('utterances')} utterances). Set "
+            "corpus.root= to the folder of the original corpus"
         )
 
 
-def _kept(feature: Tensor | None) -> Tensor | None:
+def _on_cpu(feature: Tensor | None) -> Tensor | None:
     return None if feature is None else feature.float().cpu()
 
 
 def _share(gate: Tensor, h_cqt: Tensor, h_mel: Tensor) -> Tensor:
-    """Return CQT's part of the sizes of both terms of the fused vector: (B, D) x 3 -> (B,)."""
+    """Return |g h_cqt| / (|g h_cqt| + |(1 - g) h_mel|), sums over units: (B, D) x 3 -> (B,)."""
     cqt, mel = (gate * h_cqt).abs().sum(1), ((1 - gate) * h_mel).abs().sum(1)
     return cqt / (cqt + mel).clamp_min(torch.finfo(cqt.dtype).tiny)
 
 
-def _over_crops(values: NDArray, clip: NDArray) -> NDArray:
-    """Return the mean over each clip's crops: (M, ...) -> (N, ...)."""
-    starts = np.unique(clip, return_index=True)[1]
-    n_crops = np.diff(starts, append=len(clip))
+def _over_crops(values: NDArray, utterance: NDArray) -> NDArray:
+    """Return the mean over the crops of each utterance: (M, ...) -> (N, ...)."""
+    starts = np.unique(utterance, return_index=True)[1]
+    n_crops = np.diff(starts, append=len(utterance))
     total = np.add.reduceat(values, starts, axis=0)
     return total / n_crops.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)

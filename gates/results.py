@@ -1,18 +1,17 @@
-"""What `analyze_gates.py` leaves in a run folder: its format, and a reader that believes little.
+"""The results of `analyze_gates.py`: dataclasses, and the reader of their file gates.json.
 
-`<run>/gates/` is replaced whole, so that its tables and figures are of one analysis.
+The gate is 1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2 everywhere. Scores and falls are fractions.
 """
 
-import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from config.schema import Section
-from inference.predictor import weights_digest
-from storage.run_folder import FoldResult, Run
+from inference.predictor import weights_digests
+from storage.run_folder import Run
 from system.bounded import MAX_CLASSES, MAX_WORD, read_text
 from system.disk import keeps_back
 from system.errors import RunError
@@ -22,164 +21,181 @@ from system.text import short_repr
 FOLDER = "gates"
 FILE = "gates.json"
 MAX_RESULTS = 20_000_000  # bytes; a row for each of 10 000 speakers has 200
-MAX_PICTURE = 5_000_000  # bytes; ours have up to 200 000
+MAX_PNG = 5_000_000  # bytes; the figures drawn here have up to 200 000
 MAX_SIDE = 4000  # pixels
 MAX_ROWS = 20_000  # speakers, or folds and seeds
-FIGURES = {  # name of the file: what it shows
-    "class_histograms": "Mean gate of the test clips by class. Line: mean; dashed: balance.",
-    "class_deviations": "Each class's gate against the speaker's own mean, 95 % interval over "
-    "speakers.",
-    "unit_heat_maps": "Each unit's class means minus its own mean; above, that mean.",
-    "gate_and_confidence": "Confidence of each clip over its gate.",
-    "gate_over_epochs": "Gate of the dev clips along training; band: standard deviation over "
-    "clips; dot: the epoch whose weights were tested.",
-    "falls": "Points of UA that each intervention costs, 95 % interval over speakers.",
+FIGURES = {  # file name without suffix: caption
+    "class_histograms": "Mean gate of the test utterances by class. Line: mean; dashed: balance.",
+    "class_deviations": "Mean gate of each class minus the same speaker's mean over classes, 95 % "
+    "interval over speakers.",
+    "unit_heat_maps": "Class means of each unit minus the unit's own mean; above, that mean.",
+    "gate_and_confidence": "Confidence of each test utterance over its mean gate.",
+    "gate_over_epochs": "Gate of the dev utterances during training; band: standard deviation over "
+    "utterances; dot: the epoch whose weights were tested.",
+    "falls": "Fall in UA under each intervention, in points, 95 % interval over speakers.",
 }
 
 Word = Annotated[str, Field(max_length=MAX_WORD)]
 Words = Annotated[str, Field(max_length=10 * MAX_WORD)]
-Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
+Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None  # 95 %, over speakers
 Weights = Annotated[dict[Word, Word], Field(max_length=MAX_ROWS)]  # SHA-256 by fold and seed
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Branch = Literal["CQT", "Mel"] | None
-Recalls = Annotated[list[float | None], Field(max_length=MAX_CLASSES)]
 
 
-class Mean(Section):
-    """A mean over speakers."""
+@dataclass(frozen=True)
+class Estimate:
+    """A value with its interval; None where speakers do not vary or are too few."""
 
-    n: Count
-    speakers: Count
-    mean: float
+    value: float
     interval: Interval
 
 
-class Group(Mean):
-    """The mean gate of a group of clips."""
+@dataclass(frozen=True)
+class SpeakerMean(Estimate):
+    """The mean over speakers of their own means."""
+
+    n: Count  # utterances, each counted once for every seed
+    n_speakers: Count
+
+
+@dataclass(frozen=True)
+class GroupMean(SpeakerMean):
+    """The mean gate of a group of utterances."""
 
     group: Word
 
 
-class Deviation(Section):
-    """Gate of a class minus the speaker's mean over classes."""
+@dataclass(frozen=True)
+class ClassDeviation(Estimate):
+    """Mean gate of a class minus the same speaker's mean over classes, mean over speakers."""
 
-    name: Word = Field(alias="class")
-    mean: float
-    interval: Interval
-    speakers: Count
+    class_name: Word
+    n_speakers: Count
 
 
-class Question(Section):
-    """One of the five questions, see `gate_tables.QUESTIONS` and `gate_statistics.Finding`."""
+@dataclass(frozen=True)
+class TestResult(Estimate):
+    """A permutation test of the gate; the value is in units of the gate, or a correlation.
 
-    key: Literal["class", "units", "right", "gender", "duration"]
-    estimate: float
-    interval: Interval
+    Attributes:
+        p: Two-sided p-value.
+        smallest_p: Smallest p that any arrangement of these speakers' values gives.
+        n_speakers: Number of speakers that entered the test.
+        exact: True if all permutations were made, False if random ones.
+    """
+
+    __test__ = False  # no test class for pytest
+
     p: float
-    p_holm: float
     smallest_p: float
     n_speakers: Count
     exact: bool
 
 
-class Model(Section):
-    """The gate of one fold and seed as a whole."""
+@dataclass(frozen=True)
+class Question(TestResult):
+    """One of the questions in `gates.tables.QUESTIONS`, with p corrected over those asked."""
+
+    key: Literal["class", "units", "right", "gender", "duration"]
+    p_holm: float
+
+
+@dataclass(frozen=True)
+class ModelGate:
+    """The gate of the model of one fold and seed as a whole, on its test utterances."""
 
     fold: int
     seed: int
     units: Count
     mean: float
-    spread_over_clips: float
-    spread_over_units: float
-    saturated: float
-    explained_by_class: float | None
-    by_chance: float
+    spread_over_utterances: float  # standard deviation, mean over units
+    spread_over_units: float  # standard deviation, mean over utterances
+    saturated: float  # share of values within `collapse.EDGE` of 0 or 1
+    explained_by_class: float | None  # share of a unit's variance, mean over units
+    explained_by_chance: float
 
 
-class GatesFound(Section):
-    """What `gates.describe_gates` returns."""
+@dataclass(frozen=True)
+class GateDescription:
+    """What `values.describe_gates` returns."""
 
-    mean: Mean
-    share: Mean
-    groups: dict[Word, Annotated[list[Group], Field(max_length=MAX_ROWS)]]
-    deviations: Annotated[list[Deviation], Field(max_length=MAX_CLASSES)]
+    mean: SpeakerMean
+    share: SpeakerMean  # CQT's share of the size of the fused vector
+    groups: dict[Word, Annotated[list[GroupMean], Field(max_length=MAX_ROWS)]]
+    deviations: Annotated[list[ClassDeviation], Field(max_length=MAX_CLASSES)]
     questions: Annotated[list[Question], Field(max_length=5)]
-    models: Annotated[list[Model], Field(max_length=MAX_ROWS)]
+    models: Annotated[list[ModelGate], Field(max_length=MAX_ROWS)]
 
 
-class Score(Section):
-    """A UA with its interval."""
+@dataclass(frozen=True)
+class Cost:
+    """A UA, and how far it is below that of the intact weights."""
 
-    ua: float
-    interval: Interval
-
-
-class Cost(Score):
-    """A UA and how far it is below that of the intact weights."""
-
-    fall: float
-    fall_interval: Interval
+    ua: Estimate
+    fall: Estimate
     p: float
     smallest_p: float
-    recall_falls: Recalls
+    recall_falls: Annotated[list[float | None], Field(max_length=MAX_CLASSES)]
 
 
+@dataclass(frozen=True)
 class Intervention(Cost):
-    """What was changed, and how."""
+    """The cost of replacing the features of one branch, or of forcing the gate."""
 
     changed: Literal["cqt", "mel", "gate"]
     how: Word
-    draws: Count
+    draws: Count  # random draws of the utterances that give the features
     p_holm: float
-    follows_donor: float | None
+    follows: float | None  # share predicted as the class of the utterance that gave the features
 
 
-class Unimodal(Cost):
-    """A run of one branch, trained alone, and what of its config differs beside the fusion."""
+@dataclass(frozen=True)
+class UnimodalRun(Cost):
+    """A run of one branch trained alone; its fall is against the analyzed run."""
 
     run: Word
     branch: Literal["cqt", "mel"]
     weights: Weights
-    differs: Annotated[list[Words], Field(max_length=100)]
+    differs: Annotated[list[Words], Field(max_length=100)]  # config keys beside the fusion
 
 
-class Branches(Section):
-    """Fall without CQT minus fall without Mel: of UA (None) or a class's balanced accuracy."""
+@dataclass(frozen=True)
+class BranchDifference:
+    """Fall without CQT minus fall without Mel: of UA, or of a class's balanced accuracy."""
 
-    name: Word | None = Field(alias="class")
-    difference: float
-    interval: Interval
-    cost_interval: Interval  # of the larger fall
+    class_name: Word | None  # None is UA
+    difference: Estimate
     p: float
+    larger_fall: Interval  # of the larger of the two falls
 
 
-class RelianceFound(Section):
-    """What `reliance.describe_reliance` returns."""
+@dataclass(frozen=True)
+class BranchAblation:
+    """What `branch_ablation.describe_ablation` returns."""
 
-    intact: Score
+    intact: Estimate  # UA
     interventions: Annotated[list[Intervention], Field(min_length=1, max_length=20)]
-    branches: Annotated[list[Branches], Field(max_length=MAX_CLASSES + 1)]
-    unimodal: Annotated[list[Unimodal], Field(max_length=100)]
+    branches: Annotated[list[BranchDifference], Field(max_length=MAX_CLASSES + 1)]
+    unimodal: Annotated[list[UnimodalRun], Field(max_length=100)]
 
 
-class Judged(Section):
-    """A verdict of `agreement.judge`."""
+@dataclass(frozen=True)
+class Verdict:
+    """Whether gate and branch ablation name the same branch, see `agreement.judge`."""
 
-    of: Word | None  # a class; None is all clips
-    gate: float
-    gate_interval: Interval
-    difference: float
-    interval: Interval
-    cost_interval: Interval
-    leans: Branch
-    relies: Branch
+    class_name: Word | None  # None is all utterances
+    leans: Branch  # branch that the gate leans to; None is undecided
+    relies: Branch  # branch whose loss costs more; None is undecided
     verdict: Literal["agree", "disagree", "undecided"]
     words: Words
 
 
-class GateResults(Section):
-    """gates.json: `gates` is null for a fusion without a gate, `reliance` where not wanted."""
+@dataclass(frozen=True)
+class GateResults:
+    """All of gates.json."""
 
+    version: Literal[2]
     run: Word
     fusion: Word
     protocol: Word
@@ -187,87 +203,85 @@ class GateResults(Section):
     speaker_dependent: bool
     classes: Annotated[list[Word], Field(max_length=MAX_CLASSES)]
     weights: Weights
-    n: Count
+    n: Count  # test utterances
     n_speakers: Count
     speaker_per_fold: bool  # whether each fold tests one speaker, of several
     without_epochs: bool  # whether history.csv has no gate
-    gates: GatesFound | None
-    reliance: RelianceFound | None
-    verdicts: Annotated[list[Judged], Field(max_length=MAX_CLASSES + 1)]
+    gates: GateDescription | None  # None for a fusion without a gate
+    branch_ablation: BranchAblation | None  # None where not asked for
+    verdicts: Annotated[list[Verdict], Field(max_length=MAX_CLASSES + 1)]
+    # For the reader; it holds for the nested dataclasses, too.
+    __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
-class Shown(NamedTuple):
-    """An analysis that is of the run's weights."""
+class Stale(RunError):
+    """An analysis of other weights, or by another version of this code."""
+
+
+class Analysis(NamedTuple):
+    """The stored analysis of a run's present weights."""
 
     results: GateResults
     figures: dict[str, bytes]  # PNG by name
 
 
-def model_name(one: FoldResult) -> str:
-    """Return what a fold with a seed is called."""
-    return f"fold {one.fold} seed {one.seed}"
-
-
-def digests(run: Run) -> dict[str, str]:
-    """Return the SHA-256 of the weights of all folds and seeds."""
-    return {model_name(one): weights_digest(one.folder) for one in run.folds}
-
-
-def read_results(run: Run) -> Shown | None:
-    """Return what was found of a run's gates, None where nothing was.
+def read_analysis(run: Run) -> Analysis | None:
+    """Return the stored analysis of a run, None where there is none.
 
     Raises:
-        RunError: A file is not as we write it.
-        Stale: It is of other weights or folds.
+        RunError: A file is corrupt.
+        Stale: The analysis is of other weights or folds, or of an older format.
     """
     folder = run.folder / FOLDER
     if not (folder / FILE).exists():
         return None
+    again = f"Run python analyze_gates.py {run.folder} again"
     try:
-        results = GateResults.model_validate(json.loads(read_text(folder / FILE, MAX_RESULTS)))
-    except (OSError, ValueError, RecursionError) as error:
-        raise _again(folder / FILE, error) from error
-    if results.weights != digests(run) or tuple(results.classes) != run.classes:
+        text = read_text(folder / FILE, MAX_RESULTS)
+        results = TypeAdapter(GateResults).validate_json(text)
+    except (OSError, ValueError) as error:
+        if isinstance(error, ValidationError) and _is_older(error):
+            raise Stale(f"{folder / FILE} has an older format and is not shown. {again}") from error
+        raise _corrupt(folder / FILE, error) from error
+    if results.weights != weights_digests(run) or tuple(results.classes) != run.classes:
         raise Stale(
-            f"The analysis of gates in {folder} is of other weights or folds than the run has now "
-            f"and is not shown: give python analyze_gates.py {run.folder} again"
+            f"The gate analysis in {folder} is of other weights or folds than the run has now "
+            f"and is not shown. {again}"
         )
-    found = {name: _figure(folder / f"{name}.png") for name in FIGURES}
-    return Shown(results, {name: data for name, data in found.items() if data is not None})
+    figures = {name: _read_png(folder / f"{name}.png") for name in FIGURES}
+    return Analysis(results, {name: data for name, data in figures.items() if data is not None})
 
 
-class Stale(RunError):
-    """An analysis of weights that are no more."""
+def _is_older(error: ValidationError) -> bool:
+    """Return whether a refused file is of version 1, which has a key `reliance` and no version."""
+    return {("version",), ("reliance",)} <= {detail["loc"] for detail in error.errors()}
 
 
-def _figure(path: Path) -> bytes | None:
-    """Return a figure, if it is a PNG of a bounded size."""
+def _read_png(path: Path) -> bytes | None:
+    """Return a figure if it is a PNG of bounded size, None where there is none."""
     if not path.exists():
         return None
     try:
-        if not path.is_file() or path.stat().st_size > MAX_PICTURE:
-            raise ValueError(f"it is no file of at most {MAX_PICTURE} bytes")
+        if not path.is_file() or path.stat().st_size > MAX_PNG:
+            raise ValueError(f"it is not a file of at most {MAX_PNG} bytes")
         data = path.read_bytes()
         with Image.open(path, formats=["PNG"]) as image:
             if max(image.size) > MAX_SIDE:
                 raise ValueError(f"it is {image.size[0]} x {image.size[1]} pixels")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise _again(path, error) from error
+        raise _corrupt(path, error) from error
     return data
 
 
-def _again(path: Path, error: Exception) -> RunError:
-    if keeps_back(error):  # it may be whole
+def _corrupt(path: Path, error: Exception) -> RunError:
+    if keeps_back(error):  # unreadable now, but perhaps intact
         return corrupt_file(path, error)
-    reason = _first(error) if isinstance(error, ValidationError) else str(error)
-    run = path.parent.parent
+    reason = str(error)
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = f"{short_repr(place)}: {first['msg']}" if place else first["msg"]
     return RunError(
-        f"{path} is corrupt or of another version ({reason}): give python analyze_gates.py {run} "
-        "again, or remove it"
+        f"{path} is corrupt or of another version ({reason}): run python analyze_gates.py "
+        f"{path.parent.parent} again, or remove it"
     )
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    place = ".".join(map(str, first["loc"]))
-    return f"{short_repr(place)}: {first['msg']}" if place else first["msg"]

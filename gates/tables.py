@@ -1,18 +1,32 @@
-"""Gates and reliance in words and tables, for people."""
-
-from collections.abc import Sequence
+"""Gates and branch ablation in words and tables, for gates.md and the report."""
 
 from corpora.splits import STAMP
-from evaluation.tables import in_code, in_markdown, markdown_table, p_value, percent, with_interval
-from gates.results import GateResults, GatesFound, Mean, Question, RelianceFound
+from evaluation.tables import (
+    Rows,
+    count_of,
+    in_code,
+    in_markdown,
+    markdown_table,
+    p_value,
+    percent,
+    with_interval,
+)
+from gates.results import (
+    BranchAblation,
+    Cost,
+    Estimate,
+    GateDescription,
+    GateResults,
+    Question,
+)
 
 POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"
 QUESTIONS = {
     "class": "Does the mean gate differ between classes?",
-    "units": "Do its units, where their mean may not?",
+    "units": "Do its units differ between classes, even where the mean does not?",
     "right": "Does it differ between right and wrong predictions?",
     "gender": "Does it differ between genders?",
-    "duration": "Does it go with the duration of a clip?",
+    "duration": "Does it correlate with the duration of an utterance?",
 }
 ESTIMATES = {
     "class": "root mean square deviation of a class",
@@ -20,30 +34,39 @@ ESTIMATES = {
     "right": "right minus wrong",
     "duration": "rank correlation",
 }
-BRANCHES = {"cqt": "CQT", "mel": "Mel", "gate": "gate"}
+BRANCHES = {"cqt": "CQT", "mel": "Mel"}
 HOW = {
-    "train mean": "by the mean of the training clips",
-    "same class": "by another test clip's, same class",
-    "other class": "by another test clip's, other class",
+    "train mean": "replaced by the mean of the training utterances",
+    "same class": "replaced by another test utterance's, same class",
+    "other class": "replaced by another test utterance's, other class",
 }
-DIFFERENCE = "+.4f"  # of gates, which are often close
-MAX_SPEAKERS = 30  # rows of the table; JSON has all
+DIFFERENCE = "+.4f"  # format of differences of gates, which are often small
+MAX_SPEAKERS = 30  # rows of a table; JSON has all
 NO_EXPLANATION = (
     "The size of a gate is not a contribution: the branches' terms differ in size. CQT's share "
-    "of the fused vector, mean of |g h_cqt| / (|g h_cqt| + |(1 - g) h_mel|), weighs that in; what "
-    "the weights rely on is shown by the interventions alone."
+    "of the fused vector, mean of |g h_cqt| / (|g h_cqt| + |(1 - g) h_mel|), takes that into "
+    "account; only the interventions show which branch the predictions depend on."
 )
 ATTENTION = (
-    "The gate stands behind the attention, where each branch has already read the other: it says "
-    "less of the branches than that of a plain GMU."
+    "This gate comes after cross-attention, where each branch has already read the other: it says "
+    "less about the branches than the gate of a plain GMU."
+)
+NO_HISTORY = "history.csv of this run is older than the gate columns."
+VERDICTS_CAPTION = (
+    "The gate leans to a branch where the 95 % interval of its mean excludes 0.5. The predictions "
+    "depend more on the branch whose replacement by its train mean lowers the score more, where "
+    "the intervals of that fall and of the difference between the falls are above 0. A class is "
+    "scored by its balanced accuracy against the rest, since replacing a branch also shifts "
+    "predictions towards some class and raises its recall. The verdicts are not corrected for "
+    "their number."
 )
 
 
 def intervention_name(changed: str, how: str) -> str:
-    """Return what was done, in words.
+    """Return what was changed, in words.
 
     >>> intervention_name("cqt", "train mean"), intervention_name("gate", "0")
-    ('CQT by the mean of the training clips', 'gate forced to 0 (Mel side alone)')
+    ('CQT replaced by the mean of the training utterances', 'gate forced to 0 (Mel side alone)')
     """
     if changed != "gate":
         return f"{BRANCHES[changed]} {HOW.get(how, how)}"
@@ -51,249 +74,214 @@ def intervention_name(changed: str, how: str) -> str:
     return f"gate forced to {how}{sides.get(how, '')}"
 
 
-def question_words(question: Question) -> str:
-    """Return what was found, in one sentence."""
-    if question.p_holm <= 0.05:
-        return "yes, beyond chance"
-    if question.smallest_p > 0.05:
-        return "cannot be told from so few speakers"
-    return "not beyond chance"
+def short_name(changed: str, how: str) -> str:
+    """Return the same for figures and tags.
+
+    >>> short_name("cqt", "train mean"), short_name("gate", "0")
+    ('CQT: train mean', 'gate forced to 0: Mel side')
+    """
+    if changed == "gate":
+        return intervention_name(changed, how).removesuffix(" alone)").replace(" (", ": ")
+    return f"{BRANCHES[changed]}: {how}"
 
 
-def estimate_words(question: Question, gates: GatesFound) -> str:
-    """Return the estimate of a question with its interval, and what it is."""
-    genders = [one.group for one in gates.groups.get("gender", [])[:2]]
-    what = ESTIMATES.get(question.key, " minus ".join(genders))
-    shape = ".4f" if question.key in ("class", "units") else DIFFERENCE
-    return f"{what} {gate_value(question.estimate, question.interval, shape)}"
+def gate_value(estimate: Estimate, shape: str = ".3f") -> str:
+    """Return a gate, or a difference of gates in a finer format, with its interval.
+
+    >>> gate_value(Estimate(0.5, [0.4, 0.6])), gate_value(Estimate(0.0004, None), DIFFERENCE)
+    ('0.500 [0.400, 0.600]', '+0.0004')
+    """
+    if estimate.interval is None:
+        return f"{estimate.value:{shape}}"
+    low, high = estimate.interval
+    return f"{estimate.value:{shape}} [{low:{shape}}, {high:{shape}}]"
 
 
-def gates_markdown(found: GateResults) -> str:
-    """Return all that was found of a run."""
-    protocol, certificate = in_code(found.protocol), in_code(found.certificate)
-    blocks = [f"# Gates and reliance of {in_markdown(found.run)}"]
-    blocks += [f"**{STAMP}**"] if found.speaker_dependent else []
+def gates_markdown(results: GateResults) -> str:
+    """Return the whole analysis of a run."""
+    protocol, certificate = in_code(results.protocol), in_code(results.certificate)
+    blocks = [f"# Gates and branch ablation of {in_markdown(results.run)}"]
+    blocks += [f"**{STAMP}**"] if results.speaker_dependent else []
     blocks.append(
-        f"Fusion {in_code(found.fusion)}; protocol {protocol}, certificate {certificate}; "
-        f"{_number(len(found.weights), 'frozen model')}; {_number(found.n, 'test clip')} of "
-        f"{_number(found.n_speakers, 'speaker')}. "
-        f"Gate: **{POLARITY}**. Brackets: 95 % intervals over speakers, {given_models(found)}."
+        f"Fusion {in_code(results.fusion)}; protocol {protocol}, certificate {certificate}; "
+        f"{count_of(len(results.weights), 'frozen model')}; "
+        f"{count_of(results.n, 'test utterance')} of {count_of(results.n_speakers, 'speaker')}. "
+        f"Gate: **{POLARITY}**. {brackets_caption(results)}"
     )
-    if found.gates is not None:
-        blocks += _gates(found, found.gates)
-    else:
+    if results.gates is None:
         blocks.append("This fusion has no gate.")
-    if found.reliance is not None:
-        blocks += _reliance(found, found.reliance)
-    if found.verdicts:
-        blocks += _verdicts(found)
+    else:
+        blocks += _gate_blocks(results, results.gates)
+    if results.branch_ablation is not None:
+        blocks += _ablation_blocks(results, results.branch_ablation)
+    if results.verdicts:
+        lines = [
+            f"- **{in_markdown(verdict.class_name or 'all utterances')}**: "
+            f"{in_markdown(verdict.words)}"
+            for verdict in results.verdicts
+        ]
+        blocks += ["## Do gate and branch ablation agree?", VERDICTS_CAPTION, "\n".join(lines)]
     return "\n\n".join(blocks) + "\n"
 
 
-def given_models(found: GateResults) -> str:
-    """Return what the brackets take as given."""
-    if found.speaker_per_fold:
-        return "and with them over the folds' models: each fold tests one speaker"
-    return "given these models"
+def brackets_caption(results: GateResults) -> str:
+    """Return what the intervals of gates take as given."""
+    given = "given these models"
+    if results.speaker_per_fold:
+        given = "and over the folds' models, since each fold tests one speaker"
+    return f"Brackets: 95 % intervals over speakers, {given}."
 
 
-def _number(n: int, what: str) -> str:
-    return f"{n} {what}{'s' * (n != 1)}"
+def questions_caption(results: GateResults) -> str:
+    """Return how the questions about the gate were tested."""
+    where = "among folds" if results.speaker_per_fold else "within each fold"
+    scope = "Speakers of one fold share a model, so the answers hold for these models."
+    if results.speaker_per_fold:
+        scope = "Each fold tests one speaker: a difference between speakers may be between models."
+    return (
+        "Permutation tests with speakers as units: classes are permuted within each speaker (mean "
+        "and units), the sign of each speaker's own difference or correlation is flipped (right or "
+        f"wrong, duration), genders are permuted {where}; Holm-corrected over these questions. "
+        f"{scope} Classes differ in duration and in how often they are predicted right, so the "
+        "questions are not independent of each other."
+    )
 
 
-def exchanged(found: GateResults) -> str:
-    """Return where genders may be exchanged."""
-    return "among folds" if found.speaker_per_fold else "within each fold"
+def question_rows(gates: GateDescription) -> tuple[list[str], Rows]:
+    """Return the header, and one row a question; the first three columns are words."""
+    head = ["question", "answer", "estimate", "p", "p (Holm)", "smallest p", "speakers"]
+    genders = " minus ".join(group.group for group in gates.groups.get("gender", [])[:2])
+    rows = []
+    for question in gates.questions:
+        shape = ".4f" if question.key in ("class", "units") else DIFFERENCE
+        estimate = f"{ESTIMATES.get(question.key, genders)} {gate_value(question, shape)}"
+        p_values = map(p_value, (question.p, question.p_holm, question.smallest_p))
+        words = [QUESTIONS[question.key], answer(question), estimate]
+        rows.append([*words, *p_values, str(question.n_speakers)])
+    return head, rows
 
 
-def not_asked(gates: GatesFound) -> list[str]:
-    """Return a sentence on the questions that are missing."""
+def answer(question: Question) -> str:
+    """Return the answer to a question at the level of 5 %."""
+    if question.p_holm <= 0.05:
+        return "yes, significant"
+    return "too few speakers to decide" if question.smallest_p > 0.05 else "not significant"
+
+
+def not_asked(gates: GateDescription) -> list[str]:
+    """Return a sentence on the questions that could not be asked, if any."""
     asked = {question.key for question in gates.questions}
     missing = [words for key, words in QUESTIONS.items() if key not in asked]
-    if not missing:
-        return []
-    why = "Cannot be asked of these clips and folds, or of one gate for all units"
-    return [f"{why}: {' '.join(missing)}"]
+    why = "Not testable with these utterances and folds, or with one gate for all units"
+    return [f"{why}: {' '.join(missing)}"] if missing else []
 
 
-def beside(reliance: RelianceFound) -> list[str]:
-    """Return what to know of the runs of one branch: where their configs differ."""
+def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
+    """Return what the fall of an intervention is, and how it was tested."""
+    inputs = "tokens" if results.fusion == "cross_attention" else "features"
+    smallest = ablation.interventions[0].smallest_p
+    draws = max(row.draws for row in ablation.interventions)
+    return (
+        f"UA of the frozen head with changed {inputs} of one branch: percent, pooled over folds, "
+        f"mean over seeds (and over {count_of(draws, 'random draw')} of the other utterances, "
+        "which are of another speaker where there is one). Fall: intact UA minus this UA, points, "
+        "95 % interval over speakers; last columns: fall in the recall of each class. p: "
+        "permutation test that swaps the predictions for whole speakers between intact and "
+        f"changed; with {count_of(results.n_speakers, 'speaker')} it cannot be below "
+        f"{p_value(smallest)}{': no fall can reach 0.05' * (smallest > 0.05)}."
+    )
+
+
+def intervention_rows(results: GateResults, ablation: BranchAblation) -> tuple[list[str], Rows]:
+    """Return the header, the intact row, one row an intervention, and the unimodal runs."""
+
+    def row(name: str, cost: Cost, p_holm: str) -> list[str]:
+        ua = with_interval(cost.ua.value, cost.ua.interval)
+        fall = with_interval(cost.fall.value, cost.fall.interval, "+")
+        recalls = [percent(value, "+") for value in cost.recall_falls]
+        return [name, ua, fall, p_value(cost.p), p_holm, *recalls]
+
+    head = ["changed", "UA", "fall, points", "p", "p (Holm)", *results.classes]
+    intact = with_interval(ablation.intact.value, ablation.intact.interval)
+    rows = [["nothing (intact)", intact, *("" for _ in head[2:])]]
+    for change in ablation.interventions:
+        name = intervention_name(change.changed, change.how)
+        rows.append(row(name, change, p_value(change.p_holm)))
+    for run in ablation.unimodal:
+        rows.append(row(f"{BRANCHES[run.branch]} trained alone ({run.run})", run, "–"))
+    return head, rows
+
+
+def unimodal_notes(ablation: BranchAblation) -> list[str]:
+    """Return how the configs of the unimodal runs differ from the run's."""
     return [
-        f"{alone.run} differs from the run in more than its fusion: {', '.join(alone.differs)}."
-        if alone.differs
-        else f"{alone.run} differs from the run in its fusion alone."
-        for alone in reliance.unimodal
+        f"{run.run} differs from the run in more than its fusion: {', '.join(run.differs)}."
+        if run.differs
+        else f"{run.run} differs from the run in its fusion alone."
+        for run in ablation.unimodal
     ]
 
 
-def gate_value(value: float, interval: Sequence[float] | None, shape: str = ".3f") -> str:
-    """Return a gate, or a difference of gates in a finer shape, with its interval.
-
-    >>> gate_value(0.5, [0.4, 0.6]), gate_value(0.0004, None, DIFFERENCE)
-    ('0.500 [0.400, 0.600]', '+0.0004')
-    """
-    if interval is None:
-        return f"{value:{shape}}"
-    return f"{value:{shape}} [{interval[0]:{shape}}, {interval[1]:{shape}}]"
-
-
-def _gates(found: GateResults, gates: GatesFound) -> list[str]:
-    mean, share = (gate_value(m.mean, m.interval) for m in (gates.mean, gates.share))
+def _gate_blocks(results: GateResults, gates: GateDescription) -> list[str]:
+    mean, share = gate_value(gates.mean), gate_value(gates.share)
+    deviations = [
+        [row.class_name, gate_value(row, DIFFERENCE), str(row.n_speakers)]
+        for row in gates.deviations
+    ]
     blocks = [
         "## Gate",
         f"Mean gate {mean}; CQT's share of the fused vector {share}. {NO_EXPLANATION}",
-    ]
-    blocks += [ATTENTION] if found.fusion == "cross_attention" else []
-    rows = [
-        [
-            QUESTIONS[q.key],
-            question_words(q),
-            estimate_words(q, gates),
-            p_value(q.p),
-            p_value(q.p_holm),
-            p_value(q.smallest_p),
-            str(q.n_speakers),
-        ]
-        for q in gates.questions
-    ]
-    head = ["question", "answer", "estimate", "p", "p (Holm)", "smallest p", "speakers"]
-    blocks += [
-        "Classes are exchanged within each speaker (mean and units), signs of each speaker's own "
-        f"difference turned (right or wrong, duration), genders exchanged {exchanged(found)}. "
-        f"{_scope(found)} Classes differ in duration and in how often they are right: the "
-        "questions are not independent of each other.",
-        markdown_table(head, rows, n_words=3),
+        *([ATTENTION] if results.fusion == "cross_attention" else []),
+        questions_caption(results),
+        markdown_table(*question_rows(gates), n_words=3),
         *not_asked(gates),
-        "Class means minus the speaker's own mean over classes:",
-        markdown_table(
-            ["class", "deviation of the gate", "speakers"],
-            [
-                [one.name, gate_value(one.mean, one.interval, DIFFERENCE), str(one.speakers)]
-                for one in gates.deviations
-            ],
-        ),
-        "Mean gate by group (mean of the speakers' means; clips count once for each seed):",
+        "Class means minus the same speaker's mean over classes:",
+        markdown_table(["class", "deviation of the gate", "speakers"], deviations),
+        "Mean gate by group (mean of the speakers' means; each utterance counts once for every "
+        "seed):",
     ]
     for name, groups in gates.groups.items():
-        cells = [[g.group, str(g.n), str(g.speakers), _mean(g)] for g in groups[:MAX_SPEAKERS]]
-        blocks.append(markdown_table([name, "clips", "speakers", "gate"], cells))
+        rows = [
+            [group.group, str(group.n), str(group.n_speakers), gate_value(group)]
+            for group in groups[:MAX_SPEAKERS]
+        ]
+        blocks.append(markdown_table([name, "utterances", "speakers", "gate"], rows))
         if len(groups) > MAX_SPEAKERS:
             blocks.append(f"{len(groups) - MAX_SPEAKERS} more are in gates.json.")
-    return [*blocks, *_models(found, gates)]
+    return [*blocks, *_model_blocks(gates), *([NO_HISTORY] if results.without_epochs else [])]
 
 
-def _scope(found: GateResults) -> str:
-    if found.speaker_per_fold:
-        return "Each fold tests one speaker: where speakers differ, their models may."
-    return "Speakers of one fold share a model, so this is about these models."
-
-
-def _mean(one: Mean) -> str:
-    return gate_value(one.mean, one.interval)
-
-
-def _models(found: GateResults, gates: GatesFound) -> list[str]:
-    rows = [
-        [
-            f"fold {m.fold} seed {m.seed}",
-            str(m.units),
-            f"{m.mean:.3f}",
-            f"{m.spread_over_clips:.3f}",
-            f"{m.spread_over_units:.3f}",
-            percent(m.saturated),
-            percent(m.explained_by_class),
-            percent(m.by_chance),
-        ]
-        for m in gates.models
-    ]
-    head = ["model", "units", "gate", "spread over clips", "spread over units", "saturated, %"]
-    head += ["variance explained by class, %", "by chance, %"]
-    without = ["history.csv of this run has no gate: it is older than that column."]
+def _model_blocks(gates: GateDescription) -> list[str]:
+    head = "model, units, gate, spread over utterances, spread over units".split(", ")
+    head += ["saturated, %", "variance explained by class, %", "by chance, %"]
+    rows = []
+    for model in gates.models:
+        means = (model.mean, model.spread_over_utterances, model.spread_over_units)
+        shares = (model.saturated, model.explained_by_class, model.explained_by_chance)
+        cells = [*(f"{value:.3f}" for value in means), *map(percent, shares)]
+        rows.append([f"fold {model.fold} seed {model.seed}", str(model.units), *cells])
     return [
-        "Each model's gate as a whole; spreads are standard deviations, saturated is within 0.02 "
-        "of 0 or 1, variance is that of a unit over clips, mean over units:",
-        markdown_table(head, rows),
-        *(without if found.without_epochs else []),
-    ]
-
-
-def _reliance(found: GateResults, reliance: RelianceFound) -> list[str]:
-    read = "tokens" if found.fusion == "cross_attention" else "features"
-    intact = reliance.intact
-    head = ["changed", "UA", "fall, points", "p", "p (Holm)", *found.classes]
-    rows = [
-        [
-            "nothing",
-            with_interval(intact.ua, intact.interval),
-            "",
-            "",
-            "",
-            *("" for _ in found.classes),
-        ]
-    ]
-    for one in reliance.interventions:
-        rows.append(
-            [
-                intervention_name(one.changed, one.how),
-                with_interval(one.ua, one.interval),
-                with_interval(one.fall, one.fall_interval, "+"),
-                p_value(one.p),
-                p_value(one.p_holm),
-                *(percent(fall, "+") for fall in one.recall_falls),
-            ]
-        )
-    for alone in reliance.unimodal:
-        rows.append(
-            [
-                f"{BRANCHES[alone.branch]} trained alone ({alone.run})",
-                with_interval(alone.ua, alone.interval),
-                with_interval(alone.fall, alone.fall_interval, "+"),
-                p_value(alone.p),
-                "–",
-                *(percent(fall, "+") for fall in alone.recall_falls),
-            ]
-        )
-    smallest = p_value(reliance.interventions[0].smallest_p)
-    hopeless = ": no fall can reach 0.05" * (reliance.interventions[0].smallest_p > 0.05)
-    draws = max(one.draws for one in reliance.interventions)
-    blocks = [
-        "## Reliance",
-        f"What the frozen head makes of changed {read} of one branch. UA in percent, pooled over "
-        f"folds, mean over seeds (and {draws} draws of donors, of another speaker where there is "
-        "one); fall against intact in points; last columns: fall in recall of each class. p by "
-        f"exchanging whole speakers, never below {smallest} with so many{hopeless}.",
+        "The gate of each model as a whole. Spreads are standard deviations; saturated is within "
+        "0.02 of 0 or 1; variance is that of a unit over utterances, mean over units:",
         markdown_table(head, rows),
     ]
-    return blocks + _conflict(reliance) + [in_markdown(words) for words in beside(reliance)]
 
 
-def _conflict(reliance: RelianceFound) -> list[str]:
-    """Say which branch wins where the two are of different classes."""
-    told = {
-        one.changed: one.follows_donor
-        for one in reliance.interventions
-        if one.follows_donor is not None
+def _ablation_blocks(results: GateResults, ablation: BranchAblation) -> list[str]:
+    follows = {
+        row.changed: row.follows for row in ablation.interventions if row.follows is not None
     }
-    if len(told) < 2:
-        return []
+    conflict = []
+    if len(follows) > 1:
+        conflict = [
+            "Where one branch is replaced by that of an utterance of another class, the prediction "
+            f"is that other class for {percent(follows['cqt'])} % of the utterances if CQT is "
+            f"replaced, for {percent(follows['mel'])} % if Mel is."
+        ]
     return [
-        "Where the branches are of two different classes, the prediction is the class of the "
-        f"foreign CQT in {percent(told['cqt'])} % of the clips, of the foreign Mel in "
-        f"{percent(told['mel'])} %."
-    ]
-
-
-def _verdicts(found: GateResults) -> list[str]:
-    lines = [
-        f"- **{'all clips' if one.of is None else in_markdown(one.of)}**: {in_markdown(one.words)}"
-        for one in found.verdicts
-    ]
-    return [
-        "## Where gate and intervention disagree",
-        "The gate leans to a branch where the interval of its mean excludes 0.5; the weights rely "
-        "on the branch whose replacement by its train mean costs more, where that cost and the "
-        "difference have intervals above 0. A class is judged by its balanced accuracy against the "
-        "rest, since a replaced branch also shifts predictions towards some class and raises its "
-        "recall. Each is taken alone, not corrected for their number.",
-        "\n".join(lines),
+        "## Branch ablation",
+        in_markdown(ablation_caption(results, ablation)),
+        markdown_table(*intervention_rows(results, ablation)),
+        *conflict,
+        *map(in_markdown, unimodal_notes(ablation)),
     ]

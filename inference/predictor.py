@@ -1,7 +1,8 @@
-"""A finished fold labels recordings of your own: its folder rebuilds model and images."""
+"""Label recordings with the model of a finished fold, rebuilt from its folder."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,24 +17,24 @@ from features import Images, SpectrogramImages
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
-from storage.run_folder import FoldResult
+from storage.run_folder import FoldResult, Run
 from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
 from system.files import corrupt_file
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
-NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # how much rounding may move two probabilities
+NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # largest change of a difference by rounding
 
 
 @dataclass(frozen=True)
 class Label:
-    """What a model says of one recording."""
+    """The probabilities that a model gives one recording."""
 
     path: Path
     probs: dict[str, float]
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
-    problem: str | None = None  # why there is no label
+    problem: str | None = None  # reason for which there is no label
 
     @property
     def emotion(self) -> str:
@@ -45,8 +46,8 @@ class FoldModel:
     """The frozen model of one fold.
 
     Args:
-        folder: `runs/<name>/folds/fold-<k>_seed-<s>`.
-        device: Where images and model are computed.
+        folder: Folder of a finished fold, `runs/<name>/folds/fold-<k>_seed-<s>`.
+        device: Device on which images and model are computed.
 
     Raises:
         InputError: It is not the folder of a finished fold.
@@ -58,17 +59,13 @@ class FoldModel:
         card = read_card(folder)
         self.protocol, self.classes = card.protocol, card.classes
         self.device = torch.device(device)
-        try:
+        with _rebuilding(folder):
             self.images = SpectrogramImages(**card.features.model_dump()).to(self.device)
-            self.model = frozen_model(folder, card).to(self.device)
-        except RunError:
-            raise
-        except (InputError, RuntimeError, TypeError) as error:
-            raise corrupt_file(folder, f"no model can be made of it: {error}") from error
+        self.model = frozen_model(folder, card).to(self.device)
 
     @torch.inference_mode()
     def label(self, path: Path) -> Label:
-        """Label one recording; a file that is not usable audio gets a problem instead."""
+        """Label one recording; unusable audio gives a `problem` instead of probabilities."""
         try:
             waveform = torch.from_numpy(read_audio(path, self.images.input_rate))
         except BadAudio as error:
@@ -81,11 +78,11 @@ class FoldModel:
 
     @torch.inference_mode()
     def probs(self, waveforms: Sequence[Tensor]) -> Tensor:
-        """Return each clip's probabilities, the mean over its crops: n x (T,) -> (n, K) on the CPU.
+        """Return probabilities, the mean over the crops of each: n x (T,) -> (n, K) on the CPU.
 
         Args:
-            waveforms: Clips at `images.input_rate`, of any lengths; but for rounding a clip's
-                probabilities do not depend on the others.
+            waveforms: Recordings at `images.input_rate`, of any lengths. Except for rounding, the
+                probabilities of one do not depend on the others.
         """
         images = [self._images(waveform) for waveform in waveforms]
         outputs = self._run_model(images)
@@ -94,12 +91,12 @@ class FoldModel:
         return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
 
     def _images(self, waveform: Tensor) -> Images:
-        """Return the images of a clip's crops as the store keeps them: 2 x (n, C, H, W)."""
+        """Return the images of a recording's crops in the store's precision: 2 x (n, C, H, W)."""
         pair = self.images(self.images.cut(waveform.to(self.device)))
         return Images(*(image.half().float() for image in pair))
 
     def _run_model(self, images: Sequence[Images]) -> list[FusionOutput]:
-        """Return the outputs for all crops of some clips, a few at a time."""
+        """Return the outputs for all crops of some recordings, a few crops at a time."""
         views = (torch.cat(view).split(CROPS_AT_ONCE) for view in zip(*images, strict=True))
         return [self.model(*some) for some in zip(*views, strict=True)]
 
@@ -107,10 +104,10 @@ class FoldModel:
 def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
     """Return the model of a fold, as it was tested.
 
-    The weights are read only after their shapes are those of the model that the card describes.
+    The weights are read only if their shapes fit the model that the card describes.
 
     Raises:
-        RunError: They are not, or a file is corrupt.
+        RunError: They do not fit, or a file is corrupt.
     """
     file, settings = folder / "model.safetensors", card.of_model()
     if reason := misfit(settings, tensor_shapes(file)):
@@ -119,15 +116,36 @@ def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
     weights = load_tensors(file)
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise corrupt_file(file, f"NaN or infinite: {', '.join(broken[:3])}", remove=folder)
-    return rebuild(settings, weights)
+    with _rebuilding(folder):
+        return rebuild(settings, weights)
 
 
-def weights_digest(folder: Path) -> str:
-    """Return the SHA-256 of the weights of a fold.
+@contextmanager
+def _rebuilding(folder: Path) -> Iterator[None]:
+    """Turn errors of the settings in model.json into one that names the fold's folder."""
+    try:
+        yield
+    except RunError:
+        raise
+    except (InputError, RuntimeError, TypeError) as error:
+        raise corrupt_file(folder, f"its model cannot be rebuilt: {error}") from error
+
+
+def model_name(result: FoldResult) -> str:
+    """Return the name of a fold and seed."""
+    return f"fold {result.fold} seed {result.seed}"
+
+
+def weights_digests(run: Run) -> dict[str, str]:
+    """Return the SHA-256 of the weights of all folds and seeds, by `model_name`.
 
     Raises:
-        RunError: They cannot be read.
+        RunError: Weights cannot be read.
     """
+    return {model_name(result): _digest(result.folder) for result in run.folds}
+
+
+def _digest(folder: Path) -> str:
     file = folder / "model.safetensors"
     try:
         with file.open("rb") as opened:
@@ -137,38 +155,39 @@ def weights_digest(folder: Path) -> str:
 
 
 def chosen_device(config: Mapping[str, Any]) -> str:
-    """Return where frozen weights of a run are evaluated; config has dotted keys."""
+    """Return the device for frozen weights of a run; `config` has dotted keys."""
     return "cuda" if torch.cuda.is_available() and config["run.device"] == "auto" else "cpu"
 
 
-def check_same_classes(one: FoldResult, preds: NDArray, precision: str, clips: str) -> None:
-    """Refuse predictions on unchanged test clips that are not those of predictions.csv.
+def check_same_classes(result: FoldResult, preds: NDArray, precision: str, what: str) -> None:
+    """Refuse predictions on unchanged test utterances that differ from predictions.csv.
 
     Args:
-        one: The fold.
+        result: The finished fold.
         preds: (N,) class indices, in the order of predictions.csv.
-        precision: Of the training: where its rounding may have decided, either class will do.
-        clips: What they are, for the message.
+        precision: Precision of the training; near ties within its rounding may differ.
+        what: Name of the utterances in the message.
 
     Raises:
-        RunError: A clip gets another class.
+        RunError: An utterance gets another class.
     """
-    first, second = np.sort(one.test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
+    test = result.test
+    first, second = np.sort(test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
     sure = first - second > NEAR_TIE[precision]
-    other = np.flatnonzero(sure & (preds != one.test.preds))
+    other = np.flatnonzero(sure & (preds != test.preds))
     if len(other):
         i = other[0]
-        there, now = one.classes[one.test.preds[i]], one.classes[preds[i]]
+        then, now = result.classes[test.preds[i]], result.classes[preds[i]]
         raise RunError(
-            f"{len(other)} of {len(preds)} {clips} get another class than in "
-            f"{one.folder / 'predictions.csv'} (the first is {one.test.utterances[i]}: {there} "
-            f"there, {now} now): the corpus or the code changed since the run; use those that it "
-            "was made with, or train anew"
+            f"{len(other)} of {len(preds)} {what} get another class than in "
+            f"{result.folder / 'predictions.csv'} (the first is {test.utterances[i]}: {then} "
+            f"there, {now} now): the corpus or the code changed since the run. Use the versions "
+            "that it was made with, or train again"
         )
 
 
 def label_table(labels: Sequence[Label]) -> str:
-    """Return tab-separated lines: path, emotion, its probability, all probabilities, gate."""
+    """Return tab-separated lines: path, emotion, probabilities of all classes, gate."""
     classes = next((list(label.probs) for label in labels if label.probs), [])
     rows = [["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"]]
     for label in labels:

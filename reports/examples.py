@@ -1,4 +1,4 @@
-"""The clips that runs were most confidently wrong about: verdicts, sound and images."""
+"""The most confident errors of runs: utterances, predictions, sound and images."""
 
 import base64
 import io
@@ -17,16 +17,16 @@ from features import SpectrogramImages
 from storage.model_card import read_card
 from storage.run_folder import Run
 
-AUDIO_RATE = 16_000  # Hz of the sound in the report: all that speech needs, half the bytes
-FLAC_BLOCK = 4096  # samples, as libsndfile packs them
+AUDIO_RATE = 16_000  # Hz, of the sound in the report
+FLAC_BLOCK = 4096  # samples in a block of libsndfile
 PER_RUN = 6
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one run said of a clip, with the seed that was surest of a wrong class if any was."""
+    """The prediction of one run for an utterance, of its most confidently wrong seed if any."""
 
-    run: int  # place
+    run: int  # index
     pred: str
     probs: Mapping[str, float]
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
@@ -36,7 +36,7 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Example:
-    """One clip, the verdicts of all runs, its sound and its images as data URIs."""
+    """One utterance, the predictions of all runs, its sound and images as data URIs."""
 
     utterance: str
     target: str
@@ -45,22 +45,22 @@ class Example:
     sound: str | None
     images: Mapping[str, str]  # view -> PNG
     floor: float  # dB of the darkest colour
-    problem: str | None = None  # why there is no sound and no image
+    problem: str | None = None  # reason for which there is neither sound nor image
 
 
 def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> list[Example]:
-    """Return the clips with the most probable wrong predictions of each run, surest first.
+    """Return the utterances with the most probable wrong predictions, most confident first.
 
     Args:
-        runs: That tested the same clips.
+        runs: Runs that tested the same utterances.
         audio: Include the sound.
-        per_run: Clips a run; those of several runs meet.
+        per_run: Number of utterances for each run; runs may share some.
     """
     verdicts = [_verdicts(run, place) for place, run in enumerate(runs)]
     targets = _targets(runs[0])
     sure: dict[str, float] = {}
-    for found in verdicts:
-        wrong = {u: v.probs[v.pred] for u, v in found.items() if v.pred != targets[u]}
+    for by_utterance in verdicts:
+        wrong = {u: v.probs[v.pred] for u, v in by_utterance.items() if v.pred != targets[u]}
         for utterance in sorted(wrong, key=lambda u: (-wrong[u], u))[:per_run]:
             sure[utterance] = max(sure.get(utterance, 0.0), wrong[utterance])
     images = SpectrogramImages(**read_card(runs[0].folds[0].folder).features.model_dump())
@@ -79,22 +79,22 @@ def _targets(run: Run) -> dict[str, str]:
 
 
 def _verdicts(run: Run, place: int) -> dict[str, Verdict]:
-    """Return each clip's verdict: of several seeds the surest wrong one, else the first."""
-    found: dict[str, Verdict] = {}
+    """Return the verdict on each utterance: of the most confidently wrong seed, or the first."""
+    verdicts: dict[str, Verdict] = {}
     surest: dict[str, float] = {}
-    for one in run.folds:
-        table = one.test
+    for fold in run.folds:
+        table = fold.test
         for i, utterance in enumerate(table.utterances.tolist()):
             wrong = table.preds[i] != table.targets[i]
             sure = float(table.probs[i, table.preds[i]]) if wrong else 0.0
-            if utterance in found and sure <= surest[utterance]:
+            if utterance in verdicts and sure <= surest[utterance]:
                 continue
             surest[utterance] = sure
             probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
             gate = None if table.gate is None else float(table.gate[i])
             pred = run.classes[table.preds[i]]
-            found[utterance] = Verdict(place, pred, probs, gate, one.fold, one.seed)
-    return found
+            verdicts[utterance] = Verdict(place, pred, probs, gate, fold.fold, fold.seed)
+    return verdicts
 
 
 def _example(
@@ -123,7 +123,7 @@ def _example(
 
 @torch.inference_mode()
 def _images(path: Path, front_end: SpectrogramImages) -> dict[str, str]:
-    """Return both images, of the first crop where a clip has several."""
+    """Return both images; of the first crop where a recording has several."""
     waveform = torch.from_numpy(read_audio(path, front_end.input_rate))
     pair = front_end(front_end.cut(waveform)[:1])
     return {
@@ -135,11 +135,11 @@ def _images(path: Path, front_end: SpectrogramImages) -> dict[str, str]:
 def _sound(path: Path) -> str:
     samples = read_audio(path, AUDIO_RATE)
     packed = io.BytesIO()
-    kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium plays no FLAC of one block
+    kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium cannot play one block
     soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")
     return data_uri(f"audio/{kind.lower()}", packed.getvalue())
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Return some bytes as an address that holds them itself."""
+    """Return bytes as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,4 +1,4 @@
-"""A comparison as files to paste and to hand on: Markdown, LaTeX, JSON and a report."""
+"""A comparison as files: Markdown, LaTeX, JSON and a report."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,13 +27,14 @@ def gather(
 
     Args:
         folders: Run folders.
-        breakdowns: Also break the scores down, and measure calibration.
+        breakdowns: Also compute scores by group and calibration.
         robustness: Also test the frozen weights on changed recordings: reads the test audio and
             adds to each run's ledger.
-        reference: See `comparison.compare`.
+        reference: Index of the run with which the others are compared; None compares all pairs.
 
     Raises:
-        InputError: The runs were not tested alike, or the corpus is not at hand for `robustness`.
+        InputError: Protocol, splits, folds or seeds differ, or the corpus that `robustness` needs
+            is missing.
         RunError: A file of a run is corrupt.
     """
     runs = [read_run(folder) for folder in folders]
@@ -43,7 +44,7 @@ def gather(
     if robustness:
         extra["robustness"] = {name: measure_robustness(run) for name, run in named}
         for folder in folders:
-            summarize(folder)  # it shows how often test data were read
+            summarize(folder)  # it counts the test evaluations
         comparison = compare(runs, reference)
     if breakdowns:
         extra["breakdown"] = {name: breakdown(run) for name, run in named}
@@ -55,8 +56,8 @@ def markdown(comparison: dict[str, Any]) -> str:
     blocks = [comparison_markdown(comparison)]
     stamp = f"**{STAMP}**\n\n" if comparison["speaker_dependent"] else ""
     stamp += f"{identity(comparison)}.\n\n"
-    for name, found in comparison.get("breakdown", {}).items():
-        blocks.append(stamp + breakdown_markdown(name, found))
+    for name, parts in comparison.get("breakdown", {}).items():
+        blocks.append(stamp + breakdown_markdown(name, parts))
     if "robustness" in comparison:
         blocks.append(stamp + robustness_markdown(comparison["robustness"]))
     return "\n".join(blocks)
@@ -68,14 +69,14 @@ def publish(
     """Write comparison.md, comparison.tex, comparison.json and report.html.
 
     Args:
-        folder: Where; made if missing.
-        runs: From `gather`.
-        comparison: From `gather`.
-        audio: Put the sound of the worst errors into the report.
+        folder: Output folder, made if missing.
+        runs: Runs from `gather`.
+        comparison: Comparison from `gather`.
+        audio: Embed the sound of the worst errors in the report.
 
     Raises:
         InputError: `folder` is a file.
-        RunError: The disk is full, lost or read-only; what was written is whole.
+        RunError: The disk is full, lost or read-only; files that were written are complete.
     """
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file: --out names a folder for the tables and the report")

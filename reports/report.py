@@ -1,4 +1,4 @@
-"""Runs side by side as one HTML page that needs nothing else: no network, no script, no file."""
+"""Runs side by side as one self-contained HTML page: no network, no script, no other file."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,21 +10,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from corpora.splits import STAMP
 from evaluation import figures
-from evaluation.tables import METRICS, NAMES, notes, p_value, percent
-from gates.results import FIGURES, GateResults, Stale, digests, read_results
-from gates.tables import (
-    ATTENTION,
-    NO_EXPLANATION,
-    QUESTIONS,
-    beside,
-    estimate_words,
-    exchanged,
-    gate_value,
-    given_models,
-    intervention_name,
-    not_asked,
-    question_words,
-)
+from evaluation.tables import METRICS, NAMES, notes, p_value, pairs_caption, percent
+from gates import tables as gate_tables
+from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
+from inference.predictor import weights_digests
 from reports.examples import PER_RUN, data_uri, worst_errors
 from storage.ledger import read_ledger
 from storage.run_folder import Run
@@ -32,7 +21,7 @@ from system.files import write_text
 from system.text import printable
 
 TEMPLATES = Path(__file__).resolve().parent
-GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # of matplotlib's markers, for the text
+GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # matplotlib's markers as text
 HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
     "loss": ("training loss", False),
     "dev_loss": ("dev loss", False),
@@ -47,19 +36,19 @@ def write_report(
     """Write the page.
 
     Args:
-        path: Of the HTML file.
-        runs: In the order of `comparison["runs"]`.
-        comparison: From `comparison.compare`; `breakdown` and `robustness` in it, by name of the
-            run, are shown where they are there.
-        audio: Embed the sound of the worst errors. Such a page holds recordings of the corpus and
-            may be passed on only as the corpus may.
+        path: Path of the HTML file.
+        runs: Runs in the order of `comparison["runs"]`.
+        comparison: Result of `comparison.compare`, with `breakdown` and `robustness` by name of the
+            run if they are to be shown.
+        audio: Embed the sound of the worst errors. Such a page holds recordings of the corpus: its
+            licence applies.
 
     Raises:
         RunError: A file of a run is corrupt, or the page cannot be written.
     """
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,  # names, ids and texts are the users'
+        autoescape=True,  # names, ids and texts come from users
         finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -68,17 +57,8 @@ def write_report(
     environment.globals.update(
         percent=percent,
         p_value=p_value,
-        beside=beside,
-        exchanged=exchanged,
-        given_models=given_models,
-        not_asked=not_asked,
-        gate_value=gate_value,
-        estimate_words=estimate_words,
-        question_words=question_words,
-        intervention_name=intervention_name,
-        gate_questions=QUESTIONS,
-        no_explanation=NO_EXPLANATION,
-        behind_attention=ATTENTION,
+        pairs_caption=pairs_caption,
+        gate_tables=gate_tables,
     )
     page = environment.get_template("report.html").render(
         c=comparison,
@@ -102,12 +82,12 @@ def write_report(
 
 
 def _shown(value: Any) -> Any:
-    """Return what a page shows of a value; escaped text and figures pass as they are."""
+    """Make plain text printable; escaped text and numbers pass unchanged."""
     return printable(value) if type(value) is str else value
 
 
 def _runs(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, Any]]:
-    """Return each run's scores with its colour, what it was made with, and its ledger."""
+    """Return each run's scores with its colour, provenance and ledger."""
     return [
         {
             **summary,
@@ -122,21 +102,21 @@ def _runs(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, Any]]:
 
 
 def _ledger(run: Run) -> list[dict[str, Any]]:
-    """Return the looks at these test data; other splits have other test data."""
+    """Return the test evaluations on the current splits; other splits have other test data."""
     lines = read_ledger(run.folder)
     return [line for line in lines if line["certificate"] == run.certificate["id"]]
 
 
 def _made_with(run: Run) -> dict[str, Any]:
-    """Return what the folds of a run were made with, each thing once."""
-    made = [one.environment() for one in run.folds]
+    """Return commands, commits, versions and machines of the folds, each once."""
+    made = [fold.environment() for fold in run.folds]
     versions = [{"python": e.get("python", "?"), **e.get("packages", {})} for e in made]
     machines = [[str(e.get(key, "?")) for key in ("device", "threads", "platform")] for e in made]
     facts = {
         "commands": [_command(e["command"]) for e in made],
         "commits": [str(e["git_commit"]) for e in made],
-        "versions": [", ".join(f"{k} {v}" for k, v in each.items()) for each in versions],
-        "machines": ["{}, threads: {}, {}".format(*each) for each in machines],
+        "versions": [", ".join(f"{k} {v}" for k, v in names.items()) for names in versions],
+        "machines": ["{}, threads: {}, {}".format(*machine) for machine in machines],
     }
     distinct: dict[str, Any] = {key: list(dict.fromkeys(values)) for key, values in facts.items()}
     return {**distinct, "seconds": sum(e.get("seconds", 0) for e in made)}
@@ -160,13 +140,13 @@ def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
     """Return the plots that every page has, as data URIs."""
-    classes, found = comparison["classes"], comparison["runs"]
-    tests = [run["test"] for run in found]
+    classes, summaries = comparison["classes"], comparison["runs"]
+    tests = [summary["test"] for summary in summaries]
     scores = [
         figures.Dots([t[m]["pooled"] for m in METRICS], [t[m]["interval"] for m in METRICS])
         for t in tests
     ]
-    recalls = [figures.Dots(run["per_class_recall"], [None] * len(classes)) for run in found]
+    recalls = [figures.Dots(run["per_class_recall"], [None] * len(classes)) for run in summaries]
     names = [NAMES[metric] for metric in METRICS]
     plots = {
         "scores": figures.dot_plot(
@@ -176,7 +156,7 @@ def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
         **{
             key: figures.epochs(_histories(runs, key), *how)
             for key, how in HISTORIES.items()
-            if all(key in one.history()[0] for run in runs for one in run.folds)
+            if all(key in fold.history()[0] for run in runs for fold in run.folds)
         },
     }
     return {name: _svg_uri(plot) for name, plot in plots.items()}
@@ -185,18 +165,18 @@ def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
 def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
     lines = []
     for place, run in enumerate(runs):
-        for one in run.folds:
-            rows = one.history()
+        for fold in run.folds:
+            rows = fold.history()
             x, y = [row["epoch"] for row in rows], [row[key] for row in rows]
-            lines.append(figures.Line(place, x, y, one.metrics.best_epoch))
+            lines.append(figures.Line(place, x, y, fold.metrics.best_epoch))
     return lines
 
 
 def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return the gate images of the runs that have gates, over all folds and seeds."""
-    found = []
+    """Return the gate figures of the runs that have gates, over all folds and seeds."""
+    sections = []
     for place, run in enumerate(runs):
-        tables = [one.test for one in run.folds]
+        tables = [fold.test for fold in run.folds]
         gates = [table.gate for table in tables if table.gate is not None]
         if len(gates) < len(tables):
             continue
@@ -209,56 +189,56 @@ def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
             "by_class": figures.gate_by_class(by_class, run.classes, place),
         }
         numbers = {"mean": gate.mean(), "low": gate.min(), "high": gate.max(), "n": len(gate)}
-        found.append({"run": place, **numbers, **{k: _svg_uri(v) for k, v in plots.items()}})
-    return found
+        sections.append({"run": place, **numbers, **{k: _svg_uri(v) for k, v in plots.items()}})
+    return sections
 
 
 def _analyses(runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Return what `analyze_gates.py` found of each run; of other weights, only that it is so."""
+    """Return the gate analysis of each run that has one; of a stale one, only its message."""
     analyses: list[dict[str, Any]] = []
     for place, run in enumerate(runs):
         try:
-            shown = read_results(run)
+            analysis = read_analysis(run)
         except Stale as stale:
             analyses.append({"run": place, "stale": str(stale)})
             continue
-        if shown is not None:
+        if analysis is not None:
             plots = [
                 {"uri": data_uri("image/png", data), "words": FIGURES[name], "name": name}
-                for name, data in shown.figures.items()
+                for name, data in analysis.figures.items()
             ]
-            found = {"found": shown.results, "retrained": _retrained(shown.results, runs)}
-            analyses.append({"run": place, "stale": None, **found, "plots": plots})
+            ablation = analysis.results.branch_ablation
+            retrained = [] if ablation is None else _retrained(ablation.unimodal, runs)
+            results = {"results": analysis.results, "retrained": retrained}
+            analyses.append({"run": place, "stale": None, **results, "plots": plots})
     return analyses
 
 
-def _retrained(found: GateResults, runs: Sequence[Run]) -> list[str]:
-    """Return the runs of one branch whose weights are no longer those that stand beside."""
-    beside_it = found.reliance.unimodal if found.reliance is not None else []
-    named = {one.run for one in beside_it}
-    now = {run.name: digests(run) for run in runs if run.name in named}
-    return [one.run for one in beside_it if now.get(one.run, one.weights) != one.weights]
+def _retrained(unimodal: Sequence[UnimodalRun], runs: Sequence[Run]) -> list[str]:
+    """Return the names of the unimodal runs whose weights have changed since the analysis."""
+    names = {row.run for row in unimodal}
+    now = {run.name: weights_digests(run) for run in runs if run.name in names}
+    return [row.run for row in unimodal if now.get(row.run, row.weights) != row.weights]
 
 
 def _calibrations(comparison: Comparison) -> dict[str, Any] | None:
-    """Return reliability of each run that was broken down, and risk over coverage of all."""
+    """Return the reliability of each run with a breakdown, and risk over coverage of all."""
     parts = comparison.get("breakdown") or {}
     names = [run["name"] for run in comparison["runs"]]
-    found = [{"run": i, **parts[name]} for i, name in enumerate(names) if name in parts]
-    if not found:
+    rows = [{"run": i, **parts[name]} for i, name in enumerate(names) if name in parts]
+    if not rows:
         return None
-    curves = [(one["run"], one["risk_coverage"]) for one in found]
+    curves = [(row["run"], row["risk_coverage"]) for row in rows]
     risks = [figures.Line(run, curve["coverage"], curve["risk"]) for run, curve in curves]
     plot = figures.curves(risks, "coverage, percent", "risk, percent", percent=True)
-    plots = [_svg_uri(_reliability(one["calibration"])) for one in found]
-    runs = [{**one, "plot": plot} for one, plot in zip(found, plots, strict=True)]
+    runs = [{**row, "plot": _svg_uri(_reliability(row["calibration"]))} for row in rows]
     return {"risk": _svg_uri(plot), "runs": runs}
 
 
-def _reliability(found: Mapping[str, Any]) -> str:
+def _reliability(calibration: Mapping[str, Any]) -> str:
     bars = []
     for key in ("reliability", "reliability_scaled"):
-        full = [row for row in found[key] if row["n"]]
+        full = [row for row in calibration[key] if row["n"]]
         bars.append(
             figures.Bars(*([row[k] for row in full] for k in ("confidence", "accuracy", "n")))
         )
@@ -267,18 +247,18 @@ def _reliability(found: Mapping[str, Any]) -> str:
 
 def _groups(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
     """Return {grouping: rows}, each row with the scores of every run by its place."""
-    found: dict[str, dict[str, dict[str, Any]]] = {}
+    groupings: dict[str, dict[str, dict[str, Any]]] = {}
     for place, run in enumerate(comparison["runs"]):
         parts = (comparison.get("breakdown") or {}).get(run["name"], {}).get("groups", {})
         for grouping, rows in parts.items():
             for row in rows:
-                group = found.setdefault(grouping, {}).setdefault(row["group"], {**row, "runs": {}})
-                group["runs"][place] = row
-    return {name: list(rows.values()) for name, rows in found.items()}
+                groups = groupings.setdefault(grouping, {})
+                groups.setdefault(row["group"], {**row, "runs": {}})["runs"][place] = row
+    return {name: list(rows.values()) for name, rows in groupings.items()}
 
 
 def _conditions(comparison: Comparison) -> dict[str, Any] | None:
-    """Return the plot of all runs under changed clips, and its rows; None where not measured."""
+    """Return the plot of all runs by condition and its rows; None where not measured."""
     parts = comparison.get("robustness") or {}
     lists = [parts.get(run["name"], {}).get("conditions", []) for run in comparison["runs"]]
     measured = [{row["condition"]: row for row in rows} for rows in lists]

@@ -96,7 +96,7 @@ def test_each_run_beside_a_reference_and_no_other(make):
     assert found["tests"][1]["difference"] == pytest.approx(-other["difference"])
     assert found["tests"][1]["p"] == pytest.approx(other["p"])
     text, latex = comparison_markdown(found), comparison_latex(found)
-    assert "same clips, each run with `two`: points" in text and "each run with two: " in latex
+    assert "same utterances, each run with `two`: diff" in text and "each run with two: " in latex
     assert "corrected for 2 comparisons" in text and "each run with" not in comparison_markdown(
         alone
     )
@@ -136,11 +136,11 @@ def test_a_key_that_one_run_cannot_have_differs_where_the_other_has_not_its_usua
     ("changed", "words"),
     [
         ({"protocol": "q"}, "protocol differs"),
-        ({"id": "y"}, r"certificate \(clips, labels or folds\) differs"),
+        ({"id": "y"}, r"certificate \(utterances, labels or folds\) differs"),
     ],
 )
 def test_runs_tested_otherwise_are_refused(make, changed, words):
-    with pytest.raises(InputError, match=f"(?s)cannot stand in one table, their {words}.*two: "):
+    with pytest.raises(InputError, match=f"(?s)cannot be compared, their {words}.*two: "):
         compare([make("one", FIRST), make("two", SECOND, **changed)])
 
 
@@ -153,7 +153,7 @@ def test_it_is_said_which_folds_are_of_other_clips(make, tmp_path):
         changed = [folds[0] | {"assignment": assigned}, folds[1]]
         tested = [{**fold, "test": {"recordings": "r"}} for fold in changed]
         file.write_text(json.dumps(certificate | {"folds": tested}))
-    with pytest.raises(InputError, match=r"clips: one 24, two 24; folds that differ: 1$"):
+    with pytest.raises(InputError, match=r"utterances: one 24, two 24; folds that differ: 1$"):
         compare([read_run(run.folder) for run in found])
 
 
@@ -179,7 +179,7 @@ def test_seeds_stay_apart_from_folds(make):
     assert found["tests"][0]["n_speakers"] == 3
     assert found["runs"][0]["test"]["ua"]["seed_std"] == 0
     text = comparison_markdown(found)
-    assert "seeds 0, 1, 24 clips of 3 speakers" in text and "| UA ± over seeds |" in text
+    assert "seeds 0, 1, 24 utterances of 3 speakers" in text and "| UA ± over seeds |" in text
 
 
 def test_clips_meet_by_name_whatever_the_order_of_the_rows(make, tmp_path):

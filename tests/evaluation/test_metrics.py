@@ -66,7 +66,7 @@ def test_each_score_takes_many_confusions_at_once(name):
     ("targets", "preds"), [([], []), ([0], [0, 1]), ([0, 1], [0]), ([0, 1], [0, 2]), ([0], [-1])]
 )
 def test_predictions_that_cannot_be_scored_are_a_value_error(targets, preds):
-    with pytest.raises(ValueError, match="need one prediction a clip|must be in 0..1"):
+    with pytest.raises(ValueError, match="need one prediction for each|must be in 0..1"):
         scores(targets, preds, 2)
 
 

@@ -301,7 +301,7 @@ def test_other_weights_and_other_conditions_are_measured_anew(measured, tmp_path
 
 
 @pytest.mark.parametrize("n_missing", [1, 5])
-def test_a_missing_corpus_is_told_before_any_look(fresh, tmp_path, corpus_root, n_missing):
+def test_a_missing_corpus_is_named_before_any_evaluation(fresh, tmp_path, corpus_root, n_missing):
     run = read_run(fresh)
     own = tmp_path / "corpus"
     shutil.copytree(corpus_root, own)
@@ -310,7 +310,7 @@ def test_a_missing_corpus_is_told_before_any_look(fresh, tmp_path, corpus_root, 
     files[0].write_text("no audio")
     for path in files[1:n_missing]:
         path.unlink()
-    with pytest.raises(InputError, match=f"^{n_missing} of 16 test clips") as caught:
+    with pytest.raises(InputError, match=f"^{n_missing} of 16 audio files of test") as caught:
         measure_robustness(run, progress=False)
     assert str(own) in str(caught.value) and "corpus.root=" in str(caught.value)
     assert str(files[0]) in str(caught.value)
@@ -324,7 +324,7 @@ def test_a_changed_corpus_is_told(fresh, tmp_path, corpus_root, monkeypatch):
     table.probs[np.arange(8), table.preds] = 1.0  # all of them sure
     wrong = (table.preds + [1, 0, 0, 0, 0, 0, 0, 1]) % 4
     monkeypatch.setattr(robustness, "_predict", lambda *_: wrong)
-    with pytest.raises(RunError, match="2 of 8 clean test clips .*the corpus or the code") as error:
+    with pytest.raises(RunError, match="2 of 8 clean test utterances .*or the code") as error:
         measure_robustness(run, progress=False)
     one = run.folds[0]
     there, now = one.classes[table.preds[0]], one.classes[wrong[0]]
@@ -449,7 +449,7 @@ def test_the_table_shows_runs_side_by_side():
     b = found(("clean", "clean", 0.5, [0.4, 0.6], 0.0), ("speed", "speed", 0.5, None, -1e-17))
     lines = robustness_markdown({"one": a, "two": b}).splitlines()
     assert lines[2:] == [
-        "| test clips | one | change | two | change |",
+        "| condition | one | change | two | change |",
         "|---|---:|---:|---:|---:|",
         "| clean | 70.0 [60.0, 80.0] |  | 50.0 [40.0, 60.0] |  |",
         "| gain | 65.0 | -5.0 | – | – |",

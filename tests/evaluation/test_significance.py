@@ -139,8 +139,8 @@ def test_the_interval_is_reproducible_and_wider_at_a_higher_level():
 BAD_COUNTS = {
     "must be": np.zeros((3, 2, 2), int),
     "classes, classes": np.ones((1, 3, 2, 3), int),
-    "the same clips": np.concatenate([right_of(1, 2), right_of(1, 2, clips=5)]),
-    "a clip at least": np.array([[[[1, 0], [0, 0]], [[0, 0], [0, 0]]]]),
+    "the same utterances": np.concatenate([right_of(1, 2), right_of(1, 2, clips=5)]),
+    "an utterance at least": np.array([[[[1, 0], [0, 0]], [[0, 0], [0, 0]]]]),
 }
 
 
@@ -281,7 +281,7 @@ def test_the_effect_size_is_of_the_mean_over_seeds_of_each_speaker():
 
 
 def test_runs_that_tested_other_clips_or_seeds_are_a_value_error():
-    with pytest.raises(ValueError, match="the same clips"):
+    with pytest.raises(ValueError, match="the same utterances"):
         paired_test(right_of(1, 2), right_of(1, 2, clips=5), WA)
     with pytest.raises(ValueError, match="the same seeds"):
         paired_test(right_of(1, 2), np.repeat(right_of(1, 2), 2, axis=0), WA)

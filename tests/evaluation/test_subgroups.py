@@ -272,7 +272,8 @@ def test_the_tables_say_what_they_leave_out(large):
     text = breakdown_markdown("mine", found)
     shown = [row["group"] for row in texts if f"| {row['group']} |" in text]
     assert shown == [row["group"] for row in texts[:20]] and len(texts) == 30
-    assert f"10 more texts ({sum(row['n'] for row in texts[20:])} clips) are not shown." in text
+    n = sum(row["n"] for row in texts[20:])
+    assert f"10 more texts ({n} utterances) are not shown." in text
     assert text.startswith("**mine by group.**")
     first = found["groups"]["duration"][0]
     low, high = (f"{100 * end:.1f}" for end in first["interval"])

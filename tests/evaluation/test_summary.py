@@ -61,7 +61,7 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     assert count_test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
     assert summarize(run)["test_evaluations"] == found
-    said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
+    said = "evaluated more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
 
 
@@ -116,7 +116,7 @@ def test_what_is_left_out_is_said(run):
     assert summarize(run)["left_out"] == ["fold-2_seed-0"]
     text = (run / "summary.md").read_text()
     assert f"Left out of {run.name}, since not every seed has finished: fold-2_seed-0." in text
-    assert "Fold 1 tests no clip of b: its UA is over the other classes." in text
+    assert "Fold 1 tests no utterance of b: its UA is over the other classes." in text
 
 
 def test_a_missing_environment_names_the_fold_that_must_go(run):

@@ -1,20 +1,32 @@
-"""What the page shows of gates: this run's own, as text, and nothing of a file that is not ours."""
+"""The page shows the analysis of the run's own weights, as text; corrupt files are refused."""
 
 import json
 import re
 import shutil
 import struct
 import zlib
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from pydantic import TypeAdapter
 
 from evaluation.comparison import compare
 from evaluation.figures import png_bytes, svg_text
 from gates import figures as gate_figures
-from gates.results import GateResults, Stale, digests, read_results
+from gates.results import (
+    BranchAblation,
+    ClassDeviation,
+    Estimate,
+    GateResults,
+    Intervention,
+    Stale,
+    UnimodalRun,
+    read_analysis,
+)
 from gates.tables import gates_markdown
+from inference.predictor import weights_digests
 from reports.publish import gather
 from reports.report import write_report
 from storage.run_folder import read_run
@@ -34,26 +46,24 @@ SETTINGS = {
 
 def results_of(run, **changes):
     """Return what gates.json could hold of a run of two classes; its words are hostile."""
-    mean = {"n": 3, "speakers": 2, "mean": 0.4, "interval": [0.35, 0.45]}
+    mean = {"value": 0.4, "interval": [0.35, 0.45], "n": 3, "n_speakers": 2}
     cost = {
-        "ua": 0.5,
-        "interval": None,
-        "fall": 0.25,
-        "fall_interval": [0.1, 0.4],
+        "ua": {"value": 0.5, "interval": None},
+        "fall": {"value": 0.25, "interval": [0.1, 0.4]},
         "p": 0.5,
         "smallest_p": 0.5,
         "recall_falls": [0.5, None],
     }
-    question = {"key": "class", "estimate": 0.01, "interval": None, "p": 0.5, "p_holm": 1.0}
+    question = {"key": "class", "value": 0.01, "interval": None, "p": 0.5, "p_holm": 1.0}
     question |= {"smallest_p": 0.5, "n_speakers": 2, "exact": True}
     interventions = [
-        {**cost, "changed": b, "how": h, "draws": 2, "p_holm": 1.0, "follows_donor": f}
+        {**cost, "changed": b, "how": h, "draws": 2, "p_holm": 1.0, "follows": f}
         for b in ("cqt", "mel")
         for h, f in (("train mean", None), (EVIL, 0.25))
     ]
-    verdict = {"of": EVIL, "gate": 0.4, "gate_interval": [0.35, 0.45], "difference": 0.1}
-    verdict["cost_interval"] = [0.1, 0.3]
-    verdict |= {"interval": [0.05, 0.2], "leans": "Mel", "relies": "CQT"}
+    verdict = {"class_name": EVIL, "leans": "Mel", "relies": "CQT", "verdict": "disagree"}
+    difference = {"value": 0.1, "interval": None}
+    branches = {"class_name": None, "difference": difference, "p": 1.0, "larger_fall": None}
     values = {
         "run": EVIL,
         "fusion": "gmu",
@@ -61,7 +71,7 @@ def results_of(run, **changes):
         "certificate": "x",
         "speaker_dependent": False,
         "classes": ["a", "b"],
-        "weights": digests(run),
+        "weights": weights_digests(run),
         "n": 3,
         "n_speakers": 2,
         "speaker_per_fold": False,
@@ -70,23 +80,26 @@ def results_of(run, **changes):
             "mean": mean,
             "share": mean,
             "groups": {"class": [{**mean, "group": EVIL}]},
-            "deviations": [{"class": EVIL, "mean": 0.1, "interval": None, "speakers": 2}],
+            "deviations": [{"class_name": EVIL, "value": 0.1, "interval": None, "n_speakers": 2}],
             "questions": [question],
             "models": [],
         },
-        "reliance": {
-            "intact": {"ua": 0.75, "interval": None},
+        "branch_ablation": {
+            "intact": {"value": 0.75, "interval": None},
             "interventions": interventions,
-            "branches": [
-                {"class": None, "difference": 0.1, "interval": None, "cost_interval": None, "p": 1}
-            ],
+            "branches": [branches],
             "unimodal": [
                 {**cost, "run": EVIL, "branch": "cqt", "weights": {}, "differs": [f"a: {EVIL} / 2"]}
             ],
         },
-        "verdicts": [{**verdict, "verdict": "disagree", "words": f"They disagree. {EVIL}"}],
+        "verdicts": [{**verdict, "words": f"They disagree. {EVIL}"}],
+        "version": 2,
     }
     return {**values, **changes}
+
+
+def parsed(run, **changes):
+    return TypeAdapter(GateResults).validate_json(json.dumps(results_of(run, **changes)))
 
 
 @pytest.fixture
@@ -115,19 +128,21 @@ def test_the_page_shows_statistics_costs_verdicts_and_images(run):
     put(run)
     (run.folder / "gates/falls.png").write_bytes(PNG)
     page = page_of(run)
-    section = page.partition('<section id="reliance">')[2].partition("</section>")[0]
-    assert '<a href="#reliance">' in page
+    section = page.partition('<section id="branch-ablation">')[2].partition("</section>")[0]
+    assert '<a href="#branch-ablation">' in page
     assert "Mean gate 0.400 [0.350, 0.450]" in section and "1 = CQT / MaxViT" in section
     assert "Does the mean gate differ between classes?" in section
-    assert "cannot be told from so few speakers" in section
-    assert "CQT by the mean of the training clips" in section and "+50.0" in section
+    assert "too few speakers to decide" in section
+    assert "CQT replaced by the mean of the training utterances" in section and "+50.0" in section
     assert '<li class="disagree">' in section and "They disagree." in section
-    assert "all units: Do its units, where their mean may not? Does it differ between" in section
-    assert "no fall can reach 0.05" in section and "older than that column" in section
+    assert (
+        "all units: Do its units differ between classes, even where the mean does not?" in section
+    )
+    assert "no fall can reach 0.05" in section and "older than the gate columns" in section
     assert section.count('src="data:image/png;base64,') == 1
 
 
-def test_a_run_beside_that_is_of_other_weights_by_now_is_told(run):
+def test_a_unimodal_run_that_was_trained_again_is_named(run):
     alone = write_run(run.folder.parent / "alone", "cqt_only")
     fold = write_fold(
         alone, 1, 0, [("u", "s1", "a", "b"), ("v", "s2", "b", "b"), ("w", "s2", "a", "a")]
@@ -135,13 +150,16 @@ def test_a_run_beside_that_is_of_other_weights_by_now_is_told(run):
     write_card(fold, ["a", "b"], SETTINGS)
     write_text(fold / "history.csv", "epoch,loss,dev_ua\n1,1.0,0.5\n")
     found = results_of(run)
-    row = {**found["reliance"]["unimodal"][0], "run": "alone", "differs": []}
-    for weights, told in ((digests(read_run(alone)), False), ({"fold 1 seed 0": "other"}, True)):
-        found["reliance"]["unimodal"] = [{**row, "weights": weights}]
-        put(run, reliance=found["reliance"])
+    row = {**found["branch_ablation"]["unimodal"][0], "run": "alone", "differs": []}
+    for weights, told in (
+        (weights_digests(read_run(alone)), False),
+        ({"fold 1 seed 0": "other"}, True),
+    ):
+        found["branch_ablation"]["unimodal"] = [{**row, "weights": weights}]
+        put(run, branch_ablation=found["branch_ablation"])
         write_report(run.folder / "r.html", *gather([run.folder, alone]), audio=False)
         page = (run.folder / "r.html").read_text()
-        assert ("alone was trained anew since" in page) is told
+        assert ("alone was trained again since" in page) is told
         assert "alone differs from the run in its fusion alone." in page
 
 
@@ -149,91 +167,111 @@ def test_a_run_beside_that_is_of_other_weights_by_now_is_told(run):
 def test_what_folds_of_one_speaker_mean_is_told(run, one_speaker):
     put(run, speaker_per_fold=one_speaker)
     page = page_of(run)
-    text = gates_markdown(GateResults.model_validate(results_of(run, speaker_per_fold=one_speaker)))
+    text = gates_markdown(parsed(run, speaker_per_fold=one_speaker))
     for words in (page, text):
         assert ("each fold tests one speaker" in words) is one_speaker
         assert ("over speakers, given these models." in words) is not one_speaker
-    assert ("exchanged among folds" in text) is one_speaker
-    assert ("genders among folds" in page) is one_speaker
+    for words in (page, text):
+        assert ("genders are permuted among folds" in words) is one_speaker
 
 
 def test_words_of_the_folder_are_text(run):
     put(run)
     page = page_of(run)
     assert EVIL not in page and "&lt;script&gt;alert(1)" in page
-    text = gates_markdown(GateResults.model_validate(results_of(run)))
+    text = gates_markdown(parsed(run))
     assert EVIL not in re.sub("`[^`]*`", "", text)  # in code nothing is a tag
     assert "&lt;script>" in text
 
 
 def test_a_run_without_an_analysis_has_no_such_section(run):
     page = page_of(run)
-    assert 'id="reliance"' not in page and read_results(run) is None
+    assert 'id="branch-ablation"' not in page and read_analysis(run) is None
 
 
 @pytest.mark.parametrize(
-    ("reference", "whom"), [(None, "over the pairs."), (0, "over each run with mine.")]
+    ("reference", "which"),
+    [(None, "utterances: difference"), (0, "utterances, each run with mine: difference")],
 )
-def test_the_tests_say_what_p_is_corrected_over(run, reference, whom):
+def test_the_tests_say_what_p_is_corrected_over(run, reference, which):
     other = shutil.copytree(run.folder, run.folder.with_name("other"))
     runs = [run, read_run(other)]
     write_report(run.folder / "report.html", runs, compare(runs, reference), audio=False)
     page = (run.folder / "report.html").read_text()
-    caption = page.partition("Paired tests on the same clips")[2].partition("</caption>")[0]
-    assert f"Holm-corrected {whom}" in caption
+    caption = page.partition("Paired tests on the same ")[2].partition("</caption>")[0]
+    assert caption.startswith(which) and "Holm-corrected for 1 comparison;" in caption
 
 
 def test_an_analysis_of_other_weights_is_named_and_not_shown(run):
     put(run)
     (run.folds[0].folder / "model.safetensors").write_bytes(b"others")
     with pytest.raises(Stale):
-        read_results(run)
+        read_analysis(run)
     page = page_of(run)
     assert "of other weights or folds" in page and f"analyze_gates.py {run.folder}" in page
     assert "Mean gate 0.4" not in page and "They disagree" not in page
+
+
+def test_an_analysis_of_the_older_format_is_named_and_not_shown(run):
+    put(run, reliance=None)
+    values = json.loads((run.folder / "gates/gates.json").read_text())
+    del values["version"]
+    (run.folder / "gates/gates.json").write_text(json.dumps(values))
+    with pytest.raises(Stale, match="older format"):
+        read_analysis(run)
+    page = page_of(run)
+    assert f"older format and is not shown. Run python analyze_gates.py {run.folder} again" in page
+    assert "Mean gate 0.4" not in page
+
+
+def test_results_are_written_as_they_are_read(run):
+    results = parsed(run)
+    write_json(run.folder / "gates/gates.json", asdict(results))
+    assert read_analysis(run).results == results
 
 
 def test_more_folds_than_were_analyzed_are_told(run):
     put(run)
     write_fold(run.folder, 2, 0, [("x", "s3", "a", "b"), ("y", "s3", "b", "b")])
     with pytest.raises(Stale, match="other weights or folds"):
-        read_results(read_run(run.folder))
+        read_analysis(read_run(run.folder))
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         {"gates": {"mean": 1}},
+        {"version": 3},
         {"n": "3"},
         {"n": -1},
         {"fusion": ["gmu"]},
-        {"reliance": {"intact": {"ua": 1.0, "interval": None}, "interventions": []}},
+        {"branch_ablation": {"intact": {"value": 1.0, "interval": None}, "interventions": []}},
         {"classes": ["a"] * 5000},
         {"more": 1},
         {"protocol": "x" * 5000},
-        {"verdicts": [{"of": None}]},
+        {"verdicts": [{"class_name": None}]},
     ],
 )
 def test_a_file_of_another_form_is_refused(run, changes):
     put(run, **changes)
     with pytest.raises(RunError, match=r"gates.json is corrupt .*analyze_gates.py .* again") as e:
-        read_results(run)
+        read_analysis(run)
     assert len(str(e.value)) < 800
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "[" * 5000, '{"run": NaN}', "x" * 100])
-def test_a_file_that_is_no_json_of_ours_is_refused(run, text):
+def test_a_file_that_is_not_json_is_refused(run, text):
     (run.folder / "gates/gates.json").write_text(text)
     with pytest.raises(RunError, match="gates.json"):
         page_of(run)
 
 
-def test_numbers_that_are_none_are_refused(run):
+def test_infinite_numbers_are_refused(run):
     values = results_of(run)
-    values["gates"]["mean"]["mean"] = float("inf")
+    values["gates"]["mean"]["value"] = float("inf")
     (run.folder / "gates/gates.json").write_text(json.dumps(values))
-    with pytest.raises(RunError, match="gates.mean.mean"):
-        read_results(run)
+    with pytest.raises(RunError, match="gates.mean.value"):
+        read_analysis(run)
 
 
 def png_header(width, height):
@@ -249,17 +287,17 @@ def png_header(width, height):
     + [PNG + b"\0" * 5_000_001],
     ids=["svg", "jpeg", "wide", "bomb", "long"],
 )
-def test_what_is_no_small_png_is_refused(run, data):
+def test_a_figure_that_is_not_a_small_png_is_refused(run, data):
     put(run)
     (run.folder / "gates/class_histograms.png").write_bytes(data)
     with pytest.raises(RunError, match="class_histograms.png is corrupt"):
-        read_results(run)
+        read_analysis(run)
 
 
 def test_a_image_of_another_name_is_left_alone(run):
     put(run)
     (run.folder / "gates/other.png").write_bytes(b"x")
-    assert read_results(run).images == {}
+    assert read_analysis(run).figures == {}
 
 
 ODD = ["$x_1$", "a & b", "\x00\x1b[2J", "ä" * 60]
@@ -267,16 +305,19 @@ ODD = ["$x_1$", "a & b", "\x00\x1b[2J", "ä" * 60]
 
 def test_images_take_odd_names_empty_classes_and_constant_gates():
     gates = [np.array([0.5, 0.5]), np.zeros(0), np.array([0.5]), np.array([0.5])]
-    intervals = [None, [-0.1, 0.1], None, None]
+    pairs = list(zip([None, [-0.1, 0.1], None, None], ODD, strict=True))
+    cost = (Estimate(0.5, None), Estimate(0.1, None), 0.5, 0.5, [])
+    alone = [UnimodalRun(*cost, name, "cqt", {}, []) for name in ODD]
+    forced = [Intervention(*cost, "gate", name, 1, 0.5, None) for name in ODD]
     units = np.full((6, 4), 0.5)
     units[:, 1] = np.nan
     drawn = [
         gate_figures.class_histograms(gates, ODD),
-        gate_figures.class_deviations(ODD, [0.0, 0.0, 0.0, 0.0], intervals),
+        gate_figures.class_deviations([ClassDeviation(0.0, *pair, 1) for pair in pairs]),
         gate_figures.unit_heat_maps([gate_figures.Units("m", np.full(6, 0.5), units)] * 2, ODD),
         gate_figures.gate_and_confidence(np.full(3, 0.5), np.ones(3), np.array([True] * 3)),
         gate_figures.gate_over_epochs([gate_figures.Epochs([1.0], [0.5], [0.0], 1)] * 2),
-        gate_figures.falls([gate_figures.Fall(name, "alone", 0.1, None) for name in ODD]),
+        gate_figures.falls(BranchAblation(Estimate(0.5, None), forced, [], alone)),
     ]
     for figure in drawn:
         assert "\x1b" not in svg_text(figure) and png_bytes(figure).startswith(b"\x89PNG")

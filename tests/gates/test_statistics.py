@@ -44,10 +44,10 @@ def p_by_loops(cells):
 def test_three_speakers_of_two_classes_by_hand():
     found = class_test(np.array([[0.2, 0.4], [0.5, 0.9], [0.1, 0.7]]))
     # deviations -+0.1, -+0.2, -+0.3: mean -0.2, 0.2; of 8 orders only two have all signs alike
-    assert found.estimate == pytest.approx(0.2)
+    assert found.value == pytest.approx(0.2)
     assert (found.p, found.smallest_p, found.n_speakers, found.exact) == (0.25, 0.25, 3, True)
     against = class_test(np.array([[0.2, 0.4], [0.9, 0.5], [0.1, 0.7]]))
-    assert against.estimate == pytest.approx(0.2 / 3) and against.p == pytest.approx(6 / 8)
+    assert against.value == pytest.approx(0.2 / 3) and against.p == pytest.approx(6 / 8)
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_an_offset_of_the_fold_is_no_difference_between_classes():
     cells = np.random.default_rng(1).normal(size=(4, 3))
     moved = cells + np.array([[0.0], [5.0], [-3.0], [8.0]])
     assert class_test(moved).p == class_test(cells).p
-    assert class_test(moved).estimate == pytest.approx(class_test(cells).estimate)
+    assert class_test(moved).value == pytest.approx(class_test(cells).value)
 
 
 def test_random_permutations_agree_with_all_of_them(monkeypatch):
@@ -166,7 +166,7 @@ def test_a_difference_is_found():
     cells = 0.5 + effect + 0.01 * draw.normal(size=(4, 3)) + 0.2 * draw.normal(size=(4, 1))
     found = class_test(cells)
     assert found.p == pytest.approx(found.smallest_p) and found.p == pytest.approx(1 / 216)
-    assert found.estimate == pytest.approx(np.sqrt(2 / 3) * 0.05, rel=0.3)
+    assert found.value == pytest.approx(np.sqrt(2 / 3) * 0.05, rel=0.3)
 
 
 def test_units_differ_though_their_mean_does_not():
@@ -176,7 +176,7 @@ def test_units_differ_though_their_mean_does_not():
     blocks = [pattern + 0.1 * draw.normal(size=(2, 3, 40)) for _ in range(2)]
     found = unit_test(blocks)
     assert found.p == found.smallest_p == 1 / 36 and found.n_speakers == 4
-    assert found.estimate == pytest.approx(
+    assert found.value == pytest.approx(
         np.sqrt(np.mean([(b - b.mean(1, keepdims=True)).mean(0) ** 2 for b in blocks]))
     )
 
@@ -211,7 +211,7 @@ def test_a_speaker_without_a_class_of_its_fold_is_left_out_of_the_units():
 def test_signs_are_turned_by_hand():
     found = sign_flip_test(np.array([1.0, 2.0, 4.0]))
     # |+-1 +-2 +-4| is 7 only where all signs are alike: 2 of 8
-    assert (found.p, found.smallest_p, found.estimate) == (0.25, 0.25, pytest.approx(7 / 3))
+    assert (found.p, found.smallest_p, found.value) == (0.25, 0.25, pytest.approx(7 / 3))
     assert sign_flip_test(np.array([-1.0, 2.0, 4.0])).p == pytest.approx(0.5)  # 5 and 7, 4 of 8
     many = sign_flip_test(np.linspace(1, 2, 30), n_draws=999)
     assert (many.p, many.exact) == (1 / 1000, False)
@@ -231,7 +231,7 @@ def test_genders_are_exchanged_within_folds_by_hand():
     folds = np.array([1, 1, 2, 2])
     found = group_test(means, first, folds)
     # differences +-0.2 and +-0.3: as large as 0.25 are both alike, 2 of 4
-    assert (found.estimate, found.p, found.smallest_p) == (pytest.approx(0.25), 0.5, 0.5)
+    assert (found.value, found.p, found.smallest_p) == (pytest.approx(0.25), 0.5, 0.5)
     reach = stats.t.ppf(0.975, 1) * np.std([0.2, 0.3], ddof=1) / np.sqrt(2)
     assert found.interval == pytest.approx([0.25 - reach, 0.25 + reach])
     together = group_test(means, first, np.zeros(4))
@@ -267,7 +267,7 @@ def test_intervals_are_students():
 
 def test_the_interval_of_a_correlation_ends_at_one():
     found = sign_flip_test(np.array([-0.9, 0.9, 0.3]), most=1.0)
-    assert found.interval == [-1, 1] and found.estimate == pytest.approx(0.1)
+    assert found.interval == [-1, 1] and found.value == pytest.approx(0.1)
     narrow = np.array([0.3, 0.31, 0.32])
     assert sign_flip_test(narrow, most=1.0).interval == t_interval(narrow)
 

@@ -19,7 +19,7 @@ from gates import frozen
 from gates.analysis import analyze
 from gates.results import FIGURES
 from gates.statistics import t_interval
-from gates.values import Gates, clip_rows, describe_gates, explained_by_class, unit_rows
+from gates.values import FoldGates, describe_gates, explained_by_class, unit_rows, utterance_rows
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
@@ -68,7 +68,7 @@ def rows(path):
         return list(csv.DictReader(file))
 
 
-def looked(folder):
+def evaluations(folder):
     return [(one["fold"], one["seed"], one["kind"]) for one in read_ledger(folder)]
 
 
@@ -185,17 +185,17 @@ def test_groups_are_means_over_speakers_with_students_interval(analyzed):
         chosen = [row for row in table if condition(row)]
         mean, interval = mean_of(chosen)
         one = groups[grouping][group]
-        assert one.n == len(chosen) and one.mean == pytest.approx(mean, abs=1e-5)
+        assert one.n == len(chosen) and one.value == pytest.approx(mean, abs=1e-5)
         assert one.interval == (None if interval is None else pytest.approx(interval, abs=1e-4))
     assert groups["speaker"]["Ses02_M"].interval is None
-    assert found.gates.mean.mean == pytest.approx(mean_of(table)[0], abs=1e-5)
+    assert found.gates.mean.value == pytest.approx(mean_of(table)[0], abs=1e-5)
 
 
 def made_up(run, fold, seed, gate, preds):
     """Return gates of our own on the test clips of a fold."""
     table = next(one for one in run.folds if (one.fold, one.seed) == (fold, seed)).test
     ones = np.ones(len(table.targets))
-    return Gates(
+    return FoldGates(
         *(fold, seed, table.utterances, table.speakers, table.targets),
         *(preds, ones, gate, ones / 2),
     )
@@ -216,16 +216,16 @@ def test_questions_find_what_was_put_in(trained):
             preds = np.where(np.arange(8) % 2, table.targets, wrong)
             found.append(made_up(run, fold, seed, gate, preds))
     described = describe_gates(run, found)
-    asked = {one["key"]: one for one in described["questions"]}
+    asked = {question.key: question for question in described.questions}
     assert list(asked) == ["class", "units", "right", "gender", "duration"]
-    assert asked["class"]["p"] == pytest.approx(1 / 24**3)  # four speakers in one order
-    assert asked["class"]["estimate"] == pytest.approx(0.03 * np.std([0, 1, 2, 3]), rel=0.05)
-    assert asked["units"]["p"] == pytest.approx(1 / 24**2)
-    assert asked["gender"]["estimate"] == pytest.approx(0.02, abs=0.002)
-    assert asked["gender"]["p"] == 0.5  # two folds of two speakers
-    assert asked["duration"]["estimate"] > 0.9  # of this corpus: later classes are longer
-    assert asked["class"]["p_holm"] == pytest.approx(5 / 24**3)
-    deviations = [one["mean"] for one in described["deviations"]]
+    assert asked["class"].p == pytest.approx(1 / 24**3)  # four speakers in one order
+    assert asked["class"].value == pytest.approx(0.03 * np.std([0, 1, 2, 3]), rel=0.05)
+    assert asked["units"].p == pytest.approx(1 / 24**2)
+    assert asked["gender"].value == pytest.approx(0.02, abs=0.002)
+    assert asked["gender"].p == 0.5  # two folds of two speakers
+    assert asked["duration"].value > 0.9  # of this corpus: later classes are longer
+    assert asked["class"].p_holm == pytest.approx(5 / 24**3)
+    deviations = [one.value for one in described.deviations]
     assert deviations == pytest.approx([-0.045, -0.015, 0.015, 0.045], abs=0.002)
 
 
@@ -235,44 +235,48 @@ def test_a_scalar_gate_and_a_class_without_clips_are_told(trained, tmp_path):
     kept = table.targets != 2
     one = made_up(run, 1, 0, np.full((8, 1), 0.25), table.preds)
     part = one._replace(
-        **{name: getattr(one, name)[kept] for name in Gates._fields if name not in ("fold", "seed")}
+        **{
+            name: getattr(one, name)[kept]
+            for name in FoldGates._fields
+            if name not in ("fold", "seed")
+        }
     )
     (row,) = unit_rows(run, [part])
     assert row[3:6] == ["0.250000", "0.000000", ""] and row[6:] == ["0.250000"] * 2 + [
         "",
         "0.250000",
     ]
-    assert len(list(clip_rows(run, [part]))) == 6
+    assert len(list(utterance_rows(run, [part]))) == 6
     described = describe_gates(run, [part])
-    assert [group["group"] for group in described["groups"]["class"]] == ["neutral", "happy", "sad"]
-    assert described["models"][0]["explained_by_class"] is None
-    assert {one["p"] for one in described["questions"]} == {1.0}
-    assert "units" not in [one["key"] for one in described["questions"]]  # the class is that
+    assert [group.group for group in described.groups["class"]] == ["neutral", "happy", "sad"]
+    assert described.models[0].explained_by_class is None
+    assert {question.p for question in described.questions} == {1.0}
+    assert "units" not in [question.key for question in described.questions]  # the class is that
 
 
-def test_each_look_is_noted_before_it_is_taken(analyzed, fresh, monkeypatch):
+def test_each_evaluation_is_recorded_before_it_is_made(analyzed, fresh, monkeypatch):
     folder, _ = analyzed
     each = [(fold, seed) for fold in (1, 2) for seed in (0, 1)]
-    kinds = [(*one, kind) for one in each for kind in ("gates", "reliance")]
-    assert looked(folder) == [(*one, "test") for one in each] + kinds
+    kinds = [(*one, kind) for one in each for kind in ("gates", "branch ablation")]
+    assert evaluations(folder) == [(*one, "test") for one in each] + kinds
     assert read_json(folder / "summary.json")["test_evaluations"]["fold 2 seed 1"] == {
         "gates": 1,
-        "reliance": 1,
+        "branch ablation": 1,
         "test": 1,
     }
 
     def fail(*_):
         raise RuntimeError("here")
 
-    monkeypatch.setattr(frozen.FrozenFold, "look", fail)
+    monkeypatch.setattr(frozen.FrozenFold, "head_inputs", fail)
     with pytest.raises(RuntimeError, match="here"):
         analyze(fresh, progress=False)
-    assert looked(fresh)[-1] == (1, 0, "gates") and not (fresh / "gates").exists()
+    assert evaluations(fresh)[-1] == (1, 0, "gates") and not (fresh / "gates").exists()
 
 
 def test_results_are_replaced_whole(fresh, monkeypatch):
     first = analyze(fresh, n_draws=1, progress=False)
-    assert first.reliance is not None and first.gates is not None
+    assert first.branch_ablation is not None and first.gates is not None
     there = {path.name for path in (fresh / "gates").iterdir()}
 
     def killed(*_):
@@ -280,31 +284,31 @@ def test_results_are_replaced_whole(fresh, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(gate_analysis, "write_analysis", killed)
-        analyze(fresh, reliance=False, progress=False)
+        analyze(fresh, ablate=False, progress=False)
     assert {path.name for path in (fresh / "gates").iterdir()} == there
     assert not list(fresh.glob(".gates.*"))
     (fresh / "gates").rename(fresh / ".gates.old")  # as a kill between two renames leaves it
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(gate_analysis, "write_analysis", killed)
-        analyze(fresh, reliance=False, progress=False)
+        analyze(fresh, ablate=False, progress=False)
     assert {path.name for path in (fresh / "gates").iterdir()} == there
     (fresh / ".gates.new").mkdir()
     (fresh / ".gates.new/left.csv").write_text("of a killed one")
-    again = analyze(fresh, reliance=False, progress=False)
-    assert again.reliance is None and again.gates == first.gates
-    assert read_json(fresh / "gates/gates.json")["reliance"] is None
+    again = analyze(fresh, ablate=False, progress=False)
+    assert again.branch_ablation is None and again.gates == first.gates
+    assert read_json(fresh / "gates/gates.json")["branch_ablation"] is None
     now = {path.name for path in (fresh / "gates").iterdir()}
     assert there ^ now == {n for n in there | now if n.startswith("events")}
     assert len([n for n in now if n.startswith("events")]) == 1
     assert not list(fresh.glob(".gates.*")) and read_json(fresh / "gates/gates.json")["n"] == 8
 
 
-def test_a_folder_that_is_none_of_ours_stays(fresh):
+def test_a_folder_of_another_origin_stays(fresh):
     (fresh / "gates").mkdir()
     (fresh / "gates/mine.txt").write_text("x")
-    with pytest.raises(InputError, match="none of ours"):
+    with pytest.raises(InputError, match="was not written by analyze_gates.py"):
         analyze(fresh, progress=False)
-    assert (fresh / "gates/mine.txt").read_text() == "x" and len(looked(fresh)) == 4
+    assert (fresh / "gates/mine.txt").read_text() == "x" and len(evaluations(fresh)) == 4
 
 
 def test_a_moved_corpus_is_found_and_another_one_refused(fresh, corpus_root, tmp_path):
@@ -313,21 +317,23 @@ def test_a_moved_corpus_is_found_and_another_one_refused(fresh, corpus_root, tmp
     config = (fresh / "config.yaml").read_text()
     (fresh / "config.yaml").write_text(config.replace(str(corpus_root), str(tmp_path / "gone")))
     with pytest.raises(InputError, match="gone"):
-        analyze(fresh, reliance=False, progress=False)
+        analyze(fresh, ablate=False, progress=False)
     here = [f"corpus.root={moved}"]
-    found = analyze(fresh, reliance=False, overrides=here, progress=False)
-    before = (fresh / "gates/gates.json").read_bytes(), looked(fresh)
+    found = analyze(fresh, ablate=False, overrides=here, progress=False)
+    before = (fresh / "gates/gates.json").read_bytes(), evaluations(fresh)
     clips = sorted(moved.rglob("*.wav"))
     clips[0].write_bytes(clips[1].read_bytes())
     with pytest.raises(InputError, match="is not the corpus that .* was made on") as caught:
-        analyze(fresh, reliance=False, overrides=here, progress=False)
+        analyze(fresh, ablate=False, overrides=here, progress=False)
     assert found.certificate in str(caught.value) and "corpus.root=" in str(caught.value)
-    assert ((fresh / "gates/gates.json").read_bytes(), looked(fresh)) == before
+    assert ((fresh / "gates/gates.json").read_bytes(), evaluations(fresh)) == before
 
 
 @pytest.mark.parametrize("override", ["model.fusion=concat", "run.root=x", "corpus.rot=x"])
 def test_only_places_may_be_changed(fresh, override):
-    with pytest.raises(InputError, match=f"{override.split('=')[0]}: only where things are"):
+    with pytest.raises(
+        InputError, match=f"{override.split('=')[0]}: only paths and devices may be overridden"
+    ):
         analyze(fresh, overrides=[override], progress=False)
 
 
@@ -343,7 +349,7 @@ def test_weights_that_say_something_else_are_refused(fresh):
         row |= {f"prob_{name}": str(float(name == row["pred"])) for name in CLASSES}
     text = "\n".join([",".join(table[0]), *(",".join(row.values()) for row in table)])
     probs.write_text(text + "\n")
-    with pytest.raises(RunError, match="of 8 test clips get another class"):
+    with pytest.raises(RunError, match="of 8 test utterances get another class"):
         analyze(fresh, progress=False)
     assert not (fresh / "gates").exists()
 
@@ -375,8 +381,10 @@ def test_tensorboard_has_the_same(analyzed):
         else events.Scalars(tag)[0].value
         for tag in [*tags["scalars"], *tags["tensors"]]
     }
-    assert values["gate, 1 = CQT, 0 = Mel/mean"] == pytest.approx(found.gates.mean.mean)
-    assert values["UA/CQT: train mean"] == pytest.approx(found.reliance.interventions[0].ua)
+    assert values["gate, 1 = CQT, 0 = Mel/mean"] == pytest.approx(found.gates.mean.value)
+    assert values["UA/CQT: train mean"] == pytest.approx(
+        found.branch_ablation.interventions[0].ua.value
+    )
 
 
 def test_an_old_history_without_gates_is_said(fresh):
@@ -386,9 +394,9 @@ def test_an_old_history_without_gates_is_said(fresh):
     history.write_text(
         "\n".join([",".join(names), *(",".join(row[n] for n in names) for row in table)]) + "\n"
     )
-    found = analyze(fresh, reliance=False, progress=False)
+    found = analyze(fresh, ablate=False, progress=False)
     assert found.without_epochs and gate_analysis._epochs(read_run(fresh)) == []
-    assert "older than that column" in (fresh / "gates/gates.md").read_text()
+    assert "older than the gate columns" in (fresh / "gates/gates.md").read_text()
 
 
 def test_clips_of_several_crops_are_means_over_them(tiny):
@@ -409,7 +417,7 @@ def test_clips_of_several_crops_are_means_over_them(tiny):
 def test_the_entry_prints_the_tables(fresh, capsys, monkeypatch):
     import analyze_gates
 
-    monkeypatch.setattr("sys.argv", ["analyze_gates.py", str(fresh), "--no-reliance"])
+    monkeypatch.setattr("sys.argv", ["analyze_gates.py", str(fresh), "--no-branch-ablation"])
     assert analyze_gates.main() == 0
     printed = capsys.readouterr().out
     assert "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2" in printed

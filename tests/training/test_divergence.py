@@ -334,7 +334,7 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
     assert all(clip.startswith("Ses0") for clip in issues["incidents"][0]["clips"])
     table = (run / "summary.md").read_text()
     assert "In tiny, fold 1 seed 0: 2 training steps were skipped" in table
-    assert "went back to the end of epoch 0 and on in float32 for head" in table
+    assert "went back to the end of epoch 0 and continued in float32 for head" in table
 
 
 def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch) -> None:

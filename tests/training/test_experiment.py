@@ -257,7 +257,7 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(tiny: Callabl
     assert results_of(run / FOLD) != before
     assert load_config(run / "config.yaml").optim.lr == 0.5
     assert read_json(run / "summary.json")["test_evaluations"] == {"fold 1 seed 0": {"test": 2}}
-    said = "Test data of tiny were read more than once: fold 1 seed 0: 2 x test."
+    said = "Test data of tiny were evaluated more than once: fold 1 seed 0: 2 x test."
     assert said in (run / "summary.md").read_text()
 
 
@@ -379,8 +379,8 @@ def test_peer_02_ledger_has_one_line_a_fold_with_the_weights_that_were_tested(gr
         assert line["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
         assert (line["n"], line["kind"], line["run"]) == (8, "test", "grid")
         assert line["certificate"] == read_json(grid / "split_certificate.json")["id"]
-    looks = read_json(grid / "summary.json")["test_evaluations"]
-    assert len(looks) == 4 and set(map(str, looks.values())) == {"{'test': 1}"}
+    counts = read_json(grid / "summary.json")["test_evaluations"]
+    assert len(counts) == 4 and set(map(str, counts.values())) == {"{'test': 1}"}
     assert "more than once" not in (grid / "summary.md").read_text()
 
 
