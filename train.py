@@ -2,7 +2,7 @@
 
 import sys
 
-from config.schema import UNGATED
+from config.fusions import UNGATED
 from training.command import train_command
 
 if __name__ == "__main__":

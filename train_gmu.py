@@ -2,7 +2,7 @@
 
 import sys
 
-from config.schema import GATED
+from config.fusions import GATED
 from training.command import train_command
 
 if __name__ == "__main__":

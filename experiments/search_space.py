@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 
+from config.effects import deciding_key, has_effect, keys_without_effect
 from config.loading import flatten, load_config, read_yaml
-from config.schema import ONLY_WITH, Config
+from config.schema import Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
 from system.text import short_repr, truncate
@@ -81,9 +82,11 @@ def read_space(
     decided = flatten(load_config(recipe, overrides).model_dump())
     space, lines = {}, []
     for key, values in whole_space.items():
-        only = ONLY_WITH.get(key)
-        if only and not set(_taken(only.controller, whole_space, decided)) & set(only.values):
-            has = f"{only.controller}={decided[only.controller]}"
+        decides = deciding_key(key)
+        if decides and not any(
+            has_effect({decides: value}, key) for value in _taken(decides, whole_space, decided)
+        ):
+            has = f"{decides}={decided[decides]}"
             lines.append(f"{key} is left out of the space: it has no effect with {has}")
         else:
             space[key] = values
@@ -99,20 +102,7 @@ def overrides_of(values: dict[str, Any]) -> list[str]:
     >>> overrides_of({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
     ['optim.lr=1e-05', 'model.fusion_hidden_dim=null']
     """
-    return as_overrides(values | dict.fromkeys(idle_keys(values)))
-
-
-def idle_keys(values: Mapping[str, Any]) -> list[str]:
-    """Return the keys that have no effect with these values of others.
-
-    >>> "loss.alpha" in idle_keys({"model.fusion": "gmu", "loss.alpha": 0.3})
-    True
-    """
-    return [
-        key
-        for key, only in ONLY_WITH.items()
-        if only.controller in values and values[only.controller] not in only.values
-    ]
+    return as_overrides(values | dict.fromkeys(keys_without_effect(values)))
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -243,9 +233,9 @@ def _taken(key: str, space: Space, decided: Mapping[str, Any]) -> Sequence[Any]:
 def _try_ends(file: Path, space: Space, recipe: str | Path, overrides: Sequence[str]) -> None:
     """Load the recipe with every end and choice."""
     for key, values in space.items():
-        only, beside = ONLY_WITH.get(key), {}
-        if only and isinstance(deciding := space.get(only.controller), Choices):
-            beside[only.controller] = next(v for v in deciding.values if v in only.values)
+        decides, beside = deciding_key(key), {}
+        if decides and isinstance(choices := space.get(decides), Choices):
+            beside[decides] = next(v for v in choices.values if has_effect({decides: v}, key))
         for value in values.ends():
             try:
                 load_config(recipe, [*overrides, *overrides_of({**beside, key: value})])

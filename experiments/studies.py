@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.effects import deciding_key, keys_without_effect
+from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import flatten, load_config, parse_override, read_yaml
-from config.schema import GATED, ONLY_WITH, Config
+from config.schema import Config
 from experiments.search_space import SECTIONS
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
@@ -39,7 +41,7 @@ class Recipe:
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         """Return the command that trains it; of a key given twice the last value counts."""
-        entry = "train_gmu.py" if self.config.model.fusion in GATED else "train.py"
+        entry = ALL_FUSIONS[self.config.model.fusion].entry
         recipe = ("--config", str(self.file), *self.overrides)
         return (sys.executable, str(HERE / entry), *recipe, *arguments)
 
@@ -178,7 +180,7 @@ def _refuse_unmatched(overrides: Sequence[str], chosen: Mapping[str, Mapping[str
 def _waits(text: str, varied: Collection[str]) -> bool:
     """Return whether it hangs on a varied key where an override has an effect."""
     keys = flatten(parse_override(text))
-    return any(key in ONLY_WITH and ONLY_WITH[key].controller in varied for key in keys)
+    return any(deciding_key(key) in varied for key in keys)
 
 
 def _shares(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[str]]:
@@ -186,15 +188,11 @@ def _shares(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[st
     shares = []
     for text in overrides:
         leaves = flatten(parse_override(text))
-        fit = {key: value for key, value in leaves.items() if _has_effect(key, values)}
+        without_effect = keys_without_effect(values)
+        fit = {key: value for key, value in leaves.items() if key not in without_effect}
         parts = [_override(key, value) for key, value in fit.items()]
         shares.append([text] if len(fit) == len(leaves) else parts)
     return shares
-
-
-def _has_effect(key: str, values: Mapping[str, Any]) -> bool:
-    only = ONLY_WITH.get(key)
-    return only is None or values.get(only.controller, only.values[0]) in only.values
 
 
 def _check_all_used(
@@ -207,11 +205,8 @@ def _check_all_used(
 
 def _idle(plain: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, None]:
     """Return null for what the recipe sets and the changes leave without an effect."""
-    return {
-        key: None
-        for key, value in plain.items()
-        if value is not None and key not in changes and not _has_effect(key, changes)
-    }
+    without_effect = set(keys_without_effect(changes)) - changes.keys()
+    return {key: None for key in plain if plain[key] is not None and key in without_effect}
 
 
 def _override(key: str, value: Any) -> str:

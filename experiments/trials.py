@@ -19,7 +19,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
-from experiments.search_space import Choices, Range, Space, idle_keys
+from config.effects import keys_without_effect
+from experiments.search_space import Choices, Range, Space
 from system.disk import make_folder
 from system.errors import RunError
 from system.locks import alone, in_turn, is_held
@@ -264,6 +265,6 @@ def _outcome(one: FrozenTrial) -> Outcome:
         max(reported, default=0),
         one.user_attrs.get("best_epoch", first),
         one.user_attrs.get("seconds"),
-        {key: value for key, value in one.params.items() if key not in idle_keys(one.params)},
+        {k: v for k, v in one.params.items() if k not in keys_without_effect(one.params)},
         one.user_attrs.get("reason", ""),
     )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from config.fusions import FUSIONS
 from config.loading import dump_config, load_config
-from config.schema import GATED
 from experiments.search_space import Range
 from experiments.trials import Outcome, Trials
 from experiments.tuning_figures import Dot, draw_history, draw_importance, draw_slices
@@ -70,7 +70,7 @@ def write_best(folder: Path, trials: Trials, command: Sequence[str]) -> Path | N
             fold=(config.run.folds or [1])[0],
             seed=config.run.seeds[0],
             command=printable(shlex.join(command), keep=""),
-            entry="train_gmu.py" if config.model.fusion in GATED else "train.py",
+            entry=FUSIONS[config.model.fusion].entry,
             file=printable(shlex.quote(str(file)), keep=""),
         )
         write_text(file, header + dump_config(config))

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
+from config.fusions import GATED
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import summarize
 from gates import figures
@@ -36,7 +37,6 @@ from gates.values import (
     unit_means,
     unit_rows,
 )
-from models.heads import GATED
 from storage.run_folder import Run, read_run
 from system.disk import atomic_write, failure, make_folder, sync_folder
 from system.errors import InputError

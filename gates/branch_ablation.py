@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from config.fusions import ONE_BRANCH
 from evaluation.comparison import compare
 from evaluation.metrics import SCORES, recalls
 from evaluation.significance import (
@@ -22,7 +23,6 @@ from evaluation.significance import (
 from evaluation.tables import setting
 from gates.frozen import BRANCHES, FrozenFold, Fused, Seen, Tick
 from gates.results import digests
-from models.heads import ONE_BRANCH
 from storage.run_folder import Run
 from system.errors import InputError
 

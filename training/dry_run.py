@@ -33,7 +33,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     """
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
-    check_settings(config.model.model_dump())
+    check_settings(config.model)
     plan = make_plan(config)
     images = SpectrogramImages(**feature_settings(config))
     accelerator = make_accelerator(config)

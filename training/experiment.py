@@ -59,7 +59,7 @@ def run_experiment(
     folder = Path(config.run.root) / config.name
     check_run_folder(folder, config, overwrite)
     check_places(config)
-    check_settings(config.model.model_dump())
+    check_settings(config.model)
     if accelerator.is_main_process and (folder / LOCK).exists():
         with _claimed(folder, config, overwrite):
             pass  # refused now, not after all clips were heard

@@ -1,6 +1,7 @@
 """What a tested fold leaves behind: model card, predictions, metrics."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ def score(found: Predictions, job: FoldJob) -> dict[str, Any]:
 def write_model_card(job: FoldJob, folder: Path, model: MaxMViTGMU, store: FeatureStore) -> None:
     """Write what rebuilds the model and its images around the weights."""
     card = {
-        "model": model.settings,
+        "model": asdict(model.settings),
         "classes": list(job.classes),
         "features": store.settings,
         "corpus": job.config.corpus.name,

@@ -16,7 +16,7 @@ from training.optim import Schedule, build_optimizers
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     """Build the model of a config for images of so many channels."""
-    model = MaxMViTGMU(n_classes, n_channels=n_channels, **config.model.model_dump())
+    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -82,14 +82,5 @@ def _build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
     if config.loss.class_weights == "balanced":
         counts = torch.bincount(targets, minlength=n_classes)
         weights = len(targets) / (n_classes * counts.clamp_min(1))  # (K,)
-    loss = config.loss
-    return FusionLoss(
-        loss.alpha or 0.0,  # null where the fusion has no views, and then unused
-        loss.temperature or 1.0,
-        loss.nt_xent or "simclr",
-        loss.label_smoothing,
-        weights,
-        loss.same_class or "negatives",
-        loss.temperature_range,
-        loss.diversity or "minimised",
-    )
+    values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
+    return FusionLoss(class_weights=weights, **values)
