@@ -139,7 +139,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
         chain = " -> ".join(file.name for file in (*seen, resolved))
         raise InputError(f"config files inherit from each other in a circle: {chain}")
     if len(seen) > MAX_PARENTS:
-        raise InputError(f"{path}: at most {MAX_PARENTS} files may inherit from one another")
+        raise InputError(f"{path}: more than {MAX_PARENTS} files inherit from one another")
     mapping = read_yaml(text, str(path))
     if not isinstance(mapping, dict):
         raise InputError(f"{path} must hold `section:` blocks, got {type(mapping).__name__}")

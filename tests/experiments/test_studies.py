@@ -150,7 +150,7 @@ def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
         ("fusion", (), "loss.alpha=0.1", "loss.alpha=0.1 has no effect with gmu, concat"),
         ("fusion", (), "model.fusion_hidden_dim=512", "would leave concat_matched matched to the"),
         ("fusion", (), "optim.lrr=1", "optim.lrr"),
-        ("fusion", (), "x", "an override is written"),
+        ("fusion", (), "x", "an override must be section.key=value"),
         ("fusion", ("cqt_onyl",), "x.y=1", "no variant 'cqt_onyl' in .*did you mean 'cqt_only'"),
     ],
 )
