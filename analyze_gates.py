@@ -1,19 +1,19 @@
 """What a run's gates do, what its branches are worth: `python analyze_gates.py runs/demo_gmu`."""
 
 import argparse
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
-from gates.analysis import analyze, sort_words
-from gates.branch_ablation import N_DRAWS
-from gates.results import FOLDER
-from gates.tables import gates_markdown
+from config.loading import load_config
+from storage.folders import check_is_run
 from system.cli import run_cli
 from system.text import printable
 
 
 def main() -> int:
-    """Evaluate, write `<run>/gates/`, print the tables."""
+    """Evaluate, write `<run>/gates/`, print the tables; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("run", type=Path, metavar="RUN", help="run folder of two branches")
     parser.add_argument(
@@ -27,20 +27,34 @@ def main() -> int:
     parser.add_argument(
         "--no-reliance", action="store_true", help="look at the gates, replace no branch"
     )
-    parser.add_argument(
-        "--draws", type=int, default=N_DRAWS, metavar="N", help="draws of donor clips, 1 to 100"
-    )
+    parser.add_argument("--draws", type=int, metavar="N", help="draws of donor clips, 1 to 100")
     arguments = parser.parse_intermixed_args()
-    unimodal, overrides = sort_words(arguments.others)
+    unimodal, overrides = split_overrides(arguments.others)
 
     def work() -> None:
-        found = analyze(
-            arguments.run, unimodal, not arguments.no_reliance, arguments.draws, overrides
-        )
-        print(printable(gates_markdown(found)))
+        for folder in (arguments.run, *unimodal):
+            check_is_run(folder)
+        load_config(arguments.run / "config.yaml", overrides)
+        from gates.analysis import N_DRAWS, analyze  # slow: torch, scipy, matplotlib
+        from gates.results import FOLDER
+        from gates.tables import gates_markdown
+
+        n_draws = N_DRAWS if arguments.draws is None else arguments.draws
+        results = analyze(arguments.run, unimodal, not arguments.no_reliance, n_draws, overrides)
+        print(printable(gates_markdown(results)))
         print(printable(f"Everything is in {arguments.run / FOLDER}"))
 
     return run_cli(work)
+
+
+def split_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Separate run folders from `section.key=value` overrides.
+
+    >>> split_overrides(["runs/lr=0.1", "corpus.root=data"])
+    ([PosixPath('runs/lr=0.1')], ['corpus.root=data'])
+    """
+    overrides = [word for word in words if re.match(r"[a-z_]+(\.[a-z_]+)+=", word)]
+    return [Path(word) for word in words if word not in overrides], overrides
 
 
 if __name__ == "__main__":

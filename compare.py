@@ -4,13 +4,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from reports.publish import gather, markdown, publish
+from storage.folders import check_is_run
 from system.cli import run_cli
 from system.text import printable
 
 
 def main() -> int:
-    """Print the tables, and write them and the report where asked."""
+    """Print the tables, and write them and the report where asked; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder")
     parser.add_argument(
@@ -30,6 +30,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
+        for folder in arguments.runs:
+            check_is_run(folder)
+        from reports.publish import gather, markdown, publish  # slow: torch, scipy
+
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
         print(printable(markdown(comparison)))
         if arguments.out:

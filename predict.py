@@ -1,23 +1,28 @@
-"""Label recordings: `python predict.py runs/demo_gmu/folds/fold-1_seed-0 clip.wav ...`."""
+"""Label recordings: `python predict.py runs/demo_gmu/folds/fold-1_seed-0 recording.wav ...`."""
 
 import argparse
 import sys
 from pathlib import Path
 
 from corpora.splits import SPEAKER_DEPENDENT, STAMP
-from inference.predictor import FoldModel, label_table
+from storage.folders import check_is_fold
 from system.cli import run_cli
 from system.errors import InputError
 
 
 def main() -> int:
-    """Print a line for each recording."""
+    """Print a line for each recording; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("fold", type=Path, metavar="FOLD", help="folder of a finished fold")
     parser.add_argument("recordings", nargs="+", type=Path, metavar="FILE", help="WAV, FLAC, OGG")
     arguments = parser.parse_args()
 
     def work() -> None:
+        check_is_fold(arguments.fold)
+        if not any(path.exists() for path in arguments.recordings):
+            raise InputError(f"there is no file {arguments.recordings[0]}")
+        from inference.predictor import FoldModel, label_table  # slow: torch, timm
+
         model = FoldModel(arguments.fold)
         if SPEAKER_DEPENDENT in model.protocol:
             print(f"{STAMP}; other speakers may fare worse", file=sys.stderr)

@@ -3,7 +3,7 @@
 import sys
 
 from config.fusions import UNGATED
-from training.command import train_command
+from train_gmu import main
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], __doc__ or "", UNGATED, "train_gmu.py"))
+    sys.exit(main(sys.argv[1:], __doc__, UNGATED, "train_gmu.py"))

@@ -1,9 +1,56 @@
 """Train a gated fusion: `python train_gmu.py --config configs/iemocap_gmu.yaml`."""
 
 import sys
+from collections.abc import Sequence
 
 from config.fusions import GATED
-from training.command import train_command
+from config.loading import load_config
+from corpora.readers import check_corpus_exists
+from system.cli import exit_status, say
+from system.signals import Stop
+from training.command import check_fusion, launcher, parse_arguments
+
+
+def main(
+    argv: Sequence[str],
+    description: str = __doc__,
+    fusions: Sequence[str] = GATED,
+    other_entry: str = "train.py",
+) -> int:
+    """Train, select and test every fold with every seed; return the exit status.
+
+    Args:
+        argv: Arguments of the process.
+        description: First lines of `--help`.
+        fusions: Fusions that this entry trains.
+        other_entry: Entry that trains the others.
+    """
+    arguments = parse_arguments(argv, description)
+    command, stop = [sys.argv[0], *argv], Stop()
+    with stop.install_handlers(), exit_status([*launcher(), *command], stop) as result:
+        config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
+        check_fusion(config, arguments.config, fusions, other_entry)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+
+        # torch is imported only now, so that a mistake above is reported within a second.
+        from evaluation.summary import summarize
+        from training.dry_run import dry_run
+        from training.experiment import open_run
+        from training.fold import run_fold
+
+        if arguments.dry_run:
+            say(dry_run(config, arguments.overwrite))
+            return result.status
+        with open_run(config, command, arguments.overwrite, stop) as session:
+            # The corpus is indexed, split and certified; its images are in the feature store.
+            for fold in session.folds():  # folds x seeds
+                run_fold(fold)  # train, select an epoch on dev, test once
+                if session.is_main:
+                    summarize(session.folder)
+        say((session.folder / "summary.md").read_text(encoding="utf-8"))
+        say(f"Everything is in {session.folder}; curves: tensorboard --logdir {session.folder}")
+    return result.status
+
 
 if __name__ == "__main__":
-    sys.exit(train_command(sys.argv[1:], __doc__ or "", GATED, "train.py"))
+    sys.exit(main(sys.argv[1:]))

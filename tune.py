@@ -1,26 +1,28 @@
 """Tune a config on the dev split of one fold: `python tune.py --config C --space S`.
 
-The command may be stopped at any point and given again, and given elsewhere to join in: all that
-run share the trials. No test clip of the fold is opened.
+Stop the command at any point and give it again to resume; give it on other machines as well to
+share the trials. No test utterance of the fold is opened.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from experiments.tuning import load_tuning, tune
+from config.loading import load_config
+from corpora.readers import check_corpus_exists
+from experiments.search_space import read_space
 from system.cli import run_cli
 from system.signals import Stop
 from system.text import printable
 
 
 def main() -> int:
-    """Tune, write the best config and the images, print the best trials."""
+    """Tune, write the best config and the figures, print the best trials."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
-    parser.add_argument("--space", required=True, metavar="FILE", help="what is varied, YAML")
-    parser.add_argument("--trials", type=int, default=30, metavar="N", help="of all, default 30")
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 a GPU")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML config")
+    parser.add_argument("--space", required=True, metavar="FILE", help="YAML, keys and ranges")
+    parser.add_argument("--trials", type=int, default=30, metavar="N", help="in all, default 30")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes, one a GPU")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
     )
@@ -34,6 +36,11 @@ def main() -> int:
     stop = Stop()
 
     def work() -> None:
+        config = load_config(arguments.config, arguments.overrides)
+        read_space(Path(arguments.space), arguments.config, arguments.overrides)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        from experiments.tuning import load_tuning, tune  # slow: torch, optuna
+
         tuning = load_tuning(arguments.config, arguments.space, arguments.overrides, command)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 

@@ -18,15 +18,16 @@ from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.settings import ModelSettings
-from storage.checkpoints import Checkpoints
-from training.engine import Trainer
+from training.checkpoints import Checkpoints
+from training.engine import train_step
 from training.optim import Schedule, build_optimizers
+from training.state import TrainingState
 
 SIDE = 96  # pixels; small, so that what is measured is not lost in the networks' time
 N_CLASSES = 8
 
 
-def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
+def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
     """Return a trainer of the gated fusion with untrained networks on the CPU."""
     settings = ModelSettings(
         n_classes=N_CLASSES,
@@ -37,7 +38,9 @@ def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
     )
     model = MaxMViTGMU(settings)
     optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
-    return Trainer(model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True))
+    return TrainingState(
+        model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True)
+    )
 
 
 def make_batch(n: int) -> Batch:
@@ -46,10 +49,10 @@ def make_batch(n: int) -> Batch:
     return Batch(torch.arange(n), cqt, mel, torch.arange(n) % N_CLASSES)
 
 
-def bare_step(trainer: Trainer, batch: Batch) -> None:
+def bare_step(trainer: TrainingState, batch: Batch) -> None:
     """Do what a step does, without a look at what comes of it."""
-    trainer.model.train()
-    output = trainer.model(batch.cqt, batch.mel)
+    trainer.wrapped.train()
+    output = trainer.wrapped(batch.cqt, batch.mel)
     trainer.criterion(output.logits, batch.targets, None).total.backward()
     for optimizer in trainer.optimizers:
         optimizer.step()
@@ -63,23 +66,23 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def step_ratio(trainer: Trainer, batch: Batch, rounds: int) -> tuple[float, float]:
+def step_ratio(trainer: TrainingState, batch: Batch, rounds: int) -> tuple[float, float]:
     """Return a run_cli step in bare ones, median of pairs, and the median bare step in seconds."""
     pairs = [
-        (seconds(lambda: trainer.step([batch])), seconds(lambda: bare_step(trainer, batch)))
+        (seconds(lambda: train_step(trainer, [batch])), seconds(lambda: bare_step(trainer, batch)))
         for _ in range(rounds + 1)
     ][1:]  # the first warms up
     ratio = statistics.median(run_cli / bare for run_cli, bare in pairs)
     return ratio, statistics.median(bare for _, bare in pairs)
 
 
-def state_seconds(trainer: Trainer) -> tuple[float, float, int]:
+def state_seconds(trainer: TrainingState) -> tuple[float, float, int]:
     """Return how long saving and loading a state take, and its bytes."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
-        saving = seconds(lambda: checkpoints.save(trainer.state(), trainer.progress.place))
+        saving = seconds(lambda: checkpoints.save(trainer.state_dict(), trainer.progress.place))
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        loading = seconds(lambda: trainer.load(checkpoints.load() or {}))
+        loading = seconds(lambda: trainer.load_state_dict(checkpoints.load() or {}))
     return saving, loading, size
 
 

@@ -18,12 +18,13 @@ from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.settings import ModelSettings
-from training.engine import Trainer
+from training.engine import train_step
 from training.evaluate import Predictions, evaluate
 from training.optim import Schedule, build_optimizers
+from training.state import TrainingState
 
 
-def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
+def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
     """Return a trainer of the contrastive fusion, of which most is watched."""
     settings = ModelSettings(
         n_classes=N_CLASSES,
@@ -34,25 +35,27 @@ def make_trainer(cqt_backbone: str, mel_backbone: str) -> Trainer:
     )
     model = MaxMViTGMU(settings)
     optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
-    return Trainer(model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True))
+    return TrainingState(
+        model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True)
+    )
 
 
-def unwatched_step(trainer: Trainer, batch: Batch) -> None:
+def unwatched_step(trainer: TrainingState, batch: Batch) -> None:
     """Take a step whose gradients are not measured."""
-    with mock.patch.object(trainer.signs, "gradients", dict):
-        trainer.step([batch])
+    with mock.patch.object(trainer.monitor, "gradient_norms", dict):
+        train_step(trainer, [batch])
 
 
-def dev_pass(trainer: Trainer, batches: list[Batch]) -> Predictions:
+def dev_pass(trainer: TrainingState, batches: list[Batch]) -> Predictions:
     """Predict some batches as an epoch's end does."""
-    return evaluate(trainer.model, batches, trainer.accelerator)
+    return evaluate(trainer.wrapped, batches, trainer.accelerator)
 
 
-def watched_pass(trainer: Trainer, batches: list[Batch]) -> None:
+def watched_pass(trainer: TrainingState, batches: list[Batch]) -> None:
     """Predict them, and measure gate, embeddings and views."""
-    with trainer.signs.watching():
+    with trainer.monitor.recording():
         gate = dev_pass(trainer, batches).gate
-    trainer.signs.of_epoch(gate, trainer.accelerator)
+    trainer.monitor.epoch_measures(gate, trainer.accelerator)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -91,7 +94,9 @@ def main() -> None:
     n = arguments.batch
     dev = [batch._replace(clip=torch.arange(i * n, i * n + n)) for i in range(arguments.dev)]
     rounds = arguments.rounds
-    step = ratio(lambda: trainer.step([batch]), lambda: unwatched_step(trainer, batch), rounds)
+    step = ratio(
+        lambda: train_step(trainer, [batch]), lambda: unwatched_step(trainer, batch), rounds
+    )
     whole = ratio(
         lambda: watched_pass(trainer, dev), lambda: dev_pass(trainer, dev), max(rounds // 3, 2)
     )

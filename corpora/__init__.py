@@ -1,1 +1,1 @@
-"""Who is trained, selected and tested: readers, labels, splits, certificate."""
+"""Corpora: readers, labels, splits into train, dev and test, leakage check, certificate."""

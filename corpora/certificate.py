@@ -1,4 +1,4 @@
-"""The protocol of an experiment: its labels, its splits, its name, and its certificate."""
+"""The id of a protocol, and the certificate of its splits."""
 
 import hashlib
 import json
@@ -8,14 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from audio.fingerprint import Copy
-from corpora.leakage import NEARLY, Gate, check, describe_copies
-from corpora.readers import Utterance
-from corpora.splits import (
-    SPEAKER_DEPENDENT,
-    Split,
-    check_settings,
-    recording_of,
-)
+from corpora.leakage import NEARLY, LeakageRules, check_leakage, describe_copies
+from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, recording_of
+from corpora.utterance import Utterance
 from system.errors import InputError
 
 TEXT_GROUPS = "-text-groups"
@@ -30,7 +25,15 @@ def protocol_id(
     n_folds: int | None,
     text_groups: int | None = None,
 ) -> str:
-    """Name what was measured; only results with equal ids may be compared.
+    """Return the id of a protocol; only results with equal ids may be compared.
+
+    Args:
+        label_set_name: Name of the label set.
+        split: Value of `protocol.split`.
+        dev: Value of `protocol.dev`; None is the default of the split.
+        subset: Value of `corpus.subset`.
+        n_folds: Value of `protocol.n_folds`.
+        text_groups: Value of `protocol.text_groups`.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
@@ -45,7 +48,7 @@ def protocol_id(
 
 
 def protocol_parts(protocol: str) -> dict[str, str]:
-    """Return the config keys that an id names, and what it says of each.
+    """Return the value of each config key that a protocol id names.
 
     >>> protocol_parts("ravdess8/speaker-6-fold/dev-fold/all")["protocol.split"]
     'speaker-6-fold'
@@ -62,24 +65,24 @@ def certify(
     copies: Sequence[Copy] = (),
     refuse_near: bool = True,
 ) -> dict[str, Any]:
-    """Check that the parts of every fold are apart, and write down who is where.
+    """Check all folds for leaks and return their certificate.
 
-    No speaker, session, recording (same samples) or near-identical recording may be in two parts of
-    a fold, and every utterance must be tested exactly once. Dev and test of `leave-one-speaker-out`
-    share a session on purpose, training never does. Text shared by train and test is counted, and
-    refused where the protocol says that texts are apart.
+    No speaker, session, recording (same samples) or near-identical recording may be in two splits
+    of a fold, and every utterance must be tested exactly once. In `leave-one-speaker-out`, dev and
+    test share a session on purpose; train shares none with them. Texts shared by train and test are
+    counted, and refused if the protocol has text groups.
 
     Args:
         splits: All folds, with class names as labels.
-        hashes: Recording of each path.
+        hashes: Hash of the recording at each path; equal samples have equal hashes.
         protocol: From `protocol_id`.
-        speaker_dependent: Whether speakers may be in two parts, as `protocol` must then say.
+        speaker_dependent: Whether speakers may be in two splits; must agree with `protocol`.
         copies: Near-identical recordings, by hash.
-        refuse_near: False counts them and lets them be.
+        refuse_near: Whether near-identical recordings in two splits are refused, or only counted.
 
     Returns:
-        JSON-ready; `id` is the digest of clips and folds, equal on any machine: what was checked
-        and found nearly the same, where rounding may differ, is no part of it.
+        The certificate, ready for JSON. Its `id` is a digest of utterances and folds, equal on any
+        machine; `checks` and `near_identical` do not enter it, since rounding may differ there.
 
     Raises:
         InputError: A check failed; lists the first leaks of each kind.
@@ -87,18 +90,19 @@ def certify(
     split = protocol_parts(protocol)["protocol.split"]  # a class may be called anything
     if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
-    in_sessions = any(one.session is not None for fold in splits for one in fold.test)
-    partners = split == "leave-one-speaker-out" and in_sessions
-    gate = Gate(speaker_dependent, partners, protocol.endswith(TEXT_GROUPS), refuse_near)
-    results, leaks = check(splits, hashes, copies, gate)
+    has_sessions = any(u.session is not None for fold in splits for u in fold.test)
+    shared_session = split == "leave-one-speaker-out" and has_sessions
+    texts_apart = protocol.endswith(TEXT_GROUPS)
+    rules = LeakageRules(speaker_dependent, shared_session, texts_apart, refuse_near)
+    results, leaks = check_leakage(splits, hashes, copies, rules)
     if leaks:
         nearly = any(NEARLY in leak for leak in leaks)
-        hint = "; protocol.near_identical=count lets pass what is only nearly the same" * nearly
+        hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
         raise InputError(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
             f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
         )
-    everyone = {one.id: one for split in splits for _, part in split.parts() for one in part}
+    everyone = {u.id: u for split in splits for _, part in split.parts() for u in part}
     certificate = {
         "protocol": protocol,
         "speaker_dependent": speaker_dependent,
@@ -116,11 +120,11 @@ def certify(
 
 
 def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]) -> dict[str, int]:
-    """Count recordings that occur under several ids, and those with several classes."""
-    groups = defaultdict(list)
+    """Count recordings that have several ids, and those of them that have several classes."""
+    labels_of = defaultdict(list)
     for utterance in utterances:
-        groups[recording_of(utterance, hashes)].append(utterance.label)
-    repeated = [labels for labels in groups.values() if len(labels) > 1]
+        labels_of[recording_of(utterance, hashes)].append(utterance.label)
+    repeated = [labels for labels in labels_of.values() if len(labels) > 1]
     return {
         "recordings": len(repeated),
         "utterances": sum(map(len, repeated)),
@@ -129,37 +133,40 @@ def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]
 
 
 def _describe(split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
-    classes = sorted({one.label for _, part in split.parts() for one in part})
-    trained = {one.text_id for one in split.train} - {None}
-    heard = [one.text_id for one in split.test if one.text_id in trained]
+    classes = sorted({u.label for _, part in split.parts() for u in part})
+    train_texts = {u.text_id for u in split.train} - {None}
+    shared_texts = [u.text_id for u in split.test if u.text_id in train_texts]
     assignment = [
-        [one.id, name, one.label, recording_of(one, hashes), *map(str, (one.speaker, one.session))]
+        [u.id, name, u.label, recording_of(u, hashes), str(u.speaker), str(u.session)]
         for name, part in split.parts()
-        for one in part
+        for u in part
     ]
     return {
         "fold": split.fold,
         "assignment": _digest(sorted(assignment)),
         **{name: _describe_part(part, classes, hashes) for name, part in split.parts()},
-        "text_in_train_and_test": {"texts": len(set(heard)), "test_utterances": len(heard)},
+        "text_in_train_and_test": {
+            "texts": len(set(shared_texts)),
+            "test_utterances": len(shared_texts),
+        },
     }
 
 
 def _describe_part(
     part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[Path, str]
 ) -> dict[str, Any]:
-    counts = Counter(one.label for one in part)
+    counts = Counter(u.label for u in part)
     return {
         "utterances": len(part),
         "classes": {name: counts[name] for name in classes},
         "missing_classes": [name for name in classes if not counts[name]],
-        "speakers": sorted({one.speaker for one in part}),
-        "sessions": sorted({one.session for one in part if one.session is not None}),
-        "recordings": _digest(sorted(recording_of(one, hashes) for one in part)),
+        "speakers": sorted({u.speaker for u in part}),
+        "sessions": sorted({u.session for u in part if u.session is not None}),
+        "recordings": _digest(sorted(recording_of(u, hashes) for u in part)),
     }
 
 
 def _digest(value: Any) -> str:
-    """Sha256 over canonical JSON, in hex."""
+    """Return the SHA-256 of canonical JSON, in hex."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()

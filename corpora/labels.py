@@ -1,24 +1,25 @@
-"""Label sets: which class a corpus's label belongs to, and how many of each were published."""
+"""Label sets: the class of each label of a corpus, and the published number of utterances."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from corpora.readers import Utterance, select_subset
+from corpora.readers import select_subset
+from corpora.utterance import Utterance
 from system.bounded import MAX_CLASSES
 from system.errors import InputError, nearest
 
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Classes and who belongs to them.
+    """The classes of a task, and the class of each corpus label.
 
     Args:
-        name: Part of the protocol id, so results with other classes are never set side by side.
+        name: Part of the protocol id, so that results with other classes are never compared.
         classes: Class names; the position is the target index.
-        classes_of: Corpus label -> class, or None where the label is left out on purpose. A label
-            that is not named here is an error, never dropped.
-        published: Subset -> class -> number of utterances; empty where nothing is published.
+        classes_of: Corpus label -> class, or None if utterances with the label are left out. An
+            utterance with any other label is an error; it is not dropped silently.
+        published: Subset -> class -> published number of utterances; empty if none is published.
     """
 
     name: str
@@ -30,7 +31,7 @@ class LabelSet:
 def _label_set(
     name: str, classes_of: dict[str, str | None], published: dict[str, list[int]]
 ) -> LabelSet:
-    """Order the classes, and the published counts with them, as `classes_of` first names them."""
+    """Order the classes and their published counts as `classes_of` first names them."""
     classes = tuple(dict.fromkeys(value for value in classes_of.values() if value is not None))
     counts = {subset: dict(zip(classes, n, strict=True)) for subset, n in published.items()}
     return LabelSet(name, classes, classes_of, counts)
@@ -41,7 +42,7 @@ _IEMOCAP = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad"}
 _IEMOCAP_OTHER = dict.fromkeys(("fru", "sur", "fea", "dis", "oth", "xxx"))
 
 LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
-    # Counted over the label files of the corpus; 5531, 4490, 2943 and 2280 are the literature's.
+    # Counted in the label files of the corpus; the literature has 5531, 4490, 2943 and 2280 too.
     "iemocap": (
         _label_set(
             "iemocap4-exc",
@@ -76,7 +77,7 @@ LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
             {"all": [7000] * 5, "english": [3500] * 5, "mandarin": [3500] * 5},
         ),
     ),
-    # 24 actors x 60 clips, neutral at one intensity only, Livingstone & Russo 2018
+    # 24 actors x 60 recordings, neutral at one intensity only, Livingstone & Russo 2018
     "ravdess": (
         _label_set(
             "ravdess8",
@@ -93,7 +94,7 @@ LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
             {"all": [96, *[192] * 7]},
         ),
     ),
-    # 535 published clips; the counts are those of EmoBox's list, Ma et al. 2024
+    # 535 published recordings; counts of EmoBox's list, Ma et al. 2024
     "emodb": (
         _label_set(
             "emodb7",
@@ -109,7 +110,7 @@ LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
             {"all": [79, 71, 127, 62, 69, 46, 81]},
         ),
     ),
-    # 7442 clips, intended emotion, Cao et al. 2014; the counts are those of EmoBox's list
+    # 7442 recordings, intended emotion, Cao et al. 2014; counts of EmoBox's list
     "cremad": (
         _label_set(
             "cremad6",
@@ -128,62 +129,68 @@ LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
 
 
 def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utterance]) -> LabelSet:
-    """Look up the label set of a corpus, or make that of a manifest.
+    """Return a label set of a published corpus, or make one for a manifest.
 
     Args:
-        corpus: The corpus name.
-        labels: The name of a label set; for a manifest "all" (every label, sorted) or a list of
-            labels, which leaves the others out.
-        utterances: Read only for a manifest.
+        corpus: Value of `corpus.name`.
+        labels: Name of a label set; for a manifest "all" (every label, sorted) or the list of
+            labels to keep.
+        utterances: All utterances of the corpus; only their labels are read, and only for a
+            manifest.
+
+    Raises:
+        InputError: The corpus has no such label set, or the manifest no such label; or there are
+            fewer than two classes, or too many.
     """
     if corpus == "manifest":
         return _manifest_labels(labels, {utterance.label for utterance in utterances})
     sets = {known.name: known for known in LABEL_SETS[corpus]}
     if not isinstance(labels, str) or labels not in sets:
         hint = nearest(labels, sets) if isinstance(labels, str) else nearest("", sets)
-        raise InputError(f"corpus.labels {labels!r} is no label set of {corpus}; {hint}")
+        raise InputError(f"corpus.labels {labels!r} is not a label set of {corpus}; {hint}")
     return sets[labels]
 
 
-def _manifest_labels(labels: str | list[str], found: set[str]) -> LabelSet:
+def _manifest_labels(labels: str | list[str], known: set[str]) -> LabelSet:
     if isinstance(labels, str) and labels != "all":
         raise InputError(
             f"corpus.labels of a manifest must be all, or a list such as "
-            f"[{', '.join(sorted(found)[:3])}], got {labels!r}"
+            f"[{', '.join(sorted(known)[:3])}], got {labels!r}"
         )
-    classes = tuple(sorted(found)) if labels == "all" else tuple(labels)
+    classes = tuple(sorted(known)) if labels == "all" else tuple(labels)
     for name in classes:
-        if name not in found:
+        if name not in known:
             raise InputError(
-                f"corpus.labels: {name!r} does not occur in the manifest; {nearest(name, found)}"
+                f"corpus.labels: {name!r} does not occur in the manifest; {nearest(name, known)}"
             )
     if len(classes) > MAX_CLASSES:
         raise InputError(
-            f"corpus.labels names {len(classes)} classes, at most {MAX_CLASSES} are allowed: does "
-            "the manifest's `label` hold something else?"
+            f"corpus.labels names {len(classes)} classes, at most {MAX_CLASSES} are allowed: check "
+            "that the manifest's column `label` holds emotions"
         )
     if len(set(classes)) < max(2, len(classes)):
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"
         )
     name = f"manifest{len(classes)}" if labels == "all" else f"manifest({'+'.join(classes)})"
-    left_out = dict.fromkeys(found - set(classes))
+    left_out = dict.fromkeys(known - set(classes))
     return LabelSet(name, classes, {name: name for name in classes} | left_out, {})
 
 
 def select_labels(
     utterances: Iterable[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
 ) -> list[Utterance]:
-    """Keep the utterances of the subset that have a class, labelled with it.
+    """Keep the utterances of a subset that have a class, and label them with it.
 
     Args:
-        utterances: With the corpus's own labels.
+        utterances: All utterances, with the corpus's own labels.
         labels: From `label_set`.
         subset: "all" or a portion, see `select_subset`.
-        expect_published_counts: Refuse other counts than the published ones, where there are any.
+        expect_published_counts: Whether to refuse counts that differ from the published ones.
 
     Raises:
-        InputError: A label that the set does not know; counts that differ; a class without a clip.
+        InputError: The set does not know a label, counts differ from the published ones, or a class
+            has no utterance.
     """
     kept = []
     for utterance in select_subset(utterances, subset):
@@ -200,7 +207,10 @@ def select_labels(
         _check_counts(labels, subset, counts)
     empty = [name for name in labels.classes if not counts[name]]
     if empty:
-        raise InputError(f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}")
+        raise InputError(
+            f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
+            "corpus.subset or other corpus.labels"
+        )
     return kept
 
 
@@ -210,9 +220,9 @@ def _check_counts(labels: LabelSet, subset: str, counts: Mapping[str, int]) -> N
         return
     rows = [(name, published[name], counts.get(name, 0)) for name in labels.classes]
     rows.append(("total", sum(published.values()), sum(counts.values())))
-    table = "\n".join(f"  {name:<12}{there:>10}{here:>10}" for name, there, here in rows)
+    table = "\n".join(f"  {name:<12}{expected:>10}{got:>10}" for name, expected, got in rows)
     raise InputError(
-        f"{labels.name}, subset {subset}: the counts are not the published ones\n"
+        f"{labels.name}, subset {subset}: the counts differ from the published ones\n"
         f"  {'class':<12}{'published':>10}{'found':>10}\n{table}\n"
-        "Complete the corpus, or set corpus.expect_published_counts=false to go on with these"
+        "Complete the corpus, or set corpus.expect_published_counts=false to use these utterances"
     )

@@ -1,4 +1,4 @@
-"""A table of your own recordings, CSV or JSONL, or a JSONL of EmoBox -> utterances."""
+"""Read a table of recordings, CSV or JSONL, or an EmoBox JSONL, into a list of utterances."""
 
 import csv
 import io
@@ -16,14 +16,14 @@ from system.bounded import MAX_MANIFEST, MAX_WORD, read_text
 from system.errors import InputError
 from system.text import control_character, short_repr, truncate
 
-# Ours, and EmoBox's word for it (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
+# Our field: EmoBox's field (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).
 FIELDS = {"path": "wav", "label": "emo", "speaker": "spk", "id": "key"}
 REQUIRED = ("path", "label", "speaker")
 GENDERS = {"": None, "f": "F", "female": "F", "m": "M", "male": "M"}
 PROBLEMS_SHOWN = 8
-NAMED = ("path", "label", "speaker", "id", "session", "text", "gender", "dataset")
-MAX_NAME = 255  # bytes of a part of a path, as most file systems have it
-MAX_PATH = 2000  # bytes of a whole one
+TEXT_FIELDS = ("path", "label", "speaker", "id", "session", "text", "gender", "dataset")
+MAX_NAME = 255  # bytes between two slashes of a path, the limit of most file systems
+MAX_PATH = 2000  # bytes of a whole path
 
 log = logging.getLogger(__name__)
 
@@ -31,20 +31,24 @@ Row = dict[str, str]
 
 
 def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> list[Utterance]:
-    """Read every row or refuse the file.
+    """Read all rows, or refuse the file.
 
-    A row has `path` (of `LISTED_SUFFIXES`, relative to `root`), `label`, `speaker`, and optionally
-    `session`, `text`, `gender` and `id`. EmoBox's rows (`wav`, `emo`, `key`, `dataset`) carry no
-    speaker: the file names of `NAMED_CORPORA` say it, all others need the field. A published file
-    name is believed rather than a speaker field, because public lists of IEMOCAP take the wrong
-    letter of its ids.
+    A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
+    `text`, `gender` and `id`. EmoBox's rows (`wav`, `emo`, `key`, `dataset`) have no speaker: it is
+    taken from the file names of `NAMED_CORPORA`; other corpora need the field. If a published file
+    name and the field `speaker` differ, the file name counts, because public lists of IEMOCAP take
+    the wrong letter of its ids.
 
-    A path stays inside `root`: an absolute one, one that begins with ~ and one with `..` are
-    refused unless `absolute_paths`. Links inside `root` are its owner's own and are followed.
-    A file that is not there is bad audio like any other, and told with it; but not all of them.
+    A missing file is reported later as bad audio, unless all are missing.
+
+    Args:
+        manifest: Path of the .csv or .jsonl file.
+        root: The folder that audio paths are relative to. Links in it are followed.
+        absolute_paths: Whether a path may leave `root`: be absolute, begin with ~ or contain `..`.
 
     Raises:
-        InputError: With the file, how many rows are wrong, and the line of the first few.
+        InputError: Some rows are wrong (gives their number and the lines of the first), there are
+            no rows, or all audio files are missing.
     """
     rows = list(_read_rows(manifest))
     problems = []
@@ -55,7 +59,8 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
             utterance = _read_row(row, root, absolute_paths)
             if utterance.id in first_line:
                 raise InputError(
-                    f"id {short_repr(utterance.id)} was given in line {first_line[utterance.id]}"
+                    f"id {short_repr(utterance.id)} was given in line "
+                    f"{first_line[utterance.id]}; ids must be unique"
                 )
         except InputError as error:
             problems.append(f"  line {line}: {error}")
@@ -70,18 +75,18 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
             f"to corpus.root = {root}\n{shown}{more}"
         )
     if not utterances:
-        raise InputError(f"{manifest} has no rows")
+        raise InputError(f"{manifest} has no rows; write one row per recording")
     if not any(os.path.lexists(utterance.path) for utterance in utterances):
         raise InputError(
-            f"{manifest}: there is no file {rows[0][1]['path']!r}, nor any other of its "
-            f"{len(rows)} rows; audio paths are relative to corpus.root = {root}"
+            f"{manifest}: none of the {len(rows)} audio files exists, the first is "
+            f"{rows[0][1]['path']!r}; audio paths are relative to corpus.root = {root}"
         )
     _report_wrong_speakers(manifest, rows, utterances)
     return utterances
 
 
 def _read_rows(manifest: Path) -> Iterator[tuple[int, Row]]:
-    """Give (line number, row) pairs; keys are our words, values stripped strings."""
+    """Yield (line number, row) pairs; keys are our field names, values stripped strings."""
     if manifest.suffix.lower() not in (".csv", ".jsonl"):
         raise InputError(f"corpus.manifest must end in .csv or .jsonl, got {manifest}")
     try:
@@ -106,9 +111,9 @@ def _read_csv(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
                 f"{truncate(', '.join(columns)) or 'an empty file'}"
             )
         for row in reader:
-            yield reader.line_num, _in_our_words(row)
+            yield reader.line_num, _rename_fields(row)
     except csv.Error as error:
-        line = reader.line_num + 1  # those before it were whole
+        line = reader.line_num + 1  # the reader counts complete lines
         raise InputError(f"{manifest}, line {line}: not CSV: {error}") from error
 
 
@@ -122,20 +127,20 @@ def _read_jsonl(manifest: Path, text: str) -> Iterator[tuple[int, Row]]:
             raise InputError(f"{manifest}, line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
             raise InputError(f"{manifest}, line {number}: must be an object, got {line[:40]!r}")
-        yield number, _in_our_words(row)
+        yield number, _rename_fields(row)
 
 
-def _in_our_words(row: dict[str | None, Any]) -> Row:
-    words = {
+def _rename_fields(row: dict[str | None, Any]) -> Row:
+    renamed = {
         str(key): "" if value is None else str(value).strip()
         for key, value in row.items()
         if key is not None
     }
     if None in row:  # csv.DictReader keeps surplus fields there
-        words["surplus"] = str(row[None])
+        renamed["surplus"] = str(row[None])
     for ours, theirs in FIELDS.items():
-        words[ours] = words.get(ours) or words.get(theirs, "")
-    return words
+        renamed[ours] = renamed.get(ours) or renamed.get(theirs, "")
+    return renamed
 
 
 def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
@@ -143,38 +148,38 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
         surplus = truncate(row["surplus"])
         raise InputError(f"more fields than the header: {surplus}; quote text with commas")
     if row.get("start_time") or row.get("end_time"):
-        raise InputError("parts of a file (start_time, end_time) are not read; cut the file first")
+        raise InputError("start_time and end_time are not supported; cut the file into utterances")
     for field in ("path", "label"):
         if not row[field]:
-            raise InputError(f"{field!r} is empty")
+            raise InputError(f"{field!r} is empty; fill it in")
     row["text"] = " ".join(row.get("text", "").casefold().split())
     _check_names(row)
     if not absolute_paths:
         _check_inside(row)
     path = _find_audio(root, os.path.expanduser(row["path"]), row.get("dataset", ""))
     utterance_id = row["id"] or Path(row["path"]).with_suffix("").as_posix()
-    named = _named(row, path)
-    speaker = named.speaker if named else row["speaker"]
+    published = _from_published_name(row, path)
+    speaker = published.speaker if published else row["speaker"]
     if not speaker:
         raise InputError(
             "no speaker: add the field 'speaker'; only the file names of "
-            f"{', '.join(NAMED_CORPORA)} say it themselves"
+            f"{', '.join(NAMED_CORPORA)} contain it"
         )
     if row.get("gender", "").lower() not in GENDERS:
         raise InputError(f"gender must be F, M or empty, got {short_repr(row['gender'])}")
-    facts = named or Utterance(utterance_id, path, row["label"], speaker)
+    base = published or Utterance(utterance_id, path, row["label"], speaker)
     return replace(
-        facts,
+        base,
         id=utterance_id,
         speaker=speaker,
-        session=row.get("session") or facts.session,
-        text_id=row["text"] or facts.text_id,
-        gender=GENDERS[row.get("gender", "").lower()] or facts.gender,
+        session=row.get("session") or base.session,
+        text_id=row["text"] or base.text_id,
+        gender=GENDERS[row.get("gender", "").lower()] or base.gender,
     )
 
 
-def _named(row: Row, path: Path) -> Utterance | None:
-    """Read a published name; all but IEMOCAP's count only where EmoBox's `dataset` says so."""
+def _from_published_name(row: Row, path: Path) -> Utterance | None:
+    """Parse a published file name: IEMOCAP's always, others only if EmoBox's `dataset` says so."""
     for stem in (row["id"], path.stem):
         if iemocap := from_name("iemocap", stem, path, row["label"]):
             return iemocap
@@ -184,11 +189,13 @@ def _named(row: Row, path: Path) -> Utterance | None:
 
 
 def _check_names(row: Row) -> None:
-    """Refuse what no file system, table or page can hold as a name."""
-    for field in NAMED:
+    """Refuse names that a file system, a table or a page cannot hold."""
+    for field in TEXT_FIELDS:
         value = row.get(field, "")
-        if found := control_character(value):
-            raise InputError(f"{field!r} holds the control character {found}: {short_repr(value)}")
+        if character := control_character(value):
+            raise InputError(
+                f"{field!r} holds the control character {character}: {short_repr(value)}"
+            )
         if field not in ("path", "text") and len(value) > MAX_WORD:
             raise InputError(f"{field!r} has more than {MAX_WORD} characters: {short_repr(value)}")
     sizes = [len(part.encode()) for part in row["path"].split("/")]
@@ -200,13 +207,13 @@ def _check_names(row: Row) -> None:
 
 
 def _check_inside(row: Row) -> None:
-    """Refuse a path that may lead out of root, as written or without EmoBox's downloads/."""
+    """Refuse a path that may leave `root`, as written or without EmoBox's downloads/."""
     for name in (row["path"], _without_downloads(row["path"], row.get("dataset", ""))):
-        begins = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive
-        if begins or ".." in re.split(r"[/\\]", name):
+        absolute = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive
+        if absolute or ".." in re.split(r"[/\\]", name):
             raise InputError(
                 f"{short_repr(row['path'])} leads out of corpus.root (absolute, ~ or ..): write it "
-                "from there, or set corpus.absolute_paths=true"
+                "relative to corpus.root, or set corpus.absolute_paths=true"
             )
 
 
@@ -215,7 +222,7 @@ def _without_downloads(name: str, dataset: str) -> str:
 
 
 def _find_audio(root: Path, name: str, dataset: str) -> Path:
-    """Find the file; EmoBox's paths begin with downloads/<dataset>/, which `root` may replace."""
+    """Return the path of the file; `root` may stand for EmoBox's downloads/<dataset>/."""
     if not is_audio(Path(name), LISTED_SUFFIXES):
         allowed = f"end in one of {', '.join(LISTED_SUFFIXES)} and not begin with a dot"
         raise InputError(f"{short_repr(name)} must {allowed}")
@@ -232,7 +239,7 @@ def _report_wrong_speakers(
     )
     if wrong:
         log.warning(
-            "%s: in %d of %d rows the speaker differs from the published name, which is believed",
+            "%s: in %d of %d rows the speaker differs from the published file name, which is used",
             manifest,
             wrong,
             len(rows),

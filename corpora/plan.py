@@ -1,4 +1,4 @@
-"""All that is settled before anything is trained: the clips, their parts, the certificate."""
+"""The plan of a run: utterances, splits and certificate, settled before anything is trained."""
 
 import hashlib
 import json
@@ -13,7 +13,7 @@ from audio.reading import Recording
 from config.schema import Config
 from corpora.certificate import certify, protocol_id
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import Gate, check, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
@@ -23,166 +23,226 @@ from system.errors import InputError
 
 @dataclass(frozen=True)
 class Plan:
-    """All that is settled before anything is trained."""
+    """Who is trained, selected and tested, and on which recordings.
+
+    Args:
+        config: Config of the run.
+        labels: Label set.
+        utterances: Utterances with usable audio.
+        recordings: Recording of each audio file.
+        bad: Reason for each audio file that was left out.
+        splits: All folds, or the one fold of a tuning plan.
+        certificate: Facts about the splits, with their hash as `id`.
+        has_test: False for a tuning plan, whose test utterances were not opened.
+    """
 
     config: Config
     labels: LabelSet
     utterances: Sequence[Utterance]
     recordings: Mapping[Path, Recording]
-    bad: Mapping[Path, str]  # left out: {path: reason}
+    bad: Mapping[Path, str]
     splits: Sequence[Split]
     certificate: Mapping[str, Any]
-    without_test: bool = False  # see `make_tuning_plan`
+    has_test: bool = True
 
     @cached_property
     def hashes(self) -> dict[Path, str]:
-        """Recording of each path."""
+        """Audio hash of each file."""
         return {path: recording.hash for path, recording in self.recordings.items()}
 
     def wanted(self) -> Sequence[Split]:
-        """Return the folds that the config asks for."""
-        folds = self.config.run.folds
-        return self.splits if folds is None else [get_fold(self.splits, k) for k in folds]
+        """Return the folds that `run.folds` names, or all."""
+        return _wanted(self.config, self.splits)
 
 
 def make_plan(config: Config, keep: bool = False) -> Plan:
-    """Read the corpus, choose labels, hear every clip, split, and certify the splits.
+    """Read the corpus, choose labels, index all audio, split, and certify the splits.
 
     Args:
-        config: Of the run.
-        keep: Remember what was heard, in `run.store`.
+        config: Config of the run.
+        keep: Save the audio index in `run.store`.
 
     Raises:
-        InputError: Whatever is wrong with the corpus, the labels, the audio, the folds, or a leak.
+        InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
+            the splits leak.
     """
     labels, utterances = _read(config)
-    paths = [utterance.path for utterance in utterances]
-    recordings, bad = index_audio(paths, config.run.workers, Path(config.run.store), keep)
-    return leave_out(Plan(config, labels, utterances, recordings, {}, [], {}), bad)
+    recordings, bad = _index(config, utterances, keep)
+    return _settle(config, labels, utterances, recordings, bad)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
-    """Plan one fold of which no test clip is opened: split by metadata, then hear the others.
+    """Plan one fold without opening its test audio: split by metadata, then index the rest.
 
-    Train and dev are those of `make_plan`, except where audio that is bad and left out
+    Train and dev equal those of `make_plan`, except where audio that is left out as bad
     (`corpus.on_bad_audio: skip`) would move speakers between the folds.
 
     Args:
-        config: `run.folds` names the one fold.
-        keep: Remember what was heard, in `run.store`.
-        with_dev: False leaves out the dev clips likewise.
+        config: Config of the run; `run.folds` names one fold.
+        keep: Save the audio index in `run.store`.
+        with_dev: False leaves out the dev split as well.
 
     Raises:
-        InputError: As for `make_plan`; or the split depends on the recordings themselves.
+        InputError: As for `make_plan`; or the splits depend on the recordings themselves.
     """
     if config.protocol.split == "random-utterance":
         raise InputError(
-            "random-utterance keeps copies of a recording together, so all clips must be heard "
-            "before they are split, the test clips too: take another protocol.split, e.g. "
+            "random-utterance keeps copies of a recording together, so all audio, test audio too, "
+            "must be indexed before it can split: choose another protocol.split, e.g. "
             "speaker-k-fold"
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
     labels, utterances = _read(config)
-    whole = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
-    split = replace(whole, test=(), dev=whole.dev if with_dev else ())
-    parts = [*split.train, *split.dev]
-    paths = [utterance.path for utterance in parts]
-    recordings, bad = index_audio(paths, config.run.workers, Path(config.run.store), keep)
-    return leave_out(Plan(config, labels, parts, recordings, {}, [split], {}, True), bad)
+    split = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
+    split = replace(split, test=(), dev=split.dev if with_dev else ())
+    opened = [*split.train, *split.dev]
+    recordings, bad = _index(config, opened, keep)
+    return _settle_without_test(config, labels, opened, recordings, bad, split)
+
+
+def without_bad_audio(plan: Plan, bad: Mapping[Path, str]) -> Plan:
+    """Return a plan without audio files that proved bad after it was made.
+
+    Args:
+        plan: The plan.
+        bad: Reason for each bad file.
+
+    Raises:
+        InputError: `corpus.on_bad_audio` is `error`, or what is left cannot be split.
+    """
+    if not bad:
+        return plan
+    parts = (plan.config, plan.labels, plan.utterances, plan.recordings, {**plan.bad, **bad})
+    if plan.has_test:
+        return _settle(*parts)
+    return _settle_without_test(*parts, plan.splits[0])
+
+
+def plan_warnings(plan: Plan) -> list[str]:
+    """Return what the leakage check allowed and a reader of the scores should know."""
+    warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    wanted = {str(split.fold) for split in plan.wanted()}
+    for fold in plan.certificate["folds"]:
+        shared = fold["text_in_train_and_test"]
+        if shared["texts"] and str(fold["fold"]) in wanted:
+            warnings.append(
+                f"fold {fold['fold']}: {shared['texts']} texts are in train and test, spoken in "
+                f"{shared['test_utterances']} test utterances"
+            )
+    mixed = plan.certificate["identical_recordings"]["recordings_with_different_classes"]
+    if mixed:
+        warnings.append(f"{mixed} recordings occur more than once, under different classes")
+    near = plan.certificate["near_identical"]["pairs_across_parts"]
+    for fold in sorted(near.keys() & wanted, key=int):
+        warnings.append(
+            f"fold {fold}: {near[fold]} pairs of near-identical recordings in two parts"
+        )
+    return warnings
 
 
 def _read(config: Config) -> tuple[LabelSet, list[Utterance]]:
-    """Read what the corpus says of its clips, and choose labels; no audio is opened."""
+    """Read the corpus and choose labels; no audio is opened."""
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
-    found = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
-    labels = label_set(corpus.name, corpus.labels, found)
-    utterances = select_labels(
-        found, labels, corpus.subset, corpus.expect_published_counts or False
+    utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
+    labels = label_set(corpus.name, corpus.labels, utterances)
+    published = corpus.expect_published_counts or False
+    return labels, list(select_labels(utterances, labels, corpus.subset, published))
+
+
+def _index(
+    config: Config, utterances: Sequence[Utterance], keep: bool
+) -> tuple[dict[Path, Recording], dict[Path, str]]:
+    paths = [utterance.path for utterance in utterances]
+    return index_audio(paths, config.run.workers, Path(config.run.store), keep)
+
+
+def _settle(
+    config: Config,
+    labels: LabelSet,
+    utterances: Sequence[Utterance],
+    recordings: Mapping[Path, Recording],
+    bad: Mapping[Path, str],
+) -> Plan:
+    """Leave out bad audio where the config allows it; split and certify the rest."""
+    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    hashes = {path: recording.hash for path, recording in recordings.items()}
+    splits = _split(config, utterances, hashes, copies)
+    certificate = certify(
+        splits,
+        hashes,
+        _protocol_id(config, labels),
+        config.protocol.allow_speaker_overlap,
+        copies,
+        config.protocol.near_identical == "refuse",
     )
-    return labels, list(utterances)
+    _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
+    return Plan(config, labels, utterances, recordings, bad, splits, certificate)
 
 
-def leave_out(plan: Plan, bad: Mapping[Path, str]) -> Plan:
-    """Leave out bad audio where the config allows it, and (re)make splits and certificate."""
-    if bad and plan.config.corpus.on_bad_audio == "error":
+def _settle_without_test(
+    config: Config,
+    labels: LabelSet,
+    utterances: Sequence[Utterance],
+    recordings: Mapping[Path, Recording],
+    bad: Mapping[Path, str],
+    split: Split,
+) -> Plan:
+    """Leave out bad audio as `_settle` does; check that train and dev are apart."""
+    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    train, dev = (
+        tuple(utterance for utterance in part if utterance.path in recordings)
+        for part in (split.train, split.dev)
+    )
+    split = replace(split, train=train, dev=dev)
+    check_train_classes([split])
+    hashes = {path: recording.hash for path, recording in recordings.items()}
+    refuse_near = config.protocol.near_identical == "refuse"
+    rules = LeakageRules(False, False, False, refuse_near, untested=True)
+    checks, leaks = check_leakage([split], hashes, copies, rules)
+    if leaks:
+        raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
+    rows = sorted(
+        [name, utterance.id, utterance.label, utterance.speaker, hashes[utterance.path]]
+        for name, part in split.parts()
+        for utterance in part
+    )
+    digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:10]
+    facts = {"protocol": _protocol_id(config, labels), "fold": split.fold, "without": "test"}
+    certificate = {"id": digest, **facts, "checks": checks}
+    return Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
+
+
+def _usable(
+    config: Config,
+    labels: LabelSet,
+    utterances: Sequence[Utterance],
+    recordings: Mapping[Path, Recording],
+    bad: Mapping[Path, str],
+) -> tuple[list[Utterance], dict[Path, Recording], Sequence[Copy]]:
+    """Return utterances and recordings without bad audio, and the near copies among them."""
+    if bad and config.corpus.on_bad_audio == "error":
         listed = "\n".join(f"  {path} {reason}" for path, reason in sorted(bad.items()))
         raise InputError(
             f"{len(bad)} audio files cannot be used:\n{listed}\n"
             "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
         )
-    if plan.certificate and not bad:
-        return plan
-    plan = replace(
-        plan,
-        utterances=[u for u in plan.utterances if u.path not in bad],
-        recordings={path: one for path, one in plan.recordings.items() if path not in bad},
-        bad={**plan.bad, **bad},
-    )
-    _check_classes(plan)
-    copies = near_copies({one.hash: one.words for one in plan.recordings.values()})
-    if plan.without_test:
-        return _settle_untested(plan, copies)
-    splits = _split(plan.config, plan.utterances, plan.hashes, copies)
-    plan = replace(plan, splits=splits, certificate=_certify(plan, splits, copies))
-    plan.wanted()  # a fold that does not exist is refused before anything is computed
-    return plan
-
-
-def plan_warnings(plan: Plan) -> list[str]:
-    """Return what the leakage gate let pass and a reader should know."""
-    found = [STAMP] if plan.certificate["speaker_dependent"] else []
-    wanted = {str(split.fold) for split in plan.wanted()}
-    for fold in plan.certificate["folds"]:
-        shared = fold["text_in_train_and_test"]
-        if shared["texts"] and str(fold["fold"]) in wanted:
-            found.append(
-                f"fold {fold['fold']}: {shared['texts']} texts are in train and test, spoken in "
-                f"{shared['test_utterances']} test clips"
-            )
-    mixed = plan.certificate["identical_recordings"]["recordings_with_different_classes"]
-    if mixed:
-        found.append(f"{mixed} recordings occur more than once, under different classes")
-    near = plan.certificate["near_identical"]["pairs_across_parts"]
-    for fold in sorted(near.keys() & wanted, key=int):
-        found.append(f"fold {fold}: {near[fold]} pairs of near-identical recordings in two parts")
-    return found
-
-
-def _check_classes(plan: Plan) -> None:
-    """Refuse a corpus of which bad audio has left a class without a clip."""
-    left = {utterance.label for utterance in plan.utterances}
-    if missing := [name for name in plan.labels.classes if name not in left]:
+    kept = [utterance for utterance in utterances if utterance.path not in bad]
+    found = {utterance.label for utterance in kept}
+    if missing := [name for name in labels.classes if name not in found]:
         raise InputError(
-            f"no usable clip of {', '.join(missing)} is left: {len(plan.bad)} audio files are bad. "
+            f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
             "Repair them, or choose other corpus.labels"
         )
+    usable = {path: recording for path, recording in recordings.items() if path not in bad}
+    return kept, usable, near_copies({one.hash: one.words for one in usable.values()})
 
 
-def _settle_untested(plan: Plan, copies: Sequence[Copy]) -> Plan:
-    """Leave bad audio out of a fold without test, and check that train and dev are apart."""
-    (split,) = plan.splits
-    train, dev = (
-        tuple(one for one in part if one.path in plan.recordings)
-        for part in (split.train, split.dev)
-    )
-    split = replace(split, train=train, dev=dev)
-    check_train_classes([split])
-    refuse_near = plan.config.protocol.near_identical == "refuse"
-    gate = Gate(False, False, False, refuse_near, untested=True)
-    results, leaks = check([split], plan.hashes, copies, gate)
-    if leaks:
-        raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
-    heard = sorted(
-        [name, one.id, one.label, one.speaker, plan.hashes[one.path]]
-        for name, part in split.parts()
-        for one in part
-    )
-    digest = hashlib.sha256(json.dumps(heard).encode()).hexdigest()[:10]
-    facts = {"protocol": _name(plan), "fold": split.fold, "without": "test", "checks": results}
-    return replace(plan, splits=[split], certificate={"id": digest, **facts})
+def _wanted(config: Config, splits: Sequence[Split]) -> Sequence[Split]:
+    folds = config.run.folds
+    return splits if folds is None else [get_fold(splits, k) for k in folds]
 
 
 def _split(
@@ -203,25 +263,13 @@ def _split(
     return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
 
 
-def _name(plan: Plan) -> str:
-    protocol = plan.config.protocol
+def _protocol_id(config: Config, labels: LabelSet) -> str:
+    protocol = config.protocol
     return protocol_id(
-        plan.labels.name,
+        labels.name,
         protocol.split,
         protocol.dev,
-        plan.config.corpus.subset,
+        config.corpus.subset,
         protocol.n_folds,
         protocol.text_groups,
-    )
-
-
-def _certify(plan: Plan, splits: Sequence[Split], copies: Sequence[Copy]) -> dict[str, Any]:
-    protocol = plan.config.protocol
-    return certify(
-        splits,
-        plan.hashes,
-        _name(plan),
-        protocol.allow_speaker_overlap,
-        copies,
-        protocol.near_identical == "refuse",
     )

@@ -1,4 +1,4 @@
-"""A corpus folder -> a list of utterances: one reader a corpus, no audio opened."""
+"""Read a corpus folder into a list of utterances: one reader per corpus; no audio is opened."""
 
 import csv
 import io
@@ -15,11 +15,11 @@ from system.bounded import MAX_LABELS, read_text
 from system.errors import InputError, nearest
 from system.text import truncate
 
-__all__ = ["CORPORA", "Utterance", "read_corpus", "select_subset"]
+__all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
 
 NAMES_SHOWN = 10
 
-# [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], stripped first
+# [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], without outer spaces
 IEMOCAP_LABEL_LINE = re.compile(
     r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t\[\d+\.\d+, \d+\.\d+, \d+\.\d+\]"
 )
@@ -34,17 +34,17 @@ def read_corpus(
 
     Args:
         name: One of `CORPORA`.
-        root: The corpus folder, or the folder that holds it; with a manifest, where its audio
-            paths start.
-        manifest: The table to read; for the corpus "manifest" only.
-        absolute_paths: Let it name files outside `root`.
+        root: The corpus folder, or the folder that holds it; the folder that the audio paths of a
+            manifest are relative to.
+        manifest: The table to read; required by the corpus "manifest", refused by the others.
+        absolute_paths: Whether a manifest may name files outside `root`.
 
     Returns:
         Utterances sorted by id, with the corpus's own labels.
 
     Raises:
-        InputError: Nothing where it was looked for, all files missing, names or lines not
-            understood, or an id that occurs twice.
+        InputError: The corpus is not in `root`, all its files are missing, a file name or line
+            cannot be parsed, or an id occurs twice.
     """
     root = Path(root).expanduser()
     if name not in CORPORA:
@@ -53,10 +53,9 @@ def read_corpus(
         raise InputError(
             "corpus.name: manifest needs corpus.manifest, a CSV or JSONL file"
             if manifest is None
-            else f"corpus.manifest goes with corpus.name: manifest, not with {name}"
+            else f"corpus.manifest needs corpus.name: manifest, got {name}: change either of them"
         )
-    if not root.is_dir():
-        raise InputError(f"corpus.root: there is no folder {root}; {_nearby(root)}")
+    check_corpus_exists(root, manifest)
     if manifest is not None:
         utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
     else:
@@ -65,11 +64,28 @@ def read_corpus(
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:
-    """Keep one portion of a corpus, or "all".
+def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) -> None:
+    """Refuse a wrong path before anything slow is imported or read.
+
+    Args:
+        root: Value of `corpus.root`.
+        manifest: Value of `corpus.manifest`.
 
     Raises:
-        InputError: No utterance is of that portion; names those that occur.
+        InputError: There is no such folder or file.
+    """
+    root = Path(root).expanduser()
+    if not root.is_dir():
+        raise InputError(f"corpus.root: there is no folder {root}; {_list_nearest_folder(root)}")
+    if manifest is not None and not Path(manifest).expanduser().exists():
+        raise InputError(f"corpus.manifest: there is no file {manifest}")
+
+
+def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:
+    """Keep one portion of a corpus, or all utterances if `subset` is "all".
+
+    Raises:
+        InputError: No utterance has that portion; lists the portions that occur.
     """
     utterances = list(utterances)
     if subset == "all":
@@ -90,14 +106,16 @@ def _read_iemocap(root: Path) -> list[Utterance]:
         for utterance in _read_iemocap_labels(root, label_file)
     ]
     if not utterances:
-        raise InputError(f"no label line in {root}/Session*/dialog/EmoEvaluation/*.txt")
-    _refuse_labels_alone(root, utterances)
+        raise InputError(
+            f"no label line in {root}/Session*/dialog/EmoEvaluation/*.txt; unpack the corpus again"
+        )
+    _refuse_missing_audio(root, utterances)
     texts = _read_iemocap_texts(root)
     return [replace(utterance, text_id=texts.get(utterance.id)) for utterance in utterances]
 
 
 def _read_iemocap_labels(root: Path, label_file: Path) -> list[Utterance]:
-    """Read the lines that begin with `[`; the header holds a `[` further on."""
+    """Read the lines that begin with `[`; the header has a `[` too, but not at the beginning."""
     utterances = []
     for number, line in enumerate(_lines(label_file), start=1):
         if not line.startswith("["):
@@ -114,7 +132,7 @@ def _read_iemocap_labels(root: Path, label_file: Path) -> list[Utterance]:
 
 
 def _iemocap_audio(root: Path, utterance_id: str) -> Path:
-    # Ses05M_script01_1 begins Ses05M_script01_1b: the dialog is all but the last group.
+    # Ses05M_script01_1b begins like Ses05M_script01_1: the dialog is all but the last group.
     dialog = utterance_id.rsplit("_", 1)[0]
     folder = root / f"Session{utterance_id[4:5]}" / "sentences" / "wav" / dialog
     flac = folder / f"{utterance_id}.flac"
@@ -122,18 +140,18 @@ def _iemocap_audio(root: Path, utterance_id: str) -> Path:
 
 
 def _read_iemocap_texts(root: Path) -> dict[str, str]:
-    """Read what is said, letters only: the numbers of scripted lines differ between sessions."""
+    """Map each scripted id to its words, letters only; line numbers differ between sessions."""
     texts = {}
     for path in _visible(root.glob("Session*/dialog/transcriptions/*script*.txt")):
         for match in filter(None, map(IEMOCAP_TEXT_LINE.fullmatch, _lines(path))):
-            spoken = re.sub(r"\[.*?\]", "", match["text"].lower())  # [LAUGHTER]
-            if letters := re.sub(r"[^a-z]", "", spoken):
+            words = re.sub(r"\[.*?\]", "", match["text"].lower())  # [LAUGHTER]
+            if letters := re.sub(r"[^a-z]", "", words):
                 texts[match["id"]] = letters
     return texts
 
 
-def _refuse_labels_alone(root: Path, utterances: list[Utterance]) -> None:
-    """Refuse a corpus of which all audio is missing; some that are missing are bad audio."""
+def _refuse_missing_audio(root: Path, utterances: list[Utterance]) -> None:
+    """Refuse a corpus without any audio file; if only some are missing, they are bad audio."""
     if not any(os.path.lexists(utterance.path) for utterance in utterances):
         raise InputError(
             f"none of {len(utterances)} labelled utterances has an audio file under "
@@ -151,7 +169,7 @@ def _read_esd(root: Path) -> list[Utterance]:
 def _read_ravdess(root: Path) -> list[Utterance]:
     root = _find_root("ravdess", root, "Actor_*/03-01-*")
     files = [path for path in root.glob("Actor_*/*") if is_audio(path)]
-    other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # images, or song
+    other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # video, or song
     return _read_names("ravdess", root, [path for path in files if not other.match(path.name)])
 
 
@@ -178,7 +196,8 @@ def _read_cremad_genders(path: Path) -> dict[str, str]:
         return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
     except (KeyError, csv.Error) as error:
         raise InputError(
-            f"{path}: ActorID and Sex (Female, Male) expected, {truncate(str(error))}"
+            f"{path}: expected columns ActorID and Sex (Female or Male), got "
+            f"{truncate(str(error))}; unpack the corpus again"
         ) from error
 
 
@@ -195,48 +214,51 @@ CORPORA = (*READERS, "manifest")
 def _read_names(
     corpus: str, root: Path, files: list[Path], label_of: Callable[[Path], str] = lambda path: ""
 ) -> list[Utterance]:
-    found = [(path, from_name(corpus, path.stem, path, label_of(path))) for path in files]
-    strange = [str(path.relative_to(root)) for path, utterance in found if utterance is None]
-    if strange:
+    utterances = [from_name(corpus, path.stem, path, label_of(path)) for path in files]
+    pairs = zip(files, utterances, strict=True)
+    unknown = [str(path.relative_to(root)) for path, utterance in pairs if utterance is None]
+    if unknown:
         raise InputError(
-            f"{len(strange)} of {len(files)} audio files under {root} are not named as {corpus} "
-            f"names them: {_first(strange)}. Move them away, or describe them in a manifest"
+            f"{len(unknown)} of {len(files)} audio files under {root} are not named as in "
+            f"{corpus}: {_first(unknown)}. Move them away, or describe them in a manifest"
         )
     if not files:
-        raise InputError(f"no WAV or FLAC file under {root}; {_contents(root)}")
-    return [utterance for _, utterance in found if utterance is not None]
+        raise InputError(f"no WAV or FLAC file under {root}; {_list_folder(root)}")
+    return [utterance for utterance in utterances if utterance is not None]
 
 
 def _find_root(corpus: str, root: Path, pattern: str) -> Path:
-    """Find the folder that holds `pattern`: `root`, one folder in it, or that name nested twice."""
+    """Return the folder that holds `pattern`: `root`, a folder in it, or a folder `name/name`."""
     folders = _visible(path for path in root.iterdir() if path.is_dir())
     for candidates in ([root], folders, [folder / folder.name for folder in folders]):
         hits = [folder for folder in candidates if _visible(folder.glob(pattern))]
         if len(hits) == 1:
-            _refuse_closed_folders(hits[0], pattern)
+            _refuse_unreadable_folders(hits[0], pattern)
             return hits[0]
         if hits:
             raise InputError(
-                f"corpus.root {root} holds {corpus} more than once, name the one to read: "
+                f"corpus.root {root} holds {corpus} more than once; set it to the one to read: "
                 f"{_first([str(hit) for hit in hits])}"
             )
     raise InputError(
-        f"corpus.root: no {corpus} corpus in {root}: looked there and one folder deeper for "
-        f"{pattern}; {_contents(root)}"
+        f"corpus.root: no {corpus} corpus in {root}, searched there and one folder deeper for "
+        f"{pattern}; {_list_folder(root)}"
     )
 
 
-def _refuse_closed_folders(root: Path, pattern: str) -> None:
-    """Refuse folders without permission: a search would pass them over without a word."""
-    closed: list[OSError] = []
+def _refuse_unreadable_folders(root: Path, pattern: str) -> None:
+    """Refuse folders without permission, which a search would skip silently."""
+    errors: list[OSError] = []
     for top in root.glob(pattern.split("/")[0]):
-        for _, folders, _ in os.walk(top, onerror=closed.append):
-            folders[:] = [name for name in folders if name != "sentences"]  # labels name its files
-    if closed:
+        for _, folders, _ in os.walk(top, onerror=errors.append):
+            folders[:] = [
+                name for name in folders if name != "sentences"
+            ]  # the label files name its files
+    if errors:
         raise InputError(
-            f"{len(closed)} folders of the corpus cannot be read: "
-            f"{_first(sorted(str(error.filename) for error in closed))}: {closed[0].strerror}. "
-            "Give yourself the right to read them"
+            f"{len(errors)} folders of the corpus cannot be read: "
+            f"{_first(sorted(str(error.filename) for error in errors))}: {errors[0].strerror}. "
+            "Change their permissions (chmod u+rx)"
         )
 
 
@@ -252,7 +274,7 @@ def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:
 
 
 def _visible(paths: Iterable[Path]) -> list[Path]:
-    """Sort, without hidden and AppleDouble (`._name`) siblings."""
+    """Sort paths and leave out hidden ones, such as AppleDouble files (`._name`)."""
     return sorted(path for path in paths if not path.name.startswith("."))
 
 
@@ -267,13 +289,13 @@ def _text(path: Path) -> str:
         raise InputError(f"cannot read {path}: {error}; unpack the corpus again") from error
 
 
-def _contents(folder: Path) -> str:
+def _list_folder(folder: Path) -> str:
     names = _visible(folder.iterdir())
     return f"{folder} holds: {_first([path.name for path in names])}" if names else "it is empty"
 
 
-def _nearby(missing: Path) -> str:
-    return _contents(next(parent for parent in missing.absolute().parents if parent.is_dir()))
+def _list_nearest_folder(missing: Path) -> str:
+    return _list_folder(next(parent for parent in missing.absolute().parents if parent.is_dir()))
 
 
 def _first(names: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Who is trained on, who selects, who is tested."""
+"""Divide a corpus into folds: utterances to train on, to select the best epoch on, and to test."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from corpora.readers import Utterance
+from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 
-# split -> the dev splits that go with it, the usual one first
+# protocol.split -> allowed values of protocol.dev, the default first
 DEV_OF_SPLIT = {
     "leave-one-session-out": ("session",),
     "leave-one-speaker-out": ("speaker",),
@@ -17,15 +17,15 @@ DEV_OF_SPLIT = {
     "random-utterance": ("random",),
 }
 TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
-MIN_GROUPS = 3  # one each for train, dev and test
-RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never move
+MIN_GROUPS = 3  # for train, dev and test
+RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never change
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT"
 STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 
 
 @dataclass(frozen=True)
 class Split:
-    """One fold: `fold` counts from 1; the three parts share no utterance."""
+    """One fold, numbered from 1; train, dev and test share no utterance."""
 
     fold: int
     train: tuple[Utterance, ...]
@@ -45,24 +45,25 @@ def make_splits(
     hashes: Mapping[Path, str],
     allow_speaker_overlap: bool,
 ) -> list[Split]:
-    """Split into folds; over all folds every utterance is tested exactly once.
+    """Divide a corpus into folds; each utterance is tested in exactly one of them.
 
     Args:
-        utterances: Labelled with class names.
+        utterances: All utterances, labelled with class names.
         split: `leave-one-session-out`: test session k, dev session k mod n + 1.
-            `leave-one-speaker-out`: each speaker in turn; dev is the rest of the speaker's session,
-            or the next speaker where the corpus has no sessions.
+            `leave-one-speaker-out`: test each speaker in turn; dev is the rest of the speaker's
+            session, or the next speaker if the corpus has no sessions.
             `speaker-k-fold`: fixed groups of speakers, balanced by gender; dev is the next group
             (`fold`) or one speaker of each gender from it (`speakers`).
-            `random-utterance`: speaker-dependent; dev is the next part.
-        dev: None is the usual one of the split.
+            `random-utterance`: speaker-dependent random groups; dev is the next group.
+        dev: Value of `protocol.dev`; None is the default of the split.
         n_folds: Number of folds of `speaker-k-fold` and `random-utterance`; None for the others.
-        hashes: Recording of each path; `random-utterance` keeps equal ones together.
+        hashes: Hash of the recording at each path; `random-utterance` keeps equal recordings in one
+            group. The other splits do not read it.
         allow_speaker_overlap: Must be True for `random-utterance`, False for the others.
 
     Raises:
-        InputError: The settings do not go together, the corpus lacks what the split needs, or a
-            class is missing from a training part.
+        InputError: The settings contradict each other, the corpus lacks what the split needs, or a
+            class is missing from a training split.
     """
     utterances = sorted(utterances, key=lambda utterance: utterance.id)
     dev = check_settings(split, dev, n_folds)
@@ -88,7 +89,7 @@ def get_fold(splits: Sequence[Split], fold: int) -> Split:
 
 
 def check_settings(split: str, dev: str | None, n_folds: int | None) -> str:
-    """Refuse settings that do not go together; give the dev split."""
+    """Refuse settings that contradict each other; return the value of `protocol.dev`."""
     if split not in DEV_OF_SPLIT:
         raise InputError(f"protocol.split {split!r} is not known; {nearest(split, DEV_OF_SPLIT)}")
     if dev is not None and dev not in DEV_OF_SPLIT[split]:
@@ -97,13 +98,13 @@ def check_settings(split: str, dev: str | None, n_folds: int | None) -> str:
         )
     if split in TAKES_N_FOLDS and (n_folds is None or n_folds < MIN_GROUPS):
         raise InputError(
-            f"{split} needs protocol.n_folds, at least {MIN_GROUPS} (train, dev, test), "
+            f"{split} needs protocol.n_folds of at least {MIN_GROUPS} (train, dev, test), "
             f"got {n_folds}"
         )
     if split not in TAKES_N_FOLDS and n_folds is not None:
         raise InputError(
-            f"protocol.n_folds={n_folds} has no meaning for {split}, which has a fold for each "
-            f"session or speaker; leave it out, or use {' or '.join(TAKES_N_FOLDS)}"
+            f"protocol.n_folds={n_folds} has no effect on {split}, which has one fold per session "
+            f"or speaker; leave it out, or use {' or '.join(TAKES_N_FOLDS)}"
         )
     return dev or DEV_OF_SPLIT[split][0]
 
@@ -112,8 +113,8 @@ def _check_overlap(split: str, allow_speaker_overlap: bool) -> None:
     if split == "random-utterance" and not allow_speaker_overlap:
         raise InputError(
             "random-utterance puts the same speakers into train and test: its scores say nothing "
-            "about unheard speakers. Use speaker-k-fold, or set "
-            f"protocol.allow_speaker_overlap=true and have every table say {SPEAKER_DEPENDENT}"
+            "about new speakers. Use speaker-k-fold, or set protocol.allow_speaker_overlap=true "
+            f"and every table is marked {SPEAKER_DEPENDENT}"
         )
     if split != "random-utterance" and allow_speaker_overlap:
         raise InputError(
@@ -129,40 +130,40 @@ def _leave_one_session_out(utterances: list[Utterance]) -> list[Split]:
         )
     sessions = sorted({utterance.session or "" for utterance in utterances})
     _check_number(MIN_GROUPS, "sessions", sessions)
-    return _rotate(utterances, len(sessions), lambda one: sessions.index(one.session or ""))
+    return _rotate(utterances, len(sessions), lambda u: sessions.index(u.session or ""))
 
 
 def _leave_one_speaker_out(utterances: list[Utterance]) -> list[Split]:
     speakers = sorted({utterance.speaker for utterance in utterances})
     _check_number(MIN_GROUPS, "speakers", speakers)
     if not _has_sessions(utterances):
-        return _rotate(utterances, len(speakers), lambda one: speakers.index(one.speaker))
+        return _rotate(utterances, len(speakers), lambda u: speakers.index(u.speaker))
     home_of = _home_sessions(utterances)
     splits = []
     for fold, speaker in enumerate(speakers, start=1):
-        home = [one for one in utterances if one.session == home_of[speaker]]
+        home = [u for u in utterances if u.session == home_of[speaker]]
         splits.append(
             Split(
                 fold,
-                train=tuple(one for one in utterances if one.session != home_of[speaker]),
-                dev=tuple(one for one in home if one.speaker != speaker),
-                test=tuple(one for one in home if one.speaker == speaker),
+                train=tuple(u for u in utterances if u.session != home_of[speaker]),
+                dev=tuple(u for u in home if u.speaker != speaker),
+                test=tuple(u for u in home if u.speaker == speaker),
             )
         )
     return splits
 
 
 def _home_sessions(utterances: list[Utterance]) -> dict[str, str]:
-    """Map each speaker to the only session of theirs, which they must share with another."""
-    pairs = sorted({(one.speaker, one.session or "") for one in utterances})
+    """Map each speaker to their session; it must be their only one and have another speaker."""
+    pairs = sorted({(u.speaker, u.session or "") for u in utterances})
     speaker_counts = Counter(session for _, session in pairs)
     session_counts = Counter(speaker for speaker, _ in pairs)
     _check_number(2, "sessions", sorted(speaker_counts))
     for speaker, session in pairs:
         if session_counts[speaker] > 1 or speaker_counts[session] < 2:
             raise InputError(
-                "leave-one-speaker-out tests one speaker of a session and selects on the others, "
-                f"so each speaker must be in one session and not alone there; {speaker} is "
+                "leave-one-speaker-out tests one speaker of a session and selects on its others, "
+                f"so each speaker must be in one session with at least one other; {speaker} is "
                 f"{'alone in' if speaker_counts[session] < 2 else 'in more than'} {session}. "
                 "Use leave-one-session-out or speaker-k-fold"
             )
@@ -174,47 +175,50 @@ def _speaker_k_fold(utterances: list[Utterance], n_folds: int, whole_group: bool
     groups = _group_speakers(gender_of, n_folds)
     group_of = {speaker: index for index, group in enumerate(groups) for speaker in group}
     if whole_group:
-        return _rotate(utterances, n_folds, lambda one: group_of[one.speaker])
+        return _rotate(utterances, n_folds, lambda u: group_of[u.speaker])
     splits = []
-    for fold, tested in enumerate(groups, start=1):
-        following = groups[fold % n_folds]
-        first_of = {gender_of[speaker]: speaker for speaker in reversed(following)}
-        selecting = set(first_of.values())
+    for fold, test_speakers in enumerate(groups, start=1):
+        next_group = groups[fold % n_folds]
+        first_of = {gender_of[speaker]: speaker for speaker in reversed(next_group)}
+        dev_speakers = set(first_of.values())
         splits.append(
             Split(
                 fold,
-                train=tuple(u for u in utterances if u.speaker not in selecting.union(tested)),
-                dev=tuple(u for u in utterances if u.speaker in selecting),
-                test=tuple(u for u in utterances if u.speaker in tested),
+                train=tuple(
+                    u for u in utterances if u.speaker not in dev_speakers.union(test_speakers)
+                ),
+                dev=tuple(u for u in utterances if u.speaker in dev_speakers),
+                test=tuple(u for u in utterances if u.speaker in test_speakers),
             )
         )
     return splits
 
 
 def _genders(utterances: list[Utterance]) -> dict[str, str]:
-    """Map each speaker to F, M, or "" where it is unknown."""
+    """Map each speaker to F, M, or "" if the gender is unknown."""
     gender_of: dict[str, str] = {}
     for utterance in utterances:
         gender = utterance.gender or ""
         if gender_of.setdefault(utterance.speaker, gender) != gender:
             raise InputError(
                 f"speaker {utterance.speaker} has two genders, the second at {utterance.id}; "
-                "correct the corpus, or leave genders out"
+                "correct the corpus, or leave all genders out"
             )
     return gender_of
 
 
 def _group_speakers(gender_of: Mapping[str, str], n_folds: int) -> list[list[str]]:
-    """Deal each gender's sorted speakers in contiguous chunks; what is left over fills up.
+    """Divide the sorted speakers of each gender into contiguous chunks of nearly equal size.
 
-    RAVDESS in six: actors 1-4, 5-8, ... since odd numbers are men and even ones women.
+    If a gender does not divide evenly, the smallest groups so far get one speaker more. RAVDESS in
+    six groups gives actors 1-4, 5-8, ..., since odd numbers are men and even numbers women.
     """
     _check_number(n_folds, "speakers", sorted(gender_of))
     groups: list[list[str]] = [[] for _ in range(n_folds)]
     for gender in sorted(set(gender_of.values())):
         speakers = sorted(speaker for speaker in gender_of if gender_of[speaker] == gender)
-        share, left_over = divmod(len(speakers), n_folds)
-        smallest = sorted(range(n_folds), key=lambda index: len(groups[index]))[:left_over]
+        share, remainder = divmod(len(speakers), n_folds)
+        smallest = sorted(range(n_folds), key=lambda index: len(groups[index]))[:remainder]
         queue = iter(speakers)
         for index, group in enumerate(groups):
             group.extend(next(queue) for _ in range(share + (index in smallest)))
@@ -224,34 +228,35 @@ def _group_speakers(gender_of: Mapping[str, str], n_folds: int) -> list[list[str
 def _random_utterance(
     utterances: list[Utterance], n_folds: int, hashes: Mapping[Path, str]
 ) -> list[Split]:
-    """Deal recordings to the parts, class by class, in an order drawn from the fixed seed."""
-    classes: dict[str, set[str]] = defaultdict(set)
+    """Assign recordings to groups in turn, class by class, in an order fixed by RANDOM_SEED."""
+    recordings: dict[str, set[str]] = defaultdict(set)  # class -> recordings
     for utterance in utterances:
-        classes[utterance.label].add(recording_of(utterance, hashes))
-    part_of: dict[str, int] = {}
-    for name in sorted(classes):
-        fresh = [recording for recording in classes[name] if recording not in part_of]
-        for recording in sorted(fresh, key=_drawn):
-            part_of[recording] = len(part_of) % n_folds
-    _check_number(n_folds, "different recordings", sorted(part_of))
-    return _rotate(utterances, n_folds, lambda one: part_of[recording_of(one, hashes)])
+        recordings[utterance.label].add(recording_of(utterance, hashes))
+    group_of: dict[str, int] = {}
+    for name in sorted(recordings):
+        unassigned = [recording for recording in recordings[name] if recording not in group_of]
+        for recording in sorted(unassigned, key=_random_key):
+            group_of[recording] = len(group_of) % n_folds
+    _check_number(n_folds, "different recordings", sorted(group_of))
+    return _rotate(utterances, n_folds, lambda u: group_of[recording_of(u, hashes)])
 
 
-def _drawn(recording: str) -> str:
+def _random_key(recording: str) -> str:
+    """Return a sort key that is random but the same on any machine."""
     return hashlib.sha256(f"{RANDOM_SEED}:{recording}".encode()).hexdigest()
 
 
 def _rotate(
     utterances: list[Utterance], n_groups: int, group_of: Callable[[Utterance], int]
 ) -> list[Split]:
-    """Test group k, select on group k mod n + 1, train on the others."""
+    """Make one fold per group: test group k, select on group k mod n + 1, train on the others."""
     groups: list[list[Utterance]] = [[] for _ in range(n_groups)]
     for utterance in utterances:
         groups[group_of(utterance)].append(utterance)
     splits = []
     for test in range(n_groups):
         dev = (test + 1) % n_groups
-        train = [one for i, group in enumerate(groups) if i not in (test, dev) for one in group]
+        train = [u for i, group in enumerate(groups) if i not in (test, dev) for u in group]
         splits.append(Split(test + 1, tuple(train), tuple(groups[dev]), tuple(groups[test])))
     return splits
 
@@ -261,31 +266,32 @@ def _has_sessions(utterances: Sequence[Utterance]) -> bool:
     if without and len(without) < len(utterances):
         raise InputError(
             f"{len(without)} of {len(utterances)} utterances have no session, the first is "
-            f"{without[0]}; name the session of all or of none"
+            f"{without[0]}; give all utterances a session, or none"
         )
     return not without
 
 
-def _check_number(needed: int, what: str, found: Sequence[str]) -> None:
-    if len(found) < needed:
+def _check_number(needed: int, what: str, names: Sequence[str]) -> None:
+    if len(names) < needed:
         raise InputError(
-            f"this protocol needs at least {needed} {what}, one for each fold, and there are "
-            f"{len(found)}: {', '.join(found) or 'none'}"
+            f"this protocol needs at least {needed} {what}, one per fold, but there are "
+            f"{len(names)}: {', '.join(names) or 'none'}. Use another protocol.split, or a smaller "
+            "protocol.n_folds"
         )
 
 
 def recording_of(utterance: Utterance, hashes: Mapping[Path, str]) -> str:
-    """Look up what tells whether two files are the same recording."""
+    """Return the hash of an utterance's recording; equal hashes mean the same samples."""
     if utterance.path not in hashes:
         raise ValueError(f"no audio hash for {utterance.path}: hash every utterance before a split")
     return hashes[utterance.path]
 
 
 def check_train_classes(splits: Sequence[Split]) -> None:
-    """Refuse folds that would train without one of their classes."""
+    """Refuse folds whose training split lacks a class that dev or test has."""
     for split in splits:
-        classes = {one.label for _, part in split.parts() for one in part}
-        if missing := sorted(classes - {one.label for one in split.train}):
+        classes = {u.label for _, part in split.parts() for u in part}
+        if missing := sorted(classes - {u.label for u in split.train}):
             raise InputError(
                 f"fold {split.fold} would train without {', '.join(missing)}; use fewer folds, "
                 "another protocol.split, or fewer corpus.labels"

@@ -1,44 +1,43 @@
-"""Folds in which no text that is tested is trained or selected on."""
+"""Folds whose test texts are in neither train nor dev."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from corpora.readers import Utterance
 from corpora.splits import Split, check_train_classes
+from corpora.utterance import Utterance
 from system.errors import InputError
 
 
 def cross_with_texts(splits: Sequence[Split], n_groups: int) -> list[Split]:
-    """Make a fold of every fold and group of texts; every utterance is tested once as before.
+    """Replace each fold by one fold per group of texts; each utterance is still tested once.
 
-    Fold (k, g) tests what fold k tests, texts of group g only, and trains and selects on what fold
-    k does, without the texts of group g. Fold k becomes folds (k - 1) * n_groups + 1, + 2, ...
+    Fold (k, g) tests the utterances of fold k whose text is in group g; it trains and selects on
+    those of fold k whose text is not. Fold k becomes folds (k - 1) * n_groups + 1, + 2, ...
 
     Args:
         splits: From `make_splits`.
-        n_groups: Texts are dealt to so many groups of like size; each utterance without a text
-            (improvised, or unknown) counts as a text of its own.
+        n_groups: Number of groups that the texts are divided into, of nearly equal size; an
+            utterance without a text (improvised or unknown) counts as a text by itself.
 
     Raises:
-        InputError: The corpus names fewer texts than groups, a part would be empty, or a class
-            would be missing from training.
+        InputError: The corpus names fewer texts than groups, or a fold would have an empty split or
+            train without one of its classes.
     """
-    everyone = [one for split in splits for one in split.test]
-    group_of = _deal(everyone, n_groups)
+    group_of = _group_texts([u for split in splits for u in split.test], n_groups)
     crossed: list[Split] = []
     for split in splits:
         for group in range(n_groups):
             train, dev = (
-                tuple(one for one in part if group_of[_text(one)] != group)
+                tuple(u for u in part if group_of[_text(u)] != group)
                 for part in (split.train, split.dev)
             )
-            test = tuple(one for one in split.test if group_of[_text(one)] == group)
+            test = tuple(u for u in split.test if group_of[_text(u)] == group)
             crossed.append(Split(len(crossed) + 1, train, dev, test))
     for split in crossed:
         for name, part in split.parts():
             if not part:
                 raise InputError(
-                    f"protocol.text_groups={n_groups} leaves nothing for {name} in fold "
+                    f"protocol.text_groups={n_groups} leaves no utterance for {name} in fold "
                     f"{split.fold}: use fewer groups or fewer folds"
                 )
     check_train_classes(crossed)
@@ -49,18 +48,18 @@ def _text(utterance: Utterance) -> str:
     return f"text {utterance.text_id}" if utterance.text_id else f"utterance {utterance.id}"
 
 
-def _deal(utterances: Iterable[Utterance], n_groups: int) -> dict[str, int]:
-    """Give each text, the most frequent first, to the group with the fewest utterances."""
-    spoken = Counter(_text(one) for one in utterances)
-    texts = [text for text in spoken if text.startswith("text ")]
+def _group_texts(utterances: Iterable[Utterance], n_groups: int) -> dict[str, int]:
+    """Assign each text, the most frequent first, to the group with the fewest utterances."""
+    counts = Counter(_text(u) for u in utterances)
+    texts = [text for text in counts if text.startswith("text ")]
     if len(texts) < n_groups:
         raise InputError(
-            f"protocol.text_groups={n_groups} needs as many texts, and this corpus names "
-            f"{len(texts)}: use a smaller number, or leave it out"
+            f"protocol.text_groups={n_groups} needs at least {n_groups} texts, but this corpus "
+            f"names {len(texts)}: use a smaller number, or leave it out"
         )
     sizes = [0] * n_groups
     group_of = {}
-    for text in sorted(spoken, key=lambda text: (-spoken[text], text)):
+    for text in sorted(counts, key=lambda text: (-counts[text], text)):
         group_of[text] = min(range(n_groups), key=sizes.__getitem__)
-        sizes[group_of[text]] += spoken[text]
+        sizes[group_of[text]] += counts[text]
     return group_of

@@ -1,4 +1,4 @@
-"""One spoken clip, and what the published file names of five corpora say about it."""
+"""One utterance, and what the published file names of five corpora say about it."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 AUDIO_SUFFIXES = (".wav", ".flac")  # of the published corpora
-LISTED_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # of your own
+LISTED_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # of manifests
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,12 @@ class Utterance:
 
     Args:
         id: Unique in its corpus.
-        path: The audio file.
-        label: The corpus's own word ("neu"); after `select_labels`, the class name ("neutral").
-        speaker: Unique in its corpus.
-        session: Recording session, None where the corpus has none.
-        text_id: Equal for equal words; None where improvised or unknown.
-        gender: "F", "M" or None.
+        path: Path of the audio file.
+        label: The corpus's own label ("neu"); after `select_labels`, the class name ("neutral").
+        speaker: Name of the speaker, unique in its corpus.
+        session: Name of the recording session; None if the corpus has no sessions.
+        text_id: The same for the same words; None if improvised or unknown.
+        gender: Gender of the speaker, "F" or "M"; None if unknown.
         portion: What `corpus.subset` selects: improvised or scripted, english or mandarin, or None.
     """
 
@@ -42,8 +42,8 @@ IEMOCAP_NAME = re.compile(
 )
 
 ESD_NAME = re.compile(r"(?P<speaker>\d{4})_(?P<number>\d{6})")
-ESD_TEXTS = 350  # parallel sentences a language, numbered on from emotion to emotion
-# Source: the ReadMe of the corpus; 5 women and 5 men a language (Zhou et al. 2022).
+ESD_TEXTS = 350  # sentences per language; the numbers continue from emotion to emotion
+# Source: the ReadMe of the corpus; 5 women and 5 men per language (Zhou et al. 2022).
 ESD_WOMEN = {"0001", "0002", "0003", "0007", "0009", "0015", "0016", "0017", "0018", "0019"}
 ESD_MANDARIN = {f"{number:04d}" for number in range(1, 11)}
 ESD_ENGLISH = {f"{number:04d}" for number in range(11, 21)}
@@ -170,13 +170,13 @@ NAMED_CORPORA = tuple(_FROM_NAME)
 
 
 def from_name(corpus: str, stem: str, path: Path, label: str = "") -> Utterance | None:
-    """Read what a published file name says; None where it is not a name of that corpus.
+    """Parse a published file name; return None if it is not a name of that corpus.
 
     Args:
         corpus: One of `NAMED_CORPORA`.
         stem: The file name without its suffix.
-        path: The audio file itself.
-        label: Needed for iemocap and esd, whose names carry no emotion.
+        path: Path of the audio file.
+        label: The label; needed for iemocap and esd, whose file names do not say the emotion.
 
     >>> from_name("iemocap", "Ses01M_impro01_F000", Path("a.wav"), "neu").speaker
     'Ses01_F'
@@ -185,5 +185,5 @@ def from_name(corpus: str, stem: str, path: Path, label: str = "") -> Utterance 
 
 
 def is_audio(path: Path, suffixes: Sequence[str] = AUDIO_SUFFIXES) -> bool:
-    """Whether the name has such a suffix, and is no hidden or AppleDouble (`._name`) sibling's."""
+    """Whether a file has one of the suffixes and is not hidden, as AppleDouble files (`._name`)."""
     return path.suffix.lower() in suffixes and not path.name.startswith(".")

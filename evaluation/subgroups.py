@@ -19,7 +19,8 @@ from evaluation.calibration import (
 from evaluation.metrics import SCORES
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import in_markdown, markdown_table, percent, with_interval
-from storage.run_folder import Run, Table
+from storage.fold_folder import PredictionTable
+from storage.run_folder import Run
 from system.files import corrupt_file
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
@@ -164,7 +165,7 @@ def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
 
 
 def _row(
-    tables: Sequence[Table], inside: NDArray, group: str, n_classes: int
+    tables: Sequence[PredictionTable], inside: NDArray, group: str, n_classes: int
 ) -> dict[str, int | str | float | list[float] | None]:
     """Score one group, by a mask (N,) of its clips."""
     counted = []
@@ -215,7 +216,7 @@ def _calibration(run: Run) -> dict[str, Any]:
     return found
 
 
-def _risk_coverage(tables: Sequence[Table]) -> dict[str, Any]:
+def _risk_coverage(tables: Sequence[PredictionTable]) -> dict[str, Any]:
     """Return the curve at each percent of coverage, or at each clip where there are fewer."""
     curves = [risk_coverage(table.probs, table.targets) for table in tables]
     coverage = curves[0][0]  # (N,), of all seeds alike

@@ -1,6 +1,7 @@
 """The finished folds of a run become its summary."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,10 @@ from numpy.typing import NDArray
 from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
-from storage.ledger import test_evaluations
+from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import in_turn
-
-TROUBLES = ("bad_steps", "repairs", "alarms")  # a NaN in dev is repaired without a skipped step
 
 
 def summarize(folder: Path) -> dict[str, Any]:
@@ -61,8 +60,8 @@ def describe_run(run: Run) -> dict[str, Any]:
         "gate_mean": _gate_mean(run),
         "missing_classes": _missing_classes(run),
         "left_out": list(run.left_out),
-        "looks": test_evaluations(run.folder, run.certificate),
-        "trouble": _trouble(run),
+        "test_evaluations": count_test_evaluations(run.folder, run.certificate),
+        "training_issues": _training_issues(run),
         "commits": sorted({str(one.environment()["git_commit"]) for one in run.folds}),
     }
 
@@ -84,12 +83,12 @@ def _gate_mean(run: Run) -> float | None:
     return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
 
 
-def _trouble(run: Run) -> dict[str, Any]:
-    """Return what went wrong in the training of folds, of those where something did."""
+def _training_issues(run: Run) -> dict[str, Any]:
+    """Return the training issues of the folds that had some."""
     return {
-        f"fold {one.fold} seed {one.seed}": trouble
-        for one in run.folds
-        if any((trouble := one.metrics.get("trouble", {})).get(key) for key in TROUBLES)
+        f"fold {result.fold} seed {result.seed}": asdict(result.metrics.training_issues)
+        for result in run.folds
+        if result.metrics.training_issues
     }
 
 

@@ -140,11 +140,11 @@ def notes(comparison: Comparison) -> list[str]:
         for fold, missing in comparison["runs"][0]["missing_classes"].items()
     ]
     for run in comparison["runs"]:
-        if twice := repeated_evaluations(run["looks"]):
+        if twice := repeated_evaluations(run["test_evaluations"]):
             found.append(
                 f"Test data of {run['name']} were read more than once: {'; '.join(twice)}."
             )
-        found += [_in_words(run["name"], *one) for one in run.get("trouble", {}).items()]
+        found += [_in_words(run["name"], *one) for one in run.get("training_issues", {}).items()]
         if run["left_out"]:
             folds = ", ".join(run["left_out"])
             found.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
@@ -153,28 +153,28 @@ def notes(comparison: Comparison) -> list[str]:
     return found
 
 
-def _in_words(run: str, fold: str, trouble: Mapping[str, Any]) -> str:
-    """Say how a fold got over values that are not finite, and what was alarming in it."""
+def _in_words(run: str, fold: str, issues: Mapping[str, Any]) -> str:
+    """Describe the skipped steps, float32 fallbacks and collapse warnings of a fold."""
     places = "; ".join(
         f"epoch {one['epoch']}, batch {one['batch']}: {one['what']} ({', '.join(one['parts'])})"
-        for one in trouble["incidents"][:INCIDENTS_SHOWN]
+        for one in issues["incidents"][:INCIDENTS_SHOWN]
     )
-    more = " ..." if trouble["bad_steps"] > INCIDENTS_SHOWN else ""
+    more = " ..." if issues["bad_steps"] > INCIDENTS_SHOWN else ""
     skipped = (
-        f" {trouble['bad_steps']} training steps were skipped, whose loss or gradient was NaN or "
+        f" {issues['bad_steps']} training steps were skipped, whose loss or gradient was NaN or "
         f"infinite ({places}{more})."
     )
     repaired = "".join(
         f" In epoch {one['epoch']} the {one['what']} was NaN or infinite: training went back to "
         f"the end of epoch {one['back_to_epoch']} and on in float32 for "
         f"{' and '.join(one['float32'])}."
-        for one in trouble["repairs"]
+        for one in issues["float32_fallbacks"]
     )
     alarming = "".join(
         f" In {_epochs(one)} a sign of collapse was seen, {one['what']}: {one['words']}."
-        for one in trouble.get("alarms", [])  # older runs have none
+        for one in issues["collapse_warnings"]
     )
-    return f"In {run}, {fold}:{skipped if trouble['bad_steps'] else ''}{repaired}{alarming}"
+    return f"In {run}, {fold}:{skipped if issues['bad_steps'] else ''}{repaired}{alarming}"
 
 
 def _epochs(alarm: Mapping[str, Any]) -> str:

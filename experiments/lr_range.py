@@ -24,31 +24,24 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from config.loading import dump_config
 from config.schema import Config
-from corpora.plan import Plan, make_tuning_plan
+from corpora.plan import make_tuning_plan
 from data import Batch
 from experiments.tuning_figures import Sweep, draw_sweep
-from storage.feature_store import FeatureStore
+from storage.run_folder import RANGE_TEST
 from system.disk import make_folder
 from system.errors import InputError
 from system.files import write_csv, write_json, write_text
+from training.build import Training, build_training
 from training.divergence import Diverged
-from training.engine import in_windows
-from training.experiment import (
-    RANGE_TEST,
-    check_places,
-    feature_settings,
-    fill_store,
-    make_accelerator,
-)
-from training.fold import Training, prepare
-from training.job import FoldJob
+from training.engine import in_windows, train_step
+from training.experiment import check_places
+from training.session import open_session
 
 SMOOTHING = 0.9  # weight of a step's neighbour in the average, of the next one its square, ...
 FIRST = 10  # losses that say where it starts
@@ -214,16 +207,14 @@ def run_range_test(
     check_places(config)
     config = _without_schedule(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
-    plan = fill_store(plan, store)
-    accelerator = make_accelerator(config)
+    session = open_session(config, plan)
     rates = np.geomspace(lowest, highest, steps).tolist()
     seeds = [config.run.seeds[0] + i for i in range(repeats)]
     sweeps = []
     for seed in seeds:
-        training = prepare(_job(plan, seed), store, accelerator)
-        sweeps.append(sweep(_stepper(training, config, accelerator), rates))
-        accelerator.free_memory()
+        training = build_training(session.fold(session.plan.splits[0], seed))
+        sweeps.append(sweep(_stepper(training, config), rates))
+        session.accelerator.free_memory()
     return _publish(folder, config, seeds, sweeps)
 
 
@@ -255,19 +246,12 @@ def _without_schedule(config: Config) -> Config:
     )
 
 
-def _job(plan: Plan, seed: int) -> FoldJob:
-    classes, split = plan.labels.classes, plan.splits[0]
-    return FoldJob(plan.config, classes, split, seed, plan.hashes, plan.certificate, {})
-
-
-def _stepper(
-    training: Training, config: Config, accelerator: Accelerator
-) -> Callable[[float], float]:
+def _stepper(training: Training, config: Config) -> Callable[[float], float]:
     """Return what takes the next step of a training at a rate, and returns its loss."""
-    _, trainer, loader = training
-    groups = [group for one in trainer.optimizers for group in one.param_groups]
+    state, loader = training
+    groups = [group for one in state.optimizers for group in one.param_groups]
     scales = [group["lr"] / config.optim.lr for group in groups]
-    set_seed(trainer.seed)
+    set_seed(state.seed)
 
     def windows() -> Iterator[list[Batch]]:
         for epoch in range(10**9):
@@ -282,7 +266,7 @@ def _stepper(
                 torch.tensor(rate * scale) if torch.is_tensor(group["lr"]) else rate * scale
             )
         try:
-            terms = trainer.step(next(coming))
+            terms = train_step(state, next(coming))
         except Diverged:
             return math.nan
         return float(np.mean([float(one.total) for one in terms]))

@@ -32,18 +32,17 @@ from experiments.tuning_report import (
     write_best,
     write_trials,
 )
-from storage.checkpoints import Checkpoints
-from storage.feature_store import FeatureStore
+from storage.run_folder import STUDY
 from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
 from system.files import read_json, write_json, write_text
 from system.locks import in_turn
 from system.signals import Stop
+from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
-from training.experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
+from training.experiment import check_places
 from training.fold import train_fold
-from training.job import FoldJob
-from training.progress import Progress
+from training.session import Session, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
@@ -264,19 +263,18 @@ def _train(
     log.info("trial %d: %s", trial.number, ", ".join(f"{k}={v}" for k, v in values.items()))
     config = trial_config(tuning, values, f"{tuning.config.name}_trial-{trial.number}")
     write_text(place / "config.yaml", dump_config(config))
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    session = Session(config, replace(plan, config=config), open_store(config), accelerator, stop)
     try:
-        plan = fill_store(replace(plan, config=config), store)
+        session = session.with_images()
     except InputError as error:
-        raise RunError(str(error)) from error  # of the clips: no trial would fare better
-    classes, seed = plan.labels.classes, config.run.seeds[0]
-    job = FoldJob(config, classes, plan.splits[0], seed, plan.hashes, plan.certificate, {})
+        raise RunError(str(error)) from error  # of the audio: no trial would fare better
+    fold = session.fold(session.plan.splits[0], config.run.seeds[0])
 
     def watch(progress: Progress) -> None:
         if reason := trials.report(trial, progress.best_ua, progress.epoch):
             raise _Pruned(reason)
 
-    return train_fold(job, place, store, accelerator, stop, watch).trainer.progress
+    return train_fold(fold, place, watch)
 
 
 def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config:

@@ -1,6 +1,5 @@
 """A finished run's gates and reliance: frozen weights on the test clips, tables, figures."""
 
-import re
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -90,16 +89,6 @@ def analyze(
         _replace(run, results, found)
     summarize(folder)  # it shows how often test data were read
     return results
-
-
-def sort_words(words: Sequence[str]) -> tuple[list[Path], list[str]]:
-    """Tell run folders from overrides.
-
-    >>> sort_words(["runs/lr=0.1", "corpus.root=data"])
-    ([PosixPath('runs/lr=0.1')], ['corpus.root=data'])
-    """
-    overrides = [word for word in words if re.match(r"[a-z_]+(\.[a-z_]+)+=", word)]
-    return [Path(word) for word in words if word not in overrides], overrides
 
 
 def _check_wishes(run: Run, others: Sequence[Run], reliance: bool, gated: bool) -> None:
@@ -262,7 +251,7 @@ def _epochs(run: Run) -> list[figures.Epochs]:
         rows = one.history()
         if all(column in rows[0] for column in GATE_COLUMNS):
             epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
-            lines.append(figures.Epochs(epoch, mean, spread, one.metrics["best_epoch"]))
+            lines.append(figures.Epochs(epoch, mean, spread, one.metrics.best_epoch))
     return lines
 
 

@@ -18,15 +18,13 @@ from corpora.splits import get_fold
 from data import Batch, EvalBatches, build_loader
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
-from storage.feature_store import FeatureStore
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError, nearest
 from system.files import corrupt_file, read_json
-from training.experiment import feature_settings, fill_store
-from training.fold import make_dataset
-from training.job import FoldJob
+from training.build import make_dataset
+from training.session import Fold, Session, feature_settings, open_session
 
 BRANCHES = ("cqt", "mel")
 PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")
@@ -82,9 +80,8 @@ class FrozenFold:
     """The frozen model of one fold and seed, and its clips."""
 
     one: FoldResult
-    job: FoldJob
+    fold: Fold
     model: MaxMViTGMU
-    store: FeatureStore
 
     @property
     def device(self) -> torch.device:
@@ -93,7 +90,7 @@ class FrozenFold:
 
     def record_evaluation(self, run: Path, kind: str) -> None:
         """Write a line into the ledger, before the test clips are looked at."""
-        card, n = read_json(self.one.folder / "model.json"), len(self.job.split.test)
+        card, n = read_json(self.one.folder / "model.json"), len(self.fold.split.test)
         record_test_evaluation(run, card, n, self.one.folder, kind, f"{kind} of the frozen weights")
 
     def n_batches(self, part: str) -> int:
@@ -116,7 +113,7 @@ class FrozenFold:
     @torch.inference_mode()
     def means(self, part: str, tick: Tick = lambda: None) -> Features:
         """Return the mean features of a split, a clip counts once: (D,) each, or tokens (N, D)."""
-        clips = make_dataset(self.job, self.store, self._clips(part)).clips
+        clips = make_dataset(self.fold, self._clips(part)).clips
         n_crops = np.bincount(clips)
         sums: list[Tensor | None] = [None, None]
         for batch in self._batches(part):
@@ -156,15 +153,15 @@ class FrozenFold:
         Raises:
             RunError: A clip gets another class than in predictions.csv, but for rounding.
         """
-        precision = self.job.config.train.precision
+        precision = self.fold.config.train.precision
         check_same_classes(self.one, fused.preds, precision, "test clips")
 
     def _clips(self, part: str) -> Sequence[Any]:
-        return dict(self.job.split.parts())[part]
+        return dict(self.fold.split.parts())[part]
 
     def _loader(self, part: str) -> DataLoader:
-        config = self.job.config
-        dataset = make_dataset(self.job, self.store, self._clips(part))
+        config = self.fold.config
+        dataset = make_dataset(self.fold, self._clips(part))
         batches = EvalBatches(len(dataset), config.train.batch_size)
         return build_loader(dataset, batches, self.device, config.run.workers)
 
@@ -177,8 +174,7 @@ class FrozenRun:
     """A finished run whose clips and images are at hand."""
 
     run: Run
-    plan: Plan
-    store: FeatureStore
+    session: Session
 
     def folds(self) -> Iterator[FrozenFold]:
         """Yield the frozen folds and seeds, one at a time.
@@ -186,20 +182,19 @@ class FrozenRun:
         Raises:
             RunError: A file of a fold is corrupt, or not of this run.
         """
-        device = chosen_device(flatten(self.plan.config.model_dump()))
+        device = chosen_device(flatten(self.session.config.model_dump()))
         for one in self.run.folds:
             yield self._open(one, device)
 
     def _open(self, one: FoldResult, device: str) -> FrozenFold:
         card = read_card(one.folder)
-        images = card.features.model_dump() == feature_settings(self.plan.config)
+        images = card.features.model_dump() == feature_settings(self.session.config)
         if tuple(card.classes) != one.classes or not images:
             reason = "its classes or images are not those of the run"
             raise corrupt_file(one.folder / "model.json", reason, remove=one.folder)
-        split = get_fold(self.plan.splits, one.fold)
-        plan = self.plan
-        job = FoldJob(plan.config, one.classes, split, one.seed, plan.hashes, plan.certificate, {})
-        if job.names(split.test) != one.test.utterances.tolist():
+        split = get_fold(self.session.plan.splits, one.fold)
+        fold = self.session.fold(split, one.seed)
+        if fold.ids(split.test) != one.test.utterances.tolist():
             reason = "its test clips are not those of the split"
             raise corrupt_file(one.folder / "predictions.csv", reason, remove=one.folder)
         try:
@@ -208,7 +203,7 @@ class FrozenRun:
             raise
         except (InputError, RuntimeError, TypeError) as error:
             raise corrupt_file(one.folder, f"no model can be made of it: {error}") from error
-        return FrozenFold(one, job, model, self.store)
+        return FrozenFold(one, fold, model)
 
 
 def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
@@ -229,10 +224,9 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # else more clips may be left out yet
         _check_same_clips(plan, run)
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
-    plan = fill_store(plan, store)
-    _check_same_clips(plan, run)
-    return FrozenRun(run, plan, store)
+    session = open_session(config, plan)
+    _check_same_clips(session.plan, run)
+    return FrozenRun(run, session)
 
 
 def _moved(config: Config, run: Run) -> Config:

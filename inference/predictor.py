@@ -14,10 +14,12 @@ from torch import Tensor
 from audio.reading import BadAudio, read_audio
 from features import Images, SpectrogramImages
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
+from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult
+from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
-from system.files import corrupt_file, load_tensors, tensor_shapes
+from system.files import corrupt_file
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
@@ -52,10 +54,7 @@ class FoldModel:
     """
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
-        if not (folder / "model.json").is_file():
-            inside = sorted(str(path.parent) for path in folder.glob("**/model.json"))
-            hint = f"; folds in it: {', '.join(inside)}" if inside else ""
-            raise InputError(f"{folder} is no finished fold (no model.json){hint}")
+        check_is_fold(folder)
         card = read_card(folder)
         self.protocol, self.classes = card.protocol, card.classes
         self.device = torch.device(device)

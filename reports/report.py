@@ -188,7 +188,7 @@ def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
         for one in run.folds:
             rows = one.history()
             x, y = [row["epoch"] for row in rows], [row[key] for row in rows]
-            lines.append(figures.Line(place, x, y, one.metrics["best_epoch"]))
+            lines.append(figures.Line(place, x, y, one.metrics.best_epoch))
     return lines
 
 

@@ -1,10 +1,10 @@
 """Train the fusions, or a study's variants, on the same folds, and compare them.
 
-Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the recipes that
-have one. A study is a folder configs/ablation/STUDY of what its variants change in one recipe; each
-variant is compared with the recipe itself. The command may be
-stopped at any point and given again, also on several machines at once that share run.root: finished
-jobs are not repeated, and no two processes work on one fold.
+Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the configs that
+have one. A study is a folder configs/ablation/STUDY of what its variants change in one config; each
+variant is compared with the config itself. Stop the command at any point and give it again to
+resume, also on several machines that share run.root: finished jobs are not repeated, and no two
+processes work on one fold.
 """
 
 import argparse
@@ -12,23 +12,22 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from config.loading import dump_config
-from corpora.plan import Plan, make_plan
+from corpora.readers import check_corpus_exists
 from corpora.splits import Split
-from evaluation.summary import summarize
-from evaluation.tables import comparison_markdown
-from experiments.jobs import Failure, Job, run_jobs, slots_for
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
-from reports.publish import gather, publish
 from system.cli import run_cli
 from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.locks import alone
 from system.signals import Stop
-from training.experiment import LOCK, check_run_folder, remove_run
-from training.job import FoldJob
+
+if TYPE_CHECKING:  # slow to import: torch, scipy, matplotlib
+    from corpora.plan import Plan
+    from experiments.jobs import Failure, Job
 
 
 def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
@@ -43,9 +42,13 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
 
     def work() -> None:
         recipes = _load(arguments, configs, overrides)
+        corpus = recipes[0].config.corpus
+        check_corpus_exists(corpus.root, corpus.manifest)
         if arguments.dry_run:
             _dry_run(recipes, arguments.overwrite)
             return
+        from experiments.jobs import run_jobs, slots_for
+
         jobs = _open_runs(recipes, arguments.overwrite)
         stop.begun = True
         slots = slots_for(arguments.jobs, recipes[0].config.run.device)
@@ -56,10 +59,10 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         return run_cli(work, ["scripts/ablation.sh", *argv], stop)
 
 
-def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
-    """Return all jobs; the fusions of one fold stand together, so that they soon compare."""
+def plan_jobs(recipes: Sequence[Recipe], plan: "Plan") -> "list[Job]":
+    """Return all jobs; the fusions of one fold follow each other, to compare them early."""
     return [
-        _job(recipe, plan, split, seed)
+        _job(recipe, split, seed)
         for seed in plan.config.run.seeds
         for split in plan.wanted()
         for recipe in recipes
@@ -72,11 +75,14 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     Args:
         folders: Run folders.
         out: Folder of the tables.
-        reference: Place of the run to which the others are compared; None compares all pairs.
+        reference: Index of the run to which the others are compared; None compares all pairs.
 
     Raises:
         InputError: The runs have not finished the same folds.
     """
+    from evaluation.tables import comparison_markdown
+    from reports.publish import gather, publish
+
     runs, comparison = gather(folders, breakdowns=True, reference=reference)
     print(comparison_markdown(comparison))
     publish(out, runs, comparison)
@@ -137,8 +143,11 @@ def _dry_run(recipes: Sequence[Recipe], overwrite: bool) -> None:
             raise kind(f"the dry run of {recipe.config.name} stopped with status {status}")
 
 
-def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
+def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> "list[Job]":
     """Check folders, corpus and splits before anything is trained; return all jobs."""
+    from corpora.plan import make_plan
+    from storage.run_folder import LOCK, check_run_folder, remove_run
+
     for recipe in recipes:
         check_run_folder(recipe.folder, recipe.config, overwrite)
     jobs = plan_jobs(recipes, make_plan(recipes[0].config, keep=True))
@@ -153,19 +162,21 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> list[Job]:
     return jobs
 
 
-def _job(recipe: Recipe, plan: Plan, split: Split, seed: int) -> Job:
-    config = recipe.config
-    fold = FoldJob(config, plan.labels.classes, split, seed, plan.hashes, plan.certificate, {})
+def _job(recipe: Recipe, split: Split, seed: int) -> "Job":
+    from experiments.jobs import Job
+    from storage.fold_folder import fold_name
+
+    config, name = recipe.config, fold_name(split.fold, seed)
     return Job(
         title=f"{config.name} fold {split.fold} seed {seed}",
         command=recipe.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]"),
-        folder=recipe.folder / "folds" / fold.name,
-        log=recipe.folder / "logs" / f"{fold.name}.log",
+        folder=recipe.folder / "folds" / name,
+        log=recipe.folder / "logs" / f"{name}.log",
     )
 
 
 def _finish(
-    recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path, reference: int | None
+    recipes: Sequence[Recipe], failures: "Sequence[Failure]", out: Path, reference: int | None
 ) -> None:
     """Sum up what is finished, compare it, and fail with a list where jobs failed."""
     problems = []
@@ -183,16 +194,18 @@ def _finish(
         if not all(failure.reason.startswith("wrong input") for failure in failures):
             problems.append("The same command tries again and repeats nothing that is finished")
         raise RunError("\n".join(problems))
-    _say_where_to_look(recipes, out)
+    _print_where_results_are(recipes, out)
 
 
 def _sum_up(recipe: Recipe) -> None:
-    """Write the summary over all folds: of two jobs that end at once each may miss the other's."""
+    """Write the summary over all folds; two jobs that end at once may each miss the other's."""
+    from evaluation.summary import summarize
+
     write_text(recipe.folder / "config.yaml", dump_config(recipe.config))  # jobs name their fold
     summarize(recipe.folder)
 
 
-def _say_where_to_look(recipes: Sequence[Recipe], out: Path) -> None:
+def _print_where_results_are(recipes: Sequence[Recipe], out: Path) -> None:
     print(f"Open {out / 'report.html'} in a browser; the tables to paste are beside it. What the")
     print(
         f"figures mean: FUSION_COMPARISON.md. Predictions and history: {recipes[-1].folder}/folds;"

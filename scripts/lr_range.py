@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from config.loading import load_config
-from experiments.lr_range import run_range_test
+from corpora.readers import check_corpus_exists
 from system.cli import run_cli
 from system.text import printable
 
@@ -19,20 +19,23 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/lr_range.sh", description=__doc__, allow_abbrev=False
     )
-    parser.add_argument("config", metavar="CONFIG", help="YAML recipe")
+    parser.add_argument("config", metavar="CONFIG", help="YAML config")
     parser.add_argument("--lowest", type=float, default=1e-7, help="first rate, default 1e-7")
     parser.add_argument("--highest", type=float, default=1.0, help="last rate, default 1")
-    parser.add_argument("--steps", type=int, default=200, help="from the one to the other")
+    parser.add_argument("--steps", type=int, default=200, help="rates in all, default 200")
     parser.add_argument("--repeats", type=int, default=3, metavar="N", help="seeds, default 3")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=0.02"
     )
-    asked = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
 
     def work() -> None:
-        config = load_config(asked.config, asked.overrides)
-        words = run_range_test(config, asked.lowest, asked.highest, asked.steps, asked.repeats)
-        print(printable(words))
+        config = load_config(arguments.config, arguments.overrides)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        from experiments.lr_range import run_range_test  # slow: torch, scipy, matplotlib
+
+        limits = arguments.lowest, arguments.highest
+        print(printable(run_range_test(config, *limits, arguments.steps, arguments.repeats)))
 
     return run_cli(work)
 

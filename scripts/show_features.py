@@ -10,18 +10,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import librosa
 import numpy as np
-import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from audio.cqt import CQT
-from audio.mel_stft import MelSTFT
 from audio.reading import BadAudio, read_audio
 from system.disk import atomic_write, make_folder
 from system.errors import RunError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SAMPLE_RATE = 44_100  # Hz
 TOP_DB = 80.0
@@ -33,8 +32,15 @@ def in_db(power: NDArray) -> NDArray:
     return np.maximum(db - db.max(), -TOP_DB)
 
 
-def draw(path: Path) -> Figure:
+def draw(path: Path) -> "Figure":
     """Draw two rows (CQT, Mel) of three images (ours, librosa, difference)."""
+    import librosa
+    import torch
+    from matplotlib.figure import Figure
+
+    from audio.cqt import CQT
+    from audio.mel_stft import MelSTFT
+
     samples = read_audio(path, SAMPLE_RATE)
     waveform = torch.from_numpy(samples)[None]
     cqt, mel = CQT(SAMPLE_RATE), MelSTFT(SAMPLE_RATE)

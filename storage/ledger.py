@@ -1,4 +1,4 @@
-"""The ledger of a run: one line for each time that test data were evaluated."""
+"""The ledger of a run: one line per evaluation on test data."""
 
 import hashlib
 import json
@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from storage.fold_folder import WEIGHTS
 from system.bounded import MAX_TABLE, read_text
 from system.errors import RunError
 from system.files import append_line
@@ -20,15 +21,18 @@ UNREADABLE = "unreadable"
 def record_test_evaluation(
     run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str
 ) -> None:
-    """Write down an evaluation on test data, before it is made.
+    """Append a line to the ledger; call it before the evaluation starts.
 
     Args:
         run: The run folder.
-        card: The fold's model.json.
-        n: Clips.
-        fold: The fold's folder, whose weights are used.
-        kind: "test" for the one that metrics.json reports, or another word.
-        why: For people.
+        card: Content of the fold's model.json.
+        n: Number of utterances that are evaluated.
+        fold: Folder of the fold whose weights are used.
+        kind: "test" for the evaluation that metrics.json reports, another word for any other.
+        why: The reason, in words for people.
+
+    Raises:
+        RunError: The line cannot be written; nothing was changed.
     """
     line = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -39,7 +43,7 @@ def record_test_evaluation(
         "seed": card["seed"],
         "clips": card["test_clips"],
         "n": n,
-        "weights": hashlib.sha256((fold / "model.safetensors").read_bytes()).hexdigest(),
+        "weights": hashlib.sha256((fold / WEIGHTS).read_bytes()).hexdigest(),
         "kind": kind,
         "why": why,
     }
@@ -47,47 +51,61 @@ def record_test_evaluation(
 
 
 def read_ledger(run: Path) -> list[dict[str, Any]]:
-    """Return the lines of a run's ledger; a line that is none of ours counts as a look as well."""
+    """Return the lines of a run's ledger; a corrupt line has the value `UNREADABLE` for each key.
+
+    Raises:
+        RunError: The file cannot be read.
+    """
     path = run / LEDGER
     try:
-        written = read_text(path, MAX_TABLE, errors="replace") if path.exists() else ""
+        text = read_text(path, MAX_TABLE, errors="replace") if path.exists() else ""
     except (OSError, ValueError) as error:
         raise RunError(f"cannot read {path}: {error}") from error
-    return [_parse(line) for line in written.splitlines() if line.strip()]
+    return [_parse(line) for line in text.splitlines() if line.strip()]
 
 
 def _parse(line: str) -> dict[str, Any]:
     try:
-        found = json.loads(line)
-        if all(isinstance(found[key], str | int | None) for key in KEYS):
-            return {key: found[key] for key in KEYS}
+        entry = json.loads(line)
+        if all(isinstance(entry[key], str | int | None) for key in KEYS):
+            return {key: entry[key] for key in KEYS}
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return dict.fromkeys(KEYS, UNREADABLE)
 
 
-def test_evaluations(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Return how often each fold's test clips were read: {"fold 1 seed 0": {"test": 1}}.
+def count_test_evaluations(run: Path, certificate: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """Count the evaluations of each fold's test split: {"fold 1 seed 0": {"test": 1}}.
+
+    A corrupt line counts as an evaluation too, under "ledger".
 
     Args:
         run: The run folder.
-        certificate: Says which clips each fold tests; looks at other clips are not counted.
+        certificate: The split certificate of the run; evaluations of recordings that it does not
+            test are not counted.
     """
     fold_of = {fold["test"]["recordings"]: fold["fold"] for fold in certificate["folds"]}
     counts: dict[str, Counter[str]] = {}
-    for line in read_ledger(run):
-        if line["clips"] == UNREADABLE:
+    for entry in read_ledger(run):
+        if entry["clips"] == UNREADABLE:
             counts.setdefault("ledger", Counter())["unreadable line"] += 1
-        elif line["clips"] in fold_of:
-            name = f"fold {fold_of[line['clips']]} seed {line['seed']}"
-            counts.setdefault(name, Counter())[line["kind"]] += 1
+        elif entry["clips"] in fold_of:
+            name = f"fold {fold_of[entry['clips']]} seed {entry['seed']}"
+            counts.setdefault(name, Counter())[entry["kind"]] += 1
     return {name: dict(counts[name]) for name in sorted(counts)}
 
 
-def repeated_evaluations(counted: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return in words whose test data were read more than once, for summaries and tables."""
+def repeated_evaluations(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Describe the folds whose test split was evaluated more than once.
+
+    Args:
+        counts: From `count_test_evaluations`.
+
+    >>> repeated_evaluations({"fold 1 seed 0": {"test": 1}, "fold 2 seed 0": {"test": 2}})
+    ['fold 2 seed 0: 2 x test']
+    """
     return [
         f"{name}: " + ", ".join(f"{n} x {kind}" for kind, n in sorted(kinds.items()))
-        for name, kinds in counted.items()
+        for name, kinds in counts.items()
         if sum(kinds.values()) > 1 or name == "ledger"
     ]

@@ -1,4 +1,4 @@
-"""What a result was made with: command, commit, machine, versions."""
+"""What produced a result: command, commit, machine, versions."""
 
 import os
 import platform
@@ -14,16 +14,16 @@ PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "accelerate", "numpy",
 
 
 def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
-    """Return, ready for JSON, what the results of this process are made with.
+    """Return command, commit, machine and versions of this process, ready for JSON.
 
     Args:
-        command: The command line.
-        device: `run.device`.
+        command: The command line, as a list of words.
+        device: Value of `run.device`.
     """
     on_gpu = torch.cuda.is_available() and device != "cpu"
     return {
         "command": list(command),
-        "folder": os.getcwd(),  # where relative paths start
+        "folder": os.getcwd(),  # relative paths of the config start here
         "git_commit": git_commit(),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -34,24 +34,24 @@ def describe_environment(command: Sequence[str], device: str) -> dict[str, Any]:
 
 
 def processor() -> str:
-    """Return the name of the processor as far as the system tells, and what torch uses of it.
+    """Return the processor's name and the instruction set that torch uses.
 
-    Last bits depend on both, and one name covers processors with and without AVX512.
+    The last bits of a result depend on both; the same name may have AVX512 or not.
     """
     info = Path("/proc/cpuinfo")
     lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = named[0] if named else platform.processor() or platform.machine() or "cpu"
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    name = names[0] if names else platform.processor() or platform.machine() or "cpu"
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
 
 
 def git_commit() -> str | None:
-    """Return the commit of the code, with `-dirty` where files differ from it."""
-    found = subprocess.run(
+    """Return the commit of the code, with `-dirty` if files differ; None outside a repository."""
+    result = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
         cwd=Path(__file__).parent,
         capture_output=True,
         text=True,
         check=False,
     )
-    return found.stdout.strip() or None
+    return result.stdout.strip() or None

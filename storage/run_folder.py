@@ -1,53 +1,53 @@
-"""A run folder, read: who was tested, what was predicted, and what it was made with."""
+"""The folder of a run: opened, checked, removed and read here; `fold_folder` has its folds.
 
-import csv
-import io
+config.yaml              the resolved config; a folder without one is not a run folder
+split_certificate.json   which utterances each fold trains on, selects on and tests
+utterances.csv           what the corpus says of each utterance
+environment.json         command, commit, machine, versions
+bad_audio.json           audio files that were left out, if any
+ledger.jsonl             one line per test evaluation, see `ledger`
+folds/fold-1_seed-0/     one folder per fold and seed
+"""
+
 import re
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from config.loading import flatten, load_config
-from system.bounded import MAX_TABLE, read_text
+from config.loading import dump_config, flatten, load_config
+from config.schema import Config
+from storage.fold_folder import (
+    METRICS,
+    FoldMetrics,
+    PredictionTable,
+    read_environment,
+    read_history,
+    read_metrics,
+    read_predictions,
+    read_table,
+    write_environment,
+)
+from storage.ledger import LEDGER
+from system.disk import make_folder, remove_leftovers
 from system.errors import InputError
-from system.files import corrupt_file, read_json
+from system.files import corrupt_file, read_json, write_csv, write_json, write_text
+from system.locks import alone
 
-METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
+if TYPE_CHECKING:
+    from corpora.plan import Plan
+
+CONFIG, CERTIFICATE, UTTERANCES = "config.yaml", "split_certificate.json", "utterances.csv"
+BAD_AUDIO, FOLDS, LOCK = "bad_audio.json", "folds", ".lock"
+STUDY, RANGE_TEST = "study.json", "lr_range.json"  # in folders that hold a config, but not a run
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
-METRICS_OF = {"dev": "val", "test": "test"}
-COLUMNS = {  # that a table must have
-    "history.csv": ("epoch", "loss", "dev_ua"),
-    "predictions.csv": ("split", "utterance", "speaker", "target", "pred", "gate_mean"),
-    "utterances.csv": ("utterance",),
-}
-
-
-@dataclass(frozen=True)
-class Table:
-    """Predictions of one part of one fold, in the order of predictions.csv."""
-
-    utterances: NDArray  # (N,) ids
-    speakers: NDArray  # (N,)
-    targets: NDArray  # (N,) class indices
-    preds: NDArray  # (N,)
-    probs: NDArray  # (N, K)
-    gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel
-
-    def take(self, rows: NDArray) -> "Table":
-        """Return some rows: an index or a mask (N,)."""
-        return Table(
-            self.utterances[rows],
-            self.speakers[rows],
-            self.targets[rows],
-            self.preds[rows],
-            self.probs[rows],
-            None if self.gate is None else self.gate[rows],
-        )
+UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path".split()
+# Keys that may differ when a run is resumed
+FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 
 
 @dataclass(frozen=True)
@@ -55,64 +55,40 @@ class FoldResult:
     """One finished fold with one seed."""
 
     folder: Path
-    fold: int
-    seed: int
-    classes: tuple[str, ...]
-    metrics: Mapping[str, Any]
+    metrics: FoldMetrics
+
+    @property
+    def fold(self) -> int:
+        """Fold number, counted from 1."""
+        return self.metrics.fold
+
+    @property
+    def seed(self) -> int:
+        """Seed of the training."""
+        return self.metrics.seed
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the targets."""
+        return tuple(self.metrics.classes)
 
     @cached_property
-    def test(self) -> Table:
+    def test(self) -> PredictionTable:
         """Predictions of the test split."""
-        return self._read("test")
+        return read_predictions(self.folder, self.classes, "test", self.metrics.test.n)
 
     @cached_property
-    def dev(self) -> Table:
+    def dev(self) -> PredictionTable:
         """Predictions of the dev split, by the same weights."""
-        return self._read("dev")
+        return read_predictions(self.folder, self.classes, "dev", self.metrics.dev.n)
 
     def history(self) -> list[dict[str, float]]:
-        """Return one row an epoch: losses, learning rates, dev scores."""
-        rows = _rows(self.folder, "history.csv")
-        try:
-            return [{key: float(row[key]) for key in row} for row in rows]
-        except ValueError as error:
-            raise corrupt_file(self.folder / "history.csv", error, remove=self.folder) from error
+        """Return one mapping per epoch: losses, learning rates, dev scores."""
+        return read_history(self.folder)
 
     def environment(self) -> dict[str, Any]:
-        """Return what this fold was made with."""
-        file = self.folder / "environment.json"
-        found = read_json(file, "command", "git_commit", remove=self.folder)
-        command, packages = found["command"], found.get("packages", {})
-        words = isinstance(command, list) and all(isinstance(word, str) for word in command)
-        numbers = isinstance(found.get("seconds", 0), int | float)
-        if not (words and numbers and isinstance(packages, dict)):
-            reason = "command, packages or seconds are not as written"
-            raise corrupt_file(file, reason, remove=self.folder)
-        return found
-
-    def _read(self, part: str) -> Table:
-        rows = [row for row in _rows(self.folder, "predictions.csv") if row["split"] == part]
-        place = {name: i for i, name in enumerate(self.classes)}
-        if len(rows) != self.metrics[METRICS_OF[part]]["n"]:
-            raise corrupt_file(
-                self.folder / "predictions.csv",
-                f"{len(rows)} {part} rows, metrics.json has {self.metrics[METRICS_OF[part]]['n']}",
-                remove=self.folder,
-            )
-        try:
-            gate = [row["gate_mean"] for row in rows]
-            return Table(
-                np.array([row["utterance"] for row in rows]),
-                np.array([row["speaker"] for row in rows]),
-                np.array([place[row["target"]] for row in rows]),
-                np.array([place[row["pred"]] for row in rows]),
-                np.array([[float(row[f"prob_{name}"]) for name in self.classes] for row in rows]),
-                None if "" in gate else np.array([float(value) for value in gate]),
-            )
-        except (KeyError, ValueError) as error:
-            raise corrupt_file(
-                self.folder / "predictions.csv", error, remove=self.folder
-            ) from error
+        """Return command, commit, machine and versions of this fold."""
+        return read_environment(self.folder)
 
 
 @dataclass(frozen=True)
@@ -120,10 +96,10 @@ class Run:
     """A run with at least one finished fold."""
 
     folder: Path
-    config: Mapping[str, Any]  # dotted keys, resolved
+    config: Mapping[str, Any]  # resolved, by dotted key
     certificate: Mapping[str, Any]
-    folds: Sequence[FoldResult]  # of the folds that every seed has finished
-    left_out: Sequence[str] = ()  # finished folds that not every seed has finished
+    folds: Sequence[FoldResult]  # folds that every seed has finished
+    left_out: Sequence[str] = ()  # names of finished folds that some seed has not finished
 
     @property
     def name(self) -> str:
@@ -138,27 +114,28 @@ class Run:
     @property
     def seeds(self) -> list[int]:
         """Seeds, sorted."""
-        return sorted({one.seed for one in self.folds})
+        return sorted({result.seed for result in self.folds})
 
     @property
     def fold_numbers(self) -> list[int]:
-        """Folds, sorted."""
-        return sorted({one.fold for one in self.folds})
+        """Fold numbers, sorted."""
+        return sorted({result.fold for result in self.folds})
 
-    def of_seed(self, seed: int) -> Table:
+    def of_seed(self, seed: int) -> PredictionTable:
         """Return the test predictions of all folds with one seed, sorted by utterance."""
-        parts = [one.test for one in self.folds if one.seed == seed]
-        return _joined(parts)
+        return _join([result.test for result in self.folds if result.seed == seed])
 
     @cached_property
     def about(self) -> Mapping[str, Mapping[str, str]]:
-        """What is known of each utterance, by id: speaker, gender, session, portion, text..."""
-        return {row["utterance"]: row for row in _rows(self.folder, "utterances.csv")}
+        """The rows of utterances.csv by utterance id."""
+        rows = read_table(self.folder / UTTERANCES, UTTERANCE_COLUMNS[:1], remove=self.folder)
+        return {row["utterance"]: row for row in rows}
 
     def audio_file(self, utterance: str) -> Path:
-        """Return where the corpus keeps a clip; the corpus may have moved since.
+        """Return the path of an utterance's audio file; the corpus may have moved since the run.
 
-        A relative corpus.root starts here or, where there is nothing, where the run was started.
+        A relative `corpus.root` starts from the current folder if it exists there, otherwise from
+        the folder in which the run was started.
         """
         root = Path(self.config["corpus.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
@@ -170,92 +147,193 @@ def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        InputError: It is not the folder of a run, or no fold of it is finished.
+        InputError: It is not a run folder, or no fold of it is finished.
         RunError: A file in it is corrupt.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is no run folder (no config.yaml in it); {_hint(folder)}")
-    finished = [_read_fold(path) for path in sorted(folder.glob("folds/*/metrics.json"))]
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a run folder (it has no {CONFIG}); {_hint(folder)}")
+    finished = [
+        FoldResult(file.parent, read_metrics(file.parent))
+        for file in sorted(folder.glob(f"{FOLDS}/*/{METRICS}"))
+    ]
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
-    certificate = read_json(folder / "split_certificate.json", *CERTIFICATE_KEYS)
+    certificate = read_json(folder / CERTIFICATE, *CERTIFICATE_KEYS)
     try:
-        dict.fromkeys((one["fold"], one["test"]["recordings"]) for one in certificate["folds"])
+        dict.fromkeys((fold["fold"], fold["test"]["recordings"]) for fold in certificate["folds"])
     except (LookupError, TypeError) as error:
-        raise corrupt_file(folder / "split_certificate.json", f"folds: {error}") from error
-    for one in finished:
-        _check_belongs(one, certificate)
+        raise corrupt_file(folder / CERTIFICATE, f"folds: {error}") from error
+    for result in finished:
+        _check_belongs(result, certificate)
     common = of_common_folds(finished)
-    left_out = [one.folder.name for one in finished if one not in common]
-    config = flatten(load_config(folder / "config.yaml").model_dump())
+    left_out = [result.folder.name for result in finished if result not in common]
+    config = flatten(load_config(folder / CONFIG).model_dump())
     return Run(folder, config, certificate, common, left_out)
 
 
 def of_common_folds(finished: Sequence[FoldResult]) -> list[FoldResult]:
-    """Keep the folds that every seed has finished, in order, so that seeds can be averaged."""
+    """Keep the folds that every seed has finished, sorted, so that seeds can be averaged.
+
+    Without a fold in common, keep the folds of the seed that has finished most.
+    """
     folds: dict[int, set[int]] = {}
-    for one in finished:
-        folds.setdefault(one.seed, set()).add(one.fold)
+    for result in finished:
+        folds.setdefault(result.seed, set()).add(result.fold)
     common = set.intersection(*folds.values())
-    if not common:  # no fold in common yet: the seed that is furthest speaks
+    if not common:
         furthest = max(sorted(folds), key=lambda seed: len(folds[seed]))
-        finished = [one for one in finished if one.seed == furthest]
+        finished = [result for result in finished if result.seed == furthest]
         common = folds[furthest]
-    kept = [one for one in finished if one.fold in common]
-    return sorted(kept, key=lambda one: (one.fold, one.seed))
+    kept = [result for result in finished if result.fold in common]
+    return sorted(kept, key=lambda result: (result.fold, result.seed))
 
 
-def _check_belongs(one: FoldResult, certificate: Mapping[str, Any]) -> None:
-    """Refuse a fold that was made on other clips or splits than its run says."""
+def _check_belongs(result: FoldResult, certificate: Mapping[str, Any]) -> None:
+    """Refuse a fold that was trained on other utterances or splits than its run has."""
     for key, value in (("protocol", certificate["protocol"]), ("certificate", certificate["id"])):
-        if one.metrics[key] != value:
-            reason = f"its {key} is {one.metrics[key]}, that of the run {value}"
-            raise corrupt_file(one.folder / "metrics.json", reason, remove=one.folder)
+        own = getattr(result.metrics, key)
+        if own != value:
+            reason = f"its {key} is {own}, that of the run {value}"
+            raise corrupt_file(result.folder / METRICS, reason, remove=result.folder)
 
 
-def _read_fold(metrics_file: Path) -> FoldResult:
-    metrics = read_json(metrics_file, *METRICS_KEYS)
-    numbers = isinstance(metrics["fold"], int) and isinstance(metrics["seed"], int)
-    named = isinstance(metrics["classes"], list)
-    named = named and all(isinstance(name, str) for name in metrics["classes"])
-    parts = [metrics[key] for key in METRICS_OF.values()]
-    counted = all(isinstance(part, dict) and isinstance(part.get("n"), int) for part in parts)
-    if not (numbers and named and counted):
-        reason = "fold, seed, classes or counts are not as written"
-        raise corrupt_file(metrics_file, reason, remove=metrics_file.parent)
-    classes = tuple(metrics["classes"])
-    return FoldResult(metrics_file.parent, metrics["fold"], metrics["seed"], classes, metrics)
-
-
-def _joined(parts: Sequence[Table]) -> Table:
-    gates = [part.gate for part in parts if part.gate is not None]
-    whole = Table(
-        np.concatenate([part.utterances for part in parts]),
-        np.concatenate([part.speakers for part in parts]),
-        np.concatenate([part.targets for part in parts]),
-        np.concatenate([part.preds for part in parts]),
-        np.concatenate([part.probs for part in parts]),
-        np.concatenate(gates) if len(gates) == len(parts) else None,
+def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
+    gates = [table.gate for table in tables if table.gate is not None]
+    joined = PredictionTable(
+        np.concatenate([table.utterances for table in tables]),
+        np.concatenate([table.speakers for table in tables]),
+        np.concatenate([table.targets for table in tables]),
+        np.concatenate([table.preds for table in tables]),
+        np.concatenate([table.probs for table in tables]),
+        np.concatenate(gates) if len(gates) == len(tables) else None,
     )
-    return whole.take(whole.utterances.argsort(kind="stable"))
-
-
-def _rows(folder: Path, name: str) -> list[dict[str, str]]:
-    path = folder / name
-    try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path, MAX_TABLE), newline="")))
-        if not rows or any(None in row or None in row.values() for row in rows):
-            raise ValueError("it is empty or cut short")
-        if missing := [column for column in COLUMNS[name] if column not in rows[0]]:
-            raise ValueError(f"no {', '.join(missing)} in it")
-    except (OSError, ValueError, csv.Error) as error:
-        raise corrupt_file(path, error, remove=folder) from error
-    return rows
+    return joined.take(joined.utterances.argsort(kind="stable"))
 
 
 def _hint(folder: Path) -> str:
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
     if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
         return f"name the run that this fold belongs to: {folder.parent.parent}"
     return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"
+
+
+def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
+    """Refuse a folder that belongs to another config, or is not a run folder.
+
+    Keys that start with one of `FREE` may differ: they say where the corpus is and how much to run.
+    Whether the data are the same is checked by the certificate.
+
+    Args:
+        folder: The run folder; may be missing or empty.
+        config: Config of the run that wants to write to it.
+        overwrite: Whether the run will remove what the folder holds; the config may then differ.
+
+    Raises:
+        InputError: The folder cannot be used.
+    """
+    if Path(config.run.store).resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
+            "removes: change name or run.store"
+        )
+    if not folder.exists() or all(_may_precede_run(path) for path in folder.iterdir()):
+        return
+    foreign = [name for name in (STUDY, RANGE_TEST) if (folder / name).exists()]
+    if foreign or not (folder / CONFIG).is_file():
+        why = f"it holds {foreign[0]}" if foreign else f"it has no {CONFIG}"
+        raise InputError(f"{folder} is not a run folder ({why}): change name or run.root")
+    if overwrite:
+        return
+    there = flatten(_read_config(folder).model_dump())
+    now = flatten(config.model_dump())
+    differences = [
+        f"  {key}: {there.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(there.keys() | now.keys())
+        if there.get(key) != now.get(key) and not key.startswith(FREE)
+    ]
+    if differences:
+        raise InputError(
+            f"{folder} was made with another config:\n"
+            + "\n".join(differences)
+            + "\nChange `name` to keep both, or give --overwrite to start anew"
+        )
+
+
+def _may_precede_run(path: Path) -> bool:
+    """Whether a folder may hold this file before it is a run's: a ledger, a lock, a leftover."""
+    return path.name == LEDGER or path.name.startswith(".")
+
+
+def _read_config(folder: Path) -> Config:
+    try:
+        return load_config(folder / CONFIG)
+    except InputError as error:
+        raise InputError(
+            f"{error}\n{folder} is corrupt or of another version: give --overwrite to start anew"
+        ) from None
+
+
+def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) -> None:
+    """Write what describes a run, or check that a resumed run has the same data and splits.
+
+    Args:
+        folder: The run folder; exists.
+        plan: Config, utterances, bad audio and certificate of the run.
+        environment: From `describe_environment`.
+
+    Raises:
+        InputError: The folder has another certificate.
+        RunError: A file cannot be written.
+    """
+    file = folder / CERTIFICATE
+    if file.exists() and (there := read_json(file, "id")["id"]) != plan.certificate["id"]:
+        raise InputError(
+            f"the corpus or its splits changed since {folder} was begun (certificate "
+            f"{there} there, {plan.certificate['id']} now): change `name` to keep "
+            "both, or give --overwrite to start anew"
+        )
+    remove_leftovers(folder)
+    write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
+    make_folder(folder / FOLDS, inside=folder)
+    write_json(file, plan.certificate)
+    write_csv(folder / UTTERANCES, UTTERANCE_COLUMNS, _utterance_rows(plan))
+    write_environment(folder, environment)
+    if plan.bad:
+        bad = {str(path): reason for path, reason in sorted(plan.bad.items())}
+        write_json(folder / BAD_AUDIO, bad)
+
+
+def _utterance_rows(plan: "Plan") -> Iterator[Sequence[Any]]:
+    """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
+    root = Path(plan.config.corpus.root).expanduser()
+    for u in sorted(plan.utterances, key=lambda u: u.id):
+        seconds = f"{plan.recordings[u.path].seconds:.3f}"
+        path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
+        facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
+        yield [u.id, *(fact or "" for fact in facts), seconds, path.as_posix()]
+
+
+def remove_run(folder: Path) -> None:
+    """Remove a run except its ledger: test evaluations stay on record.
+
+    The folds go in one rename and config.yaml last, so that the same command continues after a
+    kill.
+
+    Raises:
+        RunError: A process is at work on one of its folds.
+    """
+    for lock in folder.glob(f"{FOLDS}/*/state/lock"):
+        with alone(lock, str(lock.parent.parent)):
+            pass
+    removed = folder / ".folds.removed"
+    shutil.rmtree(removed, ignore_errors=True)
+    if (folder / FOLDS).exists():
+        (folder / FOLDS).rename(removed)
+    shutil.rmtree(removed, ignore_errors=True)
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name not in (LEDGER, CONFIG) and not path.name.startswith(LOCK):
+            path.unlink()
+    (folder / CONFIG).unlink(missing_ok=True)

@@ -4,7 +4,9 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 from system.errors import InputError, RunError
 from system.signals import Stop
@@ -21,35 +23,59 @@ class _Printable(logging.Formatter):
         return printable(super().format(record))
 
 
-def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
-    """Do the work, return the exit status; mistakes and failures are told without a traceback.
+@dataclass
+class Exit:
+    """Exit status of an entry, known when its `exit_status` block ends."""
+
+    status: int = DONE
+
+
+@contextmanager
+def exit_status(command: Sequence[str] = (), stop: Stop | None = None) -> Iterator[Exit]:
+    """Report mistakes and failures of a block in one message, without a traceback.
 
     Args:
-        work: What the entry does.
-        command: That goes on with the work when it was stopped, so that stopping is no failure.
-        stop: Knows whether the work has begun, so that `--overwrite` is not to be said again.
+        command: Command that resumes the work after a signal; without one a signal is a failure.
+        stop: Knows whether `--overwrite` was carried out, so that resuming must not repeat it.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
+    result = Exit()
     try:
-        work()
+        yield result
     except InputError as error:
-        return _tell("wrong input", error, WRONG_INPUT)
+        result.status = _report("wrong input", error, WRONG_INPUT)
     except (RunError, OSError) as error:
-        return _tell("failed", error, FAILED)
+        result.status = _report("failed", error, FAILED)
     except KeyboardInterrupt:
-        if not command:
-            return _tell("interrupted", "nothing more was done", FAILED)
-        if os.environ.get("RANK", "0") != "0":
-            return DONE  # the first process says it
-        done = ("--overwrite",) if stop is not None and stop.begun else ()
-        again = shlex.join(word for word in command if word not in done)
-        return _tell("stopped", f"what was done is saved. To go on:\n  {again}", DONE)
-    return DONE
+        result.status = _report_interrupt(command, stop)
 
 
-def _tell(kind: str, message: object, status: int) -> int:
+def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
+    """Do the work of an entry and return its exit status; see `exit_status`."""
+    with exit_status(command, stop) as result:
+        work()
+    return result.status
+
+
+def say(text: str) -> None:
+    """Print a text, on the first of several processes alone."""
+    if os.environ.get("RANK", "0") == "0":
+        print(printable(text))
+
+
+def _report_interrupt(command: Sequence[str], stop: Stop | None) -> int:
+    if not command:
+        return _report("interrupted", "nothing more was done", FAILED)
+    if os.environ.get("RANK", "0") != "0":
+        return DONE  # the first process reports
+    done = ("--overwrite",) if stop is not None and stop.begun else ()
+    again = shlex.join(word for word in command if word not in done)
+    return _report("stopped", f"what was done is saved. To resume:\n  {again}", DONE)
+
+
+def _report(kind: str, message: object, status: int) -> int:
     print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status

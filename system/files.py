@@ -1,17 +1,12 @@
-"""The formats of our files, each written whole; state is safetensors + JSON, never a pickle."""
+"""Text, JSON and CSV files: written atomically, read within a size limit."""
 
 import csv
-import hashlib
 import io
 import json
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from system.bounded import MAX_JSON, read_text
 from system.disk import append, atomic_write, keeps_back
@@ -97,115 +92,3 @@ def copy_file(source: Path, path: Path) -> None:
         raise corrupt_file(source, error, remove=path.parent) from error
     with atomic_write(path, size) as temporary:
         shutil.copyfile(source, temporary)
-
-
-def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors, whole. Views and shared storage are copied."""
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path, _n_bytes(copies)) as temporary:
-        save_file(copies, temporary, metadata=_about(copies))
-
-
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a fold onto the CPU.
-
-    Raises:
-        RunError: The file is missing, cut short, altered or no safetensors file.
-    """
-    try:
-        return _load(path)[0]
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        raise corrupt_file(path, error, remove=path.parent) from error
-
-
-def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes of the weights of a fold, and nothing else of the file.
-
-    Raises:
-        RunError: The file is missing, cut short or no safetensors file.
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            names = file.keys()  # not a dict
-            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (OSError, SafetensorError) as error:
-        raise corrupt_file(path, error, remove=path.parent) from error
-
-
-def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a nested state (dicts, lists, tensors, numbers, strings, None) as one safetensors file.
-
-    The tensors are its tensors; the rest is JSON in the header, with names where tensors were. One
-    file and one rename: tensors and numbers of two different moments never meet.
-    """
-    tensors: dict[str, torch.Tensor] = {}
-    tree = _take_out_tensors(state, tensors)
-    about = _about(tensors, state=tree)
-    with atomic_write(path, _n_bytes(tensors) + len(about["about"])) as temporary:
-        save_file(tensors, temporary, metadata=about)
-
-
-def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote.
-
-    Raises:
-        RunError: The file is missing, cut short, altered or not such a state.
-    """
-    try:
-        tensors, about = _load(path)
-        return _put_back_tensors(about["state"], tensors)
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise corrupt_file(path, error) from error
-
-
-def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:
-    """Return the header of a file of ours; a single entry, since several have no fixed order."""
-    return {"about": json.dumps({"sha256": _digest(tensors), **more})}
-
-
-def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return tensors and header of a file of ours, if the tensors are those written."""
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        about = json.loads((file.metadata() or {}).get("about", "{}"))
-    if not isinstance(about, dict) or about.get("sha256") != _digest(tensors):
-        raise ValueError("its tensors are not those that were written")
-    return tensors, about
-
-
-def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of names, types, shapes and values; tensors are on the CPU."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _n_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
-    return sum(tensor.nbytes for tensor in tensors.values())
-
-
-def _take_out_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
-    if isinstance(value, torch.Tensor):
-        name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().clone().contiguous()
-        return {"__tensor__": name}
-    if isinstance(value, Mapping):
-        return {"__dict__": [[k, _take_out_tensors(v, tensors)] for k, v in value.items()]}
-    if isinstance(value, list | tuple):
-        return [_take_out_tensors(item, tensors) for item in value]
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    raise TypeError(f"a state may hold no {type(value).__name__}")
-
-
-def _put_back_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:
-    if isinstance(value, list):
-        return [_put_back_tensors(item, tensors) for item in value]
-    if isinstance(value, dict) and "__tensor__" in value:
-        return tensors[value["__tensor__"]]
-    if isinstance(value, dict):
-        return {key: _put_back_tensors(item, tensors) for key, item in value["__dict__"]}
-    return value

@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import settings
 
 from config.loading import load_config
 from config.schema import Config
+from storage.fold_folder import FoldMetrics, Scores, write_environment, write_metrics
 from storage.ledger import record_test_evaluation
 from storage.provenance import git_commit
 from system.files import write_csv, write_json
@@ -105,16 +107,27 @@ def write_card(fold: Path, classes: Sequence[str], features: Mapping[str, object
     write_json(fold / "model.json", card)
 
 
+def made_metrics(
+    fold: int, seed: int, classes: Sequence[str], n_dev: int, n_test: int, **facts: Any
+) -> FoldMetrics:
+    """Return the metrics of a fold, of which only the counts and the facts mean something."""
+    scores = {name: 0.5 for name in ("ua", "wa", "macro_f1", "weighted_f1")}
+    dev, test = (
+        Scores(**scores, per_class_recall=[0.5, None], confusion=[[n, 0], [0, 0]], n=n)
+        for n in (n_dev, n_test)
+    )
+    values = {"protocol": "p", "certificate": "x", "best_epoch": 1, "epochs": 1, **facts}
+    return FoldMetrics(fold=fold, seed=seed, classes=classes, dev=dev, test=test, **values)
+
+
 def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts: object) -> Path:
     """Write a finished fold of two classes; clips are (id, speaker, target, prediction)."""
     folder = run / "folds" / f"fold-{fold}_seed-{seed}"
     folder.mkdir(parents=True)
     of_run = json.loads((run / "split_certificate.json").read_text())
-    keys = {"protocol": of_run["protocol"], "certificate": of_run["id"]}
-    keys |= {"best_epoch": 1, "test": {"n": len(clips)}, "val": {"n": 0}, "classes": ["a", "b"]}
-    metrics = {"fold": fold, "seed": seed, **keys, **facts}
-    (folder / "metrics.json").write_text(json.dumps(metrics))
-    (folder / "environment.json").write_text(json.dumps({"command": [], "git_commit": str(fold)}))
+    facts = {"protocol": of_run["protocol"], "certificate": of_run["id"], **facts}
+    write_metrics(folder, made_metrics(fold, seed, ("a", "b"), 0, len(clips), **facts))
+    write_environment(folder, {"command": [], "git_commit": str(fold)})
     (folder / "model.safetensors").write_bytes(b"w")
     rows = [["test", *clip, 0.5, 0.5, ""] for clip in clips]
     header = ["split", "utterance", "speaker", "target", "pred", "prob_a", "prob_b", "gate_mean"]

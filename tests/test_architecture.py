@@ -16,11 +16,11 @@ from experiments.search_space import read_space
 from experiments.studies import STUDIES, load_study
 from system.files import read_json, write_json
 from tests.support.paths import CODE, ROOT
-from training.command import train_command
+from train_gmu import main as train_main
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMPARISON = (ROOT / "FUSION_COMPARISON.md").read_text(encoding="utf-8")
-ROWS = re.findall(r"^\| (\d) \| `([\w/.]+)` \|", README, re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+) \| `([\w/.]+)` \|", README, re.MULTILINE)
 LEVELS = {room.removesuffix("/").removesuffix(".py"): int(level) for level, room in ROWS}
 ENTRIES = [room for room, level in LEVELS.items() if level == max(LEVELS.values())]
 MAX_FUNCTION = 60  # lines
@@ -131,7 +131,7 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
     nowhere = [f"run.root={tmp_path}/runs", f"run.store={tmp_path}/store"]
     missing = [f"corpus.root={tmp_path}/absent", *nowhere]
     argv = ["--config", str(ROOT / words[3]), *overrides, *missing]
-    status = train_command(argv, "", other, "train.py")
+    status = train_main(argv, "", other, "train.py")
     assert status == 2
     assert "absent" in capsys.readouterr().err
 

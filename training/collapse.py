@@ -1,4 +1,4 @@
-"""Signs that a fusion collapses, measured in every epoch: gate, gradients, rank of embeddings."""
+"""Warnings that a fusion collapses, measured in every epoch: gate, gradients, embeddings."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,22 +27,22 @@ ONE_DIRECTION = 1.2  # as good as one, which is too narrow for any number of cla
 LEAST_EVEN = -5e-4  # uniformity above which views are one point: minus 2 x squared distance
 MOST_CROPS = 1024  # evenly spread over the dev split, for ranks and views
 
-Alarm = dict[str, Any]  # epoch, what, words
+CollapseWarning = dict[str, Any]  # epoch, what, words
 
 
-class Signs:
-    """Watches one model: gradients of its branches in training, embeddings of the dev clips.
+class CollapseMonitor:
+    """Monitors one model: gradients of its branches in training, embeddings of the dev split.
 
     Args:
-        model: Not wrapped; with `parts`, and with a `head` that gets the features of both branches
-            and returns a `FusionOutput`.
+        model: The plain model (not wrapped for DDP), with `parts` and a `head` that takes the
+            features of both branches and returns a `FusionOutput`.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self._seen: dict[str, list[Tensor]] = {}  # rows of the dev clips, by name
 
-    def gradients(self) -> dict[str, float]:
+    def gradient_norms(self) -> dict[str, float]:
         """Return the root mean square gradient of a parameter of each branch, before clipping.
 
         0 for a branch that gets none.
@@ -56,8 +56,8 @@ class Signs:
         return found
 
     @contextmanager
-    def watching(self) -> Iterator[None]:
-        """Keep what the head gets and makes of the clips that pass meanwhile."""
+    def recording(self) -> Iterator[None]:
+        """Record the inputs and outputs of the head for all crops evaluated meanwhile."""
         self._seen = {}
         hook = self.model.head.register_forward_hook(self._keep)  # type: ignore[union-attr]
         try:
@@ -65,12 +65,12 @@ class Signs:
         finally:
             hook.remove()
 
-    def of_epoch(self, gate: NDArray | None, accelerator: Accelerator) -> dict[str, float]:
-        """Return what is worth a column of the history, of the dev clips that passed.
+    def epoch_measures(self, gate: NDArray | None, accelerator: Accelerator) -> dict[str, float]:
+        """Return the columns of the history that describe the recorded dev crops.
 
         Args:
-            gate: (N, D) of all dev clips, or None.
-            accelerator: Of the processes; each has seen some of the clips.
+            gate: (N, D) gates of the dev split, or None.
+            accelerator: Processes of this training; each has recorded its share of the crops.
         """
         seen = {
             name: _spread(gather_rows(torch.cat(kept), accelerator))
@@ -121,8 +121,8 @@ def gate_measures(gate: NDArray) -> dict[str, float]:
 def effective_rank(embeddings: Tensor) -> float:
     """Return how many directions embeddings fill: (N, D) -> 1 to min(N - 1, D).
 
-    The exponential of the entropy of the singular values of the centred embeddings. 0 for what is
-    as good as one point; NaN for a single embedding, and where some are not finite.
+    The exponential of the entropy of the singular values of the centred embeddings. 0 where they
+    are nearly one point; NaN for a single embedding, and where some are not finite.
 
     Source:
         Roy & Vetterli 2007; there nothing is centred.
@@ -136,12 +136,14 @@ def effective_rank(embeddings: Tensor) -> float:
     return float(torch.special.entr(values / values.sum()).sum().exp())
 
 
-def alarms(history: Sequence[Mapping[str, float]], n_classes: int) -> list[Alarm]:
-    """Return what the last epoch of a history gives reason to warn of.
+def collapse_warnings(
+    history: Sequence[Mapping[str, float]], n_classes: int
+) -> list[CollapseWarning]:
+    """Return the warnings for the last epoch of a history.
 
     Args:
-        history: Rows, the last one of now; what is missing or NaN gives no alarm.
-        n_classes: K.
+        history: One row an epoch; a value that is missing or NaN gives no warning.
+        n_classes: Number of classes K.
     """
     now = history[-1]
     words = {
@@ -172,7 +174,7 @@ def _constant(now: Mapping[str, float]) -> str:
     spread = now.get("gate_spread", math.nan)
     if not spread < LEAST_SPREAD:
         return ""
-    return f"its values vary by {spread:.5f} over the dev clips, whatever is said in them"
+    return f"its values vary by {spread:.5f} over the dev clips, whatever the input"
 
 
 def _apart(now: Mapping[str, float]) -> str:
@@ -193,7 +195,7 @@ def _narrow(history: Sequence[Mapping[str, float]], key: str, n_classes: int) ->
     if not ranks or math.isnan(history[-1].get(key, math.nan)):
         return ""
     if ranks[-1] == 0:
-        return "all dev clips have as good as the same"
+        return "all dev embeddings are nearly identical"
     least = max(DIRECTIONS_LEFT * (n_classes - 1), ONE_DIRECTION)
     if ranks[-1] >= min(least, DIRECTIONS_LEFT * max(ranks)):
         return ""
@@ -205,4 +207,4 @@ def _uneven(now: Mapping[str, float]) -> str:
     points = [name for name, value in found.items() if value > LEAST_EVEN]
     if not points:
         return ""
-    return f"the {' and '.join(points)} views of all dev clips are as good as one point"
+    return f"the {' and '.join(points)} views of all dev utterances are nearly one point"

@@ -1,67 +1,39 @@
-"""What the two training entries share."""
+"""Arguments and checks of the two training entries; imports nothing heavy."""
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
-from accelerate import PartialState
-
-from config.loading import load_config
 from config.schema import Config
-from system.cli import run_cli
 from system.errors import InputError
-from system.signals import Stop
-from system.text import printable
-from training.dry_run import dry_run
-from training.experiment import run_experiment
 
 
-def train_command(
-    argv: Sequence[str], description: str, fusions: Sequence[str], other_entry: str
-) -> int:
-    """Run a training entry.
+def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
+    """Parse the command line of a training entry.
 
     Args:
         argv: Arguments of the process.
-        description: For `--help`.
-        fusions: Fusions that this entry trains.
-        other_entry: The entry that trains the others.
+        description: First lines of `--help`.
     """
     parser = argparse.ArgumentParser(description=description, allow_abbrev=False)
-    parser.add_argument("--config", required=True, metavar="FILE", help="YAML recipe")
+    parser.add_argument("--config", required=True, metavar="FILE", help="YAML config")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start a run of this name anew")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
-    arguments = parser.parse_intermixed_args(argv)
-    command, stop = [sys.argv[0], *argv], Stop()
-
-    def work() -> None:
-        config = load_config(arguments.config, arguments.overrides)
-        _check_fusion(config, arguments.config, fusions, other_entry)
-        if arguments.dry_run:
-            _say(dry_run(config, arguments.overwrite))
-            return
-        folder = run_experiment(config, command, arguments.overwrite, stop)
-        _say((folder / "summary.md").read_text(encoding="utf-8"))
-        _say(f"Everything is in {folder}; curves: tensorboard --logdir {folder}")
-
-    with stop.install_handlers():
-        return run_cli(work, [*_launcher(), *command], stop)
+    return parser.parse_intermixed_args(argv)
 
 
-def _launcher() -> list[str]:
-    """Return what starts as many processes as there are: a state is of their number."""
-    n, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
-    if n == 1:
-        return ["python"]
-    nodes = [f"--nnodes={n // here}"] if n > here else []
-    return ["torchrun", *nodes, f"--nproc_per_node={here}"]
+def check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry: str) -> None:
+    """Refuse a fusion that the other entry trains.
 
-
-def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry: str) -> None:
+    Args:
+        config: Config of the run.
+        file: Name of its file.
+        fusions: Fusions that this entry trains.
+        other_entry: Entry that trains the others.
+    """
     if config.model.fusion not in fusions:
         raise InputError(
             f"this entry trains model.fusion {' or '.join(fusions)}, and {file} says "
@@ -69,6 +41,10 @@ def _check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry
         )
 
 
-def _say(text: str) -> None:
-    if PartialState().is_main_process:  # one process speaks for all
-        print(printable(text))
+def launcher() -> list[str]:
+    """Return the words that start as many processes as run now: states are of their number."""
+    n, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if n == 1:
+        return ["python"]
+    nodes = [f"--nnodes={n // local}"] if n > local else []
+    return ["torchrun", *nodes, f"--nproc_per_node={local}"]

@@ -63,7 +63,7 @@ def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
     return bool(flags)
 
 
-def check_number(before: int | None, accelerator: Accelerator, folder: Path) -> None:
+def check_same_number(before: int | None, accelerator: Accelerator, folder: Path) -> None:
     """Refuse a state that was saved by another number of processes: their batches are others.
 
     Args:

@@ -3,7 +3,6 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -14,49 +13,47 @@ from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages
-from model_gmu import check_settings
 from system.text import format_duration
-from training.engine import Trainer
-from training.experiment import check_places, check_run_folder, feature_settings, make_accelerator
-from training.fold import build_model, build_trainer
-from training.job import FoldJob
+from training.build import build_model, build_state
+from training.engine import train_step
+from training.experiment import check_run
+from training.session import Fold, Session, feature_settings, make_accelerator, open_store
+from training.state import TrainingState
 
 TIMED_STEPS = 2  # after one that warms up
 
 
 def dry_run(config: Config, overwrite: bool = False) -> str:
-    """Read the corpus, certify the splits, image one batch, take a step; return a report.
+    """Read the corpus, certify the splits, compute one batch, take a step; return a report.
 
     Raises:
         InputError: As the run itself would.
         RunError: As the run itself would, for instance for weights that cannot be reached.
     """
-    check_run_folder(Path(config.run.root) / config.name, config, overwrite)
-    check_places(config)
-    check_settings(config.model)
+    check_run(config, overwrite)
     plan = make_plan(config)
     images = SpectrogramImages(**feature_settings(config))
-    accelerator = make_accelerator(config)
-    split = plan.wanted()[0]
-    job = FoldJob(config, plan.labels.classes, split, config.run.seeds[0], {}, plan.certificate, {})
-    some = split.train[: config.train.batch_size]
-    batch, image_seconds, n_crops = _image(some, job, images)
-    model = build_model(config, len(job.classes), images.n_channels)
-    trainer = build_trainer(job, model, batch.targets, accelerator)
-    step_seconds, eval_seconds = _time_steps(trainer, batch.to(accelerator.device), accelerator)
+    session = Session(config, plan, open_store(config), make_accelerator(config))
+    accelerator = session.accelerator
+    fold = next(session.folds())
+    some = fold.split.train[: config.train.batch_size]
+    batch, image_seconds, n_crops = _first_batch(fold, some, images)
+    model = build_model(config, len(fold.classes), images.n_channels)
+    state = build_state(fold, model, batch.targets)
+    step_seconds, eval_seconds = _time_steps(state, batch.to(accelerator.device))
     total = _estimate(plan, len(some), image_seconds, step_seconds, eval_seconds * n_crops)
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
-            f"corpus       {len(plan.utterances)} clips, {_per_class(plan)}",
+            f"corpus       {len(plan.utterances)} utterances, {_per_class(plan)}",
             f"protocol     {plan.certificate['protocol']}, certificate {plan.certificate['id']}",
             *(
-                f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)} clips"
+                f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)}"
                 for s in plan.wanted()
             ),
-            f"images     2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms a clip",
+            f"images       2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms each",
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
-            f"one step     {step_seconds:.2f} s for {len(some)} clips on {accelerator.device}, "
+            f"one step     {step_seconds:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
@@ -67,10 +64,10 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     )
 
 
-def _image(
-    some: Sequence[Utterance], job: FoldJob, images: SpectrogramImages
+def _first_batch(
+    fold: Fold, some: Sequence[Utterance], images: SpectrogramImages
 ) -> tuple[Batch, float, float]:
-    """Return a batch of real clips, the seconds that one clip's images took, and its crops."""
+    """Return a batch of real utterances, seconds of images and number of crops for each."""
     pairs = []
     n_crops = 0
     start = time.perf_counter()
@@ -80,23 +77,24 @@ def _image(
         n_crops += len(pair.cqt)
     seconds = (time.perf_counter() - start) / len(some)
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
-    targets = torch.tensor(job.targets(some))
+    targets = torch.tensor(fold.targets(some))
     return Batch(torch.arange(len(some)), cqt, mel, targets), seconds, n_crops / len(some)
 
 
-def _time_steps(trainer: Trainer, batch: Batch, accelerator: Accelerator) -> tuple[float, float]:
+def _time_steps(state: TrainingState, batch: Batch) -> tuple[float, float]:
     """Return the seconds of one training step and of one evaluation."""
-    trainer.step([batch])
+    accelerator = state.accelerator
+    train_step(state, [batch])
     _wait(accelerator)
     start = time.perf_counter()
     for _ in range(TIMED_STEPS):
-        trainer.step([batch])
+        train_step(state, [batch])
     _wait(accelerator)
     step = (time.perf_counter() - start) / TIMED_STEPS
-    trainer.model.eval()
+    state.wrapped.eval()
     start = time.perf_counter()
     with torch.inference_mode():
-        trainer.model(batch.cqt, batch.mel)
+        state.wrapped(batch.cqt, batch.mel)
     _wait(accelerator)
     return step, time.perf_counter() - start
 

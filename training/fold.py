@@ -2,273 +2,197 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-import torch
-from accelerate import Accelerator
-from torch import Tensor
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from corpora.readers import Utterance
-from data import (
-    EvalBatches,
-    ImageAugment,
-    ImageDataset,
-    ImageLoader,
-    WaveformDataset,
-    build_loader,
+from corpora.utterance import Utterance
+from evaluation.metrics import confusion_matrix, scores
+from storage.fold_folder import (
+    STATE,
+    WEIGHTS,
+    FoldMetrics,
+    PredictionTable,
+    Scores,
+    is_finished,
+    write_environment,
+    write_history,
+    write_metrics,
+    write_model_card,
+    write_predictions,
 )
-from features import SpectrogramImages
-from model_gmu import MaxMViTGMU
-from storage.checkpoints import Checkpoints
-from storage.feature_store import FeatureStore
 from storage.ledger import record_test_evaluation
+from storage.tensors import load_tensors
 from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, load_tensors, read_json, write_csv, write_json
+from system.files import copy_file, read_json
 from system.locks import alone
-from system.signals import Stop
-from training.divergence import CLIPS_NAMED, DATA, Diverged, named
-from training.engine import Trainer
+from training.build import build_training, eval_loader
+from training.checkpoints import Checkpoints, Progress
+from training.divergence import Diverged
+from training.engine import fit
 from training.evaluate import Predictions, evaluate
-from training.job import FoldJob
-from training.progress import Progress
-from training.results import score, write_metrics, write_model_card, write_predictions
+from training.session import Fold
+from training.state import TrainingState
 from training.tensorboard import Tracker
-from training.trainers import build_model, build_trainer, share_of, train_batches
 
 log = logging.getLogger(__name__)
 
 
-class Training(NamedTuple):
-    """A model with all that trains it."""
-
-    model: MaxMViTGMU
-    trainer: Trainer
-    loader: DataLoader | ImageLoader  # of the training split
-
-
-def run_fold(
-    job: FoldJob, run: Path, store: FeatureStore, accelerator: Accelerator, stop: Stop
-) -> None:
-    """Train and test one fold, or go on with it, or leave it alone where it is finished.
+def run_fold(fold: Fold) -> None:
+    """Train and test one fold; resume if interrupted, skip if finished.
 
     Raises:
         RunError: Training diverged, a file could not be written (the last state is kept), or
             another process is at work on this fold.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
-    folder = run / "folds" / job.name
-    if accelerator.is_main_process:
-        make_folder(folder / "state", inside=run)
-    lock = alone(folder / "state" / "lock", f"{job.name} in {run}")
-    with lock if accelerator.is_main_process else nullcontext():
-        for place in (folder, folder / "state"):
+    session, folder = fold.session, fold.folder
+    if session.is_main:
+        make_folder(folder / STATE, inside=session.folder)
+    lock = alone(folder / STATE / "lock", f"{fold.name} in {session.folder}")
+    with lock if session.is_main else nullcontext():
+        for place in (folder, folder / STATE):
             remove_leftovers(place)
-        if (folder / "metrics.json").exists():
-            log.info("%s is finished", job.name)
-            Checkpoints(folder / "state").remove()  # a kill may have left them
-        else:
-            _train_and_test(job, folder, run, store, accelerator, stop)
-
-
-def _train_and_test(
-    job: FoldJob,
-    folder: Path,
-    run: Path,
-    store: FeatureStore,
-    accelerator: Accelerator,
-    stop: Stop,
-) -> None:
-    log.info(
-        "%s: train %d, dev %d, test %d clips", job.name, *(len(p) for _, p in job.split.parts())
-    )
-    start = time.monotonic()
-    model, trainer, _ = train_fold(job, folder, store, accelerator, stop)
-    checkpoints = Checkpoints(folder / "state")
-    best = checkpoints.best(trainer.progress.best_epoch)
-    model.load_state_dict(load_tensors(best))
-    if accelerator.is_main_process:
-        copy_file(best, folder / "model.safetensors")
-        write_model_card(job, folder, model, store)
-    with stop.deferred():  # a test that is broken off would be a second look at the test data
-        _test(trainer, job, folder, run, store, accelerator, start)
-        if accelerator.is_main_process:
-            checkpoints.remove()
-    accelerator.free_memory()
+        checkpoints = Checkpoints(folder / STATE)
+        if is_finished(folder):
+            log.info("%s is finished", fold.name)
+            checkpoints.remove()  # a kill may have left them
+            return
+        sizes = (len(part) for _, part in fold.split.parts())
+        log.info("%s: train %d, dev %d, test %d utterances", fold.name, *sizes)
+        start = time.monotonic()
+        state, train_loader = build_training(fold)
+        dev_loader = eval_loader(fold, fold.split.dev)
+        settings, write = fold.config.train, _epoch_writer(fold, folder, state)
+        fit(
+            *(state, train_loader, dev_loader, settings.epochs, settings.patience),
+            *(checkpoints, settings.checkpoint_minutes, write),
+        )
+        _load_best(fold, state, checkpoints)
+        with session.stop.deferred():  # an interrupted test would be evaluated a second time
+            _test(fold, state, start)
+            if session.is_main:
+                checkpoints.remove()
+        session.accelerator.free_memory()
 
 
 def train_fold(
-    job: FoldJob,
+    fold: Fold,
     folder: Path,
-    store: FeatureStore,
-    accelerator: Accelerator,
-    stop: Stop,
     watch: Callable[[Progress], None] = lambda progress: None,
-) -> Training:
-    """Train on the train split and select on dev, or go on with it; no test clip is looked at.
+) -> Progress:
+    """Train on the train split and select on dev, or resume; the test split is not opened.
 
     Args:
-        job: What to train.
-        folder: Gets history, curves, and in its folder `state` the states and the best weights.
-        store: Holds the images.
-        accelerator: Device and processes.
-        stop: Says when to end early.
-        watch: Gets the progress after each epoch, before its state is saved; may raise.
+        fold: The training.
+        folder: Folder for history and curves; its folder `state` gets states and best weights.
+        watch: Called with the progress after each epoch, before its state is saved; may raise.
 
     Raises:
         RunError: Training diverged or a file could not be written; the last state is kept.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
-    training = prepare(job, store, accelerator, stop)
-    _fit(training, job, folder, store, watch)
-    return training
-
-
-def prepare(
-    job: FoldJob, store: FeatureStore, accelerator: Accelerator, stop: Stop | None = None
-) -> Training:
-    """Build a fold's model and its trainer, before the first step."""
-    torch.manual_seed(job.chance)
-    train = make_dataset(job, store, job.split.train, training=True)
-    model = build_model(job.config, len(job.classes), store.record[0])
-    if job.config.train.normalize:
-        model.set_normalization(_statistics(job, store, train))
-    trainer = build_trainer(job, model, train.targets, accelerator, stop)
-    return Training(model, trainer, _train_loader(job, train, store, accelerator))
-
-
-def _statistics(
-    job: FoldJob, store: FeatureStore, train: ImageDataset
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Return mean and deviation of the training images.
-
-    Raises:
-        RunError: Some images are not finite; through these numbers all clips would be NaN.
-    """
-    found = store.statistics(train.rows.tolist())
-    if not all(bool(values.isfinite().all()) for pair in found.values() for values in pair):
-        finite = [all(np.isfinite(view[row]).all() for view in train.views) for row in train.rows]
-        bad = np.unique(train.clips[~np.array(finite)])[:CLIPS_NAMED]
-        clips = named(bad.tolist(), job.names(job.split.train))
-        raise Diverged("normalization", [DATA], clips).because((), "")
-    return found
-
-
-def make_dataset(
-    job: FoldJob, store: FeatureStore, utterances: Sequence[Utterance], training: bool = False
-) -> ImageDataset:
-    """Return the stored images of one split; only training is augmented."""
-    hashes = [job.hashes[u.path] for u in utterances]
-    augment = _image_augment(job) if training else None
-    return ImageDataset(store, hashes, job.targets(utterances), augment, job.chance)
-
-
-def _image_augment(job: FoldJob) -> ImageAugment:
-    values = job.config.augment.model_dump()
-    return ImageAugment(*(values[name] for name in ImageAugment._fields))
-
-
-def _train_loader(
-    job: FoldJob, train: ImageDataset, store: FeatureStore, accelerator: Accelerator
-) -> DataLoader | ImageLoader:
-    """Return the batches of the training split, from the store or from waveforms."""
-    config, device = job.config, accelerator.device
-    batches = train_batches(job, len(train), accelerator)
-    if config.train.images == "stored":
-        return build_loader(train, batches, device, config.run.workers)
-    images = SpectrogramImages(**store.settings)
-    clips = WaveformDataset(
-        [u.path for u in job.split.train],
-        [job.hashes[u.path] for u in job.split.train],
-        train.targets.tolist(),
-        images.input_rate,
-        images.crop_size,
-        config.augment.model_dump(exclude=set(ImageAugment._fields)),
-        job.chance,
+    state, train_loader = build_training(fold)
+    dev_loader = eval_loader(fold, fold.split.dev)
+    settings, write = fold.config.train, _epoch_writer(fold, folder, state, watch)
+    return fit(
+        *(state, train_loader, dev_loader, settings.epochs, settings.patience),
+        *(Checkpoints(folder / STATE), settings.checkpoint_minutes, write),
     )
-    loader = build_loader(clips, batches, device, config.run.workers)
-    return ImageLoader(loader, images, _image_augment(job), device)
 
 
-def _fit(
-    training: Training,
-    job: FoldJob,
+def _epoch_writer(
+    fold: Fold,
     folder: Path,
-    store: FeatureStore,
-    watch: Callable[[Progress], None],
-) -> None:
-    """Train, or go on with it, and write history and curves."""
-    _, trainer, loader = training
-    config, accelerator = job.config.train, trainer.accelerator
-    dev = _eval_loader(job, store, job.split.dev, accelerator)
-    tracker = Tracker(folder, job.classes)
+    state: TrainingState,
+    watch: Callable[[Progress], None] = lambda progress: None,
+) -> Callable[[dict[str, float], Predictions], None]:
+    """Return what writes history.csv and curves after an epoch, then calls `watch`."""
+    tracker = Tracker(folder, fold.classes)
 
-    def after_epoch(record: dict[str, float], found: Predictions) -> None:
-        history = trainer.progress.history
-        write_csv(folder / "history.csv", list(record), [list(row.values()) for row in history])
-        tracker.log_epoch(record, np.array(score(found, job)["confusion"]), found.gate)
-        watch(trainer.progress)
+    def after_epoch(record: dict[str, float], dev: Predictions) -> None:
+        write_history(folder, state.progress.history)
+        pairs = dev.targets.tolist(), dev.preds.tolist()
+        tracker.log_epoch(record, confusion_matrix(*pairs, len(fold.classes)), dev.gate)
+        watch(state.progress)
 
-    bar = tqdm(
-        total=config.epochs * len(loader),
-        desc=job.name,
-        unit="batch",
-        disable=not accelerator.is_main_process,
-    )
-    with bar:
-        trainer.fit(
-            loader,
-            dev,
-            config.epochs,
-            config.patience,
-            Checkpoints(folder / "state"),
-            config.checkpoint_minutes,
-            after_epoch,
-            bar,
+    return after_epoch
+
+
+def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> None:
+    """Load the weights of the best epoch, and write them with their model card."""
+    best = checkpoints.best(state.progress.best_epoch)
+    state.model.load_state_dict(load_tensors(best))
+    if fold.session.is_main:
+        copy_file(best, fold.folder / WEIGHTS)
+        write_model_card(
+            fold.folder,
+            model=asdict(state.model.settings),  # type: ignore[call-overload]
+            features=fold.session.store.settings,
+            classes=fold.classes,
+            corpus=fold.config.corpus.name,
+            certificate=fold.session.plan.certificate,
+            fold=fold.split.fold,
+            seed=fold.seed,
         )
 
 
-def _eval_loader(
-    job: FoldJob, store: FeatureStore, utterances: Sequence[Utterance], accelerator: Accelerator
-):
-    size, rank, world = share_of(job, accelerator)
-    dataset = make_dataset(job, store, utterances)
-    batches = EvalBatches(len(dataset), size, rank, world)
-    return build_loader(dataset, batches, accelerator.device, job.config.run.workers)
-
-
-def _test(
-    trainer: Trainer,
-    job: FoldJob,
-    folder: Path,
-    run: Path,
-    store: FeatureStore,
-    accelerator: Accelerator,
-    start: float,
-) -> None:
-    """Evaluate the frozen best weights: dev again, then test, once, noted in the ledger."""
-    progress = trainer.progress
-    parts = {"dev": job.split.dev, "test": job.split.test}
-    if accelerator.is_main_process:
-        why = f"test after selection of epoch {progress.best_epoch} on dev"
-        record_test_evaluation(
-            run, read_json(folder / "model.json"), len(job.split.test), folder, "test", why
-        )
-    found = {}
+def _test(fold: Fold, state: TrainingState, start: float) -> None:
+    """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger."""
+    session, folder = fold.session, fold.folder
+    parts = {"dev": fold.split.dev, "test": fold.split.test}
+    if session.is_main:
+        card, n = read_json(folder / "model.json"), len(fold.split.test)
+        why = f"test after selection of epoch {state.progress.best_epoch} on dev"
+        record_test_evaluation(session.folder, card, n, folder, "test", why)
+    predictions = {}
     for name, part in parts.items():
-        loader = _eval_loader(job, store, part, accelerator)
+        loader, ids = eval_loader(fold, part), fold.ids(part)
         try:
-            found[name] = evaluate(trainer.model, loader, accelerator, job.names(part))
+            predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids)
         except Diverged as error:
-            raise error.because(trainer.schedule.rates(), job.config.train.precision) from error
-    if accelerator.is_main_process:
-        write_predictions(job, folder, parts, found)
+            rates, precision = state.schedule.rates(), fold.config.train.precision
+            raise error.because(rates, precision) from error
+    if session.is_main:
+        tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
+        write_predictions(folder, fold.classes, tables)
         seconds = round(time.monotonic() - start, 1)
-        write_json(folder / "environment.json", {**job.environment, "seconds": seconds})
-        write_metrics(job, folder, found, progress)
-    accelerator.wait_for_everyone()
+        write_environment(folder, {**session.environment, "seconds": seconds})
+        write_metrics(folder, _metrics(fold, predictions, state.progress))
+    session.accelerator.wait_for_everyone()
+
+
+def _table(utterances: Sequence[Utterance], predictions: Predictions) -> PredictionTable:
+    gate = predictions.gate
+    return PredictionTable(
+        np.array([utterance.id for utterance in utterances]),
+        np.array([utterance.speaker for utterance in utterances]),
+        predictions.targets,
+        predictions.preds,
+        predictions.probs,
+        None if gate is None else gate.mean(1),
+    )
+
+
+def _metrics(fold: Fold, predictions: Mapping[str, Predictions], progress: Progress) -> FoldMetrics:
+    dev, test = (
+        Scores(**scores(part.targets.tolist(), part.preds.tolist(), len(fold.classes)))
+        for part in (predictions["dev"], predictions["test"])
+    )
+    gate = predictions["test"].gate
+    return FoldMetrics(
+        protocol=fold.session.plan.certificate["protocol"],
+        certificate=fold.session.plan.certificate["id"],
+        fold=fold.split.fold,
+        seed=fold.seed,
+        classes=fold.classes,
+        best_epoch=progress.best_epoch,
+        epochs=progress.epoch,
+        training_issues=progress.training_issues(),
+        dev=dev,
+        test=test,
+        gate_mean=None if gate is None else float(gate.mean()),
+    )

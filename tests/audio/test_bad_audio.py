@@ -30,7 +30,7 @@ from tests.corpora.test_leakage import names_of
 from tests.inference.test_predictor import FEATURES, fold  # noqa: F401  a fixture
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]

@@ -9,6 +9,7 @@ import torch
 
 from audio.reading import inspect_audio
 from benchmarks import candidates, fingerprint_recall, front_end, long_audio, resilience, store
+from training.engine import train_step
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
 NAMES = {
@@ -98,12 +99,12 @@ def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
     monkeypatch.setattr(resilience, "SIDE", 32)
     batch = resilience.make_batch(4)
     weights = []
-    for step in (resilience.bare_step, lambda trainer, batch: trainer.step([batch])):
+    for step in (resilience.bare_step, lambda trainer, batch: train_step(trainer, [batch])):
         torch.manual_seed(0)
         trainer = resilience.make_trainer("test_maxvit", "mvitv2_micro")
         torch.manual_seed(1)
         step(trainer, batch)
-        weights.append(trainer.plain_model.state_dict())
+        weights.append(trainer.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     monkeypatch.setattr(sys, "argv", ["resilience.py", "--batch", "4", "--rounds", "1"])
     resilience.main()
@@ -114,7 +115,7 @@ def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
 def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     small = {"sample_rate": 16_000, "input_rate": 16_000, "image_size": 32}
     monkeypatch.setattr(long_audio, "SETTINGS", small)
-    found = long_audio.measure(0.05, tmp_path / "long.wav")
+    found = long_audio.add_measures(0.05, tmp_path / "long.wav")
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
     assert found["seconds to hear"] > 0 and found["seconds to image"] > 0
     assert found["MB to image"] >= found["MB to hear"] >= 0

@@ -18,11 +18,12 @@ from config.loading import flatten, load_config
 from config.schema import Config
 from models import backbones
 from models.losses import FusionLoss, LossTerms
-from storage.checkpoints import Checkpoints
+from storage.tensors import save_tensors
 from system.errors import InputError, RunError
-from system.files import save_tensors
-from training import experiment, fold
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
+from training import build
+from training import session as session_module
+from training.checkpoints import Checkpoints
 
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)
@@ -133,7 +134,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "corpus.name": ((), "esd", "no label set|no esd corpus"),
     "corpus.root": ((), "/nowhere", "no folder /nowhere"),
     "corpus.absolute_paths": (OUTSIDE, "false", "leads out of corpus.root"),
-    "corpus.expect_published_counts": ((), "true", "counts are not the published ones"),
+    "corpus.expect_published_counts": ((), "true", "counts differ from the published ones"),
     "corpus.on_bad_audio": (UNEQUAL, "error", "audio files cannot be used"),
     "protocol.allow_speaker_overlap": ((), "true", "has no effect on leave-one-session-out"),
     "protocol.near_identical": (COPIES, "refuse", "nearly the same recording"),
@@ -256,13 +257,15 @@ def store_is_where_the_images_are(runs: Runs, monkeypatch) -> None:
 
 def workers_load_and_build(runs: Runs, monkeypatch) -> None:
     asked = []
-    build_loader = fold.build_loader
+    build_loader = build.build_loader
     monkeypatch.setattr(
-        fold, "build_loader", lambda *args: asked.append(args[3]) or build_loader(*args)
+        build, "build_loader", lambda *args: asked.append(args[3]) or build_loader(*args)
     )
-    build = experiment.FeatureStore.build
+    build_images = session_module.FeatureStore.build
     monkeypatch.setattr(
-        experiment.FeatureStore, "build", lambda *args: asked.append(args[2]) or build(*args)
+        session_module.FeatureStore,
+        "build",
+        lambda *args: asked.append(args[2]) or build_images(*args),
     )
     run_experiment(runs.config("run.workers=3", f"run.root={runs.root / 'workers'}"), [])
     assert asked == [3] * 5  # the store; train, dev, dev again, test
@@ -270,24 +273,24 @@ def workers_load_and_build(runs: Runs, monkeypatch) -> None:
 
 def test_training_waveforms_have_the_rate_and_length_of_the_stored_crops(runs, monkeypatch) -> None:
     made = []
-    dataset = fold.WaveformDataset
-    monkeypatch.setattr(fold, "WaveformDataset", lambda *args: made.append(args) or dataset(*args))
+    dataset = build.WaveformDataset
+    monkeypatch.setattr(build, "WaveformDataset", lambda *args: made.append(args) or dataset(*args))
     run_experiment(runs.config(*COMPUTED, "features.seconds=0.1", "features.input_rate=8000"), [])
     assert [args[3:5] for args in made] == [(8000, 800)]
 
 
 def device_reaches_accelerate(runs: Runs, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(experiment, "Accelerator", lambda **kwargs: asked.append(kwargs["cpu"]))
+    monkeypatch.setattr(session_module, "Accelerator", lambda **kwargs: asked.append(kwargs["cpu"]))
     for device in ("cpu", "auto"):
-        experiment.make_accelerator(runs.config(f"run.device={device}"))
+        session_module.make_accelerator(runs.config(f"run.device={device}"))
     assert asked == [True, False]
 
 
 def channels_last_orders_the_kernels(runs: Runs, monkeypatch) -> None:
     for wanted in (True, False):
         config = runs.config(f"train.channels_last={str(wanted).lower()}")
-        kernels = [p for p in fold.build_model(config, 4, 1).parameters() if p.ndim == 4]
+        kernels = [p for p in build.build_model(config, 4, 1).parameters() if p.ndim == 4]
         ordered = [p.is_contiguous(memory_format=torch.channels_last) for p in kernels]
         assert all(ordered) if wanted else not all(ordered)
 

@@ -1,4 +1,4 @@
-"""The leakage gate on true files: every reader, every protocol, and each kind of leak planted."""
+"""The leakage check on real files: every reader, every protocol, each kind of leak planted."""
 
 import csv
 import shutil
@@ -294,7 +294,9 @@ def test_a_session_of_two_speaker_groups_is_refused(copy_of):
     assert plan_of("manifest", "random-utterance", root).certificate["utterances"] == len(rows)
 
 
-def gate(plan: Plan, splits: list[Split], copies: list[Copy] | None = None, **more) -> dict:
+def certify_again(
+    plan: Plan, splits: list[Split], copies: list[Copy] | None = None, **more
+) -> dict:
     certificate = plan.certificate
     flag = certificate["speaker_dependent"]
     return certify(splits, plan.hashes, certificate["protocol"], flag, copies or [], **more)
@@ -313,16 +315,16 @@ def test_folds_that_no_split_would_make_are_refused(sound, corpus, split, into):
     plan = sound(corpus, split)
     tested = plan.splits[0].test[0]
     with pytest.raises(InputError, match=f"fold 1: recording .* is in {into} .{tested.id}. and in"):
-        gate(plan, moved(plan, into, tested))
+        certify_again(plan, moved(plan, into, tested))
     with pytest.raises(InputError, match=f"utterance {tested.id} is tested 2 times"):
-        gate(plan, [*plan.splits, replace(plan.splits[0], fold=len(plan.splits) + 1)])
+        certify_again(plan, [*plan.splits, replace(plan.splits[0], fold=len(plan.splits) + 1)])
     with pytest.raises(InputError, match=f"utterance {tested.id} is tested 0 times"):
-        gate(plan, plan.splits[1:])
+        certify_again(plan, plan.splits[1:])
     if split == "random-utterance":
         return
     other = replace(tested, id="planted", path=dict(plan.splits[0].parts())[into][0].path)
     with pytest.raises(InputError) as error:
-        gate(plan, moved(plan, into, other))
+        certify_again(plan, moved(plan, into, other))
     assert f"fold 1: speaker {tested.speaker} is in {into} (planted)" in str(error.value)
     if tested.session and not (into == "dev" and split == "leave-one-speaker-out"):
         assert f"fold 1: session {tested.session} is in {into} (planted)" in str(error.value)
@@ -335,16 +337,16 @@ def test_near_copies_are_refused_between_any_two_parts(sound, parts):
         one, other = (dict(plan.splits[0].parts())[name][0] for name in parts)
         pair = Copy(plan.hashes[one.path], plan.hashes[other.path], 0.126)
         with pytest.raises(InputError) as error:
-            gate(plan, plan.splits, [pair])
+            certify_again(plan, plan.splits, [pair])
         assert (
             f"fold 1: {one.id} ({parts[0]}) and {other.id} ({parts[1]}) are nearly the same "
-            "recording, 13 % of the fingerprint differ"
+            "recording, 13 % of the fingerprint bits differ"
         ) in str(error.value)
-        counted = gate(plan, plan.splits, [pair], refuse_near=False)["near_identical"]
+        counted = certify_again(plan, plan.splits, [pair], refuse_near=False)["near_identical"]
         assert counted["first_pairs"] == [[one.id, other.id, 0.126]]
         backwards = Copy(pair.second, pair.first, pair.error)
         with pytest.raises(InputError, match=f"{other.id} .{parts[1]}. and {one.id} .{parts[0]}. "):
-            gate(plan, plan.splits, [backwards])
+            certify_again(plan, plan.splits, [backwards])
 
 
 @pytest.mark.parametrize("parts", [("dev", "test"), ("test", "dev")])
@@ -352,7 +354,7 @@ def test_partners_pass_whichever_is_named_first(sound, parts):
     plan = sound("iemocap", "leave-one-speaker-out")
     one, other = (dict(plan.splits[0].parts())[name][0] for name in parts)
     pair = Copy(plan.hashes[one.path], plan.hashes[other.path], 0.1)
-    assert gate(plan, plan.splits, [pair])["near_identical"]["pairs"] == 1
+    assert certify_again(plan, plan.splits, [pair])["near_identical"]["pairs"] == 1
 
 
 def test_only_the_first_leaks_of_each_kind_are_listed(sound):
@@ -364,7 +366,7 @@ def test_only_the_first_leaks_of_each_kind_are_listed(sound):
     ]
     assert len(pairs) == 8
     with pytest.raises(InputError) as error:
-        gate(plan, [replace(first, dev=first.dev + first.test), *plan.splits[1:]], pairs)
+        certify_again(plan, [replace(first, dev=first.dev + first.test), *plan.splits[1:]], pairs)
     text = str(error.value)
     assert text.count("is in dev") == 5 + 2 + 1  # recordings, speakers, a session
     assert text.count("are nearly the same") == 5

@@ -11,7 +11,7 @@ import soundfile
 
 from config.loading import load_config
 from corpora.certificate import certify
-from corpora.plan import Plan, leave_out, make_plan, plan_warnings
+from corpora.plan import Plan, make_plan, plan_warnings, without_bad_audio
 from corpora.splits import Split
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
@@ -189,22 +189,22 @@ def test_bad_audio_never_takes_a_class_away_unseen(copy):
     for row in read_table(copy):
         if row[1] == "x":
             (copy / row[0]).write_bytes(b"")
-    with pytest.raises(InputError, match="no usable clip of x is left: .* files are bad"):
+    with pytest.raises(InputError, match="no usable utterance of x is left: .* files are bad"):
         plan(copy, on_bad_audio="skip")
 
 
 def test_more_can_be_left_out_later(before, copy):
     damage(copy, BROKEN[:1])
     first = plan(copy, on_bad_audio="skip")
-    assert leave_out(first, {}) is first
-    second = leave_out(first, {copy / BROKEN[1]: "fell over"})
+    assert without_bad_audio(first, {}) is first
+    second = without_bad_audio(first, {copy / BROKEN[1]: "fell over"})
     assert [*second.bad] == [copy / name for name in BROKEN]
     assert second.certificate["utterances"] == len(before.utterances) - 2
     assert set(second.recordings) == {one.path for one in second.utterances}
     damage(copy)
     assert plan(copy, on_bad_audio="skip").certificate == second.certificate
     with pytest.raises(InputError, match=r"1 audio files cannot be used(.|\n)*0\.wav fell over"):
-        leave_out(before, {before.utterances[0].path: "fell over"})
+        without_bad_audio(before, {before.utterances[0].path: "fell over"})
 
 
 def test_a_speaker_of_bad_audio_alone_is_missed(copy):
@@ -226,7 +226,7 @@ def test_a_fold_that_does_not_exist_is_refused(tiny):
 def test_remarks_name_what_was_let_pass_in_the_wanted_folds(mine, copy, before):
     texts = [remark for remark in plan_warnings(before) if "texts are in train and test" in remark]
     assert texts == [
-        f"fold {k}: 4 texts are in train and test, spoken in 8 test clips" for k in (1, 2, 3)
+        f"fold {k}: 4 texts are in train and test, spoken in 8 test utterances" for k in (1, 2, 3)
     ]
     assert len(plan_warnings(before)) == 3
     dependent = plan_of("manifest", "random-utterance", mine)

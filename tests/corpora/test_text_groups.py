@@ -126,7 +126,7 @@ def test_an_utterance_may_be_called_like_a_text():
 
 
 def test_too_few_texts_are_refused():
-    reason = "protocol.text_groups=3 needs as many texts, .* names 2: use a smaller number, or"
+    reason = "protocol.text_groups=3 needs at least 3 texts, .* names 2: use a smaller number, or"
     with pytest.raises(InputError, match=reason):
         cross_with_texts(base(corpus_of(texts="ab", unscripted=9)), 3)
     with pytest.raises(InputError, match="names 0: .* leave it out"):
@@ -137,7 +137,7 @@ def test_too_few_texts_are_refused():
 def test_an_empty_part_is_refused(left_out, part):
     """The speakers of fold 1 say nothing but text b."""
     said = [one for one in corpus_of() if one.speaker not in ("s0", "s1") or one.text_id == "b"]
-    reason = f"protocol.text_groups=2 leaves nothing for {part} in fold 2: use fewer groups"
+    reason = f"protocol.text_groups=2 leaves no utterance for {part} in fold 2: use fewer groups"
     with pytest.raises(InputError, match=reason):
         cross_with_texts(base(said)[left_out:], 2)
 

@@ -24,9 +24,11 @@ from evaluation.robustness import (
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, save_tensors, write_json
-from training.experiment import run_experiment
+from system.files import write_json
+from tests.conftest import made_metrics
+from tests.support.runs import run_experiment
 
 RATE = 16_000
 NAMES = [condition.name for condition in CONDITIONS]
@@ -379,7 +381,7 @@ def stored(folder, counts):
         place = folder / f"fold-{fold}_seed-{seed}"
         place.mkdir(exist_ok=True)
         save_tensors(place / "model.safetensors", {"w": torch.tensor([fold, seed])})
-        folds.append(FoldResult(place, fold, seed, ("calm", "glad"), {}))
+        folds.append(FoldResult(place, made_metrics(fold, seed, ("calm", "glad"), 0, 0)))
         entries[f"fold {fold} seed {seed}"] = {
             "weights": sha256((place / "model.safetensors").read_bytes()).hexdigest(),
             "speakers": list(speakers),

@@ -14,6 +14,7 @@ from evaluation.subgroups import breakdown, breakdown_markdown, group_by_quartil
 from storage.run_folder import FoldResult, Run
 from system.errors import RunError
 from system.files import write_csv
+from tests.conftest import made_metrics
 
 CLASSES = ("calm", "glad", "mad")
 ABOUT = ("utterance", "speaker", "gender", "portion", "text", "seconds")
@@ -42,8 +43,8 @@ def write_run(folder, about, folds):
         ]
         write_csv(place / "predictions.csv", header, rows)
         sizes = {part: sum(row[0] == part for row in rows) for part in ("test", "dev")}
-        metrics = {"test": {"n": sizes["test"]}, "val": {"n": sizes["dev"]}}
-        results.append(FoldResult(place, fold, seed, CLASSES, metrics))
+        metrics = made_metrics(fold, seed, CLASSES, sizes["dev"], sizes["test"])
+        results.append(FoldResult(place, metrics))
     return Run(folder, {}, {}, results)
 
 

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from evaluation.summary import summarize
-from storage.ledger import read_ledger, record_test_evaluation, test_evaluations
+from storage.ledger import count_test_evaluations, read_ledger, record_test_evaluation
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
@@ -58,9 +58,9 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     )
     record_test_evaluation(run, CARD | {"test_clips": "others"}, 10, folder, "test", "because")
     found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
-    assert test_evaluations(run, read_run(run).certificate) == found
+    assert count_test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
-    assert summarize(run)["looks"] == found
+    assert summarize(run)["test_evaluations"] == found
     said = "read more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
 
@@ -72,10 +72,10 @@ def test_a_torn_line_of_the_ledger_costs_nothing_and_is_told(run):
     record_test_evaluation(run, CARD, 10, folder, "test", "again")
     assert (run / "ledger.jsonl").read_text().endswith('"why": "again"}\n')
     found = {"fold 1 seed 0": {"test": 2}, "ledger": {"unreadable line": 1}}
-    assert summarize(run)["looks"] == found
+    assert summarize(run)["test_evaluations"] == found
     assert "ledger: 1 x unreadable line" in (run / "summary.md").read_text()
     (run / "ledger.jsonl").unlink()
-    assert summarize(run)["looks"] == {}
+    assert summarize(run)["test_evaluations"] == {}
 
 
 def test_a_line_that_cannot_be_written_leaves_nothing(run, monkeypatch):
@@ -164,7 +164,7 @@ def test_damage_is_told_with_the_way_on(run, name, text):
         ("fold", "1"),
         ("classes", [[], "b"]),
         ("test", []),
-        ("val", {"n": "8"}),
+        ("dev", {"n": "8"}),
         ("test", {}),
     ],
 )
@@ -181,7 +181,9 @@ def test_a_strange_line_of_the_ledger_is_a_look(run, line):
     known = read_ledger(run)[0]
     with (run / "ledger.jsonl").open("a") as file:
         file.write((json.dumps(known | {"kind": [[]]}) if line == "KIND" else line) + "\n")
-    assert test_evaluations(run, read_run(run).certificate)["ledger"] == {"unreadable line": 1}
+    assert count_test_evaluations(run, read_run(run).certificate)["ledger"] == {
+        "unreadable line": 1
+    }
 
 
 @pytest.mark.parametrize(

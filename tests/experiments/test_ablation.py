@@ -75,7 +75,7 @@ def run(configs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Sai
     fake.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(fake))
     monkeypatch.setattr(jobs, "TICK", 0.01)
-    monkeypatch.setattr(ablation, "summarize", lambda run: None)
+    monkeypatch.setattr("evaluation.summary.summarize", lambda run: None)
     monkeypatch.setattr(ablation, "conclude", lambda runs, out, reference: None)
 
     def call(*arguments: str) -> Said:
@@ -274,7 +274,7 @@ def test_overwrite_is_refused_while_a_run_is_at_work(run, tmp_path: Path, lock: 
 
 def test_a_failed_job_stops_no_other_and_is_listed(run, tmp_path: Path, monkeypatch):
     summed_up, concluded = [], []
-    monkeypatch.setattr(ablation, "summarize", lambda run: summed_up.append(run.name))
+    monkeypatch.setattr("evaluation.summary.summarize", lambda run: summed_up.append(run.name))
 
     def refuse(runs: list[Path], out: Path, reference: int | None) -> None:
         concluded.append(([run.name for run in runs], out, reference))

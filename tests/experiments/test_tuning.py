@@ -24,7 +24,7 @@ from system.errors import InputError, RunError
 from system.locks import in_turn
 from system.signals import Stop
 from tests.support.paths import ROOT
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},

@@ -21,7 +21,7 @@ from gates.results import digests
 from inference.predictor import FoldModel
 from storage.run_folder import read_run
 from system.errors import InputError
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 RATE = 16_000
 ALONE = {

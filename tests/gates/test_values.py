@@ -23,9 +23,10 @@ from gates.values import Gates, clip_rows, describe_gates, explained_by_class, u
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, read_json, save_tensors
-from training.experiment import run_experiment
+from system.files import read_json
+from tests.support.runs import run_experiment
 
 RATE = 16_000
 CLASSES = ["neutral", "happy", "angry", "sad"]
@@ -254,7 +255,7 @@ def test_each_look_is_noted_before_it_is_taken(analyzed, fresh, monkeypatch):
     each = [(fold, seed) for fold in (1, 2) for seed in (0, 1)]
     kinds = [(*one, kind) for one in each for kind in ("gates", "reliance")]
     assert looked(folder) == [(*one, "test") for one in each] + kinds
-    assert read_json(folder / "summary.json")["looks"]["fold 2 seed 1"] == {
+    assert read_json(folder / "summary.json")["test_evaluations"]["fold 2 seed 1"] == {
         "gates": 1,
         "reliance": 1,
         "test": 1,

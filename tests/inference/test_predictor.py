@@ -16,8 +16,9 @@ from inference import predictor as inference
 from inference.predictor import FoldModel, label_table
 from model_gmu import MaxMViTGMU
 from models.settings import ModelSettings
+from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError
-from system.files import load_tensors, save_tensors, write_json
+from system.files import write_json
 from tests.support.models import small_model
 
 FEATURES = {

@@ -7,7 +7,7 @@ import pytest
 
 from config.loading import load_config
 from reports.publish import gather, publish
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)

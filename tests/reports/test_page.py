@@ -26,7 +26,7 @@ from storage.run_folder import Run, read_run
 from system.errors import InputError
 from system.files import read_json, write_text
 from tests.conftest import write_card, write_fold, write_run
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
 

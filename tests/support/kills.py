@@ -16,7 +16,7 @@ from typing import Any
 
 from tests.support.paths import ROOT
 
-MODULES = ["tests.support.kills", "system.cli"]
+MODULES = ["tests.support.kills", "train_gmu", "training.fold", "training.experiment"]
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
@@ -24,10 +24,10 @@ PLACES = {
     "picturing a clip": ("storage.feature_store", "read_audio"),
     "writing images": ("storage.feature_store", "FeatureStore._append"),
     "writing the store's index": ("storage.feature_store", "FeatureStore._write_index"),
-    "a training step": ("training.engine", "Trainer.step"),
-    "a backward pass": ("training.engine", "Trainer._backward"),
-    "writing best weights": ("storage.checkpoints", "save_tensors"),
-    "writing a checkpoint": ("system.files", "save_file"),
+    "a training step": ("training.engine", "train_step"),
+    "a backward pass": ("training.engine", "loss_terms"),
+    "writing best weights": ("training.checkpoints", "save_tensors"),
+    "writing a checkpoint": ("storage.tensors", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),
     "summing up an evaluation": ("training.evaluate", "Predictions"),
@@ -37,8 +37,8 @@ PLACES = {
     "writing the ledger": ("training.fold", "record_test_evaluation"),
     "writing predictions": ("training.fold", "write_predictions"),
     "writing metrics": ("training.fold", "write_metrics"),
-    "removing checkpoints": ("storage.checkpoints", "Checkpoints.remove"),
-    "summing up": ("training.experiment", "summarize"),
+    "removing checkpoints": ("training.checkpoints", "Checkpoints.remove"),
+    "summing up": ("evaluation.summary", "summarize"),
     "writing the summary": ("evaluation.summary", "write_json"),
 }
 
@@ -72,12 +72,12 @@ def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
         _die_at(place.removeprefix("after "), n, place.startswith("after "), number)
     import torch
 
-    from training.command import train_command
+    import train_gmu
 
     torch.set_num_threads(1)
     sys.argv = argv
     entries = {"train.py": ["concat"], "train_gmu.py": ["gmu", "gmu_contrastive"]}
-    status = train_command(argv[1:], "", entries[argv[0]], "the other entry")
+    status = train_gmu.main(argv[1:], "", entries[argv[0]], "the other entry")
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

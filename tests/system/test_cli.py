@@ -21,7 +21,7 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.paths import ROOT
 from training import command as entry
-from training import dry_run, engine
+from training import dry_run
 from training import fold as fold_module
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
@@ -178,13 +178,13 @@ def test_dry_run_checks_everything_writes_nothing_and_trains_nothing(
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a dry run trained or tested")
 
-    monkeypatch.setattr(engine.Trainer, "fit", refuse)
+    monkeypatch.setattr(fold_module, "fit", refuse)
     monkeypatch.setattr(fold_module, "run_fold", refuse)
     said = run("train_gmu.py", "--dry-run", "run.folds=null")
     assert said.status == 0, said.err
-    assert "40 clips, neutral 10, happy 10, angry 10, sad 10" in said.out
+    assert "40 utterances, neutral 10, happy 10, angry 10, sad 10" in said.out
     for fold in range(1, 6):
-        assert re.search(rf"fold {fold} +train 24, dev 8, test 8 clips", said.out)
+        assert re.search(rf"fold {fold} +train 24, dev 8, test 8", said.out)
     assert "2 x (1, 32, 32)" in said.out and "forward, backward" in said.out
     assert re.search(r"about [\d.]+ (s|min|h) for 5 folds x 1 seeds", said.out)
     assert not list(tmp_path.iterdir())
@@ -297,7 +297,7 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
 
     for rank, told in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
-        command = [*entry._launcher(), "train_gmu.py", "--config", "x"]
+        command = [*entry.launcher(), "train_gmu.py", "--config", "x"]
         assert cli.run_cli(stopped, command) == 0
         said = capsys.readouterr().err
         assert told in said and bool(told) == bool(said)
@@ -306,5 +306,5 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
 def test_options_are_written_out(capsys) -> None:
     """The command that goes on must not hold an --overwrite in short."""
     with pytest.raises(SystemExit) as ended:
-        entry.train_command(["--config", "x", "--over"], "", ["gmu"], "train.py")
+        entry.parse_arguments(["--config", "x", "--over"], "")
     assert ended.value.code == 2 and "unrecognized arguments: --over" in capsys.readouterr().err

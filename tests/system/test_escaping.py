@@ -28,8 +28,8 @@ from system.files import write_csv
 from system.text import printable
 from tests.conftest import PITCHES, SAMPLE_RATE, tone
 from tests.support.paths import ROOT
-from training.command import train_command
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
+from train_gmu import main as train_main
 
 NASTY = (
     "<script>alert(1)</script>",
@@ -245,7 +245,7 @@ def test_compare_prints_no_steering_name(harmful, monkeypatch, capsys, count):
 def test_a_config_that_is_no_file_is_told_in_one_line(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     arguments = ["--config", str(tmp_path / "pipe.yaml")]
-    assert train_command(arguments, "", ["concat"], "train.py") == WRONG_INPUT
+    assert train_main(arguments, "", ["concat"], "train.py") == WRONG_INPUT
     assert re.fullmatch(r"wrong input: .*no plain file\n", capsys.readouterr().err)
 
 

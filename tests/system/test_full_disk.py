@@ -28,10 +28,11 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_text
 from tests.support.paths import ROOT
+from tests.support.runs import run_experiment
 from tests.training.test_experiment import results_of
 from training import experiment
 from training.dry_run import dry_run
-from training.experiment import feature_settings, run_experiment
+from training.session import feature_settings
 from training.tensorboard import Tracker
 
 FOLD = "tiny/folds/fold-1_seed-0"
@@ -78,7 +79,7 @@ class Disk:
             patch.setattr(os, "fsync", self._fsync(os.fsync))
             patch.setattr(os, "open", self._os_open(os.open))
             patch.setattr(io, "open", self._open(io.open))
-            patch.setattr("system.files.save_file", self._save_file)
+            patch.setattr("storage.tensors.save_file", self._save_file)
             yield self
 
     def _watched(self, name: str) -> Callable:

@@ -24,6 +24,7 @@ from corpora.recordings import FILE as RECORDINGS
 from corpora.recordings import index_audio
 from corpora.utterance import Utterance
 from models.backbones import create_backbone
+from storage.tensors import load_state, load_tensors
 from system.bounded import (
     MAX_CARD,
     MAX_CLASSES,
@@ -35,7 +36,7 @@ from system.bounded import (
     read_text,
 )
 from system.errors import InputError, RunError
-from system.files import load_state, load_tensors, read_json, write_csv
+from system.files import read_json, write_csv
 from tests.conftest import Payload
 from tests.support.paths import CODE, ROOT
 

@@ -18,7 +18,7 @@ from corpora.plan import make_plan
 from system.errors import InputError, RunError
 from system.locks import alone, in_turn, is_held
 from tests.support import kills
-from training.experiment import run_experiment
+from tests.support.runs import run_experiment
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """

@@ -21,14 +21,20 @@ from benchmarks import watching
 from evaluation.summary import summarize
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
-from storage.checkpoints import Checkpoints
 from system.files import read_json
 from tests.support.models import small_model
+from tests.support.runs import run_experiment
 from tests.training.test_engine import Stub, batch, loaders, make_trainer
-from training import collapse, trainers
-from training.collapse import POINT, Signs, alarms, effective_rank, gate_measures
-from training.experiment import run_experiment
-from training.progress import Progress
+from training import build, collapse
+from training.checkpoints import Checkpoints, Progress
+from training.collapse import (
+    POINT,
+    CollapseMonitor,
+    collapse_warnings,
+    effective_rank,
+    gate_measures,
+)
+from training.engine import train_step
 
 FOLD = "folds/fold-1_seed-0"
 HEALTHY = {  # the worst of small networks that learned, see training/collapse.py
@@ -105,7 +111,7 @@ def test_a_rank_that_cannot_be_said_is_nan(z) -> None:
 
 
 def heard(now: dict[str, float], before: tuple = (BEFORE,), n_classes: int = 4) -> dict[str, str]:
-    return {one["what"]: one["words"] for one in alarms([*before, now], n_classes)}
+    return {one["what"]: one["words"] for one in collapse_warnings([*before, now], n_classes)}
 
 
 def test_a_healthy_history_raises_none() -> None:
@@ -175,7 +181,7 @@ def test_gradients_are_root_mean_squares_of_each_branch() -> None:
     model = Stub()
     for i, p in enumerate(model.cqt.parameters()):
         p.grad = torch.full_like(p, 2.0 + i)
-    found = Signs(model).gradients()
+    found = CollapseMonitor(model).gradient_norms()
     n, m = model.cqt.weight.numel(), model.cqt.bias.numel()
     expected = math.sqrt((4 * n + 9 * m) / (n + m))
     assert found == {"grad_cqt": pytest.approx(expected), "grad_mel": 0.0}
@@ -185,7 +191,7 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
     model = Stub()
     model.mel.requires_grad_(False)
     trainer = make_trainer(model)
-    trainer.step([batch(8)])
+    train_step(trainer, [batch(8)])
     assert trainer.progress.measured["grad_mel"] == 0 < trainer.progress.measured["grad_cqt"]
     row = {"epoch": 1, **trainer.progress.measured}
     assert list(heard(row, ())) == ["gradients apart"]
@@ -196,16 +202,16 @@ def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
     torch.manual_seed(0)
     model = small_model(fusion, image_size=64, mlp_hidden_dim=16).eval()
     accelerator, images = Accelerator(cpu=True), torch.randn(2, 6, 1, 64, 64)
-    signs = Signs(model)
+    signs = CollapseMonitor(model)
     with torch.inference_mode():
         model(*images)  # before: not seen
-        with signs.watching():
+        with signs.recording():
             for part in zip(*(p.split(4) for p in images), strict=True):
                 model(*part)
         model(*images)
         features, output = model.features(*images), model(*images)
     gate = None if output.gate is None else output.gate.numpy()
-    found = signs.of_epoch(gate, accelerator)
+    found = signs.epoch_measures(gate, accelerator)
     expected = {} if gate is None else gate_measures(gate)
     for key, feature in zip(("cqt", "mel"), features, strict=True):
         if feature is not None:
@@ -216,27 +222,30 @@ def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
         expected["uniformity_cqt"] = float(uniformity(output.z_cqt))
         expected["uniformity_mel"] = float(uniformity(output.z_mel))
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    assert signs.of_epoch(None, accelerator) == {}  # all is forgotten
+    assert signs.epoch_measures(None, accelerator) == {}  # all is forgotten
 
 
 def test_of_more_crops_than_are_needed_evenly_spread_ones_are_taken(monkeypatch) -> None:
     """Clips are sorted by speaker: the first ones are of one voice, here with fewer directions."""
     monkeypatch.setattr(collapse, "MOST_CROPS", 8)
     one, other = torch.eye(16)[:8], torch.eye(16)[8:]
-    signs, kept = Signs(Stub()), torch.cat([one[:1].expand(8, 16), one, other])  # (24, 16)
+    signs, kept = (
+        CollapseMonitor(Stub()),
+        torch.cat([one[:1].expand(8, 16), one, other]),
+    )  # (24, 16)
     signs._seen = {"cqt": list(kept.split(5))}
     taken = kept[[0, 3, 6, 9, 13, 16, 19, 23]]
-    found = signs.of_epoch(None, Accelerator(cpu=True))["rank_cqt"]
+    found = signs.epoch_measures(None, Accelerator(cpu=True))["rank_cqt"]
     assert found == pytest.approx(effective_rank(taken)) and found > 4
 
 
 def test_watching_ends_with_an_error_too() -> None:
     model = Stub()
-    signs = Signs(model)
-    with pytest.raises(KeyError), signs.watching():
+    signs = CollapseMonitor(model)
+    with pytest.raises(KeyError), signs.recording():
         raise KeyError
     model(*torch.randn(2, 3, 1, 4, 4))
-    assert signs.of_epoch(None, Accelerator(cpu=True)) == {}
+    assert signs.epoch_measures(None, Accelerator(cpu=True)) == {}
 
 
 def test_an_alarm_is_sounded_once_a_kind(tmp_path: Path, caplog) -> None:
@@ -246,22 +255,24 @@ def test_an_alarm_is_sounded_once_a_kind(tmp_path: Path, caplog) -> None:
         nn.init.zeros_(p)  # all clips at one point
     model.mel.requires_grad_(False)
     progress = make_trainer(model).fit(*loaders(), 3, None, Checkpoints(tmp_path))
-    assert [(a["epoch"], a["what"]) for a in progress.alarms] == [
+    assert [(a["epoch"], a["what"]) for a in progress.collapse_warnings] == [
         (1, "gradients apart"),
         (1, "Mel embeddings collapse"),
     ]
-    assert caplog.messages == [f"epoch 1, {a['what']}: {a['words']}" for a in progress.alarms]
-    assert [a["epochs"] for a in progress.alarms] == [[1, 2, 3], [1, 2, 3]]
-    assert progress.trouble()["alarms"] == progress.alarms
+    assert caplog.messages == [
+        f"epoch 1, {a['what']}: {a['words']}" for a in progress.collapse_warnings
+    ]
+    assert [a["epochs"] for a in progress.collapse_warnings] == [[1, 2, 3], [1, 2, 3]]
+    assert progress.training_issues().collapse_warnings == progress.collapse_warnings
 
 
 def test_an_alarm_that_is_over_names_the_epochs_that_had_it() -> None:
     progress = Progress()
     for epoch, whats in ((1, "ab"), (2, "b"), (3, ""), (4, "b")):
         found = [{"epoch": epoch, "what": what, "words": ""} for what in whats]
-        fresh = progress.sound(found)
+        fresh = progress.record_warnings(found)
         assert [a["what"] for a in fresh] == (list("ab") if epoch == 1 else [])
-    assert [(a["what"], a["epoch"], a["epochs"]) for a in progress.alarms] == [
+    assert [(a["what"], a["epoch"], a["epochs"]) for a in progress.collapse_warnings] == [
         ("a", 1, [1]),
         ("b", 1, [1, 2, 4]),
     ]
@@ -277,10 +288,10 @@ def collapsed(model: MaxMViTGMU) -> MaxMViTGMU:
 
 
 def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, monkeypatch) -> None:
-    build = trainers.build_model
-    monkeypatch.setattr("training.fold.build_model", lambda *args: collapsed(build(*args)))
+    make = build.build_model
+    monkeypatch.setattr("training.build.build_model", lambda *args: collapsed(make(*args)))
     run = run_experiment(tiny(), [])
-    alarmed = read_json(run / FOLD / "metrics.json")["trouble"]["alarms"]
+    alarmed = read_json(run / FOLD / "metrics.json")["training_issues"]["collapse_warnings"]
     assert {one["what"] for one in alarmed} == {
         "gate saturated",
         "gate constant",
@@ -307,9 +318,11 @@ def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, mon
 def test_a_run_of_before_alarms_were_known_is_summed_up(tiny: Callable) -> None:
     run = run_experiment(tiny("train.epochs=1"), [])
     metrics = read_json(run / FOLD / "metrics.json")
-    assert metrics["trouble"].pop("alarms") == []  # the tiny run is a healthy one
+    assert (
+        metrics["training_issues"].pop("collapse_warnings") == []
+    )  # the tiny run is a healthy one
     (run / FOLD / "metrics.json").write_text(json.dumps(metrics))
-    assert summarize(run)["trouble"] == {}
+    assert summarize(run)["training_issues"] == {}
 
 
 def test_the_cost_of_watching_is_measured_in_pairs(monkeypatch, capsys) -> None:

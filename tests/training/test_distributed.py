@@ -21,11 +21,12 @@ from data import Batch, EvalBatches
 from models.contrastive import nt_xent
 from models.losses import FusionLoss
 from tests.support.paths import ROOT
-from training.collapse import Signs
+from training.collapse import CollapseMonitor
 from training.distributed import average_gradients, gather_labels, gather_views
-from training.engine import Trainer
+from training.engine import train_step
 from training.evaluate import evaluate
 from training.optim import Schedule, build_optimizers
+from training.state import TrainingState
 
 WORLD, BATCH, WIDTH = 2, 3, 5
 N_EVAL = 9  # 5 clips on one process, 4 on the other
@@ -116,10 +117,10 @@ def one_process(rank: int, folder: Path) -> None:
         Batch(torch.tensor(clips), cqt[clips], mel[clips], targets[clips])
         for clips in ([i for _, i in batch] for batch in EvalBatches(N_EVAL, 4, rank, WORLD))
     ]
-    accelerator, signs = Accelerator(cpu=True), Signs(model.module)
-    with signs.watching():
+    accelerator, signs = Accelerator(cpu=True), CollapseMonitor(model.module)
+    with signs.recording():
         predictions = evaluate(model, loader, accelerator)
-    seen = signs.of_epoch(None, accelerator)
+    seen = signs.epoch_measures(None, accelerator)
     spoiled = steps_with_one_bad_process(rank)
     lone = nn.Parameter(torch.zeros(2))
     lone.grad = torch.tensor([1.0, rank])
@@ -136,7 +137,7 @@ def steps_with_one_bad_process(rank: int) -> dict[str, object]:
     names = {"train": [f"clip_{i}" for i in range(WORLD * BATCH)]}
     accelerator = Accelerator(cpu=True)
     schedule = Schedule(optimizers)
-    trainer = Trainer(model, FusionLoss(), optimizers, schedule, accelerator, names=names)
+    trainer = TrainingState(model, FusionLoss(), optimizers, schedule, accelerator, names=names)
     own = torch.arange(WORLD * BATCH)[rank * BATCH : (rank + 1) * BATCH]
     cqt, mel, targets = (part[own] for part in data(WORLD * BATCH))
     good = Batch(own, cqt, mel, targets)
@@ -144,7 +145,7 @@ def steps_with_one_bad_process(rank: int) -> dict[str, object]:
     bad.mel[1, 0] = float("nan") if rank == 1 else bad.mel[1, 0]
     weights = []
     for batch in (good, bad, good):
-        trainer.step([batch])
+        train_step(trainer, [batch])
         weights.append([p.detach().clone() for p in model.parameters()])
     taken = [int(state["step"]) for o in optimizers for state in o.state.values()]
     return {"weights": weights, "taken": taken, "progress": vars(trainer.progress)}
@@ -159,11 +160,11 @@ def steps_that_learn(rank: int, world: int = WORLD) -> list[float]:
     parts["head"] = [*parts["head"], *criterion.parameters()]
     optimizers = build_optimizers(parts, dict.fromkeys(parts, "sgd"), 0.05)
     schedule, accelerator = Schedule(optimizers), Accelerator(cpu=True)
-    trainer = Trainer(model, criterion, optimizers, schedule, accelerator, clip_grad_norm=1.0)
+    trainer = TrainingState(model, criterion, optimizers, schedule, accelerator, clip_grad_norm=1.0)
     cqt, mel, _ = (part[own] for part in data(WORLD * BATCH))
     batch, found = Batch(own, cqt, mel, torch.tensor(CLASSES)[own]), []
     for _ in range(4):
-        trainer.step([batch])
+        train_step(trainer, [batch])
         found.append(criterion.learned()["temperature"])
     return found
 
@@ -212,10 +213,10 @@ def test_gradients_that_ddp_does_not_know_are_averaged(two) -> None:
 def test_signs_of_collapse_are_of_the_clips_of_all_processes(two) -> None:
     cqt, mel, _ = data(N_EVAL)
     model, accelerator = Views(), Accelerator(cpu=True)
-    signs = Signs(model)
-    with signs.watching(), torch.inference_mode():
+    signs = CollapseMonitor(model)
+    with signs.recording(), torch.inference_mode():
         model(cqt, mel)
-    expected = signs.of_epoch(None, accelerator)
+    expected = signs.epoch_measures(None, accelerator)
     assert expected.keys() > {"rank_cqt", "alignment"}
     for found in two:
         assert found[3] == pytest.approx(expected, rel=1e-4)

@@ -1,7 +1,7 @@
 """NaN and infinity: no weight moves, nothing is silent, and the run is repaired or says why not."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from corpora.plan import make_plan
 from data import EvalBatches, build_loader
 from models.losses import FusionLoss, LossTerms
-from storage.checkpoints import Checkpoints
-from storage.feature_store import FeatureStore
+from storage.tensors import load_state
 from system.errors import RunError
-from system.files import load_state, read_json
+from system.files import read_json
 from tests.support.models import small_model
+from tests.support.runs import run_experiment
 from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
+from training import engine
+from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
-from training.engine import Trainer
+from training.engine import fit, train_step
 from training.evaluate import evaluate
-from training.experiment import feature_settings, fill_store, run_experiment
 from training.optim import Schedule, build_optimizers
-from training.progress import Progress
+from training.session import open_session
+from training.state import TrainingState
 
 pytestmark = pytest.mark.promise("non_finite")
 NAMES = [f"Ses01_{i:03d}" for i in range(16)]
@@ -50,12 +52,12 @@ def spoiled_stub(branch: str, is_spoiled: Callable[[], bool]) -> Stub:
     return model
 
 
-def copy_of(trainer: Trainer) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in trainer.plain_model.state_dict().items()}
+def copy_of(trainer: TrainingState) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
 
 
-def assert_unmoved(trainer: Trainer, before: dict[str, Tensor]) -> None:
-    for name, value in trainer.plain_model.state_dict().items():
+def assert_unmoved(trainer: TrainingState, before: dict[str, Tensor]) -> None:
+    for name, value in trainer.model.state_dict().items():
         torch.testing.assert_close(value, before[name], rtol=0, atol=0, msg=name)
 
 
@@ -65,12 +67,12 @@ def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
 ) -> None:
     bad = iter([False, True, True, True, False])  # the look for the cause computes once more
     trainer = make_trainer(spoiled_stub(branch, lambda: next(bad)), names={"train": NAMES})
-    trainer.step([batch(4)])
+    train_step(trainer, [batch(4)])
     before = copy_of(trainer)
     moments = [len(optimizer.state) for optimizer in trainer.optimizers]
     steps = [{k: v["step"].clone() for k, v in o.state.items()} for o in trainer.optimizers]
     assert moments == [4 if branch == "cqt" else 2, 4 if branch == "mel" else 2, 2]
-    assert trainer.step([batch(4, first=4)]) == []
+    assert train_step(trainer, [batch(4, first=4)]) == []
     assert_unmoved(trainer, before)  # running statistics too
     for optimizer, taken in zip(trainer.optimizers, steps, strict=True):
         assert all(optimizer.state[p]["step"] == n for p, n in taken.items())
@@ -93,12 +95,12 @@ def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
 def test_a_gradient_that_is_infinite_moves_nothing_and_names_the_part(part: str, count) -> None:
     trainer = make_trainer(clip_grad_norm=1.0)
     before = copy_of(trainer)
-    getattr(trainer.plain_model, part).weight.register_hook(lambda slope: slope * float("inf"))
-    assert trainer.step([batch(4)]) == []
+    getattr(trainer.model, part).weight.register_hook(lambda slope: slope * float("inf"))
+    assert train_step(trainer, [batch(4)]) == []
     assert_unmoved(trainer, before)
     (incident,) = trainer.progress.incidents
     assert (incident["what"], incident["parts"]) == ("gradient", [part])
-    assert all(p.grad is None for p in trainer.plain_model.parameters())
+    assert all(p.grad is None for p in trainer.model.parameters())
     count("steps that were not finite")
 
 
@@ -107,7 +109,7 @@ def test_of_accumulated_batches_the_bad_one_is_named_and_none_counts(count) -> N
     before = copy_of(trainer)
     bad = batch(4, first=4)
     bad.mel[2, 0, 1, 1] = float("inf")
-    assert trainer.step([batch(4), bad]) == []
+    assert train_step(trainer, [batch(4), bad]) == []
     assert_unmoved(trainer, before)
     assert trainer.progress.incidents[0]["parts"] == ["data"]
     assert trainer.progress.incidents[0]["clips"] == ["Ses01_006"]
@@ -120,69 +122,80 @@ def test_the_schedule_moves_on_over_a_skipped_step() -> None:
     bad.cqt[0] = float("nan")
     rates = []
     for window in ([batch(4)], [bad], [batch(4)]):
-        trainer.step(window)
+        train_step(trainer, window)
         rates.append(trainer.schedule.rates()[0])
     assert rates == pytest.approx([0.01 * 0.5 * (1 + np.cos(np.pi * k / 4)) for k in (1, 2, 3)])
 
 
-def test_bad_steps_apart_are_borne_and_counted(tmp_path: Path) -> None:
+def spoil_losses(monkeypatch: pytest.MonkeyPatch, pattern: Iterator[bool]) -> None:
+    """Make the loss of a batch NaN where the pattern says so."""
+    loss = engine.loss_terms
+
+    def spoiled(*args):
+        return _times(loss(*args), float("nan") if next(pattern) else 1.0)
+
+    monkeypatch.setattr(engine, "loss_terms", spoiled)
+
+
+def test_bad_steps_apart_are_skipped_and_counted(monkeypatch, tmp_path: Path) -> None:
     pattern = iter([True, True, False, True, True, False, True, True] + [False] * 100)
     spoiled = spoiled_stub("mel", lambda: False)
     trainer = make_trainer(spoiled, max_bad_steps=2)
-    loss = trainer._loss
-    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
-    progress = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path))
+    spoil_losses(monkeypatch, pattern)
+    progress = fit(trainer, *loaders(), 2, None, Checkpoints(tmp_path))
     assert progress.bad_steps == 6 and progress.bad_in_row == 2 and len(progress.incidents) == 6
     assert [row["skipped_steps"] for row in progress.history] == [3, 3]
     assert all(np.isfinite(row["loss"]) for row in progress.history)
 
 
-def test_an_epoch_without_a_good_step_has_the_columns_of_the_others(tmp_path: Path) -> None:
+def test_an_epoch_without_a_good_step_has_the_columns_of_the_others(
+    monkeypatch, tmp_path: Path
+) -> None:
     pattern = iter([False] * 4 + [True] * 4 + [False] * 4)
     trainer = make_trainer(max_bad_steps=9)
-    loss = trainer._loss
-    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
+    spoil_losses(monkeypatch, pattern)
     train, dev = loaders()
     assert len(train) == 4
-    history = trainer.fit(train, dev, 3, None, Checkpoints(tmp_path)).history
+    history = fit(trainer, train, dev, 3, None, Checkpoints(tmp_path)).history
     assert [row["skipped_steps"] for row in history] == [0, 4, 0]
     assert list(history[0]) == list(history[1]) == list(history[2])
     assert [bool(np.isnan(row["cross_entropy"])) for row in history] == [False, True, False]
 
 
 @pytest.mark.parametrize("fusion", ["gmu_contrastive", "mel_only"])
-def test_a_first_epoch_without_a_good_step_has_all_columns_too(tmp_path: Path, fusion) -> None:
+def test_a_first_epoch_without_a_good_step_has_all_columns_too(
+    monkeypatch, tmp_path: Path, fusion
+) -> None:
     torch.manual_seed(0)
     model = small_model(fusion, mlp_hidden_dim=16)
     criterion = FusionLoss(temperature_range=[0.01, 1.0])
     trainer = _learning(model, criterion)
     pattern = iter([True] * 2 + [False] * 9)
-    loss = trainer._loss
-    trainer._loss = lambda b: _times(loss(b), float("nan") if next(pattern) else 1.0)  # type: ignore[method-assign]
-    history = trainer.fit(*loaders(8, 4, side=32), 2, None, Checkpoints(tmp_path)).history
+    spoil_losses(monkeypatch, pattern)
+    history = fit(trainer, *loaders(8, 4, side=32), 2, None, Checkpoints(tmp_path)).history
     assert [row["skipped_steps"] for row in history] == [2, 0]
     assert list(history[0]) == list(history[1])
     assert np.isnan([history[0]["loss"], history[0]["grad_mel"]]).all()
     assert np.isfinite(list(history[1].values())).all()
     gone_on = _learning(model, FusionLoss(temperature_range=[0.01, 1.0]))
-    gone_on.fit(*loaders(8, 4, side=32), 3, None, Checkpoints(tmp_path))
+    fit(gone_on, *loaders(8, 4, side=32), 3, None, Checkpoints(tmp_path))
     history = gone_on.progress.history
     assert len(history) == 3 and list(history[2]) == list(history[0])
 
 
-def _learning(model: nn.Module, criterion: FusionLoss) -> Trainer:
+def _learning(model: nn.Module, criterion: FusionLoss) -> TrainingState:
     learns = criterion if hasattr(model.head, "view_cqt") else FusionLoss()
     parts = model.parts()
     parts["head"] = [*parts["head"], *learns.parameters()]
     optimizers = build_optimizers(parts, dict.fromkeys(parts, "adam"), 1e-3)
-    return Trainer(model, learns, optimizers, Schedule(optimizers), Accelerator(cpu=True))
+    return TrainingState(model, learns, optimizers, Schedule(optimizers), Accelerator(cpu=True))
 
 
 def test_rows_of_an_earlier_version_get_the_columns_they_lack() -> None:
     progress = Progress(epoch=1, history=[{"epoch": 1, "loss": 2.0, "old": 5.0}])
     terms = LossTerms(torch.tensor(1.0), torch.tensor(1.0), None, None, None)
-    progress.add(terms, 4)
-    progress.measure({"grad_cqt": 0.5})
+    progress.add_losses(terms, 4)
+    progress.add_measures({"grad_cqt": 0.5})
     record = progress.close_epoch({"lr_head": 0.1}, {"dev_ua": 0.25}, {"rank_cqt": 3.0})
     first, second = progress.history
     assert record is second and list(first) == list(second)
@@ -197,9 +210,9 @@ def _times(terms: LossTerms, factor: float) -> LossTerms:
 def test_too_many_bad_steps_end_the_run_with_the_learning_rate_as_cause(tmp_path: Path) -> None:
     trainer = make_trainer(lr=0.0125, max_bad_steps=2)
     train, dev = loaders()
-    trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+    fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
     kept = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    trainer.plain_model.mel.weight.data[0, 0] = float("nan")
+    trainer.model.mel.weight.data[0, 0] = float("nan")
     words = (
         r"loss is NaN or infinite, first in the Mel branch in float32. The cause is the learning "
         r"rate \(0.0125, 0.0125, 0.0125\).*lower optim.lr.*last good state is kept"
@@ -210,10 +223,11 @@ def test_too_many_bad_steps_end_the_run_with_the_learning_rate_as_cause(tmp_path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
 
 
-def _fit_on(trainer: Trainer, train, dev, epochs: int, folder: Path) -> None:
-    """Go on with the weights as they are, not with the saved ones."""
-    trainer._begin = lambda checkpoints, keeper: None  # type: ignore[method-assign]
-    trainer.fit(train, dev, epochs, None, Checkpoints(folder))
+def _fit_on(trainer: TrainingState, train, dev, epochs: int, folder: Path) -> None:
+    """Continue with the weights as they are, not with the saved ones."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "resume", lambda *args: None)
+        fit(trainer, train, dev, epochs, None, Checkpoints(folder))
 
 
 def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) -> None:
@@ -221,7 +235,7 @@ def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) 
     train, dev = loaders()
     train.dataset.views[0][5] = np.nan
     with pytest.raises(RunError, match="images of Ses01_005 are NaN.*cause is the data.*store"):
-        trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+        fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
 def test_dev_images_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
@@ -230,7 +244,7 @@ def test_dev_images_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
     dev.dataset.views = (dev.dataset.views[0].copy(), dev.dataset.views[1])
     dev.dataset.views[0][3] = np.inf
     with pytest.raises(RunError, match="images of Ses01_003 are NaN.*cause is the data"):
-        trainer.fit(train, dev, 1, None, Checkpoints(tmp_path))
+        fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
 def test_predictions_that_are_nan_are_told() -> None:
@@ -253,29 +267,29 @@ def test_a_branch_that_bfloat16_does_not_suit_goes_on_in_float32(
     trainer = make_trainer(
         spoiled_stub(branch, in_autocast), precision="bf16", max_bad_steps=1, seed=4
     )
-    progress = trainer.fit(*loaders(), 2, None, made(tmp_path / "a"))
+    progress = fit(trainer, *loaders(), 2, None, made(tmp_path / "a"))
     assert progress.float32 == [branch] and progress.bad_steps == 2 and progress.epoch == 2
-    assert progress.repairs == [
+    assert progress.float32_fallbacks == [
         {"epoch": 1, "what": "loss", "float32": [branch], "back_to_epoch": 0}
     ]
     assert f"back to the end of epoch 0, from there with {branch} in float32" in caplog.text
     from_the_start = make_trainer(spoiled_stub(branch, in_autocast), precision="bf16", seed=4)
-    from_the_start.plain_model.float32 = frozenset([branch])
-    from_the_start.fit(*loaders(), 2, None, made(tmp_path / "b"))
+    from_the_start.model.float32 = frozenset([branch])
+    fit(from_the_start, *loaders(), 2, None, made(tmp_path / "b"))
     assert_unmoved(trainer, copy_of(from_the_start))
     count("runs repaired in float32")
 
 
 def test_a_repaired_run_that_is_resumed_stays_repaired(tmp_path: Path) -> None:
-    def trainer() -> Trainer:
+    def trainer() -> TrainingState:
         model = spoiled_stub("mel", in_autocast)
         return make_trainer(model, precision="bf16", max_bad_steps=1, seed=4)
 
     whole = trainer()
-    whole.fit(*loaders(), 3, None, made(tmp_path / "whole"))
-    trainer().fit(*loaders(), 1, None, made(tmp_path / "parts"))
+    fit(whole, *loaders(), 3, None, made(tmp_path / "whole"))
+    fit(trainer(), *loaders(), 1, None, made(tmp_path / "parts"))
     parts = trainer()
-    parts.fit(*loaders(), 3, None, made(tmp_path / "parts"))
+    fit(parts, *loaders(), 3, None, made(tmp_path / "parts"))
     assert parts.progress == whole.progress
     assert_unmoved(parts, copy_of(whole))
 
@@ -283,25 +297,25 @@ def test_a_repaired_run_that_is_resumed_stays_repaired(tmp_path: Path) -> None:
 def test_what_fails_in_float32_too_ends_the_run(tmp_path: Path) -> None:
     trainer = make_trainer(spoiled_stub("mel", lambda: True), precision="bf16", max_bad_steps=1)
     with pytest.raises(RunError, match="in bfloat16 and in float32 alike. The cause is the learn"):
-        trainer.fit(*loaders(), 1, None, Checkpoints(tmp_path))
+        fit(trainer, *loaders(), 1, None, Checkpoints(tmp_path))
     assert trainer.progress.bad_steps == 4 and trainer.progress.float32 == ["mel"]
 
 
-def test_weights_that_are_not_finite_are_never_kept(tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_never_kept(monkeypatch, tmp_path: Path) -> None:
     trainer = make_trainer(lr=0.01)
     train, dev = loaders()
     keep_all = Checkpoints(tmp_path)
-    step = trainer.step
+    step = engine.train_step
 
-    def overshoot(window):
-        found = step(window)
+    def overshoot(*args):
+        found = step(*args)
         with torch.no_grad():
-            trainer.plain_model.head.weight[0, 0] = float("inf")
+            trainer.model.head.weight[0, 0] = float("inf")
         return found
 
-    trainer.step = overshoot  # type: ignore[method-assign]
+    monkeypatch.setattr(engine, "train_step", overshoot)
     with pytest.raises(RunError, match="cause is the learning rate"):
-        trainer.fit(train, dev, 3, None, keep_all, minutes=1e-9)
+        fit(trainer, train, dev, 3, None, keep_all, minutes=1e-9)
     (state,) = tmp_path.glob("epoch-*")
     assert state.name.startswith("epoch-0000_batch-00000")
     assert torch.isfinite(load_state(state)["model"]["head.weight"]).all()
@@ -314,10 +328,10 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
         FusionLoss, "forward", lambda self, *args: _times(loss(self, *args), next(losses))
     )
     run = run_experiment(tiny("train.precision=bfloat16", "train.max_bad_steps=1"), [])
-    trouble = read_json(run / "summary.json")["trouble"]["fold 1 seed 0"]
-    assert trouble["bad_steps"] == 2 and trouble["float32"] == ["head"]
-    assert [one["batch"] for one in trouble["incidents"]] == [2, 3]
-    assert all(clip.startswith("Ses0") for clip in trouble["incidents"][0]["clips"])
+    issues = read_json(run / "summary.json")["training_issues"]["fold 1 seed 0"]
+    assert issues["bad_steps"] == 2 and issues["float32"] == ["head"]
+    assert [one["batch"] for one in issues["incidents"]] == [2, 3]
+    assert all(clip.startswith("Ses0") for clip in issues["incidents"][0]["clips"])
     table = (run / "summary.md").read_text()
     assert "In tiny, fold 1 seed 0: 2 training steps were skipped" in table
     assert "went back to the end of epoch 0 and on in float32 for head" in table
@@ -333,8 +347,8 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
 
     monkeypatch.setattr("training.engine.evaluate", spoiled)
     run = run_experiment(tiny("train.precision=bfloat16"), [])
-    (trouble,) = read_json(run / "summary.json")["trouble"].values()
-    assert trouble["bad_steps"] == 0 and trouble["float32"] == ["mel"]
+    (issues,) = read_json(run / "summary.json")["training_issues"].values()
+    assert issues["bad_steps"] == 0 and issues["float32"] == ["mel"]
     told = "In tiny, fold 1 seed 0: In epoch 2 the prediction was NaN or infinite: training went"
     assert told in (run / "summary.md").read_text()
 
@@ -343,8 +357,7 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
 def test_a_damaged_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, part: str) -> None:
     config = tiny(f"run.store={tmp_path / 'store'}")
     plan = make_plan(config)
-    store = FeatureStore(tmp_path / "store", feature_settings(config))
-    fill_store(plan, store)
+    store = open_session(config, plan).store
     clip = dict(plan.wanted()[0].parts())[part][0]
     row = store.rows[plan.hashes[clip.path]].start
     data = np.memmap(store._data_file("mel"), np.float16, "r+").reshape(-1, *store.record)

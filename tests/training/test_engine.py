@@ -15,14 +15,15 @@ from torch.utils.data import DataLoader
 from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, build_loader
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
-from storage.checkpoints import Checkpoints
+from storage.tensors import load_state, load_tensors
 from system.errors import RunError
-from system.files import load_state, load_tensors
 from tests.support.models import small_model
 from training import engine
-from training.engine import Trainer
+from training.checkpoints import Checkpoints
+from training.engine import fit, loss_terms, train_one_epoch, train_step
 from training.evaluate import Predictions, evaluate
 from training.optim import Schedule, build_optimizers
+from training.state import TrainingState
 
 CPU = torch.device("cpu")
 K, SIDE = 4, 32
@@ -95,14 +96,14 @@ def make_trainer(
     schedule: dict[str, object] | None = None,
     criterion: FusionLoss | None = None,
     **kwargs: object,
-) -> Trainer:
+) -> TrainingState:
     model, criterion = model or Stub(), criterion or FusionLoss()
     parts = model.parts()
     parts["head"] = [*parts["head"], *criterion.parameters()]
     optimizers = build_optimizers(parts, {"cqt": optimizer, "mel": "radam", "head": optimizer}, lr)
     accelerator = Accelerator(cpu=True, mixed_precision=precision)
     moves = Schedule(optimizers, **(schedule or {}))
-    return Trainer(model, criterion, optimizers, moves, accelerator, **kwargs)
+    return TrainingState(model, criterion, optimizers, moves, accelerator, **kwargs)
 
 
 def made(folder: Path) -> Checkpoints:
@@ -118,7 +119,7 @@ def batch(n: int, first: int = 0) -> Batch:
 def test_overfits_a_few_clips(tmp_path: Path) -> None:
     trainer = make_trainer()
     train, dev = loaders(8)
-    progress = trainer.fit(train, dev, 40, None, Checkpoints(tmp_path))
+    progress = fit(trainer, train, dev, 40, None, Checkpoints(tmp_path))
     assert progress.history[-1]["loss"] < 0.05 < 1 < progress.history[0]["loss"]
     assert progress.best_ua == 1.0
 
@@ -126,22 +127,22 @@ def test_overfits_a_few_clips(tmp_path: Path) -> None:
 def test_two_batches_accumulated_are_one_batch_twice_as_large() -> None:
     twice = make_trainer(optimizer="sgd")
     once = make_trainer(optimizer="sgd")
-    twice.step([batch(4), batch(4, first=4)])
-    once.step([batch(8)])
-    pairs = zip(twice.plain_model.parameters(), once.plain_model.parameters(), strict=True)
+    train_step(twice, [batch(4), batch(4, first=4)])
+    train_step(once, [batch(8)])
+    pairs = zip(twice.model.parameters(), once.model.parameters(), strict=True)
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs)
     before = Stub().head.weight
-    assert not torch.equal(before, once.plain_model.head.weight)
+    assert not torch.equal(before, once.model.head.weight)
 
 
 def test_epoch_accumulates_windows_and_steps_on_the_rest(monkeypatch) -> None:
     trainer = make_trainer(accumulate=3)
     train, _ = loaders(16, 4)  # 4 batches
     windows = []
-    step = trainer.step
-    monkeypatch.setattr(trainer, "step", lambda w: windows.append(len(w)) or step(w))
-    trainer.train_one_epoch(train)
+    step = engine.train_step
+    monkeypatch.setattr(engine, "train_step", lambda s, w: windows.append(len(w)) or step(s, w))
+    train_one_epoch(trainer, train)
     assert windows == [3, 1]
 
 
@@ -151,7 +152,7 @@ def test_clipping_limits_the_gradient_norm() -> None:
         optimizers = build_optimizers(
             model.parts(), dict.fromkeys(("cqt", "mel", "head"), "sgd"), 1
         )
-        trainer = Trainer(
+        trainer = TrainingState(
             model,
             FusionLoss(),
             optimizers,
@@ -160,7 +161,7 @@ def test_clipping_limits_the_gradient_norm() -> None:
             clip_grad_norm=clip,
         )
         before = nn.utils.parameters_to_vector(model.parameters()).detach()
-        trainer.step([batch(8)])
+        train_step(trainer, [batch(8)])
         after = nn.utils.parameters_to_vector(model.parameters()).detach()
         return float((after - before).norm())
 
@@ -176,7 +177,7 @@ def dev_with_ua(ua: float, loss: float) -> Predictions:
 
 def fit_on_script(
     monkeypatch: pytest.MonkeyPatch, folder: Path, uas: Sequence[float], patience: int | None
-) -> tuple[Trainer, list[dict[str, Tensor]]]:
+) -> tuple[TrainingState, list[dict[str, Tensor]]]:
     """Train while dev UA follows a script and dev loss falls all the time; keep all weights."""
     trainer = make_trainer(schedule={"kind": "plateau", "factor": 0.5, "patience": 1})
     script = iter(dev_with_ua(ua, 1 / (i + 1)) for i, ua in enumerate(uas))
@@ -184,9 +185,9 @@ def fit_on_script(
     weights: list[dict[str, Tensor]] = []
 
     def keep(record: dict[str, float], dev: Predictions) -> None:
-        weights.append({k: v.clone() for k, v in trainer.plain_model.state_dict().items()})
+        weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
 
-    trainer.fit(*loaders(), len(uas), patience, Checkpoints(folder), None, keep)
+    fit(trainer, *loaders(), len(uas), patience, Checkpoints(folder), None, keep)
     return trainer, weights
 
 
@@ -227,7 +228,7 @@ SCHEDULES = {
 def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
     fusion: str, tmp_path: Path
 ) -> None:
-    def trainer() -> Trainer:
+    def trainer() -> TrainingState:
         torch.manual_seed(3)
         model = small_model(fusion, n_classes=K, image_size=SIDE, dropout=0.5, mlp_hidden_dim=16)
         kinds = {"schedule": SCHEDULES[fusion], "seed": 5, "clip_grad_norm": 1.0}
@@ -237,10 +238,10 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
 
     clips = {"side": SIDE, "augment": ImageAugment(time_mask=0.3, time_shift=0.3)}
     whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
-    trainer().fit(*loaders(8, 4, **clips), 3, None, whole)
-    trainer().fit(*loaders(8, 4, **clips), 1, None, parts)
+    fit(trainer(), *loaders(8, 4, **clips), 3, None, whole)
+    fit(trainer(), *loaders(8, 4, **clips), 1, None, parts)
     torch.rand(7)  # chance elsewhere does not reach into a step
-    trainer().fit(*loaders(8, 4, **clips), 3, None, parts)
+    fit(trainer(), *loaders(8, 4, **clips), 3, None, parts)
     files = [sorted(folder.folder.iterdir()) for folder in (whole, parts)]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     for ours, theirs in zip(*files, strict=True):  # weights, optimizers, schedule, history
@@ -257,7 +258,7 @@ def test_bfloat16_trains_and_keeps_the_weights_in_float32() -> None:
         torch.manual_seed(3)
         model = small_model("gmu_contrastive", n_classes=K, image_size=SIDE)
         trainer = make_trainer(model, precision=precision, lr=1e-3)
-        trainer.train_one_epoch(loaders(8, 4, side=SIDE)[0])
+        train_one_epoch(trainer, loaders(8, 4, side=SIDE)[0])
         losses[precision] = trainer.progress.sums["total"] / 8
         assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert losses["bf16"] != losses["no"]
@@ -292,9 +293,11 @@ def test_a_mixed_batch_is_trained_on_both_targets() -> None:
     clips = fake_clips(8, augment=ImageAugment(mixup=0.5))
     batch = clips.__getitems__([(0, i) for i in range(8)])
     trainer = make_trainer()
-    logits = trainer.plain_model(batch.cqt, batch.mel).logits
+    logits = trainer.model(batch.cqt, batch.mel).logits
     expected = FusionLoss()(logits, batch.targets, None, batch.mix).total
-    assert trainer.step([batch])[0].total == pytest.approx(float(expected.detach()), rel=1e-5)
+    assert train_step(trainer, [batch])[0].total == pytest.approx(
+        float(expected.detach()), rel=1e-5
+    )
     assert abs(float(expected) - float(FusionLoss()(logits, batch.targets, None).total)) > 1e-3
 
 
@@ -323,7 +326,7 @@ def test_chance_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
         trainer = make_trainer(seed=seed)
         trainer.progress.epoch = epoch
         prepare()
-        trainer.train_one_epoch(loaders(4, 4)[0])
+        train_one_epoch(trainer, loaders(4, 4)[0])
         return float(torch.rand(1))
 
     same = drawn(1, 2, lambda: None)
@@ -335,9 +338,9 @@ def test_a_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> No
     train, dev = loaders()
     of_two = make_trainer()
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({**of_two.state(), "processes": 2}, of_two.progress.place)
+    checkpoints.save({**of_two.state_dict(), "processes": 2}, of_two.progress.place)
     with pytest.raises(RunError, match="on 2 processes, this one is on 1.*start it on 2"):
-        of_two.fit(train, dev, 1, None, checkpoints)
+        fit(of_two, train, dev, 1, None, checkpoints)
 
 
 class TwoViews(Stub):
@@ -348,14 +351,14 @@ class TwoViews(Stub):
         return self.head(*features)._replace(z_cqt=features[0], z_mel=features[1])
 
 
-def learning(clip: float | None = None) -> Trainer:
+def learning(clip: float | None = None) -> TrainingState:
     criterion = FusionLoss(alpha=0.0, temperature=0.07, temperature_range=[0.01, 1.0])
     return make_trainer(TwoViews(), optimizer="sgd", criterion=criterion, clip_grad_norm=clip)
 
 
 def test_a_learned_temperature_moves_with_the_rest_and_is_logged(tmp_path: Path) -> None:
     trainer = learning()
-    history = trainer.fit(*loaders(), 2, None, Checkpoints(tmp_path)).history
+    history = fit(trainer, *loaders(), 2, None, Checkpoints(tmp_path)).history
     assert history[0]["temperature"] not in (history[1]["temperature"], pytest.approx(0.07))
     assert all(0.01 < row["temperature"] < 1 for row in history)
     assert history[1]["temperature"] == trainer.criterion.temperature().item()
@@ -363,20 +366,20 @@ def test_a_learned_temperature_moves_with_the_rest_and_is_logged(tmp_path: Path)
 
 
 def test_the_temperature_is_clipped_and_checked_with_the_rest() -> None:
-    trainer = learning(clip=1e-3)
+    trainer, one = learning(clip=1e-3), batch(8)
     place = trainer.criterion.temperature.place
-    trainer._backward([batch(8)])
+    loss_terms(trainer.criterion, trainer.wrapped(one.cqt, one.mel), one).total.backward()
     slopes, before = [p.grad.clone() for p in trainer.trained], place.item()
     for optimizer in trainer.optimizers:
         optimizer.zero_grad()
-    trainer.step([batch(8)])
+    train_step(trainer, [batch(8)])
     (own,) = (s for s, p in zip(slopes, trainer.trained, strict=True) if p is place)
     norm = torch.stack([slope.norm() for slope in slopes]).norm()
     step = 0.01 * 1e-3 * float(own / norm)  # rate, longest, its part of the gradient
     assert before - place.item() == pytest.approx(step, rel=0.05)
     place.register_hook(lambda slope: slope * float("nan"))
     weights = [p.detach().clone() for p in trainer.trained]
-    assert trainer.step([batch(8)]) == []
+    assert train_step(trainer, [batch(8)]) == []
     assert all(map(torch.equal, weights, trainer.trained))
 
 
@@ -388,16 +391,16 @@ def test_a_learned_temperature_does_not_decay() -> None:
     assert [decay[id(p)] for p in parts["head"]] == [0.1, 0.0]
 
 
-def test_a_state_of_before_the_loss_had_one_is_gone_on_from(tmp_path: Path) -> None:
+def test_a_state_from_before_the_loss_had_one_is_resumed(monkeypatch, tmp_path: Path) -> None:
     train, dev = loaders()
     whole, folder = make_trainer(), tmp_path / "parts"
-    whole.fit(train, dev, 2, None, made(tmp_path / "whole"))
-    make_trainer().fit(train, dev, 1, None, made(folder))
+    fit(whole, train, dev, 2, None, made(tmp_path / "whole"))
+    fit(make_trainer(), train, dev, 1, None, made(folder))
     state = load_state(max(folder.glob("epoch-*")))
-    del state["criterion"], state["progress"]["alarms"], state["progress"]["measured"]
+    del state["criterion"], state["progress"]["collapse_warnings"], state["progress"]["measured"]
     gone_on = make_trainer()
-    gone_on.load(state)
-    gone_on._begin = lambda checkpoints, keeper: None  # type: ignore[method-assign]
-    gone_on.fit(train, dev, 2, None, Checkpoints(folder))
+    gone_on.load_state_dict(state)
+    monkeypatch.setattr(engine, "resume", lambda *args: None)
+    fit(gone_on, train, dev, 2, None, Checkpoints(folder))
     weights = zip(whole.trained, gone_on.trained, strict=True)
     assert all(torch.equal(ours, theirs) for ours, theirs in weights)

@@ -35,14 +35,17 @@ from features import SpectrogramImages
 from model_gmu import rebuild
 from models.settings import ModelSettings
 from storage.feature_store import FeatureStore
-from storage.run_folder import read_run
+from storage.run_folder import read_run, remove_run
+from storage.tensors import load_tensors
 from system.errors import InputError, RunError
-from system.files import load_tensors, read_json
+from system.files import read_json
 from system.locks import alone
 from tests.support.paths import CODE, ROOT
+from tests.support.runs import run_experiment
+from training import build
 from training import fold as fold_module
 from training.dry_run import dry_run
-from training.experiment import feature_settings, remove_run, run_experiment
+from training.session import feature_settings
 from training.tensorboard import Tracker
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
@@ -120,8 +123,8 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "events.out",
     }
     metrics = read_json(run / FOLD / "metrics.json")
-    assert {"protocol", "fold", "seed", "best_epoch", "val", "test"} <= metrics.keys()
-    assert metrics["val"].keys() == metrics["test"].keys() == SCORES
+    assert {"protocol", "fold", "seed", "best_epoch", "dev", "test"} <= metrics.keys()
+    assert metrics["dev"].keys() == metrics["test"].keys() == SCORES
     header = (run / FOLD / "predictions.csv").read_text().splitlines()[0].split(",")
     assert header == [*PREDICTIONS, *(f"prob_{name}" for name in CLASSES), "gate_mean"]
     assert len(rows_of(run / FOLD / "history.csv")) == 2
@@ -132,14 +135,14 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
 def test_predictions_cover_dev_and_test_and_agree_with_the_metrics(fusions, fusion: str) -> None:
     folder = fusions[fusion] / FOLD
     metrics = read_json(folder / "metrics.json")
-    for split, key in (("dev", "val"), ("test", "test")):
+    for split in ("dev", "test"):
         rows = rows_of(folder / "predictions.csv", split)
         assert len(rows) == len({row["utterance"] for row in rows}) == 8
         target, pred = [row["target"] for row in rows], [row["pred"] for row in rows]
-        assert metrics[key]["ua"] == pytest.approx(
+        assert metrics[split]["ua"] == pytest.approx(
             recall_score(target, pred, average="macro", zero_division=0)
         )
-        assert metrics[key]["wa"] == pytest.approx(accuracy_score(target, pred))
+        assert metrics[split]["wa"] == pytest.approx(accuracy_score(target, pred))
         for row in rows:
             probs = [float(row[f"prob_{name}"]) for name in CLASSES]
             assert sum(probs) == pytest.approx(1, abs=1e-5)
@@ -190,7 +193,7 @@ def test_finished_folds_are_not_repeated(tiny: Callable, monkeypatch) -> None:
     def refuse(*args: object, **kwargs: object) -> None:
         raise AssertionError("a finished fold was trained or tested again")
 
-    monkeypatch.setattr(fold_module, "build_model", refuse)
+    monkeypatch.setattr(fold_module, "build_training", refuse)
     monkeypatch.setattr(fold_module, "evaluate", refuse)
     run_experiment(tiny("train.epochs=1", "run.workers=1"), [])  # run.* may differ
     after = (run / FOLD / "model.safetensors").stat().st_mtime_ns, results_of(run / FOLD)
@@ -254,7 +257,7 @@ def test_a_folder_of_another_config_is_refused_with_the_difference(tiny: Callabl
     run_experiment(tiny("train.epochs=1", "optim.lr=0.5"), [], overwrite=True)
     assert results_of(run / FOLD) != before
     assert load_config(run / "config.yaml").optim.lr == 0.5
-    assert read_json(run / "summary.json")["looks"] == {"fold 1 seed 0": {"test": 2}}
+    assert read_json(run / "summary.json")["test_evaluations"] == {"fold 1 seed 0": {"test": 2}}
     said = "Test data of tiny were read more than once: fold 1 seed 0: 2 x test."
     assert said in (run / "summary.md").read_text()
 
@@ -301,7 +304,7 @@ def test_a_study_with_its_config_is_no_run(tiny: Callable, overwrite: bool, mark
     folder.mkdir(parents=True)
     for name in ("config.yaml", mark):
         (folder / name).write_text(dump_config(config))
-    with pytest.raises(InputError, match=f"is no run folder .{mark} in it.: change name"):
+    with pytest.raises(InputError, match=f"is not a run folder .it holds {mark}.: change name"):
         run_experiment(config, [], overwrite=overwrite)
     assert {path.name for path in folder.iterdir()} == {"config.yaml", mark}
 
@@ -312,7 +315,7 @@ def test_a_folder_that_is_no_run_is_never_touched(tiny: Callable, overwrite: boo
     letter = Path(config.run.root) / "tiny" / "letter.txt"
     letter.parent.mkdir(parents=True)
     letter.write_text("dear")
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         run_experiment(config, [], overwrite=overwrite)
     assert [path.name for path in letter.parent.iterdir()] == ["letter.txt"]
 
@@ -345,19 +348,19 @@ def change_audio(root: Path, clip: str) -> None:
 def watch_images(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Note in order which sessions' images are asked for, and when training ends."""
     events: list[str] = []
-    make_dataset, fit = fold_module.make_dataset, fold_module.Trainer.fit
+    make_dataset, fit = build.make_dataset, fold_module.fit
 
-    def asked(job: Any, store: Any, utterances: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
+    def asked(fold: Any, utterances: Sequence[Any], *args: Any, **kwargs: Any) -> Any:
         events.append("+".join(sorted({u.session for u in utterances})))
-        return make_dataset(job, store, utterances, *args, **kwargs)
+        return make_dataset(fold, utterances, *args, **kwargs)
 
     def fitted(*args: Any, **kwargs: Any) -> Any:
         found = fit(*args, **kwargs)
         events.append("selected")
         return found
 
-    monkeypatch.setattr(fold_module, "make_dataset", asked)
-    monkeypatch.setattr(fold_module.Trainer, "fit", fitted)
+    monkeypatch.setattr(build, "make_dataset", asked)
+    monkeypatch.setattr(fold_module, "fit", fitted)
     return events
 
 
@@ -377,7 +380,7 @@ def test_peer_02_ledger_has_one_line_a_fold_with_the_weights_that_were_tested(gr
         assert line["weights"] == hashlib.sha256(weights.read_bytes()).hexdigest()
         assert (line["n"], line["kind"], line["run"]) == (8, "test", "grid")
         assert line["certificate"] == read_json(grid / "split_certificate.json")["id"]
-    looks = read_json(grid / "summary.json")["looks"]
+    looks = read_json(grid / "summary.json")["test_evaluations"]
     assert len(looks) == 4 and set(map(str, looks.values())) == {"{'test': 1}"}
     assert "more than once" not in (grid / "summary.md").read_text()
 
@@ -387,7 +390,7 @@ def test_peer_02_reported_epoch_is_the_one_that_dev_ua_chose(grid: Path) -> None
         metrics = read_json(metrics_file)
         uas = [float(row["dev_ua"]) for row in rows_of(metrics_file.with_name("history.csv"))]
         assert metrics["best_epoch"] == 1 + int(np.argmax(uas))
-        assert metrics["val"]["ua"] == pytest.approx(max(uas))
+        assert metrics["dev"]["ua"] == pytest.approx(max(uas))
 
 
 def test_peer_13_normalization_is_that_of_the_training_clips(fusions, recipe: Path) -> None:
@@ -542,7 +545,7 @@ def test_runs_tested_otherwise_are_refused(fusions, grid: Path, tmp_path: Path) 
         (other / FOLD / "metrics.json").write_text(json.dumps(metrics))
         with pytest.raises(InputError, match=f"(?s)one table, their protocol differs.*{words}"):
             compare([gmu, read_run(other)])
-    with pytest.raises(InputError, match="is no run folder"):
+    with pytest.raises(InputError, match="is not a run folder"):
         read_run(tmp_path)
     shutil.rmtree(other)
 
@@ -573,8 +576,8 @@ def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> No
     rows = rows_of(fusions[fusion] / FOLD / "history.csv")
     assert SIGNS & rows[0].keys() == SIGNS - absent
     assert all(np.isfinite([float(value) for value in row.values()]).all() for row in rows)
-    trouble = read_json(fusions[fusion] / FOLD / "metrics.json")["trouble"]
-    assert trouble["alarms"] == []  # they are healthy
+    issues = read_json(fusions[fusion] / FOLD / "metrics.json")["training_issues"]
+    assert issues["collapse_warnings"] == []  # they are healthy
 
 
 def test_heads_that_do_not_fit_are_told_before_a_clip_is_heard(tiny, monkeypatch) -> None:
@@ -670,7 +673,7 @@ def test_a_state_of_another_model_is_told_with_the_way_on(tiny, monkeypatch) -> 
         run_experiment(configs[1], [])
 
 
-def test_what_the_leakage_gate_let_pass_is_shown(tiny: Callable) -> None:
+def test_what_the_leakage_check_let_pass_is_shown(tiny: Callable) -> None:
     plan = make_plan(tiny())
     splits = [
         replace(s, **{n: tuple(replace(u, text_id="t") for u in part) for n, part in s.parts()})

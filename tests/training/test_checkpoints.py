@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from storage.checkpoints import Checkpoints, Place
 from system.errors import RunError
+from training.checkpoints import Checkpoints, Place
 
 PLACES = [Place(0, 0, 0), Place(0, 4, 0), Place(0, 8, 0), Place(1, 0, 1), Place(1, 4, 1)]
 
@@ -132,7 +132,7 @@ def test_a_state_is_as_good_as_its_best_weights(kept: Checkpoints) -> None:
 
 
 def test_after_a_return_later_states_are_forgotten(kept: Checkpoints) -> None:
-    kept.forget_after(Place(1, 0, 1))
+    kept.remove_after(Place(1, 0, 1))
     assert names(kept) == ["best-0001", "epoch-0001_batch-00000_best-0001"]
 
 

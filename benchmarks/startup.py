@@ -1,0 +1,141 @@
+"""Measure how soon each entry answers: CPU seconds and memory of `--help` and of a mistake.
+
+python -m benchmarks.startup                             # this checkout
+python -m benchmarks.startup --beside ../older_checkout  # and another one, in turns with it
+
+CPU seconds are user and system time of the child process, the least of some rounds.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).resolve().parent.parent
+TORCH = ("-c", "import torch")
+CONFIG = "configs/demo_gmu.yaml"
+NOWHERE = "corpus.root=/nowhere"
+WRONG = {  # module of an entry: arguments that it must refuse with status 2
+    "train": [
+        ["--config", "configs/demo_concat.yaml", "optim.learning_rate=1"],
+        ["--config", "configs/demo_concat.yaml", NOWHERE],
+        ["--config", "nowhere.yaml"],
+    ],
+    "train_gmu": [
+        ["--config", CONFIG, "loss.tempreature=1"],
+        ["--config", CONFIG, NOWHERE],
+        ["--config", CONFIG, "--dry-run", NOWHERE],
+    ],
+    "compare": [["/nowhere"]],
+    "analyze_gates": [["/nowhere"]],
+    "tune": [
+        ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", "optim.learning_rate=1"],
+        ["--config", CONFIG, "--space", "nowhere.yaml"],
+        ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", NOWHERE],
+    ],
+    "predict": [["/nowhere", "/nowhere.wav"]],
+    "scripts.ablation": [
+        ["demo", "optim.learning_rate=1"],
+        ["nothing"],
+        ["demo", NOWHERE],
+        ["demo", "--study", "fusion", NOWHERE],
+    ],
+    "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.make_demo_corpus": [["--per-class", "1"]],
+}
+
+
+class Cost(NamedTuple):
+    """What one process took."""
+
+    seconds: float  # CPU, user and system
+    megabytes: float  # peak resident set
+
+
+def commands() -> list[tuple[str, list[str], int]]:
+    """Return (module, arguments, exit status to expect) of everything that is measured."""
+    rows = []
+    for module, mistakes in WRONG.items():
+        rows += [(module, ["--help"], 0), *((module, words, 2) for words in mistakes)]
+    return rows
+
+
+def python_words(module: str, checkout: Path) -> list[str]:
+    """Return how Python starts an entry in a checkout; older ones have the scripts at the root."""
+    name = module.removeprefix("scripts.")
+    if (checkout / f"{name}.py").is_file():
+        return [f"{name}.py"]
+    return ["-m", module]
+
+
+def cost(words: list[str], checkout: Path, status: int) -> Cost:
+    """Run Python in a checkout and return what the process took.
+
+    Raises:
+        SystemExit: It ended with another status.
+    """
+    child = subprocess.Popen(
+        [sys.executable, *words],
+        cwd=checkout,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, ended, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(ended)
+    if child.returncode != status:
+        sys.exit(f"{checkout}: python {' '.join(words)} ended with {child.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
+    return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
+
+
+def least(costs: list[Cost]) -> Cost:
+    """Return the least CPU time and the least memory of some rounds."""
+    return Cost(min(c.seconds for c in costs), min(c.megabytes for c in costs))
+
+
+def measure(checkouts: list[Path], rounds: int) -> list[tuple[str, list[Cost]]]:
+    """Return (command, its cost in each checkout), the bare import of torch first."""
+    rows = []
+    for module, arguments, status in [("", [], 0), *commands()]:
+        costs: list[list[Cost]] = [[] for _ in checkouts]
+        for _ in range(rounds):
+            for checkout, seen in zip(checkouts, costs, strict=True):
+                words = [*python_words(module, checkout), *arguments] if module else list(TORCH)
+                seen.append(cost(words, checkout, status))
+        title = " ".join([*python_words(module, HERE), *arguments] if module else TORCH)
+        rows.append((title, [least(seen) for seen in costs]))
+    return rows
+
+
+def markdown(rows: list[tuple[str, list[Cost]]]) -> str:
+    """Return the table; with another checkout also how many times less CPU time is taken here."""
+    titles = ["`python ...`", "CPU s", "peak MB"]
+    if len(rows[0][1]) > 1:
+        titles += ["CPU s beside", "peak MB beside", "times less CPU"]
+    lines = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
+    for title, (here, *others) in rows:
+        cells = [f"`{title}`", f"{here.seconds:.2f}", f"{here.megabytes:.0f}"]
+        for other in others:
+            times = other.seconds / here.seconds
+            cells += [f"{other.seconds:.2f}", f"{other.megabytes:.0f}", f"{times:.1f}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="of which the least counts")
+    parser.add_argument("--beside", type=Path, metavar="FOLDER", help="another checkout")
+    arguments = parser.parse_args()
+    checkouts = [HERE, *([arguments.beside] if arguments.beside else [])]
+    print(markdown(measure(checkouts, arguments.rounds)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,336 @@
+"""The folder of one fold with one seed: each of its files is written and read here.
+
+model.safetensors  the tested weights
+model.json         what rebuilds the model and its images, read by `storage.model_card`
+history.csv        one row per epoch
+predictions.csv    one row per utterance of dev and test
+environment.json   command, commit, machine, versions; a run folder has one too
+metrics.json       scores; written last: a fold that has it is finished
+state/             checkpoints while the fold is trained
+"""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from storage.model_card import FILE as CARD
+from system.bounded import MAX_TABLE, read_text
+from system.files import corrupt_file, read_json, write_csv, write_json
+from system.text import truncate
+
+WEIGHTS, STATE = "model.safetensors", "state"
+HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
+ENVIRONMENT, METRICS = "environment.json", "metrics.json"
+HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
+PREDICTION_COLUMNS = ("split", "utterance", "speaker", "target", "pred")
+GATE_COLUMN = "gate_mean"  # the last one, behind a prob_<class> for each class
+# Keys of metrics.json that an earlier version wrote, and their names now
+RENAMED = {
+    "val": "dev",
+    "trouble": "training_issues",
+    "repairs": "float32_fallbacks",
+    "alarms": "collapse_warnings",
+}
+
+
+@dataclass(frozen=True)
+class PredictionTable:
+    """Predictions for one split of one fold, in the order of predictions.csv."""
+
+    utterances: NDArray  # (N,) ids
+    speakers: NDArray  # (N,)
+    targets: NDArray  # (N,) class indices
+    preds: NDArray  # (N,)
+    probs: NDArray  # (N, K)
+    gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel
+
+    def take(self, rows: NDArray) -> "PredictionTable":
+        """Return the rows of an index or a mask (N,)."""
+        return PredictionTable(
+            self.utterances[rows],
+            self.speakers[rows],
+            self.targets[rows],
+            self.preds[rows],
+            self.probs[rows],
+            None if self.gate is None else self.gate[rows],
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Scores of one split as fractions; `evaluation.metrics.scores` returns these keys."""
+
+    ua: float
+    wa: float
+    macro_f1: float
+    weighted_f1: float
+    per_class_recall: Sequence[float | None]  # (K,); None where the split lacks the class
+    confusion: Sequence[Sequence[int]]  # (K, K), target by prediction
+    n: int  # utterances
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingIssues:
+    """What went wrong in training: values that are not finite, and signs of collapse.
+
+    Args:
+        bad_steps: Number of steps that were skipped because loss or gradient was not finite.
+        incidents: The first of these steps: epoch, batch, what, parts, clips.
+        float32_fallbacks: Returns to the end of an earlier epoch: epoch, what, float32 (the parts
+            that were trained in float32 from then on), back_to_epoch.
+        float32: All parts that were trained in float32 at the end.
+        collapse_warnings: Each kind of warning once, with the epochs that had it.
+    """
+
+    bad_steps: int = 0
+    incidents: list[dict[str, Any]] = field(default_factory=list)
+    float32_fallbacks: list[dict[str, Any]] = field(default_factory=list)
+    float32: list[str] = field(default_factory=list)
+    collapse_warnings: list[dict[str, Any]] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        """Whether there was any; a NaN in dev causes a fallback without a skipped step."""
+        return bool(self.bad_steps or self.float32_fallbacks or self.collapse_warnings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldMetrics:
+    """The content of metrics.json."""
+
+    protocol: str
+    certificate: str  # id
+    fold: int
+    seed: int
+    classes: Sequence[str]
+    best_epoch: int  # the epoch whose weights were tested, counted from 1
+    epochs: int | None = None  # epochs trained; None in folders of an early version
+    training_issues: TrainingIssues = field(default_factory=TrainingIssues)
+    dev: Scores
+    test: Scores
+    gate_mean: float | None = None  # of test, over utterances and units; 1 = CQT, 0 = Mel
+
+
+_METRICS = TypeAdapter(FoldMetrics)
+
+
+def fold_name(fold: int, seed: int) -> str:
+    """Return the name of a fold's folder."""
+    return f"fold-{fold}_seed-{seed}"
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a fold was tested and all its files were written."""
+    return (folder / METRICS).exists()
+
+
+def write_metrics(folder: Path, metrics: FoldMetrics) -> None:
+    """Write metrics.json; call it last, since it marks the fold as finished."""
+    write_json(folder / METRICS, asdict(metrics))
+
+
+def read_metrics(folder: Path) -> FoldMetrics:
+    """Read metrics.json, also that of an earlier version.
+
+    Raises:
+        RunError: It is missing or corrupt.
+    """
+    content = read_json(folder / METRICS, remove=folder)
+    try:
+        return _METRICS.validate_json(json.dumps(_with_new_names(content)), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        reason = f"{truncate('.'.join(map(str, first['loc'])))}: {first['msg']}"
+        raise corrupt_file(folder / METRICS, reason, remove=folder) from error
+    except RecursionError as error:
+        raise corrupt_file(folder / METRICS, error, remove=folder) from error
+
+
+def _with_new_names(content: Any) -> Any:
+    if not isinstance(content, dict):
+        return content
+    return {
+        RENAMED.get(key, key): _with_new_names(value) if key == "trouble" else value
+        for key, value in content.items()
+    }
+
+
+def write_model_card(
+    folder: Path,
+    *,
+    model: Mapping[str, Any],
+    features: Mapping[str, Any],
+    classes: Sequence[str],
+    corpus: str,
+    certificate: Mapping[str, Any],
+    fold: int,
+    seed: int,
+) -> None:
+    """Write model.json.
+
+    Args:
+        folder: Folder of the fold.
+        model: Fields of `ModelSettings`.
+        features: Arguments of `SpectrogramImages`.
+        classes: Class names, in the order of the targets.
+        corpus: `corpus.name`.
+        certificate: The split certificate of the run.
+        fold: Fold number.
+        seed: Seed of the training.
+    """
+    card = {
+        "model": model,
+        "classes": list(classes),
+        "features": features,
+        "corpus": corpus,
+        "protocol": certificate["protocol"],
+        "certificate": certificate["id"],
+        "fold": fold,
+        "seed": seed,
+        "test_clips": recordings_digest(certificate, fold),
+    }
+    write_json(folder / CARD, card)
+
+
+def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
+    """Return the digest of the recordings that a fold tests."""
+    return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
+
+
+def write_predictions(
+    folder: Path, classes: Sequence[str], tables: Mapping[str, PredictionTable]
+) -> None:
+    """Write predictions.csv.
+
+    Args:
+        folder: Folder of the fold.
+        classes: Class names, in the order of the targets.
+        tables: The predictions of each split, "dev" and "test".
+    """
+    header = [*PREDICTION_COLUMNS, *_prob_columns(classes), GATE_COLUMN]
+    rows = []
+    for split, table in tables.items():
+        gates = [""] * len(table.targets)
+        if table.gate is not None:
+            gates = [f"{gate:.6f}" for gate in table.gate]
+        columns = (table.utterances, table.speakers, table.targets, table.preds, table.probs, gates)
+        for utterance, speaker, target, pred, probs, gate in zip(*columns, strict=True):
+            words = [split, utterance, speaker, classes[target], classes[pred]]
+            rows.append([*words, *(f"{p:.6f}" for p in probs), gate])
+    write_csv(folder / PREDICTIONS, header, rows)
+
+
+def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -> PredictionTable:
+    """Read the predictions of one split.
+
+    Args:
+        folder: Folder of the fold.
+        classes: Class names, in the order of the targets.
+        split: "dev" or "test".
+        n: Number of utterances that metrics.json has.
+
+    Raises:
+        RunError: The file is missing or corrupt, or has another number of rows.
+    """
+    file = folder / PREDICTIONS
+    rows = read_table(file, [*PREDICTION_COLUMNS, GATE_COLUMN], remove=folder)
+    rows = [row for row in rows if row["split"] == split]
+    if len(rows) != n:
+        raise corrupt_file(file, f"{len(rows)} {split} rows, {METRICS} has {n}", remove=folder)
+    index = {name: i for i, name in enumerate(classes)}
+    try:
+        gate = [row[GATE_COLUMN] for row in rows]
+        return PredictionTable(
+            np.array([row["utterance"] for row in rows]),
+            np.array([row["speaker"] for row in rows]),
+            np.array([index[row["target"]] for row in rows]),
+            np.array([index[row["pred"]] for row in rows]),
+            np.array([[float(row[name]) for name in _prob_columns(classes)] for row in rows]),
+            None if "" in gate else np.array([float(value) for value in gate]),
+        )
+    except (KeyError, ValueError) as error:
+        raise corrupt_file(file, error, remove=folder) from error
+
+
+def _prob_columns(classes: Sequence[str]) -> list[str]:
+    return [f"prob_{name}" for name in classes]
+
+
+def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
+    """Write history.csv.
+
+    Args:
+        folder: Folder of the fold.
+        history: One mapping per epoch, all with the same keys in the same order.
+    """
+    rows = [list(epoch.values()) for epoch in history]
+    write_csv(folder / HISTORY, list(history[-1]), rows)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Read history.csv: one mapping per epoch with losses, learning rates and dev scores.
+
+    Raises:
+        RunError: It is missing or corrupt.
+    """
+    rows = read_table(folder / HISTORY, HISTORY_COLUMNS, remove=folder)
+    try:
+        return [{key: float(row[key]) for key in row} for row in rows]
+    except ValueError as error:
+        raise corrupt_file(folder / HISTORY, error, remove=folder) from error
+
+
+def write_environment(folder: Path, environment: Mapping[str, Any]) -> None:
+    """Write environment.json.
+
+    Args:
+        folder: Folder of a fold or a run.
+        environment: From `describe_environment`; that of a fold also has `seconds`.
+    """
+    write_json(folder / ENVIRONMENT, environment)
+
+
+def read_environment(folder: Path) -> dict[str, Any]:
+    """Read environment.json.
+
+    Raises:
+        RunError: It is missing or corrupt.
+    """
+    file = folder / ENVIRONMENT
+    environment = read_json(file, "command", "git_commit", remove=folder)
+    command, packages = environment["command"], environment.get("packages", {})
+    words = isinstance(command, list) and all(isinstance(word, str) for word in command)
+    numbers = isinstance(environment.get("seconds", 0), int | float)
+    if not (words and numbers and isinstance(packages, dict)):
+        reason = "command, packages or seconds have another type than a run writes"
+        raise corrupt_file(file, reason, remove=folder)
+    return environment
+
+
+def read_table(path: Path, columns: Sequence[str], remove: Path) -> list[dict[str, str]]:
+    """Read the rows of a CSV file of a run.
+
+    Args:
+        path: The file.
+        columns: Columns that it must have.
+        remove: Folder to remove so that the file is written again, for the message.
+
+    Raises:
+        RunError: It is missing or corrupt.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path, MAX_TABLE), newline="")))
+        if not rows or any(None in row or None in row.values() for row in rows):
+            raise ValueError("it is empty or cut short")
+        if missing := [column for column in columns if column not in rows[0]]:
+            raise ValueError(f"it has no column {', '.join(missing)}")
+    except (OSError, ValueError, csv.Error) as error:
+        raise corrupt_file(path, error, remove) from error
+    return rows

@@ -1,0 +1,153 @@
+"""A run folder is opened for a plan, refused to another config, and read back."""
+
+import csv
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from config.loading import load_config
+from corpora.plan import make_plan
+from storage.run_folder import (
+    UTTERANCE_COLUMNS,
+    check_run_folder,
+    open_run_folder,
+    read_run,
+    remove_run,
+)
+from system.errors import InputError
+from system.files import read_json
+from tests.conftest import write_fold
+
+ENVIRONMENT = {"command": ["train.py"], "git_commit": "abc", "folder": "/there"}
+BESIDE_FOLDS = {"config.yaml", "environment.json", "split_certificate.json", "utterances.csv"}
+
+
+@pytest.fixture
+def plan(tiny):
+    return make_plan(tiny())
+
+
+@pytest.fixture
+def folder(tmp_path: Path, plan) -> Path:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    open_run_folder(folder, plan, ENVIRONMENT)
+    return folder
+
+
+def test_an_opened_folder_has_the_config_the_certificate_and_the_utterances(folder, plan) -> None:
+    assert {path.name for path in folder.iterdir()} == {*BESIDE_FOLDS, "folds"}
+    assert load_config(folder / "config.yaml") == plan.config
+    assert read_json(folder / "split_certificate.json") == json.loads(json.dumps(plan.certificate))
+    assert read_json(folder / "environment.json") == ENVIRONMENT
+    with (folder / "utterances.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == UTTERANCE_COLUMNS
+    assert [row["utterance"] for row in rows] == sorted(u.id for u in plan.utterances)
+    first = min(plan.utterances, key=lambda u: u.id)
+    assert rows[0] == {
+        "utterance": first.id,
+        "speaker": first.speaker,
+        "gender": first.gender,
+        "session": first.session,
+        "portion": first.portion,
+        "text": first.text_id or "",
+        "seconds": f"{plan.recordings[first.path].seconds:.3f}",
+        "path": str(first.path.relative_to(plan.config.corpus.root)),
+    }
+
+
+def test_audio_outside_the_corpus_has_its_whole_path(tmp_path: Path, plan) -> None:
+    corpus = plan.config.corpus.model_copy(update={"root": str(tmp_path / "elsewhere")})
+    moved = replace(plan, config=plan.config.model_copy(update={"corpus": corpus}))
+    open_run_folder(tmp_path, moved, ENVIRONMENT)
+    first = min(plan.utterances, key=lambda u: u.id)
+    assert f",{first.path}\n" in (tmp_path / "utterances.csv").read_text()
+
+
+def test_bad_audio_is_listed(tmp_path: Path, plan) -> None:
+    bad = {Path("b.wav"): "is silent", Path("a.wav"): "is empty"}
+    open_run_folder(tmp_path, replace(plan, bad=bad), ENVIRONMENT)
+    listed = read_json(tmp_path / "bad_audio.json")
+    assert list(listed.items()) == [("a.wav", "is empty"), ("b.wav", "is silent")]
+
+
+def test_a_folder_of_other_splits_is_refused_and_not_touched(folder, plan) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    other = replace(plan, certificate={**plan.certificate, "id": "other"})
+    with pytest.raises(InputError, match=f"certificate {plan.certificate['id']} there, other now"):
+        open_run_folder(folder, other, {"command": []})
+    assert before == {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    open_run_folder(folder, plan, ENVIRONMENT)  # resumed
+
+
+def test_an_opened_folder_is_read_with_its_finished_folds(folder, plan) -> None:
+    with pytest.raises(InputError, match="no finished fold yet"):
+        read_run(folder)
+    utterance = plan.utterances[0]
+    write_fold(folder, 1, 0, [(utterance.id, utterance.speaker, "a", "b")])
+    run = read_run(folder)
+    assert run.certificate["id"] == plan.certificate["id"]
+    assert run.config["model.fusion"] == plan.config.model.fusion
+    assert run.audio_file(utterance.id) == utterance.path
+
+
+def test_a_relative_corpus_starts_where_the_run_was_started(folder, monkeypatch, plan) -> None:
+    utterance = plan.utterances[0]
+    fold = write_fold(folder, 1, 0, [(utterance.id, utterance.speaker, "a", "b")])
+    there = Path(plan.config.corpus.root).parent
+    (fold / "environment.json").write_text(json.dumps({**ENVIRONMENT, "folder": str(there)}))
+    run = read_run(folder)
+    config = {**run.config, "corpus.root": Path(plan.config.corpus.root).name}
+    assert replace(run, config=config).audio_file(utterance.id) == utterance.path
+    monkeypatch.chdir(there)
+    found = replace(run, config=config).audio_file(utterance.id)
+    assert not found.is_absolute() and found.resolve() == utterance.path.resolve()
+
+
+@pytest.mark.parametrize("override", ["run.workers=3", "corpus.root=elsewhere"])
+def test_where_and_how_much_to_run_may_differ(folder, tiny, override: str) -> None:
+    check_run_folder(folder, tiny(override), overwrite=False)
+
+
+def test_another_config_may_only_overwrite(folder, tiny) -> None:
+    with pytest.raises(InputError, match="(?s)another config:\n  optim.lr: 0.001 there, 0.5 now"):
+        check_run_folder(folder, tiny("optim.lr=0.5"), overwrite=False)
+    check_run_folder(folder, tiny("optim.lr=0.5"), overwrite=True)
+    (folder / "config.yaml").write_text("name: [")
+    with pytest.raises(InputError, match="of another version: give --overwrite to start anew"):
+        check_run_folder(folder, tiny(), overwrite=False)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("letter.txt", "it has no config.yaml"),
+        ("study.json", "it holds study.json"),
+        ("lr_range.json", "it holds lr_range.json"),
+    ],
+)
+def test_a_folder_that_is_not_a_run_is_refused(tmp_path, tiny, name, reason, overwrite) -> None:
+    for file in {name, "config.yaml"} - ({"config.yaml"} if name == "letter.txt" else set()):
+        (tmp_path / file).write_text("x")
+    with pytest.raises(InputError, match=f"is not a run folder .{reason}.: change name or run.ro"):
+        check_run_folder(tmp_path, tiny(), overwrite)
+
+
+@pytest.mark.parametrize("names", [[], ["ledger.jsonl"], [".lock", ".folds.removed"]])
+def test_what_a_removed_run_leaves_does_not_matter(tmp_path, tiny, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).write_text("x")
+    check_run_folder(tmp_path, tiny(), overwrite=False)
+
+
+def test_removing_keeps_the_ledger_and_the_locks(folder) -> None:
+    write_fold(folder, 1, 0, [("u", "s", "a", "b")])
+    (folder / ".lock").touch()
+    ledger = (folder / "ledger.jsonl").read_bytes()
+    remove_run(folder)
+    assert {path.name for path in folder.iterdir()} == {"ledger.jsonl", ".lock"}
+    assert (folder / "ledger.jsonl").read_bytes() == ledger

@@ -1,0 +1,22 @@
+"""Runs made in the tests' own process, as `train_gmu.py` makes them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.schema import Config
+from evaluation.summary import summarize
+from system.signals import Stop
+from training.experiment import open_run
+from training.fold import run_fold
+
+
+def run_experiment(
+    config: Config, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
+) -> Path:
+    """Train and test every fold and seed that is not finished; return the run folder."""
+    with open_run(config, command, overwrite, stop) as session:
+        for fold in session.folds():
+            run_fold(fold)
+            if session.is_main:
+                summarize(session.folder)
+    return session.folder

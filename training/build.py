@@ -1,0 +1,184 @@
+"""Build what trains one fold from its config: model, loss, optimizers, schedule, loaders."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from config.schema import Config
+from corpora.utterance import Utterance
+from data import (
+    EvalBatches,
+    ImageAugment,
+    ImageDataset,
+    ImageLoader,
+    TrainBatches,
+    WaveformDataset,
+    build_loader,
+)
+from features import SpectrogramImages
+from model_gmu import MaxMViTGMU
+from models.losses import FusionLoss
+from training.divergence import CLIPS_NAMED, DATA, Diverged, named
+from training.optim import Schedule, build_optimizers
+from training.session import Fold
+from training.state import TrainingState
+
+
+class Training(NamedTuple):
+    """A training before its first step."""
+
+    state: TrainingState
+    train_loader: DataLoader | ImageLoader
+
+
+def build_training(fold: Fold) -> Training:
+    """Build a fold's model, what trains it, and the batches of its training split."""
+    torch.manual_seed(fold.rng_seed)
+    store, device = fold.session.store, fold.session.accelerator.device
+    train = make_dataset(fold, fold.split.train, training=True)
+    model = build_model(fold.config, len(fold.classes), store.record[0])
+    if fold.config.train.normalize:
+        model.set_normalization(_statistics(fold, train))
+    state = build_state(fold, model, train.targets)
+    return Training(state, _train_loader(fold, train, device))
+
+
+def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
+    """Build the model of a config for images of so many channels."""
+    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model
+
+
+def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> TrainingState:
+    """Give a model its loss, optimizers and schedule.
+
+    Args:
+        fold: The training.
+        model: The untrained model.
+        train_targets: (N,) class indices of the training split, for class weights.
+    """
+    config, optim, accelerator = fold.config, fold.config.optim, fold.session.accelerator
+    loss = build_loss(config, train_targets, len(fold.classes)).to(accelerator.device)
+    parts = model.to(accelerator.device).parts()
+    optimizers = build_optimizers(
+        {**parts, "head": [*parts["head"], *loss.parameters()]},
+        optim.optimizer.model_dump(exclude_none=True),
+        optim.lr,
+        optim.backbone_lr_scale,
+        optim.weight_decay,
+    )
+    n_batches = len(train_batches(fold, len(fold.split.train)))
+    steps_per_epoch = -(-n_batches // config.train.accumulate)
+    schedule = Schedule(
+        optimizers,
+        optim.schedule,
+        n_steps=steps_per_epoch * config.train.epochs,
+        n_warmup=round(steps_per_epoch * (optim.warmup_epochs or 0)),
+        factor=optim.plateau_factor or 0.1,
+        patience=optim.plateau_patience or 0,
+        min_lr=optim.min_lr or 0.0,
+    )
+    return TrainingState(
+        model=model,
+        criterion=loss,
+        optimizers=optimizers,
+        schedule=schedule,
+        accelerator=accelerator,
+        seed=fold.rng_seed,
+        accumulate=config.train.accumulate,
+        clip_grad_norm=config.train.clip_grad_norm,
+        max_bad_steps=config.train.max_bad_steps,
+        names={part: fold.ids(utterances) for part, utterances in fold.split.parts()},
+        stop=fold.session.stop,
+        title=fold.name,
+    )
+
+
+def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
+    """Build the loss; balanced class weights are those of the training targets (N,)."""
+    weights = None
+    if config.loss.class_weights == "balanced":
+        counts = torch.bincount(targets, minlength=n_classes)
+        weights = len(targets) / (n_classes * counts.clamp_min(1))  # (K,)
+    values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
+    return FusionLoss(class_weights=weights, **values)
+
+
+def make_dataset(
+    fold: Fold, utterances: Sequence[Utterance], training: bool = False
+) -> ImageDataset:
+    """Return the stored images of one split; only training is augmented."""
+    augment = _image_augment(fold.config) if training else None
+    hashes, targets = fold.hashes(utterances), fold.targets(utterances)
+    return ImageDataset(fold.session.store, hashes, targets, augment, fold.rng_seed)
+
+
+def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
+    """Return this process's batches of a split, each crop once."""
+    size, rank, world = _batch_share(fold)
+    dataset = make_dataset(fold, utterances)
+    batches = EvalBatches(len(dataset), size, rank, world)
+    device, workers = fold.session.accelerator.device, fold.config.run.workers
+    return build_loader(dataset, batches, device, workers)
+
+
+def train_batches(fold: Fold, n: int) -> TrainBatches:
+    """Return which of n training utterances meet in which batch of this process."""
+    size, rank, world = _batch_share(fold)
+    return TrainBatches(n, size, fold.rng_seed, rank, world)
+
+
+def _batch_share(fold: Fold) -> tuple[int, int, int]:
+    """Return batch size, rank of this process, number of processes."""
+    accelerator: Accelerator = fold.session.accelerator
+    size = fold.config.train.batch_size
+    return size, accelerator.process_index, accelerator.num_processes
+
+
+def _train_loader(
+    fold: Fold, train: ImageDataset, device: torch.device
+) -> DataLoader | ImageLoader:
+    """Return the batches of the training split, from the store or from waveforms."""
+    config = fold.config
+    batches = train_batches(fold, len(train))
+    if config.train.images == "stored":
+        return build_loader(train, batches, device, config.run.workers)
+    images = SpectrogramImages(**fold.session.store.settings)
+    waveforms = WaveformDataset(
+        [utterance.path for utterance in fold.split.train],
+        fold.hashes(fold.split.train),
+        train.targets.tolist(),
+        images.input_rate,
+        images.crop_size,
+        config.augment.model_dump(exclude=set(ImageAugment._fields)),
+        fold.rng_seed,
+    )
+    loader = build_loader(waveforms, batches, device, config.run.workers)
+    return ImageLoader(loader, images, _image_augment(config), device)
+
+
+def _image_augment(config: Config) -> ImageAugment:
+    values = config.augment.model_dump()
+    return ImageAugment(*(values[name] for name in ImageAugment._fields))
+
+
+def _statistics(fold: Fold, train: ImageDataset) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return mean and deviation of the training images.
+
+    Raises:
+        RunError: Some images are not finite; normalised by these numbers all would be NaN.
+    """
+    statistics = fold.session.store.statistics(train.rows.tolist())
+    if not all(bool(values.isfinite().all()) for pair in statistics.values() for values in pair):
+        finite = [all(np.isfinite(view[row]).all() for view in train.views) for row in train.rows]
+        bad = np.unique(train.clips[~np.array(finite)])[:CLIPS_NAMED]
+        names = named(bad.tolist(), fold.ids(fold.split.train))
+        raise Diverged("normalization", [DATA], names).because((), "")
+    return statistics

@@ -1,0 +1,145 @@
+"""A session: config, plan, feature store, device and stop flag, opened once and handed on whole.
+
+Training, dry run, tuning, range test and gate analysis each open one. `session.fold(split, seed)`
+is one training in it.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+
+from config.schema import Config
+from corpora.plan import Plan, without_bad_audio
+from corpora.splits import Split
+from corpora.utterance import Utterance
+from storage.feature_store import FeatureStore
+from storage.fold_folder import fold_name
+from system.signals import Stop
+
+
+@dataclass(frozen=True)
+class Session:
+    """What everything that trains or evaluates needs.
+
+    Args:
+        config: Config of the run.
+        plan: Utterances, splits and certificate.
+        store: Feature store of the config's images.
+        accelerator: Device, precision and processes.
+        stop: Whether the process was asked to end.
+        environment: What results are made with, see `storage.provenance`.
+    """
+
+    config: Config
+    plan: Plan
+    store: FeatureStore
+    accelerator: Accelerator
+    stop: Stop = field(default_factory=Stop)
+    environment: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Run folder."""
+        return Path(self.config.run.root) / self.config.name
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process writes files and speaks for all."""
+        return self.accelerator.is_main_process
+
+    def fold(self, split: Split, seed: int) -> "Fold":
+        """Return one training: a split with a seed."""
+        return Fold(self, split, seed)
+
+    def folds(self) -> "Iterator[Fold]":
+        """Yield the folds that the config asks for, with each seed."""
+        for split in self.plan.wanted():
+            for seed in self.config.run.seeds:
+                yield self.fold(split, seed)
+
+    def with_images(self) -> "Session":
+        """Compute the images that the store lacks; leave out audio that proves bad."""
+        plan = self.plan
+        paths = {plan.hashes[utterance.path]: utterance.path for utterance in plan.utterances}
+        bad = self.store.build(paths, self.config.run.workers)
+        return replace(self, plan=without_bad_audio(plan, bad))
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One training: one split of a session with one seed."""
+
+    session: Session
+    split: Split
+    seed: int
+
+    @property
+    def config(self) -> Config:
+        """Config of the run."""
+        return self.session.config
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the targets."""
+        return tuple(self.session.plan.labels.classes)
+
+    @property
+    def name(self) -> str:
+        """Name of the fold's folder."""
+        return fold_name(self.split.fold, self.seed)
+
+    @property
+    def folder(self) -> Path:
+        """Folder of the fold."""
+        return self.session.folder / "folds" / self.name
+
+    @property
+    def rng_seed(self) -> int:
+        """Seed of everything random in this fold."""
+        sequence = np.random.SeedSequence((self.seed, self.split.fold))
+        return int(sequence.generate_state(1)[0])
+
+    def ids(self, utterances: Sequence[Utterance]) -> list[str]:
+        """Return utterance ids."""
+        return [utterance.id for utterance in utterances]
+
+    def hashes(self, utterances: Sequence[Utterance]) -> list[str]:
+        """Return audio hashes."""
+        return [self.session.plan.hashes[utterance.path] for utterance in utterances]
+
+    def targets(self, utterances: Sequence[Utterance]) -> list[int]:
+        """Return class indices."""
+        return [self.classes.index(utterance.label) for utterance in utterances]
+
+
+def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Session:
+    """Open a session whose images are in the feature store.
+
+    Raises:
+        InputError: Audio that proves bad may not be left out.
+        RunError: The store cannot be read or written.
+    """
+    session = Session(config, plan, open_store(config), make_accelerator(config), stop or Stop())
+    return session.with_images()
+
+
+def open_store(config: Config) -> FeatureStore:
+    """Open the feature store of a config's images; it is created by the first build."""
+    return FeatureStore(Path(config.run.store), feature_settings(config))
+
+
+def feature_settings(config: Config) -> dict[str, Any]:
+    """Return the arguments of `SpectrogramImages`, which also name the feature store."""
+    return {**config.features.model_dump(), "image_size": config.model.image_size}
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """Return device, precision and processes, with deterministic algorithms switched on."""
+    torch.use_deterministic_algorithms(True, warn_only=True)  # a few CUDA kernels have none
+    precision = "bf16" if config.train.precision == "bfloat16" else "no"
+    return Accelerator(mixed_precision=precision, cpu=config.run.device == "cpu")

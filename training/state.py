@@ -1,0 +1,97 @@
+"""The state of a training: one dataclass of named fields, saved and loaded whole."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from accelerate import Accelerator
+from torch import nn
+from torch.optim import Optimizer
+
+from models.losses import FusionLoss
+from system.signals import Stop
+from training.checkpoints import Place, Progress
+from training.collapse import CollapseMonitor
+from training.divergence import is_finite
+from training.optim import Schedule
+
+
+@dataclass
+class TrainingState:
+    """A model with everything that trains it.
+
+    Args:
+        model: The plain model; returns a `FusionOutput`.
+        criterion: Loss of logits, targets and views.
+        optimizers: All are stepped together.
+        schedule: Moves the learning rates.
+        accelerator: Device, precision and processes.
+        seed: Base seed; combined with epoch, batch and rank it seeds every step.
+        accumulate: Batches of one optimizer step.
+        clip_grad_norm: Largest gradient norm; None does not clip.
+        max_bad_steps: Largest number of consecutive steps that may be skipped as not finite.
+        names: Utterance ids of the `train` and `dev` splits, for messages.
+        stop: Whether the process was asked to end.
+        title: Name of the progress bar; empty shows none.
+    """
+
+    model: nn.Module
+    criterion: FusionLoss
+    optimizers: Sequence[Optimizer]
+    schedule: Schedule
+    accelerator: Accelerator
+    seed: int = 0
+    accumulate: int = 1
+    clip_grad_norm: float | None = None
+    max_bad_steps: int = 3
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    stop: Stop = field(default_factory=Stop)
+    title: str = ""
+
+    def __post_init__(self) -> None:
+        self.wrapped = self.accelerator.prepare(self.model)  # DDP where there are processes
+        self.criterion = self.criterion.to(self.accelerator.device)
+        self.progress = Progress()
+        self.monitor = CollapseMonitor(self.model)
+        self.trained = [*self.model.parameters(), *self.criterion.parameters()]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all that a later process needs to resume.
+
+        There is no random state in it: the draws of a step follow from seed, epoch, batch and rank.
+        """
+        return {
+            "progress": vars(self.progress),
+            "model": self.model.state_dict(),
+            "criterion": self.criterion.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "schedule": self.schedule.state_dict(),
+            "processes": self.accelerator.num_processes,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a saved state; states of older versions have no criterion.
+
+        Raises:
+            ValueError: The state is of another model or version.
+        """
+        try:
+            self.progress = Progress(**state["progress"])
+            self.model.load_state_dict(state["model"])
+            self.criterion.load_state_dict(state.get("criterion", self.criterion.state_dict()))
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            self.schedule.load_state_dict(state["schedule"])
+        except (RuntimeError, KeyError, TypeError) as error:
+            raise ValueError(str(error).splitlines()[0]) from error
+        use_float32(self.model, self.progress.float32)
+
+    def snapshot(self) -> tuple[dict[str, Any], Place] | None:
+        """Return state and place, or None where weights are not finite: the last one stays."""
+        finite = is_finite(self.model) and is_finite(self.criterion)
+        return (self.state_dict(), self.progress.place) if finite else None
+
+
+def use_float32(model: nn.Module, parts: Sequence[str]) -> None:
+    """Let parts of a model compute in float32, whatever precision the others have."""
+    model.float32 = frozenset(parts)  # type: ignore[assignment]
