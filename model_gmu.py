@@ -1,43 +1,43 @@
-"""The whole network: normalization, two backbones, and the head that joins them."""
+"""MaxMViT-GMU: two images of one recording, two backbones, one fusion head, emotion logits.
+
+    cqt (B, C, H, W) in dB -> normalise -> MaxViT -> feat_cqt (B, D_cqt) -+
+                                                                          +-> head -> logits (B, K)
+    mel (B, C, H, W) in dB -> normalise -> MViTv2 -> feat_mel (B, D_mel) -+     gate, views
+
+The heads and their formulas stand in `models.heads`.
+"""
 
 from collections.abc import Mapping
-from functools import partial
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
+from config.fusions import FUSIONS
+from config.schema import ModelConfig
 from models.backbones import check_tokens, create_backbone, drop_head, tokens
-from models.heads import ONE_BRANCH, FusionHead, FusionOutput
+from models.heads import FusionOutput, build_head
+from models.settings import ModelSettings
 from system.errors import InputError
 
 Features = tuple[Tensor | None, Tensor | None]  # (B, D_cqt), (B, D_mel), or tokens (B, N, D)
 
 
 class MaxMViTGMU(nn.Module):
-    """Images to emotion: normalization, two backbones, fusion head.
+    """Two backbones and the fusion head that joins them.
 
     Args:
-        n_classes: K.
-        fusion: One of `fusion.FUSIONS`.
-        cqt_backbone: timm name for the CQT image; None for `mel_only`.
-        mel_backbone: timm name for the Mel-STFT image; None for `cqt_only`.
-        image_size: Pixels, height and width.
-        n_channels: Channels of each image.
-        pretrained: Load timm's weights for branches without a file.
+        settings: Saved with the weights.
+        pretrained: Start from timm's weights in branches without a local file.
         cqt_weights: Local weights file of the CQT backbone.
         mel_weights: Local weights file of the Mel backbone.
-        fusion_hidden_dim: See `FusionHead`, as for all that follow.
-        gate_input: What the gate reads.
-        gate: Vector or scalar.
-        projection_dim: Width of the views.
-        attention_heads: Of the cross-modal attention.
-        match_parameters: As many in the head as in that of `gmu`.
-        mlp_hidden_dim: Units of the classifier's hidden layer.
-        dropout: Before the last layer.
 
     Shape:
         cqt, mel (B, C, H, W) in dB -> FusionOutput
+
+    Raises:
+        InputError: A backbone, image size, weights file or number of heads does not fit.
     """
 
     cqt_mean: Tensor
@@ -47,161 +47,152 @@ class MaxMViTGMU(nn.Module):
 
     def __init__(
         self,
-        n_classes: int,
-        fusion: str,
-        cqt_backbone: str | None,
-        mel_backbone: str | None,
-        image_size: int = 224,
-        n_channels: int = 1,
+        settings: ModelSettings,
+        *,
         pretrained: bool = False,
         cqt_weights: str | None = None,
         mel_weights: str | None = None,
-        fusion_hidden_dim: int | None = None,
-        gate_input: str | None = None,
-        gate: str | None = None,
-        projection_dim: int | None = None,
-        attention_heads: int | None = None,
-        match_parameters: bool | None = None,
-        mlp_hidden_dim: int = 512,
-        dropout: float = 0.2,
     ) -> None:
         super().__init__()
-        self.settings = {  # rebuilds the model around saved weights
-            name: value
-            for name, value in locals().items()
-            if name not in ("self", "__class__", "pretrained", "cqt_weights", "mel_weights")
-        }
-        self.reads_tokens = fusion == "cross_attention"
-        common = (image_size, n_channels, pretrained)
-        self.cqt_branch = _build_branch(fusion, "cqt", cqt_backbone, cqt_weights, *common)
-        self.mel_branch = _build_branch(fusion, "mel", mel_backbone, mel_weights, *common)
-        self.head = FusionHead(
-            _width(self.cqt_branch),
-            _width(self.mel_branch),
-            n_classes,
-            fusion,
-            fusion_hidden_dim,
-            gate_input,
-            gate,
-            projection_dim,
-            attention_heads,
-            match_parameters,
-            mlp_hidden_dim,
-            dropout,
+        self.settings = settings
+        self.fusion = FUSIONS[settings.fusion]
+        self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, pretrained, cqt_weights)
+        self.mel_branch = self._build_branch("mel", settings.mel_backbone, pretrained, mel_weights)
+        self.head = build_head((_width(self.cqt_branch), _width(self.mel_branch)), settings)
+        self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
+        for branch in ("cqt", "mel"):  # statistics of the training images in dB
+            self.register_buffer(f"{branch}_mean", torch.zeros(settings.n_channels, 1, 1))
+            self.register_buffer(f"{branch}_std", torch.ones(settings.n_channels, 1, 1))
+
+    @classmethod
+    def from_config(cls, model: ModelConfig, n_classes: int, n_channels: int = 1) -> Self:
+        """Build the network of section `model`, with the first weights that it names."""
+        return cls(
+            ModelSettings.from_config(model, n_classes, n_channels),
+            pretrained=model.pretrained,
+            cqt_weights=model.cqt_weights,
+            mel_weights=model.mel_weights,
         )
-        self.float32: frozenset[str] = frozenset()  # of cqt, mel, head: computed so in autocast
-        for branch in ("cqt", "mel"):  # of the training split, see `set_normalization`
-            self.register_buffer(f"{branch}_mean", torch.zeros(n_channels, 1, 1))
-            self.register_buffer(f"{branch}_std", torch.ones(n_channels, 1, 1))
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
-        """Return logits, gate and views of a batch of images."""
-        return self.fuse(self.features(cqt, mel))
+        """Return logits, gate and views: (B, C, H, W), (B, C, H, W) -> FusionOutput."""
+        feat_cqt, feat_mel = self.features(cqt, mel)  # (B, D_cqt), (B, D_mel)
+        return self.fuse((feat_cqt, feat_mel))  # (B, K), (B, D), (B, P), (B, P)
 
     def features(self, cqt: Tensor, mel: Tensor) -> Features:
-        """Return what the branches see: (B, C, H, W) x 2 -> (B, D_cqt), (B, D_mel).
+        """Return the features of both branches; None for a branch that the fusion does not read.
 
-        Tokens (B, N, D) where the fusion reads them; None for a branch that is not there.
+        Shape:
+            (B, C, H, W), (B, C, H, W) -> (B, D_cqt), (B, D_mel); tokens (B, N, D_cqt) and
+            (B, M, D_mel) where the fusion reads tokens
         """
-        return (
-            self._look("cqt", self.cqt_branch, cqt, self.cqt_mean, self.cqt_std),
-            self._look("mel", self.mel_branch, mel, self.mel_mean, self.mel_std),
-        )
+        feat_cqt = feat_mel = None
+        if self.cqt_branch is not None:
+            cqt = (cqt - self.cqt_mean) / self.cqt_std  # (B, C, H, W)
+            feat_cqt = self._encode("cqt", self.cqt_branch, cqt)  # (B, D_cqt)
+        if self.mel_branch is not None:
+            mel = (mel - self.mel_mean) / self.mel_std  # (B, C, H, W)
+            feat_mel = self._encode("mel", self.mel_branch, mel)  # (B, D_mel)
+        return feat_cqt, feat_mel
 
     def fuse(self, features: Features, forced_gate: float | None = None) -> FusionOutput:
-        """Return what the head makes of features, also with a gate of our own.
+        """Return the head's output for features.
+
+        Args:
+            features: From `features`, or changed by an intervention.
+            forced_gate: Overrides the gate, for interventions: 1 reads CQT alone, 0 Mel alone.
 
         Raises:
-            ValueError: The fusion has no gate to force.
+            ValueError: A branch is missing, or there is no gate to force.
         """
         feat_cqt, feat_mel = features
-        if "head" not in self.float32:
-            return self.head(feat_cqt, feat_mel, forced_gate)
-        with torch.autocast(self.cqt_mean.device.type, enabled=False):
-            wide = (None if f is None else f.float() for f in (feat_cqt, feat_mel))
-            return self.head(*wide, forced_gate)
-
-    def _look(
-        self, name: str, branch: nn.Module | None, image: Tensor, mean: Tensor, std: Tensor
-    ) -> Tensor | None:
-        if branch is None:
-            return None
-        image = (image - mean) / std
-        look = partial(tokens, branch) if self.reads_tokens else branch
-        if name not in self.float32:
-            return look(image)
-        with torch.autocast(image.device.type, enabled=False):
-            return look(image)
+        for branch, feature in (("cqt", feat_cqt), ("mel", feat_mel)):
+            if feature is None and branch in self.fusion.branches:
+                raise ValueError(f"{self.settings.fusion} needs the {branch} features")
+        if forced_gate is not None and not self.fusion.gated:
+            raise ValueError(f"{self.settings.fusion} has no gate to force")
+        forced = () if forced_gate is None else (forced_gate,)
+        with self._precision("head"):
+            if "head" in self.float32:
+                feat_cqt, feat_mel = (f if f is None else f.float() for f in (feat_cqt, feat_mel))
+            output: FusionOutput = self.head(feat_cqt, feat_mel, *forced)
+        return output
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Take mean and std (C,) in dB of the training images; they travel with the weights."""
+        """Take mean and std (C,) in dB of the training images; they are saved with the weights."""
         for branch, (mean, std) in statistics.items():
             getattr(self, f"{branch}_mean").copy_(mean[:, None, None])
             getattr(self, f"{branch}_std").copy_(std[:, None, None])
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters of `cqt`, `mel` and `head`, as far as there are such parts."""
+        """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not read."""
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
         return {name: list(m.parameters()) for name, m in modules.items() if m is not None}
 
+    def _build_branch(
+        self, branch: str, backbone: str | None, pretrained: bool, weights: str | None
+    ) -> nn.Module | None:
+        """Build a backbone, or nothing where the fusion does not read this branch."""
+        settings = self.settings
+        if branch not in self.fusion.branches:
+            return None
+        if backbone is None:
+            raise InputError(
+                f"{settings.fusion} reads the {branch} branch: set model.{branch}_backbone"
+            )
+        if self.fusion.reads_tokens:
+            check_tokens(backbone, settings.image_size, branch)
+        size, n_channels = settings.image_size, settings.n_channels
+        model = create_backbone(backbone, size, n_channels, pretrained, weights, branch)
+        return drop_head(model) if self.fusion.reads_tokens else model
 
-def check_settings(settings: Mapping[str, Any], n_classes: int = 2) -> None:
-    """Refuse settings of which no model can be made; takes no memory and reads no weights.
+    def _encode(self, part: str, backbone: nn.Module, image: Tensor) -> Tensor:
+        """Return pooled features (B, D) of an image, or its tokens (B, N, D)."""
+        with self._precision(part):
+            if self.fusion.reads_tokens:
+                return tokens(backbone, image)
+            features: Tensor = backbone(image)
+            return features
 
-    Args:
-        settings: Section `model` of a config.
-        n_classes: K.
+    def _precision(self, part: str) -> AbstractContextManager[object]:
+        """Switch autocast off where a part has to compute in float32."""
+        if part not in self.float32:
+            return nullcontext()
+        return torch.autocast(self.cqt_mean.device.type, enabled=False)
+
+
+def check_settings(model: ModelConfig, n_classes: int = 2) -> None:
+    """Refuse section `model` if no network can be built from it; needs no memory, reads no weights.
 
     Raises:
-        InputError: A backbone, an image size or a number of heads that does not fit.
+        InputError: A backbone, an image size or a number of heads does not fit.
     """
-    untrained = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
     with torch.device("meta"):
-        MaxMViTGMU(n_classes, **{**settings, **untrained})
+        MaxMViTGMU(ModelSettings.from_config(model, n_classes))
 
 
-def rebuild(settings: Mapping[str, Any], weights: Mapping[str, Tensor]) -> MaxMViTGMU:
-    """Return the model that `settings` (of a model.json) describe, with its saved weights."""
-    model = MaxMViTGMU(**settings)
+def rebuild(settings: ModelSettings, weights: Mapping[str, Tensor]) -> MaxMViTGMU:
+    """Return the trained network of a fold, in evaluation mode."""
+    model = MaxMViTGMU(settings)
     model.load_state_dict(dict(weights))
     return model.eval()
 
 
-def misfit(settings: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> str | None:
-    """Return how saved weights differ from the model of `settings`, or None; takes no memory.
+def misfit(settings: ModelSettings, shapes: Mapping[str, tuple[int, ...]]) -> str | None:
+    """Return the first difference between saved weights and the network, or None.
 
     Args:
-        settings: Arguments of `MaxMViTGMU`.
-        shapes: Of the weights, by name.
+        settings: From model.json; the network is built without memory.
+        shapes: Shape of each saved tensor by name.
     """
     with torch.device("meta"):
-        model = MaxMViTGMU(**settings)
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(wanted.keys() | shapes.keys()):
-        if wanted.get(name) != shapes.get(name):
-            here, there = (found.get(name, "none") for found in (wanted, shapes))
-            return f"{name}: the model has {here}, the weights have {there}"
+        model = MaxMViTGMU(settings)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    for name in sorted(expected.keys() | shapes.keys()):
+        if expected.get(name) != shapes.get(name):
+            of_model, of_weights = expected.get(name, "none"), shapes.get(name, "none")
+            return f"{name}: the model has {of_model}, the weights have {of_weights}"
     return None
-
-
-def _build_branch(
-    fusion: str,
-    key: str,
-    backbone: str | None,
-    weights: str | None,
-    image_size: int,
-    n_channels: int,
-    pretrained: bool,
-) -> nn.Module | None:
-    """Build the backbone of a branch, or nothing where the fusion reads the other branch alone."""
-    if ONE_BRANCH.get(fusion, key) != key:
-        return None
-    if backbone is None:
-        raise InputError(f"{fusion} reads the {key} branch: set model.{key}_backbone")
-    if fusion == "cross_attention":
-        check_tokens(backbone, image_size, key)
-    model = create_backbone(backbone, image_size, n_channels, pretrained, weights, key)
-    return drop_head(model) if fusion == "cross_attention" else model
 
 
 def _width(branch: nn.Module | None) -> int:

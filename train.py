@@ -2,7 +2,7 @@
 
 import sys
 
-from config.schema import UNGATED
+from config.fusions import UNGATED
 from train_gmu import main
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 import sys
 from collections.abc import Sequence
 
+from config.fusions import GATED
 from config.loading import load_config
-from config.schema import GATED
 from corpora.readers import check_corpus_exists
 from system.cli import exit_status, say
 from system.signals import Stop

@@ -26,6 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from model_gmu import MaxMViTGMU
 from models.heads import n_parameters
 from models.losses import FusionLoss
+from models.settings import ModelSettings
 from scripts.write_tables import costs_markdown
 from storage.provenance import git_commit, processor
 from system.files import read_json, write_json
@@ -101,14 +102,15 @@ class Candidate(NamedTuple):
 
 def build(networks: Networks, settings: dict[str, Any]) -> MaxMViTGMU:
     """Return an untrained network."""
-    return MaxMViTGMU(
-        N_CLASSES,
+    model_settings = ModelSettings(
+        n_classes=N_CLASSES,
         cqt_backbone=networks.cqt,
         mel_backbone=networks.mel,
         image_size=networks.side,
         mlp_hidden_dim=networks.mlp_hidden_dim,
         **settings,
     )
+    return MaxMViTGMU(model_settings)
 
 
 def candidate(networks: Networks, settings: dict[str, Any], device: str) -> Candidate:

@@ -17,6 +17,7 @@ from benchmarks.front_end import machine
 from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
+from models.settings import ModelSettings
 from training.checkpoints import Checkpoints
 from training.engine import train_step
 from training.optim import Schedule, build_optimizers
@@ -28,7 +29,14 @@ N_CLASSES = 8
 
 def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
     """Return a trainer of the gated fusion with untrained networks on the CPU."""
-    model = MaxMViTGMU(N_CLASSES, "gmu", cqt_backbone, mel_backbone, SIDE)
+    settings = ModelSettings(
+        n_classes=N_CLASSES,
+        fusion="gmu",
+        cqt_backbone=cqt_backbone,
+        mel_backbone=mel_backbone,
+        image_size=SIDE,
+    )
+    model = MaxMViTGMU(settings)
     optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
     return TrainingState(
         model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True)

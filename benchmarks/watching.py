@@ -17,6 +17,7 @@ from benchmarks.resilience import N_CLASSES, SIDE, make_batch
 from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
+from models.settings import ModelSettings
 from training.engine import train_step
 from training.evaluate import Predictions, evaluate
 from training.optim import Schedule, build_optimizers
@@ -25,7 +26,14 @@ from training.state import TrainingState
 
 def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
     """Return a trainer of the contrastive fusion, of which most is watched."""
-    model = MaxMViTGMU(N_CLASSES, "gmu_contrastive", cqt_backbone, mel_backbone, SIDE)
+    settings = ModelSettings(
+        n_classes=N_CLASSES,
+        fusion="gmu_contrastive",
+        cqt_backbone=cqt_backbone,
+        mel_backbone=mel_backbone,
+        image_size=SIDE,
+    )
+    model = MaxMViTGMU(settings)
     optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 1e-6)
     return TrainingState(
         model, FusionLoss(), optimizers, Schedule(optimizers), Accelerator(cpu=True)

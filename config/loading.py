@@ -1,4 +1,4 @@
-"""YAML recipes with `base:` parents, `section.key=value` overrides, errors that name the key."""
+"""Configs: YAML files with `base:` parents, overrides, and errors that name key and file."""
 
 import json
 import re
@@ -10,19 +10,20 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from config.schema import ONLY_WITH, Config
+from config.effects import ONLY_WITH, keys_without_effect, usual_value
+from config.schema import Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
 from system.text import control_character, short_repr, truncate
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML recipe with its parents, apply `section.key=value` overrides, and check it all.
+    """Read a YAML file and its parents, apply `section.key=value` overrides, and check the result.
 
     Args:
-        path: A YAML file; `base: other.yaml` inherits from a file beside it.
-        overrides: For example `optim.lr=1e-3` or `run.folds=[1,2]`; values are YAML; the last one
-            of a key wins.
+        path: YAML file; `base: other.yaml` in it inherits from a file in the same folder.
+        overrides: For example `optim.lr=1e-3` or `run.folds=[1,2]`, with YAML values; the last
+            override of a key wins.
 
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
@@ -37,11 +38,11 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         config = Config.model_validate(values)
     except ValidationError as error:
         raise InputError(_explain(error, sources, str(path))) from None
-    return _apply_only_with(config, sources)
+    return _complete(config, sources)
 
 
 def dump_config(config: Config) -> str:
-    """Return the resolved config as YAML that `load_config` reads back to the same config."""
+    """Return the complete config as YAML, which `load_config` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
 
 
@@ -59,11 +60,11 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def json_schema() -> str:
-    """Return the schema that editors complete keys from; a child may leave out any key."""
+    """Return the JSON schema for editors, in which no key is required: a child may omit any."""
     schema = Config.model_json_schema()
     schema["properties"]["base"] = {
         "type": "string",
-        "description": "Parent file, beside this one.",
+        "description": "Parent file, in the same folder.",
     }
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
@@ -71,17 +72,17 @@ def json_schema() -> str:
 
 
 MAX_PARENTS = 20  # files in one chain of `base:`
-MAX_DEPTH = 10  # sections in sections
+MAX_DEPTH = 10  # nested sections
 FINDINGS_SHOWN = 20
-UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's paths
+UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's `loc`
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
+    """Safe YAML loader that reads 1e-3 as a number and refuses duplicate keys and aliases."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping with distinct keys."""
-        if not isinstance(node, yaml.MappingNode):  # a tag can say so of anything
+        """Build a mapping, or refuse a duplicate key."""
+        if not isinstance(node, yaml.MappingNode):  # `!!map` may tag any value
             raise yaml.constructor.ConstructorError(None, None, "!!map must be a mapping")
         seen = set()
         for key_node, _ in node.value:
@@ -96,14 +97,14 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases: a value inside itself has no end, a nest of them no limit."""
+        """Refuse aliases, which allow values of unlimited depth and size."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "an alias (*name): use `base:`", mark)
         return super().compose_node(parent, index)
 
 
-_Loader.add_implicit_resolver(  # YAML 1.1 wants "1.0e-3"; people write "1e-3"
+_Loader.add_implicit_resolver(  # YAML 1.1 reads only "1.0e-3" as a number
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
     list("-+0123456789"),
@@ -111,10 +112,14 @@ _Loader.add_implicit_resolver(  # YAML 1.1 wants "1.0e-3"; people write "1e-3"
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Return what YAML says.
+    """Return the value of a YAML text.
+
+    Args:
+        text: YAML.
+        source: Where the text comes from, for the error message.
 
     Raises:
-        InputError: It is not valid; names `source`.
+        InputError: The text is not valid YAML.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
@@ -125,14 +130,14 @@ def read_yaml(text: str, source: str) -> Any:
 
 
 def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, mapping), the oldest parent first."""
+    """Yield (file, mapping) of a file and its parents, the oldest parent first."""
     try:
         resolved, text = path.resolve(), read_text(path, MAX_CONFIG)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: circular links
         raise InputError(f"cannot read the config file {path}: {error}") from None
     if resolved in seen:
         chain = " -> ".join(file.name for file in (*seen, resolved))
-        raise InputError(f"config files inherit in a circle: {chain}")
+        raise InputError(f"config files inherit from each other in a circle: {chain}")
     if len(seen) > MAX_PARENTS:
         raise InputError(f"{path}: more than {MAX_PARENTS} files inherit from one another")
     mapping = read_yaml(text, str(path))
@@ -150,19 +155,20 @@ def parse_override(text: str) -> dict[str, Any]:
     """Return `section.key=value` as nested sections.
 
     Raises:
-        InputError: It is not written so.
+        InputError: The text does not have this form.
 
     >>> parse_override("optim.optimizer={cqt: sgd}")
     {'optim': {'optimizer': {'cqt': 'sgd'}}}
     """
     key, equals, value = text.partition("=")
     if not equals or not key or "" in key.split(".") or key.count(".") > MAX_DEPTH:
-        raise InputError(f"an override is written section.key=value, got {short_repr(text)}")
+        raise InputError(f"an override must be section.key=value, got {short_repr(text)}")
     if len(text) > MAX_CONFIG:
         raise InputError(f"the override {short_repr(text)} is longer than {MAX_CONFIG} characters")
-    nested: Any = read_yaml(value, f"the value of {truncate(key)}")
-    for part in reversed(key.split(".")):
-        nested = {part: nested}
+    *sections, name = key.split(".")
+    nested = {name: read_yaml(value, f"the value of {truncate(key)}")}
+    for section in reversed(sections):
+        nested = {section: nested}
     return nested
 
 
@@ -173,6 +179,7 @@ def _merge(
     sources: dict[str, str],
     at: str = "",
 ) -> None:
+    """Write new values over `target`, and for each dotted key where its value comes from."""
     for key, value in new.items():
         dotted = f"{at}{key}"
         if isinstance(value, Mapping) and isinstance(target.get(key), dict):
@@ -186,7 +193,7 @@ def _merge(
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> str:
-    """Turn pydantic's findings into lines that name key, place, what is allowed."""
+    """Turn pydantic's findings into lines that name key, file and what is allowed."""
     lines = []
     findings = error.errors()
     for finding in findings[:FINDINGS_SHOWN]:
@@ -223,29 +230,31 @@ def _fields_at(path: Sequence[str]) -> list[str]:
     return list(model.model_fields)
 
 
-def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
-    """Refuse keys that could have no effect; fill in those that apply and were left at null."""
+def _complete(config: Config, sources: Mapping[str, str]) -> Config:
+    """Refuse keys without effect, and give those that are null and have one their usual value."""
     values = config.model_dump()
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
-    for key, only in ONLY_WITH.items():
-        applies = leaves[only.controller] in only.values
-        if leaves[key] is not None and not applies:
+    without_effect = keys_without_effect(leaves)
+    for key in without_effect:
+        if leaves[key] is not None:
+            decides, allowed, _ = ONLY_WITH[key]
             raise InputError(
                 f"{key} (in {sources.get(key, 'the defaults')}) has no effect with "
-                f"{only.controller}={leaves[only.controller]}: remove it or set it to "
-                f"null, or set {only.controller} to {' or '.join(only.values)}"
+                f"{decides}={leaves[decides]}: remove it or set it to null, or set {decides} to "
+                f"{' or '.join(allowed)}"
             )
-        if leaves[key] is None and applies:
+    for key in ONLY_WITH:
+        if leaves[key] is None and key not in without_effect:
             *sections, name = key.split(".")
-            reduce(lambda inner, part: inner[part], sections, values)[name] = only.default
+            reduce(lambda inner, part: inner[part], sections, values)[name] = usual_value(key)
     config = Config.model_validate(values)
     _check_pairs(config)
     return config
 
 
 def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse what can be no part of a path or name, and would end in a file that cannot be read."""
+    """Refuse characters that no path or name may hold, and that YAML could not read back."""
     for key, value in leaves.items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and (found := control_character(text)):
@@ -254,25 +263,25 @@ def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, 
 
 
 def _check_pairs(config: Config) -> None:
-    """Refuse values that are fine alone and wrong together."""
+    """Refuse values that are valid alone but not together."""
     optim, train, corpus = config.optim, config.train, config.corpus
     if optim.plateau_patience is not None and train.patience is not None:
-        lowers = optim.plateau_patience + 1  # torch waits for one epoch more than its patience
-        if train.patience <= lowers:
+        lowered_after = optim.plateau_patience + 1  # bad epochs; torch waits one more
+        if train.patience <= lowered_after:
             raise InputError(
-                f"train.patience={train.patience} would stop training before an epoch ran at the "
-                f"rate that optim.plateau_patience={optim.plateau_patience} lowers: "
-                f"set train.patience to {lowers + 1} or more"
+                f"train.patience={train.patience} would stop training before the learning rate is "
+                f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
+                f"train.patience to {lowered_after + 1} or more"
             )
     if optim.schedule == "cosine" and (optim.warmup_epochs or 0) >= train.epochs:
         raise InputError(
-            f"optim.warmup_epochs={optim.warmup_epochs:g} leaves nothing of train.epochs="
-            f"{train.epochs} for the cosine: make it smaller"
+            f"optim.warmup_epochs={optim.warmup_epochs:g} must be below train.epochs="
+            f"{train.epochs}, or no epoch is left for the cosine"
         )
     if config.augment.gain_db and config.features.reference == "clip":
         raise InputError(
             f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
-            "clip, which removes the level: set it to 0 or take features.reference=full_scale"
+            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
         )
     _check_heads(config)
     _check_contrast(config)
@@ -283,34 +292,35 @@ def _check_pairs(config: Config) -> None:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
     if (corpus.manifest is None) == (corpus.name == "manifest"):
         raise InputError(
-            "corpus.manifest must be set: the CSV or JSONL file with path, label, speaker"
+            "corpus.manifest must be set to a CSV or JSONL file with path, label and speaker"
         )
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):
-            raise InputError(f"{name} must name each one once and at least one, got {items}")
+            raise InputError(f"{name} must list at least one number and none twice, got {items}")
 
 
 def _check_heads(config: Config) -> None:
-    """Refuse heads that do not divide a width that is given; that of backbones is asked later."""
+    """Refuse attention heads that do not divide a given width; a backbone's is checked later."""
     width, heads = config.model.fusion_hidden_dim, config.model.attention_heads
     if width is not None and heads is not None and width % heads:
         raise InputError(
             f"model.attention_heads={heads} must divide model.fusion_hidden_dim={width}: "
-            "choose another of the two"
+            "change one of the two"
         )
 
 
 def _check_contrast(config: Config) -> None:
-    """Refuse labels where clips have two of them, and a temperature outside its range."""
+    """Refuse class-aware negatives together with mixup, and a temperature outside its range."""
     loss = config.loss
     if config.augment.mixup and loss.same_class not in (None, "negatives"):
         raise InputError(
-            f"loss.same_class={loss.same_class} needs clips of one class each, and augment.mixup="
-            f"{config.augment.mixup:g} mixes them: set one to negatives or the other to 0"
+            f"loss.same_class={loss.same_class} needs utterances of one class each, but augment."
+            f"mixup={config.augment.mixup:g} mixes two: set loss.same_class to negatives or "
+            "augment.mixup to 0"
         )
     if (between := loss.temperature_range) is not None and loss.temperature is not None:
         if not between[0] < loss.temperature < between[1]:
             raise InputError(
-                f"loss.temperature={loss.temperature:g} must lie between the ends of "
-                f"loss.temperature_range={between}, lowest first: learning begins there"
+                f"loss.temperature={loss.temperature:g} must lie between the two values of "
+                f"loss.temperature_range={between}, lowest first: learning starts there"
             )

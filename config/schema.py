@@ -1,134 +1,224 @@
-"""The schema of a run: every section and key, its type, range, unit and default.
+"""The schema of a config: every section and key with its type, range, unit and default.
 
-A key is accepted only where it has an effect: `ONLY_WITH` lists the keys that belong to one choice
-of another key, with the value they take there when left at null.
+A key is accepted only where it has an effect, see `config.effects`. The texts below the keys are
+what editors show: `python -m scripts.make_schema` writes them to configs/schema.json.
 """
 
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
-from config.signal_schema import AugmentConfig, Count, FeaturesConfig, Fraction, Positive, Section
+from config.fusions import FUSIONS
 
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3e38
+Decibel = Annotated[float, Field(ge=-20, le=100)]
+Count = Annotated[int, Field(ge=1)]
+Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
-Fusion = Literal[
-    "concat",
-    "mean",
-    "sum",
-    "gmu",
-    "gmu_contrastive",
-    "cross_attention",
-    "cqt_only",
-    "mel_only",
-]
+if TYPE_CHECKING:
+    FusionName = str
+else:
+    FusionName = Literal[tuple(FUSIONS)]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys and wrong types are refused, values never change."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
 
 
 class CorpusConfig(Section):
-    """Which recordings, and what their labels mean."""
+    """Which recordings to use, and what their labels mean."""
 
     name: Literal["iemocap", "esd", "ravdess", "emodb", "cremad", "manifest"]
     root: str
-    """Folder of the corpus; for a manifest, the folder its paths start from."""
+    """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None
-    """CSV or JSONL file with path, label, speaker; only for `name: manifest`."""
+    """CSV or JSONL file with path, label and speaker; only with `name: manifest`."""
     absolute_paths: bool | None = None
-    """Let the manifest name files outside `root` (absolute, ~, or with ..); null is false."""
+    """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
-    """Name of a label set, e.g. iemocap4-exc; for a manifest `all` or a list of class names."""
+    """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names."""
     subset: str = "all"
     """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
     expect_published_counts: bool | None = None
-    """Stop when the class counts differ from those published for the label set; null is true."""
+    """Stop if the class counts differ from those published for the label set; null is true."""
     on_bad_audio: Literal["error", "skip"] = "error"
-    """Stop at unreadable files, or leave them out and list them in the run folder."""
+    """Stop at unreadable audio files, or skip them and list them in the run folder."""
 
 
 class ProtocolConfig(Section):
-    """Who is trained on, who selects, who is tested."""
+    """Which utterances train, select (dev) and test the model."""
 
     split: Literal[
         "leave-one-session-out", "leave-one-speaker-out", "speaker-k-fold", "random-utterance"
     ]
     dev: Literal["session", "speaker", "fold", "speakers", "random"] | None = None
-    """What makes up the dev split; null is the usual one of the split."""
+    """What the dev split consists of; null is the usual choice for the split."""
     n_folds: Annotated[int, Field(ge=3)] | None = None
-    """Number of folds of speaker-k-fold and random-utterance."""
+    """Number of folds; only with speaker-k-fold and random-utterance."""
     allow_speaker_overlap: bool = False
-    """Needed for random-utterance, whose scores say nothing about unheard speakers."""
+    """Required for random-utterance, whose scores say nothing about unseen speakers."""
     text_groups: Annotated[int, Field(ge=2)] | None = None
-    """Deal the texts to so many groups and test each apart, a fold for each part and group: no text
-    that is tested is trained or selected on; null counts shared texts and lets them be."""
+    """Split the sentences into this many groups, and make one fold for each part and group: no
+    tested sentence is trained or selected on. null allows shared sentences and counts them."""
     near_identical: Literal["refuse", "count"] = "refuse"
-    """Stop when recordings in two parts of a fold are nearly the same, or count and list them."""
+    """Stop if recordings in two parts of a fold are nearly identical, or count and list them."""
+
+
+class CqtConfig(Section):
+    """Constant-Q transform, with librosa's parameter names."""
+
+    fmin: Annotated[float, Field(ge=1)] = 32.70319566257483
+    """Hz; the default is the note C1."""
+    n_bins: Annotated[int, Field(ge=1, le=2000)] = 84
+    bins_per_octave: Annotated[int, Field(ge=2, le=200)] = 12
+    hop_length: Count = 512
+    """Samples."""
+    window: Window = "hann"
+    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
+    filter_scale: Positive = 1.0
+    """Scales the length of the wavelets: below 1 is sharper in time, above 1 in frequency."""
+
+
+class MelConfig(Section):
+    """Mel-STFT, with librosa's parameter names."""
+
+    n_fft: Annotated[int, Field(ge=16, le=131_072)] = 4096
+    """Samples."""
+    hop_length: Count = 256
+    """Samples."""
+    n_mels: Annotated[int, Field(ge=4, le=2000)] = 128
+    fmin: Annotated[float, Field(ge=0)] = 0.0
+    """Hz."""
+    fmax: Positive | None = None
+    """Hz; null is half the sample rate."""
+    window: Window = "hann"
+    """Any of scipy.signal.get_window: a name, or a list of name and parameters."""
+    win_length: Count | None = None
+    """Length of the window in samples; null is n_fft."""
+
+
+class FeaturesConfig(Section):
+    """From a waveform to two images in dB."""
+
+    sample_rate: Annotated[int, Field(ge=4000, le=192_000)] = 44_100
+    """Hz; hop_length and n_fft count samples at this rate. Images reach up to half of it."""
+    input_rate: Annotated[int, Field(ge=4000, le=192_000)] | None = None
+    """Hz at which audio is read, e.g. 16000 for a 16 kHz corpus, and then resampled on the device;
+    null is sample_rate."""
+    cqt: CqtConfig = CqtConfig()
+    mel: MelConfig = MelConfig()
+    top_db: Positive = 80.0
+    """dB kept below the reference."""
+    reference: Literal["clip", "full_scale"] = "clip"
+    """What 0 dB is: the recording's own maximum (removes its level), or a full-scale tone."""
+    channels: Literal["static", "delta"] = "static"
+    """One channel, or three: static, delta and delta-delta."""
+    seconds: Annotated[float, Field(ge=0.1, le=60)] | None = None
+    """Length of a crop: training takes one at random, evaluation averages over all crops; null
+    stretches each recording to the image width."""
+
+
+class AugmentConfig(Section):
+    """Random changes of the training data, drawn anew in each epoch; 0 is off."""
+
+    freq_mask: Fraction = 0.0
+    """Largest masked fraction of the image height."""
+    time_mask: Fraction = 0.0
+    """Largest masked fraction of the image width."""
+    time_shift: Fraction = 0.0
+    """Largest shift, as a fraction of the image width."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
+    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level; this and the three below only with train.images=computed."""
+    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
+    """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
+    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest change of speed, which also changes pitch: 0.1 is 0.9 to 1.1."""
+    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
+    """Largest change of pitch in semitones, at constant speed."""
 
 
 class ModelConfig(Section):
-    """Two backbones and the head that joins them."""
+    """Two backbones and the fusion head that joins them."""
 
-    fusion: Fusion
+    fusion: FusionName
+    """How the head joins the features of both branches, or which single branch it reads."""
     fusion_hidden_dim: Width | None = None
-    """Units of the joined vector; null is the width of the wider branch."""
+    """Width of the fused vector; null is the width of the wider branch."""
     gate_input: Literal["projected", "features"] | None = None
-    """What the gate reads: tanh projections (GloMER) or features (Arevalo et al. 2017)."""
+    """What the gate reads: the tanh projections, or the features (Arevalo et al. 2017)."""
     gate: Literal["vector", "scalar"] | None = None
-    """A gate for each unit, or one for all of them."""
+    """One gate for each unit of the fused vector, or one for all units."""
     projection_dim: Width | None = None
     """Width of the views that the contrastive loss compares."""
     attention_heads: Annotated[int, Field(ge=1, le=64)] | None = None
-    """Heads of the attention between the branches; must divide the width of the joined vector."""
+    """Heads of the cross-modal attention; must divide the width of the fused vector."""
     match_parameters: bool | None = None
     """Widen the classifier (concat) or the projections (mean, sum) until the head has as many
-    parameters as that of gmu with the same settings (concat: of the usual width); null is false."""
+    parameters as gmu's with the same settings (concat: of the default width); null is false."""
     cqt_backbone: str | None = None
-    """timm's name; null is maxvit_base_tf_224, or no branch for mel_only."""
+    """Name of a timm model; null is maxvit_base_tf_224, or no branch with mel_only."""
     mel_backbone: str | None = None
-    """timm's name; null is mvitv2_base, or no branch for cqt_only."""
+    """Name of a timm model; null is mvitv2_base, or no branch with cqt_only."""
     pretrained: bool = True
-    """Start from timm's weights; a branch with a weights file of its own takes that."""
+    """Start from timm's weights; a branch with a local weights file loads that file instead."""
     cqt_weights: str | None = None
-    """Local weights file (.safetensors, or .pth holding tensors only)."""
+    """Local weights file (.safetensors, or .pth with tensors only)."""
     mel_weights: str | None = None
+    """Local weights file, as for cqt_weights."""
     image_size: ImageSize = 224
-    """Pixels, height and width."""
+    """Height and width in pixels."""
     mlp_hidden_dim: Width = 512
+    """Units of the classifier's hidden layer."""
     dropout: Fraction = 0.2
-    """Before the last layer, and of the attention between the branches."""
+    """Before the last layer, and on the weights of the cross-modal attention."""
 
 
 class LossConfig(Section):
-    """Cross-entropy, and what the contrastive fusion adds."""
+    """Cross-entropy, and the terms that the contrastive fusion adds."""
 
     label_smoothing: Fraction = 0.0
+    """Label smoothing of the cross-entropy."""
     class_weights: Literal["none", "balanced"] = "none"
-    """Weights of cross-entropy: none, or inverse to the class counts of the training split."""
+    """Class weights of the cross-entropy: none, or inverse to the training counts."""
     alpha: Annotated[float, Field(ge=0, le=1.5)] | None = None
     """Weight of the consistency and diversity terms."""
     diversity: Literal["minimised", "maximised"] | None = None
-    """What is done to the distance of the views: minimised as in GloMER's code, which pulls them
-    together, or maximised, as the term's name says."""
+    """Whether the distance between the views is minimised as in GloMER's code, which pulls them
+    together, or maximised as the name of the term suggests."""
     temperature: Temperature | None = None
-    """Divides the similarities of views; small is hard on the nearest negatives."""
+    """Divides the similarities of views; a small value stresses the nearest negatives."""
     temperature_range: Annotated[list[Temperature], Field(min_length=2, max_length=2)] | None = None
-    """[lowest, highest]: the temperature is learned within them, from `temperature`; null keeps
-    it as it is."""
+    """[lowest, highest]: learn the temperature within this range, starting from `temperature`; null
+    keeps it fixed."""
     nt_xent: Literal["simclr", "cross_modal", "symmetric"] | None = None
-    """Who looks for its partner where: all views among all (Chen et al. 2020), the CQT views among
-    the Mel views (GloMER's code), or that and its opposite (Radford et al. 2021)."""
+    """Which views search for their partner, and where: all views among all (Chen et al. 2020), CQT
+    views among Mel views (GloMER's code), or both directions (Radford et al. 2021)."""
     same_class: Literal["negatives", "ignored", "positives"] | None = None
-    """What other clips of a clip's class are: pushed apart as all others (NT-Xent), left out, or
-    partners as well (supervised contrastive, Khosla et al. 2020)."""
+    """How to treat other utterances of the same class: as negatives (NT-Xent), not at all, or as
+    further positives (supervised contrastive, Khosla et al. 2020)."""
 
 
 class BranchOptimizers(Section):
-    """The optimizer of each part."""
+    """The optimizer of each part of the model."""
 
     cqt: Optimizer | None = None
-    """null is adam, or none where there is no such branch."""
+    """null is adam, or none with mel_only."""
     mel: Optimizer | None = None
-    """null is radam, or none where there is no such branch."""
+    """null is radam, or none with cqt_only."""
     head: Optimizer = "adam"
 
 
@@ -137,58 +227,66 @@ class OptimConfig(Section):
 
     optimizer: BranchOptimizers = BranchOptimizers()
     lr: Positive = 0.02
+    """Learning rate of the head, and of the backbones before backbone_lr_scale."""
     backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Learning rate of both backbones, as a multiple of `lr`."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Multiplies the learning rate at a plateau of dev UA."""
     plateau_patience: Annotated[int, Field(ge=0)] | None = None
-    """Epochs without a better dev UA that are borne; the rate falls at the next one."""
+    """Epochs without a better dev UA that are tolerated; the next one lowers the learning rate."""
     min_lr: Annotated[float, Field(ge=0)] | None = None
+    """Lowest learning rate of the head; the backbones' is in proportion."""
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     """Epochs of linear rise before the cosine."""
 
 
 class TrainConfig(Section):
-    """One fold's training."""
+    """Training of one fold."""
 
     epochs: Count = 50
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Clips a process a step."""
+    """Utterances per step and process."""
     accumulate: Count = 1
-    """Batches whose gradients are added up before a step."""
+    """Batches whose gradients are added up before each optimizer step."""
     clip_grad_norm: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
     patience: Count | None = None
     """Epochs without a better dev UA before training stops; null trains all epochs."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """float16 is not offered: MViTv2 overflows in it."""
+    """float16 is not offered, because MViTv2 overflows in it."""
     checkpoint_minutes: Positive | None = 15.0
-    """Minutes between two saved states within an epoch, beside the one at each epoch's end; null is
-    none. It changes no result and may differ when a run is resumed."""
+    """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
+    only that one. Does not change results, and may differ when a run is resumed."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 3
-    """Steps in a row that are skipped because the loss or gradient is NaN or infinite; at the next
-    one training goes back to the last epoch's end and tries float32, or stops with the cause."""
+    """Consecutive steps that may be skipped because the loss or a gradient is NaN or infinite.
+    After more, training returns to the last epoch's end and tries float32, or stops."""
     channels_last: bool = True
+    """Memory format of the convolution kernels: channels last, or contiguous."""
     normalize: bool = True
-    """Subtract the mean of the training split's images and divide by their deviation, a view and
-    channel each; false gives the networks dB."""
+    """Subtract the mean of the training images and divide by their deviation, per branch and
+    channel; false passes dB to the networks."""
     images: Literal["stored", "computed"] = "stored"
-    """Training images: from the feature store, or from waveforms, a batch at a time, on the
-    training device. Evaluation always reads the store."""
+    """Training images: read from the feature store, or computed from waveforms batch by batch on
+    the training device. Evaluation always reads the store."""
 
 
 class RunConfig(Section):
     """Where and what to run; nothing here changes a fold's result."""
 
     root: str = "runs"
+    """Folder of the run folders."""
     store: str = "runs/features"
     """Folder of the feature store, shared by all runs."""
     folds: list[Count] | None = None
-    """Folds to run, e.g. [1, 2]; null is all of them."""
+    """Folds to run, e.g. [1, 2]; null runs all."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    """Seeds to run; each trains every fold once."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
-    """Processes that load data, and threads that build the feature store; 0 is neither."""
+    """Processes that load data, and threads that build the feature store; 0 uses none."""
     device: Literal["auto", "cpu"] = "auto"
+    """`auto` takes a GPU if there is one."""
 
 
 class Config(Section):
@@ -205,52 +303,3 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     run: RunConfig = RunConfig()
-
-
-class Only(NamedTuple):
-    """A key that works only with some values of another key."""
-
-    controller: str
-    values: tuple[Any, ...]
-    default: Any  # taken where it works and is null
-
-
-PUBLISHED = ("iemocap", "esd", "ravdess", "emodb", "cremad")
-GATED = ("gmu", "gmu_contrastive", "cross_attention")
-UNGATED = tuple(fusion for fusion in get_args(Fusion) if fusion not in GATED)
-PROJECTED = ("mean", "sum", *GATED)
-CONTRASTIVE = ("gmu_contrastive",)
-READ_CQT = tuple(fusion for fusion in get_args(Fusion) if fusion != "mel_only")
-READ_MEL = tuple(fusion for fusion in get_args(Fusion) if fusion != "cqt_only")
-ONLY_WITH = {
-    "corpus.manifest": Only("corpus.name", ("manifest",), None),
-    "corpus.absolute_paths": Only("corpus.name", ("manifest",), False),
-    "corpus.expect_published_counts": Only("corpus.name", PUBLISHED, True),
-    "protocol.n_folds": Only("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
-    "augment.gain_db": Only("train.images", ("computed",), 0.0),
-    "augment.snr_db": Only("train.images", ("computed",), None),
-    "augment.speed": Only("train.images", ("computed",), 0.0),
-    "augment.pitch": Only("train.images", ("computed",), 0.0),
-    "model.fusion_hidden_dim": Only("model.fusion", PROJECTED, None),
-    "model.gate_input": Only("model.fusion", GATED, "projected"),
-    "model.gate": Only("model.fusion", GATED, "vector"),
-    "model.projection_dim": Only("model.fusion", CONTRASTIVE, 128),
-    "model.attention_heads": Only("model.fusion", ("cross_attention",), 4),
-    "model.match_parameters": Only("model.fusion", ("concat", "mean", "sum"), False),
-    "model.cqt_backbone": Only("model.fusion", READ_CQT, "maxvit_base_tf_224"),
-    "model.mel_backbone": Only("model.fusion", READ_MEL, "mvitv2_base"),
-    "model.cqt_weights": Only("model.fusion", READ_CQT, None),
-    "model.mel_weights": Only("model.fusion", READ_MEL, None),
-    "loss.alpha": Only("model.fusion", CONTRASTIVE, 0.3),
-    "loss.diversity": Only("model.fusion", CONTRASTIVE, "minimised"),
-    "loss.temperature": Only("model.fusion", CONTRASTIVE, 0.07),
-    "loss.temperature_range": Only("model.fusion", CONTRASTIVE, None),
-    "loss.nt_xent": Only("model.fusion", CONTRASTIVE, "simclr"),
-    "loss.same_class": Only("model.fusion", CONTRASTIVE, "negatives"),
-    "optim.optimizer.cqt": Only("model.fusion", READ_CQT, "adam"),
-    "optim.optimizer.mel": Only("model.fusion", READ_MEL, "radam"),
-    "optim.plateau_factor": Only("optim.schedule", ("plateau",), 0.1),
-    "optim.plateau_patience": Only("optim.schedule", ("plateau",), 2),
-    "optim.min_lr": Only("optim.schedule", ("plateau", "cosine"), 1e-6),
-    "optim.warmup_epochs": Only("optim.schedule", ("cosine",), 0.0),
-}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from config.schema import ONLY_WITH
+from config.effects import has_effect, usual_value
 from corpora.certificate import protocol_parts
 from evaluation.metrics import SCORES
 from evaluation.significance import holm, mcnemar, paired_test
@@ -61,9 +61,9 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
         values = {
             name: run.config.get(key)
             for name, run in zip(names, runs, strict=True)
-            if _has_effect(key, run.config)
+            if has_effect(run.config, key)
         }
-        default = [ONLY_WITH[key].default] if 0 < len(values) < len(runs) else []
+        default = [usual_value(key)] if 0 < len(values) < len(runs) else []
         if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
             differences[key] = values
     return differences
@@ -83,11 +83,6 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     if len(set(names)) < len(names):
         raise InputError(f"a run is named twice: {', '.join(names)}; name each once")
     return names
-
-
-def _has_effect(key: str, config: Mapping[str, Any]) -> bool:
-    only = ONLY_WITH.get(key)
-    return only is None or config.get(only.controller) in only.values
 
 
 def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
+from storage.fold_folder import PredictionTable
 from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text

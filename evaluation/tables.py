@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from config.schema import ONLY_WITH
+from config.effects import usual_value
 from corpora.splits import STAMP
 from storage.ledger import repeated_evaluations
 from system.text import printable
@@ -286,8 +286,8 @@ def _differences(comparison: Comparison, a: str, b: str) -> str:
     words = []
     for key, values in comparison["config_differences"].items():
         both = a in values and b in values
-        default = None if both or key not in ONLY_WITH else ONLY_WITH[key].default
-        if values.get(a, default) != values.get(b, default):
+        usual = None if both else usual_value(key)
+        if values.get(a, usual) != values.get(b, usual):
             words.append(f"{key}: {setting(values, a)} / {setting(values, b)}")
     return ", ".join(words) or "nothing"
 

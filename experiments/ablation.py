@@ -18,10 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.effects import deciding_key, keys_without_effect
+from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import dump_config, flatten, load_config, parse_override, read_yaml
-from config.schema import GATED, ONLY_WITH, Config
+from config.schema import Config
 from experiments.jobs import Job
-from experiments.search_space import SECTIONS, as_overrides, idle_keys
+from experiments.search_space import SECTIONS, as_overrides
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, RunError, nearest
 
@@ -49,7 +51,7 @@ class PlannedRun:
 
     def command(self, *arguments: str) -> tuple[str, ...]:
         """Return the command that trains it; of a key given twice the last value counts."""
-        entry = "train_gmu.py" if self.config.model.fusion in GATED else "train.py"
+        entry = ALL_FUSIONS[self.config.model.fusion].entry
         config = ("--config", str(self.file), *self.overrides)
         return (sys.executable, str(HERE / entry), *config, *arguments)
 
@@ -120,7 +122,7 @@ def load_study(
     _check_matched(overrides, chosen)
     runs = []
     for variant, changes in chosen.items():
-        idle = [key for key in idle_keys(changes) if config[key] is not None]
+        idle = [key for key in keys_without_effect(changes) if config[key] is not None]
         named = {"name": f"{name}_{variant}", **dict.fromkeys(idle), **changes} if changes else {}
         try:
             runs.append(_planned_run(file, as_overrides(named), shares[variant]))
@@ -237,12 +239,12 @@ def _check_matched(overrides: Sequence[str], variants: Mapping[str, Mapping[str,
 def _depends_on(override: str, keys: Collection[str]) -> bool:
     """Return whether one of some keys decides if an override has an effect."""
     leaves = flatten(parse_override(override))
-    return any(key in ONLY_WITH and ONLY_WITH[key].controller in keys for key in leaves)
+    return any(deciding_key(key) in keys for key in leaves)
 
 
 def _share(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[str]]:
     """Return for each override the parts that have an effect beside some values of other keys."""
-    share, idle = [], set(idle_keys(values))
+    share, idle = [], set(keys_without_effect(values))
     for override in overrides:
         leaves = flatten(parse_override(override))
         used = {key: value for key, value in leaves.items() if key not in idle}

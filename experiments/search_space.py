@@ -14,8 +14,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from config.effects import deciding_key, has_effect, keys_without_effect
 from config.loading import flatten, load_config, read_yaml
-from config.schema import ONLY_WITH, Config
+from config.schema import Config
 from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
 from system.text import short_repr, truncate
@@ -60,11 +61,10 @@ def read_space(
     space, left_out = {}, []
     varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
-        only = ONLY_WITH.get(key)
-        if only and not set(varied.get(only.controller, [config[only.controller]])) & {
-            *only.values
-        }:
-            setting = f"{only.controller}={config[only.controller]}"
+        controller = deciding_key(key)
+        values = varied.get(controller, [config[controller]]) if controller else []
+        if controller and not any(has_effect({controller: value}, key) for value in values):
+            setting = f"{controller}={config[controller]}"
             left_out.append(f"{key} is left out of the space: it has no effect with {setting}")
         else:
             space[key] = distribution
@@ -80,20 +80,7 @@ def trial_overrides(values: Mapping[str, Any]) -> list[str]:
     >>> trial_overrides({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
     ['optim.lr=1e-05', 'model.fusion_hidden_dim=null']
     """
-    return as_overrides({**values, **dict.fromkeys(idle_keys(values))})
-
-
-def idle_keys(values: Mapping[str, Any]) -> list[str]:
-    """Return the keys that have no effect with these values of other keys.
-
-    >>> "loss.alpha" in idle_keys({"model.fusion": "gmu", "loss.alpha": 0.3})
-    True
-    """
-    return [
-        key
-        for key, only in ONLY_WITH.items()
-        if values.get(only.controller, only.values[0]) not in only.values
-    ]
+    return as_overrides({**values, **dict.fromkeys(keys_without_effect(values))})
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -208,10 +195,10 @@ def _check_ends(
 ) -> None:
     """Load the config with each end and each choice."""
     for key, distribution in space.items():
-        only, controller = ONLY_WITH.get(key), {}
-        if only and only.controller in space:
-            choices = _ends(space[only.controller])
-            controller = {only.controller: next(v for v in choices if v in only.values)}
+        decides, controller = deciding_key(key), {}
+        if decides is not None and decides in space:
+            choices = _ends(space[decides])
+            controller = {decides: next(v for v in choices if has_effect({decides: v}, key))}
         for value in _ends(distribution):
             try:
                 trial = trial_overrides({**controller, key: value})

@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from experiments.search_space import Space, idle_keys
+from config.effects import keys_without_effect
+from experiments.search_space import Space
 from system.disk import make_folder
 from system.errors import RunError
 from system.locks import alone, in_turn, is_held
@@ -240,7 +241,7 @@ def _result(trial: "FrozenTrial") -> Result:
     states[TrialState.WAITING] = RUNNING
     reported = trial.intermediate_values  # {epoch: best dev UA so far}
     best = trial.value if trial.value is not None else max(reported.values(), default=None)
-    idle = idle_keys(trial.params)
+    idle = keys_without_effect(trial.params)
     seconds = trial.duration.total_seconds() if trial.duration else 0.0  # since its last start
     return Result(
         number=trial.number,

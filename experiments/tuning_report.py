@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from config.fusions import FUSIONS
 from config.loading import dump_config, load_config
-from config.schema import GATED
 from experiments.study import COMPLETE, Result, Study
 from system.disk import atomic_write
 from system.files import write_csv, write_text
@@ -132,7 +132,7 @@ def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) 
         fold=(config.run.folds or [1])[0],
         seed=config.run.seeds[0],
         command=printable(shlex.join(command), keep=""),
-        entry="train_gmu.py" if config.model.fusion in GATED else "train.py",
+        entry=FUSIONS[config.model.fusion].entry,
         file=printable(shlex.quote(str(file)), keep=""),
     )
     write_text(file, header + dump_config(config))

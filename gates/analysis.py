@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from config.fusions import GATED
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import summarize
 from gates import figures
@@ -45,7 +46,6 @@ from gates.values import (
     utterance_rows,
 )
 from inference.predictor import model_name, weights_digests
-from models.heads import GATED
 from storage.run_folder import Run, read_run
 from system.disk import atomic_write, failure, make_folder, sync_folder
 from system.errors import InputError

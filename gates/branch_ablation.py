@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from config.fusions import ONE_BRANCH
 from evaluation.comparison import compare
 from evaluation.metrics import SCORES, recalls
 from evaluation.significance import (
@@ -25,7 +26,6 @@ from evaluation.tables import setting
 from gates.frozen import BRANCHES, FrozenFold, Fused, HeadInputs, OnBatch
 from gates.results import BranchAblation, BranchDifference, Estimate, Intervention, UnimodalRun
 from inference.predictor import weights_digests
-from models.heads import ONE_BRANCH
 from storage.run_folder import Run
 from system.errors import InputError
 

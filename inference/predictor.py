@@ -109,7 +109,7 @@ def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
     Raises:
         RunError: They do not fit, or a file is corrupt.
     """
-    file, settings = folder / "model.safetensors", card.of_model()
+    file, settings = folder / "model.safetensors", card.settings()
     if reason := misfit(settings, tensor_shapes(file)):
         reason = f"model.json and model.safetensors are not of one model: {reason}"
         raise corrupt_file(folder, reason)

@@ -1,4 +1,28 @@
-"""Contrastive terms between the two views of each clip, and what they do to the sphere of views."""
+"""Contrastive terms between the two views of each utterance, and measures of how views spread.
+
+Utterance i has the views z_cqt[i] and z_mel[i]; only their directions count:
+    a = z_cqt / |z_cqt|,  b = z_mel / |z_mel|                                     (B, P)
+
+NT-Xent (Chen et al. 2020, equation 1) compares all 2B views with each other:
+    similarity = [a; b] [a; b]^T / temperature                                    (2B, 2B)
+    loss[i] = -log( exp(similarity[i, p]) / sum_j exp(similarity[i, j]) )         (2B,)
+where p is the partner of view i, the other view of its utterance, and the sum leaves out i itself.
+The loss is the mean of loss[i]. Two boolean masks say what a pair (i, j) is: `partners` is True for
+positives, `left_out` for pairs that do not count, all others are negatives. With several positives
+loss[i] is their mean (Khosla et al. 2020, L_out). GloMER's code is `cross_modal`, one way only:
+    similarity = a b^T / temperature                                              (B, B)
+and `symmetric` is the mean of the losses of similarity and similarity^T (Radford et al. 2021).
+
+    consistency  L_con = 1 - mean_i a_i . b_i
+    diversity    L_div = mean_i |a_i - b_i|
+Since |a - b|^2 = 2 - 2 a . b, minimising L_div as GloMER's code does also pulls the views together.
+
+On the unit sphere (Wang & Isola 2020, with their exponent 2 and t = 2):
+    alignment = mean_i |a_i - b_i|^2,  uniformity(a) = log mean_{i<j} exp(-2 |a_i - a_j|^2)
+
+GloMER's code differs: NT-Xent acts on one projection head shared by both modalities, L_con and
+L_div on the pooled features before the GMU. Here all act on z_cqt and z_mel, see `models.heads`.
+"""
 
 import torch
 from torch import Tensor
@@ -16,49 +40,47 @@ def nt_xent(
     labels: Tensor | None = None,
     same_class: str = "negatives",
 ) -> Tensor:
-    """Pull the two views of a clip together, push other clips' views away.
-
-    The mean over views i of -log softmax of the similarities of i, at its partners.
+    """Return NT-Xent: pull the views of an utterance together, push those of others away.
 
     Args:
-        z_cqt: One view of each clip, any length.
-        z_mel: The other view, in the same order.
+        z_cqt: CQT view of each utterance; its length does not matter.
+        z_mel: Mel view of each utterance, in the same order.
         temperature: Divides the cosine similarities.
-        form: `simclr`: each of the 2B views looks for its partner among the other 2B - 1;
-            `cross_modal`: each CQT view looks for its partner among the B Mel views;
-            `symmetric`: the mean of that and of the Mel views among the CQT views.
-        labels: Class of each clip; needed but for `negatives`.
-        same_class: Other clips of the clip's class are `negatives` as all others, `ignored`, or
-            `positives`: partners too, each with an equal share.
+        form: `simclr`: each of the 2B views searches its partner among the other 2B - 1;
+            `cross_modal`: each CQT view searches among the B Mel views;
+            `symmetric`: the mean of `cross_modal` and of Mel views searching among CQT views.
+        labels: Class of each utterance; not needed for `negatives`.
+        same_class: Other utterances of the same class are `negatives` like all others, `ignored`,
+            or `positives`: further partners with equal shares.
 
     Shape:
         (B, P), (B, P), labels (B,) -> ()
 
     Raises:
-        ValueError: An unknown word, or no labels where they are needed.
+        ValueError: `form` or `same_class` is unknown, or labels are missing.
 
     Source:
         `simclr`: Chen et al. 2020, equation 1; with `positives` Khosla et al. 2020, equation 2
-        (L_out). `cross_modal`: GloMER's code, one way only. `symmetric`: Radford et al. 2021.
-        `ignored`: as Huynh et al. 2022 eliminate false negatives, here known by their labels.
+        (L_out). `cross_modal`: GloMER's code. `symmetric`: Radford et al. 2021. `ignored`: false
+        negatives are eliminated as by Huynh et al. 2022, here known by their labels.
     """
     if form not in FORMS or same_class not in SAME_CLASS:
         raise ValueError(
-            f"form is one of {', '.join(FORMS)} and same_class of {', '.join(SAME_CLASS)}, "
-            f"got {form!r} and {same_class!r}"
+            f"form must be one of {', '.join(FORMS)} and same_class one of "
+            f"{', '.join(SAME_CLASS)}, got {form!r} and {same_class!r}"
         )
     a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
-    partners, left_out = _roles(len(a), labels, same_class, a.device)  # (B, B) each
+    partners, left_out = _masks(len(a), labels, same_class, a.device)  # (B, B), (B, B)
     if form == "simclr":
         views = torch.cat([a, b])  # (2B, P)
         itself = torch.eye(len(views), dtype=torch.bool, device=a.device)  # (2B, 2B)
         partners, left_out = partners.repeat(2, 2) & ~itself, left_out.repeat(2, 2) | itself
-        return _find(views @ views.T / temperature, partners, left_out)
+        return _mean_loss(views @ views.T / temperature, partners, left_out)
     similarity = a @ b.T / temperature  # (B, B), CQT views by Mel views
-    one_way = _find(similarity, partners, left_out)
+    one_way = _mean_loss(similarity, partners, left_out)
     if form == "cross_modal":
         return one_way
-    return (one_way + _find(similarity.T, partners, left_out)) / 2
+    return (one_way + _mean_loss(similarity.T, partners, left_out)) / 2
 
 
 def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
@@ -67,30 +89,29 @@ def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
 
 
 def diversity(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return the mean distance of the unit views: (B, P), (B, P) -> ().
+    """Return the mean distance between the unit views: (B, P), (B, P) -> ().
 
     Source:
-        GloMER's code, which minimises it: whatever the name says, that pulls the views together.
+        GloMER's code, which minimises it and so pulls the views together, despite its name.
     """
-    difference = F.normalize(z_cqt, dim=1) - F.normalize(z_mel, dim=1)  # (B, P)
-    return (difference.square().sum(1) + 1e-12).sqrt().mean()  # finite slope where both agree
+    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
+    return ((a - b).square().sum(1) + 1e-12).sqrt().mean()  # 1e-12: finite gradient at a = b
 
 
 def alignment(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return how far the views of a clip are apart on the unit sphere, 0 is together.
-
-    The mean squared distance, 0 to 4: (B, P), (B, P) -> ().
+    """Return the mean squared distance between unit views, 0 to 4: (B, P), (B, P) -> ().
 
     Source:
         Wang & Isola 2020, with their exponent 2.
     """
-    return (F.normalize(z_cqt, dim=1) - F.normalize(z_mel, dim=1)).square().sum(1).mean()
+    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
+    return (a - b).square().sum(1).mean()
 
 
 def uniformity(z: Tensor) -> Tensor:
-    """Return how evenly views cover the unit sphere: 0 is one point, lower is more even.
+    """Return how evenly views cover the unit sphere: (B, P) -> ().
 
-    log mean exp(-2 |z_i - z_j|^2) over all pairs i < j: (B, P) -> (); 0 for less than two.
+    0 is a single point, lower is more even; 0 also for fewer than two views.
 
     Source:
         Wang & Isola 2020, with their t = 2.
@@ -101,23 +122,23 @@ def uniformity(z: Tensor) -> Tensor:
     return (-2 * squared).exp().mean().log()
 
 
-def _roles(
+def _masks(
     n: int, labels: Tensor | None, same_class: str, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return which clips are partners and which are left out, (n, n) each, bool."""
-    same_clip = torch.eye(n, dtype=torch.bool, device=device)
+    """Return `partners` and `left_out` between n utterances: (n, n), (n, n), bool."""
+    same_utterance = torch.eye(n, dtype=torch.bool, device=device)
     if same_class == "negatives":
-        return same_clip, torch.zeros_like(same_clip)
+        return same_utterance, torch.zeros_like(same_utterance)
     if labels is None:
-        raise ValueError(f"same_class={same_class!r} needs the labels of the clips")
-    kin = labels[:, None] == labels
+        raise ValueError(f"same_class={same_class!r} needs the labels of the utterances")
+    same_label = labels[:, None] == labels
     if same_class == "positives":
-        return kin, torch.zeros_like(kin)
-    return same_clip, kin & ~same_clip
+        return same_label, torch.zeros_like(same_label)
+    return same_utterance, same_label & ~same_utterance
 
 
-def _find(similarity: Tensor, partners: Tensor, left_out: Tensor) -> Tensor:
-    """Return the mean cross-entropy of finding each row's partners: (N, N) x 3 -> ()."""
+def _mean_loss(similarity: Tensor, partners: Tensor, left_out: Tensor) -> Tensor:
+    """Return the mean of loss[i] over the rows: (N, N), (N, N), (N, N) -> ()."""
     log_probs = similarity.masked_fill(left_out, float("-inf")).log_softmax(1)  # (N, N)
-    each = log_probs.masked_fill(~partners, 0.0).sum(1) / partners.sum(1)  # (N,)
-    return -each.mean()
+    of_partners = log_probs.masked_fill(~partners, 0.0).sum(1) / partners.sum(1)  # (N,)
+    return -of_partners.mean()

@@ -1,37 +1,44 @@
-"""The head that joins two branches: baselines, gates, cross-modal attention, and the classifier.
+"""Fusion heads: from the features of both branches to logits, one small class per fusion.
+
+Every head maps feat_cqt (B, D_cqt) and feat_mel (B, D_mel) to one `FusionOutput`:
+
+    concat           fused = [feat_cqt; feat_mel]                        (B, D_cqt + D_mel)
+    projections      h_cqt = tanh(W_c feat_cqt + b_c)                    (B, D)
+                     h_mel = tanh(W_m feat_mel + b_m)                    (B, D)
+    mean, sum        fused = (h_cqt + h_mel) / 2, or h_cqt + h_mel       (B, D)
+    gmu              gate  = sigmoid(W_g [h_cqt; h_mel] + b_g)           (B, D), or (B, 1)
+                     fused = gate * h_cqt + (1 - gate) * h_mel           (B, D)
+    gmu_contrastive  gmu, and views z_cqt, z_mel of h_cqt, h_mel         (B, P)
+    cross_attention  gmu on features that attended to the other branch; reads tokens (B, N, D_cqt)
+    cqt_only         fused = feat_cqt;  mel_only: fused = feat_mel
+
+    logits = classifier(fused)                                           (B, K)
 
 Polarity of the gate, everywhere: **1 trusts CQT / MaxViT, 0 trusts Mel-STFT / MViTv2**.
+
+timm's published MaxViT ends in a tanh, so feat_cqt lies in (-1, 1); feat_mel of MViTv2 does not.
 """
 
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from system.errors import InputError
+from config.fusions import FUSIONS, fusions_that
+from models.attention import CrossAttention
+from models.settings import ModelSettings
 
-FUSIONS = (
-    "concat",
-    "mean",
-    "sum",
-    "gmu",
-    "gmu_contrastive",
-    "cross_attention",
-    "cqt_only",
-    "mel_only",
-)
-GATED = ("gmu", "gmu_contrastive", "cross_attention")
-MATCHED = ("concat", "mean", "sum")  # may have as many parameters as gmu
-ONE_BRANCH = {"cqt_only": "cqt", "mel_only": "mel"}
+Widths = tuple[int, int]  # D_cqt and D_mel, 0 for a branch that the fusion does not read
 
 
 class FusionOutput(NamedTuple):
-    """What every fusion returns; None where it has no such thing."""
+    """Output of every head; None where the fusion does not have a value."""
 
     logits: Tensor  # (B, K)
-    gate: Tensor | None  # (B, D), or (B, 1) of a scalar gate; 1 = CQT, 0 = Mel
-    z_cqt: Tensor | None  # (B, P), unnormalised view for the contrastive loss
-    z_mel: Tensor | None  # (B, P)
+    gate: Tensor | None = None  # (B, D), or (B, 1) of a scalar gate
+    z_cqt: Tensor | None = None  # (B, P), unnormalised view for the contrastive loss
+    z_mel: Tensor | None = None  # (B, P)
 
 
 class Projections(nn.Module):
@@ -48,25 +55,22 @@ class Projections(nn.Module):
 
 
 class GMU(Projections):
-    """Gated Multimodal Unit: a gate for each unit chooses between the two branches.
-
-    h_cqt = tanh(W_c feat_cqt + b_c), h_mel = tanh(W_m feat_mel + b_m)
-    gate = sigmoid(W_g [h_cqt; h_mel] + b_g), fused = gate * h_cqt + (1 - gate) * h_mel
+    """Gated Multimodal Unit: for each unit a gate weighs the two branches.
 
     Args:
         cqt_features: Width of feat_cqt.
         mel_features: Width of feat_mel.
-        hidden_dim: D, units of the fused vector.
+        hidden_dim: D, width of the fused vector.
         gate_input: `projected`: the gate reads h_cqt and h_mel; `features`: it reads the features.
-        gate: `vector`: a gate for each unit; `scalar`: one for all, (B, 1).
+        gate: `vector`: one gate for each unit; `scalar`: one for all units.
 
     Shape:
         (B, cqt_features), (B, mel_features) -> fused, gate, h_cqt, h_mel, each (B, D); a scalar
         gate is (B, 1)
 
     Source:
-        Arevalo et al. 2017, equation 1, gate on the features and without biases. GloMER's gate
-        reads the projections: our default.
+        Arevalo et al. 2017, equation 1, whose gate reads the features and has no biases, as (with
+        a bias) does GloMER's public code. The default here reads the projections.
     """
 
     def __init__(
@@ -83,213 +87,215 @@ class GMU(Projections):
         self.gate = nn.Linear(width, hidden_dim if gate == "vector" else 1)
 
     def forward(
-        self, feat_cqt: Tensor, feat_mel: Tensor, forced: float | None = None
+        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return fused, gate, h_cqt, h_mel; `forced` takes the place of the gate's own values."""
-        h_cqt, h_mel = self.project(feat_cqt, feat_mel)  # (B, D) each
-        read = (h_cqt, h_mel) if self.gate_input == "projected" else (feat_cqt, feat_mel)
-        gate = torch.sigmoid(self.gate(torch.cat(read, 1)))  # (B, D) or (B, 1)
-        if forced is not None:
-            gate = torch.full_like(gate, forced)
-        return gate * h_cqt + (1 - gate) * h_mel, gate, h_cqt, h_mel
-
-
-class CrossAttention(nn.Module):
-    """Each branch's tokens look at the other's, then both are averaged over their tokens.
-
-    t_cqt = W_c LN(tokens_cqt) + b_c, t_mel = W_m LN(tokens_mel) + b_m
-    a_cqt = t_cqt + Attention(query t_cqt, keys and values t_mel), and a_mel the other way round
-
-    The norms come first since the published MaxViT has its own behind the pooling: its tokens are
-    some 20 times as long as those of MViTv2, and would drive the tanh behind them to its ends.
-
-    Args:
-        cqt_features: Width of the CQT tokens.
-        mel_features: Width of the Mel tokens.
-        hidden_dim: D, must be divisible by `heads`.
-        heads: Of each attention.
-        dropout: Of the attention weights.
-
-    Raises:
-        InputError: It is not.
-
-    Shape:
-        (B, N, cqt_features), (B, M, mel_features) -> (B, D), (B, D)
-
-    Source:
-        Lu et al. 2019 (ViLBERT), co-attention in both directions, one layer and without its
-        feed-forward block; attention by torch's own module. What the GMU makes of it is ours.
-    """
-
-    def __init__(
-        self, cqt_features: int, mel_features: int, hidden_dim: int, heads: int, dropout: float
-    ) -> None:
-        super().__init__()
-        if hidden_dim % heads:
-            raise InputError(
-                f"model.attention_heads={heads} must divide the width of the joined vector, "
-                f"{hidden_dim} (model.fusion_hidden_dim, or the wider branch): choose another"
-            )
-        self.norm_cqt = nn.LayerNorm(cqt_features)
-        self.norm_mel = nn.LayerNorm(mel_features)
-        self.embed_cqt = nn.Linear(cqt_features, hidden_dim)
-        self.embed_mel = nn.Linear(mel_features, hidden_dim)
-        self.cqt_reads_mel = nn.MultiheadAttention(hidden_dim, heads, dropout, batch_first=True)
-        self.mel_reads_cqt = nn.MultiheadAttention(hidden_dim, heads, dropout, batch_first=True)
-
-    def forward(self, tokens_cqt: Tensor, tokens_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what each branch is after it has read the other."""
-        t_cqt = self.embed_cqt(self.norm_cqt(tokens_cqt))  # (B, N, D)
-        t_mel = self.embed_mel(self.norm_mel(tokens_mel))  # (B, M, D)
-        read_cqt, _ = self.cqt_reads_mel(t_cqt, t_mel, t_mel, need_weights=False)  # (B, N, D)
-        read_mel, _ = self.mel_reads_cqt(t_mel, t_cqt, t_cqt, need_weights=False)  # (B, M, D)
-        return (t_cqt + read_cqt).mean(1), (t_mel + read_mel).mean(1)  # (B, D) each
+        """Return fused, gate, h_cqt, h_mel; `forced_gate` overrides the gate's values."""
+        h_cqt, h_mel = self.project(feat_cqt, feat_mel)  # (B, D), (B, D)
+        gate_input = (h_cqt, h_mel) if self.gate_input == "projected" else (feat_cqt, feat_mel)
+        gate = torch.sigmoid(self.gate(torch.cat(gate_input, 1)))  # (B, D) or (B, 1)
+        if forced_gate is not None:
+            gate = torch.full_like(gate, forced_gate)
+        fused = gate * h_cqt + (1 - gate) * h_mel  # (B, D)
+        return fused, gate, h_cqt, h_mel
 
 
 class FusionHead(nn.Module):
-    """Join the features of both branches and classify.
-
-    `concat` sets the features side by side; `mean` and `sum` join tanh projections without a gate
-    (`mean` is a GMU whose gate is 0.5); `cqt_only` and `mel_only` read one branch.
+    """Base of all heads, each of which has `forward(feat_cqt, feat_mel) -> FusionOutput`.
 
     Args:
-        cqt_features: Width of feat_cqt, 0 for `mel_only`.
-        mel_features: Width of feat_mel, 0 for `cqt_only`.
-        n_classes: K.
-        fusion: One of `FUSIONS`.
-        hidden_dim: D, units of the joined vector where branches are projected (not in `concat` and
-            single branches); None is the width of the wider branch.
-        gate_input: See `GMU`.
-        gate: See `GMU`.
-        projection_dim: P, width of the contrastive views.
-        attention_heads: See `CrossAttention`.
-        match_parameters: Widen `concat` (its classifier), `mean` or `sum` (their projections)
-            until the head has as many parameters as that of `gmu` with the other settings, up to
-            one unit of width.
-        mlp_hidden_dim: Units of the classifier's hidden layer.
-        dropout: Before the last layer, and of the attention weights.
-
-    Shape:
-        (B, cqt_features), (B, mel_features) -> `FusionOutput`; `cross_attention` reads tokens,
-        (B, N, cqt_features), (B, M, mel_features). A single branch gets None for the other.
-
-    Raises:
-        ValueError: No such fusion, or parameters are to match in one that has nothing to widen.
+        widths: D_cqt and D_mel, 0 for a branch that the fusion does not read.
+        settings: Settings of the whole network.
 
     Source:
-        Classifier and concatenation: MaxMViT-MLP. Projection heads on the branches: GloMER.
+        The classifier behind every fused vector is that of MaxMViT-MLP.
     """
 
-    def __init__(
-        self,
-        cqt_features: int,
-        mel_features: int,
-        n_classes: int,
-        fusion: str,
-        hidden_dim: int | None = None,
-        gate_input: str | None = None,
-        gate: str | None = None,
-        projection_dim: int | None = None,
-        attention_heads: int | None = None,
-        match_parameters: bool | None = None,
-        mlp_hidden_dim: int = 512,
-        dropout: float = 0.2,
-    ) -> None:
+    gmu: GMU | None  # None in heads without a gate
+
+    def __init__(self, widths: Widths, settings: ModelSettings) -> None:
         super().__init__()
-        if fusion not in FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
-        self.fusion = fusion
-        sizes = (cqt_features, mel_features)
-        width = hidden_dim or max(sizes)
-        if match_parameters:
-            width, mlp_hidden_dim = _match_gmu(fusion, sizes, n_classes, width, mlp_hidden_dim)
-        self.gmu: GMU | None = None
-        self.projections: Projections | None = None
-        self.attention: CrossAttention | None = None
-        self.view_cqt: nn.Module | None = None
-        self.view_mel: nn.Module | None = None
-        if fusion == "cross_attention":
-            self.attention = CrossAttention(*sizes, width, attention_heads or 4, dropout)
-            sizes = (width, width)
-        if fusion in GATED:
-            self.gmu = GMU(*sizes, width, gate_input or "projected", gate or "vector")
-        elif fusion in ("mean", "sum"):
-            self.projections = Projections(*sizes, width)
-        else:
-            width = cqt_features + mel_features
-        if fusion == "gmu_contrastive":
-            self.view_cqt = _projection_head(width, projection_dim or 128)
-            self.view_mel = _projection_head(width, projection_dim or 128)
+        self.gmu = None
         self.classify = nn.Sequential(
-            nn.Linear(width, mlp_hidden_dim),
-            nn.BatchNorm1d(mlp_hidden_dim),
+            nn.Linear(self.build_fusion(widths, settings), settings.mlp_hidden_dim),
+            nn.BatchNorm1d(settings.mlp_hidden_dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(mlp_hidden_dim, n_classes),
+            nn.Dropout(settings.dropout),
+            nn.Linear(settings.mlp_hidden_dim, settings.n_classes),
         )
 
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Build the layers before the classifier, and return the width of the fused vector."""
+        raise NotImplementedError
+
+
+class ConcatHead(FusionHead):
+    """fused = [feat_cqt; feat_mel], as in MaxMViT-MLP."""
+
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Return D_cqt + D_mel."""
+        return sum(widths)
+
+    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+        """Return logits."""
+        return FusionOutput(self.classify(torch.cat([feat_cqt, feat_mel], 1)))
+
+
+class CqtHead(ConcatHead):
+    """fused = feat_cqt, without a Mel branch."""
+
+    def forward(self, feat_cqt: Tensor, feat_mel: Tensor | None) -> FusionOutput:
+        """Return logits; feat_mel is not read."""
+        return FusionOutput(self.classify(feat_cqt))
+
+
+class MelHead(ConcatHead):
+    """fused = feat_mel, without a CQT branch."""
+
+    def forward(self, feat_cqt: Tensor | None, feat_mel: Tensor) -> FusionOutput:
+        """Return logits; feat_cqt is not read."""
+        return FusionOutput(self.classify(feat_mel))
+
+
+class MeanHead(FusionHead):
+    """fused = (h_cqt + h_mel) / 2, a GMU whose gate is 0.5."""
+
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Build the projections."""
+        hidden_dim = settings.fusion_hidden_dim or max(widths)
+        self.projections = Projections(*widths, hidden_dim)
+        return hidden_dim
+
+    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+        """Return logits."""
+        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D), (B, D)
+        return FusionOutput(self.classify((h_cqt + h_mel) / 2))
+
+
+class SumHead(MeanHead):
+    """fused = h_cqt + h_mel."""
+
+    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+        """Return logits."""
+        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D), (B, D)
+        return FusionOutput(self.classify(h_cqt + h_mel))
+
+
+class GMUHead(FusionHead):
+    """fused = gate * h_cqt + (1 - gate) * h_mel."""
+
+    gmu: GMU
+
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Build the GMU."""
+        hidden_dim = settings.fusion_hidden_dim or max(widths)
+        gate_input, gate = settings.gate_input or "projected", settings.gate or "vector"
+        self.gmu = GMU(*widths, hidden_dim, gate_input, gate)
+        return hidden_dim
+
     def forward(
-        self, feat_cqt: Tensor | None, feat_mel: Tensor | None, forced_gate: float | None = None
+        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
     ) -> FusionOutput:
-        """Return logits, and gate and views where the fusion has them.
+        """Return logits and gate; `forced_gate` overrides the gate, for interventions."""
+        fused, gate, _, _ = self.gmu(feat_cqt, feat_mel, forced_gate)
+        return FusionOutput(self.classify(fused), gate)
 
-        Args:
-            feat_cqt: Features or tokens of the CQT branch.
-            feat_mel: Features or tokens of the Mel branch.
-            forced_gate: Takes the place of the gate, to see what hangs on it.
 
-        Raises:
-            ValueError: A branch is missing, or there is no gate to force.
-        """
-        if forced_gate is not None and self.gmu is None:
-            raise ValueError(f"{self.fusion} has no gate to force")
-        if self.fusion in ONE_BRANCH:
-            only = feat_cqt if ONE_BRANCH[self.fusion] == "cqt" else feat_mel
-            return FusionOutput(self.classify(only), None, None, None)
-        if feat_cqt is None or feat_mel is None:
-            raise ValueError(f"{self.fusion} needs both branches")
-        if self.attention is not None:
-            feat_cqt, feat_mel = self.attention(feat_cqt, feat_mel)  # (B, D) each
-        if self.gmu is None:
-            return FusionOutput(self.classify(self._join(feat_cqt, feat_mel)), None, None, None)
-        fused, gate, h_cqt, h_mel = self.gmu(feat_cqt, feat_mel, forced_gate)  # (B, D) each
+class ContrastiveHead(GMUHead):
+    """A GMU, and a view of each branch for the contrastive loss.
+
+    Source:
+        GloMER's code has one projection head, shared by both modalities, on the pooled features;
+        here each branch has its own, on h_cqt or h_mel.
+    """
+
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Build the GMU and the projection heads."""
+        hidden_dim = super().build_fusion(widths, settings)
+        self.view_cqt = _projection_head(hidden_dim, settings.projection_dim or 128)
+        self.view_mel = _projection_head(hidden_dim, settings.projection_dim or 128)
+        return hidden_dim
+
+    def forward(
+        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
+    ) -> FusionOutput:
+        """Return logits, gate and views; `forced_gate` overrides the gate, for interventions."""
+        fused, gate, h_cqt, h_mel = self.gmu(feat_cqt, feat_mel, forced_gate)
         logits = self.classify(fused)  # (B, K)
-        if self.view_cqt is None or self.view_mel is None:
-            return FusionOutput(logits, gate, None, None)
         return FusionOutput(logits, gate, self.view_cqt(h_cqt), self.view_mel(h_mel))
 
-    def _join(self, feat_cqt: Tensor, feat_mel: Tensor) -> Tensor:
-        if self.projections is None:
-            return torch.cat([feat_cqt, feat_mel], 1)  # (B, D_cqt + D_mel)
-        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D) each
-        return (h_cqt + h_mel) / 2 if self.fusion == "mean" else h_cqt + h_mel
+
+class CrossAttentionHead(GMUHead):
+    """A GMU on features that attended to the other branch; reads tokens."""
+
+    def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
+        """Build the attention and the GMU."""
+        hidden_dim = settings.fusion_hidden_dim or max(widths)
+        heads = settings.attention_heads or 4
+        self.attention = CrossAttention(*widths, hidden_dim, heads, settings.dropout)
+        return super().build_fusion((hidden_dim, hidden_dim), settings)
+
+    def forward(
+        self, tokens_cqt: Tensor, tokens_mel: Tensor, forced_gate: float | None = None
+    ) -> FusionOutput:
+        """Return logits and gate of (B, N, D_cqt), (B, M, D_mel)."""
+        feat_cqt, feat_mel = self.attention(tokens_cqt, tokens_mel)  # (B, D), (B, D)
+        return super().forward(feat_cqt, feat_mel, forced_gate)
+
+
+HEADS: dict[str, type[FusionHead]] = {  # names as in FUSIONS
+    "concat": ConcatHead,
+    "mean": MeanHead,
+    "sum": SumHead,
+    "gmu": GMUHead,
+    "gmu_contrastive": ContrastiveHead,
+    "cross_attention": CrossAttentionHead,
+    "cqt_only": CqtHead,
+    "mel_only": MelHead,
+}
+
+
+def build_head(widths: Widths, settings: ModelSettings) -> FusionHead:
+    """Build the head of `settings.fusion`, widened to gmu's size if `match_parameters` is set.
+
+    Args:
+        widths: D_cqt and D_mel; 0 for a branch that the fusion does not read.
+        settings: Of the whole network.
+
+    Raises:
+        ValueError: The fusion is unknown, or has no width to match with.
+        InputError: The attention heads do not divide the width.
+    """
+    if settings.fusion not in HEADS:
+        raise ValueError(f"fusion must be one of {', '.join(HEADS)}, got {settings.fusion!r}")
+    if settings.match_parameters:
+        settings = _match_gmu(widths, settings)
+    return HEADS[settings.fusion](widths, settings)
 
 
 def n_parameters(module: nn.Module) -> int:
-    """Return how many numbers are trained."""
+    """Return the number of trained values."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _match_gmu(
-    fusion: str, sizes: tuple[int, int], n_classes: int, width: int, mlp_hidden_dim: int
-) -> tuple[int, int]:
-    """Return `width` and `mlp_hidden_dim` at which a head is as large as that of the GMU."""
-    if fusion not in MATCHED:
-        raise ValueError(f"only {', '.join(MATCHED)} can match parameters, got {fusion!r}")
+def _match_gmu(widths: Widths, settings: ModelSettings) -> ModelSettings:
+    """Return settings with which the head has as many parameters as gmu's, within one unit."""
+    widens = FUSIONS[settings.fusion].widens
+    if widens is None:
+        can = ", ".join(fusions_that(lambda fusion: fusion.widens))
+        raise ValueError(f"only {can} can match parameters, got {settings.fusion!r}")
 
-    def widths(free: int) -> tuple[int, int]:
-        return (width, free) if fusion == "concat" else (free, mlp_hidden_dim)
+    def changed(**changes: Any) -> ModelSettings:
+        return replace(settings, match_parameters=None, **changes)
 
-    def count(fusion: str, width: int, mlp_hidden_dim: int) -> int:
+    def count(**changes: Any) -> int:
         with torch.device("meta"):  # takes no memory
-            head = FusionHead(*sizes, n_classes, fusion, width, mlp_hidden_dim=mlp_hidden_dim)
-        return n_parameters(head)
+            return n_parameters(build_head(widths, changed(**changes)))
 
-    wanted = count("gmu", width, mlp_hidden_dim)
-    one, two = (count(fusion, *widths(free)) for free in (1, 2))  # linear in the free width
-    return widths(max(1, 1 + round((wanted - one) / (two - one))))
+    target = count(fusion="gmu")
+    one, two = count(**{widens: 1}), count(**{widens: 2})  # linear in this width
+    return changed(**{widens: max(1, 1 + round((target - one) / (two - one)))})
 
 
 def _projection_head(width: int, projection_dim: int) -> nn.Module:
-    """Two layers, as Chen et al. 2020 found better than one."""
+    """Return two layers, which Chen et al. 2020 found better than one: (B, D) -> (B, P)."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))

@@ -1,4 +1,4 @@
-"""What is minimised: cross-entropy, and the contrastive terms of GloMER."""
+"""The training loss: cross-entropy, and the contrastive terms of GloMER."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ SIGNS = {"minimised": 1.0, "maximised": -1.0}
 
 
 class LossTerms(NamedTuple):
-    """The sum that is minimised and its parts, scalars; None where the fusion has no such part."""
+    """The total loss and its terms, scalars; None for terms that the fusion does not have."""
 
     total: Tensor
     cross_entropy: Tensor
@@ -24,41 +24,45 @@ class LossTerms(NamedTuple):
     diversity: Tensor | None
 
     def detach(self) -> "LossTerms":
-        """Return the values without their graphs."""
+        """Return the same values without their graphs."""
         return LossTerms(*(None if term is None else term.detach() for term in self))  # type: ignore[arg-type]
 
 
 class FusionLoss(nn.Module):
-    """L = L_CE + L_NTXent + alpha * (L_con + L_div); L_CE alone where there are no views.
+    """L = L_CE + L_NTXent + alpha * (L_con + L_div); L_CE alone without views.
+
+    Keyword names are those of section `loss` of a config.
 
     Args:
-        alpha: Weight of consistency and diversity, 0 to 1.5.
-        temperature: Of NT-Xent, see `Temperature`; smaller is harder.
-        form: See `contrast.nt_xent`.
-        label_smoothing: Of cross-entropy.
-        class_weights: (K,) of cross-entropy, or None.
-        same_class: See `contrast.nt_xent`.
-        temperature_range: Lowest and highest where the temperature is learned, or None.
-        diversity_is: `minimised` as published, or `maximised`: L_div counts with minus alpha.
+        alpha: Weight of consistency and diversity.
+        temperature: Divides the similarities in NT-Xent; the start value if it is learned.
+        nt_xent: `simclr`, `cross_modal` or `symmetric`, see `contrastive.nt_xent`.
+        label_smoothing: Label smoothing of the cross-entropy.
+        class_weights: (K,) weights of the cross-entropy, or None.
+        same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
+        temperature_range: [lowest, highest] learned temperature, or None to keep it fixed.
+        diversity: `minimised` as published, or `maximised`: L_div counts with -alpha.
 
     Source:
-        GloMER, its total loss. Both views come from one clip, so the positives need no labels.
+        GloMER, total loss. The two views of an utterance are each other's positives, so NT-Xent
+        needs no labels. What GloMER's code does differently: see `models.contrastive`.
     """
 
     def __init__(
         self,
+        *,
         alpha: float = 0.3,
         temperature: float = 0.07,
-        form: str = "simclr",
+        nt_xent: str = "simclr",
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         same_class: str = "negatives",
         temperature_range: Sequence[float] | None = None,
-        diversity_is: str = "minimised",
+        diversity: str = "minimised",
     ) -> None:
         super().__init__()
-        self.alpha, self.form, self.same_class = alpha, form, same_class
-        self.sign = SIGNS[diversity_is]
+        self.alpha, self.form, self.same_class = alpha, nt_xent, same_class
+        self.sign = SIGNS[diversity]
         self.temperature = Temperature(temperature, temperature_range)
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
@@ -72,14 +76,14 @@ class FusionLoss(nn.Module):
         mix: Mix | None = None,
         view_labels: Tensor | None = None,
     ) -> LossTerms:
-        """Return the terms.
+        """Return the total loss and its terms.
 
         Args:
             logits: (B, K).
-            targets: (B,).
-            views: 2 x (N, P), of the clips of all processes, or None.
-            mix: Which clips hold a second one.
-            view_labels: (N,) classes of the views' clips; None is `targets`.
+            targets: (B,) classes.
+            views: 2 x (N, P) views of the utterances of all processes, or None.
+            mix: Partners and shares of mixup, or None.
+            view_labels: (N,) classes of the utterances in `views`; None is `targets`.
         """
         cross_entropy = self._cross_entropy(logits.float(), targets, mix)
         if views is None:
@@ -87,17 +91,17 @@ class FusionLoss(nn.Module):
         z_cqt, z_mel = views[0].float(), views[1].float()
         labels = targets if view_labels is None else view_labels
         contrast = nt_xent(z_cqt, z_mel, self.temperature(), self.form, labels, self.same_class)
-        agree, differ = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
-        total = cross_entropy + contrast + self.alpha * (agree + self.sign * differ)
-        return LossTerms(total, cross_entropy, contrast, agree, differ)
+        l_con, l_div = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
+        total = cross_entropy + contrast + self.alpha * (l_con + self.sign * l_div)
+        return LossTerms(total, cross_entropy, contrast, l_con, l_div)
 
     @torch.no_grad()
     def learned(self) -> dict[str, float]:
-        """Return what this loss has learned, by name."""
+        """Return learned values by name: the temperature, unless it is fixed."""
         return {} if self.temperature.place is None else {"temperature": float(self.temperature())}
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
-        """Return the mean over the clips; a mixed clip counts with both of its targets."""
+        """Return the mean over the batch; a mixed utterance counts with both of its targets."""
         settings: dict[str, Any] = {
             "weight": self.class_weights,
             "label_smoothing": self.label_smoothing,
@@ -112,24 +116,24 @@ class FusionLoss(nn.Module):
 
 
 class Temperature(nn.Module):
-    """A temperature, fixed or learned between two bounds.
+    """A temperature, fixed or learned within a range.
 
-    log temperature = log low + log(high / low) * sigmoid(place), so it is never beyond a bound.
-    Its one parameter is trained as those of the head are, and clipped with them; it does not decay.
+    log temperature = log low + log(high / low) * sigmoid(place), which cannot leave the range.
+    `place` is trained and clipped together with the head's parameters, without weight decay.
 
     Args:
-        value: Where it begins.
-        between: Lowest and highest; None keeps it fixed.
+        value: Start value, or the fixed value.
+        between: [low, high]; None keeps the value fixed.
 
     Raises:
-        ValueError: It does not begin between the bounds.
+        ValueError: The start value lies outside the range.
 
     Shape:
-        -> (), or a float where it is fixed
+        -> (), or a float if it is fixed
 
     Source:
-        Learned on a log scale as by Radford et al. 2021, who clip it after each step: a bound that
-        is reached then has no slope. Here the slope fades towards the bounds.
+        Radford et al. 2021 also learn it on a log scale, but clip it after each step, which leaves
+        no gradient at a bound. Here the gradient fades towards the bounds.
     """
 
     def __init__(self, value: float, between: Sequence[float] | None = None) -> None:
@@ -140,13 +144,13 @@ class Temperature(nn.Module):
             low, high = between
             if not 0 < low < value < high:
                 raise ValueError(f"temperature {value:g} must lie between {low:g} and {high:g}")
-            part = math.log(value / low) / math.log(high / low)  # of the way from low to high
-            self.place = nn.Parameter(torch.tensor(math.log(part / (1 - part))))
+            fraction = math.log(value / low) / math.log(high / low)  # of the way from low to high
+            self.place = nn.Parameter(torch.tensor(math.log(fraction / (1 - fraction))))
 
     def forward(self) -> float | Tensor:
-        """Return the temperature of now."""
+        """Return the current temperature."""
         if self.place is None or self.between is None:
             return self.value
         low, high = self.between
-        place = math.log(low) + math.log(high / low) * self.place.sigmoid()
-        return place.exp().clamp(low, high)  # exp may round beyond them
+        log_temperature = math.log(low) + math.log(high / low) * self.place.sigmoid()
+        return log_temperature.exp().clamp(low, high)  # exp may round beyond the bounds

@@ -177,7 +177,7 @@ def write_model_card(
 
     Args:
         folder: Folder of the fold.
-        model: Arguments of `MaxMViTGMU`.
+        model: Fields of `ModelSettings`.
         features: Arguments of `SpectrogramImages`.
         classes: Class names, in the order of the targets.
         corpus: `corpus.name`.

@@ -1,11 +1,14 @@
-"""model.json: what rebuilds a fold's model and images, believed only as far as it can be true."""
+"""model.json: the settings that rebuild a fold's model and images, checked before use."""
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from config.schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
+from config.effects import keys_without_effect
+from config.schema import FeaturesConfig, ImageSize, ModelConfig, Section
+from models.settings import ModelSettings
 from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
 from system.files import corrupt_file, read_json
 from system.text import short_repr, truncate
@@ -17,7 +20,7 @@ Name = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
 
 
 class CardModel(ModelConfig):
-    """Arguments of `MaxMViTGMU`; weights come from beside the card and from nowhere else."""
+    """`ModelSettings` with the ranges of the schema; weights are read only from beside the card."""
 
     n_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     n_channels: Literal[1, 3]
@@ -33,7 +36,7 @@ class CardFeatures(FeaturesConfig):
 
 
 class ModelCard(Section):
-    """A whole card."""
+    """The whole file."""
 
     model: CardModel
     features: CardFeatures
@@ -45,19 +48,19 @@ class ModelCard(Section):
     seed: int | None = None
     test_clips: str | None = None
 
-    def of_model(self) -> dict[str, Any]:
-        """Return the arguments of `MaxMViTGMU`."""
-        return self.model.model_dump(exclude={"pretrained", "cqt_weights", "mel_weights"})
+    def settings(self) -> ModelSettings:
+        """Return the settings of the network."""
+        return ModelSettings.from_config(self.model, self.model.n_classes, self.model.n_channels)
 
 
 def read_card(folder: Path) -> ModelCard:
-    """Read the card of a fold, with the ranges of the schema.
+    """Read and check the model card of a fold.
 
     Args:
-        folder: Of the fold.
+        folder: Folder of the finished fold.
 
     Raises:
-        RunError: It is missing or not as a run writes it; names each wrong key.
+        RunError: The card is missing or corrupt; the message names each wrong key.
     """
     file = folder / FILE
     value = read_json(
@@ -67,38 +70,34 @@ def read_card(folder: Path) -> ModelCard:
         card = ModelCard.model_validate(value)
     except ValidationError as error:
         raise corrupt_file(file, _explain(error), remove=folder) from error
-    n_classes, n_channels = card.model.n_classes, 3 if card.features.channels == "delta" else 1
-    problems = {
-        f"{len(card.classes)} classes, and a model of {n_classes}": len(card.classes) != n_classes,
-        "a class is named twice": len(set(card.classes)) < len(card.classes),
-        "images and model differ in image_size": (
-            card.features.image_size != card.model.image_size
-        ),
-        "images and model differ in channels": n_channels != card.model.n_channels,
-        **_without_effect(card.model),
-    }
-    for problem, is_so in problems.items():
-        if is_so:
-            raise corrupt_file(file, problem, remove=folder)
+    if problem := next(_contradictions(card), None):
+        raise corrupt_file(file, problem, remove=folder)
     return card
 
 
-def _without_effect(model: CardModel) -> dict[str, bool]:
-    """Return for each key that its fusion does not read whether it is set nevertheless."""
-    values = model.model_dump()
-    return {
-        f"{key} has no effect with {model.fusion}": values[key.removeprefix("model.")] is not None
-        for key, only in ONLY_WITH.items()
-        if only.controller == "model.fusion"
-        and key.startswith("model.")
-        and model.fusion not in only.values
-    }
+def _contradictions(card: ModelCard) -> Iterator[str]:
+    """Yield what cannot be true of one model, though each value is valid alone."""
+    model, classes, features = card.model, card.classes, card.features
+    if len(classes) != model.n_classes:
+        yield f"{len(classes)} classes, and a model of {model.n_classes}"
+    if len(set(classes)) < len(classes):
+        yield "a class is named twice"
+    if features.image_size != model.image_size:
+        yield "images and model differ in image_size"
+    if model.n_channels != (3 if features.channels == "delta" else 1):
+        yield "images and model differ in channels"
+    for key in keys_without_effect({"model.fusion": model.fusion}):
+        section, _, name = key.partition(".")
+        if section == "model" and getattr(model, name) is not None:
+            yield f"{key} has no effect with {model.fusion}"
 
 
 def _explain(error: ValidationError) -> str:
+    """Return pydantic's first findings as one line."""
     findings = error.errors()
     words = [
-        f"{truncate('.'.join(map(str, one['loc'])))}: {one['msg']}, got {short_repr(one['input'])}"
-        for one in findings[:FINDINGS_SHOWN]
+        f"{truncate('.'.join(map(str, finding['loc'])))}: {finding['msg']}, "
+        f"got {short_repr(finding['input'])}"
+        for finding in findings[:FINDINGS_SHOWN]
     ]
     return "; ".join([*words, *["and more"] * (len(findings) > FINDINGS_SHOWN)])

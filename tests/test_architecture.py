@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from config.fusions import GATED, UNGATED
 from config.loading import load_config
-from config.schema import GATED, UNGATED
 from experiments.ablation import STUDIES, load_study
 from experiments.search_space import read_space
 from system.files import read_json, write_json

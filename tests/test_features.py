@@ -8,8 +8,8 @@ from torch import nn
 
 from audio.cqt import CQT
 from features import RESAMPLER, SpectrogramImages
-from model_gmu import MaxMViTGMU
 from system.errors import InputError
+from tests.support.models import small_model
 
 RATE = 16_000  # Hz
 SMALL = {
@@ -254,9 +254,7 @@ class Whole(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.images = SpectrogramImages(**SMALL)
-        self.model = MaxMViTGMU(
-            4, "gmu", "test_maxvit", "mvitv2_micro", image_size=32, mlp_hidden_dim=16
-        )
+        self.model = small_model("gmu", mlp_hidden_dim=16)
 
     def forward(self, waveform):
         images = self.images(waveform)

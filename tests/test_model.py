@@ -1,9 +1,10 @@
-"""The network: one output type, widths read, branches and tokens, weights from safe files only."""
+"""The network: one output type, widths read, settings, branches and tokens, safe weights only."""
 
 import json
 import pickle
 import urllib.error
 import urllib.request
+from dataclasses import FrozenInstanceError, asdict, fields, replace
 
 import pytest
 import timm
@@ -11,35 +12,34 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import load_config
-from model_gmu import MaxMViTGMU, check_settings, rebuild
+from config.schema import ModelConfig
+from model_gmu import MaxMViTGMU, check_settings, misfit, rebuild
 from models import backbones
 from models.backbones import check_image_size, check_tokens, create_backbone, tokens
-from models.heads import FUSIONS, GATED, ONE_BRANCH, FusionOutput
+from models.heads import FusionOutput
 from models.losses import FusionLoss
+from models.settings import FIRST_WEIGHTS, ModelSettings
+from storage.model_card import CardModel
 from system.errors import InputError, RunError
+from tests.support.models import SMALL, small_model
 from tests.support.paths import ROOT
 
-SIZE = 32  # pixels
-SMALL = {
-    "cqt_backbone": "test_maxvit",
-    "mel_backbone": "mvitv2_micro",
-    "image_size": SIZE,
-    "mlp_hidden_dim": 16,
-}
+SIZE = SMALL["image_size"]  # pixels
 
 
 @pytest.fixture(scope="module")
 def models():
     """Return one small model for each fusion, in evaluation mode."""
     torch.manual_seed(0)
-    return {fusion: MaxMViTGMU(4, fusion, **SMALL).eval() for fusion in FUSIONS}
+    return {fusion: small_model(fusion, mlp_hidden_dim=16).eval() for fusion in FUSIONS}
 
 
 def small(fusion, **options):
     """Return a small model whose weights follow from one seed."""
     torch.manual_seed(3)
-    return MaxMViTGMU(4, fusion, **SMALL, **options)
+    return small_model(fusion, mlp_hidden_dim=16, **options)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_peer_21_a_batch_of_one_works_in_evaluation(models, fusion):
 def test_features_and_fuse_are_the_two_halves_of_the_model(models, fusion):
     model = models[fusion].eval()
     features = model.features(*images())
-    dims = 3 if fusion == "cross_attention" else 2
+    dims = 3 if FUSIONS[fusion].reads_tokens else 2
     absent = {"cqt_only": [1], "mel_only": [0]}.get(fusion, [])
     for i, width in enumerate((128, 384)):
         if i in absent:
@@ -84,14 +84,32 @@ def test_features_and_fuse_are_the_two_halves_of_the_model(models, fusion):
     assert torch.equal(model.fuse(features).logits, model(*images()).logits)
 
 
-def test_a_forced_gate_reaches_the_head(models):
-    model = models["cross_attention"].eval()
+@pytest.mark.parametrize("fusion", GATED)
+def test_a_forced_gate_reaches_the_head(models, fusion):
+    model = models[fusion].eval()
     features = model.features(*images())
     forced = model.fuse(features, 1.0)
     assert forced.gate.unique().tolist() == [1.0]
     assert not torch.allclose(forced.logits, model.fuse(features, 0.0).logits)
-    with pytest.raises(ValueError, match="concat has no gate"):
-        models["concat"].fuse(models["concat"].features(*images()), 0.5)
+
+
+@pytest.mark.parametrize("fusion", [f for f in FUSIONS if f not in GATED])
+def test_a_gate_that_is_not_there_cannot_be_forced(models, fusion):
+    model = models[fusion]
+    with pytest.raises(ValueError, match=f"{fusion} has no gate to force"):
+        model.fuse(model.features(*images()), 0.5)
+
+
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_a_fusion_needs_the_features_of_its_branches_and_no_others(models, fusion):
+    model = models[fusion].eval()
+    cqt, mel = model.features(*images())
+    for branch, features in (("cqt", (None, mel)), ("mel", (cqt, None))):
+        if branch in FUSIONS[fusion].branches:
+            with pytest.raises(ValueError, match=f"{fusion} needs the {branch} features"):
+                model.fuse(features)
+        else:
+            assert torch.equal(model.fuse(features).logits, model(*images()).logits)
 
 
 # Widths
@@ -138,8 +156,8 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
         "model_gmu.create_backbone", lambda *args: asked.append(args[-1]) or create(*args)
     )
     other = "mel" if key == "cqt" else "cqt"
-    settings = {**SMALL, f"{other}_backbone": None, f"{other}_weights": "nowhere.safetensors"}
-    model = MaxMViTGMU(4, fusion, **settings).eval()
+    settings = ModelSettings(fusion=fusion, **{**SMALL, f"{other}_backbone": None})
+    model = MaxMViTGMU(settings, **{f"{other}_weights": "nowhere.safetensors"}).eval()
     assert asked == [key] and list(model.parts()) == [key, "head"]
     assert not any(name.startswith(f"{other}_branch") for name in model.state_dict())
     cqt, mel = images()
@@ -149,9 +167,9 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
     assert torch.equal(model(*pair).logits, expected)
 
 
-def test_a_branch_without_a_backbone_is_told():
+def test_a_branch_without_a_backbone_is_refused():
     with pytest.raises(InputError, match="gmu reads the mel branch: set model.mel_backbone"):
-        MaxMViTGMU(4, "gmu", "test_maxvit", None, SIZE)
+        small_model("gmu", mel_backbone=None)
 
 
 def built_by_hand(fusion):
@@ -202,15 +220,15 @@ def test_names_and_first_weights_of_the_first_fusions_stay(fusion):
         ("swin_tiny_patch4_window7_224", 224, 49),  # (B, H, W, D)
     ],
 )
-def test_tokens_are_what_is_seen_at_each_place(name, size, n):
+def test_tokens_are_the_features_at_each_place(name, size, n):
     torch.manual_seed(0)
     model = create_backbone(name, size, 1, False, None, "cqt").eval()
     x = torch.randn(2, 1, size, size)
     with torch.no_grad():
-        found = tokens(model, x)
-        assert found.shape == (2, n, model.num_features)
+        patches = tokens(model, x)
+        assert patches.shape == (2, n, model.num_features)
         if name != "test_vit":  # which reads its class token instead
-            torch.testing.assert_close(found.mean(1), model(x), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(patches.mean(1), model(x), rtol=1e-4, atol=1e-4)
 
 
 def test_tokens_of_a_map_are_in_the_order_of_its_rows():
@@ -249,32 +267,84 @@ def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch
 def test_settings_are_checked_without_weights_or_memory(monkeypatch):
     monkeypatch.setattr(backbones, "_check_reachable", None)
     monkeypatch.setattr(backbones, "_from_file", None)
-    settings = {"fusion": "cross_attention", **SMALL, "pretrained": True, "mel_weights": "nowhere"}
-    check_settings(settings)
+    backbone_names = {key: SMALL[key] for key in ("cqt_backbone", "mel_backbone")}
+    values = {"fusion": "cross_attention", **backbone_names, "image_size": SIZE}
+    values |= {"pretrained": True, "mel_weights": "nowhere"}
+    check_settings(ModelConfig(**values))
     with pytest.raises(InputError, match="model.attention_heads=5 must divide .*, 384"):
-        check_settings({**settings, "attention_heads": 5})
+        check_settings(ModelConfig(**values, attention_heads=5))
     with pytest.raises(InputError, match="model.image_size=33 does not fit test_maxvit"):
-        check_settings({**settings, "image_size": 33})
+        check_settings(ModelConfig(**{**values, "image_size": 33}))
 
 
 def test_what_follows_the_tokens_is_not_kept():
     with torch.device("meta"):  # a MaxViT as published: its head has weights without classes too
         whole = timm.create_model("maxvit_tiny_tf_224", num_classes=0)
         assert dict(whole.head.named_parameters())
-        options = {**SMALL, "cqt_backbone": "maxvit_tiny_tf_224", "image_size": 224}
-        model = MaxMViTGMU(4, "cross_attention", **options)
+        model = small_model("cross_attention", cqt_backbone="maxvit_tiny_tf_224", image_size=224)
     kept = dict(model.cqt_branch.named_parameters()).keys()
     assert kept == {n for n, _ in whole.named_parameters() if not n.startswith("head.")}
+
+
+# Settings
+
+
+def test_settings_are_the_keys_of_section_model_and_two_facts_of_the_data():
+    names = [field.name for field in fields(ModelSettings)]
+    keys = ModelConfig.model_fields.keys() - FIRST_WEIGHTS
+    assert set(names) == keys | {"n_classes", "n_channels"}
+    assert set(names) == CardModel.model_fields.keys() - FIRST_WEIGHTS
+    plain = ModelSettings(n_classes=4, fusion="gmu")
+    assert ModelSettings.from_config(ModelConfig(fusion="gmu"), 4) == plain
+    with pytest.raises(FrozenInstanceError):
+        plain.fusion = "concat"
+
+
+ON_DISK = {  # section `model` of a model.json
+    "n_classes": 4,
+    "fusion": "gmu",
+    "cqt_backbone": "test_maxvit",
+    "mel_backbone": "mvitv2_micro",
+    "image_size": 32,
+    "n_channels": 1,
+    "fusion_hidden_dim": None,
+    "gate_input": "projected",
+    "gate": "vector",
+    "projection_dim": None,
+    "attention_heads": None,
+    "match_parameters": None,
+    "mlp_hidden_dim": 16,
+    "dropout": 0.2,
+}
+
+
+def test_settings_on_disk_keep_their_flat_keys():
+    settings = ModelSettings(**ON_DISK)
+    assert json.dumps(asdict(settings)) == json.dumps(ON_DISK)  # in this order
+    assert ModelSettings.from_config(CardModel(**ON_DISK), 4) == settings
+    shapes = {name: tuple(t.shape) for name, t in small("gmu").state_dict().items()}
+    assert misfit(settings, shapes) is None
+    assert "head.gmu.gate" in misfit(replace(settings, gate="scalar"), shapes)
+
+
+def test_section_model_builds_the_network_with_its_own_first_weights(timm_model, tmp_path):
+    file = save(timm_model, tmp_path / "w.safetensors")
+    values = {key: value for key, value in ON_DISK.items() if not key.startswith("n_")}
+    config = ModelConfig(**values, pretrained=False, cqt_weights=file)
+    model = MaxMViTGMU.from_config(config, 4, 3)
+    assert model.settings == ModelSettings(**{**ON_DISK, "n_channels": 3})
+    first = model.cqt_branch.state_dict()["stem.conv1.weight"]
+    assert torch.equal(first, timm_model.state_dict()["stem.conv1.weight"])
 
 
 # Normalization, parts, rebuilding
 
 
 def test_peer_13_normalization_travels_with_the_weights():
-    model = MaxMViTGMU(4, "concat", **SMALL).eval()
+    model = small_model("concat").eval()
     mean, std = torch.tensor([-40.0]), torch.tensor([12.0])
     model.set_normalization({"cqt": (mean, std), "mel": (mean + 1, std + 1)})
-    copied = MaxMViTGMU(4, "concat", **SMALL).eval()
+    copied = small_model("concat").eval()
     copied.load_state_dict(model.state_dict())
     assert copied.cqt_mean.flatten().tolist() == [-40] and copied.mel_std.flatten().tolist() == [13]
     cqt, mel = images()
@@ -293,9 +363,9 @@ def test_parts_hold_every_parameter_once(models):
 def test_settings_and_weights_rebuild_the_same_model():
     options = {"fusion_hidden_dim": 24, "gate_input": "features", "projection_dim": 8}
     options["gate"] = "scalar"
-    model = MaxMViTGMU(3, "gmu_contrastive", **SMALL, **options, n_channels=3).eval()
+    model = small_model("gmu_contrastive", n_classes=3, n_channels=3, **options).eval()
     model.set_normalization({"cqt": (torch.arange(3.0), torch.full((3,), 2.0))})
-    settings = json.loads(json.dumps(model.settings))
+    settings = ModelSettings(**json.loads(json.dumps(asdict(model.settings))))
     again = rebuild(settings, {name: t.clone() for name, t in model.state_dict().items()})
     assert not again.training and again.settings == model.settings
     for a, b in zip(model(*images(2, 3)), again(*images(2, 3)), strict=True):
@@ -313,12 +383,12 @@ def test_settings_and_weights_rebuild_the_same_model():
 )
 def test_other_fusions_are_rebuilt_too(fusion, options):
     model = small(fusion, **options).eval()
-    again = rebuild(json.loads(json.dumps(model.settings)), model.state_dict())
+    again = rebuild(model.settings, model.state_dict())
     assert torch.equal(model(*images()).logits, again(*images()).logits)
 
 
 def test_settings_name_no_file_so_that_rebuilding_needs_none(models):
-    assert not {"pretrained", "cqt_weights", "mel_weights"} & models["gmu"].settings.keys()
+    assert not {"pretrained", "cqt_weights", "mel_weights"} & asdict(models["gmu"].settings).keys()
 
 
 # Backbones
@@ -416,7 +486,8 @@ def test_three_channels_become_one_by_adding_up(timm_model, tmp_path):
 def test_a_weights_file_takes_the_place_of_the_hub(timm_model, tmp_path, monkeypatch):
     file = save(timm_model, tmp_path / "w.safetensors")
     monkeypatch.setattr(urllib.request, "urlopen", None)
-    model = MaxMViTGMU(4, "concat", **SMALL, cqt_weights=file)
+    settings = ModelSettings(fusion="concat", **SMALL)
+    model = MaxMViTGMU(settings, cqt_weights=file)
     assert torch.equal(
         model.cqt_branch.state_dict()["stem.conv2.weight"],
         timm_model.state_dict()["stem.conv2.weight"],
@@ -464,16 +535,15 @@ NETWORKS = {  # one recipe for each network that any recipe trains
 
 @pytest.mark.parametrize("config", NETWORKS.values(), ids=lambda c: c.name)
 def test_peer_15_every_recipe_builds_a_model_that_runs_through_its_loss(config):
-    settings = config.model.model_dump() | {"pretrained": False}
     side = config.model.image_size
     with torch.device("meta"):
-        model = MaxMViTGMU(4, **settings)
+        model = MaxMViTGMU(ModelSettings.from_config(config.model, 4))
         output = model(torch.zeros(2, 1, side, side), torch.zeros(2, 1, side, side))
     assert output.logits.shape == (2, 4)
     assert (output.gate is not None) == (config.model.fusion in GATED)
     assert (output.z_cqt is not None) == (config.model.fusion == "gmu_contrastive")
     if output.z_cqt is not None:
-        loss = FusionLoss(config.loss.alpha, config.loss.temperature, config.loss.nt_xent)
+        loss = FusionLoss(**config.loss.model_dump(exclude={"class_weights"}))
         views = (torch.randn(2, *output.z_cqt.shape[1:]), torch.randn(2, *output.z_mel.shape[1:]))
         terms = loss(torch.zeros(2, 4), torch.tensor([0, 1]), views)
         assert None not in terms

@@ -50,7 +50,7 @@ def build_training(fold: Fold) -> Training:
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     """Build the model of a config for images of so many channels."""
-    model = MaxMViTGMU(n_classes, n_channels=n_channels, **config.model.model_dump())
+    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return model
@@ -107,17 +107,8 @@ def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
     if config.loss.class_weights == "balanced":
         counts = torch.bincount(targets, minlength=n_classes)
         weights = len(targets) / (n_classes * counts.clamp_min(1))  # (K,)
-    loss = config.loss
-    return FusionLoss(
-        alpha=loss.alpha or 0.0,  # null where the fusion has no views, and then unused
-        temperature=loss.temperature or 1.0,
-        form=loss.nt_xent or "simclr",
-        label_smoothing=loss.label_smoothing,
-        class_weights=weights,
-        same_class=loss.same_class or "negatives",
-        temperature_range=loss.temperature_range,
-        diversity_is=loss.diversity or "minimised",
-    )
+    values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
+    return FusionLoss(class_weights=weights, **values)
 
 
 def make_dataset(

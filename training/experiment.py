@@ -69,7 +69,7 @@ def check_run(config: Config, overwrite: bool) -> None:
     """Refuse what can be refused before the corpus is read."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
-    check_settings(config.model.model_dump())
+    check_settings(config.model)
 
 
 def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:

@@ -4,6 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +130,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
         copy_file(best, fold.folder / WEIGHTS)
         write_model_card(
             fold.folder,
-            model=state.model.settings,  # type: ignore[arg-type]
+            model=asdict(state.model.settings),  # type: ignore[call-overload]
             features=fold.session.store.settings,
             classes=fold.classes,
             corpus=fold.config.corpus.name,

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from benchmarks import fusions
-from models.heads import FUSIONS
+from config.fusions import FUSIONS
 from scripts import write_tables
 
 TINY = fusions.Networks("test_maxvit", "mvitv2_micro", 32, 16, 4)
 CQT, MEL, K, MLP = 128, 384, fusions.N_CLASSES, 16  # features of the two, classes, hidden units
-D = 384  # of the joined vector: the wider branch
+D = 384  # width of the fused vector: the wider branch
 
 
 def size(name: str, networks: fusions.Networks = TINY) -> dict[str, int]:

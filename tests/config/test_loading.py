@@ -1,12 +1,13 @@
-"""Recipes: inheritance, overrides, and errors that name the key."""
+"""Configs: inheritance, overrides, and errors that name the key."""
 
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from config.effects import ONLY_WITH
 from config.loading import dump_config, flatten, json_schema, load_config
-from config.schema import ONLY_WITH, Config
+from config.schema import Config
 from system.errors import InputError
 from tests.support.paths import ROOT
 
@@ -39,7 +40,7 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "computed": ["train.images=computed", "features.reference=full_scale"],
     "stored": ["train.images=stored"],
 }
-VALUES = {  # one that is allowed, for every key of ONLY_WITH
+VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
     "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
@@ -110,7 +111,7 @@ def test_a_child_takes_what_it_does_not_set_from_its_parents(write):
     assert (config.name, config.train.epochs, config.train.batch_size) == ("child", 8, 4)
 
 
-def test_a_parent_is_looked_for_beside_the_child(write, tmp_path, monkeypatch):
+def test_a_parent_is_read_from_the_folder_of_the_child(write, tmp_path, monkeypatch):
     write(SMALLEST, "parent.yaml")
     child = write("base: parent.yaml\n", "child.yaml")
     monkeypatch.chdir("/")
@@ -124,11 +125,11 @@ def test_a_circle_of_parents_is_refused(write):
 
 
 @pytest.mark.parametrize("base", ["missing.yaml", ".", '"\\0"'])
-def test_a_parent_that_is_no_file_is_refused(write, base):
+def test_a_parent_that_is_not_a_file_is_refused(write, base):
     assert "cannot read the config file" in refusal(write(f"base: {base}\n"))
 
 
-def test_a_parent_that_is_no_name_is_refused(write):
+def test_a_parent_that_is_not_a_name_is_refused(write):
     assert "base must be a file name, got 3" in refusal(write("base: 3\n"))
 
 
@@ -238,7 +239,7 @@ def test_an_unknown_key_of_an_override_names_the_command_line(small):
     assert "optim.optimizer.mell (in the command line)" in message and "'mel'" in message
 
 
-def test_all_errors_are_told_at_once(small):
+def test_all_errors_are_reported_at_once(small):
     message = refusal(small, "train.epochs=0", "optim.lr=x", "nmae=1")
     assert all(word in message for word in ("train.epochs", "optim.lr", "did you mean 'name'"))
 
@@ -383,7 +384,7 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
         ),
         (
             ["model.fusion=gmu_contrastive", "loss.same_class=ignored", "augment.mixup=0.2"],
-            "needs clips of one class each, and augment.mixup=0.2",
+            "needs utterances of one class each, but augment.mixup=0.2",
         ),
         (
             ["model.fusion=gmu_contrastive", "loss.temperature_range=[0.1,1.0]"],

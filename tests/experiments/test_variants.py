@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from config.schema import ONLY_WITH
+from config.effects import ONLY_WITH
 from experiments.ablation import STUDIES, PlannedRun, load_fusions, load_study, read_variants
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
@@ -89,11 +89,11 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(study: 
     only = () if variant == "simclr" else (variant,)
     recipe = list(load_study(CONFIGS, "demo", study, only, SMALL))[-1]
     torch.manual_seed(0)
-    model = MaxMViTGMU(4, **recipe.config.model.model_dump())
+    model = MaxMViTGMU.from_config(recipe.config.model, 4)
     output = model(torch.randn(4, 1, 32, 32), torch.randn(4, 1, 32, 32))
     contrastive = study == "contrastive" and variant != "gmu"
     assert (output.z_cqt is not None) == contrastive
-    loss = FusionLoss(**loss_settings(recipe.config.loss))
+    loss = FusionLoss(**recipe.config.loss.model_dump(exclude={"class_weights"}, exclude_none=True))
     views = (output.z_cqt, output.z_mel) if contrastive else None
     loss(output.logits, torch.tensor([0, 1, 2, 0]), views).total.backward()
     parts = model.parts()
@@ -103,12 +103,6 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(study: 
         assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
     learned = [p.grad for p in loss.parameters()]
     assert len(learned) == (variant == "learned_temperature") and None not in learned
-
-
-def loss_settings(loss) -> dict[str, object]:
-    words = {"nt_xent": "form", "diversity": "diversity_is"}
-    given = loss.model_dump(exclude={"class_weights"}, exclude_none=True)
-    return {words.get(key, key): value for key, value in given.items()}
 
 
 # Overrides
@@ -156,7 +150,7 @@ def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
         ("fusion", (), "loss.alpha=0.1", "loss.alpha=0.1 has no effect with gmu, concat"),
         ("fusion", (), "model.fusion_hidden_dim=512", "would leave concat_matched matched to the"),
         ("fusion", (), "optim.lrr=1", "optim.lrr"),
-        ("fusion", (), "x", "an override is written"),
+        ("fusion", (), "x", "an override must be section.key=value"),
         ("fusion", ("cqt_onyl",), "x.y=1", "no variant 'cqt_onyl' in .*did you mean 'cqt_only'"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from features import SpectrogramImages
 from inference import predictor as inference
 from inference.predictor import FoldModel, label_table
 from model_gmu import MaxMViTGMU
+from models.settings import ModelSettings
 from storage.tensors import load_tensors, save_tensors
 from system.errors import InputError
 from system.files import write_json
+from tests.support.models import small_model
 
 FEATURES = {
     "sample_rate": 16000,
@@ -30,9 +33,9 @@ FEATURES = {
 def fold(tmp_path_factory):
     folder = tmp_path_factory.mktemp("fold")
     torch.manual_seed(0)
-    model = MaxMViTGMU(3, "gmu", "test_maxvit", "mvitv2_micro", image_size=32)
+    model = small_model("gmu", n_classes=3)
     save_tensors(folder / "model.safetensors", model.state_dict())
-    card = {"model": model.settings, "classes": ["a", "b", "c"], "features": FEATURES}
+    card = {"model": asdict(model.settings), "classes": ["a", "b", "c"], "features": FEATURES}
     card["protocol"] = "p"
     write_json(folder / "model.json", card)
     return folder
@@ -49,7 +52,7 @@ def clip(tmp_path):
 def test_a_label_is_what_the_model_says_of_the_stored_image(fold, clip):
     label = FoldModel(fold).label(clip)
     card = json.loads((fold / "model.json").read_text())
-    model = MaxMViTGMU(**card["model"])
+    model = MaxMViTGMU(ModelSettings(**card["model"]))
     model.load_state_dict(load_tensors(fold / "model.safetensors"))
     waveform = torch.from_numpy(soundfile.read(clip, dtype="float32")[0])[None]
     pair = SpectrogramImages(**FEATURES)(waveform, torch.tensor([waveform.shape[1]]))

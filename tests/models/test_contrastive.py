@@ -197,7 +197,9 @@ def test_one_class_alone_is_finite_and_so_is_its_slope(form, same):
 @pytest.mark.parametrize("wrong", [("clip", "negatives"), ("simclr", "masked")])
 def test_an_unknown_word_is_refused(wrong):
     form, same = wrong
-    with pytest.raises(ValueError, match="form is one of simclr, .* same_class of negatives"):
+    with pytest.raises(
+        ValueError, match="form must be one of simclr, .* same_class one of negatives"
+    ):
         nt_xent(*views(), 0.1, form, LABELS, same)
 
 

@@ -1,7 +1,9 @@
-"""The sum that is minimised, against torch's own terms; the temperature that is learned."""
+"""The total loss against torch's own terms, and the learned temperature."""
 
 import copy
+import inspect
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from audio.augment import Mix
+from config.schema import LossConfig
 from models.contrastive import FORMS, SAME_CLASS, consistency, diversity, nt_xent
-from models.losses import FusionLoss, Temperature
+from models.losses import SIGNS, FusionLoss, Temperature
 
 
 def views(n=6, width=5, seed=0):
@@ -22,6 +25,16 @@ def views(n=6, width=5, seed=0):
 def logits_and_targets(n=6, k=4):
     torch.manual_seed(1)
     return torch.randn(n, k, requires_grad=True), torch.arange(n) % k
+
+
+def test_keywords_and_words_are_those_of_section_loss():
+    fields = LossConfig.model_fields
+    keywords = inspect.signature(FusionLoss).parameters
+    assert set(keywords) == set(fields)
+    assert all(word.kind is word.KEYWORD_ONLY for word in keywords.values())
+    words = {"nt_xent": FORMS, "same_class": SAME_CLASS, "diversity": tuple(SIGNS)}
+    for key, allowed in words.items():
+        assert get_args(get_args(fields[key].annotation)[0]) == allowed
 
 
 @pytest.mark.parametrize("z", [torch.ones(3, 4), torch.zeros(3, 4)])
@@ -39,7 +52,7 @@ def test_gradients_are_finite_where_views_are_equal_or_zero(z):
 def test_the_total_is_the_published_sum_and_its_opposite(alpha, form, same, done, sign):
     pair = views()
     logits, targets = logits_and_targets()
-    loss = FusionLoss(alpha, 0.2, form, same_class=same, diversity_is=done)
+    loss = FusionLoss(alpha=alpha, temperature=0.2, nt_xent=form, same_class=same, diversity=done)
     terms = loss(logits, targets, pair)
     total = (
         F.cross_entropy(logits, targets)
@@ -51,7 +64,7 @@ def test_the_total_is_the_published_sum_and_its_opposite(alpha, form, same, done
         terms.cross_entropy + terms.nt_xent + alpha * (terms.consistency + sign * terms.diversity)
     )
     torch.testing.assert_close(terms.total, parts)
-    assert terms.diversity > 0  # logged as it is, whatever is done to it
+    assert terms.diversity > 0  # logged without the sign
 
 
 def test_the_sign_turns_the_slope_of_diversity_alone():
@@ -61,7 +74,7 @@ def test_the_sign_turns_the_slope_of_diversity_alone():
         return torch.autograd.grad(term, pair[0], retain_graph=True)[0]
 
     totals = {
-        done: FusionLoss(0.5, 0.2, diversity_is=done)(logits, targets, pair).total
+        done: FusionLoss(alpha=0.5, temperature=0.2, diversity=done)(logits, targets, pair).total
         for done in ("minimised", "maximised")
     }
     torch.testing.assert_close(
@@ -75,7 +88,9 @@ def test_the_sign_turns_the_slope_of_diversity_alone():
 def test_views_of_all_processes_bring_their_own_classes():
     logits, targets = logits_and_targets(3)
     joined, labels = views(6), torch.tensor([2, 2, 1, 0, 1, 2])
-    found = FusionLoss(0.0, 0.2, same_class="positives")(logits, targets, joined, None, labels)
+    found = FusionLoss(alpha=0.0, temperature=0.2, same_class="positives")(
+        logits, targets, joined, None, labels
+    )
     expected = nt_xent(*joined, 0.2, "simclr", labels, "positives")
     torch.testing.assert_close(found.nt_xent, expected)
 
@@ -192,7 +207,7 @@ def test_training_moves_it_to_where_the_loss_is_lowest(aim):
 
 def test_its_slope_is_that_of_the_loss():
     pair, (logits, targets) = views(), logits_and_targets()
-    loss = FusionLoss(0.3, 0.1, temperature_range=[0.01, 1.0])
+    loss = FusionLoss(alpha=0.3, temperature=0.1, temperature_range=[0.01, 1.0])
     loss(logits, targets, pair).total.backward()
     moved = [copy.deepcopy(loss), copy.deepcopy(loss)]
     for one, way in zip(moved, (1, -1), strict=True):

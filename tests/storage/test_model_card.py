@@ -12,11 +12,11 @@ from safetensors.torch import save_file
 
 import predict
 from inference.predictor import FoldModel
-from model_gmu import MaxMViTGMU
 from storage.tensors import load_state, save_tensors
 from system.errors import RunError
 from system.files import write_json
 from tests.conftest import SAMPLE_RATE, Payload, tone, write_card
+from tests.support.models import small_model
 
 FEATURES = {
     "sample_rate": 16000,
@@ -30,7 +30,7 @@ CLASSES = ["a", "b", "c"]
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
     torch.manual_seed(0)
-    return MaxMViTGMU(3, "gmu", "test_maxvit", "mvitv2_micro", 32, mlp_hidden_dim=512).state_dict()
+    return small_model("gmu", n_classes=3, mlp_hidden_dim=512).state_dict()
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ HOSTILE_CARDS = [
     ("model.surprise", 1, "model.surprise: Extra"),
     ("model.pretrained", True, "model.pretrained"),
     ("model.cqt_weights", "/etc/passwd", "model.cqt_weights"),
-    ("model.cqt_backbone", "no_such_model", "no timm model"),
-    ("model.cqt_backbone", "hf-hub:someone/something", "no timm model"),
+    ("model.cqt_backbone", "no_such_model", "not a timm model"),
+    ("model.cqt_backbone", "hf-hub:someone/something", "not a timm model"),
     ("model.cqt_backbone", "test_vit", "not of one model: cqt_branch"),
     ("model.cqt_backbone", None, "model.cqt_backbone"),
     ("model.fusion", "add", "model.fusion"),

@@ -80,7 +80,7 @@ MISTAKES = {
     "counts": (["corpus.expect_published_counts=true"], ["published", "1708", "found"]),
     "fold": (["run.folds=[6]"], ["fold must be in 1..5, got 6"]),
     "image_size": (["model.image_size=100"], ["model.image_size=100", "nearest", "96"]),
-    "backbone": (["model.cqt_backbone=maxvit_huge"], ["maxvit_huge", "no timm model"]),
+    "backbone": (["model.cqt_backbone=maxvit_huge"], ["maxvit_huge", "not a timm model"]),
     "n_bins": (["features.cqt.n_bins=80"], ["features.cqt.n_bins=80", "at most"]),
     "n_mels": (["features.mel.n_mels=256"], ["n_mels=256", "raise n_fft"]),
     "weights": (["model.cqt_weights=none.safetensors"], ["model.cqt_weights", "no file"]),

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
+from config.effects import ONLY_WITH
 from config.loading import dump_config, flatten, load_config
-from config.schema import ONLY_WITH, Config
+from config.schema import Config
 from corpora.readers import read_corpus
 from evaluation.metrics import SCORES, confusion_matrix, scores
 from evaluation.significance import mcnemar, paired_test, speaker_interval

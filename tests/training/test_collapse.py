@@ -22,6 +22,7 @@ from evaluation.summary import summarize
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
 from system.files import read_json
+from tests.support.models import small_model
 from tests.support.runs import run_experiment
 from tests.training.test_engine import Stub, batch, loaders, make_trainer
 from training import build, collapse
@@ -199,7 +200,7 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
 @pytest.mark.parametrize("fusion", ["gmu_contrastive", "cross_attention", "mel_only"])
 def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
     torch.manual_seed(0)
-    model = MaxMViTGMU(4, fusion, "test_maxvit", "mvitv2_micro", 64, mlp_hidden_dim=16).eval()
+    model = small_model(fusion, image_size=64, mlp_hidden_dim=16).eval()
     accelerator, images = Accelerator(cpu=True), torch.randn(2, 6, 1, 64, 64)
     signs = CollapseMonitor(model)
     with torch.inference_mode():

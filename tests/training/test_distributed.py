@@ -32,10 +32,10 @@ WORLD, BATCH, WIDTH = 2, 3, 5
 N_EVAL = 9  # 5 clips on one process, 4 on the other
 FORMS = {  # how views are compared
     "simclr": {},
-    "cross_modal": {"form": "cross_modal"},
-    "symmetric": {"form": "symmetric"},
+    "cross_modal": {"nt_xent": "cross_modal"},
+    "symmetric": {"nt_xent": "symmetric"},
     "positives": {"same_class": "positives"},
-    "ignored": {"form": "symmetric", "same_class": "ignored"},
+    "ignored": {"nt_xent": "symmetric", "same_class": "ignored"},
     "learned": {"same_class": "positives", "temperature_range": [0.1, 1.0]},
 }
 CLASSES = (0, 1, 0, 0, 2, 1)  # kin on one process, and across both
@@ -91,7 +91,7 @@ def gradients(model: nn.Module, form: str, own: slice) -> list[Tensor]:
     cqt, mel, _ = (part[own] for part in data(WORLD * BATCH))
     targets = torch.tensor(CLASSES)[own]
     model.zero_grad()
-    loss = FusionLoss(0.3, 0.5, **FORMS[form])
+    loss = FusionLoss(alpha=0.3, temperature=0.5, **FORMS[form])
     output = model(cqt, mel)
     views = gather_views(output.z_cqt), gather_views(output.z_mel)
     labels = gather_labels(targets)
@@ -155,7 +155,7 @@ def steps_that_learn(rank: int, world: int = WORLD) -> list[float]:
     """Take steps with a temperature that is learned; return where each leaves it."""
     n = WORLD * BATCH // world
     own = torch.arange(WORLD * BATCH)[rank * n : (rank + 1) * n]
-    criterion, model = FusionLoss(0.3, 0.5, **FORMS["learned"]), Views()
+    criterion, model = FusionLoss(alpha=0.3, temperature=0.5, **FORMS["learned"]), Views()
     parts = model.parts()
     parts["head"] = [*parts["head"], *criterion.parameters()]
     optimizers = build_optimizers(parts, dict.fromkeys(parts, "sgd"), 0.05)

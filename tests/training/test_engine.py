@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, build_loader
-from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
 from models.losses import FusionLoss, Temperature
 from storage.tensors import load_state, load_tensors
 from system.errors import RunError
+from tests.support.models import small_model
 from training import engine
 from training.checkpoints import Checkpoints
 from training.engine import fit, loss_terms, train_one_epoch, train_step
@@ -230,9 +230,7 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
 ) -> None:
     def trainer() -> TrainingState:
         torch.manual_seed(3)
-        model = MaxMViTGMU(
-            K, fusion, "test_maxvit", "mvitv2_micro", SIDE, dropout=0.5, mlp_hidden_dim=16
-        )
+        model = small_model(fusion, n_classes=K, image_size=SIDE, dropout=0.5, mlp_hidden_dim=16)
         kinds = {"schedule": SCHEDULES[fusion], "seed": 5, "clip_grad_norm": 1.0}
         if fusion == "gmu_contrastive":
             kinds["criterion"] = FusionLoss(same_class="positives", temperature_range=[0.01, 1.0])
@@ -258,7 +256,7 @@ def test_bfloat16_trains_and_keeps_the_weights_in_float32() -> None:
     for precision in ("no", "bf16"):
         AcceleratorState._reset_state(reset_partial_state=True)
         torch.manual_seed(3)
-        model = MaxMViTGMU(K, "gmu_contrastive", "test_maxvit", "mvitv2_micro", SIDE)
+        model = small_model("gmu_contrastive", n_classes=K, image_size=SIDE)
         trainer = make_trainer(model, precision=precision, lr=1e-3)
         train_one_epoch(trainer, loaders(8, 4, side=SIDE)[0])
         losses[precision] = trainer.progress.sums["total"] / 8
@@ -354,7 +352,7 @@ class TwoViews(Stub):
 
 
 def learning(clip: float | None = None) -> TrainingState:
-    criterion = FusionLoss(0.0, 0.07, temperature_range=[0.01, 1.0])
+    criterion = FusionLoss(alpha=0.0, temperature=0.07, temperature_range=[0.01, 1.0])
     return make_trainer(TwoViews(), optimizer="sgd", criterion=criterion, clip_grad_norm=clip)
 
 

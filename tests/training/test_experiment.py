@@ -23,6 +23,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
 from corpora.plan import make_plan, plan_warnings
@@ -32,7 +33,7 @@ from experiments import lr_range as rate_range
 from experiments import tuning
 from features import SpectrogramImages
 from model_gmu import rebuild
-from models.heads import FUSIONS, GATED, ONE_BRANCH
+from models.settings import ModelSettings
 from storage.feature_store import FeatureStore
 from storage.run_folder import read_run, remove_run
 from storage.tensors import load_tensors
@@ -155,7 +156,7 @@ def test_predictions_cover_dev_and_test_and_agree_with_the_metrics(fusions, fusi
 def test_weights_rebuild_the_model_that_made_the_predictions(fusions, fusion, corpus_root) -> None:
     folder = fusions[fusion] / FOLD
     card = read_json(folder / "model.json")
-    model = rebuild(card["model"], load_tensors(folder / "model.safetensors"))
+    model = rebuild(ModelSettings(**card["model"]), load_tensors(folder / "model.safetensors"))
     row = rows_of(folder / "predictions.csv", "test")[3]
     path = next(corpus_root.rglob(f"{row['utterance']}.wav"))
     waveform = torch.from_numpy(soundfile.read(path, dtype="float32")[0])[None]

@@ -1,0 +1,104 @@
+"""Which keys have an effect, given the values of others: asked and answered here alone."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from config.fusions import GATED, fusions_that
+
+
+class Condition(NamedTuple):
+    """Says that a key has an effect only with some values of another key."""
+
+    controller: str  # the other key
+    values: tuple[str, ...]  # of the controller
+    default: Any  # taken where the key has an effect and is null
+
+
+BUILT_IN = ("iemocap", "esd", "ravdess", "emodb", "cremad")  # corpora with published counts
+PROJECTED = fusions_that(lambda fusion: fusion.projects)
+TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
+CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
+MATCHED = fusions_that(lambda fusion: fusion.widens)
+READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
+READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
+ONLY_WITH = {
+    "corpus.manifest": Condition("corpus.name", ("manifest",), None),
+    "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
+    "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
+    "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
+    "augment.gain_db": Condition("train.images", ("computed",), 0.0),
+    "augment.snr_db": Condition("train.images", ("computed",), None),
+    "augment.speed": Condition("train.images", ("computed",), 0.0),
+    "augment.pitch": Condition("train.images", ("computed",), 0.0),
+    "model.fusion_hidden_dim": Condition("model.fusion", PROJECTED, None),
+    "model.gate_input": Condition("model.fusion", GATED, "projected"),
+    "model.gate": Condition("model.fusion", GATED, "vector"),
+    "model.projection_dim": Condition("model.fusion", CONTRASTIVE, 128),
+    "model.attention_heads": Condition("model.fusion", TOKENS, 4),
+    "model.match_parameters": Condition("model.fusion", MATCHED, False),
+    "model.cqt_backbone": Condition("model.fusion", READ_CQT, "maxvit_base_tf_224"),
+    "model.mel_backbone": Condition("model.fusion", READ_MEL, "mvitv2_base"),
+    "model.cqt_weights": Condition("model.fusion", READ_CQT, None),
+    "model.mel_weights": Condition("model.fusion", READ_MEL, None),
+    "loss.alpha": Condition("model.fusion", CONTRASTIVE, 0.3),
+    "loss.diversity": Condition("model.fusion", CONTRASTIVE, "minimised"),
+    "loss.temperature": Condition("model.fusion", CONTRASTIVE, 0.07),
+    "loss.temperature_range": Condition("model.fusion", CONTRASTIVE, None),
+    "loss.nt_xent": Condition("model.fusion", CONTRASTIVE, "simclr"),
+    "loss.same_class": Condition("model.fusion", CONTRASTIVE, "negatives"),
+    "optim.optimizer.cqt": Condition("model.fusion", READ_CQT, "adam"),
+    "optim.optimizer.mel": Condition("model.fusion", READ_MEL, "radam"),
+    "optim.plateau_factor": Condition("optim.schedule", ("plateau",), 0.1),
+    "optim.plateau_patience": Condition("optim.schedule", ("plateau",), 2),
+    "optim.min_lr": Condition("optim.schedule", ("plateau", "cosine"), 1e-6),
+    "optim.warmup_epochs": Condition("optim.schedule", ("cosine",), 0.0),
+}
+
+
+def has_effect(config: Mapping[str, Any], key: str) -> bool:
+    """Return whether a key has an effect in a config.
+
+    Args:
+        config: Dotted keys to values; the key that decides must be among them.
+        key: Dotted key; keys that depend on no other always have an effect.
+
+    >>> has_effect({"model.fusion": "gmu"}, "loss.alpha")
+    False
+    >>> has_effect({"model.fusion": "gmu"}, "optim.lr")
+    True
+    """
+    condition = ONLY_WITH.get(key)
+    return condition is None or config.get(condition.controller) in condition.values
+
+
+def keys_without_effect(values: Mapping[str, Any]) -> list[str]:
+    """Return the keys that some given values rule out; values that are not given rule out none.
+
+    >>> keys_without_effect({"optim.schedule": "constant", "optim.lr": 1e-3})[:2]
+    ['optim.plateau_factor', 'optim.plateau_patience']
+    """
+    return [
+        key
+        for key, condition in ONLY_WITH.items()
+        if condition.controller in values and not has_effect(values, key)
+    ]
+
+
+def deciding_key(key: str) -> str | None:
+    """Return the key that decides whether this one has an effect, or None.
+
+    >>> deciding_key("loss.alpha"), deciding_key("optim.lr")
+    ('model.fusion', None)
+    """
+    condition = ONLY_WITH.get(key)
+    return None if condition is None else condition.controller
+
+
+def usual_value(key: str) -> Any:
+    """Return the value that a key takes where it has an effect and is null.
+
+    >>> usual_value("loss.alpha")
+    0.3
+    """
+    condition = ONLY_WITH.get(key)
+    return None if condition is None else condition.default

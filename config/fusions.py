@@ -1,0 +1,60 @@
+"""The fusions: their names and what is known of each without building it.
+
+All lists of fusions derive from `FUSIONS`: the values of `model.fusion`, the keys that have an
+effect with each, the entry that trains it. `models.heads.HEADS` maps the same names to classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fusion:
+    """Facts about one fusion.
+
+    Attributes:
+        branches: Backbones that it reads, of `cqt` and `mel`.
+        reads_tokens: Reads each branch's tokens (B, N, D) instead of pooled features (B, D).
+        projects: Projects both branches to one width, `model.fusion_hidden_dim`.
+        gated: A gate weighs CQT against Mel.
+        contrastive: Returns two views for the contrastive loss.
+        widens: Setting that `model.match_parameters` enlarges, or None if it cannot match.
+    """
+
+    branches: tuple[str, ...] = ("cqt", "mel")
+    reads_tokens: bool = False
+    projects: bool = False
+    gated: bool = False
+    contrastive: bool = False
+    widens: str | None = None
+
+    @property
+    def entry(self) -> str:
+        """Script that trains it."""
+        return "train_gmu.py" if self.gated else "train.py"
+
+
+FUSIONS = {
+    "concat": Fusion(widens="mlp_hidden_dim"),
+    "mean": Fusion(projects=True, widens="fusion_hidden_dim"),
+    "sum": Fusion(projects=True, widens="fusion_hidden_dim"),
+    "gmu": Fusion(projects=True, gated=True),
+    "gmu_contrastive": Fusion(projects=True, gated=True, contrastive=True),
+    "cross_attention": Fusion(projects=True, gated=True, reads_tokens=True),
+    "cqt_only": Fusion(branches=("cqt",)),
+    "mel_only": Fusion(branches=("mel",)),
+}
+
+
+def fusions_that(have: Callable[[Fusion], object]) -> tuple[str, ...]:
+    """Return the names of the fusions for which a condition holds, in the table's order.
+
+    >>> fusions_that(lambda fusion: fusion.reads_tokens)
+    ('cross_attention',)
+    """
+    return tuple(name for name, fusion in FUSIONS.items() if have(fusion))
+
+
+GATED = fusions_that(lambda fusion: fusion.gated)
+UNGATED = fusions_that(lambda fusion: not fusion.gated)
+ONE_BRANCH = {name: f.branches[0] for name, f in FUSIONS.items() if len(f.branches) == 1}

@@ -1,0 +1,54 @@
+"""What a network looks like: the settings that rebuild it around saved weights."""
+
+from dataclasses import dataclass
+from typing import Self
+
+from config.schema import ModelConfig
+
+FIRST_WEIGHTS = frozenset({"pretrained", "cqt_weights", "mel_weights"})  # keys of ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """Settings of `MaxMViTGMU`, saved in model.json beside the weights.
+
+    A setting that has no effect with the fusion is None, see `config.effects`.
+
+    Attributes:
+        n_classes: K.
+        fusion: A name of `config.fusions.FUSIONS`.
+        cqt_backbone: timm model for the CQT image.
+        mel_backbone: timm model for the Mel-STFT image.
+        image_size: Height and width of the images in pixels.
+        n_channels: Channels of each image.
+        fusion_hidden_dim: D, width of the fused vector; None is the width of the wider branch.
+        gate_input: `projected` (default): the gate reads h_cqt and h_mel; `features`: it reads
+            feat_cqt and feat_mel.
+        gate: `vector` (default): one gate for each unit; `scalar`: one for all units.
+        projection_dim: P, width of the contrastive views (default 128).
+        attention_heads: Heads of the cross-modal attention (default 4).
+        match_parameters: Widen the head to as many parameters as gmu's, within one unit.
+        mlp_hidden_dim: Units of the classifier's hidden layer.
+        dropout: Probability before the last layer and on attention weights.
+    """
+
+    n_classes: int
+    fusion: str
+    cqt_backbone: str | None = None
+    mel_backbone: str | None = None
+    image_size: int = 224
+    n_channels: int = 1
+    fusion_hidden_dim: int | None = None
+    gate_input: str | None = None
+    gate: str | None = None
+    projection_dim: int | None = None
+    attention_heads: int | None = None
+    match_parameters: bool | None = None
+    mlp_hidden_dim: int = 512
+    dropout: float = 0.2
+
+    @classmethod
+    def from_config(cls, model: ModelConfig, n_classes: int, n_channels: int = 1) -> Self:
+        """Return the settings of section `model`; where first weights come from is not one."""
+        values = model.model_dump(include=set(ModelConfig.model_fields) - FIRST_WEIGHTS)
+        return cls(n_classes=n_classes, n_channels=n_channels, **values)
