@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -77,9 +76,7 @@ class SpectrogramImages(nn.Module):
         self.sample_rate, self.input_rate = sample_rate, input_rate or sample_rate
         self.crop_size = None if seconds is None else max(round(seconds * self.input_rate), 1)
         check_rates(self.input_rate, sample_rate)
-        self.resample = torchaudio.transforms.Resample(self.input_rate, sample_rate, **RESAMPLER)
-        if self.input_rate != sample_rate:  # its kernel belongs in no checkpoint
-            self.resample.register_buffer("kernel", self.resample.kernel, persistent=False)
+        self.resample = _resampler(self.input_rate, sample_rate)
         self.cqt = CQT(sample_rate, **(cqt or {}))
         self.mel = MelSTFT(sample_rate, **(mel or {}))
 
@@ -143,6 +140,17 @@ class SpectrogramImages(nn.Module):
         return F.interpolate(channels, size, mode="bilinear", antialias=True)
 
 
+def _resampler(input_rate: int, sample_rate: int) -> nn.Module:
+    """Return what resamples waveforms from one rate to another; its kernel is in no state_dict."""
+    if input_rate == sample_rate:
+        return nn.Identity()
+    from torchaudio.transforms import Resample  # takes half a second
+
+    resample = Resample(input_rate, sample_rate, **RESAMPLER)
+    resample.register_buffer("kernel", resample.kernel, persistent=False)
+    return resample
+
+
 def _up_to(waveform: Tensor, lengths: Tensor) -> Tensor:
     """Return the clips with zeros behind them: (B, T), (B,) -> (B, T)."""
     if int(lengths.min()) == waveform.shape[-1]:
@@ -172,5 +180,7 @@ def crops(waveform: Tensor, size: int) -> Tensor:
 
 def _with_deltas(db: Tensor) -> Tensor:
     """Stack images with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
-    delta = torchaudio.functional.compute_deltas(db)
-    return torch.stack([db, delta, torchaudio.functional.compute_deltas(delta)], 1)
+    from torchaudio.functional import compute_deltas  # takes half a second
+
+    delta = compute_deltas(db)
+    return torch.stack([db, delta, compute_deltas(delta)], 1)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -144,12 +143,14 @@ def _resample(waveform: NDArray, factor: float) -> NDArray:
 
 def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
     """Multiply all frequencies: stretch by the factor at the same pitch, then play faster by it."""
+    from torchaudio.functional import phase_vocoder  # takes half a second
+
     n_fft = 2 ** round(math.log2(STRETCH_WINDOW * sample_rate))
     hop, window = n_fft // 4, torch.hann_window(n_fft)
     clip = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
     spectrum = torch.stft(clip, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
     advance = torch.linspace(0, math.pi * hop, n_fft // 2 + 1)[:, None]
-    stretched = torchaudio.functional.phase_vocoder(spectrum, 1 / factor, advance)
+    stretched = phase_vocoder(spectrum, 1 / factor, advance)
     length = max(round(len(waveform) * factor), 1)
     longer = torch.istft(stretched, n_fft, hop, window=window, length=length).numpy()
     shifted = _resample(longer, factor)[: len(waveform)]

@@ -191,7 +191,10 @@ class CQT(nn.Module):
         key = (q, device, dtype)
         kernels = self._kernels.get(key)
         if kernels is None:  # threads share the cache: each returns what it holds itself
-            kernels = self._make_kernels(q, device, dtype)
+            make = self._make_kernels
+            if torch.compiler.is_compiling():  # as a decorator it would load the compiler for all
+                make = torch.compiler.disable(make)
+            kernels = make(q, device, dtype)
             if not torch.compiler.is_exporting():  # or they are stand-ins for tensors
                 self._keep(key, kernels)
         return kernels
@@ -207,7 +210,6 @@ class CQT(nn.Module):
             free += old.n_bytes()
         self._kernels[key] = kernels
 
-    @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:
         design, n_points = self._wavelets, q * self._samples // self._frames

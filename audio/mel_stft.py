@@ -4,7 +4,6 @@ from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.signal
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -112,10 +111,12 @@ class MelSTFT(nn.Module):
     def _kernels_for(self, device: torch.device, dtype: torch.dtype) -> Kernels:
         key = (device, dtype)
         if key not in self._kernels:
-            self._kernels[key] = self._make_kernels(device, dtype)
+            make = self._make_kernels
+            if torch.compiler.is_compiling():  # as a decorator it would load the compiler for all
+                make = torch.compiler.disable(make)
+            self._kernels[key] = make(device, dtype)
         return self._kernels[key]
 
-    @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, device: torch.device, dtype: torch.dtype) -> Kernels:
         def tensor(array: NDArray) -> Tensor:
@@ -150,10 +151,10 @@ def _mel_power(frames: Tensor, kernels: Kernels) -> Tensor:
 
 def _largest_answer(window: NDArray, filters: NDArray) -> float:
     """Return the largest power that a sine of amplitude 1 has, on an FFT bin or between two."""
+    from scipy.signal import fftconvolve  # takes a second
+
     lobes = np.abs(np.fft.fftshift(np.fft.fft(window, 2 * len(window)))) ** 2 / 4  # half bins
-    answers = (
-        scipy.signal.fftconvolve(filters, lobes[offset::2, None], axes=0) for offset in (0, 1)
-    )
+    answers = (fftconvolve(filters, lobes[offset::2, None], axes=0) for offset in (0, 1))
     return float(max(answer.max() for answer in answers))
 
 

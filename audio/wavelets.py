@@ -4,7 +4,6 @@ from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from audio.windows import bandwidth, check_hop, get_window, side_lobes
@@ -147,6 +146,8 @@ class Wavelets:
         Shape:
             lowest row, (n, R, q); row r, place j is (r * q + j) / (q * hop_length) cycles a sample
         """
+        from scipy.fft import fft  # takes half a second
+
         centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
         low, high = self.rows(group, q, n_samples)
         n_points = q * self.hop_length
@@ -157,7 +158,7 @@ class Wavelets:
             wavelet, before = self._wavelet(k)
             circle = np.zeros(n_points, complex)
             circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * centre)
-            spectrum = scipy.fft.fft(np.roll(circle, -before))[j % n_points]
+            spectrum = fft(np.roll(circle, -before))[j % n_points]
             row[:] = (spectrum * half_sample).conj()
         if n_samples != n_points:
             band[:, 2 * np.abs(j) >= min(n_samples, n_points)] = 0

@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import numpy as np
-import scipy.signal
 from numpy.typing import NDArray
 
 from system.errors import InputError
@@ -23,6 +22,8 @@ def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
     Raises:
         InputError: scipy makes no such window.
     """
+    import scipy.signal  # takes a second
+
     try:
         given = tuple(window) if isinstance(window, list) else window
         return scipy.signal.get_window(given, length)
