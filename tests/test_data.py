@@ -301,7 +301,7 @@ def test_a_recording_that_changed_is_named(tmp_path: Path, kept, count) -> None:
     if kept == "size and time":
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size
-    with pytest.raises(RunError, match="mine.wav has changed since it was heard.*same command"):
+    with pytest.raises(RunError, match="mine.wav has changed since it was indexed.*same command"):
         clips[(1, 0)]
     count("files changed behind our back")
 

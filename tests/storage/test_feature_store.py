@@ -426,14 +426,14 @@ def test_a_store_in_the_place_of_another_is_refused(make_store, clips, tmp_path,
 
 @pytest.mark.promise("bad_audio")
 @pytest.mark.parametrize("rate", [RATE, RATE + 1])
-def test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored(
+def test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored(
     make_store, clips, rate, count
 ) -> None:
     (key, path), *others = clips.items()
     samples, _ = soundfile.read(path)
     soundfile.write(path, samples[::-1] if rate == RATE else samples, rate)
     store = make_store()
-    assert store.build(clips, workers=2) == {path: "has changed since it was heard"}
+    assert store.build(clips, workers=2) == {path: "has changed since it was indexed"}
     assert store.rows.keys() == dict(others).keys()
     soundfile.write(path, samples, RATE)
     assert store.build(clips, workers=0) == {} and key in store.rows
