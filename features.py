@@ -16,7 +16,6 @@ from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from audio.windows import check_rates
 
-FRONT_END_VERSION = 2  # raised when the same settings give other images; part of the store's key
 RESAMPLER = {  # torchaudio's "kaiser best"; its default leaves images near half the lower rate
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
@@ -58,6 +57,8 @@ class SpectrogramImages(nn.Module):
         MaxViT's windows do not divide: 224 here.
     """
 
+    version = 2  # raised when equal settings give other images: part of the feature store's key
+
     def __init__(
         self,
         sample_rate: int = 44_100,
@@ -71,6 +72,17 @@ class SpectrogramImages(nn.Module):
         input_rate: int | None = None,
     ) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {  # with `version` they decide every pixel
+            "sample_rate": sample_rate,
+            "input_rate": input_rate,
+            "cqt": dict(cqt or {}),
+            "mel": dict(mel or {}),
+            "top_db": top_db,
+            "reference": reference,
+            "channels": channels,
+            "seconds": seconds,
+            "image_size": image_size,
+        }
         self.image_size, self.top_db = image_size, top_db
         self.reference, self.channels = reference, channels
         self.sample_rate, self.input_rate = sample_rate, input_rate or sample_rate
@@ -84,6 +96,11 @@ class SpectrogramImages(nn.Module):
     def n_channels(self) -> int:
         """Channels of each image."""
         return 3 if self.channels == "delta" else 1
+
+    @property
+    def record(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return self.n_channels, self.image_size, self.image_size
 
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)

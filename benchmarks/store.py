@@ -24,6 +24,7 @@ from audio.reading import inspect_audio
 from benchmarks.candidates import PAPER, librosa_images, noise
 from benchmarks.front_end import machine, table
 from data import ImageDataset, TrainBatches
+from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 
 ROUNDS = 3  # alternating, so that all see the same machine
@@ -36,7 +37,7 @@ STORES = (500, 4000)  # clips
 def build_seconds(paths: Mapping[str, Path], workers: int) -> float:
     """Return how long building an empty store takes."""
     with tempfile.TemporaryDirectory() as folder:
-        store = FeatureStore(Path(folder), SETTINGS)
+        store = FeatureStore(Path(folder), SpectrogramImages(**SETTINGS))
         start = time.perf_counter()
         bad = store.build(paths, workers)
         assert not bad, bad
@@ -83,7 +84,7 @@ def epoch_memory(n_clips: int) -> float:
             level = 1 - i / (2 * n_clips)
             soundfile.write(file, level * clip, PAPER.sample_rate, subtype="FLOAT")
         paths = {inspect_audio(file).hash: file for file in files}
-        FeatureStore(Path(folder), SETTINGS).build(paths, WORKERS)
+        FeatureStore(Path(folder), SpectrogramImages(**SETTINGS)).build(paths, WORKERS)
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # has nothing left of the build
             return pool.apply(one_epoch, (Path(folder), list(paths)))
 
@@ -91,7 +92,8 @@ def epoch_memory(n_clips: int) -> float:
 def one_epoch(folder: Path, hashes: Sequence[str]) -> float:
     """Read all clips of a store once, shuffled; return the MB that this process grew by."""
     before = peak = own_memory()
-    dataset = ImageDataset(FeatureStore(folder, SETTINGS), hashes, [0] * len(hashes))
+    store = FeatureStore(folder, SpectrogramImages(**SETTINGS))
+    dataset = ImageDataset(store, hashes, [0] * len(hashes))
     for batch in TrainBatches(len(hashes), BATCH_SIZE, seed=0):
         dataset.__getitems__(batch)
         peak = max(peak, own_memory())

@@ -34,6 +34,7 @@ from config.schema import Config
 from corpora.plan import Plan, make_tuning_plan
 from data import Batch
 from experiments.tuning_figures import Sweep, draw_sweep
+from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from system.disk import make_folder
 from system.errors import InputError
@@ -214,7 +215,7 @@ def run_range_test(
     check_places(config)
     config = _without_schedule(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     plan = fill_store(plan, store)
     accelerator = make_accelerator(config)
     rates = np.geomspace(lowest, highest, steps).tolist()

@@ -32,6 +32,7 @@ from experiments.tuning_report import (
     write_best,
     write_trials,
 )
+from features import SpectrogramImages
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from system.disk import make_folder, remove_leftovers
@@ -264,7 +265,7 @@ def _train(
     log.info("trial %d: %s", trial.number, ", ".join(f"{k}={v}" for k, v in values.items()))
     config = trial_config(tuning, values, f"{tuning.config.name}_trial-{trial.number}")
     write_text(place / "config.yaml", dump_config(config))
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     try:
         plan = fill_store(replace(plan, config=config), store)
     except InputError as error:

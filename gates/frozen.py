@@ -16,6 +16,7 @@ from config.schema import Config
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, EvalBatches, build_loader
+from features import SpectrogramImages
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.feature_store import FeatureStore
@@ -229,7 +230,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # else more clips may be left out yet
         _check_same_clips(plan, run)
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     plan = fill_store(plan, store)
     _check_same_clips(plan, run)
     return FrozenRun(run, plan, store)

@@ -102,7 +102,7 @@ def test_evaluation_covers_each_clip_once_in_as_many_batches_on_each_process(
 
 @pytest.fixture(scope="module")
 def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    store = FeatureStore(tmp_path_factory.mktemp("store"), SETTINGS)
+    store = FeatureStore(tmp_path_factory.mktemp("store"), SpectrogramImages(**SETTINGS))
     store.build(hashed(corpus_root), workers=0)
     return store
 
@@ -186,7 +186,8 @@ def test_worker_processes_give_the_same_batches(store: FeatureStore, monkeypatch
 @pytest.fixture(scope="module")
 def cropped(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """A store of crops of 0.1 s; the corpus's clips have 0.2 to 0.26 s."""
-    store = FeatureStore(tmp_path_factory.mktemp("crops"), {**SETTINGS, "seconds": 0.1})
+    front_end = SpectrogramImages(**SETTINGS, seconds=0.1)
+    store = FeatureStore(tmp_path_factory.mktemp("crops"), front_end)
     store.build(hashed(corpus_root), workers=0)
     return store
 

@@ -65,10 +65,10 @@ def run_experiment(
             pass  # refused now, not after all clips were heard
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
     plan = make_plan(config, keep=True)
-    channels = SpectrogramImages(**feature_settings(config)).n_channels
-    build_model(config, len(plan.labels.classes), channels)  # fails now, not hours later
+    front_end = SpectrogramImages(**feature_settings(config))
+    build_model(config, len(plan.labels.classes), front_end.n_channels)  # fails now, not later
     with _claimed(folder, config, overwrite) if accelerator.is_main_process else nullcontext():
-        store = FeatureStore(Path(config.run.store), feature_settings(config))
+        store = FeatureStore(Path(config.run.store), front_end)
         with accelerator.main_process_first():
             plan = fill_store(plan, store)
             environment = describe_environment(command, config.run.device)

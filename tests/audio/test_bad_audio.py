@@ -22,6 +22,7 @@ from audio.reading import BadAudio, inspect_audio, read_audio
 from corpora.plan import make_plan
 from corpora.readers import read_corpus
 from corpora.recordings import index_audio
+from features import SpectrogramImages
 from inference.predictor import FoldModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
@@ -107,7 +108,7 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
     assert sum(label.probs.values()) == pytest.approx(1, abs=1e-5)
     check_tone(kind, read_audio(path, RATE))
     assert heard[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
-    store = FeatureStore(tmp_path / "store", FEATURES)
+    store = FeatureStore(tmp_path / "store", SpectrogramImages(**FEATURES))
     assert store.build({heard[path].hash: path}, 0) == {}
     images = np.asarray(store.view("mel"), np.float32)
     assert np.isfinite(images).all()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from corpora.plan import make_plan
 from data import EvalBatches, build_loader
+from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss, LossTerms
 from storage.checkpoints import Checkpoints
@@ -343,7 +344,7 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
 def test_a_damaged_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, part: str) -> None:
     config = tiny(f"run.store={tmp_path / 'store'}")
     plan = make_plan(config)
-    store = FeatureStore(tmp_path / "store", feature_settings(config))
+    store = FeatureStore(tmp_path / "store", SpectrogramImages(**feature_settings(config)))
     fill_store(plan, store)
     clip = dict(plan.wanted()[0].parts())[part][0]
     row = store.rows[plan.hashes[clip.path]].start
