@@ -161,7 +161,7 @@ def _resampler(input_rate: int, sample_rate: int) -> nn.Module:
     """Return what resamples waveforms from one rate to another; its kernel is in no state_dict."""
     if input_rate == sample_rate:
         return nn.Identity()
-    from torchaudio.transforms import Resample  # takes half a second
+    from torchaudio.transforms import Resample  # half a second of CPU time
 
     resample = Resample(input_rate, sample_rate, **RESAMPLER)
     resample.register_buffer("kernel", resample.kernel, persistent=False)
@@ -197,7 +197,7 @@ def crops(waveform: Tensor, size: int) -> Tensor:
 
 def _with_deltas(db: Tensor) -> Tensor:
     """Stack images with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
-    from torchaudio.functional import compute_deltas  # takes half a second
+    from torchaudio.functional import compute_deltas  # half a second of CPU time
 
     delta = compute_deltas(db)
     return torch.stack([db, delta, compute_deltas(delta)], 1)

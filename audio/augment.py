@@ -143,7 +143,7 @@ def _resample(waveform: NDArray, factor: float) -> NDArray:
 
 def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
     """Multiply all frequencies: stretch by the factor at the same pitch, then play faster by it."""
-    from torchaudio.functional import phase_vocoder  # takes half a second
+    from torchaudio.functional import phase_vocoder  # half a second of CPU time
 
     n_fft = 2 ** round(math.log2(STRETCH_WINDOW * sample_rate))
     hop, window = n_fft // 4, torch.hann_window(n_fft)

@@ -151,8 +151,8 @@ class Clip:
         n_blocks, q = ours._layout(ours.n_frames(self.x.shape[-1]))
         block = torch.randn(n_blocks, q * ours.hop_length)
         folded = torch.randn(n_blocks, len(ours.frequencies), q, dtype=torch.complex64)
-        steps = ours._kernels_for(q, block.device, block.dtype).turns.shape
-        half = torch.view_as_complex(block.unflatten(-1, (*steps, 2)))  # (b, R, C), as in `_fold`
+        steps = ours._kernels_for(q, block.device, block.dtype).twiddles.shape
+        half = torch.view_as_complex(block.unflatten(-1, (*steps, 2)))  # (b, U, V), as in `_fold`
         return {
             RFFT: lambda: (torch.fft.rfft(block), torch.fft.ifft(folded)),
             QUICKEST: lambda: (torch.fft.fft(torch.fft.fft(half, dim=1)), torch.fft.ifft(folded)),
