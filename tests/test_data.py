@@ -352,7 +352,7 @@ class Slow(Dataset):
 def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
     """The training process decides; as when a cluster signals every process of a job."""
     loader = DataLoader(
-        Slow(), num_workers=2, worker_init_fn=data_module._leave_signals, batch_size=None
+        Slow(), num_workers=2, worker_init_fn=data_module._ignore_signals, batch_size=None
     )
     batches = iter(loader)
     found = [next(batches), next(batches)]  # one of each worker: both are at work
