@@ -1,4 +1,4 @@
-"""Batches of images, from the feature store or from waveforms: nothing lost, all repeatable."""
+"""Batches of images for training and evaluation, from the feature store or from waveforms."""
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,43 +27,43 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 
-Item = tuple[int, int]  # (epoch, index)
+Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
 
 
 class Batch(NamedTuple):
-    """Clips on their way to the model."""
+    """What the model and the loss read."""
 
-    clip: Tensor  # (B,) place in the split
+    clip: Tensor  # (B,) index of the utterance in the split
     cqt: Tensor  # (B, C, H, W) dB
     mel: Tensor  # (B, C, H, W) dB
     targets: Tensor  # (B,)
-    mix: Mix | None = None  # which images hold a second clip, in training with mixup
+    mix: Mix | None = None  # which images are mixed with which, in training with mixup
 
     def to(self, device: torch.device) -> "Batch":
-        """Move all tensors."""
-        return Batch(*(_moved(value, device) for value in self))
+        """Move all tensors to a device."""
+        return Batch(*(_move(value, device) for value in self))
 
     def pin_memory(self) -> "Batch":
-        """Pin all tensors; the loader asks for it on a GPU."""
-        return Batch(*(_pinned(value) for value in self))
+        """Pin all tensors; DataLoader calls this on a GPU."""
+        return Batch(*(_pin(value) for value in self))
 
 
 class Waveforms(NamedTuple):
-    """Clips on their way to the images."""
+    """A batch before its images are computed."""
 
-    clip: Tensor  # (B,) place in the split
-    waveform: Tensor  # (B, T)
+    clip: Tensor  # (B,) index of the utterance in the split
+    waveform: Tensor  # (B, T), padded with zeros
     lengths: Tensor  # (B,) samples
     targets: Tensor  # (B,)
-    keys: Tensor  # (B, 3) seed, epoch, clip: the chance of the augmentation
+    keys: Tensor  # (B, 3) seed, epoch, recording id: seed the augmentation
 
     def pin_memory(self) -> "Waveforms":
-        """Pin all tensors; the loader asks for it on a GPU."""
-        return Waveforms(*(_pinned(value) for value in self))
+        """Pin all tensors; DataLoader calls this on a GPU."""
+        return Waveforms(*(_pin(value) for value in self))
 
 
 class ImageAugment(NamedTuple):
-    """Changes to images, see `augment_images` and `draw_mix`."""
+    """Random changes of images, see `augment_images` and `draw_mix`."""
 
     freq_mask: float = 0.0
     time_mask: float = 0.0
@@ -71,7 +71,7 @@ class ImageAugment(NamedTuple):
     mixup: float = 0.0
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
-        """Return a changed batch; keys are (seed, epoch, clip) of each clip."""
+        """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
         if any(self[:3]):
             pairs = [
                 augment_images((cqt, mel), key, *self[:3])
@@ -80,25 +80,24 @@ class ImageAugment(NamedTuple):
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))
             batch = batch._replace(cqt=cqt, mel=mel)
         if self.mixup:
-            drawn = draw_mix(keys, self.mixup)
-            mix = Mix(*(tensor.to(batch.cqt.device) for tensor in drawn))
-            mixed = mix_images(batch.cqt, mix), mix_images(batch.mel, mix)
-            batch = batch._replace(cqt=mixed[0], mel=mixed[1], mix=mix)
+            mix = Mix(*(tensor.to(batch.cqt.device) for tensor in draw_mix(keys, self.mixup)))
+            cqt, mel = mix_images(batch.cqt, mix), mix_images(batch.mel, mix)
+            batch = batch._replace(cqt=cqt, mel=mel, mix=mix)
         return batch
 
 
 class ImageDataset(Dataset):
-    """The stored images of one split; an item is asked for as (epoch, index).
+    """The stored images of one split; items are (epoch, index).
 
-    Workers hold no state: what is drawn follows from the item.
+    In training an index is an utterance, of which one crop is drawn; in evaluation it is a crop,
+    and all crops of all utterances come. Workers hold no state: an item decides what is drawn.
 
     Args:
-        store: Holds the images of all clips.
-        hashes: Audio hash of each clip.
-        targets: Class index of each clip.
-        augment: Changes in training; None for dev and test, where an item is a crop and all crops
-            of a clip come, while in training it is a clip, and one of its crops is drawn.
-        seed: Of the augmentation.
+        store: Feature store with the images of all utterances.
+        hashes: Audio hash of each utterance.
+        targets: Class index of each utterance.
+        augment: Random changes in training; None for dev and test.
+        seed: Base seed of the augmentation.
     """
 
     def __init__(
@@ -111,9 +110,9 @@ class ImageDataset(Dataset):
     ) -> None:
         self.views = store.view("cqt"), store.view("mel")
         self.crops = [store.rows[key] for key in hashes]
-        self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # of all crops
+        self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
         self.clips = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
-        self.ids = [clip_id(key) for key in hashes]
+        self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.augment, self.seed = augment, seed
 
@@ -137,21 +136,21 @@ class ImageDataset(Dataset):
         return Batch(torch.from_numpy(clips), cqt, mel, self.targets[clips])
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
-        """Return the row of one of a clip's crops."""
+        """Return the row of one crop of an utterance."""
         return self.crops[i][draw_index(len(self.crops[i]), key)]
 
 
 class WaveformDataset(Dataset):
-    """The recordings of the training split, changed as waveforms; items are (epoch, index).
+    """The waveforms of the training split, randomly changed; items are (epoch, index).
 
     Args:
-        paths: File of each clip.
-        hashes: Audio hash of each clip.
-        targets: Class index of each clip.
-        sample_rate: Hz of the waveforms.
-        crop_size: Samples of a crop; None takes clips whole.
-        augment: Arguments of `augment_waveform`.
-        seed: Of the augmentation.
+        paths: Audio file of each utterance.
+        hashes: Audio hash of each utterance.
+        targets: Class index of each utterance.
+        sample_rate: Sampling rate of the waveforms, Hz.
+        crop_size: Samples of a random crop; None keeps whole recordings.
+        augment: Keyword arguments of `augment_waveform`.
+        seed: Base seed of the augmentation.
     """
 
     def __init__(
@@ -165,7 +164,7 @@ class WaveformDataset(Dataset):
         seed: int = 0,
     ) -> None:
         self.paths, self.hashes = paths, hashes
-        self.ids = [clip_id(key) for key in hashes]
+        self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.sample_rate, self.crop_size = sample_rate, crop_size
         self.augment, self.seed = dict(augment), seed
@@ -180,9 +179,9 @@ class WaveformDataset(Dataset):
         """Return a batch of (epoch, index) pairs; the loader calls this in place of `[]`."""
         index = [i for _, i in items]
         keys = [(self.seed, epoch, self.ids[i]) for epoch, i in items]
-        clips = [self._waveform(i, key) for i, key in zip(index, keys, strict=True)]
-        lengths = torch.tensor([len(clip) for clip in clips])
-        waveform = pad_sequence(clips, batch_first=True)  # (B, T)
+        waveforms = [self._waveform(i, key) for i, key in zip(index, keys, strict=True)]
+        lengths = torch.tensor([len(waveform) for waveform in waveforms])
+        waveform = pad_sequence(waveforms, batch_first=True)  # (B, T)
         return Waveforms(
             torch.tensor(index), waveform, lengths, self.targets[index], torch.tensor(keys)
         )
@@ -199,13 +198,13 @@ class WaveformDataset(Dataset):
 
 
 class ImageLoader:
-    """A loader of waveforms as one of images, computed a batch at a time on the device.
+    """Turns a loader of waveforms into one of images, computed per batch on a device.
 
     Args:
-        loader: Yields `Waveforms`.
-        images: Computes the images.
-        augment: Changes them.
-        device: Where.
+        loader: Loader that yields `Waveforms`.
+        images: Front end that computes the images.
+        augment: Random changes of the images.
+        device: Device that computes the images.
     """
 
     def __init__(
@@ -229,23 +228,23 @@ class ImageLoader:
     @torch.no_grad()
     def to_images(self, waveforms: Waveforms) -> Batch:
         """Return the images of a batch."""
-        clip, waveform, lengths, targets, keys = (_moved(v, self.device) for v in waveforms)
+        clip, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
         return self.augment(Batch(clip, cqt, mel, targets), keys.tolist())
 
 
 class TrainBatches(Sampler):
-    """Shuffled batches of near-equal size, the same for the same (seed, epoch).
+    """Shuffled batches of nearly equal size; (seed, epoch) decides the order.
 
-    The clips of an epoch are dealt evenly over its batches, so that there is no short last batch
-    to drop and none of one clip, which batch normalization cannot take. With several processes
-    each has as many batches of the same sizes; up to `world - 1` clips are seen twice for it.
+    An epoch is split evenly, so there is no short last batch to drop, and no batch of a single
+    utterance, which batch normalization cannot take. Every process gets the same number of batches
+    of the same sizes; for that, up to `world - 1` utterances are repeated.
 
     Args:
-        n: Clips in the split.
-        batch_size: Largest number of clips a batch (one more where only that avoids a lone clip).
-        seed: Of the order.
-        rank: This process.
+        n: Number of utterances in the split.
+        batch_size: Largest number per batch; one more where a batch of one would be left over.
+        seed: Base seed of the order.
+        rank: Rank of this process.
         world: Number of processes.
     """
 
@@ -256,7 +255,7 @@ class TrainBatches(Sampler):
         self.n_batches = max(1, min(-(-self.n_own // batch_size), self.n_own // 2))
 
     def set_epoch(self, epoch: int, first: int = 0) -> None:
-        """Choose the order of the next pass, and how many of its batches have been seen."""
+        """Choose the order of the next pass, and how many of its batches to skip (on resume)."""
         self.epoch, self.first = epoch, first
 
     def __len__(self) -> int:
@@ -270,9 +269,9 @@ class TrainBatches(Sampler):
 
 
 class EvalBatches(Sampler):
-    """Each item once, in order, dealt over the processes in as many batches on each.
+    """Every item once, in order, with the same number of batches in every process.
 
-    DDP synchronises buffers in every forward: a process with one more would wait for the others.
+    DDP synchronises buffers in every forward pass: a process with one batch more would hang.
     """
 
     def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
@@ -290,42 +289,42 @@ class EvalBatches(Sampler):
 def build_loader(
     dataset: Dataset, batches: Sampler, device: torch.device, workers: int
 ) -> DataLoader:
-    """Return a loader of whole batches; on a CPU the training process reads for itself."""
+    """Return a loader of complete batches; on a CPU the training process reads them itself."""
     on_gpu = device.type == "cuda"
-    n_workers = workers if on_gpu else 0  # they would take the cores that train
+    n_workers = workers if on_gpu else 0  # on a CPU they would take the cores that train
     return DataLoader(
         dataset,
         batch_sampler=batches,
-        collate_fn=_as_it_is,
+        collate_fn=_identity,
         num_workers=n_workers,
-        worker_init_fn=_leave_signals,
+        worker_init_fn=_ignore_signals,
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
 
 
-def _leave_signals(worker: int) -> None:
-    """Let the training process decide when to end: a signal to all of them must not end workers."""
+def _ignore_signals(worker: int) -> None:
+    """Ignore signals in a worker: the training process decides when to end."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
-def clip_id(audio_hash: str) -> int:
-    """Return the clip's part of the augmentation's chance: the same in any fold or order."""
+def recording_id(audio_hash: str) -> int:
+    """Return a recording's part of the augmentation's seed, equal in every fold and order."""
     return int(audio_hash[:8], 16)
 
 
-def _moved(value: Any, device: torch.device) -> Any:
+def _move(value: Any, device: torch.device) -> Any:
     if isinstance(value, Mix):
-        return Mix(*(_moved(tensor, device) for tensor in value))
+        return Mix(*(_move(tensor, device) for tensor in value))
     return None if value is None else value.to(device, non_blocking=True)
 
 
-def _pinned(value: Any) -> Any:
+def _pin(value: Any) -> Any:
     if isinstance(value, Mix):
         return Mix(*(tensor.pin_memory() for tensor in value))
     return None if value is None else value.pin_memory()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,7 +1,7 @@
-"""A waveform becomes two images in dB: constant-Q and Mel-STFT.
+"""Waveforms to two images in dB: constant-Q and Mel-STFT.
 
-Batched modules for any device; no files, no labels. In every image frequency runs from low
-(row 0) to high, time from left to right. A clip's image does not depend on its batch.
+Batched modules for any device, without files or labels. In every image frequency runs from low
+(row 0) to high and time from left to right. An image does not depend on the rest of its batch.
 """
 
 from collections.abc import Mapping
@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torchaudio
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -17,18 +16,17 @@ from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from audio.windows import check_rates
 
-FRONT_END_VERSION = 2  # raised when the same settings give other images; part of the store's key
-RESAMPLER = {  # torchaudio's "kaiser best"; its default leaves images near half the lower rate
+RESAMPLER = {  # torchaudio's "kaiser best"; its default aliases near half the lower rate
     "resampling_method": "sinc_interp_kaiser",
     "lowpass_filter_width": 64,
     "rolloff": 0.9475937167399596,
     "beta": 14.769656459379492,
 }
-SILENCE = 1e-7  # amplitude, -140 dB of full scale: a clip below it has no reference of its own
+SILENCE = 1e-7  # amplitude, -140 dB of full scale: the lowest reference
 
 
 class Images(NamedTuple):
-    """The two images of a batch of clips, dB in [-top_db, 0] (`full_scale` may pass 0)."""
+    """The two images of a batch, dB in [-top_db, 0] (`full_scale` may exceed 0)."""
 
     cqt: Tensor  # (B, C, H, W)
     mel: Tensor  # (B, C, H, W)
@@ -38,26 +36,28 @@ class SpectrogramImages(nn.Module):
     """Waveforms to the two images that the backbones read.
 
     Args:
-        sample_rate: Hz in which the settings of both transforms are counted.
-        image_size: Pixels, height and width.
-        cqt: Arguments of `CQT` beside the sample rate.
-        mel: Arguments of `MelSTFT` beside the sample rate.
-        top_db: dB kept below the reference.
-        reference: `clip`: 0 dB is the clip's maximum; `full_scale`: the largest answer to a sine
-            of amplitude 1, so that level remains in the image.
+        sample_rate: Sampling rate in Hz that the settings of both transforms refer to.
+        image_size: Height and width of the images, pixels.
+        cqt: Arguments of `CQT` except the sampling rate.
+        mel: Arguments of `MelSTFT` except the sampling rate.
+        top_db: Range kept below the reference, dB.
+        reference: What 0 dB is. `clip`: the maximum of the waveform's own spectrogram;
+            `full_scale`: the largest value for a sine of amplitude 1, which keeps the level.
         channels: `static`, or `delta` for static + delta + delta-delta.
-        seconds: Length of the crops that `cut` makes; None leaves clips whole, to be stretched to
-            the image's width.
-        input_rate: Hz of the waveforms; None is `sample_rate`. They are resampled once for both
-            transforms.
+        seconds: Length of the crops that `cut` makes; None stretches whole recordings to the
+            width of the image.
+        input_rate: Sampling rate of the waveforms in Hz, None for `sample_rate`. They are
+            resampled once for both transforms.
 
     Shape:
-        waveform (B, T) in [-1, 1], lengths (B,) in samples -> 2 x (B, C, image_size, image_size)
+        waveform (B, T) in [-1, 1], lengths (B,) in samples -> 2 x (B, C, H, W), H = W = image_size
 
     Source:
-        Settings of MaxMViT-MLP; resized once, with antialiasing. They name 244 pixels, which
+        Settings of MaxMViT-MLP, resized once, with antialiasing. Theirs has 244 pixels, which
         MaxViT's windows do not divide: 224 here.
     """
+
+    version = 2  # raised when equal settings give other images: part of the feature store's key
 
     def __init__(
         self,
@@ -72,14 +72,23 @@ class SpectrogramImages(nn.Module):
         input_rate: int | None = None,
     ) -> None:
         super().__init__()
+        self.settings: dict[str, Any] = {  # with `version` they decide every pixel
+            "sample_rate": sample_rate,
+            "input_rate": input_rate,
+            "cqt": dict(cqt or {}),
+            "mel": dict(mel or {}),
+            "top_db": top_db,
+            "reference": reference,
+            "channels": channels,
+            "seconds": seconds,
+            "image_size": image_size,
+        }
         self.image_size, self.top_db = image_size, top_db
         self.reference, self.channels = reference, channels
         self.sample_rate, self.input_rate = sample_rate, input_rate or sample_rate
         self.crop_size = None if seconds is None else max(round(seconds * self.input_rate), 1)
         check_rates(self.input_rate, sample_rate)
-        self.resample = torchaudio.transforms.Resample(self.input_rate, sample_rate, **RESAMPLER)
-        if self.input_rate != sample_rate:  # its kernel belongs in no checkpoint
-            self.resample.register_buffer("kernel", self.resample.kernel, persistent=False)
+        self.resample = _resampler(self.input_rate, sample_rate)
         self.cqt = CQT(sample_rate, **(cqt or {}))
         self.mel = MelSTFT(sample_rate, **(mel or {}))
 
@@ -88,15 +97,20 @@ class SpectrogramImages(nn.Module):
         """Channels of each image."""
         return 3 if self.channels == "delta" else 1
 
+    @property
+    def record(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+        return self.n_channels, self.image_size, self.image_size
+
     @torch.autocast("cpu", enabled=False)
     @torch.autocast("cuda", enabled=False)
     def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Images:
         """Return both images, in float32 whatever autocast says.
 
         Args:
-            waveform: Clips side by side.
-            lengths: Samples of each; what lies behind them is not looked at. None is all of them,
-                which exports as one graph, and compiles as one after a first call has made the
+            waveform: Waveforms, padded to the longest.
+            lengths: Number of samples of each; samples beyond are ignored. None uses all samples;
+                this exports as one graph, and compiles as one after an eager call has made the
                 kernels of its length.
         """
         if waveform.ndim != 2 or 0 in waveform.shape:
@@ -106,32 +120,32 @@ class SpectrogramImages(nn.Module):
             waveform = self.resample(waveform)
             powers = self.cqt.power(waveform), self.mel(waveform)
             return Images(*map(self._images, powers, self._full_scales))
-        inside = 1 <= lengths.min() and lengths.max() <= waveform.shape[-1]
-        if lengths.shape != waveform.shape[:1] or not inside:
+        in_range = 1 <= lengths.min() and lengths.max() <= waveform.shape[-1]
+        if lengths.shape != waveform.shape[:1] or not in_range:
             limit = f"{len(waveform)} lengths in 1..{waveform.shape[-1]}"
             raise ValueError(f"there must be {limit}, got {lengths.tolist()}")
-        waveform = self.resample(_up_to(waveform, lengths))
+        waveform = self.resample(_zero_beyond(waveform, lengths))
         lengths = -(-lengths * self.sample_rate // self.input_rate)  # as torchaudio rounds
-        waveform = _up_to(waveform, lengths)  # resampling rings on behind a clip
+        waveform = _zero_beyond(waveform, lengths)  # the resampler rings beyond the end
         powers = self.cqt.power(waveform), self.mel(waveform)
         n_frames = self.cqt.n_frames(lengths), self.mel.n_frames(lengths)
-        return Images(*map(self._one_by_one, powers, self._full_scales, n_frames))
+        return Images(*map(self._images_of_frames, powers, self._full_scales, n_frames))
 
     @property
     def _full_scales(self) -> tuple[float, float]:
         return self.cqt.full_scale, self.mel.full_scale
 
     def cut(self, waveform: Tensor) -> Tensor:
-        """Cut a clip into as few crops as cover it: (T,) -> (n, crop_size), or (1, T) uncut."""
+        """Cut a recording into the fewest crops that cover it: (T,) -> (n, crop_size) or (1, T)."""
         return waveform[None] if self.crop_size is None else crops(waveform, self.crop_size)
 
-    def _one_by_one(self, power: Tensor, full_scale: float, n_frames: Tensor) -> Tensor:
-        """Image each clip's own frames: (B, F, T), (B,) -> (B, C, H, W)."""
-        clips = zip(power.split(1), n_frames.tolist(), strict=True)
-        return torch.cat([self._images(clip[..., :n], full_scale) for clip, n in clips])
+    def _images_of_frames(self, power: Tensor, full_scale: float, n_frames: Tensor) -> Tensor:
+        """Make an image of the first n_frames of each: (B, F, T), (B,) -> (B, C, H, W)."""
+        pairs = zip(power.split(1), n_frames.tolist(), strict=True)
+        return torch.cat([self._images(p[..., :n], full_scale) for p, n in pairs])
 
     def _images(self, power: Tensor, full_scale: float) -> Tensor:
-        """Set 0 dB, cut the floor, resize: (B, F, n) -> (B, C, H, W)."""
+        """Convert power to dB, clamp to the range, resize: (B, F, n) -> (B, C, H, W)."""
         db = 10 * torch.log10(power.clamp_min(1e-30))
         reference = torch.as_tensor(10 * float(np.log10(full_scale)))
         if self.reference == "clip":
@@ -143,16 +157,27 @@ class SpectrogramImages(nn.Module):
         return F.interpolate(channels, size, mode="bilinear", antialias=True)
 
 
-def _up_to(waveform: Tensor, lengths: Tensor) -> Tensor:
-    """Return the clips with zeros behind them: (B, T), (B,) -> (B, T)."""
+def _resampler(input_rate: int, sample_rate: int) -> nn.Module:
+    """Return what resamples waveforms from one rate to another; its kernel is in no state_dict."""
+    if input_rate == sample_rate:
+        return nn.Identity()
+    from torchaudio.transforms import Resample  # half a second of CPU time
+
+    resample = Resample(input_rate, sample_rate, **RESAMPLER)
+    resample.register_buffer("kernel", resample.kernel, persistent=False)
+    return resample
+
+
+def _zero_beyond(waveform: Tensor, lengths: Tensor) -> Tensor:
+    """Set the samples beyond each length to zero: (B, T), (B,) -> (B, T)."""
     if int(lengths.min()) == waveform.shape[-1]:
         return waveform
-    inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None]
-    return torch.where(inside, waveform, 0)
+    is_inside = torch.arange(waveform.shape[-1], device=waveform.device) < lengths[:, None]
+    return torch.where(is_inside, waveform, 0)
 
 
 def crops(waveform: Tensor, size: int) -> Tensor:
-    """Return evenly spaced crops that cover a clip; a short one is followed by zeros.
+    """Return evenly spaced crops that cover a recording; a short one is padded with zeros.
 
     Shape:
         (T,) -> (ceil(T / size), size)
@@ -171,6 +196,8 @@ def crops(waveform: Tensor, size: int) -> Tensor:
 
 
 def _with_deltas(db: Tensor) -> Tensor:
-    """Stack images with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
-    delta = torchaudio.functional.compute_deltas(db)
-    return torch.stack([db, delta, torchaudio.functional.compute_deltas(delta)], 1)
+    """Stack spectrograms with their first and second slope over time: (B, F, n) -> (B, 3, F, n)."""
+    from torchaudio.functional import compute_deltas  # half a second of CPU time
+
+    delta = compute_deltas(db)
+    return torch.stack([db, delta, compute_deltas(delta)], 1)

@@ -1,6 +1,6 @@
-"""Changes to training clips, drawn from (seed, epoch, clip): the same on any machine.
+"""Random changes of training data, seeded by (seed, epoch, id): equal on any machine.
 
-Which clip mixup mixes in follows from the batch, and so from the number of processes, too.
+Only the partner in mixup also depends on the batch, and so on the number of processes.
 """
 
 import math
@@ -10,21 +10,20 @@ from typing import NamedTuple
 import numpy as np
 import soxr
 import torch
-import torchaudio
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-Key = Sequence[int]  # (seed, epoch, clip): equal keys give equal changes
-STRETCH_WINDOW = 0.046  # seconds, about: the phase vocoder's frame
-OF_WAVEFORM, OF_CROP, OF_MIX = 1, 2, 3  # apart from the chance of the images
+Key = Sequence[int]  # (seed, epoch, id of the recording): equal keys give equal changes
+VOCODER_FRAME = 0.046  # seconds, rounded to a power of 2 in samples
+WAVEFORM, CROP, MIX = 1, 2, 3  # appended to a key: independent streams; images use the key alone
 
 
 class Mix(NamedTuple):
-    """How the clips of a batch are mixed."""
+    """How the images of a batch are mixed."""
 
-    partner: Tensor  # (B,) place in the batch of the clip mixed in
-    share: Tensor  # (B,) part of the clip itself
+    partner: Tensor  # (B,) index in the batch of the image mixed in
+    share: Tensor  # (B,) weight of the image itself
 
 
 def augment_waveform(
@@ -36,16 +35,16 @@ def augment_waveform(
     speed: float = 0.0,
     pitch: float = 0.0,
 ) -> NDArray[np.float32]:
-    """Change speed, pitch and level of a clip and add white noise.
+    """Change speed, pitch and level of a recording and add white noise.
 
     Args:
-        waveform: One clip.
-        sample_rate: Hz.
-        key: (seed, epoch, clip).
-        gain_db: Largest change of level up or down.
-        snr_db: Lowest and highest ratio of the clip's power to the noise's; None adds none.
-        speed: Largest change: 0.1 plays at 0.9 to 1.1 times the speed, which moves pitch too.
-        pitch: Largest change in semitones; the length stays.
+        waveform: Samples of one recording.
+        sample_rate: Sampling rate of the waveform, Hz.
+        key: (seed, epoch, id) that seeds the changes.
+        gain_db: Largest change of level up or down, dB.
+        snr_db: Lowest and highest signal-to-noise ratio, dB; None adds no noise.
+        speed: Largest change of speed: 0.1 plays 0.9 to 1.1 times as fast, which moves pitch too.
+        pitch: Largest change of pitch in semitones; the length stays.
 
     Shape:
         (T,) -> (about T / speed,)
@@ -53,24 +52,24 @@ def augment_waveform(
     Source:
         Ko et al. 2015 for speed; resampling by soxr, phase vocoder by torchaudio.
     """
-    draw = np.random.default_rng((*key, OF_WAVEFORM))
-    factor = 1 + speed * draw.uniform(-1, 1)
-    semitones = pitch * draw.uniform(-1, 1)
-    level = gain_db * draw.uniform(-1, 1)
+    rng = np.random.default_rng((*key, WAVEFORM))
+    factor = 1 + speed * rng.uniform(-1, 1)
+    semitones = pitch * rng.uniform(-1, 1)
+    level = gain_db * rng.uniform(-1, 1)
     if factor != 1:
         waveform = _resample(waveform, factor)
     if semitones:
         waveform = _shift_pitch(waveform, sample_rate, 2 ** (semitones / 12))
     if snr_db is not None:
-        ratio = draw.uniform(snr_db[0], snr_db[1])  # dB
+        ratio = rng.uniform(snr_db[0], snr_db[1])  # dB
         rms = float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64))))
-        noise = draw.standard_normal(len(waveform), dtype=np.float32)
+        noise = rng.standard_normal(len(waveform), dtype=np.float32)
         waveform = waveform + np.float32(rms * 10 ** (-ratio / 20)) * noise
     return (waveform * 10 ** (level / 20)).astype(np.float32)
 
 
 def draw_crop(waveform: Tensor, size: int, key: Key) -> Tensor:
-    """Return a stretch of a clip from anywhere in it, zeros behind a short one: (T,) -> (size,)."""
+    """Return a random crop of a recording; a short one is padded with zeros: (T,) -> (size,)."""
     spare = len(waveform) - size
     if spare <= 0:
         return F.pad(waveform, (0, -spare))
@@ -79,21 +78,21 @@ def draw_crop(waveform: Tensor, size: int, key: Key) -> Tensor:
 
 
 def draw_index(n: int, key: Key) -> int:
-    """Return which of n crops is seen: 0 to n - 1."""
-    return int(np.random.default_rng((*key, OF_CROP)).integers(n))
+    """Return which of n crops is used, 0 to n - 1."""
+    return int(np.random.default_rng((*key, CROP)).integers(n))
 
 
 def draw_mix(keys: Sequence[Key], alpha: float) -> Mix:
-    """Pair each clip of a batch with the one before it, in parts of its own.
+    """Pair each image of a batch with the previous one, each with a random share.
 
     Args:
-        keys: (seed, epoch, clip) of each clip.
-        alpha: Of the Beta distribution: small keeps most clips nearly whole.
+        keys: (seed, epoch, id) of each image.
+        alpha: Parameter of the Beta distribution; small values keep most images nearly pure.
 
     Source:
-        mixup, Zhang et al. 2018; theirs draws one part a batch, here one a clip.
+        mixup, Zhang et al. 2018; theirs draws one share per batch, here one per image.
     """
-    shares = [np.random.default_rng((*key, OF_MIX)).beta(alpha, alpha) for key in keys]
+    shares = [np.random.default_rng((*key, MIX)).beta(alpha, alpha) for key in keys]
     return Mix(torch.arange(len(keys)).roll(1), torch.tensor(shares, dtype=torch.float32))
 
 
@@ -110,15 +109,15 @@ def augment_images(
     time_mask: float = 0.0,
     time_shift: float = 0.0,
 ) -> tuple[Tensor, Tensor]:
-    """Mask a band and a stretch of time in each image, and shift both in time alike.
+    """Mask a frequency band and a time span in each image, and shift both images in time.
 
     Args:
-        images: CQT and Mel images of one clip, dB.
-        key: (seed, epoch, clip).
-        freq_mask: Largest part of the height masked, drawn uniformly from 0.
-        time_mask: Largest part of the width masked, likewise.
-        time_shift: Largest shift as a part of the width; both images move together and the
-            edge is filled with the image's floor.
+        images: CQT and Mel images of one recording, dB.
+        key: (seed, epoch, id) that seeds the changes.
+        freq_mask: Largest masked fraction of the height; drawn uniformly from 0.
+        time_mask: Largest masked fraction of the width; drawn uniformly from 0.
+        time_shift: Largest shift as a fraction of the width; both images move together and the
+            edge is filled with the image's minimum.
 
     Shape:
         2 x (C, H, W) -> 2 x (C, H, W)
@@ -126,30 +125,32 @@ def augment_images(
     Source:
         SpecAugment, Park et al. 2019; theirs masks with zero or the mean, here the mean.
     """
-    draw = np.random.default_rng(key)
-    shift = draw.uniform(-time_shift, time_shift)
+    rng = np.random.default_rng(key)
+    shift = rng.uniform(-time_shift, time_shift)
     changed = []
     for image in images:
         image = _shift(image, round(shift * image.shape[-1]))
-        image = _mask(image, -2, draw.uniform(0, freq_mask), draw.random())
-        changed.append(_mask(image, -1, draw.uniform(0, time_mask), draw.random()))
+        image = _mask(image, -2, rng.uniform(0, freq_mask), rng.random())
+        changed.append(_mask(image, -1, rng.uniform(0, time_mask), rng.random()))
     return changed[0], changed[1]
 
 
 def _resample(waveform: NDArray, factor: float) -> NDArray:
-    """Play at a multiple of the speed; at least one sample is left."""
-    played = soxr.resample(waveform, factor, 1.0)
-    return played if len(played) else waveform[:1]
+    """Play `factor` times as fast; at least one sample is left."""
+    resampled = soxr.resample(waveform, factor, 1.0)
+    return resampled if len(resampled) else waveform[:1]
 
 
 def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
-    """Multiply all frequencies: stretch by the factor at the same pitch, then play faster by it."""
-    n_fft = 2 ** round(math.log2(STRETCH_WINDOW * sample_rate))
+    """Multiply all frequencies: stretch by the factor at equal pitch, then play faster."""
+    from torchaudio.functional import phase_vocoder  # half a second of CPU time
+
+    n_fft = 2 ** round(math.log2(VOCODER_FRAME * sample_rate))
     hop, window = n_fft // 4, torch.hann_window(n_fft)
-    clip = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
-    spectrum = torch.stft(clip, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
+    x = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))
+    spectrum = torch.stft(x, n_fft, hop, window=window, pad_mode="constant", return_complex=True)
     advance = torch.linspace(0, math.pi * hop, n_fft // 2 + 1)[:, None]
-    stretched = torchaudio.functional.phase_vocoder(spectrum, 1 / factor, advance)
+    stretched = phase_vocoder(spectrum, 1 / factor, advance)
     length = max(round(len(waveform) * factor), 1)
     longer = torch.istft(stretched, n_fft, hop, window=window, length=length).numpy()
     shifted = _resample(longer, factor)[: len(waveform)]
@@ -157,7 +158,7 @@ def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
 
 
 def _shift(image: Tensor, n: int) -> Tensor:
-    """Move the image n columns to the right, n < 0 to the left."""
+    """Move the image n columns to the right, or to the left for n < 0."""
     if n == 0:
         return image
     floor = image.amin((-2, -1), keepdim=True).expand(*image.shape[:-1], abs(n))  # (C, H, |n|)
@@ -165,10 +166,10 @@ def _shift(image: Tensor, n: int) -> Tensor:
     return torch.cat([floor, kept] if n > 0 else [kept, floor], -1)
 
 
-def _mask(image: Tensor, axis: int, part: float, position: float) -> Tensor:
-    """Set a stretch of rows (axis -2) or columns (axis -1) to the image's mean."""
+def _mask(image: Tensor, axis: int, fraction: float, position: float) -> Tensor:
+    """Set neighbouring rows (axis -2) or columns (axis -1) to the image's mean."""
     size = image.shape[axis]
-    width = round(part * size)
+    width = round(fraction * size)
     if width == 0:
         return image
     masked = image.clone()

@@ -1,8 +1,25 @@
 """The constant-Q transform: exact, batched, differentiable, scaled as `librosa.cqt`.
 
-Short wavelets meet the waveform's frames in a matrix product. Long ones are narrow in frequency:
-they meet its spectrum, whose rows are then added up, which is the same as keeping every hop-th
-sample in time. No filter bank is approximated and nothing is downsampled.
+With H = hop_length and w_k the wavelet of bin k (`wavelets.py`), the coefficient at frame m is
+    c_k[m] = sum_n x[n] conj(w_k[n - m H]).                                                  (1)
+Short wavelets: frames of the waveform times a matrix of conj(w_k). Long wavelets are narrow in
+frequency. In a block of P = q H samples (q frames), with X and W_k the FFTs of x and w_k, (1) is
+    c_k[m] = 1/P sum_f X[f] conj(W_k[f]) exp(2 pi i f m / q).                                (2)
+The exponential depends on f modulo q alone: keeping every H-th sample in time aliases frequencies
+that are q apart. So, with f = r q + j, fold the products over r; a small inverse FFT remains:
+    c_k = ifft_q(F_k),    F_k[j] = 1/H sum_r X[r q + j] conj(W_k[r q + j]).                  (3)
+Only the rows r where W_k is not negligible are kept: the band of bin k. (2) is circular, so that
+`margin` frames at both ends of a block wrap around; they are dropped, and blocks overlap by them.
+
+Two savings of one half each. First, x is real: the complex FFT Z of the P/2 points
+z[t] = x[2t] + i x[2t + 1] holds X,
+    X[f] = (1 - e)/2 Z[f] + (1 + e)/2 conj(Z[-f]),    e = i exp(-2 pi i f / P).              (4)
+Second, most windows make w_k symmetric about n = -1/2. Then conj(W_k[f]) is exp(-i pi f / P) times
+a real band B_k[f], up to a constant phase that the power |c_k|^2 does not see. With all factors
+that depend on f alone in alpha and beta, the code computes
+    F_k[j] = sum_r (alpha[f] Z[f] + beta[f] conj(Z[-f])) B_k[f],    f = r q + j.             (5)
+At another input rate a block has P' = P input_rate / sample_rate samples, the same q and f, P' for
+P in (4), X times sample_rate / input_rate, and nothing above half of either rate.
 """
 
 from fractions import Fraction
@@ -18,48 +35,45 @@ from torch import Tensor, nn
 from audio.wavelets import Wavelets
 from audio.windows import check_rates
 
-BLOCK = 2**18  # samples: longer clips are transformed in overlapping blocks
-BUCKETS = 8  # kernel sets kept, one for each FFT length,
-KERNEL_BYTES = 2**28  # and of them so many bytes at most, but always the newest
+BLOCK = 2**18  # samples: longer waveforms are transformed in overlapping blocks
+BUCKETS = 8  # kernel sets cached, one for each FFT length
+KERNEL_BYTES = 2**28  # of all cached kernels; the newest is always kept
 SMALLEST = 1e-38  # power, near float32's smallest
 
 
 class Kernels(NamedTuple):
-    """All that `CQT` multiplies with, for one FFT length, type and device."""
+    """The constants of the transform for one FFT length, type and device."""
 
-    direct: list[Tensor]  # (L, 2n) real, then imaginary parts; one for each group of short wavelets
-    span: tuple[int, int]  # first and last + 1 place in the spectrum that long wavelets reach
-    turns: Tensor  # (R, C) between the two steps of an FFT of R * C points
-    here: Tensor  # (J,) at place j the spectrum is here * Z[j] + there * Z[-j].conj(), where Z is
-    there: Tensor  # (J,) the FFT of the waveform taken two samples at a time as complex numbers
-    bands: list[tuple[slice, Tensor]]  # rows of the spectrum and (n, rows, q), for each group
+    matrices: list[Tensor]  # (L, 2n) conj(w_k), real then imaginary parts; per group of short w_k
+    span: tuple[int, int]  # first and last + 1 f that the bands reach; N = their number
+    twiddles: Tensor  # (U, V) between the two steps of the FFT of P/2 = U V points
+    alpha: Tensor  # (N,) of equation 5
+    beta: Tensor  # (N,)
+    bands: list[tuple[slice, Tensor]]  # per group of long w_k: rows r from the first, (n, rows, q)
 
     def n_bytes(self) -> int:
-        """Return the memory that they take."""
-        tensors = [*self.direct, self.turns, self.here, self.there, *(b for _, b in self.bands)]
-        return sum(tensor.nbytes for tensor in tensors)
+        """Return the memory of all tensors."""
+        tensors = [*self.matrices, self.twiddles, self.alpha, self.beta]
+        return sum(tensor.nbytes for tensor in (*tensors, *(band for _, band in self.bands)))
 
 
-Key = tuple[int, torch.device, torch.dtype]  # frames of a block
+Key = tuple[int, torch.device, torch.dtype]  # the int is q
 
 
 class CQT(nn.Module):
-    """Constant-Q magnitudes.
-
-    The coefficient of bin k at frame m is sqrt(l) * sum_n x[n] * conj(w[n - m * hop_length]), where
-    w is the bin's wavelet, of length l = Q * sample_rate / frequency and L1 norm 1.
+    """Constant-Q magnitudes |c_k[m]|.
 
     Args:
-        sample_rate: Hz in which hop and wavelets are counted.
+        sample_rate: Sampling rate in Hz that hop and wavelets refer to.
         hop_length: Samples between frames.
-        fmin: Hz, centre of the lowest bin.
+        fmin: Centre of the lowest bin, Hz.
         n_bins: Number of bins.
-        bins_per_octave: Bins an octave; sets Q.
-        window: Of the wavelets, whatever `scipy.signal.get_window` takes.
-        filter_scale: Multiplies Q: below 1 sharper in time, above 1 in frequency.
-        input_rate: Hz of the waveforms. The result is that of the waveform resampled to
-            `sample_rate` without loss, which is not computed. Where `hop_length` is then no whole
-            number of its samples, a clip is one block however long: meant for clips of seconds.
+        bins_per_octave: Bins per octave; sets Q.
+        window: Window of the wavelets, anything that `scipy.signal.get_window` takes.
+        filter_scale: Multiplies Q: below 1 sharper in time, above 1 sharper in frequency.
+        input_rate: Sampling rate of the waveforms in Hz, None for `sample_rate`. The result is
+            that of a waveform resampled without loss, but nothing is resampled. Where a hop is
+            then not a whole number of input samples, a waveform is one block, however long.
 
     Shape:
         (B, T) -> (B, n_bins, n_frames(T)); float64 for float64, otherwise float32, also under
@@ -95,18 +109,18 @@ class CQT(nn.Module):
         self._wavelets = Wavelets(
             sample_rate, hop_length, fmin, n_bins, bins_per_octave, window, filter_scale
         )
-        self.full_scale = float(self._wavelets.lengths[0] / 4)  # largest power of a sine of 1
+        self.full_scale = float(self._wavelets.lengths[0] / 4)  # power of a sine of amplitude 1
         self.frequencies = self._wavelets.frequencies  # (n_bins,) Hz
-        step = Fraction(hop_length * self.input_rate, sample_rate)
-        self._samples, self._frames = step.numerator, step.denominator  # waveform's, a whole step
+        hop = Fraction(hop_length * self.input_rate, sample_rate)  # input samples per frame
+        self._samples, self._frames = hop.numerator, hop.denominator
         self._groups = self._wavelets.groups(may_be_direct=self.input_rate == sample_rate)
         self._margin = ceil((self._wavelets.lengths[0] / 2 + 1) / hop_length)  # frames
-        # Frames before the waveform. Without, what lies before it wraps to the end of the block.
+        # Frames before the waveform. Without them its start wraps around to the block's end.
         self._before = self._margin if self._frames == 1 else 0
         self._kernels: dict[Key, Kernels] = {}
 
     def n_frames(self, n_samples: Any) -> Any:
-        """Return the frames of waveforms of so many samples, an int or a tensor of them."""
+        """Return the number of frames of a waveform of n_samples, an int or a tensor of ints."""
         return 1 + n_samples * self._frames // self._samples
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -117,11 +131,11 @@ class CQT(nn.Module):
         """Return squared magnitudes: (B, T) -> (B, n_bins, n_frames(T))."""
         if waveform.dtype != torch.float64:
             waveform = waveform.float()  # torch.fft has no bfloat16
-        n_frames = self.n_frames(index(waveform.shape[-1]))  # compiled once for each length
+        n_frames = self.n_frames(index(waveform.shape[-1]))  # a constant when compiled
         n_blocks, q = self._layout(n_frames)
         kernels = self._kernels_for(q, waveform.device, waveform.dtype)
         blocks = self._blocks(waveform, n_blocks, q).flatten(0, 1)  # (B * b, P)
-        at_once = 1 if waveform.device.type == "cpu" else len(blocks)  # one fits the cache
+        at_once = 1 if waveform.device.type == "cpu" else len(blocks)  # one block fits the cache
         with torch.autocast(waveform.device.type, enabled=False):
             parts = [self._transform(block, q, kernels) for block in blocks.split(at_once)]
         power = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -129,20 +143,20 @@ class CQT(nn.Module):
         return power.transpose(1, 2).flatten(2)[..., :n_frames]
 
     def _layout(self, n_frames: int) -> tuple[int, int]:
-        """Return into how many blocks a waveform is cut, and how many frames one has.
+        """Return the number of blocks of a waveform, and the frames q of each, margins included.
 
-        A block has margins, and 4, 5, 6, 7 or 8 times a power of 2 as its length: quick to
-        transform, and seldom made twice as kernels.
+        q is 4, 5, 6, 7 or 8 times a power of 2 (times the unit below): quick to transform, and
+        few lengths, so that kernels are seldom made anew.
         """
         longest = max(BLOCK // self.hop_length, 4 * self._margin)
         n_blocks = -(-n_frames // (longest - 2 * self._margin)) if self._before else 1
-        unit = self._frames * (1 + self._samples % 2)  # of an even number of samples
+        unit = self._frames * (1 + self._samples % 2)  # P must be even, see equation 4
         needed = -(-(-(-n_frames // n_blocks) + 2 * self._margin) // unit)
         rounded = 2 ** max(needed.bit_length() - 3, 0)
         return n_blocks, unit * rounded * -(-needed // rounded)
 
     def _blocks(self, waveform: Tensor, n_blocks: int, q: int) -> Tensor:
-        """Return overlapping stretches of the waveform: (B, T) -> (B, b, P)."""
+        """Return overlapping blocks of the waveform: (B, T) -> (B, b, P)."""
         n_points = q * self._samples // self._frames
         left = self._before * self._samples
         apart = n_points - 2 * left
@@ -158,14 +172,14 @@ class CQT(nn.Module):
         if kernels.bands:
             low = self._fold(block.contiguous(), q, kernels)[..., first : first + n_frames]
             parts.append(low.real.square() + low.imag.square())
-        for matrix in kernels.direct:
+        for matrix in kernels.matrices:
             start = first * self.hop_length - len(matrix) // 2
             real, imaginary = self._product(block[:, start:], n_frames, matrix).chunk(2, 2)
             parts.append((real.square() + imaginary.square()).mT)  # (b, n, n_frames)
         return torch.cat(parts, 1)
 
     def _product(self, samples: Tensor, n_frames: int, matrix: Tensor) -> Tensor:
-        """Multiply frames with a matrix: (b, ...), (L, 2n) -> (b, n_frames, 2n)."""
+        """Multiply frames of L samples with a matrix: (b, ...), (L, 2n) -> (b, n_frames, 2n)."""
         hop, products = self.hop_length, []
         for i, piece in enumerate(matrix.split(hop)):  # frames of one hop need no copy
             frames = samples[:, i * hop :].unfold(-1, len(piece), hop)
@@ -173,31 +187,34 @@ class CQT(nn.Module):
         return sum(products[1:], products[0])
 
     def _fold(self, block: Tensor, q: int, kernels: Kernels) -> Tensor:
-        """Return the coefficients of the long wavelets: (b, P) -> (b, n, q)."""
+        """Return c_k of the long wavelets by equation 5: (b, P) -> (b, n, q)."""
         first, end = kernels.span
-        packed = torch.view_as_complex(block.unflatten(-1, (-1, 2)))  # (b, P / 2)
-        steps = torch.fft.fft(packed.unflatten(-1, kernels.turns.shape), dim=1)
-        steps *= kernels.turns
-        half = torch.fft.fft(steps)  # (b, R, C); place r + R * c is at [r, c]
-        mirrored = _part(half, 1 - end, 1 - first).flip(-1).conj()
-        spectrum = kernels.here * _part(half, first, end) + kernels.there * mirrored  # (b, J)
-        planes = torch.view_as_real(spectrum).movedim(-1, 1).contiguous()  # (b, 2, J)
-        rows = planes.unflatten(-1, (1, -1, q))  # (b, 2, 1, rows, q)
-        folded = [_folded(rows[:, :, :, where], band) for where, band in kernels.bands]
-        real, imaginary = torch.cat(folded, 2).unbind(1)  # (b, n, q)
+        z = torch.view_as_complex(block.unflatten(-1, (-1, 2)))  # (b, P/2)
+        Z = torch.fft.fft(z.unflatten(-1, kernels.twiddles.shape), dim=1)
+        Z *= kernels.twiddles
+        Z = torch.fft.fft(Z)  # (b, U, V), Z[u + U v] at [u, v]
+        mirrored = _slice(Z, 1 - end, 1 - first).flip(-1).conj()  # conj(Z[-f])
+        X = kernels.alpha * _slice(Z, first, end) + kernels.beta * mirrored  # (b, N)
+        parts = torch.view_as_real(X).movedim(-1, 1).contiguous()  # (b, 2, N) real, imaginary
+        rows = parts.unflatten(-1, (1, -1, q))  # (b, 2, 1, r, j)
+        folds = [_sum_rows(rows[:, :, :, r], band) for r, band in kernels.bands]
+        real, imaginary = torch.cat(folds, 2).unbind(1)  # (b, n, q), F_k[j]
         return torch.fft.ifft(torch.complex(real, imaginary))
 
     def _kernels_for(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:
         key = (q, device, dtype)
         kernels = self._kernels.get(key)
-        if kernels is None:  # threads share the cache: each returns what it holds itself
-            kernels = self._make_kernels(q, device, dtype)
-            if not torch.compiler.is_exporting():  # or they are stand-ins for tensors
+        if kernels is None:  # threads share the cache: each returns the kernels it holds itself
+            make = self._make_kernels
+            if torch.compiler.is_compiling():  # a decorator would import the compiler always
+                make = torch.compiler.disable(make)
+            kernels = make(q, device, dtype)
+            if not torch.compiler.is_exporting():  # then they are fake tensors
                 self._keep(key, kernels)
         return kernels
 
     def _keep(self, key: Key, kernels: Kernels) -> None:
-        """Cache kernels; the oldest make room."""
+        """Cache kernels and drop the oldest ones that exceed the limits."""
         cached = list(self._kernels.items())
         free = KERNEL_BYTES - kernels.n_bytes() - sum(old.n_bytes() for _, old in cached)
         for i, (oldest, old) in enumerate(cached):
@@ -207,18 +224,18 @@ class CQT(nn.Module):
             free += old.n_bytes()
         self._kernels[key] = kernels
 
-    @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:
-        design, n_points = self._wavelets, q * self._samples // self._frames
-        folded = (g for g in self._groups if not g.is_direct)
-        pieces = (piece for g in folded for piece in design.pieces(g, q, n_points))
-        bands = [design.band(piece, q, n_points) for piece in pieces]
-        low = min((row for row, _ in bands), default=0)
-        high = max((row + band.shape[1] for row, band in bands), default=0)
-        j = np.arange(low * q, high * q)  # (J,)
-        turn = 1j * np.exp(-2j * np.pi / n_points * j)
-        half_sample = np.exp(-1j * np.pi / (q * self.hop_length) * j)  # bands are counted from it
+        """Compute the kernels for blocks of q frames, in float64, see the head of this file."""
+        wavelets, n_points = self._wavelets, q * self._samples // self._frames
+        long_groups = (group for group in self._groups if not group.is_direct)
+        parts = (part for group in long_groups for part in wavelets.parts(group, q, n_points))
+        bands = [wavelets.band(part, q, n_points) for part in parts]  # (lowest r, B_k)
+        low = min((r for r, _ in bands), default=0)
+        high = max((r + band.shape[1] for r, band in bands), default=0)
+        f = np.arange(low * q, high * q)  # (N,)
+        e = 1j * np.exp(-2j * np.pi / n_points * f)  # of equation 4
+        half_sample = np.exp(-1j * np.pi / (q * self.hop_length) * f)
         scale = 0.5 * self.sample_rate / self.input_rate / self.hop_length * half_sample
 
         def tensor(array: NDArray) -> Tensor:
@@ -226,40 +243,41 @@ class CQT(nn.Module):
             return torch.from_numpy(array.astype(f"{array.dtype.kind}{size}")).to(device)
 
         return Kernels(
-            [tensor(design.matrix(group)) for group in self._groups if group.is_direct],
+            [tensor(wavelets.matrix(group)) for group in self._groups if group.is_direct],
             (low * q, high * q),
-            tensor(_turns(n_points // 2)),
-            tensor(scale * (1 - turn)),
-            tensor(scale * (1 + turn)),
-            [(slice(row - low, row - low + band.shape[1]), tensor(band)) for row, band in bands],
+            tensor(_twiddles(n_points // 2)),
+            tensor(scale * (1 - e)),
+            tensor(scale * (1 + e)),
+            [(slice(r - low, r - low + band.shape[1]), tensor(band)) for r, band in bands],
         )
 
 
-def _folded(rows: Tensor, band: Tensor) -> Tensor:
-    """Add up rows times a real or complex band: (b, 2, 1, R, q), (n, R, q) -> (b, 2, n, q)."""
+def _sum_rows(rows: Tensor, band: Tensor) -> Tensor:
+    """Sum over r the product of X and B_k: (b, 2, 1, r, q), (n, r, q) -> (b, 2, n, q)."""
     if not band.is_complex():
         return (rows * band).sum(3)
-    product = torch.complex(rows[:, 0], rows[:, 1]) * band  # (b, n, R, q)
+    product = torch.complex(rows[:, 0], rows[:, 1]) * band  # (b, n, r, q)
     return torch.view_as_real(product.sum(2)).movedim(-1, 1)
 
 
-def _turns(n: int) -> NDArray[np.complex128]:
-    """Return the factors between the column FFTs and the row FFTs that make up one of n points.
+def _twiddles(n: int) -> NDArray[np.complex128]:
+    """Return the factors exp(-2 pi i u v / n) of an FFT of n = U V points in two steps: (U, V).
 
-    Cooley & Tukey 1965. One long call of the library takes up to ten times as long for some n.
+    Z[u + U w] is the FFT over v (to w) of twiddles[u, v] times the FFT over a (to u) of z[a V + v].
+    One long FFT takes up to ten times as long for some n. Source: Cooley & Tukey 1965.
     """
-    rows = next(r for r in range(int(np.sqrt(n)), 0, -1) if n % r == 0)
-    places = np.arange(rows)[:, None] * np.arange(n // rows)  # (R, C)
-    return np.exp(-2j * np.pi / n * places)
+    n_u = next(u for u in range(int(np.sqrt(n)), 0, -1) if n % u == 0)
+    uv = np.arange(n_u)[:, None] * np.arange(n // n_u)  # (U, V)
+    return np.exp(-2j * np.pi / n * uv)
 
 
-def _part(spectrum: Tensor, first: int, end: int) -> Tensor:
-    """Return places first..end - 1 of a periodic spectrum: (b, R, C) -> (b, end - first)."""
-    n_rows, n_columns = spectrum.shape[1:]
-    column, last, pieces = first // n_rows, -(-end // n_rows), []
-    skip = first - column * n_rows
+def _slice(Z: Tensor, first: int, end: int) -> Tensor:
+    """Return Z[first] to Z[end - 1] of a periodic spectrum: (b, U, V) -> (b, end - first)."""
+    n_u, n_v = Z.shape[1:]
+    column, last, pieces = first // n_u, -(-end // n_u), []  # Z[u + U v] is in column v
+    skip = first - column * n_u
     while column < last:
-        at = column % n_columns
-        pieces.append(spectrum[..., at : min(at + last - column, n_columns)])
+        v = column % n_v
+        pieces.append(Z[..., v : min(v + last - column, n_v)])
         column += pieces[-1].shape[-1]
     return torch.cat(pieces, -1).mT.flatten(1).narrow(1, skip, end - first)

@@ -1,4 +1,20 @@
-"""A cheap acoustic fingerprint, and which recordings are nearly the same by it."""
+"""An acoustic fingerprint of recordings, and the search for near-identical pairs.
+
+Let E[m, b] be the energy of band b = 0..32 (300 to 2000 Hz, equally spaced in log frequency) in
+frame m = 0..M. Bit b = 0..31 of word m >= 1 is the sign of a difference over bands and frames:
+    (E[m, b+1] - E[m, b]) - (E[m-1, b+1] - E[m-1, b]) > 0.
+A factor on all E (level) changes no bit, nor does what hardly changes their order: a codec, another
+sampling rate, a little noise. Words of frames below FLOOR, silence, are 0 and match nothing.
+
+Two recordings u, v at an offset o (frame i of u is frame i - o of v) have the bit error
+    e = sum_i popcount(u[i] xor v[i - o]) / (32 n)
+over the n frames where both words are not 0. Unrelated speech has e of 0.35 to 0.5, copies at most
+MAX_ERROR = 0.2. To try all offsets of all pairs takes too long, so candidates vote: a word of a
+copy survives intact with probability (1 - e)^32 if bits were independent, 3 % at e = 0.1, and more
+since errors come in clusters. Among the hundreds of frames of a copy some words are thus equal, at
+the same o. Sorting all words of all recordings brings equal words side by side; each pair of them
+is a vote for (u, v, o), and only candidates with MIN_VOTES votes are compared bit by bit.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -8,47 +24,47 @@ import soxr
 from numpy.typing import NDArray
 
 SAMPLE_RATE = 8000  # Hz
-QUALITY = "LQ"  # of resampling, soxr's word: enough for bands below 2 kHz
+QUALITY = "LQ"  # of soxr's resampling: enough for bands below 2 kHz
 FRAME = 2048  # samples, 256 ms
 BLOCK = 1024  # frames at a time: long recordings need no more memory
-HOP = 128  # samples, 16 ms: frames overlap so much that an offset between two hops matters little
-EDGES = np.geomspace(300, 2000, 34)  # Hz, of 33 bands: telephones and codecs keep them
-FLOOR = 1e-5  # of the loudest frame's power: what is below is silence and compares to nothing
-MIN_FRAMES = 40  # compared at least, 0.64 s: shorter clips agree by chance
-MIN_SHARE = 0.5  # of the shorter clip that must be compared
-MAX_ERROR = 0.2  # part of the bits that may differ; unrelated speech differs in 0.35 to 0.5
-MIN_VOTES = 2  # frames with equal words that propose an offset
-MAX_HOLDERS = 20  # frames with one word that are followed up: a word that is everywhere says little
+HOP = 128  # samples, 16 ms: frames overlap so much that a shift by half a hop matters little
+EDGES = np.geomspace(300, 2000, 34)  # Hz, of 33 bands that telephones and codecs keep
+FLOOR = 1e-5  # of the loudest frame's energy: below is silence
+MIN_FRAMES = 40  # compared at least, 0.64 s: shorter recordings agree by chance
+MIN_SHARE = 0.5  # of the shorter recording that must be compared
+MAX_ERROR = 0.2  # largest bit error of near-identical recordings
+MIN_VOTES = 2  # equal words that propose an offset
+MAX_HOLDERS = 20  # frames with one word that vote: a word that is everywhere says little
 
 
 class Copy(NamedTuple):
-    """Two recordings that are nearly the same."""
+    """A pair of near-identical recordings."""
 
     first: str
     second: str
-    error: float  # part of the bits that differ
+    error: float  # bit error e
 
 
 def fingerprint(waveform: NDArray[np.float32], sample_rate: int) -> NDArray[np.uint32]:
-    """Return a word of 32 bits a frame, 0 where there is silence: (T,) -> (frames,).
+    """Return a word of 32 bits per frame, 0 in silence: (T,) -> (M,).
 
-    A bit says whether the energy difference of two neighbouring bands rises from one frame to the
-    next. Level, coding, sampling rate and a little noise hardly change it; playing speed does.
+    Playing speed changes the words: a copy at another speed is not recognised.
 
     Source:
         Haitsma & Kalker 2002, A Highly Robust Audio Fingerprinting System; theirs has frames of
-        370 ms every 11.6 ms, for music; ours are shorter, for clips of a second.
+        370 ms every 11.6 ms, for music; here they are shorter, for utterances of a second, and
+        differences have the opposite sign.
     """
     signal = soxr.resample(waveform, sample_rate, SAMPLE_RATE, quality=QUALITY)
     if len(signal) < FRAME + HOP:
         return np.zeros(0, np.uint32)
-    frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP]  # (frames + 1, FRAME)
+    frames = np.lib.stride_tricks.sliding_window_view(signal, FRAME)[::HOP]  # (M + 1, FRAME)
     blocks = (frames[start : start + BLOCK] for start in range(0, len(frames), BLOCK))
-    bands = np.concatenate([_band_energies(block) for block in blocks])  # (frames + 1, 33)
-    rises = np.diff(np.diff(bands, axis=1), axis=0) > 0  # (frames, 32)
-    words = np.packbits(rises, axis=1).view(">u4")[:, 0].astype(np.uint32)
-    loud = bands.sum(1)[1:]
-    words[loud <= FLOOR * loud.max()] = 0
+    E = np.concatenate([_band_energies(block) for block in blocks])  # (M + 1, 33)
+    bits = np.diff(np.diff(E, axis=1), axis=0) > 0  # (M, 32)
+    words = np.packbits(bits, axis=1).view(">u4")[:, 0].astype(np.uint32)
+    energy = E.sum(1)[1:]  # (M,)
+    words[energy <= FLOOR * energy.max()] = 0
     return words
 
 
@@ -61,53 +77,52 @@ def _band_energies(frames: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def near_copies(recordings: Mapping[str, NDArray[np.uint32]]) -> list[Copy]:
-    """Return the pairs of recordings that are nearly the same, at any offset to one another.
+    """Return the pairs of near-identical recordings, at any offset to one another.
 
-    Frames with equal words propose an offset, and the bits of all frames at that offset decide.
-    Clips shorter than about a second are too short to tell.
+    Recordings with less than about a second of sound are too short to compare.
 
     Args:
-        recordings: Name of each recording, and its words from `fingerprint`.
+        recordings: Words from `fingerprint` by the name of the recording.
     """
     names, words = list(recordings), list(recordings.values())
-    best: dict[tuple[int, int], float] = {}
-    for first, second, offset in _proposals(words):
-        error = bit_error(words[first], words[second], offset)
-        if error <= min(MAX_ERROR, best.get((first, second), 1.0)):
-            best[first, second] = error
-    return [Copy(names[i], names[j], error) for (i, j), error in sorted(best.items())]
+    errors: dict[tuple[int, int], float] = {}  # smallest over the offsets
+    for u, v, offset in _candidates(words):
+        error = bit_error(words[u], words[v], offset)
+        if error <= min(MAX_ERROR, errors.get((u, v), 1.0)):
+            errors[u, v] = error
+    return [Copy(names[u], names[v], error) for (u, v), error in sorted(errors.items())]
 
 
-def _proposals(words: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int, int]]:
-    """Return (first, second, offset) of recordings with some equal words at one offset."""
-    clip = np.repeat(np.arange(len(words)), [len(each) for each in words])
-    frame = np.concatenate([np.zeros(0, int), *(np.arange(len(each)) for each in words)])
-    every = np.concatenate([*words, np.zeros(0, np.uint32)])
-    kept = every != 0
-    order = np.argsort(every[kept], kind="stable")
-    clip, frame, every = clip[kept][order], frame[kept][order], every[kept][order]
-    pairs = []
-    for step in range(1, MAX_HOLDERS):  # neighbours at this distance that hold the same word
-        same = np.flatnonzero(every[step:] == every[:-step])
-        if len(same) == 0:
+def _candidates(words: Sequence[NDArray[np.uint32]]) -> list[tuple[int, int, int]]:
+    """Return the (u, v, offset) that have enough votes."""
+    recording = np.repeat(np.arange(len(words)), [len(w) for w in words])
+    frame = np.concatenate([np.zeros(0, int), *(np.arange(len(w)) for w in words)])
+    word = np.concatenate([*words, np.zeros(0, np.uint32)])
+    not_silent = word != 0
+    order = np.argsort(word[not_silent], kind="stable")
+    recording, frame, word = (x[not_silent][order] for x in (recording, frame, word))
+    votes = []
+    for step in range(1, MAX_HOLDERS):  # distance of two equal words in the sorted list
+        first = np.flatnonzero(word[step:] == word[:-step])
+        if len(first) == 0:
             break
-        a, b = same, same + step
-        offset = frame[a] - frame[b]
-        pairs.append(np.stack([clip[a], clip[b], offset], 1)[clip[a] != clip[b]])
-    if not pairs:
+        second = first + step
+        vote = [recording[first], recording[second], frame[first] - frame[second]]
+        votes.append(np.stack(vote, 1)[recording[first] != recording[second]])
+    if not votes:
         return []
-    found, votes = np.unique(np.concatenate(pairs), axis=0, return_counts=True)
-    return [tuple(row) for row in found[votes >= MIN_VOTES].tolist()]
+    candidates, n_votes = np.unique(np.concatenate(votes), axis=0, return_counts=True)
+    return [tuple(row) for row in candidates[n_votes >= MIN_VOTES].tolist()]
 
 
-def bit_error(first: NDArray[np.uint32], second: NDArray[np.uint32], offset: int) -> float:
-    """Return the part of bits that differ where frame i meets frame i - offset, 1 if too few."""
-    start, stop = max(0, offset), min(len(first), len(second) + offset)
+def bit_error(u: NDArray[np.uint32], v: NDArray[np.uint32], offset: int) -> float:
+    """Return the bit error where frame i of u is frame i - offset of v; 1 for too few frames."""
+    start, stop = max(0, offset), min(len(u), len(v) + offset)
     if stop <= start:
         return 1.0
-    pair = first[start:stop], second[start - offset : stop - offset]
-    both = (pair[0] != 0) & (pair[1] != 0)
-    shorter = min(np.count_nonzero(first), np.count_nonzero(second))
+    shorter = min(np.count_nonzero(u), np.count_nonzero(v))
+    u, v = u[start:stop], v[start - offset : stop - offset]
+    both = (u != 0) & (v != 0)
     if (n := int(both.sum())) < max(MIN_FRAMES, MIN_SHARE * shorter):
         return 1.0
-    return float(np.bitwise_count(pair[0][both] ^ pair[1][both]).sum() / (32 * n))
+    return float(np.bitwise_count(u[both] ^ v[both]).sum() / (32 * n))

@@ -1,10 +1,27 @@
-"""Mel-STFT power, scaled as `librosa.feature.melspectrogram`, in blocks that fit the cache."""
+"""Mel-STFT power, scaled as `librosa.feature.melspectrogram`, in blocks that fit the cache.
+
+With hop H, frame length N = n_fft and window h, frame m is centred on sample m H, and x is 0
+outside of the waveform. For FFT bin f and band b,
+    X_m[f] = sum_n h[n] x[m H + n - N/2] exp(-2 pi i f n / N),    0 <= n < N, 0 <= f <= N/2,
+    mel[b, m] = sum_f M[f, b] |X_m[f]|^2.
+Filter b is a triangle of area 1 over three neighbouring edges g[b] < g[b+1] < g[b+2] in Hz, which
+are equally spaced on Slaney's scale: linear to 1 kHz, logarithmic above.
+
+M is nearly empty, so BANDS_AT_ONCE neighbouring bands share one matrix product over the bins that
+they reach. |X|^2 is never formed: the FFT lies in memory as re, im, re, im, ...; its squares meet
+each row of M twice,
+    mel[b, m] = sum_f M[f, b] re^2 + M[f, b] im^2.
+Frames go through FFT and products in blocks of as many as stay in the cache.
+
+`full_scale` is the largest value of mel for a sine of amplitude 1. At frequency phi, in FFT bins,
+|X[f]|^2 = |V(f - phi)|^2 / 4 with V the FFT of h; over phi, band b is thus the convolution of
+M[f, b] with these lobes. It is evaluated on the FFT bins and halfway between them.
+"""
 
 from operator import index
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.signal
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -13,45 +30,45 @@ from torch.nn import functional as F
 from audio.windows import check_hop, get_window
 from system.errors import InputError
 
-CACHE = 2**20  # samples of frames that are transformed at once: 4 MB stay in a processor's cache
-GPU = 2**26  # the same elsewhere: 256 MB
+CACHE = 2**20  # samples in a block of frames: 4 MB stay in a CPU's cache
+GPU = 2**26  # the same on other devices: 256 MB
 BANDS_AT_ONCE = 16  # neighbours share most of the FFT bins that they read
 
 
 class Kernels(NamedTuple):
-    """What `MelSTFT` multiplies with, for one type and device."""
+    """The constants of the transform for one type and device."""
 
-    window: Tensor  # (n_fft,)
-    bands: list[tuple[slice, Tensor]]  # part of the interleaved spectrum, (part, bands) on it
+    window: Tensor  # (N,) h
+    bands: list[tuple[slice, Tensor]]  # per group: slice of re, im, re, ..., and M on it, doubled
 
 
 class MelSTFT(nn.Module):
     """Mel power: Slaney's scale and area normalization, centred frames, zeros beyond the ends.
 
     Args:
-        sample_rate: Hz.
-        n_fft: Samples of a frame.
+        sample_rate: Sampling rate of the waveforms, Hz.
+        n_fft: Samples per frame.
         hop_length: Samples between frames.
         n_mels: Number of bands.
-        fmin: Hz, lower edge of the lowest band.
-        fmax: Hz, upper edge of the highest; None is half the sample rate.
-        window: Whatever `scipy.signal.get_window` takes.
-        win_length: Samples of the window, centred in the frame; None is `n_fft`.
+        fmin: Lower edge of the lowest band, Hz.
+        fmax: Upper edge of the highest band, Hz; None for half the sampling rate.
+        window: Anything that `scipy.signal.get_window` takes.
+        win_length: Samples of the window, centred in the frame; None for `n_fft`.
 
     Shape:
         (B, T) -> (B, n_mels, n_frames(T)); float64 for float64, otherwise float32, also under
         autocast
 
     Raises:
-        InputError: The bands do not fit between `fmin` and half the sample rate, one of them holds
+        InputError: The bands do not fit between `fmin` and half the sampling rate, a band contains
             no FFT bin, or another setting is out of range.
 
     Source:
         Slaney 1998 (Auditory Toolbox) for the scale, as in librosa.
 
     >>> tone = torch.sin(2 * torch.pi * 440 / 16000 * torch.arange(16000))[None]
-    >>> int(MelSTFT(16000, n_fft=1024, n_mels=40)(tone)[0, :, 30].argmax())
-    8
+    >>> int(MelSTFT(16000, n_fft=1024, n_mels=40)(tone)[0, :, 30].argmax())  # 368 to 515 Hz
+    5
     """
 
     def __init__(
@@ -74,7 +91,7 @@ class MelSTFT(nn.Module):
                 f"features.sample_rate={sample_rate} must hold"
             )
         check_hop("mel", hop_length, sample_rate)
-        self.edges = mel_frequencies(n_mels + 2, fmin, top)  # (n_mels + 2,) Hz
+        self.edges = mel_frequencies(n_mels + 2, fmin, top)  # (n_mels + 2,) g, Hz
         self._filters = _filters(self.edges, np.fft.rfftfreq(n_fft, 1 / sample_rate))
         empty = int((self._filters.max(0) == 0).sum())
         if empty:
@@ -89,11 +106,11 @@ class MelSTFT(nn.Module):
         self._window = np.pad(
             get_window(window, length, "mel"), (before, n_fft - length - before)
         )  # (n_fft,)
-        self.full_scale = _largest_answer(self._window, self._filters)  # power of a sine of 1
+        self.full_scale = _full_scale(self._window, self._filters)  # power of a sine of amplitude 1
         self._kernels: dict[tuple[torch.device, torch.dtype], Kernels] = {}
 
     def n_frames(self, n_samples: Any) -> Any:
-        """Return the frames of waveforms of so many samples, an int or a tensor of them."""
+        """Return the number of frames of a waveform of n_samples, an int or a tensor of ints."""
         return 1 + n_samples // self.hop_length
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -103,7 +120,7 @@ class MelSTFT(nn.Module):
         kernels = self._kernels_for(waveform.device, waveform.dtype)
         padded = F.pad(waveform, (self.n_fft // 2, self.n_fft - self.n_fft // 2))
         frames = padded.unfold(-1, self.n_fft, self.hop_length)  # (B, n, n_fft)
-        frames = frames[:, : self.n_frames(index(waveform.shape[-1]))]  # compiled once a length
+        frames = frames[:, : self.n_frames(index(waveform.shape[-1]))]  # a constant if compiled
         samples = CACHE if waveform.device.type == "cpu" else GPU
         blocks = frames.split(max(samples // (len(waveform) * self.n_fft), 1), 1)
         with torch.autocast(waveform.device.type, enabled=False):
@@ -112,10 +129,12 @@ class MelSTFT(nn.Module):
     def _kernels_for(self, device: torch.device, dtype: torch.dtype) -> Kernels:
         key = (device, dtype)
         if key not in self._kernels:
-            self._kernels[key] = self._make_kernels(device, dtype)
+            make = self._make_kernels
+            if torch.compiler.is_compiling():  # a decorator would import the compiler always
+                make = torch.compiler.disable(make)
+            self._kernels[key] = make(device, dtype)
         return self._kernels[key]
 
-    @torch.compiler.disable
     @torch.inference_mode(False)  # else a later backward pass could not use them
     def _make_kernels(self, device: torch.device, dtype: torch.dtype) -> Kernels:
         def tensor(array: NDArray) -> Tensor:
@@ -126,14 +145,18 @@ class MelSTFT(nn.Module):
             group = self._filters[:, i : i + BANDS_AT_ONCE]
             used = np.flatnonzero(group.any(1))
             first, end = int(used[0]), int(used[-1]) + 1
-            twice = group[first:end].repeat(2, 0)  # for real and imaginary parts
-            bands.append((slice(2 * first, 2 * end), tensor(twice)))
+            doubled = group[first:end].repeat(2, 0)  # for real and imaginary parts
+            bands.append((slice(2 * first, 2 * end), tensor(doubled)))
         return Kernels(tensor(self._window), bands)
 
 
 def mel_frequencies(n: int, fmin: float, fmax: float) -> NDArray[np.float64]:
-    """Return n frequencies in Hz, equally spaced on Slaney's scale: linear to 1 kHz, then log."""
-    lowest, highest = (
+    """Return n frequencies in Hz, equally spaced on Slaney's scale: linear to 1 kHz, then log.
+
+    >>> mel_frequencies(4, 0, 1000).round(1).tolist()
+    [0.0, 333.3, 666.7, 1000.0]
+    """
+    lowest, highest = (  # 15 mels to 1 kHz, 27 mels from there to 6.4 kHz
         3 * f / 200 if f < 1000 else 15 + 27 * np.log(f / 1000) / np.log(6.4) for f in (fmin, fmax)
     )
     mels = np.linspace(lowest, highest, n)
@@ -142,23 +165,27 @@ def mel_frequencies(n: int, fmin: float, fmax: float) -> NDArray[np.float64]:
 
 def _mel_power(frames: Tensor, kernels: Kernels) -> Tensor:
     """Return the Mel power of frames: (B, n, n_fft) -> (B, n, n_mels)."""
-    spectrum = torch.fft.rfft(frames * kernels.window)  # (B, n, F)
-    squares = torch.view_as_real(spectrum).square().flatten(-2).flatten(0, 1)  # (B * n, 2F)
-    power = torch.cat([squares[:, part] @ weights for part, weights in kernels.bands], 1)
+    X = torch.fft.rfft(frames * kernels.window)  # (B, n, F)
+    squares = torch.view_as_real(X).square().flatten(-2).flatten(0, 1)  # (B * n, 2F) re^2, im^2
+    power = torch.cat([squares[:, reached] @ M for reached, M in kernels.bands], 1)
     return power.reshape(*frames.shape[:2], -1)
 
 
-def _largest_answer(window: NDArray, filters: NDArray) -> float:
-    """Return the largest power that a sine of amplitude 1 has, on an FFT bin or between two."""
+def _full_scale(window: NDArray, filters: NDArray) -> float:
+    """Return the largest Mel power of a sine of amplitude 1, on an FFT bin or halfway to the next.
+
+    Shape:
+        (N,), (F, n)
+    """
+    from scipy.signal import fftconvolve  # a second of CPU time
+
     lobes = np.abs(np.fft.fftshift(np.fft.fft(window, 2 * len(window)))) ** 2 / 4  # half bins
-    answers = (
-        scipy.signal.fftconvolve(filters, lobes[offset::2, None], axes=0) for offset in (0, 1)
-    )
-    return float(max(answer.max() for answer in answers))
+    powers = (fftconvolve(filters, lobes[offset::2, None], axes=0) for offset in (0, 1))
+    return float(max(power.max() for power in powers))
 
 
 def _filters(edges: NDArray, bins: NDArray) -> NDArray:
-    """Return triangles over neighbouring edges, of area 1: (n + 2,), (F,) Hz -> (F, n)."""
+    """Return M, triangles of area 1 over neighbouring edges: (n + 2,), (F,) Hz -> (F, n)."""
     low, centre, high = edges[:-2], edges[1:-1], edges[2:]
     rise = (bins[:, None] - low) / (centre - low)
     fall = (high - bins[:, None]) / (high - centre)

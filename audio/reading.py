@@ -1,13 +1,14 @@
-"""Audio files to mono waveforms; a file that cannot be used says so, and is never made zeros."""
+"""Audio files to mono waveforms. A file that cannot be used raises `BadAudio` with the reason."""
 
 import errno
 import hashlib
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from io import BufferedReader
+from io import FileIO
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,18 +19,18 @@ from numpy.typing import NDArray
 from audio import fingerprint
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
-MAX_MINUTES = 60  # an hour's images as published take 2.5 GB
-MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: what lies outside was no recorder's
-MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is so loud
-BLOCK = 2**18  # samples of all channels together that are in memory at once
-CHANGED = "has changed since it was heard"
-BAD_FILE = 7  # libsndfile's code, for MP3 without a frame too; its words suspect a pipe
-NO_FILE = {  # opening them would wait, or read for ever
-    stat.S_IFDIR: "is a folder, no file",
-    stat.S_IFIFO: "is a pipe, no file",
-    stat.S_IFSOCK: "is a socket, no file",
-    stat.S_IFCHR: "is a device, no file",
-    stat.S_IFBLK: "is a device, no file",
+MAX_MINUTES = 60  # the images of an hour take 2.5 GB at the published settings
+MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: no recorder is outside of these
+MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is that loud
+BLOCK = 2**18  # samples, over all channels, that are in memory at once
+CHANGED = "has changed since it was indexed"
+BAD_FILE = 7  # libsndfile's code, also for MP3 without a frame; its own words suspect a pipe
+NOT_A_FILE = {  # opening these would block, or read forever
+    stat.S_IFDIR: "is a folder, not a file",
+    stat.S_IFIFO: "is a pipe, not a file",
+    stat.S_IFSOCK: "is a socket, not a file",
+    stat.S_IFCHR: "is a device, not a file",
+    stat.S_IFBLK: "is a device, not a file",
 }
 
 
@@ -38,64 +39,65 @@ class BadAudio(Exception):
 
 
 class Recording(NamedTuple):
-    """What tells a recording from others, whatever its file is called and however it is packed."""
+    """The identity of a recording: the same for all names and formats of its file."""
 
-    hash: str  # SHA-256 of rate and samples: of equal sound a WAV and a FLAC are one
+    hash: str  # SHA-256 of sampling rate and samples: a WAV and a FLAC of it are equal
     seconds: float
     words: NDArray[np.uint32]  # (frames,), see `fingerprint`
-    file: str  # SHA-256 of the file's bytes
+    file: str  # SHA-256 of the bytes of the file
+
+
+NOTHING_KNOWN: Mapping[str, Recording] = MappingProxyType({})
 
 
 def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> NDArray[np.float32]:
     """Read a file as mono at the given rate; channels are averaged.
 
     Args:
-        path: Any format that libsndfile reads: WAV, FLAC, OGG and more. Its content says which.
-        sample_rate: Hz of the result.
-        recording: Hash of the recording that it must be; None takes what is there.
+        path: File of any format that libsndfile reads: WAV, FLAC, OGG and more. The content
+            decides the format, not the name.
+        sample_rate: Sampling rate of the result, Hz.
+        recording: Expected `Recording.hash`; None accepts any recording.
 
     Shape:
-        (T,) float32, in [-1, 1] for files of whole numbers
+        (T,) float32, in [-1, 1] for files of integers
 
     Raises:
-        BadAudio: Unreadable, too short, too long, without sound, with samples that are no numbers
-            or absurdly loud, or another recording.
+        BadAudio: The file is unreadable, too short, too long, constant, absurdly loud, has samples
+            that are NaN or infinite, or holds another recording than expected.
     """
-    with _opened(path) as file:
-        sound = _Sound(file)
-        waveform = _resampled(sound, sample_rate, "HQ")
+    with _open_file(path) as file, _open_audio(file) as audio:
+        sound = _Sound(audio)
+        waveform = _resample(sound, sample_rate, "HQ")
     if recording not in (None, sound.hash):
         raise BadAudio(CHANGED)
     return waveform
 
 
-def inspect_audio(path: Path) -> Recording:
-    """Read a file and tell which recording it is.
+def inspect_audio(path: Path, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
+    """Identify the recording in a file, which is opened once.
+
+    Bytes are hashed, decoded, and hashed again through one handle: a file that another one
+    replaces under its name stays what it was, and one that is overwritten in place is noticed.
 
     Args:
-        path: As for `read_audio`.
+        path: File as for `read_audio`.
+        known: Recordings by the SHA-256 of their files; a file found there is not decoded.
 
     Raises:
-        BadAudio: As `read_audio` would.
-    """
-    file_hash = hash_file(path)
-    with _opened(path) as file:
-        sound = _Sound(file)
-        narrow = _resampled(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
-    words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
-    if hash_file(path) != file_hash:
-        raise BadAudio("changed while it was read")
-    return Recording(sound.hash, sound.n_samples / sound.rate, words, file_hash)
-
-
-def hash_file(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes.
-
-    Raises:
-        BadAudio: It cannot be read, or is no file.
+        BadAudio: `read_audio` would refuse the file, or it was written to meanwhile.
     """
     with _open_file(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        file_hash = _hash_bytes(file)
+        if file_hash in known:
+            return known[file_hash]
+        with _open_audio(file) as audio:
+            sound = _Sound(audio)
+            narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
+        words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
+        if _hash_bytes(file) != file_hash:
+            raise BadAudio("changed while it was read")
+    return Recording(sound.hash, sound.n_samples / sound.rate, words, file_hash)
 
 
 def in_parallel(
@@ -117,71 +119,73 @@ def in_parallel(
 
 
 class _Stream(soundfile.SoundFile):
-    """A sound file read on to its end, wherever its header says that it ends."""
+    """A sound file that is read to its real end, wherever its header says that it ends."""
 
     def seekable(self) -> bool:
-        """Keep `read` from going by the header."""
+        """Return False, so that `read` does not stop where the header says."""
         return False
 
 
 class _Sound:
-    """The samples of a file in blocks, averaged over channels; what they are is noted in passing.
+    """The samples of a file in blocks, averaged over channels, hashed and checked as they pass.
 
     Args:
-        file: At its beginning.
+        audio: The file, at its beginning.
     """
 
-    def __init__(self, file: soundfile.SoundFile) -> None:
-        self.rate: int = file.samplerate  # Hz
-        self.n_samples = 0  # a channel
-        self._file = file
+    def __init__(self, audio: soundfile.SoundFile) -> None:
+        self.rate: int = audio.samplerate  # Hz
+        self.n_samples = 0  # per channel, so far
+        self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
 
     @property
     def hash(self) -> str:
-        """Of rate and samples, those that were read so far."""
+        """`Recording.hash` of the samples read so far."""
         return self._digest.hexdigest()
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the samples as they are in the file: (t,) each.
+        """Yield the samples at the rate of the file: (t,) each.
 
         Raises:
-            BadAudio: As soon as it is known.
+            BadAudio: The samples cannot be used; raised at the first block that shows it.
         """
-        size = BLOCK // self._file.channels
-        while len(samples := self._file.read(size, "float32", always_2d=True)):  # (t, channels)
-            _check_numbers(samples)
+        size = BLOCK // self._audio.channels
+        while len(samples := self._audio.read(size, "float32", always_2d=True)):  # (t, channels)
+            _check_samples(samples)
             mono = samples.mean(1)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))
             self._digest.update(mono.astype("<f4", copy=False))  # the mean has no -0
             if self.n_samples > MAX_MINUTES * 60 * self.rate:
-                raise BadAudio(f"is longer than {MAX_MINUTES} minutes: cut it into clips")
+                raise BadAudio(
+                    f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings"
+                )
             yield mono
-        self._check_whole()
+        self._check_length_and_range()
 
-    def _check_whole(self) -> None:
+    def _check_length_and_range(self) -> None:
         if self.n_samples == 0:
             raise BadAudio("holds no samples")
         if self.n_samples < int(MIN_SECONDS * self.rate):
             shown = f"{1000 * self.n_samples / self.rate:.3g} ms"
             raise BadAudio(f"is too short: {shown}, where {1000 * MIN_SECONDS:g} ms are needed")
         if self._low == self._high:
-            mean = " where its channels are averaged" if self._file.channels > 1 else ""
+            mean = " where its channels are averaged" if self._audio.channels > 1 else ""
             raise BadAudio(f"holds no sound: every sample is {self._low:.3g}{mean}")
 
 
-def _check_numbers(samples: NDArray[np.float32]) -> None:
+def _check_samples(samples: NDArray[np.float32]) -> None:
     if not np.isfinite(samples).all():
         raise BadAudio("holds samples that are NaN or infinite")
     if (peak := float(np.abs(samples).max())) > MAX_PEAK:
         raise BadAudio(f"holds samples up to {peak:.3g}, where full scale is 1")
 
 
-def _resampled(sound: _Sound, sample_rate: int, quality: str) -> NDArray[np.float32]:
-    """Return the whole sound at another rate; but for the result only a block is in memory."""
+def _resample(sound: _Sound, sample_rate: int, quality: str) -> NDArray[np.float32]:
+    """Return the whole sound at another rate; beside the result only one block is in memory."""
     if sound.rate == sample_rate:
         return np.concatenate(list(sound.blocks()))
     stream = soxr.ResampleStream(sound.rate, sample_rate, 1, "float32", quality)
@@ -189,15 +193,23 @@ def _resampled(sound: _Sound, sample_rate: int, quality: str) -> NDArray[np.floa
     return np.concatenate([*blocks, stream.resample_chunk(np.zeros(0, np.float32), last=True)])
 
 
+def _hash_bytes(file: FileIO) -> str:
+    """Return the SHA-256 of a file's bytes, and go back to its beginning."""
+    file.seek(0)
+    digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    file.seek(0)
+    return digest
+
+
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    """Open an audio file by what is in it, and turn what goes wrong while it is open into reasons.
+def _open_audio(file: FileIO) -> Iterator[soundfile.SoundFile]:
+    """Decode an open file from its beginning, in the format that its content has.
 
     Raises:
-        BadAudio: It cannot be read.
+        BadAudio: libsndfile cannot read it, or its sampling rate is out of range.
     """
     try:
-        with _open_file(path) as file, _Stream(file.fileno(), closefd=False) as audio:
+        with _Stream(file.fileno(), closefd=False) as audio:
             if not MIN_RATE <= audio.samplerate <= MAX_RATE:
                 allowed = f"{MIN_RATE} to {MAX_RATE} Hz are read"
                 raise BadAudio(f"has a sampling rate of {audio.samplerate} Hz; {allowed}")
@@ -208,15 +220,17 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 
 @contextmanager
-def _open_file(path: Path) -> Iterator[BufferedReader]:
-    """Open a file that is one and has something in it.
+def _open_file(path: Path) -> Iterator[FileIO]:
+    """Open a regular file that is not empty; no other function here opens a file.
+
+    Unbuffered, so that its position is also that of the file descriptor which libsndfile reads.
 
     Raises:
-        BadAudio: It is not, or cannot be read.
+        BadAudio: The path is not such a file, or reading fails.
     """
     try:
-        _refuse_what_is_no_file(path)
-        with path.open("rb") as file:
+        _check_is_file(path)
+        with path.open("rb", buffering=0) as file:
             yield file
     except OSError as error:
         broken = error.errno == errno.ENOENT and path.is_symlink()
@@ -224,15 +238,15 @@ def _open_file(path: Path) -> Iterator[BufferedReader]:
         raise BadAudio(f"cannot be read: {link}{error.strerror or error}") from error
 
 
-def _refuse_what_is_no_file(path: Path) -> None:
+def _check_is_file(path: Path) -> None:
     try:
         str(path).encode()
         status = path.stat()
     except UnicodeEncodeError as error:
-        raise BadAudio("has a name that is no UTF-8, as our tables are: rename it") from error
-    except ValueError as error:  # a name that no file can have
+        raise BadAudio("has a name that is not UTF-8: rename it") from error
+    except ValueError as error:  # a null character, which no file name can have
         raise BadAudio(f"cannot be read: {error}") from error
     if not stat.S_ISREG(status.st_mode):
-        raise BadAudio(NO_FILE.get(stat.S_IFMT(status.st_mode), "is no file"))
+        raise BadAudio(NOT_A_FILE.get(stat.S_IFMT(status.st_mode), "is not a regular file"))
     if status.st_size == 0:
         raise BadAudio("is empty: 0 bytes")

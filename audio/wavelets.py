@@ -1,16 +1,32 @@
-"""The wavelets of the constant-Q transform, in time and in frequency, in float64."""
+"""The wavelets of the constant-Q transform, in time and in frequency, in float64.
+
+At b bins per octave, bin k has the centre nu_k = fmin 2^(k/b) / sample_rate cycles per sample. Its
+wavelet is a window v of l_k samples times a complex sine, with L1 norm sqrt(l_k):
+    w_k[n] = sqrt(l_k) v[n] exp(2 pi i nu_k n) / sum |v|,    -l_k/2 <= n < l_k/2,
+    l_k = Q / nu_k,    Q = filter_scale (a + 1) / (a - 1),    a = 2^(2/b).
+Its spectrum W_k is the window's, moved to nu_k. The main lobe of a window of l samples, and all
+side lobes above TOLERANCE, reach s bins of width 1/l to either side (s is 54 for Hann, infinite for
+Hamming, which has steps at its ends). So W_k is kept on
+    nu_k - s/l_k  to  nu_k + s/l_k  cycles per sample,    s/l_k = `reach`:
+the longer the wavelet, the narrower. In a block of P = q H samples W_k[f] has f = nu P, and lies in
+row r = floor(f/q) = floor(nu H): the rows of a bin do not depend on the length of the block.
+
+Per frame a bin costs l_k multiplications as a matrix product, and as many as it has rows, about
+2 reach H, as a fold (`cqt.py`). A matrix product does PRODUCT_SPEED of them in the time of one of
+the fold. So bins with l_k < PRODUCT_SPEED * rows, the high ones, are direct, and the others folded.
+Neighbouring bins form a group: one matrix as long as the longest of them, or one band of rows.
+"""
 
 from math import ceil
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from audio.windows import bandwidth, check_hop, get_window, side_lobes
 from system.errors import InputError
 
-TOLERANCE = 2e-6  # of a wavelet's peak in frequency, -114 dB: what stays below it is left out
+TOLERANCE = 2e-6  # of a spectrum's peak, -114 dB: values below are left out
 MAX_WAVELET = 30  # seconds
 CACHE = 2**16  # products that the fold computes at once
 PRODUCT_SPEED = 60  # multiplications of a matrix product in the time of one of the fold
@@ -21,19 +37,19 @@ class Group(NamedTuple):
 
     first: int
     end: int  # last bin + 1
-    is_direct: bool  # by a matrix product with the waveform's frames, not by its spectrum
+    is_direct: bool  # computed by a matrix product with frames, not by a fold of the spectrum
 
 
 class Wavelets:
-    """One wavelet a bin: a window of length Q * sample_rate / frequency times a complex sine.
+    """The wavelets w_k of all bins.
 
     Args:
-        sample_rate: Hz.
-        hop_length: Samples between frames; decides only how the wavelets are grouped and stored.
-        fmin: Hz, centre of the lowest bin.
+        sample_rate: Sampling rate, Hz.
+        hop_length: H, samples between frames; affects only grouping and layout.
+        fmin: Centre of the lowest bin, Hz.
         n_bins: Number of bins.
-        bins_per_octave: Bins an octave; sets Q.
-        window: Whatever `scipy.signal.get_window` takes.
+        bins_per_octave: Bins per octave; sets Q.
+        window: Anything that `scipy.signal.get_window` takes.
         filter_scale: Multiplies Q.
 
     Raises:
@@ -59,13 +75,13 @@ class Wavelets:
         self.frequencies = fmin * 2.0 ** (np.arange(n_bins) / bins_per_octave)  # (n_bins,) Hz
         ratio = 2.0 ** (2 / bins_per_octave)
         self.q_factor = filter_scale * (ratio + 1) / (ratio - 1)
-        self.lengths = self.q_factor * sample_rate / self.frequencies  # (n_bins,) samples
-        is_even = self.lengths % 2 == 0  # to the last bit: centred elsewhere than all others
+        self.lengths = self.q_factor * sample_rate / self.frequencies  # (n_bins,) l_k, samples
+        is_even = self.lengths % 2 == 0  # exactly: librosa would centre these elsewhere
         self.lengths[is_even] = np.nextafter(self.lengths[is_even], np.inf)
         shape = get_window(window, 4096, "cqt")
         self._check(bandwidth(shape))
-        lobes = side_lobes(shape, TOLERANCE)
-        self.reach = np.minimum(lobes / self.lengths, 1)  # (n_bins,) cycles a sample; 1 is all
+        lobes = side_lobes(shape, TOLERANCE)  # s
+        self.reach = np.minimum(lobes / self.lengths, 1)  # (n_bins,) cycles per sample; 1 is all
 
     def _check(self, noise_bandwidth: float) -> None:
         check_hop("cqt", self.hop_length, self.sample_rate)
@@ -89,8 +105,8 @@ class Wavelets:
     def groups(self, may_be_direct: bool) -> list[Group]:
         """Return the bins, low to high, in groups that are quick to compute together.
 
-        Direct groups make matrices of 32 columns, or of little more than an octave; the others are
-        of bins whose bands mostly overlap.
+        A direct group makes a matrix of 32 columns, or of little more than an octave; a folded
+        group has bins whose bands mostly overlap.
         """
         octaves = min(np.log2(1 + self.reach[0] * self.lengths[0] / self.q_factor), 1)
         size = max(int(self.bins_per_octave * octaves), 1)
@@ -105,26 +121,26 @@ class Wavelets:
             end = first
         return groups[::-1]
 
-    def pieces(self, group: Group, q: int, n_samples: int) -> list[Group]:
-        """Return a group in parts whose products with the spectrum stay in the cache."""
+    def parts(self, group: Group, q: int, n_samples: int) -> list[Group]:
+        """Split a group so that the products of each part with the spectrum stay in the cache."""
         low, high = self.rows(group, q, n_samples)
         n = max(CACHE // ((high - low) * q), 1)
         starts = range(group.first, group.end, n)
         return [Group(k, min(k + n, group.end), group.is_direct) for k in starts]
 
     def rows(self, group: Group, q: int, n_samples: int) -> tuple[int, int]:
-        """Return the first and last + 1 row of q points in which a group's spectra are not 0."""
-        centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
+        """Return the first and last + 1 row r in which the spectra of a group are kept."""
+        nu = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
         reach = self.reach[group.first : group.end]
-        low = int(np.floor((centres - reach).min() * self.hop_length))
-        high = int(np.floor((centres + reach).max() * self.hop_length)) + 1
+        low = int(np.floor((nu - reach).min() * self.hop_length))
+        high = int(np.floor((nu + reach).max() * self.hop_length)) + 1
         if n_samples != q * self.hop_length:
-            limit = ceil(min(n_samples / q, self.hop_length) / 2)
+            limit = ceil(min(n_samples / q, self.hop_length) / 2)  # half of the lower rate
             low, high = max(low, -limit), min(high, limit)
         return low, min(high, low + self.hop_length)  # once around
 
     def matrix(self, group: Group) -> NDArray[np.float64]:
-        """Return a group's conjugate wavelets, centred: (L, 2n), real parts, then imaginary."""
+        """Return conj(w_k) of a group, centred: (L, 2n), real parts, then imaginary parts."""
         half = ceil(self.lengths[group.first] / 2)
         matrix = np.zeros((group.end - group.first, 2 * half), complex)
         for row, k in zip(matrix, range(group.first, group.end), strict=True):
@@ -133,39 +149,43 @@ class Wavelets:
         return np.concatenate([matrix.real, matrix.imag]).T.copy()
 
     def band(self, group: Group, q: int, n_samples: int) -> tuple[int, NDArray]:
-        """Return a group's conjugate spectra where they are not negligible, in rows of q points.
+        """Return the bands B_k of a group, in rows of q points.
 
-        Wavelets are symmetric about half a sample before 0 if their window begins at 0, as Hann's.
-        Counted from there their spectra are real, and returned so.
+        A window that begins at 0, as Hann's does, makes w_k symmetric about n = -1/2. Counted from
+        there, by the factors exp(i pi nu_k) and exp(-i pi f / P), its spectrum is real:
+
+            B_k[f] = conj(W_k[f] exp(i pi nu_k) exp(-i pi f / P)).
 
         Args:
-            group: The bins.
+            group: Bins of the band.
             q: Frames of the block that is transformed.
-            n_samples: Samples of the block; other than `q * hop_length` if the waveform has another
-                rate than the wavelets, and then nothing lies above half of either rate.
+            n_samples: Input samples of the block. If they are not P = q hop_length, the waveform
+                has another rate than the wavelets, and B_k is 0 above half of either rate.
 
         Shape:
-            lowest row, (n, R, q); row r, place j is (r * q + j) / (q * hop_length) cycles a sample
+            lowest r, (n, rows, q), real if the spectra are; f = r q + j is f / P cycles per sample
         """
-        centres = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
+        from scipy.fft import fft  # half a second of CPU time
+
+        nu = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
         low, high = self.rows(group, q, n_samples)
-        n_points = q * self.hop_length
-        j = np.arange(low * q, high * q)  # (R * q,)
-        half_sample = np.exp(-1j * np.pi / n_points * j)
-        band = np.empty((len(centres), len(j)), complex)
-        for row, k, centre in zip(band, range(group.first, group.end), centres, strict=True):
+        n_points = q * self.hop_length  # P
+        f = np.arange(low * q, high * q)  # (rows * q,)
+        half_sample = np.exp(-1j * np.pi / n_points * f)
+        band = np.empty((len(nu), len(f)), complex)
+        for row, k, nu_k in zip(band, range(group.first, group.end), nu, strict=True):
             wavelet, before = self._wavelet(k)
             circle = np.zeros(n_points, complex)
-            circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * centre)
-            spectrum = scipy.fft.fft(np.roll(circle, -before))[j % n_points]
+            circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * nu_k)
+            spectrum = fft(np.roll(circle, -before))[f % n_points]
             row[:] = (spectrum * half_sample).conj()
         if n_samples != n_points:
-            band[:, 2 * np.abs(j) >= min(n_samples, n_points)] = 0
+            band[:, 2 * np.abs(f) >= min(n_samples, n_points)] = 0
         is_real = np.abs(band.imag).max() <= TOLERANCE * np.abs(band.real).max()
-        return low, (band.real.copy() if is_real else band).reshape(len(centres), high - low, q)
+        return low, (band.real.copy() if is_real else band).reshape(len(nu), high - low, q)
 
     def _wavelet(self, k: int) -> tuple[NDArray[np.complex128], int]:
-        """Return a wavelet on librosa's support, and how many of its samples lie before 0."""
+        """Return w_k on librosa's support, and how many of its samples have n < 0."""
         length = self.lengths[k]
         n = np.arange(-length // 2, length // 2)  # (L,)
         wavelet = np.exp(2j * np.pi * self.frequencies[k] / self.sample_rate * n)

@@ -1,10 +1,18 @@
-"""Analysis windows and hops: what both transforms refuse alike."""
+"""Analysis windows, and the checks of hops and rates that both transforms share.
+
+Of a window h of N samples, with H(nu) its spectrum at nu cycles per sample and 1/N an FFT bin:
+- Its equivalent noise bandwidth is that of a rectangular filter which passes as much white noise
+  and has the same peak, in bins (Parseval's theorem gives the sum over h):
+      N integral |H(nu)|^2 dnu / |H(0)|^2 = N sum h^2 / (sum h)^2.    1.5 for Hann
+- Zero padding to N K samples gives H at K points per bin. The last point where |H| exceeds a part
+  of |H(0)| says how far side lobes reach. They fall faster, the smoother the window ends: a window
+  with steps at its ends (Hamming) has lobes that fall as 1/nu and reach all of the spectrum.
+"""
 
 import math
 from typing import Any
 
 import numpy as np
-import scipy.signal
 from numpy.typing import NDArray
 
 from system.errors import InputError
@@ -16,26 +24,27 @@ def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
     """Return a periodic window.
 
     Args:
-        window: Whatever `scipy.signal.get_window` takes: a name, or [name, parameter].
-        length: Samples.
-        view: `cqt` or `mel`, whose key a message names.
+        window: Anything that `scipy.signal.get_window` takes: a name, or [name, parameter].
+        length: Number of samples.
+        view: `cqt` or `mel`: the config section that an error message names.
 
     Raises:
-        InputError: scipy makes no such window.
+        InputError: scipy has no such window.
     """
+    import scipy.signal  # a second of CPU time
+
     try:
         given = tuple(window) if isinstance(window, list) else window
         return scipy.signal.get_window(given, length)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"features.{view}.window={window!r} is no window: allowed is what "
-            "scipy.signal.get_window makes, e.g. hann, hamming, blackmanharris or "
-            f"[kaiser, 14.0] ({error})"
+            f"features.{view}.window={window!r} is not a window: scipy.signal.get_window must "
+            f"know it, e.g. hann, hamming, blackmanharris or [kaiser, 14.0] ({error})"
         ) from error
 
 
 def check_rates(input_rate: int, sample_rate: int) -> None:
-    """Refuse rates whose ratio has large terms: frames would fall on too many parts of a sample."""
+    """Refuse rates whose ratio has large terms: frames would start at too many sample fractions."""
     common = math.gcd(input_rate, sample_rate)
     if max(input_rate, sample_rate) // common > MAX_TERM:
         raise InputError(
@@ -55,16 +64,22 @@ def check_hop(view: str, hop_length: int, sample_rate: int) -> None:
 
 
 def bandwidth(window: NDArray) -> float:
-    """Return the equivalent noise bandwidth in FFT bins, as librosa counts it."""
+    """Return the equivalent noise bandwidth in FFT bins, as `librosa.filters.window_bandwidth`."""
     return float(len(window) * np.square(window).sum() / window.sum() ** 2)
 
 
 def side_lobes(window: NDArray, tolerance: float) -> float:
-    """Return how far from its centre a window's spectrum passes a part of its peak, in bins.
+    """Return how far a window's side lobes reach, in bins from its centre.
 
-    Infinite for a window with steps at its ends, as Hamming's: longer ones go on for ever farther.
+    Args:
+        window: Samples of the window.
+        tolerance: Part of the peak below which lobes do not count.
+
+    Returns:
+        Bins; infinite where the lobes reach half of the sampling rate, as Hamming's do, since those
+        of a longer window would reach still more bins.
     """
-    finer = 16  # points a bin
-    spectrum = np.abs(np.fft.rfft(window, len(window) * finer))
-    lobes = (np.flatnonzero(spectrum > tolerance * spectrum[0]).max() + 1) / finer
+    K = 16  # points per bin
+    spectrum = np.abs(np.fft.rfft(window, len(window) * K))
+    lobes = (np.flatnonzero(spectrum > tolerance * spectrum[0]).max() + 1) / K
     return float(lobes) if lobes < len(window) // 2 - 1 else float("inf")

@@ -1,9 +1,9 @@
-"""What `front_end.py` compares and how it is timed: clips, transforms of four libraries, rounds.
+"""What `front_end.py` compares and how it is timed: transforms of four libraries, in rounds.
 
-In each of ROUNDS rounds every candidate is called some times in a row, so that it finds its own
-data in the cache, as in a loop over a corpus; the median of these calls is its figure of the round,
-and the median over the rounds is its time. Inputs are seeded noise: the time of none of them
-depends on what is said. "Bare FFTs" are the least that our method computes.
+In each of ROUNDS rounds every candidate is called several times in a row, so that its data are in
+the cache, as in a loop over a corpus. Its time is the median over rounds of the median over calls.
+Inputs are seeded noise: no time depends on the content. "Bare FFTs" are the FFTs of our method
+alone, a lower bound of its time.
 """
 
 import statistics
@@ -28,7 +28,7 @@ from features import SpectrogramImages
 
 
 class Setting(NamedTuple):
-    """What is computed of the clips."""
+    """Settings of both transforms."""
 
     sample_rate: int  # Hz
     cqt: dict[str, Any]
@@ -54,10 +54,10 @@ TOP_DB = 80.0
 IMAGE_SIZE = 224  # pixels
 SECONDS = 4.5
 ROUNDS = 11
-WARM_UP = 2  # rounds that are not counted: kernels, FFT plans, numba
-REPEATS = 15  # calls of a candidate in a round; the first is not counted
-PATIENCE = 200.0  # ms: after so many a candidate is called twice only
-NN_AUDIO = ("CQT1992v2", "CQT2010v2")  # VQT is no faster, and CQT1992 takes 50 s to build
+WARM_UP = 2  # rounds before the first that counts: kernels, FFT plans, numba
+REPEATS = 15  # calls of a candidate in a round; the first does not count
+PATIENCE = 200.0  # ms: a slower candidate is called only twice
+NN_AUDIO = ("CQT1992v2", "CQT2010v2")  # VQT is not faster, and CQT1992 takes 50 s to build
 RFFT, QUICKEST = "bare FFTs (torch.fft.rfft)", "bare FFTs (quickest form)"
 
 Candidates = dict[str, Callable[[], Any]]
@@ -102,7 +102,7 @@ LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": 
 
 
 class Clip:
-    """A clip and all that computes its transforms, by transform and name."""
+    """A waveform and the candidates for its transforms, by transform and name."""
 
     def __init__(self, seconds: float, setting: Setting) -> None:
         self.setting, self.x = setting, noise(seconds, setting.sample_rate)  # (1, T)
@@ -146,20 +146,20 @@ class Clip:
         }
 
     def _bare_cqt(self) -> Candidates:
-        """Forward once over the padded clip, back once for each bin."""
+        """One forward FFT of the padded waveform, one inverse FFT per bin."""
         ours = self.ours.cqt
         n_blocks, q = ours._layout(ours.n_frames(self.x.shape[-1]))
         block = torch.randn(n_blocks, q * ours.hop_length)
         folded = torch.randn(n_blocks, len(ours.frequencies), q, dtype=torch.complex64)
-        steps = ours._kernels_for(q, block.device, block.dtype).turns.shape
-        half = torch.view_as_complex(block.unflatten(-1, (*steps, 2)))  # (b, R, C), as in `_fold`
+        steps = ours._kernels_for(q, block.device, block.dtype).twiddles.shape
+        half = torch.view_as_complex(block.unflatten(-1, (*steps, 2)))  # (b, U, V), as in `_fold`
         return {
             RFFT: lambda: (torch.fft.rfft(block), torch.fft.ifft(folded)),
             QUICKEST: lambda: (torch.fft.fft(torch.fft.fft(half, dim=1)), torch.fft.ifft(folded)),
         }
 
     def _bare_mel(self) -> Candidates:
-        """Of all frames at once, or of as many as fit the cache."""
+        """FFTs of all frames at once, or of as many as fit the cache."""
         ours = self.ours.mel
         frames = torch.randn(ours.n_frames(self.x.shape[-1]), ours.n_fft)
         blocks = frames.split(max(mel_stft.CACHE // ours.n_fft, 1))
@@ -170,7 +170,7 @@ class Clip:
 
 
 def resampled() -> dict[str, Candidates]:
-    """Return what reads recordings at 16 kHz as if they had the paper's rate."""
+    """Return candidates that compute 16 kHz recordings at the paper's settings."""
     waveform, images = noise(SECONDS, 16_000), SpectrogramImages(PAPER.sample_rate)
     as_it_is = CQT(PAPER.sample_rate, input_rate=16_000)
     on_device = SpectrogramImages(PAPER.sample_rate, input_rate=16_000)

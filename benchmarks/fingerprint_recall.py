@@ -14,7 +14,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from audio import fingerprint as room
+from audio import fingerprint
 from benchmarks.front_end import machine, table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -63,42 +63,46 @@ CHANGES: Mapping[str, Callable[[Sound], Sound]] = {
 
 
 def recall(sounds: Sequence[Sound], change: Callable[[Sound], Sound]) -> tuple[float, int]:
-    """Return the part of the copies that is found, and how many other pairs are reported."""
-    originals = {f"{i}": room.fingerprint(*sound) for i, sound in enumerate(sounds)}
-    copies = {f"{i} again": room.fingerprint(*change(sound)) for i, sound in enumerate(sounds)}
-    pairs = room.near_copies({**originals, **copies})
-    right = sum(pair.second == f"{pair.first} again" for pair in pairs)
-    return right / len(sounds), len(pairs) - right
+    """Return the share of copies that are found, and the number of false pairs."""
+    originals = {f"{i}": fingerprint.fingerprint(*sound) for i, sound in enumerate(sounds)}
+    copies = {
+        f"{i} again": fingerprint.fingerprint(*change(sound)) for i, sound in enumerate(sounds)
+    }
+    pairs = fingerprint.near_copies({**originals, **copies})
+    n_right = sum(pair.second == f"{pair.first} again" for pair in pairs)
+    return n_right / len(sounds), len(pairs) - n_right
 
 
 def least_error(words: Sequence[NDArray[np.uint32]]) -> float:
-    """Return the least part of the bits in which unrelated recordings differ, over offsets."""
-    draw = np.random.default_rng(0)
-    pairs = [draw.choice(len(words), 2, replace=False) for _ in range(PAIRS)]
-    return min(room.bit_error(words[i], words[j], by) for i, j in pairs for by in OFFSETS)
+    """Return the smallest bit error of unrelated recordings, over pairs and offsets."""
+    rng = np.random.default_rng(0)
+    pairs = [rng.choice(len(words), 2, replace=False) for _ in range(PAIRS)]
+    return min(fingerprint.bit_error(words[i], words[j], by) for i, j in pairs for by in OFFSETS)
 
 
 def main() -> None:
     """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("root", type=Path, metavar="FOLDER")
-    parser.add_argument("--clips", type=int, default=120, help="that are changed")
+    parser.add_argument("--clips", type=int, default=120, help="number of recordings to change")
     arguments = parser.parse_args()
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
     sounds = [(x.mean(1), rate) for x, rate in (read(file) for file in files)]
     start = time.perf_counter()
-    words = [room.fingerprint(*sound) for sound in sounds]
+    words = [fingerprint.fingerprint(*sound) for sound in sounds]
     middle = time.perf_counter()
-    pairs = room.near_copies({str(file): each for file, each in zip(files, words, strict=True)})
+    pairs = fingerprint.near_copies(dict(zip(map(str, files), words, strict=True)))
     seconds = time.perf_counter() - middle
     some = sounds[:: max(1, len(sounds) // arguments.clips)]
-    found = {name: recall(some, change) for name, change in CHANGES.items()}
-    print(f"{machine()}; {len(files)} clips, {len(some)} of them changed\n")
-    rows = [{"change": n, "found": part, "others": other} for n, (part, other) in found.items()]
+    recalls = {name: recall(some, change) for name, change in CHANGES.items()}
+    print(f"{machine()}; {len(files)} recordings, {len(some)} of them changed\n")
+    rows = [
+        {"change": n, "found": share, "others": n_false} for n, (share, n_false) in recalls.items()
+    ]
     print(table(rows))
     print(f"\n{len(pairs)} pairs in the corpus itself; found in {seconds:.2f} s")
-    print(f"{(middle - start) / len(files) * 1e3:.1f} ms a clip for the fingerprint")
-    print(f"unrelated clips differ in {least_error(words):.3f} of the bits at least")
+    print(f"{(middle - start) / len(files) * 1e3:.1f} ms per fingerprint")
+    print(f"unrelated recordings differ in at least {least_error(words):.3f} of the bits")
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], int]:

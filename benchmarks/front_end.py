@@ -4,7 +4,7 @@
     python -m benchmarks.front_end --json FILE    # the same as JSON, too
     python -m benchmarks.front_end --profile      # where the time goes, by torch.profiler
 
-What is compared and how it is timed stands in `candidates.py`.
+`candidates.py` says what is compared and how it is timed.
 """
 
 import argparse
@@ -79,7 +79,7 @@ def side_by_side() -> Times:
 
 
 def by_length() -> list[Row]:
-    """Return times against the length of the clip, paper settings."""
+    """Return times by length of the waveform, at the paper's settings."""
     rows = []
     for seconds in LENGTHS:
         row: Row = {"seconds": seconds}
@@ -92,14 +92,14 @@ def by_length() -> list[Row]:
 
 
 def peak_memory() -> float:
-    """Return the MB above import that 16 clips of 5 s need, in a process of their own."""
+    """Return the MB beyond the imports that 16 waveforms of 5 s need, in a fresh process."""
     command = [sys.executable, "-c", MEMORY_PROGRAM]
-    found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    return float(found.stdout)
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return float(process.stdout)
 
 
 def summarize(times: Times, memory: float) -> list[Row]:
-    """Return each promise beside what was reached, at every number of threads."""
+    """Return every promise and what was reached, at each number of threads."""
     summary: list[Row] = []
     for setting in candidates.SETTINGS:
         for promise, transform, other, sign, target in PROMISES:
@@ -140,14 +140,14 @@ def table(rows: list[Row]) -> str:
 
 
 def machine() -> str:
-    """Name the processor, as far as the system tells, what it is busy with, and the versions."""
+    """Describe the machine: processor, cores, load, and versions of the libraries."""
     versions = [f"{name} {version(name)}" for name in ("torch", "librosa", "nnAudio", "torchaudio")]
     load = f"load {os.getloadavg()[0]:.1f} before"
     return ", ".join([processor(), f"{os.cpu_count()} cores", load, *versions])
 
 
 def print_profile() -> None:
-    """Print where our time goes, paper settings."""
+    """Print where the time goes, at the paper's settings."""
     waveform = noise(candidates.SECONDS, PAPER.sample_rate)
     torch.set_num_threads(THREADS[0])
     for transform in (CQT(PAPER.sample_rate, **PAPER.cqt), MelSTFT(PAPER.sample_rate, **PAPER.mel)):

@@ -1,4 +1,4 @@
-"""Which recordings a corpus holds: every file is heard once and known again by its bytes."""
+"""Index of recordings: durations, audio hashes and fingerprints, cached by file SHA-256."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -8,47 +8,46 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from audio.reading import BadAudio, Recording, hash_file, in_parallel, inspect_audio
+from audio.reading import BadAudio, Recording, in_parallel, inspect_audio
 from system.disk import atomic_write, make_folder
 from system.files import corrupt_file
 
-FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
-COLUMNS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # and types
-SHOW_PROGRESS = 1000  # files
-KEEP_EVERY = 1000  # files
+FILE = "recordings-2.npz"  # 2: raised when a `Recording`, or what counts as usable, changes
+KINDS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # of columns
+SHOW_PROGRESS = 1000  # files and more get a progress bar
+SAVE_EVERY = 1000  # files
 
 
 def index_audio(
     paths: Sequence[Path], workers: int, folder: Path, keep: bool = False
 ) -> tuple[dict[Path, Recording], dict[Path, str]]:
-    """Return {path: recording} of the files, and {path: reason} of those that cannot be used.
+    """Inspect audio files; those whose bytes are in the saved index are not decoded again.
 
     Args:
-        paths: Audio files.
-        workers: Threads; 0 or 1 is none beside the caller's.
-        folder: Where `remember` wrote what was heard before.
-        keep: Remember there what is heard now, also where this is broken off.
+        paths: Audio files, each opened once.
+        workers: Number of threads; 0 or 1 uses the caller's alone.
+        folder: Folder of the index that `save_index` wrote; need not exist.
+        keep: Save the index there, also if this call is interrupted.
+
+    Returns:
+        {path: recording} of the usable files and {path: reason} of the others.
 
     Raises:
-        RunError: What is kept there is corrupt, or nothing can be kept there.
+        RunError: The saved index is corrupt, or it cannot be written.
     """
     known = _load(folder / FILE)
-
-    def hear_one(path: Path) -> Recording:
-        return known.get(hash_file(path)) or inspect_audio(path)
-
     recordings: dict[Path, Recording] = {}
     bad: dict[Path, str] = {}
-    heard = in_parallel(hear_one, paths, workers)
+    inspected = in_parallel(lambda path: inspect_audio(path, known), paths, workers)
     quiet = len(paths) < SHOW_PROGRESS
     try:
-        bar = tqdm(heard, "audio", len(paths), unit="clip", disable=quiet)
+        bar = tqdm(inspected, "index audio", len(paths), unit="file", disable=quiet)
         for n, (path, result) in enumerate(bar, start=1):
             if isinstance(result, BadAudio):
                 bad[path] = str(result)
             else:
                 recordings[path] = result
-            if keep and n % KEEP_EVERY == 0:
+            if keep and n % SAVE_EVERY == 0:
                 save_index(recordings.values(), folder)
     finally:
         if keep:
@@ -57,58 +56,59 @@ def index_audio(
 
 
 def save_index(recordings: Iterable[Recording], folder: Path) -> None:
-    """Keep what was heard for the next time, by the hash of each file's bytes.
+    """Add recordings to the index in a folder.
 
     Raises:
         RunError: It cannot be written; nothing was changed.
     """
     known = _load(folder / FILE)
     n_known = len(known)
-    known |= {one.file: one for one in recordings}
+    known |= {recording.file: recording for recording in recordings}
     if len(known) > n_known:
         make_folder(folder)
         _save(folder / FILE, known)
 
 
 def _load(path: Path) -> dict[str, Recording]:
+    """Read the index: {SHA-256 of a file: recording}."""
     if not path.exists():
         return {}
     try:
-        kept = _columns(path)
-        lengths, words = kept["lengths"], kept["words"]
+        columns = _read_columns(path)
+        lengths, words = columns["lengths"], columns["words"]
         if (lengths < 0).any() or lengths.sum() != len(words):
-            raise ValueError("its lengths are not those of its words")
-        each = np.split(words, np.cumsum(lengths)[:-1])
-        rows = zip(kept["hash"], kept["seconds"], each, kept["sha256"], strict=True)
-        found = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
-        return {one.file: one for one in found}
-    except Exception as error:  # packing, header and array each fail in ways of their own
+            raise ValueError("its lengths do not add up to its words")
+        split_words = np.split(words, np.cumsum(lengths)[:-1])  # per recording
+        rows = zip(columns["hash"], columns["seconds"], split_words, columns["sha256"], strict=True)
+        recordings = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
+        return {recording.file: recording for recording in recordings}
+    except Exception as error:  # archive, header and array each fail in ways of their own
         raise corrupt_file(path, error) from error
 
 
-def _columns(path: Path) -> dict[str, NDArray]:
-    """Read the arrays, which take no more memory than the file: it is not packed."""
+def _read_columns(path: Path) -> dict[str, NDArray]:
+    """Read the arrays; uncompressed, they take no more memory than the file says."""
     if not path.is_file():
-        raise ValueError("it is no plain file")
-    with np.load(path, allow_pickle=False) as kept:
-        if any(one.compress_type != ZIP_STORED for one in kept.zip.infolist()):
-            raise ValueError("it is packed")
-        columns = {name: kept[name] for name in COLUMNS}
+        raise ValueError("it is not a regular file")
+    with np.load(path, allow_pickle=False) as archive:
+        if any(entry.compress_type != ZIP_STORED for entry in archive.zip.infolist()):
+            raise ValueError("it is compressed")
+        columns = {name: archive[name] for name in KINDS}
     for name, column in columns.items():
-        if column.ndim != 1 or column.dtype.kind != COLUMNS[name]:
+        if column.ndim != 1 or column.dtype.kind != KINDS[name]:
             raise ValueError(f"{name} is {column.dtype} of shape {column.shape}")
     return columns
 
 
 def _save(path: Path, known: Mapping[str, Recording]) -> None:
-    """Write all; of two processes that write at once the last one's file stays, and is whole."""
-    heard = list(known.values())
+    """Write the whole index; if two processes write at once, the last one's file stays, intact."""
+    recordings = list(known.values())
     columns = {
         "sha256": np.array(list(known)),
-        "hash": np.array([one.hash for one in heard]),
-        "seconds": np.array([one.seconds for one in heard]),
-        "lengths": np.array([len(one.words) for one in heard]),
-        "words": np.concatenate([one.words for one in heard]),
+        "hash": np.array([recording.hash for recording in recordings]),
+        "seconds": np.array([recording.seconds for recording in recordings]),
+        "lengths": np.array([len(recording.words) for recording in recordings]),
+        "words": np.concatenate([recording.words for recording in recordings]),
     }
     needs = sum(column.nbytes for column in columns.values())
     with atomic_write(path, needs) as temporary, temporary.open("wb") as file:

@@ -1,10 +1,10 @@
-"""The feature store: each clip's two images, computed once, memory-mapped, shared by all runs.
+"""The feature store: the two images of each recording, computed once, shared by all runs.
 
-A store is a folder named after everything that shapes a image: front-end version and settings.
-In it `cqt.f16` and `mel.f16` hold one record a clip, or one a crop where images have a fixed
-length, and `index.json` says which audio (by the hash of its bytes) lies in which rows. Records are
-written before the index that names them is renamed into place, so a build that is interrupted
-continues from the last index.
+A store is a folder named after everything that decides a pixel: version and settings of the front
+end. In it `cqt.f16` and `mel.f16` hold one record per recording, or one per crop where images show
+crops of a fixed length, and `index.json` maps each audio hash to its rows. Records are written
+before the index that names them is renamed into place, so an interrupted build resumes from the
+last index.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -22,52 +22,68 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio.reading import BadAudio, in_parallel, read_audio
-from features import FRONT_END_VERSION, SpectrogramImages
 from system.disk import failure, make_folder, write_all
 from system.files import corrupt_file, read_json, write_json
 from system.locks import in_turn
 
 VIEWS = ("cqt", "mel")
-COMMIT_EVERY = 64  # clips between two writes of the index
-COMMIT_BYTES = 64e6  # of their files: long clips have many crops, and all are held till then
+COMMIT_EVERY = 64  # recordings between two writes of the index
+COMMIT_BYTES = 64e6  # of their files: long ones have many crops, all in memory until then
+
+
+class FrontEnd(Protocol):
+    """What computes images, as `features.SpectrogramImages` does."""
+
+    version: int  # raised when equal settings give other images
+    settings: dict[str, Any]
+    input_rate: int  # Hz of the waveforms
+
+    @property
+    def record(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of an image."""
+
+    def cut(self, waveform: Tensor) -> Tensor:
+        """Cut a recording into its crops: (T,) -> (n, t)."""
+
+    def __call__(self, waveform: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the CQT and Mel images of crops: (n, t) -> 2 x (n, C, H, W)."""
 
 
 class FeatureStore:
     """Images by audio hash.
 
     Args:
-        root: Folder of all stores.
-        settings: Arguments of `SpectrogramImages`; with the front-end version they name the store.
+        root: Folder that holds all stores.
+        front_end: Computes the images; its version and settings name the store's folder.
 
     Raises:
-        InputError: The settings contradict each other.
-        RunError: What is in the folder cannot be read.
+        RunError: The files in the store's folder cannot be read.
     """
 
-    def __init__(self, root: Path, settings: Mapping[str, Any]) -> None:
-        self._described = {"front_end_version": FRONT_END_VERSION, **settings}
+    def __init__(self, root: Path, front_end: FrontEnd) -> None:
+        self._front_end = front_end
+        self.settings, self.record = front_end.settings, front_end.record
+        self._described = {"front_end_version": front_end.version, **front_end.settings}
         key = hashlib.sha256(json.dumps(self._described, sort_keys=True).encode()).hexdigest()[:16]
-        self.settings, self.folder = dict(settings), root / key
-        self._images = SpectrogramImages(**settings)
-        size = self._images.image_size
-        self.record = (self._images.n_channels, size, size)  # (C, H, W)
+        self.folder = root / key
+        self._record_bytes = 2 * int(np.prod(self.record))  # float16
         self.rows: dict[str, range] = {}
         self._check_settings()
         self._read_index()
 
     def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
-        """Compute the images that are missing; a second builder waits for the first.
+        """Compute the missing images; a second builder waits for the first.
 
         Args:
-            paths: {audio hash: file}.
-            workers: Threads; 0 or 1 is none beside the caller's.
+            paths: {audio hash: file}; a file is opened only if its images are missing.
+            workers: Number of threads; 0 or 1 uses the caller's alone.
 
         Returns:
-            {path: reason} of files that are not usable audio, or not the recordings that they
-            were; all others are in the store.
+            {path: reason} of files that are not usable audio or have changed since they were
+            indexed; the images of all others are in the store.
 
         Raises:
-            RunError: The folder cannot be written; what was finished is kept.
+            RunError: The folder cannot be written; finished images are kept.
         """
         if all(key in self.rows for key in paths):
             return {}
@@ -76,13 +92,13 @@ class FeatureStore:
             write_json(self.folder / "settings.json", self._described)
         with self._locked():
             self._read_index()
-            self._write_index(self.rows)  # rows lost are unnamed before their places are reused
+            self._write_index(self.rows)  # lost rows leave the index before they are reused
             missing = [(key, path) for key, path in paths.items() if key not in self.rows]
-            missing.sort(key=lambda item: _size(item[1]))  # clips of like length share CQT kernels
+            missing.sort(key=lambda item: _size(item[1]))  # like lengths share CQT kernels
             bad: dict[Path, str] = {}
-            bar = tqdm(total=len(missing), desc="features", unit="clip", disable=not missing)
+            bar = tqdm(total=len(missing), desc="features", unit="file", disable=not missing)
             with bar, _torch_threads(1 if workers > 1 else torch.get_num_threads()):
-                for chunk in _commits(missing):
+                for chunk in _chunks_to_commit(missing):
                     self._build_chunk(chunk, workers, bad, bar)
             return bad
 
@@ -90,7 +106,7 @@ class FeatureStore:
         """Return the memory-mapped images of `cqt` or `mel`: (rows, C, H, W).
 
         Raises:
-            RunError: They were removed or cut short; what is mapped stays.
+            RunError: The file was removed or cut short; views that are already mapped stay valid.
         """
         shape = (self._n_rows(), *self.record)
         try:
@@ -105,16 +121,9 @@ class FeatureStore:
     def _build_chunk(
         self, chunk: Sequence[tuple[str, Path]], workers: int, bad: dict[Path, str], bar: tqdm
     ) -> None:
+        """Compute the images of a chunk and commit them; add unusable files to `bad`."""
         computed: list[tuple[str, list[NDArray]]] = []
-
-        def compute(item: tuple[str, Path]) -> list[NDArray]:
-            key, path = item
-            waveform = torch.from_numpy(read_audio(path, self._images.input_rate, key))
-            with torch.inference_mode():
-                pair = self._images(self._images.cut(waveform))
-            return [images.to(torch.float16).numpy() for images in pair]  # 2 x (n, C, H, W)
-
-        for (key, path), result in in_parallel(compute, chunk, workers):
+        for (key, path), result in in_parallel(self._compute, chunk, workers):
             bar.update()
             if isinstance(result, BadAudio):
                 bad[path] = str(result)
@@ -122,8 +131,16 @@ class FeatureStore:
                 computed.append((key, result))
         self._append(computed)
 
+    def _compute(self, item: tuple[str, Path]) -> list[NDArray]:
+        """Return the images of (audio hash, file): 2 x (n, C, H, W)."""
+        key, path = item
+        waveform = torch.from_numpy(read_audio(path, self._front_end.input_rate, key))
+        with torch.inference_mode():
+            pair = self._front_end(self._front_end.cut(waveform))
+        return [images.to(torch.float16).numpy() for images in pair]
+
     def _append(self, computed: Sequence[tuple[str, Sequence[NDArray]]]) -> None:
-        """Write records behind the last row that the index names, then the index."""
+        """Write records after the last row in the index, then the index."""
         first = self._n_rows()
         start = first * self._record_bytes
         try:
@@ -135,22 +152,22 @@ class FeatureStore:
                 _cut_back(self._data_file(name), start)
             needs = sum(view.nbytes for _, images in computed for view in images)
             what = f"cannot write {file} of the feature store"
-            raise failure(what, self.folder, error, needs, "What was finished is kept") from error
+            raise failure(what, self.folder, error, needs, "Finished images are kept") from error
         rows = dict(self.rows)
         for key, images in computed:
             rows[key] = range(first, first + len(images[0]))
             first = rows[key].stop
         self._write_index(rows)
 
-    def _write_records(self, file: Path, start: int, records: Sequence[NDArray]) -> None:
+    def _write_records(self, path: Path, start: int, records: Sequence[NDArray]) -> None:
         """Write records from a byte on and sync them: the index must never be ahead of them."""
-        with file.open("r+b", buffering=0) as there:
-            if there.seek(0, os.SEEK_END) < start:  # rows that others read would become zeros
-                raise corrupt_file(file, "rows of it went meanwhile", self.folder)
-            there.seek(start)
-            write_all(there, b"".join(record.tobytes() for record in records))
-            there.truncate()
-            os.fsync(there.fileno())
+        with path.open("r+b", buffering=0) as file:
+            if file.seek(0, os.SEEK_END) < start:  # the gap would read as zeros
+                raise corrupt_file(path, "it lost rows during the build", self.folder)
+            file.seek(start)
+            write_all(file, b"".join(record.tobytes() for record in records))
+            file.truncate()
+            os.fsync(file.fileno())
 
     def _n_rows(self) -> int:
         return max((rows.stop for rows in self.rows.values()), default=0)
@@ -161,33 +178,30 @@ class FeatureStore:
         self.rows = rows
 
     def _read_index(self) -> None:
-        """Read the index; rows that the data files do not hold whole count as missing."""
+        """Read the index; rows that the data files do not hold completely count as missing."""
         index = self.folder / "index.json"
         if not index.exists():
             return
         sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, VIEWS)]
-        whole = min(sizes) // self._record_bytes
+        n_complete = min(sizes) // self._record_bytes
         try:
-            places = {key: _rows(*place) for key, place in read_json(index).items()}
+            rows = {key: _rows(*place) for key, place in read_json(index).items()}
         except (AttributeError, TypeError, ValueError) as error:
             raise corrupt_file(index, f"rows are not as written: {error}", self.folder) from error
-        self.rows = {key: rows for key, rows in places.items() if rows.stop <= whole}
+        self.rows = {key: place for key, place in rows.items() if place.stop <= n_complete}
 
     def _check_settings(self) -> None:
-        """Refuse a folder that was put here by hand: its images are others."""
+        """Refuse a folder that was moved here by hand: its images have other settings."""
         file = self.folder / "settings.json"
         if file.exists() and read_json(file) != json.loads(json.dumps(self._described)):
             raise corrupt_file(file, "its images were made with other settings", self.folder)
-
-    @property
-    def _record_bytes(self) -> int:
-        return 2 * int(np.prod(self.record))  # float16
 
     def _data_file(self, view: str) -> Path:
         return self.folder / f"{view}.f16"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
+        """Make the data files and hold the store's lock."""
         try:
             for path in map(self._data_file, VIEWS):
                 path.touch()
@@ -198,7 +212,7 @@ class FeatureStore:
 
 
 def _rows(first: int, stop: int) -> range:
-    """Return the rows of a clip.
+    """Return the rows of a recording.
 
     >>> _rows(2, 4)
     range(2, 4)
@@ -209,7 +223,7 @@ def _rows(first: int, stop: int) -> range:
 
 
 def _size(path: Path) -> int:
-    """Return the bytes of a file, 0 if it is out of reach: reading it will say so."""
+    """Return the bytes of a file, 0 if it cannot be reached: reading it will say why."""
     try:
         return path.stat().st_size
     except OSError:
@@ -217,16 +231,16 @@ def _size(path: Path) -> int:
 
 
 def _cut_back(file: Path, size: int) -> None:
-    """Give back the room of what was not written to its end; never lengthen a file by zeros."""
-    with suppress(OSError):  # of a lost disk; the first error is the one to tell
+    """Free the space of an unfinished write; never lengthen a file with zeros."""
+    with suppress(OSError):  # on a lost disk the first error is the one to report
         if file.stat().st_size > size:
             os.truncate(file, size)
 
 
-def _commits(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
-    """Cut what is missing into what is computed between two writes of the index."""
+def _chunks_to_commit(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+    """Split the missing recordings into what is computed between two writes of the index."""
     chunk: list[tuple[str, Path]] = []
-    total = 0
+    total = 0  # bytes
     for key, path in missing:
         total += _size(path)
         if chunk and (len(chunk) == COMMIT_EVERY or total > COMMIT_BYTES):
@@ -235,10 +249,6 @@ def _commits(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Pa
         chunk.append((key, path))
     if chunk:
         yield chunk
-
-
-def _chunks(items: Sequence) -> Iterator[Sequence]:
-    return (items[i : i + COMMIT_EVERY] for i in range(0, len(items), COMMIT_EVERY))
 
 
 @contextmanager
@@ -254,11 +264,11 @@ def _torch_threads(n: int) -> Iterator[None]:
 def _mean_and_std(images: NDArray, rows: NDArray) -> tuple[Tensor, Tensor]:
     """Add up in float64, a few records at a time: the store may be larger than memory."""
     total = squares = np.zeros(images.shape[1])  # (C,)
-    for some in _chunks(rows.tolist()):
-        block = images[some].astype(np.float64)  # (b, C, H, W)
+    for start in range(0, len(rows), COMMIT_EVERY):
+        block = images[rows[start : start + COMMIT_EVERY]].astype(np.float64)  # (b, C, H, W)
         total = total + block.sum((0, 2, 3))
         squares = squares + np.square(block).sum((0, 2, 3))
     n = len(rows) * images.shape[2] * images.shape[3]
     mean = total / n
-    std = np.sqrt(np.maximum(squares / n - mean**2, 1e-6))  # a corpus of silence has no spread
+    std = np.sqrt(np.maximum(squares / n - mean**2, 1e-6))  # constant images have none
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

@@ -102,7 +102,7 @@ def test_evaluation_covers_each_clip_once_in_as_many_batches_on_each_process(
 
 @pytest.fixture(scope="module")
 def store(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
-    store = FeatureStore(tmp_path_factory.mktemp("store"), SETTINGS)
+    store = FeatureStore(tmp_path_factory.mktemp("store"), SpectrogramImages(**SETTINGS))
     store.build(hashed(corpus_root), workers=0)
     return store
 
@@ -186,7 +186,8 @@ def test_worker_processes_give_the_same_batches(store: FeatureStore, monkeypatch
 @pytest.fixture(scope="module")
 def cropped(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> FeatureStore:
     """A store of crops of 0.1 s; the corpus's clips have 0.2 to 0.26 s."""
-    store = FeatureStore(tmp_path_factory.mktemp("crops"), {**SETTINGS, "seconds": 0.1})
+    front_end = SpectrogramImages(**SETTINGS, seconds=0.1)
+    store = FeatureStore(tmp_path_factory.mktemp("crops"), front_end)
     store.build(hashed(corpus_root), workers=0)
     return store
 
@@ -301,7 +302,7 @@ def test_a_recording_that_changed_is_named(tmp_path: Path, kept, count) -> None:
     if kept == "size and time":
         os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
         assert path.stat().st_size == before.st_size
-    with pytest.raises(RunError, match="mine.wav has changed since it was heard.*same command"):
+    with pytest.raises(RunError, match="mine.wav has changed since it was indexed.*same command"):
         clips[(1, 0)]
     count("files changed behind our back")
 
@@ -351,7 +352,7 @@ class Slow(Dataset):
 def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
     """The training process decides; as when a cluster signals every process of a job."""
     loader = DataLoader(
-        Slow(), num_workers=2, worker_init_fn=data_module._leave_signals, batch_size=None
+        Slow(), num_workers=2, worker_init_fn=data_module._ignore_signals, batch_size=None
     )
     batches = iter(loader)
     found = [next(batches), next(batches)]  # one of each worker: both are at work

@@ -1,5 +1,8 @@
 """The two images: their scale, their edges, and where they run: compiled and exported."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from audio.cqt import CQT
 from features import RESAMPLER, SpectrogramImages
 from system.errors import InputError
 from tests.support.models import small_model
+from tests.support.paths import ROOT
 
 RATE = 16_000  # Hz
 SMALL = {
@@ -242,6 +246,28 @@ def test_a_cqt_needs_no_resampled_copy():
 def test_a_batch_of_another_rate_equals_one_at_a_time():
     module = SpectrogramImages(**NATIVE)
     assert_batch_is_one_by_one(module, [RATE, 700, 9001, 1, 557], garbage=float("inf"))
+
+
+# What is loaded when
+
+HEAVY = ("torch._dynamo", "scipy.signal", "scipy.fft", "torchaudio")
+
+
+def loaded_after(statements):
+    """Return which heavy modules a fresh process has loaded after some statements."""
+    report = f"import sys; print(*[m for m in {HEAVY} if m in sys.modules])"
+    command = [sys.executable, "-c", f"{statements}\n{report}"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_importing_the_front_end_loads_no_library_that_only_spectra_need():
+    assert loaded_after("import features, audio.augment").split() == []
+
+
+def test_images_are_computed_without_loading_the_compiler():
+    first_images = f"images = SpectrogramImages(**{SMALL}); images(torch.randn(1, 4000))"
+    loaded = loaded_after(f"import torch; from features import SpectrogramImages; {first_images}")
+    assert "torch._dynamo" not in loaded and "scipy.signal" in loaded
 
 
 # Elsewhere than in eager mode

@@ -17,6 +17,7 @@ from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
 from corpora.utterance import Utterance
+from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
 from system.signals import Stop
@@ -130,7 +131,7 @@ def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Sessio
 
 def open_store(config: Config) -> FeatureStore:
     """Open the feature store of a config's images; it is created by the first build."""
-    return FeatureStore(Path(config.run.store), feature_settings(config))
+    return FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
 
 
 def feature_settings(config: Config) -> dict[str, Any]:

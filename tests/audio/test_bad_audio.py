@@ -18,10 +18,11 @@ import soundfile
 
 import data as data_module
 import predict
-from audio.reading import BadAudio, hash_file, inspect_audio, read_audio
+from audio.reading import BadAudio, inspect_audio, read_audio
 from corpora.plan import make_plan
 from corpora.readers import read_corpus
 from corpora.recordings import index_audio
+from features import SpectrogramImages
 from inference.predictor import FoldModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
@@ -107,7 +108,7 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
     assert sum(label.probs.values()) == pytest.approx(1, abs=1e-5)
     check_tone(kind, read_audio(path, RATE))
     assert heard[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
-    store = FeatureStore(tmp_path / "store", FEATURES)
+    store = FeatureStore(tmp_path / "store", SpectrogramImages(**FEATURES))
     assert store.build({heard[path].hash: path}, 0) == {}
     images = np.asarray(store.view("mel"), np.float32)
     assert np.isfinite(images).all()
@@ -315,7 +316,7 @@ def test_a_file_that_changes_in_training_stops_a_run_that_reads_it_again(
     with monkeypatch.context() as patch:
         act = partial(soundfile.write, path, noisy_tone(999, 0.3, 0), RATE)
         watch_epochs(patch, n_clips=24, act=act)
-        with pytest.raises(RunError, match=f"{path.name} has changed since it was heard"):
+        with pytest.raises(RunError, match=f"{path.name} has changed since it was indexed"):
             run_experiment(config, [])
     with pytest.raises(InputError, match="the corpus or its splits changed since"):
         run_experiment(config, [])
@@ -325,12 +326,14 @@ def test_a_file_that_changes_in_training_stops_a_run_that_reads_it_again(
 
 
 @bad_audio
-def test_only_files_are_hashed(folder: Path) -> None:
-    for kind in KINDS:
-        if ", no file" in kind.outcome:
-            (folder / kind.name.replace("/", "_")).mkdir()
-            with pytest.raises(BadAudio, match=kind.outcome):
-                hash_file(kind.make(folder / kind.name.replace("/", "_")))
+@pytest.mark.parametrize("work", [inspect_audio, partial(read_audio, sample_rate=RATE)])
+def test_only_files_are_opened(folder: Path, work: Callable) -> None:
+    kinds = [kind for kind in KINDS if ", not a file" in kind.outcome]
+    assert len(kinds) == 4
+    for i, kind in enumerate(kinds):
+        (folder / str(i)).mkdir()
+        with pytest.raises(BadAudio, match=kind.outcome):
+            work(kind.make(folder / str(i)))
 
 
 @pytest.mark.promise("bounds")

@@ -508,7 +508,7 @@ def test_no_bin_that_fits_is_told_too():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"window": "foo"}, "features.cqt.window='foo' is no window"),
+        ({"window": "foo"}, "features.cqt.window='foo' is not a window"),
         ({"window": "kaiser"}, "features.cqt.window='kaiser'"),  # without its parameter
         ({"hop_length": 4001}, "features.cqt.hop_length=4001 .* 16000 Hz: at most 4000"),
         ({"fmin": 0.5}, "34.7 s long, longer than 30 s: raise fmin=0.5 Hz"),

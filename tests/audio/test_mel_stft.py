@@ -210,7 +210,7 @@ def test_full_scale_is_the_largest_answer_to_a_sine(window, sizes):
         ({"n_fft": 256}, "features.mel: 13 of n_mels=128 bands hold no FFT bin"),
         ({"win_length": 4097}, "features.mel.win_length=4097 is longer than n_fft=4096"),
         ({"hop_length": 4001}, "features.mel.hop_length=4001 .* 16000 Hz: at most 4000"),
-        ({"window": "foo"}, "features.mel.window='foo' is no window"),
+        ({"window": "foo"}, "features.mel.window='foo' is not a window"),
         ({"window": "kaiser"}, "features.mel.window='kaiser'"),  # without its parameter
     ],
 )

@@ -197,17 +197,26 @@ def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, packing, c
 
 
 @pytest.mark.promise("bad_audio")
-def test_a_file_replaced_while_it_is_heard_is_told(tmp_path, monkeypatch):
-    """Else the old bytes would be known as the new recording."""
-    path = tmp_path / "a.wav"
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_file_that_changes_while_it_is_inspected(tmp_path, monkeypatch, replace):
+    """Its old samples must never be indexed under the hash of its new bytes."""
+    path, other = tmp_path / "a.wav", tmp_path / "b.wav"
     soundfile.write(path, np.sin(np.arange(8000) / 3), 8000)
-    assert audio.inspect_audio(path).seconds == 1
-    marks = audio.fingerprint.fingerprint
+    soundfile.write(other, np.sin(np.arange(8000) / 5), 8000)
+    before, compute = audio.inspect_audio(path), audio.fingerprint.fingerprint
 
-    def replaced_meanwhile(*args):
-        soundfile.write(path, np.sin(np.arange(8000) / 5), 8000)
-        return marks(*args)
+    def change_meanwhile(*args):
+        if replace:
+            other.replace(path)
+        else:
+            path.write_bytes(other.read_bytes())
+        return compute(*args)
 
-    monkeypatch.setattr(audio.fingerprint, "fingerprint", replaced_meanwhile)
-    with pytest.raises(audio.BadAudio, match="changed while it was read"):
-        audio.inspect_audio(path)
+    with monkeypatch.context() as patch:
+        patch.setattr(audio.fingerprint, "fingerprint", change_meanwhile)
+        if replace:  # the handle keeps the old file, whose hash and samples belong together
+            assert audio.inspect_audio(path)[:2] == before[:2]
+        else:
+            with pytest.raises(audio.BadAudio, match="changed while it was read"):
+                audio.inspect_audio(path)
+    assert audio.inspect_audio(path).file != before.file

@@ -117,5 +117,5 @@ def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(long_audio, "SETTINGS", small)
     found = long_audio.add_measures(0.05, tmp_path / "long.wav")
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
-    assert found["seconds to hear"] > 0 and found["seconds to image"] > 0
-    assert found["MB to image"] >= found["MB to hear"] >= 0
+    assert found["s to index"] > 0 and found["s to compute images"] > 0
+    assert found["MB to compute images"] >= found["MB to index"] >= 0

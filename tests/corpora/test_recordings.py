@@ -1,13 +1,16 @@
-"""Files are heard once, known again by their bytes, and the bad ones named."""
+"""Files are opened and decoded once, recognised by their bytes, and the bad ones named."""
 
 import os
 import zipfile
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from audio.reading import inspect_audio
+from audio import reading
+from audio.reading import inspect_audio, read_audio
 from corpora import recordings as room
 from corpora.recordings import index_audio, save_index
 from system.errors import RunError
@@ -25,8 +28,38 @@ def same(one, other):
     return one[:2] == other[:2] and np.array_equal(one.words, other.words)
 
 
+@pytest.fixture
+def opened(monkeypatch):
+    """How often each file is opened."""
+    counts, open_file, decode = Counter(), Path.open, reading._Stream.__init__
+
+    def open_and_count(path, *args, **kwargs):
+        counts[path] += 1
+        return open_file(path, *args, **kwargs)
+
+    def decode_a_descriptor(self, file, *args, **kwargs):
+        assert isinstance(file, int)  # libsndfile opens nothing itself
+        decode(self, file, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", open_and_count)
+    monkeypatch.setattr(reading._Stream, "__init__", decode_a_descriptor)
+    return counts
+
+
 @pytest.mark.parametrize("workers", [0, 2])
-def test_what_was_heard_is_known_again(tmp_path, monkeypatch, workers):
+def test_a_file_is_opened_once_to_be_indexed_and_once_to_be_read(tmp_path, workers, opened):
+    paths = [write(tmp_path / f"{i}.wav", 300 + 50 * i) for i in range(3)]
+    opened.clear()
+    recordings, _ = index_audio(paths, workers, tmp_path / "store", keep=True)
+    assert [opened[path] for path in paths] == [1, 1, 1]
+    index_audio(paths, workers, tmp_path / "store", keep=True)
+    assert [opened[path] for path in paths] == [2, 2, 2]
+    read_audio(paths[0], RATE, recordings[paths[0]].hash)
+    assert opened[paths[0]] == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_in_the_index_is_not_decoded_again(tmp_path, monkeypatch, workers):
     paths = [write(tmp_path / f"{i}.wav", 300 + 50 * i, 0.2 + i) for i in range(3)]
     first, bad = index_audio(paths, workers, tmp_path / "store")
     assert not bad and list(first) == paths
@@ -34,7 +67,7 @@ def test_what_was_heard_is_known_again(tmp_path, monkeypatch, workers):
     assert not (tmp_path / "store").exists()
     save_index([first[paths[0]]], tmp_path / "store")
     save_index(first.values(), tmp_path / "store")
-    monkeypatch.setattr(room, "inspect_audio", lambda path: 1 / 0)
+    monkeypatch.setattr(reading.fingerprint, "fingerprint", lambda *args: 1 / 0)
     moved = paths[2].rename(tmp_path / "moved.wav")
     again, _ = index_audio([*paths[:2], moved], workers, tmp_path / "store")
     assert all(same(again[path], first[path]) for path in paths[:2])
@@ -57,17 +90,17 @@ def test_bad_files_are_named_with_the_reason_each_time(tmp_path, workers):
         "gone.wav": "No such file",
     }
     for _ in range(2):
-        heard, bad = index_audio(
+        recordings, bad = index_audio(
             [good, *(tmp_path / n for n in names)], workers, tmp_path / "store"
         )
-        assert list(heard) == [good]
+        assert list(recordings) == [good]
         assert [path.name for path in bad] == list(names)
         for name, reason in names.items():
             assert reason in bad[tmp_path / name]
 
 
 @pytest.mark.parametrize("damage", [b"", b"no archive at all", 100, 700, -30])
-def test_a_damaged_memory_is_told(tmp_path, damage):
+def test_a_corrupt_index_is_refused(tmp_path, damage):
     path = write(tmp_path / "a.wav", 300)
     save_index([inspect_audio(path)], tmp_path / "store")
     kept = (tmp_path / "store" / room.FILE).read_bytes()
@@ -77,29 +110,29 @@ def test_a_damaged_memory_is_told(tmp_path, damage):
         index_audio([path], 0, tmp_path / "store")
 
 
-def test_what_was_heard_is_kept_where_hearing_is_broken_off(tmp_path, monkeypatch):
+def test_an_interrupted_index_is_saved(tmp_path, monkeypatch):
     paths = [write(tmp_path / f"{i}.wav", 300 + 100 * i) for i in range(7)]
-    monkeypatch.setattr(room, "KEEP_EVERY", 2)
-    kept = []
+    monkeypatch.setattr(room, "SAVE_EVERY", 2)
+    saved = []
     save_index = room.save_index
-    monkeypatch.setattr(room, "save_index", lambda *args: kept.append(1) or save_index(*args))
+    monkeypatch.setattr(room, "save_index", lambda *args: saved.append(1) or save_index(*args))
 
-    def heard_until_interrupted(path):
+    def inspect_until_interrupted(path, known):
         if path == paths[5]:
             raise KeyboardInterrupt
-        return inspect_audio(path)
+        return inspect_audio(path, known)
 
     with monkeypatch.context() as patch:
-        patch.setattr(room, "inspect_audio", heard_until_interrupted)
+        patch.setattr(room, "inspect_audio", inspect_until_interrupted)
         with pytest.raises(KeyboardInterrupt):
             index_audio(paths, 0, tmp_path / "kept", keep=True)
-    assert len(kept) == 3  # twice on the way, once at the end
-    again = []
+    assert len(saved) == 3  # twice on the way, once at the end
+    decoded, compute = [], reading.fingerprint.fingerprint
     monkeypatch.setattr(
-        room, "inspect_audio", lambda path: again.append(path) or inspect_audio(path)
+        reading.fingerprint, "fingerprint", lambda *args: decoded.append(1) or compute(*args)
     )
-    found, bad = index_audio(paths, 0, tmp_path / "kept")
-    assert list(found) == paths and not bad and again == paths[5:]
+    recordings, bad = index_audio(paths, 0, tmp_path / "kept")
+    assert list(recordings) == paths and not bad and len(decoded) == len(paths[5:])
 
 
 def packed(file, columns):
@@ -150,7 +183,7 @@ STRANGE = {
 
 @pytest.mark.promise("bounds")
 @pytest.mark.parametrize("how", STRANGE)
-def test_a_memory_that_is_not_as_written_is_told(tmp_path, how, count):
+def test_an_index_of_another_form_is_refused(tmp_path, how, count):
     path = write(tmp_path / "a.wav", 300)
     save_index([inspect_audio(path)], tmp_path)
     with np.load(tmp_path / room.FILE) as kept:
@@ -162,7 +195,7 @@ def test_a_memory_that_is_not_as_written_is_told(tmp_path, how, count):
     count("hostile inputs tried")
 
 
-def test_a_memory_that_is_a_pipe_is_not_waited_for(tmp_path):
+def test_an_index_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / room.FILE)
-    with pytest.raises(RunError, match="no plain file"):
+    with pytest.raises(RunError, match="not a regular file"):
         index_audio([write(tmp_path / "a.wav", 300)], 0, tmp_path)

@@ -194,7 +194,7 @@ def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_no_divergence() -> 
 def opened(monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """The audio files that are opened."""
     names: set[str] = set()
-    for name in ("hash_file", "inspect_audio", "read_audio"):
+    for name in ("inspect_audio", "read_audio"):
         real = getattr(audio, name)
 
         def noted(path: Path, *args: object, real: Callable = real) -> object:

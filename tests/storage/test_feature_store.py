@@ -52,7 +52,7 @@ def hashes_of(paths) -> dict[Path, str]:
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., FeatureStore]:
     def make(folder: str = "store") -> FeatureStore:
-        return FeatureStore(tmp_path / folder, SETTINGS)
+        return FeatureStore(tmp_path / folder, SpectrogramImages(**SETTINGS))
 
     return make
 
@@ -98,15 +98,26 @@ def test_peer_12_key_changes_with_every_feature_setting_and_front_end_version(
 ) -> None:
     base = {**FeaturesConfig().model_dump(), "image_size": 224}
     assert flatten(base).keys() == OTHER_SETTINGS.keys()
-    folders = {FeatureStore(tmp_path, base).folder}
+
+    def folder(settings) -> Path:
+        return FeatureStore(tmp_path, SpectrogramImages(**settings)).folder
+
+    folders = {folder(base)}
     for key, value in OTHER_SETTINGS.items():
         section, _, name = key.rpartition(".")
         changed = {**base[section], name: value} if section else value
-        folders.add(FeatureStore(tmp_path, {**base, section or name: changed}).folder)
-    monkeypatch.setattr(store_module, "FRONT_END_VERSION", -1)
-    folders.add(FeatureStore(tmp_path, base).folder)
+        folders.add(folder({**base, section or name: changed}))
+    monkeypatch.setattr(SpectrogramImages, "version", -1)
+    folders.add(folder(base))
     assert len(folders) == 1 + len(OTHER_SETTINGS) + 1
-    assert FeatureStore(tmp_path, base).folder in folders
+    assert folder(base) in folders
+
+
+def test_stores_that_are_on_disk_keep_their_names(tmp_path: Path) -> None:
+    settings = {**FeaturesConfig().model_dump(), "image_size": 224}  # published
+    store = FeatureStore(tmp_path, SpectrogramImages(**settings))
+    assert store.folder.name == "415d93edc66c1608"
+    assert store.settings == settings
 
 
 def test_same_audio_under_two_names_is_stored_once(clips, make_store, tmp_path: Path) -> None:
@@ -131,6 +142,29 @@ def test_records_equal_images_computed_directly(clips, make_store) -> None:
             stored = store.view(name)[store.rows[key].start]
             np.testing.assert_array_equal(stored, image[0].half().numpy())
             assert stored.std() > 0.1  # dB: a image, not a constant
+
+
+class Levels:
+    """A front end of one's own: each image is the level of a quarter of the recording."""
+
+    version, settings, input_rate, record = 1, {"quarters": 4}, RATE, (1, 1, 1)
+
+    def cut(self, waveform: torch.Tensor) -> torch.Tensor:
+        return waveform.unfold(0, len(waveform) // 4, len(waveform) // 4)[:4]
+
+    def __call__(self, crops: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        levels = crops.square().mean(1)[:, None, None, None]
+        return levels, -levels
+
+
+def test_a_store_takes_any_front_end(clips, make_store, tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "store", Levels())
+    assert store.build(clips, workers=0) == {} and store.folder != make_store().folder
+    assert [len(rows) for rows in store.rows.values()] == [4] * len(clips)
+    for key, path in clips.items():
+        quarter = np.split(read_audio(path, RATE), 4)[2]
+        levels = [store.view(name)[store.rows[key][2]].item() for name in ("cqt", "mel")]
+        np.testing.assert_allclose(levels, np.mean(quarter**2) * np.array([1, -1]), rtol=1e-3)
 
 
 def test_threads_give_the_same_store(clips, make_store) -> None:
@@ -351,7 +385,8 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     paths = {key: path for path, key in hashes_of(files).items()}
     settings = {"sample_rate": 16000, "image_size": 32, "cqt": {"hop_length": 256, "n_bins": 24}}
     settings |= {"mel": {"n_fft": 512, "n_mels": 24}, "channels": "static"}
-    assert FeatureStore(tmp_path / "store", settings).build(paths, workers=0) == {}
+    store = FeatureStore(tmp_path / "store", SpectrogramImages(**settings))
+    assert store.build(paths, workers=0) == {}
     assert len(made) == len(set(made)) > 1
 
 
@@ -404,7 +439,7 @@ def test_a_store_of_another_version_stays_and_is_not_read(
     old = make_store()
     old.build(clips, workers=0)
     before = {path: path.read_bytes() for path in old.folder.iterdir()}
-    monkeypatch.setattr(store_module, "FRONT_END_VERSION", -1)
+    monkeypatch.setattr(SpectrogramImages, "version", -1)
     new = make_store()
     assert new.rows == {} and new.build(clips, workers=0) == {}
     assert new.folder != old.folder and len(new.rows) == len(clips)
@@ -416,24 +451,24 @@ def test_a_store_of_another_version_stays_and_is_not_read(
 def test_a_store_in_the_place_of_another_is_refused(make_store, clips, tmp_path, count) -> None:
     store = make_store()
     store.build(clips, workers=0)
-    other = FeatureStore(tmp_path / "store", {**SETTINGS, "top_db": 40.0})
+    other = FeatureStore(tmp_path / "store", SpectrogramImages(**SETTINGS, top_db=40.0))
     shutil.copytree(store.folder, other.folder)
     with pytest.raises(RunError, match="made with other settings.*remove") as caught:
-        FeatureStore(tmp_path / "store", {**SETTINGS, "top_db": 40.0})
+        FeatureStore(tmp_path / "store", SpectrogramImages(**SETTINGS, top_db=40.0))
     assert str(other.folder) in str(caught.value)
     count("corrupt stores")
 
 
 @pytest.mark.promise("bad_audio")
 @pytest.mark.parametrize("rate", [RATE, RATE + 1])
-def test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored(
+def test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored(
     make_store, clips, rate, count
 ) -> None:
     (key, path), *others = clips.items()
     samples, _ = soundfile.read(path)
     soundfile.write(path, samples[::-1] if rate == RATE else samples, rate)
     store = make_store()
-    assert store.build(clips, workers=2) == {path: "has changed since it was heard"}
+    assert store.build(clips, workers=2) == {path: "has changed since it was indexed"}
     assert store.rows.keys() == dict(others).keys()
     soundfile.write(path, samples, RATE)
     assert store.build(clips, workers=0) == {} and key in store.rows

@@ -271,14 +271,14 @@ KINDS = [
     Kind("9 ms", floats(tone(seconds=0.009)), "is too short: 9 ms, where 10 ms are needed"),
     Kind("10 ms", floats(tone(seconds=0.01)), seconds=0.01),
     Kind("30 minutes", long(30, 1000), seconds=1800),
-    Kind("61 minutes", long(61, 1000), "is longer than 60 minutes: cut it into clips"),
-    Kind("a folder", a_folder, "is a folder, no file"),
+    Kind("61 minutes", long(61, 1000), "is longer than 60 minutes: cut it into shorter recordings"),
+    Kind("a folder", a_folder, "is a folder, not a file"),
     Kind("a link to a file", a_link_to_a_file),
     Kind("a broken link", linked("gone.wav"), "the link leads nowhere: No such file or directory"),
     Kind("a loop of links", linked("a.wav"), "cannot be read: Too many levels of symbolic links"),
-    Kind("a pipe", a_pipe, "is a pipe, no file"),
-    Kind("a socket", a_socket, "is a socket, no file"),
-    Kind("a link to /dev/zero", linked("/dev/zero"), "is a device, no file"),
+    Kind("a pipe", a_pipe, "is a pipe, not a file"),
+    Kind("a socket", a_socket, "is a socket, not a file"),
+    Kind("a link to /dev/zero", linked("/dev/zero"), "is a device, not a file"),
     Kind("no permission", forbidden, "cannot be read: Permission denied"),
     Kind("a folder without permission", in_a_forbidden_folder, "cannot be read: Permission denied"),
     Kind(
@@ -289,7 +289,7 @@ KINDS = [
     Kind("a name with a null character", lambda f: f / "a\0.wav", "cannot be read: embedded null"),
     Kind("a name in Unicode", renamed(WAV, "écoute-звук-音-🎧.wav")),
     Kind("a name with quotes, spaces and a star", renamed(WAV, "a 'b' \"c\" *.wav")),
-    Kind("a name that is no UTF-8", renamed(WAV, b"\xff\xfe.wav"), "has a name that is no UTF-8"),
+    Kind("a name that is not UTF-8", renamed(WAV, b"\xff\xfe.wav"), "has a name that is not UTF-8"),
     Kind("a name with an upper-case suffix", renamed(WAV, "A.WAV")),
 ]
 
@@ -302,7 +302,7 @@ SITUATIONS = [
     ),
     (
         "all files of a manifest or of IEMOCAP's labels missing",
-        "refused before anything is heard, with where they were looked for",
+        "refused before any audio is indexed, with where they were looked for",
         "tests/corpora/test_readers.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
         "looked_for",
     ),
@@ -327,9 +327,9 @@ SITUATIONS = [
         "tests/audio/test_bad_audio.py::test_a_folder_without_permission_is_never_passed_over",
     ),
     (
-        "a file that changes between hearing and picturing",
+        "a file that changes between indexing and computing its images",
         "refused, named; nothing is stored under the old recording",
-        "tests/storage/test_feature_store.py::test_a_file_that_changed_since_it_was_heard_is_named_and_not_stored",
+        "tests/storage/test_feature_store.py::test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored",
     ),
     (
         "a file that changes in training, `train.images=computed`",

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from config.loading import load_config
 from config.schema import Config
+from features import SpectrogramImages
 from reports.publish import gather, publish
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
@@ -201,7 +202,7 @@ def config_in(recipe: Path, root: Path, *overrides: str) -> Config:
 
 def images_of(config: Config) -> dict[str, list[bytes]]:
     """Return all that can be read of a store: {audio hash: its two images}."""
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     if not store.rows:
         return {}
     views = store.view("cqt"), store.view("mel")
@@ -605,7 +606,7 @@ def test_a_data_file_cut_short_while_a_store_is_built_gives_no_zeros(
     config = config_in(reference.recipe, root)
     with monkeypatch.context() as patch:
         patch.setattr(store_module, "read_audio", read_and_cut)
-        with pytest.raises(RunError, match="mel.f16 is missing, corrupt .*rows of it went"):
+        with pytest.raises(RunError, match="mel.f16 is missing, corrupt .*it lost rows"):
             run_experiment(config, [])
     assert images_of(config) == {}
     reference.assert_goes_on(root)

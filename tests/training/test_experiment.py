@@ -629,7 +629,7 @@ def test_all_fusions_see_the_same_folds(fusions: dict[str, Path]) -> None:
 
 def test_store_is_shared_by_all_runs(fusions: dict[str, Path]) -> None:
     config = load_config(fusions["gmu"] / "config.yaml")
-    store = FeatureStore(Path(config.run.store), feature_settings(config))
+    store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     hashes = make_plan(config).hashes.values()
     assert store.folder.is_dir() and set(hashes) <= store.rows.keys()
 
