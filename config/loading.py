@@ -11,8 +11,8 @@ import yaml
 from pydantic import ValidationError
 
 from config.schema import ONLY_WITH, Config
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
 
 

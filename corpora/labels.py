@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from corpora.readers import Utterance, select_subset
-from system.bounded import MAX_CLASSES
 from system.errors import InputError, nearest
+from system.files import MAX_CLASSES
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio.reading import BadAudio, Recording, hash_file, in_parallel, inspect_audio
-from system.disk import atomic_write, make_folder
-from system.files import corrupt_file
+from system.files import atomic_write, corrupt_file, make_folder
 
 FILE = "recordings-2.npz"  # 2: what is usable, and what a `Recording` is; raised when that changes
 COLUMNS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # and types
@@ -89,7 +88,7 @@ def _load(path: Path) -> dict[str, Recording]:
 def _columns(path: Path) -> dict[str, NDArray]:
     """Read the arrays, which take no more memory than the file: it is not packed."""
     if not path.is_file():
-        raise ValueError("it is no plain file")
+        raise ValueError("it is not a regular file")
     with np.load(path, allow_pickle=False) as kept:
         if any(one.compress_type != ZIP_STORED for one in kept.zip.infolist()):
             raise ValueError("it is packed")

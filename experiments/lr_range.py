@@ -35,9 +35,8 @@ from corpora.plan import Plan, make_tuning_plan
 from data import Batch
 from experiments.tuning_figures import Sweep, draw_sweep
 from storage.feature_store import FeatureStore
-from system.disk import make_folder
 from system.errors import InputError
-from system.files import write_csv, write_json, write_text
+from system.files import make_folder, write_csv, write_json, write_text
 from training.divergence import Diverged
 from training.engine import in_windows
 from training.experiment import (

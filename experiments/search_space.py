@@ -16,8 +16,8 @@ from pydantic import BaseModel
 
 from config.loading import flatten, load_config, read_yaml
 from config.schema import ONLY_WITH, Config
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_CONFIG, read_text
 from system.text import short_repr, truncate
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question

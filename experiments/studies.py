@@ -16,8 +16,8 @@ from typing import Any
 from config.loading import flatten, load_config, parse_override, read_yaml
 from config.schema import GATED, ONLY_WITH, Config
 from experiments.search_space import SECTIONS
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_CONFIG, read_text
 
 HERE = Path(os.path.relpath(Path(__file__).parents[1]))
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with recipes of their own

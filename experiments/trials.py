@@ -20,9 +20,9 @@ from sqlalchemy import URL
 from sqlalchemy.exc import SQLAlchemyError
 
 from experiments.search_space import Choices, Range, Space, idle_keys
-from system.disk import make_folder
 from system.errors import RunError
-from system.locks import alone, in_turn, is_held
+from system.files import make_folder
+from system.locks import is_held, lock
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class Trials:
         pruner = optuna.pruners.MedianPruner(STARTUP_PRUNING, n_warmup_steps=epochs // 3 + 1)
         # Before the store is asked: others may begin a trial meanwhile.
         trained = {file.parent.name for file in folder.glob("trials/*/config.yaml")}
-        with in_turn(folder / LOCK), self._storing():
+        with lock(folder / LOCK, str(folder), blocking=True), self._storing():
             self._storage = optuna.storages.RDBStorage(
                 url.render_as_string(), engine_kwargs={"connect_args": {"timeout": SECONDS}}
             )
@@ -108,7 +108,7 @@ class Trials:
             The trial with its values, or None where all are settled or others are at work on them.
         """
         with ExitStack() as held:
-            with in_turn(self.folder / LOCK), self._storing():
+            with lock(self.folder / LOCK, str(self.folder), blocking=True), self._storing():
                 trial = self._orphan() if self.n_ended() < most else None
                 if trial is None and len(self._all()) < most:
                     trial = self._begin()
@@ -116,7 +116,7 @@ class Trials:
                     self._draw(trial)
                     place = self.place(trial.number)
                     make_folder(place / "state", inside=self.folder)
-                    held.enter_context(alone(place / "lock", f"trial {trial.number}"))
+                    held.enter_context(lock(place / "lock", f"trial {trial.number}"))
             yield trial
 
     def report(self, trial: Trial, ua: float, epoch: int) -> str:

@@ -34,10 +34,9 @@ from experiments.tuning_report import (
 )
 from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
-from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
-from system.files import read_json, write_json, write_text
-from system.locks import in_turn
+from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
+from system.locks import lock
 from system.signals import Stop
 from training.divergence import Diverged
 from training.experiment import STUDY, check_places, feature_settings, fill_store, make_accelerator
@@ -150,7 +149,7 @@ def open_tuning(tuning: Tuning) -> tuple[Plan, Trials]:
     plan = make_tuning_plan(tuning.config, keep=True)
     folder = tuning.folder
     make_folder(folder)
-    with in_turn(folder / ".lock.opening"):
+    with lock(folder / ".lock.opening", str(folder), blocking=True):
         _check_study(tuning, plan)  # others may have begun meanwhile
         remove_leftovers(folder)
         if not (folder / CONFIG).exists():

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.figures import COLOURS, GRID, INK, STYLE
-from system.disk import atomic_write
+from system.files import atomic_write
 
 DPI = 150
 COLUMNS = 3  # of the slices

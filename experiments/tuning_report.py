@@ -13,7 +13,7 @@ from experiments.search_space import Range
 from experiments.trials import Outcome, Trials
 from experiments.tuning_figures import Dot, draw_history, draw_importance, draw_slices
 from system.files import write_csv, write_text
-from system.locks import in_turn
+from system.locks import lock
 from system.text import format_duration, printable
 
 LOCK = ".lock.report"
@@ -35,7 +35,8 @@ HEADER = """\
 
 def write_trials(folder: Path, trials: Trials) -> None:
     """Write trials.csv: one row a trial, its values and what came of it."""
-    with in_turn(folder / LOCK):  # a later look is never replaced by an earlier one
+    # Read and written under one lock, so that an older state never replaces a newer one
+    with lock(folder / LOCK, f"the tables of {folder}", blocking=True):
         keys = list(trials.space)
         rows = []
         for one in trials.outcomes():
@@ -54,7 +55,7 @@ def write_best(folder: Path, trials: Trials, command: Sequence[str]) -> Path | N
         trials: Of the study.
         command: That tuned it.
     """
-    with in_turn(folder / LOCK):
+    with lock(folder / LOCK, f"the tables of {folder}", blocking=True):
         everyone = trials.outcomes()
         ranked = best_first(everyone)
         if not ranked:

@@ -37,10 +37,17 @@ from gates.values import (
 )
 from models.heads import GATED
 from storage.run_folder import Run, read_run
-from system.disk import atomic_write, failure, make_folder, sync_folder
 from system.errors import InputError
-from system.files import write_csv, write_json, write_text
-from system.locks import alone
+from system.files import (
+    atomic_write,
+    disk_error,
+    make_folder,
+    sync_folder,
+    write_csv,
+    write_json,
+    write_text,
+)
+from system.locks import lock
 from training.tensorboard import write_analysis
 
 MAX_DRAWS = 100  # of donors
@@ -83,7 +90,7 @@ def analyze(
     if target.exists() and not (target / FILE).is_file():
         raise InputError(f"{target} is none of ours (no {FILE} in it): move it elsewhere")
     frozen = open_run(run, overrides)
-    with alone(run.folder / ".lock.gates", f"the gates of {run.folder}"):
+    with lock(run.folder / ".lock.gates", f"the gates of {run.folder}"):
         found, measured = _measure(frozen, gated, n_draws if reliance else 0, progress)
         results = _results(run, found, measured, beside)
         _replace(run, results, found)
@@ -191,7 +198,7 @@ def _replace(run: Run, results: GateResults, found: Sequence[Gates]) -> None:
         new.rename(target)
         sync_folder(run.folder)
     except OSError as error:
-        raise failure(f"cannot replace {target}", run.folder, error) from error
+        raise disk_error(f"cannot replace {target}", run.folder, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

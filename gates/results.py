@@ -13,10 +13,8 @@ from pydantic import Field, ValidationError
 from config.schema import Section
 from inference.predictor import weights_digest
 from storage.run_folder import FoldResult, Run
-from system.bounded import MAX_CLASSES, MAX_WORD, read_text
-from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file
+from system.files import MAX_CLASSES, MAX_WORD, corrupt_file, is_unreachable, read_text
 from system.text import short_repr
 
 FOLDER = "gates"
@@ -257,7 +255,7 @@ def _figure(path: Path) -> bytes | None:
 
 
 def _again(path: Path, error: Exception) -> RunError:
-    if keeps_back(error):  # it may be whole
+    if is_unreachable(error):  # it may be whole
         return corrupt_file(path, error)
     reason = _first(error) if isinstance(error, ValidationError) else str(error)
     run = path.parent.parent

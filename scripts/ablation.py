@@ -19,10 +19,9 @@ from corpora.readers import check_corpus_exists
 from corpora.splits import Split
 from experiments.studies import FUSIONS, HERE, STUDIES, Recipe, load_recipes, load_study
 from system.cli import run_cli
-from system.disk import make_folder
 from system.errors import InputError, RunError, nearest
-from system.files import write_text
-from system.locks import alone
+from system.files import make_folder, write_text
+from system.locks import lock
 from system.signals import Stop
 
 if TYPE_CHECKING:  # slow to import: torch, scipy, matplotlib
@@ -154,7 +153,7 @@ def _open_runs(recipes: Sequence[Recipe], overwrite: bool) -> "list[Job]":
     for recipe in recipes:
         make_folder(recipe.folder)
         if overwrite:
-            with alone(recipe.folder / LOCK, str(recipe.folder)):
+            with lock(recipe.folder / LOCK, str(recipe.folder)):
                 remove_run(recipe.folder)
         if not (recipe.folder / "config.yaml").exists():  # a folder without one is no run folder
             write_text(recipe.folder / "config.yaml", dump_config(recipe.config))

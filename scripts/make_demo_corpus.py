@@ -30,7 +30,7 @@ import soundfile as sf
 import soxr
 from tqdm import tqdm
 
-from system.disk import failure
+from system.files import disk_error
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload
@@ -135,7 +135,7 @@ def main() -> None:
     try:
         make_in_place(args.root, settings)
     except OSError as error:
-        told = failure(f"cannot make {args.root}", args.root.parent, error)
+        told = disk_error(f"cannot make {args.root}", args.root.parent, error)
         print(f"failed: {told}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from storage.tensors import load_state, load_tensors, save_state, save_tensors
-from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file
+from system.files import corrupt_file, is_unreachable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +86,7 @@ class Checkpoints:
                 if place.best_epoch:
                     load_tensors(self.best(place.best_epoch))
             except RunError as error:
-                if isinstance(error.__cause__, Exception) and keeps_back(error.__cause__):
+                if isinstance(error.__cause__, Exception) and is_unreachable(error.__cause__):
                     raise  # it may be whole
                 broken.append(file)
                 reason = error.__cause__ or error

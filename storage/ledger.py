@@ -8,9 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from system.bounded import MAX_TABLE, read_text
 from system.errors import RunError
-from system.files import append_line
+from system.files import MAX_TABLE, append_line, read_text
 
 LEDGER = "ledger.jsonl"
 KEYS = "when run protocol certificate fold seed clips n weights kind why".split()

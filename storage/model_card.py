@@ -6,8 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from config.schema import ONLY_WITH, FeaturesConfig, ImageSize, ModelConfig, Section
-from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
-from system.files import corrupt_file, read_json
+from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json
 from system.text import short_repr, truncate
 
 FILE = "model.json"
@@ -61,7 +60,7 @@ def read_card(folder: Path) -> ModelCard:
     """
     file = folder / FILE
     value = read_json(
-        file, "model", "classes", "features", "protocol", remove=folder, most=MAX_CARD
+        file, "model", "classes", "features", "protocol", remove=folder, limit=MAX_CARD
     )
     try:
         card = ModelCard.model_validate(value)

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 
 from config.loading import flatten, load_config
 from storage.folders import check_is_run
-from system.bounded import MAX_TABLE, read_text
 from system.errors import InputError
-from system.files import corrupt_file, read_json
+from system.files import MAX_TABLE, corrupt_file, read_json, read_text
 
 METRICS_KEYS = ("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "test", "val")
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")

@@ -19,10 +19,17 @@ from model_gmu import check_settings
 from storage.feature_store import FeatureStore
 from storage.ledger import LEDGER
 from storage.provenance import describe_environment
-from system.disk import check_writable, make_folder, remove_leftovers
 from system.errors import InputError
-from system.files import read_json, write_csv, write_json, write_text
-from system.locks import alone, in_turn
+from system.files import (
+    check_writable,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    write_text,
+)
+from system.locks import lock
 from system.signals import Stop
 from training.fold import build_model, run_fold
 from training.job import FoldJob
@@ -73,7 +80,7 @@ def run_experiment(
             plan = fill_store(plan, store)
             environment = describe_environment(command, config.run.device)
             if accelerator.is_main_process:
-                with in_turn(folder / ".lock.opening"):
+                with lock(folder / ".lock.opening", str(folder), blocking=True):
                     if overwrite:
                         remove_run(folder)
                     check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
@@ -88,7 +95,7 @@ def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextMa
     """Hold a run: alone, or with processes that are at work on other folds of it."""
     make_folder(folder)
     shared = config.run.folds is not None and not overwrite
-    return alone(folder / LOCK, str(folder), shared)
+    return lock(folder / LOCK, str(folder), shared=shared)
 
 
 def _run_folds(
@@ -197,8 +204,8 @@ def remove_run(folder: Path) -> None:
     Raises:
         RunError: A process is at work on one of its folds.
     """
-    for lock in folder.glob("folds/*/state/lock"):
-        with alone(lock, str(lock.parent.parent)):
+    for file in folder.glob("folds/*/state/lock"):
+        with lock(file, str(file.parent.parent)):
             pass
     doomed = folder / ".folds.removed"
     shutil.rmtree(doomed, ignore_errors=True)

@@ -29,9 +29,8 @@ from storage.checkpoints import Checkpoints
 from storage.feature_store import FeatureStore
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
-from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, read_json, write_csv, write_json
-from system.locks import alone
+from system.files import copy_file, make_folder, read_json, remove_leftovers, write_csv, write_json
+from system.locks import lock
 from system.signals import Stop
 from training.divergence import CLIPS_NAMED, DATA, Diverged, named
 from training.engine import Trainer
@@ -66,8 +65,8 @@ def run_fold(
     folder = run / "folds" / job.name
     if accelerator.is_main_process:
         make_folder(folder / "state", inside=run)
-    lock = alone(folder / "state" / "lock", f"{job.name} in {run}")
-    with lock if accelerator.is_main_process else nullcontext():
+    locked = lock(folder / "state" / "lock", f"{job.name} in {run}")
+    with locked if accelerator.is_main_process else nullcontext():
         for place in (folder, folder / "state"):
             remove_leftovers(place)
         if (folder / "metrics.json").exists():

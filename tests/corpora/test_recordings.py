@@ -164,5 +164,5 @@ def test_a_memory_that_is_not_as_written_is_told(tmp_path, how, count):
 
 def test_a_memory_that_is_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / room.FILE)
-    with pytest.raises(RunError, match="no plain file"):
+    with pytest.raises(RunError, match="not a regular file"):
         index_audio([write(tmp_path / "a.wav", 300)], 0, tmp_path)

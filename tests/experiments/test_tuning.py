@@ -21,7 +21,7 @@ from experiments import tuning
 from experiments.trials import MOST_STARTS, STORE
 from experiments.tuning import Tuning, load_tuning, tune
 from system.errors import InputError, RunError
-from system.locks import in_turn
+from system.locks import lock
 from system.signals import Stop
 from tests.support.paths import ROOT
 from training.experiment import run_experiment
@@ -255,7 +255,7 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
     tune(tuned, 1, 1, Stop())
     code = "from experiments.trials import *; "
     code += f"Trials(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
-    with in_turn(tuned.folder / ".lock"):
+    with lock(tuned.folder / ".lock", "a test", blocking=True):
         waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)
