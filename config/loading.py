@@ -1,4 +1,4 @@
-"""YAML recipes with `base:` parents, `section.key=value` overrides, errors that name the key."""
+"""YAML configs with `base:` parents, `section.key=value` overrides, errors that name the key."""
 
 import json
 import re
@@ -17,12 +17,12 @@ from system.text import control_character, short_repr, truncate
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML recipe with its parents, apply `section.key=value` overrides, and check it all.
+    """Read a YAML config with its parents, apply overrides, and check the result.
 
     Args:
         path: A YAML file; `base: other.yaml` inherits from a file beside it.
-        overrides: For example `optim.lr=1e-3` or `run.folds=[1,2]`; values are YAML; the last one
-            of a key wins.
+        overrides: For example `optim.lr=1e-3` or `run.folds=[1,2]`; values are YAML; if a key is
+            given twice, the last one counts.
 
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
@@ -59,7 +59,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def json_schema() -> str:
-    """Return the schema that editors complete keys from; a child may leave out any key."""
+    """Return the JSON schema for editors; a child config may leave out any key."""
     schema = Config.model_json_schema()
     schema["properties"]["base"] = {
         "type": "string",
@@ -77,11 +77,11 @@ UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pyda
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that reads 1e-3 as a number and refuses a key given twice."""
+    """Safe YAML that reads 1e-3 as a number and refuses duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a mapping with distinct keys."""
-        if not isinstance(node, yaml.MappingNode):  # a tag can say so of anything
+        if not isinstance(node, yaml.MappingNode):  # a tag can claim it of any node
             raise yaml.constructor.ConstructorError(None, None, "!!map must be a mapping")
         seen = set()
         for key_node, _ in node.value:
@@ -96,7 +96,7 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases: a value inside itself has no end, a nest of them no limit."""
+        """Refuse aliases: they can make a value endless, or huge."""
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.composer.ComposerError(None, None, "an alias (*name): use `base:`", mark)
@@ -111,10 +111,10 @@ _Loader.add_implicit_resolver(  # YAML 1.1 wants "1.0e-3"; people write "1e-3"
 
 
 def read_yaml(text: str, source: str) -> Any:
-    """Return what YAML says.
+    """Parse YAML.
 
     Raises:
-        InputError: It is not valid; names `source`.
+        InputError: It is not valid YAML; names `source`.
     """
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
@@ -147,10 +147,10 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """Return `section.key=value` as nested sections.
+    """Parse `section.key=value` into nested sections.
 
     Raises:
-        InputError: It is not written so.
+        InputError: It is not written like that.
 
     >>> parse_override("optim.optimizer={cqt: sgd}")
     {'optim': {'optimizer': {'cqt': 'sgd'}}}
@@ -186,7 +186,7 @@ def _merge(
 
 
 def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> str:
-    """Turn pydantic's findings into lines that name key, place, what is allowed."""
+    """Turn pydantic's errors into lines that name key, source and what is allowed."""
     lines = []
     findings = error.errors()
     for finding in findings[:FINDINGS_SHOWN]:
@@ -224,7 +224,7 @@ def _fields_at(path: Sequence[str]) -> list[str]:
 
 
 def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
-    """Refuse keys that could have no effect; fill in those that apply and were left at null."""
+    """Refuse keys that have no effect; fill in the defaults of those that have one."""
     values = config.model_dump()
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
@@ -245,7 +245,7 @@ def _apply_only_with(config: Config, sources: Mapping[str, str]) -> Config:
 
 
 def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse what can be no part of a path or name, and would end in a file that cannot be read."""
+    """Refuse control characters, which would end up in paths and files."""
     for key, value in leaves.items():
         for text in value if isinstance(value, list) else [value]:
             if isinstance(text, str) and (found := control_character(text)):
@@ -254,7 +254,7 @@ def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, 
 
 
 def _check_pairs(config: Config) -> None:
-    """Refuse values that are fine alone and wrong together."""
+    """Refuse values that are valid alone and wrong together."""
     optim, train, corpus = config.optim, config.train, config.corpus
     if optim.plateau_patience is not None and train.patience is not None:
         lowers = optim.plateau_patience + 1  # torch waits for one epoch more than its patience
@@ -291,7 +291,7 @@ def _check_pairs(config: Config) -> None:
 
 
 def _check_heads(config: Config) -> None:
-    """Refuse heads that do not divide a width that is given; that of backbones is asked later."""
+    """Refuse heads that do not divide a given width; widths of backbones are checked later."""
     width, heads = config.model.fusion_hidden_dim, config.model.attention_heads
     if width is not None and heads is not None and width % heads:
         raise InputError(
@@ -301,7 +301,7 @@ def _check_heads(config: Config) -> None:
 
 
 def _check_contrast(config: Config) -> None:
-    """Refuse labels where clips have two of them, and a temperature outside its range."""
+    """Refuse label-based contrast with mixup, and a temperature outside its range."""
     loss = config.loss
     if config.augment.mixup and loss.same_class not in (None, "negatives"):
         raise InputError(

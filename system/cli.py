@@ -14,7 +14,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
 class _Printable(logging.Formatter):
-    """Names from a corpus or a folder do not steer the terminal."""
+    """Escapes control characters in names, so that they cannot steer the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -22,12 +22,12 @@ class _Printable(logging.Formatter):
 
 
 def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
-    """Do the work, return the exit status; mistakes and failures are told without a traceback.
+    """Do the work and return the exit status; print mistakes and failures without a traceback.
 
     Args:
         work: What the entry does.
-        command: That goes on with the work when it was stopped, so that stopping is no failure.
-        stop: Knows whether the work has begun, so that `--overwrite` is not to be said again.
+        command: Command that resumes the work; with it, being stopped counts as success.
+        stop: Knows whether work has begun; then the resuming command has no `--overwrite`.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
@@ -36,20 +36,20 @@ def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | 
     try:
         work()
     except InputError as error:
-        return _tell("wrong input", error, WRONG_INPUT)
+        return _report("wrong input", error, WRONG_INPUT)
     except (RunError, OSError) as error:
-        return _tell("failed", error, FAILED)
+        return _report("failed", error, FAILED)
     except KeyboardInterrupt:
         if not command:
-            return _tell("interrupted", "nothing more was done", FAILED)
+            return _report("interrupted", "nothing more was done", FAILED)
         if os.environ.get("RANK", "0") != "0":
-            return DONE  # the first process says it
+            return DONE  # the first process prints it
         done = ("--overwrite",) if stop is not None and stop.begun else ()
-        again = shlex.join(word for word in command if word not in done)
-        return _tell("stopped", f"what was done is saved. To go on:\n  {again}", DONE)
+        resume = shlex.join(word for word in command if word not in done)
+        return _report("stopped", f"what was done is saved. To resume:\n  {resume}", DONE)
     return DONE
 
 
-def _tell(kind: str, message: object, status: int) -> int:
+def _report(kind: str, message: object, status: int) -> int:
     print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status
