@@ -166,9 +166,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Synthesise a demo corpus as an IEMOCAP tree.")
     parser.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to make")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
-    parser.add_argument(
-        "--per-class", type=int, default=12, help="utterances per class and speaker"
-    )
+    parser.add_argument("--per-class", type=int, default=12, help="per class and speaker")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo corpus")
     args = parser.parse_args()
     if args.per_class < 2:
