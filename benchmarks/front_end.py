@@ -24,8 +24,7 @@ from audio.mel_stft import MelSTFT
 from benchmarks import candidates
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise
 from storage.provenance import processor
-from system.disk import make_folder
-from system.files import write_json
+from system.files import make_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 

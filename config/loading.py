@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from config.effects import ONLY_WITH, keys_without_effect, usual_value
 from config.schema import Config
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
 
 
@@ -152,7 +152,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
 
 
 def parse_override(text: str) -> dict[str, Any]:
-    """Return `section.key=value` as nested sections.
+    """Parse `section.key=value` into nested sections.
 
     Raises:
         InputError: The text does not have this form.

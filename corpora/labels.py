@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
-from system.bounded import MAX_CLASSES
 from system.errors import InputError, nearest
+from system.files import MAX_CLASSES
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
-from system.bounded import MAX_MANIFEST, MAX_WORD, read_text
 from system.errors import InputError
+from system.files import MAX_MANIFEST, MAX_WORD, read_text
 from system.text import control_character, short_repr, truncate
 
 # Our field: EmoBox's field (Ma et al. 2024, EmoBox/utils/preprocess_utils.py, write_jsonl).

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from corpora.manifest import read_manifest
 from corpora.utterance import Utterance, from_name, is_audio
-from system.bounded import MAX_LABELS, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_LABELS, read_text
 from system.text import truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]

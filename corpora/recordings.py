@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio.reading import BadAudio, Recording, in_parallel, inspect_audio
-from system.disk import atomic_write, make_folder
-from system.files import corrupt_file
+from system.files import atomic_write, corrupt_file, make_folder
 
 FILE = "recordings-2.npz"  # 2: raised when a `Recording`, or what counts as usable, changes
 KINDS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # of columns

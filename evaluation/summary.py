@@ -15,7 +15,7 @@ from storage.fold_folder import PredictionTable
 from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
-from system.locks import in_turn
+from system.locks import lock
 
 
 def summarize(folder: Path) -> dict[str, Any]:
@@ -25,7 +25,8 @@ def summarize(folder: Path) -> dict[str, Any]:
         InputError: No fold is finished.
         RunError: A file of the run is corrupt.
     """
-    with in_turn(folder / ".lock.summary"):  # so that the last to write is the last to have read
+    # Read and written under one lock, so that an older state never replaces a newer one
+    with lock(folder / ".lock.summary", f"the summary of {folder}", blocking=True):
         summary = describe_run(read_run(folder))
         write_json(folder / "summary.json", summary)
         write_text(folder / "summary.md", comparison_markdown({**summary, "runs": [summary]}))

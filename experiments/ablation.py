@@ -24,8 +24,8 @@ from config.loading import dump_config, flatten, load_config, parse_override, re
 from config.schema import Config
 from experiments.jobs import Job
 from experiments.search_space import SECTIONS, as_overrides
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, RunError, nearest
+from system.files import MAX_CONFIG, read_text
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -182,9 +182,8 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
     """
     from corpora.plan import make_plan
     from storage.run_folder import LOCK, check_run_folder, remove_run
-    from system.disk import make_folder
-    from system.files import write_text
-    from system.locks import alone
+    from system.files import make_folder, write_text
+    from system.locks import lock
 
     for run in runs:
         check_run_folder(run.folder, run.config, overwrite)
@@ -192,7 +191,7 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
     for run in runs:
         make_folder(run.folder)
         if overwrite:
-            with alone(run.folder / LOCK, str(run.folder)):
+            with lock(run.folder / LOCK, str(run.folder)):
                 remove_run(run.folder)
         if not (run.folder / "config.yaml").exists():  # without it the folder is not a run
             write_text(run.folder / "config.yaml", dump_config(run.config))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from system.disk import failure, is_full
+from system.files import disk_error, is_full
 from system.locks import TAKEN, is_held
 from system.signals import Stop
 from system.text import format_duration
@@ -205,7 +205,7 @@ class JobPool:
                 )
         except OSError as error:
             what = f"cannot start {job.title} with its log {job.log}"
-            raise failure(what, job.log.parent, error) from error
+            raise disk_error(what, job.log.parent, error) from error
         self.running.append(RunningJob(job, slot, process, time.monotonic(), offset))
         log.info("%s: started, its output goes to %s", job.title, job.log)
 

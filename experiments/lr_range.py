@@ -128,8 +128,7 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
 
 def _publish(folder: Path, config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> str:
     """Write the folder of the test; return the answer."""
-    from system.disk import make_folder
-    from system.files import write_csv, write_json, write_text
+    from system.files import make_folder, write_csv, write_json, write_text
 
     make_folder(folder)
     mean, lr = mean_sweep(sweeps), config.optim.lr
@@ -194,7 +193,7 @@ def draw_sweep(
     from matplotlib.figure import Figure
 
     from evaluation.figures import COLOURS, GRID, INK, STYLE
-    from system.disk import atomic_write
+    from system.files import atomic_write
 
     blue, orange, green, *_ = COLOURS
     with matplotlib.rc_context(STYLE):

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, get_args
 from config.effects import deciding_key, has_effect, keys_without_effect
 from config.loading import flatten, load_config, read_yaml
 from config.schema import Config
-from system.bounded import MAX_CONFIG, read_text
 from system.errors import InputError, nearest
+from system.files import MAX_CONFIG, read_text
 from system.text import short_repr, truncate
 
 if TYPE_CHECKING:  # 0.3 s of imports that a mistyped key need not wait for

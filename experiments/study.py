@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
 from experiments.search_space import Space
-from system.disk import make_folder
 from system.errors import RunError
-from system.locks import alone, in_turn, is_held
+from system.files import make_folder
+from system.locks import is_held, lock
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -77,7 +77,10 @@ class Study:
         url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
         wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
         # RuntimeError: a store written by another version of Optuna
-        with in_turn(folder / LOCK), store_errors(folder, RuntimeError):
+        with (
+            lock(folder / LOCK, f"the study {folder}", blocking=True),
+            store_errors(folder, RuntimeError),
+        ):
             trained = {path.parent.name for path in folder.glob("trials/*/config.yaml")}
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
             self.optuna = optuna.create_study(
@@ -117,12 +120,12 @@ class Study:
             The trial with its values, or None if other processes hold all that are left.
         """
         with ExitStack() as locks:
-            with in_turn(self.folder / LOCK):
+            with lock(self.folder / LOCK, f"the study {self.folder}", blocking=True):
                 trial = self._next_trial(n_trials)
                 if trial is not None:
                     folder = self.trial_folder(trial.number)
                     make_folder(folder / "state", inside=self.folder)
-                    locks.enter_context(alone(folder / "lock", f"trial {trial.number}"))
+                    locks.enter_context(lock(folder / "lock", f"trial {trial.number}"))
             yield trial
 
     def report(self, trial: "Trial", dev_ua: float, epoch: int) -> None:

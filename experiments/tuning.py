@@ -31,10 +31,9 @@ from experiments.study import (
     store_errors,
 )
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
-from system.disk import make_folder, remove_leftovers
 from system.errors import InputError, RunError
-from system.files import read_json, write_json, write_text
-from system.locks import in_turn
+from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
+from system.locks import lock
 from system.signals import Stop
 
 if TYPE_CHECKING:
@@ -150,7 +149,7 @@ def open_folder(tuning: Tuning) -> "Plan":
     plan = make_tuning_plan(tuning.config, keep=True)
     folder, data = tuning.folder, plan.certificate["id"]
     make_folder(folder)
-    with in_turn(folder / ".lock.opening"):
+    with lock(folder / ".lock.opening", str(folder), blocking=True):
         _check_study(tuning, data)  # another process may have begun it meanwhile
         remove_leftovers(folder)
         if not (folder / CONFIG).exists():

@@ -11,9 +11,8 @@ from pathlib import Path
 from config.fusions import FUSIONS
 from config.loading import dump_config, load_config
 from experiments.study import COMPLETE, Result, Study
-from system.disk import atomic_write
-from system.files import write_csv, write_text
-from system.locks import in_turn
+from system.files import atomic_write, write_csv, write_text
+from system.locks import lock
 from system.text import format_duration, printable
 
 log = logging.getLogger(__name__)
@@ -42,7 +41,8 @@ def write_results(study: Study, command: Sequence[str]) -> None:
         study: The open study.
         command: Command that resumes the tuning, for best.yaml.
     """
-    with in_turn(study.folder / LOCK):  # so that no process replaces newer results with older ones
+    # Read and written under one lock, so that an older state never replaces a newer one
+    with lock(study.folder / LOCK, f"the tables of {study.folder}", blocking=True):
         trials = study.results()
         rows = []
         for trial in trials:

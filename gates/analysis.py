@@ -47,10 +47,17 @@ from gates.values import (
 )
 from inference.predictor import model_name, weights_digests
 from storage.run_folder import Run, read_run
-from system.disk import atomic_write, failure, make_folder, sync_folder
 from system.errors import InputError
-from system.files import write_csv, write_json, write_text
-from system.locks import alone
+from system.files import (
+    atomic_write,
+    disk_error,
+    make_folder,
+    sync_folder,
+    write_csv,
+    write_json,
+    write_text,
+)
+from system.locks import lock
 from training.tensorboard import write_analysis
 
 if TYPE_CHECKING:
@@ -99,7 +106,7 @@ def analyze(
             f"{target} was not written by analyze_gates.py (no {FILE} in it): move it elsewhere"
         )
     frozen = open_run(run, overrides)
-    with alone(run.folder / ".lock.gates", f"the gates of {run.folder}"):
+    with lock(run.folder / ".lock.gates", f"the gates of {run.folder}"):
         gates, counts = _evaluate(frozen, gated, n_draws if ablate else 0, progress)
         results = _results(run, gates, counts, alone_rows)
         _replace(run, results, gates)
@@ -197,7 +204,7 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
         new.rename(target)
         sync_folder(run.folder)
     except OSError as error:
-        raise failure(f"cannot replace {target}", run.folder, error) from error
+        raise disk_error(f"cannot replace {target}", run.folder, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)

@@ -12,10 +12,8 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from inference.predictor import weights_digests
 from storage.run_folder import Run
-from system.bounded import MAX_CLASSES, MAX_WORD, read_text
-from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file
+from system.files import MAX_CLASSES, MAX_WORD, corrupt_file, is_unreachable, read_text
 from system.text import short_repr
 
 FOLDER = "gates"
@@ -274,7 +272,7 @@ def _read_png(path: Path) -> bytes | None:
 
 
 def _corrupt(path: Path, error: Exception) -> RunError:
-    if keeps_back(error):  # unreadable now, but perhaps intact
+    if is_unreachable(error):  # unreadable now, but perhaps intact
         return corrupt_file(path, error)
     reason = str(error)
     if isinstance(error, ValidationError):

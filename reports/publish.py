@@ -12,9 +12,8 @@ from evaluation.summary import summarize
 from evaluation.tables import comparison_latex, comparison_markdown, identity
 from reports.report import write_report
 from storage.run_folder import Run, read_run
-from system.disk import make_folder
 from system.errors import InputError
-from system.files import write_json, write_text
+from system.files import make_folder, write_json, write_text
 
 
 def gather(

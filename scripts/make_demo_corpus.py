@@ -1,8 +1,8 @@
-"""Speak a small emotional corpus with eSpeak NG into an IEMOCAP tree: no licence, no download.
+"""Synthesise a small emotional corpus with eSpeak NG as an IEMOCAP tree: no licence, no download.
 
 Ten synthetic speakers in five sessions act neutral, happy, excited, angry and sad turns, and some
-on which the raters disagree (`xxx`). The words say nothing about the emotion; rate, loudness, pitch
-and spectral tilt do, drawn anew for each utterance with overlap between emotions.
+on which the raters disagree (`xxx`). The words do not depend on the emotion; rate, loudness, pitch
+and spectral tilt do, drawn for each utterance with overlap between emotions.
 
     python -m scripts.make_demo_corpus --root data/demo --seed 0 --per-class 12
 
@@ -30,7 +30,7 @@ import soundfile as sf
 import soxr
 from tqdm import tqdm
 
-from system.disk import failure
+from system.files import disk_error
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload
@@ -40,7 +40,7 @@ else:
 SAMPLE_RATE = 16_000  # Hz, as IEMOCAP
 SYNCHRONOUS, DO_NOT_EXIT, UTF8 = 2, 0x8000, 1  # constants of eSpeak NG's speak_lib.h
 CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
-MADE_BY = "scripts/make_demo_corpus.py"  # marks a folder as ours, which alone may be replaced
+MADE_BY = "scripts/make_demo_corpus.py"  # in demo.json; only a folder with it may be replaced
 
 
 class Prosody(NamedTuple):
@@ -124,7 +124,7 @@ SCRIPT_LINES, IMPROVISED_LINES = SENTENCES[:18], SENTENCES[18:]
 
 
 def main() -> None:
-    """Make the corpus beside its place and move it there whole, or leave all as it was."""
+    """Make the corpus in a hidden folder and rename it, or change nothing."""
     args = parse_arguments()
     tables = (EMOTIONS, SPREAD, LOWEST, HIGHEST, SPEAKERS, DIALOGS, SCRIPT_STARTS, SENTENCES)
     recipe = hashlib.sha256(repr(tables).encode()).hexdigest()[:12]
@@ -135,13 +135,13 @@ def main() -> None:
     try:
         make_in_place(args.root, settings)
     except OSError as error:
-        told = failure(f"cannot make {args.root}", args.root.parent, error)
-        print(f"failed: {told}", file=sys.stderr)
+        problem = disk_error(f"cannot make {args.root}", args.root.parent, error)
+        print(f"failed: {problem}", file=sys.stderr)
         raise SystemExit(1) from None
 
 
 def make_in_place(root: Path, settings: dict) -> None:
-    """Make the corpus in a hidden folder beside `root` and give it that name; say how large."""
+    """Make the corpus in a hidden folder beside `root`, rename it to `root`, print its size."""
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".demo-", dir=root.parent) as scratch:
         made = Path(scratch, "made")
@@ -163,10 +163,10 @@ def make_in_place(root: Path, settings: dict) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line; exit with status 2 where a value is not allowed."""
-    parser = argparse.ArgumentParser(description="Speak a demo corpus into an IEMOCAP tree.")
+    parser = argparse.ArgumentParser(description="Synthesise a demo corpus as an IEMOCAP tree.")
     parser.add_argument("--root", type=Path, default=Path("data/demo"), help="folder to make")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another corpus")
-    parser.add_argument("--per-class", type=int, default=12, help="clips a class and speaker")
+    parser.add_argument("--per-class", type=int, default=12, help="per class and speaker")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier demo corpus")
     args = parser.parse_args()
     if args.per_class < 2:
@@ -175,7 +175,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def must_make(root: Path, settings: dict, overwrite: bool) -> bool:
-    """Tell whether the corpus is still to be made; exit with status 2 where `root` is not ours."""
+    """Return whether the corpus must be made; exit with status 2 if `root` is another folder."""
     if not root.exists():
         return True
     try:
@@ -191,17 +191,17 @@ def must_make(root: Path, settings: dict, overwrite: bool) -> bool:
 
 
 def refuse(message: str) -> NoReturn:
-    """Say what is wrong with the user's input and exit with status 2."""
+    """Print what is wrong with the input and exit with status 2."""
     print(f"error: {message}", file=sys.stderr)
     raise SystemExit(2)
 
 
 def make_corpus(root: Path, seed: int, per_class: int) -> tuple[int, float]:
-    """Plan, speak and write all sessions; return how many utterances and how many seconds."""
+    """Plan, synthesise and write all sessions; return the number of utterances and seconds."""
     plans = [plan_session(session, seed, per_class) for session in range(1, 6)]
     dialogs = {dialog: turns for plan in plans for dialog, turns in plan.items()}
     count, seconds = sum(map(len, dialogs.values())), 0.0
-    with tqdm(total=count, unit="clip", desc="speaking") as progress:
+    with tqdm(total=count, unit="utterance", desc="synthesising") as progress:
         for dialog, turns in dialogs.items():
             seconds += write_dialog(root / f"Session{dialog[4]}", dialog, turns, seed)
             progress.update(len(turns))
@@ -275,7 +275,7 @@ def label_block(turn: Turn, start: float, end: float, rng: random.Random) -> str
 
 
 def speak_turn(turn: Turn, seed: int) -> np.ndarray:
-    """Draw how the turn sounds and speak it at `SAMPLE_RATE`; only the turn and the seed decide."""
+    """Draw the prosody of a turn and synthesise it; depends on the turn and the seed alone."""
     rng = random.Random(f"{seed} sound {turn.utterance}")
     voice, habit = SPEAKERS[turn.speaker]
     scale = zip(EMOTIONS[turn.label].prosody, habit, SPREAD, strict=True)
@@ -288,7 +288,7 @@ def speak_turn(turn: Turn, seed: int) -> np.ndarray:
 
 
 def espeak(text: str, voice: str, prosody: Prosody, noise_seed: int) -> tuple[np.ndarray, int]:
-    """Speak `text` through eSpeak NG's C interface; return the waveform (T,) and its rate in Hz.
+    """Synthesise `text` by eSpeak NG's C interface; return the waveform (T,) and its rate in Hz.
 
     The library is loaded afresh each time: its flutter and noise run on from one utterance to the
     next, which would make a sound depend on what was spoken before.

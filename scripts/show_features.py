@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.reading import BadAudio, read_audio
-from system.disk import atomic_write, make_folder
 from system.errors import RunError
+from system.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

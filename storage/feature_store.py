@@ -22,9 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio.reading import BadAudio, in_parallel, read_audio
-from system.disk import failure, make_folder, write_all
-from system.files import corrupt_file, read_json, write_json
-from system.locks import in_turn
+from system.files import corrupt_file, disk_error, make_folder, read_json, write_all, write_json
+from system.locks import lock
 
 VIEWS = ("cqt", "mel")
 COMMIT_EVERY = 64  # recordings between two writes of the index
@@ -152,7 +151,7 @@ class FeatureStore:
                 _cut_back(self._data_file(name), start)
             needs = sum(view.nbytes for _, images in computed for view in images)
             what = f"cannot write {file} of the feature store"
-            raise failure(what, self.folder, error, needs, "Finished images are kept") from error
+            raise disk_error(what, self.folder, error, needs, "Finished images are kept") from error
         rows = dict(self.rows)
         for key, images in computed:
             rows[key] = range(first, first + len(images[0]))
@@ -206,8 +205,8 @@ class FeatureStore:
             for path in map(self._data_file, VIEWS):
                 path.touch()
         except OSError as error:
-            raise failure(f"cannot open {path} to write", self.folder, error) from error
-        with in_turn(self.folder / "lock"):
+            raise disk_error(f"cannot open {path} to write", self.folder, error) from error
+        with lock(self.folder / "lock", f"the feature store {self.folder}", blocking=True):
             yield
 
 

@@ -22,8 +22,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from storage.model_card import FILE as CARD
-from system.bounded import MAX_TABLE, read_text
-from system.files import corrupt_file, read_json, write_csv, write_json
+from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.text import truncate
 
 WEIGHTS, STATE = "model.safetensors", "state"

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from storage.fold_folder import WEIGHTS
-from system.bounded import MAX_TABLE, read_text
 from system.errors import RunError
-from system.files import append_line
+from system.files import MAX_TABLE, append_line, read_text
 
 LEDGER = "ledger.jsonl"
 KEYS = "when run protocol certificate fold seed clips n weights kind why".split()

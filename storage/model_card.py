@@ -9,8 +9,7 @@ from pydantic import Field, ValidationError
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Section
 from models.settings import ModelSettings
-from system.bounded import MAX_CARD, MAX_CLASSES, MAX_WORD
-from system.files import corrupt_file, read_json
+from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json
 from system.text import short_repr, truncate
 
 FILE = "model.json"
@@ -64,7 +63,7 @@ def read_card(folder: Path) -> ModelCard:
     """
     file = folder / FILE
     value = read_json(
-        file, "model", "classes", "features", "protocol", remove=folder, most=MAX_CARD
+        file, "model", "classes", "features", "protocol", remove=folder, limit=MAX_CARD
     )
     try:
         card = ModelCard.model_validate(value)

@@ -33,10 +33,17 @@ from storage.fold_folder import (
     write_environment,
 )
 from storage.ledger import LEDGER
-from system.disk import make_folder, remove_leftovers
 from system.errors import InputError
-from system.files import corrupt_file, read_json, write_csv, write_json, write_text
-from system.locks import alone
+from system.files import (
+    corrupt_file,
+    make_folder,
+    read_json,
+    remove_leftovers,
+    write_csv,
+    write_json,
+    write_text,
+)
+from system.locks import lock
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -323,8 +330,8 @@ def remove_run(folder: Path) -> None:
     Raises:
         RunError: A process is at work on one of its folds.
     """
-    for lock in folder.glob(f"{FOLDS}/*/state/lock"):
-        with alone(lock, str(lock.parent.parent)):
+    for file in folder.glob(f"{FOLDS}/*/state/lock"):
+        with lock(file, str(file.parent.parent)):
             pass
     removed = folder / ".folds.removed"
     shutil.rmtree(removed, ignore_errors=True)

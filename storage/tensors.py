@@ -2,7 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,54 +13,53 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from system.disk import atomic_write
-from system.files import corrupt_file
+from system.files import atomic_write, corrupt_file
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Write tensors as safetensors, whole. Views and shared storage are copied."""
+    """Write tensors atomically; views and tensors that share memory are copied."""
     copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
     with atomic_write(path, _n_bytes(copies)) as temporary:
-        save_file(copies, temporary, metadata=_about(copies))
+        _save(copies, temporary, _about(copies))
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     """Read the weights of a fold onto the CPU.
 
     Raises:
-        RunError: The file is missing, cut short, altered or no safetensors file.
+        RunError: The file is missing, cut short, altered or not a safetensors file.
     """
     try:
         return _load(path)[0]
-    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise corrupt_file(path, error, remove=path.parent) from error
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
-    """Read the names and shapes of the weights of a fold, and nothing else of the file.
+    """Read the names and shapes of a fold's weights, not the weights.
 
     Raises:
-        RunError: The file is missing, cut short or no safetensors file.
+        RunError: The file is missing, cut short or not a safetensors file.
     """
     try:
-        with safe_open(path, framework="pt") as file:
+        with _as_os_error(), safe_open(path, framework="pt") as file:
             names = file.keys()  # not a dict
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise corrupt_file(path, error, remove=path.parent) from error
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested state (dicts, lists, tensors, numbers, strings, None) as one safetensors file.
 
-    The tensors are its tensors; the rest is JSON in the header, with names where tensors were. One
-    file and one rename: tensors and numbers of two different moments never meet.
+    The rest of the state is JSON in the header, with the names of tensors in their places. One file
+    and one rename: tensors and numbers of different moments never mix.
     """
     tensors: dict[str, torch.Tensor] = {}
     tree = _take_out_tensors(state, tensors)
     about = _about(tensors, state=tree)
     with atomic_write(path, _n_bytes(tensors) + len(about["about"])) as temporary:
-        save_file(tensors, temporary, metadata=about)
+        _save(tensors, temporary, about)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -69,23 +71,39 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         tensors, about = _load(path)
         return _put_back_tensors(about["state"], tensors)
-    except (OSError, SafetensorError, ValueError, LookupError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
         raise corrupt_file(path, error) from error
 
 
 def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:
-    """Return the header of a file of ours; a single entry, since several have no fixed order."""
+    """Return the header; a single entry, because safetensors keeps no order of several."""
     return {"about": json.dumps({"sha256": _digest(tensors), **more})}
 
 
 def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return tensors and header of a file of ours, if the tensors are those written."""
-    with safe_open(path, framework="pt") as file:
+    """Return tensors and header, after checking the tensors against the header's hash."""
+    with _as_os_error(), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads((file.metadata() or {}).get("about", "{}"))
     if not isinstance(about, dict) or about.get("sha256") != _digest(tensors):
         raise ValueError("its tensors are not those that were written")
     return tensors, about
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path, about: dict[str, str]) -> None:
+    with _as_os_error():
+        save_file(dict(tensors), path, metadata=about)
+
+
+@contextmanager
+def _as_os_error() -> Iterator[None]:
+    """Raise errors of safetensors as OSError, with the number that is only in their words."""
+    try:
+        yield
+    except SafetensorError as error:
+        if match := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(match[1]), os.strerror(int(match[1]))) from error
+        raise OSError(str(error)) from error
 
 
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
@@ -113,7 +131,7 @@ def _take_out_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
         return [_take_out_tensors(item, tensors) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"a state may hold no {type(value).__name__}")
+    raise TypeError(f"a state cannot hold a {type(value).__name__}")
 
 
 def _put_back_tensors(value: Any, tensors: Mapping[str, torch.Tensor]) -> Any:

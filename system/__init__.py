@@ -1,1 +1,1 @@
-"""Fail with one message, write whole files, lock, end well."""
+"""Errors in one message, atomic files, locks, signals."""

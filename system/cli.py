@@ -16,7 +16,7 @@ DONE, FAILED, WRONG_INPUT = 0, 1, 2
 
 
 class _Printable(logging.Formatter):
-    """Names from a corpus or a folder do not steer the terminal."""
+    """Escapes control characters in names, so that they cannot steer the terminal."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""

@@ -1,19 +1,19 @@
-"""The two ways a command can fail on purpose, and the words that help the user on."""
+"""The two errors that an entry prints as one message, and hints for them."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """What the user gave is wrong: the entry prints the message alone and exits with status 2."""
+    """The input is wrong: the entry prints the message alone and exits with status 2."""
 
 
 class RunError(RuntimeError):
-    """The run could not go on: the entry prints the message alone and exits with status 1."""
+    """The run failed: the entry prints the message alone and exits with status 1."""
 
 
 def nearest(word: str, options: Iterable[str]) -> str:
-    """Name what is allowed, the closest one first.
+    """List the allowed words, after the one that is closest.
 
     >>> nearest("tempreature", ["alpha", "temperature"])
     "did you mean 'temperature'? Allowed: alpha, temperature"

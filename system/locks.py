@@ -1,4 +1,4 @@
-"""Who is at work on what: locks of the operating system, which fall with their process."""
+"""Lock files: who works on what. The system releases a lock when its process ends."""
 
 import fcntl
 import json
@@ -12,69 +12,54 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from system.disk import failure
 from system.errors import RunError
+from system.files import disk_error
 
 log = logging.getLogger(__name__)
 
-TAKEN = "another process is at work on"  # what a process says that came second to a lock
-PATIENCE = 0.5  # seconds; a look at a lock by `is_held` is over much sooner
+TAKEN = "another process is at work on"  # begins the message of a lock that is held
+PATIENCE = 0.5  # seconds; `is_held` holds a lock for a moment only
 
 
 @contextmanager
-def alone(path: Path, work: str, shared: bool = False) -> Iterator[None]:
-    """Hold a lock file while at work; it falls to the next one when the process ends, however.
+def lock(path: Path, work: str, blocking: bool = False, shared: bool = False) -> Iterator[None]:
+    """Hold a lock file; the system releases it when the process ends, however it ends.
 
     Args:
-        path: The lock file, in a folder that is there; it stays.
-        work: What is locked, for people.
-        shared: Let others in who share as well, and keep out those who want to be alone.
+        path: The lock file, in a folder that exists; the file stays.
+        work: What is locked, for messages.
+        blocking: Wait for the owner instead of failing.
+        shared: Allow other shared owners, and no exclusive one: processes that train different
+            folds of one run share it, and keep out a run of all folds and `--overwrite`.
 
     Raises:
-        RunError: Another process holds it; its number and machine are named.
+        RunError: Another process holds it and `blocking` is false, or the file cannot be written.
     """
-    with _opened(path) as file:
-        if not _try(file, shared, PATIENCE):
-            raise RunError(f"{TAKEN} {work} ({_owners(path)}): wait for it or end it")
-        _sign(file, path, shared)
-        yield
-
-
-@contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock file while at work, after all who hold it now.
-
-    Raises:
-        RunError: The file cannot be written.
-    """
-    with _opened(path) as file:
-        if not _try(file, shared=False, patience=0):
-            log.info("waiting for another process, which holds %s", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    try:
+        file = path.open("a+b", buffering=0)
+    except OSError as error:
+        raise disk_error(f"cannot lock {path}", path.parent, error) from error
+    with file:
+        if not _try_lock(file, kind, 0 if blocking else PATIENCE):
+            if not blocking:
+                raise RunError(f"{TAKEN} {work} ({_owners(path)}): wait for it or end it")
+            log.info("waiting until the lock of %s is free (%s)", work, _owners(path))
+            fcntl.flock(file, kind)
+        _write_owner(file, path, shared)
         yield
 
 
 def is_held(path: Path) -> bool:
-    """Return whether a process, here or on another machine, works alone behind a lock file."""
+    """Return whether a process, here or on another machine, holds a lock exclusively."""
     try:
         with path.open("rb") as file:
-            return not _try(file, shared=True, patience=0)
+            return not _try_lock(file, fcntl.LOCK_SH, 0)
     except FileNotFoundError:
         return False
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    try:
-        file = path.open("a+b", buffering=0)
-    except OSError as error:
-        raise failure(f"cannot lock {path}", path.parent, error) from error
-    with file:
-        yield file
-
-
-def _try(file: BinaryIO, shared: bool, patience: float) -> bool:
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+def _try_lock(file: BinaryIO, kind: int, patience: float) -> bool:
     end = time.monotonic() + patience
     while True:
         try:
@@ -86,8 +71,8 @@ def _try(file: BinaryIO, shared: bool, patience: float) -> bool:
             time.sleep(0.02)
 
 
-def _sign(file: BinaryIO, path: Path, shared: bool) -> None:
-    """Write down who holds it; those that share stand below each other."""
+def _write_owner(file: BinaryIO, path: Path, shared: bool) -> None:
+    """Write who holds the lock; shared owners write one line each."""
     since = datetime.now(UTC).isoformat(timespec="seconds")
     line = json.dumps({"process": os.getpid(), "host": socket.gethostname(), "since": since})
     try:
@@ -95,30 +80,31 @@ def _sign(file: BinaryIO, path: Path, shared: bool) -> None:
             file.truncate(0)
         file.write(line.encode() + b"\n")
     except OSError as error:
-        raise failure(f"cannot lock {path}", path.parent, error) from error
+        raise disk_error(f"cannot lock {path}", path.parent, error) from error
 
 
 def _owners(path: Path) -> str:
-    """Name who holds it, as far as that can be told from here."""
+    """Name who holds a lock, as far as the file tells."""
     try:
-        holders = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        living = [one for one in holders if not _is_dead(one)]  # elsewhere it cannot be told
-        named = [
-            f"process {one['process']} on {one['host']}, since {one['since']}" for one in living
+        owners = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [
+            f"process {owner['process']} on {owner['host']}, since {owner['since']}"
+            for owner in owners
+            if not _has_ended(owner)
         ]
     except (OSError, ValueError, KeyError, TypeError):
-        named = []
-    return "; ".join(named) or "it has not signed yet"
+        names = []
+    return "; ".join(names) or "owner unknown"
 
 
-def _is_dead(holder: Mapping[str, Any]) -> bool:
-    """Whether it surely is; of another machine's processes nothing is known."""
-    if holder["host"] != socket.gethostname():
+def _has_ended(owner: Mapping[str, Any]) -> bool:
+    """Return whether a process of this machine has ended; False for other machines'."""
+    if owner["host"] != socket.gethostname():
         return False
     try:
-        os.kill(int(holder["process"]), 0)
+        os.kill(int(owner["process"]), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False  # it is another user's
+    except PermissionError:  # alive, another user's
+        return False
     return False

@@ -1,4 +1,4 @@
-"""Signals that ask a process to end: it may finish what it must not leave half done."""
+"""Signals that ask a process to end: work that must not stop half-way is finished first."""
 
 import logging
 import signal
@@ -9,25 +9,25 @@ from types import FrameType
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AT_ONCE = 3  # signals; launchers pass Ctrl-C on as a second one
+FORCED_AFTER = 3  # signals end the process at once; launchers send Ctrl-C a second time
 
 
 class Stop:
     """Whether the process was asked to end.
 
-    Where nothing is lost by it a signal ends the work at once, as a KeyboardInterrupt. Inside
-    `deferred` it is only noted, and the work ends where `check` is called.
+    A signal raises KeyboardInterrupt at once, except inside `deferred`: there it is only recorded,
+    and `check` raises later.
     """
 
     def __init__(self) -> None:
         self.requested = False
-        self.begun = False  # whether what `--overwrite` removes was removed, and work has begun
+        self.begun = False  # set when `--overwrite` has removed the old run and work has begun
         self._deferred = 0
         self._n_signals = 0
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Note signals instead of ending at once; at the end of it they take effect."""
+        """Record signals inside this block; they take effect at its end."""
         self._deferred += 1
         try:
             yield
@@ -36,29 +36,25 @@ class Stop:
         self.check()
 
     def check(self) -> None:
-        """End the work if it was asked for.
-
-        Raises:
-            KeyboardInterrupt: It was.
-        """
+        """Raise KeyboardInterrupt if a signal was recorded and nothing defers it."""
         if self.requested and not self._deferred:
             raise KeyboardInterrupt
 
     @contextmanager
     def install_handlers(self) -> Iterator["Stop"]:
-        """Heed SIGINT (Ctrl-C), SIGTERM and SIGHUP; those that are ignored stay ignored."""
-        heeded = [one for one in SIGNALS if signal.getsignal(one) is not signal.SIG_IGN]
-        before = {one: signal.signal(one, self._note) for one in heeded}
+        """Handle SIGINT (Ctrl-C), SIGTERM and SIGHUP; signals that are ignored stay ignored."""
+        numbers = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in numbers}
         try:
             yield self
         finally:
-            for one, handler in before.items():
-                signal.signal(one, handler)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         self._n_signals += 1
-        if not self._deferred or self._n_signals >= AT_ONCE:
+        if not self._deferred or self._n_signals >= FORCED_AFTER:
             raise KeyboardInterrupt
         if not self.requested:
-            log.info("%s: saving, then ending", signal.Signals(number).name)
+            log.info("%s: saving, then stopping", signal.Signals(number).name)
         self.requested = True

@@ -1,25 +1,25 @@
-"""Text for people: escapes, cuts, sizes and durations."""
+"""Text for people: escaped, truncated, sizes and durations."""
 
 import unicodedata
 from collections.abc import Sequence
 
 CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control, half a pair, line and paragraph ends
 UNSEEN = (*CONTROL, "Cf")  # and what changes the direction of writing, or joins
-NO_CHARACTERS = "\ufffe\uffff"  # that XML refuses beside those
+NOT_IN_XML = "\ufffe\uffff"  # and no others beside the control characters
 SHOWN = 120  # characters of a value in a message
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""Return a text in which characters that steer a terminal or a page are shown as escapes.
+    r"""Escape the characters that steer a terminal or a page.
 
     Args:
-        text: With names that are others'.
-        keep: Characters of layout that stay.
+        text: Text with names from outside.
+        keep: Layout characters that stay.
 
     >>> printable("\x1b[2Jann\u202e")
     '\\x1b[2Jann\\u202e'
     """
-    if text.isprintable():  # quick: nearly all are
+    if text.isprintable():  # fast path for nearly all texts
         return text
     return "".join(
         c.encode("unicode_escape").decode() if _is_one_of(c, UNSEEN) and c not in keep else c
@@ -28,7 +28,7 @@ def printable(text: str, keep: str = "\n\t") -> str:
 
 
 def control_character(text: str) -> str | None:
-    r"""Return the first character that no name may hold, as an escape.
+    r"""Return the first character that is not allowed in a name, escaped, or None.
 
     >>> control_character("a\x00b")
     '\\x00'
@@ -39,11 +39,11 @@ def control_character(text: str) -> str | None:
 
 
 def _is_one_of(character: str, categories: Sequence[str]) -> bool:
-    return unicodedata.category(character) in categories or character in NO_CHARACTERS
+    return unicodedata.category(character) in categories or character in NOT_IN_XML
 
 
 def truncate(text: str, most: int = SHOWN) -> str:
-    """Return a text, cut where it is longer than some characters.
+    """Shorten a text that has more than `most` characters.
 
     >>> truncate("temperature", 4)
     'temp...'
@@ -52,12 +52,12 @@ def truncate(text: str, most: int = SHOWN) -> str:
 
 
 def short_repr(value: object) -> str:
-    """Return a value as Python writes it, cut where it is long."""
+    """Return the repr of a value, truncated."""
     return truncate(repr(value))
 
 
 def format_bytes(n: int) -> str:
-    """Return a number of bytes in a unit that fits.
+    """Write a number of bytes in a unit that fits.
 
     >>> format_bytes(0), format_bytes(999), format_bytes(12_345_678), format_bytes(73_000_000_000)
     ('0 B', '999 B', '12.3 MB', '73.0 GB')
@@ -72,7 +72,7 @@ def format_bytes(n: int) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """Return a time in a unit that fits.
+    """Write a duration in a unit that fits.
 
     >>> format_duration(41.3), format_duration(250), format_duration(5400)
     ('41 s', '4 min', '1.5 h')

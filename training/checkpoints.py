@@ -15,9 +15,8 @@ from data import Batch
 from models.losses import LossTerms
 from storage.fold_folder import TrainingIssues
 from storage.tensors import load_state, load_tensors, save_state, save_tensors
-from system.disk import keeps_back
 from system.errors import RunError
-from system.files import corrupt_file
+from system.files import corrupt_file, is_unreachable
 from system.signals import Stop
 from training.collapse import CollapseWarning
 from training.distributed import on_any_process
@@ -193,7 +192,7 @@ class Checkpoints:
                 if place.best_epoch:
                     load_tensors(self.best(place.best_epoch))
             except RunError as error:
-                if isinstance(error.__cause__, Exception) and keeps_back(error.__cause__):
+                if isinstance(error.__cause__, Exception) and is_unreachable(error.__cause__):
                     raise  # the disk failed; the file may be intact
                 broken.append(file)
                 reason = error.__cause__ or error

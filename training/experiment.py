@@ -11,8 +11,8 @@ from corpora.plan import Plan, make_plan, plan_warnings
 from model_gmu import check_settings
 from storage.provenance import describe_environment
 from storage.run_folder import BAD_AUDIO, LOCK, check_run_folder, open_run_folder, remove_run
-from system.disk import check_writable, make_folder
-from system.locks import alone, in_turn
+from system.files import check_writable, make_folder
+from system.locks import lock
 from system.signals import Stop
 from training.build import build_model
 from training.session import Session, make_accelerator, open_store
@@ -54,7 +54,7 @@ def open_run(
                 session.with_images(), environment=describe_environment(command, config.run.device)
             )
             if session.is_main:
-                with in_turn(folder / ".lock.opening"):
+                with lock(folder / ".lock.opening", str(folder), blocking=True):
                     if overwrite:
                         remove_run(folder)
                     check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
@@ -76,7 +76,7 @@ def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextMa
     """Lock a run: exclusively, or shared with processes that train other folds of it."""
     make_folder(folder)
     shared = config.run.folds is not None and not overwrite
-    return alone(folder / LOCK, str(folder), shared)
+    return lock(folder / LOCK, str(folder), shared=shared)
 
 
 def check_places(config: Config) -> None:

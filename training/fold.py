@@ -26,9 +26,8 @@ from storage.fold_folder import (
 )
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
-from system.disk import make_folder, remove_leftovers
-from system.files import copy_file, read_json
-from system.locks import alone
+from system.files import copy_file, make_folder, read_json, remove_leftovers
+from system.locks import lock
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
@@ -52,8 +51,8 @@ def run_fold(fold: Fold) -> None:
     session, folder = fold.session, fold.folder
     if session.is_main:
         make_folder(folder / STATE, inside=session.folder)
-    lock = alone(folder / STATE / "lock", f"{fold.name} in {session.folder}")
-    with lock if session.is_main else nullcontext():
+    fold_lock = lock(folder / STATE / "lock", f"{fold.name} in {session.folder}")
+    with fold_lock if session.is_main else nullcontext():
         for place in (folder, folder / STATE):
             remove_leftovers(place)
         checkpoints = Checkpoints(folder / STATE)

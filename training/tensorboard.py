@@ -20,7 +20,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import histogram, scalar
 
-from system.disk import append
+from system.files import append
 
 LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
 GATE_BINS = np.linspace(0, 1, 51)

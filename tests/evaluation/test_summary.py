@@ -216,7 +216,7 @@ def test_tables_of_a_run_are_neither_waited_for_nor_endless(run, name, what, cou
     else:
         (run / name).touch()
         os.truncate(run / name, 10**12)
-    words = "it is larger than 300 MB" if what == "a terabyte" else "it is no plain file"
+    words = "it is larger than 300 MB" if what == "a terabyte" else "it is not a regular file"
     with pytest.raises(RunError, match=f"{run / name}.*{words}"):
         summarize(run)
     count("hostile inputs tried")

@@ -21,7 +21,7 @@ from experiments.jobs import is_busy
 from scripts import ablation
 from system.errors import InputError
 from system.files import read_json
-from system.locks import alone
+from system.locks import lock
 from tests.support.paths import ROOT
 
 FOLD = "folds/fold-1_seed-0"
@@ -260,13 +260,13 @@ def test_overwrite_starts_anew_once_and_keeps_the_ledger(run, tmp_path: Path):
     assert len((gmu / "ledger.jsonl").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize("lock", [f"{FOLD}/state/lock", ".lock"])
-def test_overwrite_is_refused_while_a_run_is_at_work(run, tmp_path: Path, lock: str):
+@pytest.mark.parametrize("file", [f"{FOLD}/state/lock", ".lock"])
+def test_overwrite_is_refused_while_a_run_is_at_work(run, tmp_path: Path, file: str):
     """Between two folds, too, when it holds the lock of no fold."""
     run("tiny")
     folder = tmp_path / "runs" / "tiny_gmu" / FOLD
     (folder / "state").mkdir(exist_ok=True)
-    with alone(tmp_path / "runs" / "tiny_gmu" / lock, "a test"):
+    with lock(tmp_path / "runs" / "tiny_gmu" / file, "a test"):
         said = run("tiny", "--overwrite")
     assert (said.status, said.calls) == (1, []) and "another process is at work" in said.err
     assert (folder / "metrics.json").exists()

@@ -17,7 +17,7 @@ import torch
 from experiments import jobs
 from experiments.jobs import Job, is_busy, run_jobs, slot_environments
 from system.errors import RunError
-from system.locks import alone
+from system.locks import lock
 from tests.support.paths import ROOT
 
 DONE = "open(folder + '/metrics.json', 'w')"
@@ -48,8 +48,8 @@ def holder(tmp_path):
 
     def hold(folder: Path, until: Path, then: str = "") -> None:
         code = (
-            "import os, sys, time; from pathlib import Path; from system.locks import alone\n"
-            f"with alone(Path({str(folder)!r}) / 'state' / 'lock', 'x'):\n"
+            "import os, sys, time; from pathlib import Path; from system.locks import lock\n"
+            f"with lock(Path({str(folder)!r}) / 'state' / 'lock', 'x'):\n"
             f"    open({str(folder)!r} + '/held', 'w')\n"
             f"    while not os.path.exists({str(until)!r}): time.sleep(0.01)\n"
             f"    {then or 'pass'}\n"
@@ -147,13 +147,13 @@ def test_a_result_counts_whatever_the_status(job):
 
 
 def test_who_is_at_work_on_a_fold(tmp_path):
-    lock = tmp_path / "state" / "lock"
-    assert not is_busy(tmp_path) and not lock.exists()
-    lock.parent.mkdir()
-    with alone(lock, "a test"):
+    file = tmp_path / "state" / "lock"
+    assert not is_busy(tmp_path) and not file.exists()
+    file.parent.mkdir()
+    with lock(file, "a test"):
         assert is_busy(tmp_path)
-    assert not is_busy(tmp_path) and lock.exists()
-    with lock.open() as onlooker:  # who looks at the same moment is not at work
+    assert not is_busy(tmp_path) and file.exists()
+    with file.open() as onlooker:  # who looks at the same moment is not at work
         fcntl.flock(onlooker, fcntl.LOCK_SH)
         assert not is_busy(tmp_path)
 
@@ -202,9 +202,9 @@ def test_a_lost_race_is_no_failure(job, tmp_path):
 
 
 def test_the_words_of_a_lost_race_are_those_of_the_lock(tmp_path):
-    with alone(tmp_path / "lock", "a"):
+    with lock(tmp_path / "lock", "a"):
         with pytest.raises(RunError, match=jobs.TAKEN):
-            with alone(tmp_path / "lock", "a"):
+            with lock(tmp_path / "lock", "a"):
                 pass
 
 

@@ -25,7 +25,7 @@ from experiments.tuning import Tuning, load_tuning, tune
 from experiments.tuning_report import describe_study, draw_figures
 from system.errors import InputError, RunError
 from system.files import read_json
-from system.locks import in_turn
+from system.locks import lock
 from system.signals import Stop
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
@@ -308,7 +308,7 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
     tuned = study()
     tune(tuned, 1, 1, Stop())
     code = f"from experiments.study import *; Study(Path({str(tuned.folder)!r}), {{}}, 0, 1)"
-    with in_turn(tuned.folder / ".lock"):
+    with lock(tuned.folder / ".lock", "a test", blocking=True):
         waiting = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)

@@ -53,7 +53,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_image(clip, tmp_path, monkeypatc
 
     monkeypatch.setattr(sys, "argv", ["show_features.py", str(clip), "--out", f"{tmp_path}/new"])
     monkeypatch.setattr(os, "fsync", full)
-    monkeypatch.setattr("system.disk.sync_folder", lambda folder: None)
+    monkeypatch.setattr("system.files.sync_folder", lambda folder: None)
     assert SCRIPT["main"]() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"failed: cannot write {tmp_path}/new/tone_features.png: No space left")

@@ -341,7 +341,7 @@ def test_full_disk_at_the_index_commits_nothing(clips, make_store, monkeypatch) 
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("system.disk.tempfile.mkdtemp", full)
+        patch.setattr("system.files.tempfile.mkdtemp", full)
         with pytest.raises(RunError, match="No space left"):
             store.build(clips, workers=0)
     assert make_store().rows == {} and not list(store.folder.glob(".*"))

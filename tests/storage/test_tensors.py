@@ -60,7 +60,7 @@ def test_a_state_does_not_change_with_the_tensor_it_was_taken_from(tmp_path):
 
 
 def test_a_state_of_unknown_things_is_refused_before_writing(tmp_path):
-    with pytest.raises(TypeError, match="no set"):
+    with pytest.raises(TypeError, match="a set"):
         save_state(tmp_path / "s", {"a": {1, 2}})
     assert os.listdir(tmp_path) == []
 

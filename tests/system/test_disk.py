@@ -1,4 +1,4 @@
-"""The disk layer: whole files, synced names, leftovers of killed processes, plain messages."""
+"""Writing files: atomic, synced names, leftovers of killed processes, plain messages."""
 
 import errno
 import os
@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from system import disk
+from system import files
 from system.errors import RunError
 from tests.support.paths import ROOT
 
 HOLD = """
 import sys
 from pathlib import Path
-from system.disk import atomic_write
+from system.files import atomic_write
 with atomic_write(Path(sys.argv[1])) as place:
     place.write_bytes(b"half")
     print("at work", flush=True)
@@ -28,7 +28,7 @@ with atomic_write(Path(sys.argv[1])) as place:
 
 
 def write(path, data=b"new"):
-    with disk.atomic_write(path, len(data)) as place:
+    with files.atomic_write(path, len(data)) as place:
         place.write_bytes(data)
 
 
@@ -88,7 +88,7 @@ def test_many_writers_of_one_file_at_once_each_leave_it_whole(tmp_path):
 
 def test_a_folder_taken_for_a_leftover_before_its_lock_is_made_again(tmp_path, monkeypatch):
     made = []
-    make = disk.tempfile.mkdtemp
+    make = files.tempfile.mkdtemp
 
     def make_and_lose(**where):
         made.append(make(**where))
@@ -96,7 +96,7 @@ def test_a_folder_taken_for_a_leftover_before_its_lock_is_made_again(tmp_path, m
             os.rmdir(made[0])
         return made[-1]
 
-    monkeypatch.setattr(disk.tempfile, "mkdtemp", make_and_lose)
+    monkeypatch.setattr(files.tempfile, "mkdtemp", make_and_lose)
     write(tmp_path / "file")
     assert len(made) == 2 and os.listdir(tmp_path) == ["file"]
 
@@ -105,7 +105,7 @@ def test_without_locks_a_file_is_written_and_no_leftover_is_touched(tmp_path, mo
     def not_offered(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(disk.fcntl, "flock", not_offered)
+    monkeypatch.setattr(files.fcntl, "flock", not_offered)
     (tmp_path / ".file.x.tmp").mkdir()
     write(tmp_path / "file")
     assert sorted(os.listdir(tmp_path)) == [".file.x.tmp", "file"]
@@ -131,10 +131,10 @@ def test_the_file_is_synced_before_its_name_and_then_the_folder(tmp_path, monkey
 
 def test_each_folder_that_is_made_is_synced_into_its_own(tmp_path, monkeypatch):
     synced = []
-    monkeypatch.setattr(disk, "sync_folder", synced.append)
-    disk.make_folder(tmp_path / "a" / "b")
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    files.make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path / "a", tmp_path]
-    disk.make_folder(tmp_path / "a" / "b")
+    files.make_folder(tmp_path / "a" / "b")
     assert synced == [tmp_path / "a", tmp_path]
 
 
@@ -156,14 +156,15 @@ def is_folder(handle):
 def test_a_file_system_that_syncs_no_folders_will_do(tmp_path, monkeypatch):
     fail_on(monkeypatch, "fsync", errno.EINVAL, is_folder)
     write(tmp_path / "file")
-    disk.append(tmp_path / "log", b"line\n")
-    disk.make_folder(tmp_path / "a" / "b")
+    files.append(tmp_path / "log", b"line\n")
+    files.make_folder(tmp_path / "a" / "b")
     assert sorted(os.listdir(tmp_path)) == ["a", "file", "log"]
 
 
 def test_a_folder_that_cannot_be_synced_is_told_as_it_is(tmp_path, monkeypatch):
     fail_on(monkeypatch, "fsync", errno.EIO, is_folder)
-    with pytest.raises(RunError, match="Input/output error. It was replaced, but may not outlive"):
+    said = "Input/output error. It was replaced, but a power cut may undo that"
+    with pytest.raises(RunError, match=said):
         write(tmp_path / "file")
     assert (tmp_path / "file").read_bytes() == b"new" and leftovers(tmp_path) == []
 
@@ -175,7 +176,7 @@ def test_a_folder_that_cannot_be_synced_is_told_as_it_is(tmp_path, monkeypatch):
         (errno.EDQUOT, r"Disk quota exceeded \(needs 12.3 MB, .* free some space or name another"),
         (errno.EROFS, "Read-only file system. Nothing was changed there: make it writable or name"),
         (errno.EACCES, "Permission denied. Nothing was changed there: make it writable or name"),
-        (errno.EIO, "Input/output error. Nothing was changed there: check that disk, then give"),
+        (errno.EIO, "Input/output error. Nothing was changed there: check that disk, then run"),
         (errno.ESTALE, "Stale file handle. Nothing was changed there: check that disk"),
     ],
 )
@@ -184,17 +185,17 @@ def test_the_message_has_the_reason_and_the_way_on(tmp_path, number, said):
     path.write_bytes(b"old")
     with (
         pytest.raises(RunError, match=said) as caught,
-        disk.atomic_write(path, 12_345_678) as place,
+        files.atomic_write(path, 12_345_678) as place,
     ):
         place.write_bytes(b"half")
         raise OSError(number, os.strerror(number))
     assert str(caught.value).startswith(f"cannot write {path}: ")
-    assert str(caught.value).endswith("then give the same command again")
+    assert str(caught.value).endswith("then run the same command again")
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["file"]
 
 
 def test_what_is_free_is_said_as_the_system_has_it(tmp_path):
-    with pytest.raises(RunError) as caught, disk.atomic_write(tmp_path / "file", 0):
+    with pytest.raises(RunError) as caught, files.atomic_write(tmp_path / "file", 0):
         raise OSError(errno.ENOSPC, "full")
     value, unit = re.search(r"needs 0 B, ([\d.]+) (\w*B) is free", str(caught.value)).groups()
     free = float(value) * {"B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}[unit]
@@ -206,8 +207,8 @@ def test_a_folder_that_is_gone_is_named_and_not_made_again(tmp_path):
     path = tmp_path / "run" / "folds" / "file"
     for work in (
         lambda: write(path),
-        lambda: disk.append(path, b"x"),
-        lambda: disk.make_folder(path, inside=tmp_path / "run"),
+        lambda: files.append(path, b"x"),
+        lambda: files.make_folder(path, inside=tmp_path / "run"),
     ):
         with pytest.raises(RunError, match=f"the folder {tmp_path}/run is gone.*starts anew"):
             work()
@@ -216,11 +217,11 @@ def test_a_folder_that_is_gone_is_named_and_not_made_again(tmp_path):
 
 def test_an_append_that_fails_leaves_no_part_of_it(tmp_path, monkeypatch):
     path = tmp_path / "log"
-    disk.append(path, b"one\n", is_line=True)
+    files.append(path, b"one\n", is_line=True)
     with monkeypatch.context() as patch:
         fail_on(patch, "fsync", errno.ENOSPC)
         with pytest.raises(RunError, match=r"cannot append to .*log: No space .*needs 4 B"):
-            disk.append(path, b"two\n", is_line=True)
+            files.append(path, b"two\n", is_line=True)
     assert path.read_bytes() == b"one\n"
 
 
@@ -233,14 +234,14 @@ def test_an_append_goes_on_where_the_system_takes_only_a_part(tmp_path):
             return min(3, len(data))
 
     slow = Slow()
-    disk.write_all(slow, b"0123456789")
+    files.write_all(slow, b"0123456789")
     assert slow.taken == b"0123456789"
 
 
 def test_a_line_cut_short_is_ended_first(tmp_path):
     path = tmp_path / "log"
     path.write_bytes(b"whole\ncut")
-    disk.append(path, b"next\n", is_line=True)
+    files.append(path, b"next\n", is_line=True)
     assert path.read_bytes() == b"whole\ncut\nnext\n"
 
 
@@ -250,20 +251,20 @@ def test_what_cannot_be_written_is_told_at_once_and_nothing_made(tmp_path, monke
         assert where == {"dir": tmp_path}  # what is there of the way
         raise OSError(number, os.strerror(number))
 
-    disk.check_writable(tmp_path / "a" / "b", "run.root=a")
-    monkeypatch.setattr(disk.tempfile, "TemporaryFile", refuse)
+    files.check_writable(tmp_path / "a" / "b", "run.root=a")
+    monkeypatch.setattr(files.tempfile, "TemporaryFile", refuse)
     with pytest.raises(RunError, match=f"run.root=a cannot be written: {os.strerror(number)}"):
-        disk.check_writable(tmp_path / "a" / "b", "run.root=a")
+        files.check_writable(tmp_path / "a" / "b", "run.root=a")
     assert os.listdir(tmp_path) == []
 
 
 def test_a_disk_is_full_when_no_page_or_no_file_fits(tmp_path, monkeypatch):
-    def room(blocks, files, left):
+    def room(blocks, n_files, left):
         result = list(os.statvfs(tmp_path))
-        result[1], result[4], result[5], result[7] = 512, blocks, files, left  # as in man statvfs
+        result[1], result[4], result[5], result[7] = 512, blocks, n_files, left  # as in man statvfs
         monkeypatch.setattr(os, "statvfs", lambda folder: os.statvfs_result(result))
-        return disk.is_full(tmp_path)
+        return files.is_full(tmp_path)
 
-    assert not disk.is_full(tmp_path)
+    assert not files.is_full(tmp_path)
     assert room(7, 100, 50) and not room(8, 100, 50)
     assert room(8, 100, 0) and not room(8, 0, 0)  # no count of files: as many as one likes

@@ -257,7 +257,7 @@ def fail_and_go_on(
     told = f"{what} of {path}: {caught.value!r}"
     assert os.strerror(number) in said and (name.rpartition(".")[0] or name) in said, told
     if number == errno.ENOSPC:
-        assert "is free on that disk" in said and "then give the same command again" in said, told
+        assert "is free on that disk" in said and "then run the same command again" in said, told
         takes_nothing = ("cannot make the folder", "cannot open", "cannot lock")
         assert "needs " in said or said.startswith(takes_nothing), told
     assert_whole(root, appended=not lasting)

@@ -25,7 +25,8 @@ from corpora.recordings import index_audio
 from corpora.utterance import Utterance
 from models.backbones import create_backbone
 from storage.tensors import load_state, load_tensors
-from system.bounded import (
+from system.errors import InputError, RunError
+from system.files import (
     MAX_CARD,
     MAX_CLASSES,
     MAX_CONFIG,
@@ -33,10 +34,10 @@ from system.bounded import (
     MAX_LABELS,
     MAX_MANIFEST,
     MAX_WORD,
+    read_json,
     read_text,
+    write_csv,
 )
-from system.errors import InputError, RunError
-from system.files import read_json, write_csv
 from tests.conftest import Payload
 from tests.support.paths import CODE, ROOT
 
@@ -119,14 +120,14 @@ def odd_files(folder: Path) -> Iterator[tuple[Path, str]]:
     yield huge, "larger than"
     pipe = folder / "pipe.csv"
     os.mkfifo(pipe)
-    yield pipe, "no plain file"
+    yield pipe, "not a regular file"
     inside = folder / "folder.csv"
     inside.mkdir()
-    yield inside, "no plain file"
+    yield inside, "not a regular file"
     for name, target in (("zero", "/dev/zero"), ("self", folder / "self.csv")):
         link = folder / f"{name}.csv"
         link.symlink_to(target)
-        yield link, "no plain file" if name == "zero" else "cannot read|corrupt|circle"
+        yield link, "not a regular file" if name == "zero" else "cannot read|corrupt|circle"
 
 
 @pytest.mark.promise("bounds")
@@ -371,7 +372,7 @@ def test_a_label_file_that_is_none_is_refused(corpus_root, tmp_path, count):
     shutil.copytree(corpus_root, root)
     folder = root / "Session1/dialog/EmoEvaluation"
     os.mkfifo(folder / "pipe.txt")
-    with pytest.raises(InputError, match="pipe.txt: it is no plain file"):
+    with pytest.raises(InputError, match="pipe.txt: it is not a regular file"):
         read_corpus("iemocap", root)
     (folder / "pipe.txt").unlink()
     (folder / "huge.txt").write_bytes(b"[" * (MAX_LABELS + 1))

@@ -16,14 +16,14 @@ import pytest
 
 from corpora.plan import make_plan
 from system.errors import InputError, RunError
-from system.locks import alone, in_turn, is_held
+from system.locks import is_held, lock
 from tests.support import kills
 from tests.support.runs import run_experiment
 
 FOLD = "folds/fold-1_seed-0"
 HOLDER = """
-import sys, time; from pathlib import Path; from system.locks import alone
-with alone(Path(sys.argv[1]), "x", shared=sys.argv[2] == "shared"):
+import sys, time; from pathlib import Path; from system.locks import lock
+with lock(Path(sys.argv[1]), "x", shared=sys.argv[2] == "shared"):
     print("held", flush=True); time.sleep(600)
 """
 
@@ -44,60 +44,62 @@ def hold() -> Iterator[Callable[[Path, str], subprocess.Popen]]:
         yield start
 
 
-def test_who_comes_second_is_told_who_was_first(tmp_path: Path, hold) -> None:
-    lock = tmp_path / "lock"
-    first = hold(lock)
-    assert is_held(lock)
+def test_the_second_process_is_told_who_was_first(tmp_path: Path, hold) -> None:
+    file = tmp_path / "lock"
+    first = hold(file)
+    assert is_held(file)
     words = f"another process is at work on the fold .process {first.pid} on {socket.gethostname()}"
-    with pytest.raises(RunError, match=words), alone(lock, "the fold"):
+    with pytest.raises(RunError, match=words), lock(file, "the fold"):
         pass
-    assert is_held(lock)  # trying takes nothing away
+    assert is_held(file)  # trying takes nothing away
 
 
 @pytest.mark.promise("stale_lock")
 def test_a_lock_falls_with_its_process_and_is_taken_over(tmp_path: Path, hold, count) -> None:
-    lock = tmp_path / "lock"
+    file = tmp_path / "lock"
     for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGSEGV):
-        first = hold(lock)
+        first = hold(file)
         first.send_signal(number)
         first.wait()
-        assert not is_held(lock) and str(first.pid) in lock.read_text()  # its name is still there
-        with alone(lock, "the fold"):
-            assert is_held(lock) and str(os.getpid()) in lock.read_text()
+        assert not is_held(file) and str(first.pid) in file.read_text()  # its name is still there
+        with lock(file, "the fold"):
+            assert is_held(file) and str(os.getpid()) in file.read_text()
         count("stale locks taken over")
 
 
-def test_those_who_share_keep_out_those_who_want_to_be_alone(tmp_path: Path, hold) -> None:
-    lock = tmp_path / "lock"
-    hold(lock, "shared")
-    with alone(lock, "the run", shared=True):
+def test_shared_owners_keep_out_an_exclusive_one(tmp_path: Path, hold) -> None:
+    file = tmp_path / "lock"
+    hold(file, "shared")
+    with lock(file, "the run", shared=True):
         pass
-    with pytest.raises(RunError, match="at work on the run"), alone(lock, "the run"):
+    with pytest.raises(RunError, match="at work on the run"), lock(file, "the run"):
         pass
-    assert not is_held(lock)  # by one alone
+    assert not is_held(file)  # exclusively
 
 
-def test_in_turn_waits_and_says_so(tmp_path: Path, caplog) -> None:
+def test_a_blocking_lock_waits_and_says_for_whom(tmp_path: Path, caplog) -> None:
     caplog.set_level(logging.INFO, "system.locks")
     order = []
 
     def second() -> None:
-        with in_turn(tmp_path / "lock"):
+        with lock(tmp_path / "lock", "the store", blocking=True):
             order.append("second")
 
-    with in_turn(tmp_path / "lock"):
+    with lock(tmp_path / "lock", "the store", blocking=True):
         (thread := threading.Thread(target=second)).start()
         time.sleep(0.2)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]
-    assert caplog.messages == [f"waiting for another process, which holds {tmp_path / 'lock'}"]
+    (message,) = caplog.messages
+    owner = f"(process {os.getpid()} on {socket.gethostname()}, since "
+    assert message.startswith(f"waiting until the lock of the store is free {owner}")
 
 
 def test_no_lock_no_holder(tmp_path: Path) -> None:
     assert not is_held(tmp_path / "none")
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot lock"), alone(tmp_path / "file" / "lock", "x"):
+    with pytest.raises(RunError, match="cannot lock"), lock(tmp_path / "file" / "lock", "x"):
         pass
 
 

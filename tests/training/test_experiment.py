@@ -39,7 +39,7 @@ from storage.run_folder import read_run, remove_run
 from storage.tensors import load_tensors
 from system.errors import InputError, RunError
 from system.files import read_json
-from system.locks import alone
+from system.locks import lock
 from tests.support.paths import CODE, ROOT
 from tests.support.runs import run_experiment
 from training import build
@@ -638,7 +638,7 @@ def test_a_fold_is_worked_on_by_one_process_at_a_time(tiny: Callable) -> None:
     config = tiny()
     run = run_experiment(config, [])
     (run / FOLD / "metrics.json").unlink()
-    with alone(run / FOLD / "state" / "lock", "a test"):
+    with lock(run / FOLD / "state" / "lock", "a test"):
         for overwrite in (False, True):
             with pytest.raises(RunError, match="another process is at work on .*fold-1_seed-0"):
                 run_experiment(config, [], overwrite)

@@ -252,7 +252,7 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
         assert run.until(place, n, number) == 0, f"{place}: {run.log.read_text()}"
         count("signals heeded")
         told = run.log.read_text()
-        command = told[told.index("To go on:") :].splitlines()[1]
+        command = told[told.index("To resume:") :].splitlines()[1]
         assert command.strip().startswith("python train")
         assert ("--overwrite" in command) == (newest is None)  # only until it has been done
         states = sorted((run.folder / FOLD / "state").glob("epoch-*"))
