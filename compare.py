@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from evaluation.comparison import conclusion
 from reports.publish import gather, markdown, publish
 from system.cli import run_cli
 from system.text import printable
@@ -35,6 +36,7 @@ def main() -> int:
         if arguments.out:
             publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
             print(f"Tables and report: {arguments.out}/comparison.* and report.html")
+        print(printable(conclusion(runs, comparison)))
 
     return run_cli(work)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from config.loading import dump_config
 from corpora.plan import Plan, make_plan
 from corpora.splits import Split
+from evaluation.comparison import conclusion
 from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
 from experiments.jobs import Failure, Job, run_jobs, slots_for
@@ -66,8 +67,8 @@ def plan_jobs(recipes: Sequence[Recipe], plan: Plan) -> list[Job]:
     ]
 
 
-def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> None:
-    """Print the tables of the runs, and write them and the report.
+def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:
+    """Print the tables of the runs, write them and the report; return what the tests say.
 
     Args:
         folders: Run folders.
@@ -80,6 +81,7 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     runs, comparison = gather(folders, breakdowns=True, reference=reference)
     print(comparison_markdown(comparison))
     publish(out, runs, comparison)
+    return conclusion(runs, comparison)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -161,6 +163,7 @@ def _job(recipe: Recipe, plan: Plan, split: Split, seed: int) -> Job:
         command=recipe.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]"),
         folder=recipe.folder / "folds" / fold.name,
         log=recipe.folder / "logs" / f"{fold.name}.log",
+        epochs=config.train.epochs,
     )
 
 
@@ -168,7 +171,7 @@ def _finish(
     recipes: Sequence[Recipe], failures: Sequence[Failure], out: Path, reference: int | None
 ) -> None:
     """Sum up what is finished, compare it, and fail with a list where jobs failed."""
-    problems = []
+    problems, answer = [], ""
     if failures:
         problems.append("these jobs failed, and their folds are missing:")
         problems += [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
@@ -176,7 +179,8 @@ def _finish(
         for recipe in recipes:
             if any(recipe.folder.glob("folds/*/metrics.json")):
                 _sum_up(recipe)
-        conclude([recipe.folder for recipe in recipes], out, reference)
+        print(f"Compare the {len(recipes)} runs; write tables and report to {out}", flush=True)
+        answer = conclude([recipe.folder for recipe in recipes], out, reference)
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:
@@ -184,6 +188,7 @@ def _finish(
             problems.append("The same command tries again and repeats nothing that is finished")
         raise RunError("\n".join(problems))
     _say_where_to_look(recipes, out)
+    print(answer)
 
 
 def _sum_up(recipe: Recipe) -> None:
