@@ -51,7 +51,7 @@ class MelSTFT(nn.Module):
 
     >>> tone = torch.sin(2 * torch.pi * 440 / 16000 * torch.arange(16000))[None]
     >>> int(MelSTFT(16000, n_fft=1024, n_mels=40)(tone)[0, :, 30].argmax())
-    8
+    5
     """
 
     def __init__(

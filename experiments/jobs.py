@@ -10,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,7 +37,7 @@ class Job:
     command: tuple[str, ...]
     folder: Path  # of the fold
     log: Path  # gets stdout and stderr, behind those of earlier attempts
-    epochs: int | None = None  # the most that it trains, for the progress
+    epochs: int | None = field(default=None, kw_only=True)  # most that it trains, for the progress
 
     @property
     def finished(self) -> bool:
