@@ -32,13 +32,15 @@ def main() -> int:
     def work() -> None:
         for folder in arguments.runs:
             check_is_run(folder)
-        from reports.publish import gather, markdown, publish  # slow: torch, scipy
+        from evaluation.comparison import conclusion  # slow: torch, scipy
+        from reports.publish import gather, markdown, publish
 
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
         print(printable(markdown(comparison)))
         if arguments.out:
             publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
             print(f"Tables and report: {arguments.out}/comparison.* and report.html")
+        print(printable(conclusion(runs, comparison)))
 
     return run_cli(work)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 from config.effects import has_effect, usual_value
@@ -9,11 +10,13 @@ from corpora.certificate import protocol_parts
 from evaluation.metrics import SCORES
 from evaluation.significance import holm, mcnemar, paired_test
 from evaluation.summary import by_speaker, describe_run
+from evaluation.tables import p_value
 from storage.run_folder import Run
 from system.errors import InputError
 
 SHARED = ("protocol", "certificate", "speaker_dependent", "classes", "folds", "n_folds", "seeds")
 TESTED = ("ua", "wa")
+LEVEL = 0.05  # a corrected p below it shows a difference
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
 
 
@@ -47,6 +50,37 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]
         "mcnemar": _mcnemar_tests(runs, names, pairs),
         "made_with": _made_with(runs),
     }
+
+
+def conclusion(runs: Sequence[Run], comparison: Mapping[str, Any]) -> str:
+    """Say in one sentence which runs the paired tests of UA tell apart; "" for a single run.
+
+    Args:
+        runs: The compared runs; the corpus of the first tells whether the speech is synthetic.
+        comparison: From `compare`.
+    """
+    tests = [test for test in comparison["tests"] if test["metric"] == "ua"]
+    if not tests:
+        return ""
+    demo = Path(str(runs[0].config["corpus.root"]), "demo.json").exists()
+    about = "; the speech is synthetic and says nothing about people." if demo else "."
+    n, n_speakers = len(tests), comparison["n_speakers"]
+    shown = [_in_words(test) for test in tests if test["p_holm"] < LEVEL]
+    if shown:
+        rest = "" if len(shown) == n else "no other difference is shown; "
+        corrected = f"p corrected for {n} comparison{'s' * (n > 1)}, {n_speakers} speakers"
+        return f"{', '.join(shown)}; {rest}{corrected}{about}"
+    names = [run["name"] for run in comparison["runs"]]
+    whom = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) < 5 else f"{len(names)} runs"
+    p, p_holm = (p_value(min(test[key] for test in tests)) for key in ("p", "p_holm"))
+    correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
+    sentence = f"No difference in UA between {whom} is shown: the smallest p is {p}{correction}"
+    smallest = min(test["smallest_p"] for test in tests)
+    if n * smallest < LEVEL:
+        return f"{sentence}, with {n_speakers} speakers{about}"
+    corrected = f" ({p_value(min(1.0, n * smallest))})" if n > 1 else ""
+    floor = f"{n_speakers} speakers allow none below {p_value(smallest)}{corrected}"
+    return f"{sentence}, and {floor}, so that none could be shown{about}"
 
 
 def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -163,6 +197,13 @@ def _mcnemar_tests(
             rows.append({"a": a, "b": b, "seed": seed, **test._asdict()})
     adjusted = holm([row["p"] for row in rows])
     return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _in_words(test: Mapping[str, Any]) -> str:
+    """Say which run of a pair is better, by how much and how surely."""
+    better, worse = (test["a"], test["b"]) if test["difference"] > 0 else (test["b"], test["a"])
+    points, p = 100 * abs(test["difference"]), p_value(test["p_holm"])
+    return f"{better} beats {worse} by {points:.1f} points of UA (p {p})"
 
 
 def _made_with(runs: Sequence[Run]) -> list[dict[str, Any]]:

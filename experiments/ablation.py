@@ -211,7 +211,8 @@ def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
                 title = f"{run.config.name} fold {split.fold} seed {seed}"
                 command = run.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]")
                 log = run.folder / "logs" / f"{fold}.log"
-                jobs.append(Job(title, command, run.folder / "folds" / fold, log))
+                folder, epochs = run.folder / "folds" / fold, run.config.train.epochs
+                jobs.append(Job(title, command, folder, log, epochs=epochs))
     return jobs
 
 

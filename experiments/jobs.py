@@ -1,6 +1,8 @@
 """Run jobs as subprocesses, N at a time; skip finished ones; continue after failures."""
 
+import csv
 import logging
+import math
 import os
 import shlex
 import signal
@@ -8,7 +10,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 TICK = 0.1  # seconds between two checks of the running processes
 BUSY_TICK = 5.0  # seconds between two checks of jobs that other processes run
 GRACE = 60.0  # seconds in which a job may save its state after SIGTERM
+EPOCH_INTERVAL = 20.0  # seconds between two reports of the epochs that running jobs have finished
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Job:
     command: tuple[str, ...]
     folder: Path  # of the fold
     log: Path  # stdout and stderr are appended to it
+    epochs: int | None = field(default=None, kw_only=True)  # most that it trains, for the progress
 
     @property
     def finished(self) -> bool:
@@ -90,6 +94,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
         RunError: A job cannot be started, or its log cannot be written.
     """
     pool = JobPool(jobs, slots)
+    epochs = EpochReporter()
     n_finished = len(jobs) - len(pool.waiting)
     log.info("%d jobs, %d finished before, %d at a time", len(jobs), n_finished, len(slots))
     with (stop := Stop()).install_handlers(), stop.deferred():
@@ -97,6 +102,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
             while (pool.waiting or pool.running) and not stop.requested:
                 pool.collect_ended()
                 pool.start_waiting()
+                epochs.report([running.job for running in pool.running])
                 time.sleep(TICK)
         finally:
             pool.stop()
@@ -232,6 +238,40 @@ class JobPool:
             mean = sum(self._seconds) / len(self._seconds)
             time_left = f"; about {format_duration(mean * left / min(left, self._n_slots))} left"
         log.info("[%d/%d] %s: %s%s", self._n_jobs - left, self._n_jobs, job.title, event, time_left)
+
+
+class EpochReporter:
+    """Logs how many epochs running jobs have finished, with the last dev UA."""
+
+    def __init__(self) -> None:
+        self._reported: dict[str, int] = {}  # epochs, by title
+        self._next = time.monotonic() + EPOCH_INTERVAL
+
+    def report(self, running: Sequence[Job]) -> None:
+        """Log the jobs that have finished an epoch since the last report; do nothing in between."""
+        if time.monotonic() < self._next:
+            return
+        self._next = time.monotonic() + EPOCH_INTERVAL
+        for job in running:
+            n_epochs, dev_ua = finished_epochs(job.folder)
+            if n_epochs > self._reported.get(job.title, 0):
+                self._reported[job.title] = n_epochs
+                of = "" if job.epochs is None else f" of {job.epochs}"
+                log.info("%s: epoch %d%s, dev UA %.1f %%", job.title, n_epochs, of, 100 * dev_ua)
+
+
+def finished_epochs(folder: Path) -> tuple[int, float]:
+    """Return how many epochs a fold has finished and its last dev UA; 0 and NaN before the first.
+
+    Args:
+        folder: Folder of the fold; its `history.csv` is rewritten after each epoch.
+    """
+    try:
+        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return len(rows), float(rows[-1]["dev_ua"])
+    except (OSError, ValueError, LookupError, TypeError, csv.Error):
+        return 0, math.nan  # progress is for people: a file that cannot be read stops no job
 
 
 def _visible_gpus() -> list[str]:

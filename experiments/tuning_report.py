@@ -138,7 +138,7 @@ def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) 
     write_text(file, header + dump_config(config))
 
 
-def _save(plot, file: Path) -> None:
+def _save(plot: Any, file: Path) -> None:
     """Save the figure of one or several axes, with words of the config as they are."""
     import numpy as np
     from matplotlib import pyplot

@@ -61,8 +61,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         return run_cli(work, ["scripts/ablation.sh", *argv], stop)
 
 
-def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> None:
-    """Print the tables of the runs, and write them and the report.
+def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:
+    """Print the tables of the runs, write them and the report; return what the tests say.
 
     Args:
         folders: Run folders.
@@ -72,12 +72,14 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     Raises:
         InputError: The runs have not finished the same folds.
     """
-    from evaluation.tables import comparison_markdown  # slow: scipy, matplotlib
+    from evaluation.comparison import conclusion  # slow: scipy, matplotlib
+    from evaluation.tables import comparison_markdown
     from reports.publish import gather, publish
 
     runs, comparison = gather(folders, breakdowns=True, reference=reference)
     print(comparison_markdown(comparison))
     publish(out, runs, comparison)
+    return conclusion(runs, comparison)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -122,7 +124,7 @@ def _finish(
     """Summarize and compare what is finished; fail with a list if jobs failed."""
     from evaluation.summary import summarize  # slow: scipy
 
-    problems = []
+    problems, answer = [], ""
     if failures:
         problems.append("these jobs failed, and their folds are missing:")
         problems += [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
@@ -132,7 +134,8 @@ def _finish(
                 # Again with all folds: each job has written those of its own fold only
                 write_text(run.folder / "config.yaml", dump_config(run.config))
                 summarize(run.folder)
-        conclude([run.folder for run in runs], out, reference)
+        print(f"Compare the {len(runs)} runs; write tables and report to {out}", flush=True)
+        answer = conclude([run.folder for run in runs], out, reference)
     except (InputError, RunError) as error:
         problems.append(f"there is no table: {error}")
     if problems:
@@ -144,6 +147,7 @@ def _finish(
         f"figures mean: FUSION_COMPARISON.md. Predictions and history: {runs[-1].folder}/folds;\n"
         f"curves and gates: tensorboard --logdir {out.parent}"
     )
+    print(answer)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import yaml
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
-from evaluation.comparison import compare
+from evaluation.comparison import compare, conclusion
 from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run
 from system.errors import InputError
@@ -223,3 +223,44 @@ def test_rows_of_all_tables_are_as_long_as_their_head(make):
     for table in re.findall(r"\\toprule\n(.*?)\\bottomrule", latex, re.DOTALL):
         rows = [line for line in table.splitlines() if line.endswith(r"\\")]
         assert len({line.count(" & ") for line in rows}) == 1
+
+
+def test_the_conclusion_says_that_nothing_is_shown_and_whether_anything_could_be(make, tmp_path):
+    runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
+    found = compare(runs)
+    p = min(test["p"] for test in found["tests"] if test["metric"] == "ua")
+    p_holm = min(test["p_holm"] for test in found["tests"] if test["metric"] == "ua")
+    assert (p, p_holm) == (0.25, 0.75)
+    sentence = (
+        "No difference in UA between one, two and three is shown: the smallest p is 0.250 (0.750 "
+        "after correction for 3 comparisons), and 3 speakers allow none below 0.250 (0.750), so "
+        "that none could be shown"
+    )
+    assert conclusion(runs, found) == f"{sentence}."
+    for run in runs:
+        run.config["corpus.root"] = str(tmp_path)
+    (tmp_path / "demo.json").touch()
+    assert conclusion(runs, found) == (
+        f"{sentence}; the speech is synthetic and says nothing about people."
+    )
+    assert conclusion(runs[:1], compare(runs[:1])) == ""
+
+
+def test_the_conclusion_names_who_is_better_and_by_how_much(make):
+    good = {f"s{i}": (4, 4, 4, 4) for i in range(8)}
+    poor = {f"s{i}": (4, 3, 4, 2) for i in range(8)}
+    runs = [make("poor", poor, fusion="concat"), make("good", good), make("also", good)]
+    assert conclusion(runs, compare(runs)) == (
+        "good beats poor by 37.5 points of UA (p 0.023), also beats poor by 37.5 points of UA "
+        "(p 0.023); no other difference is shown; p corrected for 3 comparisons, 8 speakers."
+    )
+    assert conclusion(runs[:2], compare(runs[:2])) == (
+        "good beats poor by 37.5 points of UA (p 0.008); p corrected for 1 comparison, 8 speakers."
+    )
+    near = {speaker: (4, 4, 4, 3 + (speaker < "s4")) for speaker in good}
+    far = {speaker: (4, 4, 4, 3 + (speaker >= "s4")) for speaker in good}
+    runs = [make("near", near), make("far", far)]
+    assert conclusion(runs, compare(runs)) == (
+        "No difference in UA between near and far is shown: the smallest p is 1.000, with 8 "
+        "speakers."
+    )

@@ -76,7 +76,7 @@ def run(configs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Sai
     monkeypatch.setattr(sys, "executable", str(fake))
     monkeypatch.setattr(jobs, "TICK", 0.01)
     monkeypatch.setattr("evaluation.summary.summarize", lambda run: None)
-    monkeypatch.setattr(ablation, "conclude", lambda runs, out, reference: None)
+    monkeypatch.setattr(ablation, "conclude", lambda runs, out, reference: "")
 
     def call(*arguments: str) -> Said:
         log = tmp_path / "calls"

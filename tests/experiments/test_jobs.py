@@ -400,3 +400,25 @@ def test_without_gpus_slots_share_the_threads(
         monkeypatch.setenv("OMP_NUM_THREADS", given)
     assert slot_environments(n, device) == [expected] * n
     assert bool(expected) == ("may change the last bits" in " ".join(caplog.messages))
+
+
+def test_epochs_of_running_jobs_are_logged(job, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "experiments.jobs")
+    monkeypatch.setattr(jobs, "EPOCH_INTERVAL", 0.0)
+    seen = "while not os.path.exists(folder + '/go'): time.sleep(0.01)\n"
+    one = replace(job("a", seen + DONE), epochs=8)
+    write_epochs = (
+        "import time, sys; from pathlib import Path; folder = Path(sys.argv[1])\n"
+        "(folder / 'history.csv').write_text('epoch,dev_ua\\n1,0.25\\n2,0.416\\n')\n"
+        "time.sleep(1); (folder / 'go').touch()\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", write_epochs, str(one.folder)]):
+        assert run_jobs([one], [{}]) == []
+    assert caplog.messages.count("a: epoch 2 of 8, dev UA 41.6 %") == 1
+
+
+@pytest.mark.parametrize("text", ["", "epoch,dev_ua\n", "epoch,loss\n1,2\n", "epoch,dev_ua\n1\n"])
+def test_a_history_that_cannot_be_read_stops_no_job(tmp_path, text):
+    assert jobs.finished_epochs(tmp_path)[0] == 0
+    (tmp_path / "history.csv").write_text(text)
+    assert jobs.finished_epochs(tmp_path)[0] == 0

@@ -1,0 +1,48 @@
+"""`pip install -e .` installs every room; the constraints fit the requirements."""
+
+import re
+import tomllib
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.support.paths import CODE, ROOT
+from tests.test_architecture import LEVELS
+
+FILES = ("requirements.txt", "requirements-dev.txt")
+
+
+def requirements(file: str) -> list[Requirement]:
+    lines = (ROOT / file).read_text(encoding="ascii").splitlines()
+    return [Requirement(line.split("#")[0]) for line in lines if line.split("#")[0].strip()]
+
+
+def test_pyproject_installs_every_room_and_reads_the_requirements_files():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    setuptools = project["tool"]["setuptools"]
+    folders = sorted({path.parent.name for path in CODE if path.parent != ROOT})
+    assert sorted(setuptools["packages"]) == folders
+    assert sorted(setuptools["py-modules"]) == sorted(LEVELS.keys() - set(folders))
+    dynamic = setuptools["dynamic"]
+    named = (dynamic["dependencies"], dynamic["optional-dependencies"]["dev"])
+    assert named == tuple({"file": [file]} for file in FILES)
+
+
+def test_the_constraints_pin_every_requirement_within_its_range():
+    text = (ROOT / "constraints.txt").read_text(encoding="ascii")
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)  # no path, no address
+    pinned = {canonicalize_name(name): v for name, v in (line.split("==") for line in lines)}
+    missing = []
+    for requirement in [r for file in FILES for r in requirements(file)]:
+        version = pinned.get(canonicalize_name(requirement.name))
+        if version is None:
+            missing.append(requirement.name)
+        else:
+            assert requirement.specifier.contains(version), requirement
+    assert missing == ["pytest-cov", "coverage"]  # no table depends on them
+
+
+def test_no_requirement_is_listed_twice():
+    names = [canonicalize_name(r.name) for file in FILES for r in requirements(file)]
+    assert len(set(names)) == len(names)
