@@ -72,3 +72,6 @@ $(VENV)/.dev: requirements-dev.txt $(VENV)/.run
 build/lowest.txt: requirements.txt requirements-dev.txt
 	@mkdir -p $(@D)
 	sed -nE 's/^([A-Za-z][A-Za-z0-9_-]*)>=([0-9.]+).*/\1==\2/p' $^ > $@
+
+build/lowest-torch.txt: build/lowest.txt
+	grep -E '^(torch|torchvision|torchaudio|timm)==' $< > $@

@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from config.fusions import FUSIONS
 from config.loading import dump_config, load_config

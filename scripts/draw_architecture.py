@@ -106,15 +106,16 @@ def draw(rooms: Mapping[str, Room], arrows: list[tuple[str, str]]) -> str:
         rooms: From `read_rooms`.
         arrows: Pairs (importing, imported) of room names.
     """
-    rows = {level: [] for level in sorted({room.level for room in rooms.values()}, reverse=True)}
+    levels = sorted({room.level for room in rooms.values()}, reverse=True)
+    rows: dict[int, list[Node]] = {level: [] for level in levels}
     boxes = {}
     for room in rooms.values():
         boxes[room.name] = Node(room.level, room, len(room.shown) * 0.61 * NAME_SIZE + 14)
         rows[room.level].append(boxes[room.name])
     chains = []
     for a, b in arrows:
-        levels = [level for level in rows if boxes[b].level < level < boxes[a].level]
-        waypoints = [Node(level, None, LANE) for level in levels]
+        passed = [level for level in rows if boxes[b].level < level < boxes[a].level]
+        waypoints = [Node(level, None, LANE) for level in passed]
         for node in waypoints:
             rows[node.level].append(node)
         chains.append([boxes[a], *waypoints, boxes[b]])
@@ -158,7 +159,7 @@ def _arrange(rows: list[list[Node]], chains: list[list[Node]]) -> None:
 
 def _place(row: list[Node], wanted: Mapping[Node, float]) -> None:
     """Give each node the x that it wants, as far as order, gaps and margins allow."""
-    left = MARGIN + LABEL
+    left = float(MARGIN + LABEL)
     for node in row:
         node.x = max(wanted[node], left + node.width / 2)
         left = node.x + node.width / 2 + GAP
@@ -182,8 +183,7 @@ def _svg(rows: Mapping[int, list[Node]], chains: list[list[Node]]) -> str:
     paths = [_arrow(chain, tops, bottoms) for chain in chains]
     caption = "An arrow: imports. Arrows that follow from others are left out. Left: the level."
     footer = f'<text class="job" x="{MARGIN}" y="{y - ROW_GAP + 24:.0f}">{caption}</text>'
-    height = y - ROW_GAP + 36
-    return "\n".join([_head(height), *paths, *parts, footer, "</svg>", ""])
+    return "\n".join([_head(y - ROW_GAP + 36), *paths, *parts, footer, "</svg>", ""])
 
 
 def _wrap(room: Room, width: float) -> list[str]:

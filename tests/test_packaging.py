@@ -1,8 +1,10 @@
 """`pip install -e .` installs every room; the constraints fit the requirements."""
 
 import re
+import subprocess
 import tomllib
 
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -46,3 +48,11 @@ def test_the_constraints_pin_every_requirement_within_its_range():
 def test_no_requirement_is_listed_twice():
     names = [canonicalize_name(r.name) for file in FILES for r in requirements(file)]
     assert len(set(names)) == len(names)
+
+
+def test_the_workflow_calls_verbs_of_the_makefile():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
+    steps = [step.get("run", "") for job in workflow["jobs"].values() for step in job["steps"]]
+    verbs = {word for step in steps if step.startswith("make ") for word in step.split()[1:]}
+    assert {"lint", "typecheck", "test", "coverage"} <= verbs
+    subprocess.run(["make", "--dry-run", *verbs], cwd=ROOT, check=True, capture_output=True)

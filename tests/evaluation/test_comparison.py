@@ -264,3 +264,12 @@ def test_the_conclusion_names_who_is_better_and_by_how_much(make):
         "No difference in UA between near and far is shown: the smallest p is 1.000, with 8 "
         "speakers."
     )
+
+
+def test_the_conclusion_counts_the_comparisons_that_the_least_p_is_corrected_for(make):
+    good = {f"s{i}": (4, 4, 4, 4) for i in range(6)}
+    poor = {f"s{i}": (4, 3, 4, 2) for i in range(6)}
+    runs = [make("one", good), make("two", good), make("three", poor)]
+    assert "6 speakers allow none below 0.031 (0.094), so that none could be shown" in conclusion(
+        runs, compare(runs)
+    )
