@@ -73,6 +73,8 @@ def python_words(module: str, checkout: Path) -> list[str]:
 def cost(words: list[str], checkout: Path, status: int) -> Cost:
     """Run Python in a checkout and return what the process took.
 
+    The system counts the memory of the parent before the child starts Python: import little here.
+
     Raises:
         SystemExit: It ended with another status.
     """

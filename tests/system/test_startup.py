@@ -97,6 +97,6 @@ def test_scripts_of_an_older_checkout_are_found_at_its_root(tmp_path: Path) -> N
 
 def test_a_process_is_measured() -> None:
     seen = startup.cost(["-c", "sum(range(10**6)); raise SystemExit(2)"], ROOT, 2)
-    assert 0 < seen.seconds < 10 and 1 < seen.megabytes < 1000
+    assert 0 < seen.seconds < 10 and seen.megabytes > 1
     with pytest.raises(SystemExit, match="ended with 2"):
         startup.cost(["-c", "raise SystemExit(2)"], ROOT, 0)
