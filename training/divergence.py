@@ -56,7 +56,7 @@ class Diverged(RunError):
 
 
 def not_finite(batch: Batch) -> Tensor:
-    """Return which clips of a batch have a image that is not finite: (B,) bool."""
+    """Return which clips of a batch have an image that is not finite: (B,) bool."""
     finite = [image.flatten(1).isfinite().all(1) for image in (batch.cqt, batch.mel)]
     return ~(finite[0] & finite[1])
 

@@ -141,7 +141,7 @@ def test_records_equal_images_computed_directly(clips, make_store) -> None:
         for name, image in zip(("cqt", "mel"), pair, strict=True):
             stored = store.view(name)[store.rows[key].start]
             np.testing.assert_array_equal(stored, image[0].half().numpy())
-            assert stored.std() > 0.1  # dB: a image, not a constant
+            assert stored.std() > 0.1  # dB: an image, not a constant
 
 
 class Levels:

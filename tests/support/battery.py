@@ -239,7 +239,7 @@ KINDS = [
     Kind("a web page", content("<!doctype html><title>404</title>"), UNKNOWN),
     Kind("a Git LFS pointer", content(LFS), UNKNOWN),
     Kind("a ZIP archive", an_archive, UNKNOWN),
-    Kind("a image", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
+    Kind("an image", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
     Kind("an M4A", content(b"\0\0\0 ftypM4A " + bytes(999)), UNKNOWN),
     Kind("a pickle", content(b"\x80\x04\x95\x10" + bytes(999)), UNKNOWN),
     Kind("zeros", content(bytes(9999)), UNKNOWN),
