@@ -100,7 +100,7 @@ class MaxMViTGMU(nn.Module):
 
         Args:
             features: From `features`, or changed by an intervention.
-            forced_gate: Overrides the gate, for interventions: 1 reads CQT alone, 0 Mel alone.
+            forced_gate: Overrides the gate, for interventions: at 1 the fused vector is h_cqt.
 
         Raises:
             ValueError: A branch is missing, or there is no gate to force.

@@ -9,9 +9,9 @@ NT-Xent (Chen et al. 2020, equation 1) compares all 2B views with each other:
 where p is the partner of view i, the other view of its utterance, and the sum leaves out i itself.
 The loss is the mean of loss[i]. Two boolean masks say what a pair (i, j) is: `partners` is True for
 positives, `left_out` for pairs that do not count, all others are negatives. With several positives
-loss[i] is their mean (Khosla et al. 2020, L_out). GloMER's code is `cross_modal`, one way only:
+loss[i] is the mean over them (Khosla et al. 2020, L_out). GloMER's code searches one way only:
     similarity = a b^T / temperature                                              (B, B)
-and `symmetric` is the mean of the losses of similarity and similarity^T (Radford et al. 2021).
+(`cross_modal`); `symmetric` is the mean for similarity and similarity^T (Radford et al. 2021).
 
     consistency  L_con = 1 - mean_i a_i . b_i
     diversity    L_div = mean_i |a_i - b_i|
