@@ -115,7 +115,7 @@ def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
 def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     small = {"sample_rate": 16_000, "input_rate": 16_000, "image_size": 32}
     monkeypatch.setattr(long_audio, "SETTINGS", small)
-    found = long_audio.add_measures(0.05, tmp_path / "long.wav")
+    found = long_audio.measure(0.05, tmp_path / "long.wav")
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
     assert found["s to index"] > 0 and found["s to compute images"] > 0
     assert found["MB to compute images"] >= found["MB to index"] >= 0
