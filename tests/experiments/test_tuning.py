@@ -30,6 +30,8 @@ from system.signals import Stop
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
 from training import fold
+from training.checkpoints import Progress
+from training.session import Fold
 
 SPACE = {
     "optim.lr": {"low": 1e-4, "high": 3e-3, "log": True},
@@ -89,18 +91,11 @@ def quick(monkeypatch) -> list[float]:
     """Replace training: dev UA is higher for smaller rates; return the rates that were trained."""
     trained: list[float] = []
 
-    class Trainer:
-        class progress:
-            best_ua, best_epoch, epoch = 0.0, 1, 1
-
-    class Training:
-        trainer = Trainer
-
-    def train(job, folder, store, accelerator, stop, watch):
+    def train(job: Fold, folder: Path, watch: Callable[[Progress], None]) -> Progress:
         trained.append(job.config.optim.lr)
-        Trainer.progress.best_ua = 1 - job.config.optim.lr
-        watch(Trainer.progress)
-        return Training
+        progress = Progress(epoch=1, best_ua=1 - job.config.optim.lr, best_epoch=1)
+        watch(progress)
+        return progress
 
     monkeypatch.setattr(fold, "train_fold", train)
     return trained
@@ -318,7 +313,7 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
 
 def test_random_utterances_cannot_be_tuned(tiny) -> None:
     wishes = ("protocol.split=random-utterance", "protocol.allow_speaker_overlap=true")
-    with pytest.raises(InputError, match="all clips must be heard before they are split"):
+    with pytest.raises(InputError, match="all audio, test audio too, must be indexed before it can split"):
         make_tuning_plan(tiny(*wishes))
 
 
