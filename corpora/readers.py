@@ -77,7 +77,7 @@ def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) ->
     root = Path(root).expanduser()
     if not root.is_dir():
         raise InputError(f"corpus.root: there is no folder {root}; {_list_nearest_folder(root)}")
-    if manifest is not None and not Path(manifest).expanduser().exists():
+    if manifest is not None and not os.path.lexists(Path(manifest).expanduser()):
         raise InputError(f"corpus.manifest: there is no file {manifest}")
 
 

@@ -110,7 +110,9 @@ def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
         RunError: They do not fit, or a file is corrupt.
     """
     file, settings = folder / "model.safetensors", card.settings()
-    if reason := misfit(settings, tensor_shapes(file)):
+    with _rebuilding(folder):
+        reason = misfit(settings, tensor_shapes(file))
+    if reason:
         reason = f"model.json and model.safetensors are not of one model: {reason}"
         raise corrupt_file(folder, reason)
     weights = load_tensors(file)

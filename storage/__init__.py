@@ -1,1 +1,1 @@
-"""What lies on disk: feature store, run folder, ledger, checkpoints."""
+"""What lies on disk: feature store, run folder, ledger, model card, weights."""

@@ -147,7 +147,7 @@ def test_steps_alternate_and_the_median_ratio_is_shown(monkeypatch, tmp_path, ca
     monkeypatch.setitem(fusions.BACKBONES, "small", TINY)
 
     def seconds(one: fusions.Candidate, batch: fusions.Images) -> float:
-        asked.append(one.model.head.fusion)
+        asked.append(one.model.settings.fusion)
         return clock[asked[-1]] + len(asked)
 
     monkeypatch.setattr(fusions, "seconds", seconds)

@@ -390,7 +390,7 @@ def test_a_study_ends_in_a_table_of_each_variant_beside_the_recipe(
     tables = (folder / "comparison.md").read_text()
     assert all(f"| {name} |" in tables and f"| {name} |" in said for name in names)
     assert "Paired tests on the same utterances, each run with `tiny_gmu`: " in tables
-    assert "corrected for 2 comparisons (Holm)" in tables
+    assert "Holm-corrected for 2 comparisons" in tables
     rows = [line.split("|")[1:3] for line in tables.splitlines() if " − " in line]
     matched = "model.fusion: concat / gmu, model.match_parameters: true / –"
     ones = [[" tiny_concat_matched − tiny_gmu ", f" {matched} "]]

@@ -117,7 +117,7 @@ def images_of(run, part):
     """Yield each clip's images from its recording, with nothing of the store."""
     frozen = next(iter(open_run(run).folds()))
     model = FoldModel(frozen.result.folder)
-    for utterance in dict(frozen.job.split.parts())[part]:
+    for utterance in dict(frozen.fold.split.parts())[part]:
         yield model._images(torch.from_numpy(read_audio(utterance.path, RATE)))
 
 
@@ -140,8 +140,8 @@ def test_a_clip_of_many_crops_counts_once_in_the_mean(tiny):
     frozen = next(iter(open_run(run).folds()))
     clips = [frozen.model.features(*pair) for pair in images_of(run, "train")]
     assert {len(cqt) for cqt, _ in clips} == {2}
-    store = frozen.store
-    key = frozen.job.hashes[frozen.job.split.train[0].path]
+    store = frozen.fold.session.store
+    key = frozen.fold.hashes(frozen.fold.split.train)[0]
     store.rows[key] = range(store.rows[key].start, store.rows[key].start + 1)  # one crop alone
     expected = torch.stack([clips[0][0][0], *(cqt.mean(0) for cqt, _ in clips[1:])]).mean(0)
     assert torch.allclose(frozen.means("train")[0], expected, atol=1e-5)
@@ -215,7 +215,7 @@ def test_a_head_that_reads_one_branch_loses_with_that_branch_alone(runs):
         "One", (), {"test": table.take(np.arange(8)), "classes": ("a", "b"), "fold": 1, "seed": 0}
     )()
     object.__setattr__(one.test, "targets", targets)
-    frozen = FakeFold(one, None, None, None)
+    frozen = FakeFold(one, None, None)
     feature = torch.tensor(targets).float()[:, None].expand(-1, 2)
     inputs = HeadInputs(np.arange(8), (feature, feature))
     counts = intervene(frozen, inputs, frozen.fuse(inputs), 3).counts

@@ -260,7 +260,7 @@ def test_odd_names_are_text_and_missing_audio_is_said(tmp_path: Path) -> None:
     for raw in ("<script", "<b>u", "<i>say", "<img src=x"):
         assert raw not in page
     assert "&lt;b&gt;u&lt;/b&gt;" in page and "&lt;i&gt;say" in page
-    assert "Not at hand: gone.wav cannot be read" in page
+    assert "Not available: gone.wav cannot be read" in page
     assert page.count("<audio") == 0
     assert '<p class="stamp" role="alert">SPEAKER-DEPENDENT' in page
 

@@ -257,7 +257,7 @@ def test_compare_prints_the_tables_and_writes_them_where_asked(
     assert {path.name for path in out.iterdir()} == names
     printed, written = capsys.readouterr().out, (out / "comparison.md").read_text()
     assert written in printed and "telephone" in written and "coverage" in written
-    assert "read more than once: fold 1 seed 0: 12 x robustness, 1 x test." in written
+    assert "evaluated more than once: fold 1 seed 0: 12 x robustness, 1 x test." in written
     assert "data:audio" not in (out / "report.html").read_text()
     assert compare(str(tmp_path)) == 2 and "runs in it" not in capsys.readouterr().out
     assert compare(str(folder), "--out", str(folder / "summary.md")) == 2

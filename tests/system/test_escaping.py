@@ -246,7 +246,7 @@ def test_a_config_that_is_no_file_is_told_in_one_line(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     arguments = ["--config", str(tmp_path / "pipe.yaml")]
     assert train_main(arguments, "", ["concat"], "train.py") == WRONG_INPUT
-    assert re.fullmatch(r"wrong input: .*no plain file\n", capsys.readouterr().err)
+    assert re.fullmatch(r"wrong input: .*not a regular file\n", capsys.readouterr().err)
 
 
 def test_a_report_decodes_to_images(harmful):

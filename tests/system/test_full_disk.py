@@ -22,12 +22,14 @@ from safetensors.torch import load_file, save_file
 
 from config.loading import load_config
 from config.schema import Config
+from evaluation import summary as evaluation_summary
 from features import SpectrogramImages
 from reports.publish import gather, publish
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_text
+from tests.support import runs
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
 from tests.training.test_experiment import results_of
@@ -533,14 +535,15 @@ def test_a_run_that_is_removed_meanwhile_stays_removed(
 def test_a_run_that_is_removed_between_two_folds_is_not_begun_again(
     reference, tmp_path, monkeypatch, count
 ) -> None:
-    root, sum_up = tmp_path / "root", experiment.summarize
+    root, sum_up = tmp_path / "root", evaluation_summary.summarize
 
     def sum_up_and_remove(folder: Path) -> None:
         sum_up(folder)
         shutil.rmtree(folder)
 
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "summarize", sum_up_and_remove)
+        patch.setattr(evaluation_summary, "summarize", sum_up_and_remove)
+        patch.setattr(runs, "summarize", sum_up_and_remove)
         with pytest.raises(RunError, match=f"the folder {root}/runs/tiny is gone"):
             run_experiment(config_in(reference.recipe, root, "run.seeds=[0,1]"), [])
     assert os.listdir(root / "runs") == []

@@ -12,7 +12,8 @@ from tests.support.paths import CODE, ROOT
 from tests.test_architecture import ENTRIES
 
 SLOW = {"torch", "timm", "accelerate", "librosa", "optuna", "matplotlib", "scipy", "sklearn"}
-HOSTS = [path for path in CODE if path.relative_to(ROOT).parts[0].removesuffix(".py") in ENTRIES]
+STARTED = [*ENTRIES, "train_gmu"]
+HOSTS = [path for path in CODE if path.relative_to(ROOT).parts[0].removesuffix(".py") in STARTED]
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in HOSTS}
 WRAPPER = """
 import importlib, runpy, sys
@@ -39,14 +40,14 @@ def run(module: str, *arguments: str) -> tuple[str, set[str], str]:
 
 
 def test_the_wrapper_sees_a_slow_import() -> None:
-    assert run("evaluation.figures")[:2] == ("imported", {"matplotlib"})
+    assert run("torch")[:2] == ("imported", {"torch"})
 
 
 def test_every_entry_that_takes_arguments_is_listed() -> None:
     takes_arguments = {
         name
         for name, path in MODULES.items()
-        if "argparse" in (text := path.read_text()) or "train_command" in text
+        if "argparse" in (text := path.read_text()) or "parse_arguments" in text or name == "train"
     }
     assert startup.WRONG.keys() | {"scripts.show_features", "scripts.write_tables"} == (
         takes_arguments
@@ -97,6 +98,6 @@ def test_scripts_of_an_older_checkout_are_found_at_its_root(tmp_path: Path) -> N
 
 def test_a_process_is_measured() -> None:
     seen = startup.cost(["-c", "sum(range(10**6)); raise SystemExit(2)"], ROOT, 2)
-    assert 0 < seen.seconds < 10 and seen.megabytes > 1
+    assert seen.seconds > 0 and seen.megabytes > 1
     with pytest.raises(SystemExit, match="ended with 2"):
         startup.cost(["-c", "raise SystemExit(2)"], ROOT, 0)

@@ -518,7 +518,7 @@ def test_summary_can_be_recomputed_from_the_predictions(grid: Path) -> None:
 def test_peer_05_table_names_protocol_folds_and_seeds(grid: Path) -> None:
     table = (grid / "summary.md").read_text()
     assert "`iemocap4-exc/leave-one-session-out/dev-session/all`" in table
-    assert "test folds 1, 2 of 5, seeds 0, 1, 16 clips of 4 speakers" in table
+    assert "test folds 1, 2 of 5, seeds 0, 1, 16 utterances of 4 speakers" in table
     assert "UA" in table and "WA" in table and "SPEAKER-DEPENDENT" not in table
 
 
@@ -543,7 +543,9 @@ def test_runs_tested_otherwise_are_refused(fusions, grid: Path, tmp_path: Path) 
         (other / "split_certificate.json").write_text(changed)
         metrics = read_json(other / FOLD / "metrics.json") | {"protocol": protocol}
         (other / FOLD / "metrics.json").write_text(json.dumps(metrics))
-        with pytest.raises(InputError, match=f"(?s)one table, their protocol differs.*{words}"):
+        with pytest.raises(
+            InputError, match=f"(?s)cannot be compared, their protocol differs.*{words}"
+        ):
             compare([gmu, read_run(other)])
     with pytest.raises(InputError, match="is not a run folder"):
         read_run(tmp_path)
@@ -681,5 +683,5 @@ def test_what_the_leakage_check_let_pass_is_shown(tiny: Callable) -> None:
     ]
     certificate = certify(splits, plan.hashes, plan.certificate["protocol"], False)
     assert plan_warnings(replace(plan, certificate=certificate)) == [
-        f"fold 1: 1 texts are in train and test, spoken in {len(splits[0].test)} test clips"
+        f"fold 1: 1 texts are in train and test, spoken in {len(splits[0].test)} test utterances"
     ]
