@@ -150,7 +150,7 @@ class SpectrogramImages(nn.Module):
         reference = torch.as_tensor(10 * float(np.log10(full_scale)))
         if self.reference == "clip":
             silence = reference + 20 * float(np.log10(SILENCE))
-            reference = db.amax((1, 2), keepdim=True).clamp_min(silence)
+            reference = db.amax((1, 2), keepdim=True).clamp_min(float(silence))
         db = (db - reference).clamp_min(-self.top_db)
         channels = _with_deltas(db) if self.channels == "delta" else db[:, None]  # (B, C, F, n)
         size = (self.image_size, self.image_size)
