@@ -114,7 +114,7 @@ want us to wait outside. It happened just after we turned the corner. You know h
 from here. I have been standing in this line since noon. Now everybody in the office has heard of
 it. Tell me again what the teacher said. The lights went on and then the music began. I only opened
 the box to see what was inside. You could have asked me before dinner. They gave the job to the
-woman from Leeds. Is that the image you took in the garden? Do you remember the name of the
+woman from Leeds. Is that the picture you took in the garden? Do you remember the name of the
 street? Who told you that the date had changed? What are we going to do with all this bread? Give me
 the other one and keep that for later. We drove all night to get to the lake. Then the phone rang
 and it was your mother.

@@ -67,6 +67,12 @@ def labels(corpus):
     return read_labels(corpus)
 
 
+def test_the_sentences_and_voices_are_those_behind_the_recorded_tables(corpus):
+    """A word changed in a sentence is another corpus: measure the demo anew, then this hash."""
+    about = json.loads((corpus / "demo.json").read_text(encoding="utf-8"))
+    assert about["recipe"] == "5bec58baf999"
+
+
 def test_one_seed_gives_the_same_bytes_and_another_seed_other_audio(corpus, tmp_path):
     again = ["--root", str(tmp_path / "again"), "--per-class", "2"]
     command = [sys.executable, "-m", "scripts.make_demo_corpus", *again]
