@@ -33,7 +33,7 @@ Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the 
 class Batch(NamedTuple):
     """What the model and the loss read."""
 
-    clip: Tensor  # (B,) index of the utterance in the split
+    utterance: Tensor  # (B,) index of the utterance in the split
     cqt: Tensor  # (B, C, H, W) dB
     mel: Tensor  # (B, C, H, W) dB
     targets: Tensor  # (B,)
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 class Waveforms(NamedTuple):
     """A batch before its images are computed."""
 
-    clip: Tensor  # (B,) index of the utterance in the split
+    utterance: Tensor  # (B,) index of the utterance in the split
     waveform: Tensor  # (B, T), padded with zeros
     lengths: Tensor  # (B,) samples
     targets: Tensor  # (B,)
@@ -111,7 +111,7 @@ class ImageDataset(Dataset):
         self.views = store.view("cqt"), store.view("mel")
         self.crops = [store.rows[key] for key in hashes]
         self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
-        self.clips = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
+        self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.augment, self.seed = augment, seed
@@ -126,14 +126,14 @@ class ImageDataset(Dataset):
         """Return a batch of (epoch, index) pairs; the loader calls this in place of `[]`."""
         index = np.array([i for _, i in items])
         if self.augment is None:
-            return self._batch(self.clips[index], self.rows[index])
+            return self._batch(self.utterances[index], self.rows[index])
         keys = [(self.seed, epoch, self.ids[i]) for epoch, i in items]
         rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
         return self.augment(self._batch(index, rows), keys)
 
-    def _batch(self, clips: NDArray, rows: NDArray) -> Batch:
+    def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
         cqt, mel = (torch.from_numpy(view[rows]).float() for view in self.views)
-        return Batch(torch.from_numpy(clips), cqt, mel, self.targets[clips])
+        return Batch(torch.from_numpy(utterances), cqt, mel, self.targets[utterances])
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
         """Return the row of one crop of an utterance."""
@@ -228,9 +228,9 @@ class ImageLoader:
     @torch.no_grad()
     def to_images(self, waveforms: Waveforms) -> Batch:
         """Return the images of a batch."""
-        clip, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
+        utterance, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
-        return self.augment(Batch(clip, cqt, mel, targets), keys.tolist())
+        return self.augment(Batch(utterance, cqt, mel, targets), keys.tolist())
 
 
 class TrainBatches(Sampler):

@@ -101,7 +101,7 @@ def librosa_images(samples: NDArray[np.float32], setting: Setting) -> list[Tenso
 LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": librosa_images}
 
 
-class Clip:
+class Recording:
     """A waveform and the candidates for its transforms, by transform and name."""
 
     def __init__(self, seconds: float, setting: Setting) -> None:
@@ -178,8 +178,8 @@ def resampled() -> dict[str, Candidates]:
     def soxr_first() -> Tensor:
         return torch.from_numpy(soxr.resample(waveform[0].numpy(), 16_000, PAPER.sample_rate))[None]
 
-    def lengths(clip: Tensor) -> Tensor:
-        return torch.tensor([clip.numel()])
+    def lengths(waveform: Tensor) -> Tensor:
+        return torch.tensor([waveform.numel()])
 
     return {
         "cqt": {
@@ -189,7 +189,7 @@ def resampled() -> dict[str, Candidates]:
         },
         "both": {
             "ours": lambda: on_device(waveform, lengths(waveform)),
-            "soxr, then ours": lambda: images(clip := soxr_first(), lengths(clip)),
+            "soxr, then ours": lambda: images(waveform := soxr_first(), lengths(waveform)),
         },
     }
 

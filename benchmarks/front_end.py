@@ -1,4 +1,4 @@
-"""Measure the front end beside librosa, nnAudio and torchaudio, in one process, on the same clips.
+"""Measure the front end beside librosa, nnAudio and torchaudio in one process.
 
     python -m benchmarks.front_end                # Markdown tables, the promises first; minutes
     python -m benchmarks.front_end --json FILE    # the same as JSON, too
@@ -22,7 +22,7 @@ from torch.profiler import ProfilerActivity, profile
 from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from benchmarks import candidates
-from benchmarks.candidates import PAPER, QUICKEST, RFFT, Clip, measure, noise
+from benchmarks.candidates import PAPER, QUICKEST, RFFT, Recording, measure, noise
 from storage.provenance import processor
 from system.files import make_folder, write_json
 
@@ -41,7 +41,7 @@ PROMISES = (  # what, transform, beside whom, least or most
         for floor in (RFFT, QUICKEST)
     ),
 )
-MEMORY_TARGET = 500  # MB above import, for 16 clips of 5 s
+MEMORY_TARGET = 500  # MB above import, for 16 recordings of 5 s
 MEMORY_PROGRAM = """
 import pathlib, torch, features
 def kilobytes(key):
@@ -63,7 +63,7 @@ def side_by_side() -> Times:
         with threadpool_limits(n_threads):  # of NumPy and SciPy
             torch.set_num_threads(n_threads)
             found = {
-                name: Clip(candidates.SECONDS, setting).measure_all()
+                name: Recording(candidates.SECONDS, setting).measure_all()
                 for name, setting in candidates.SETTINGS.items()
             }
             found[candidates.RESAMPLED] = {
@@ -82,7 +82,7 @@ def by_length() -> list[Row]:
     rows = []
     for seconds in LENGTHS:
         row: Row = {"seconds": seconds}
-        for transform, pair in Clip(seconds, PAPER).pairs.items():
+        for transform, pair in Recording(seconds, PAPER).pairs.items():
             found = measure(pair)
             row[f"{transform}, ms"] = found["ours"]
             row[f"{transform}, librosa's times ours"] = found["librosa"] / found["ours"]
@@ -108,7 +108,7 @@ def summarize(times: Times, memory: float) -> list[Row]:
                 theirs = min(ms[n] for name, ms in found.items() if name.startswith(other))
                 row[f"reached, threads: {n}"] = theirs / ours if sign == ">=" else ours / theirs
             summary.append(row | {"target": f"{sign} {target:g}"})
-    row = {"setting": "paper, 44.1 kHz", "promise": "MB above import for 16 clips of 5 s"}
+    row = {"setting": "paper, 44.1 kHz", "promise": "MB above import for 16 recordings of 5 s"}
     row[f"reached, threads: {THREADS[-1]}"] = memory
     return [*summary, row | {"target": f"< {MEMORY_TARGET}"}]
 
@@ -174,9 +174,11 @@ def main() -> None:
     times, lengths, memory = side_by_side(), by_length(), peak_memory()
     summary = summarize(times, memory)
     print(host)
-    print(f"clips of {candidates.SECONDS:g} s; medians of {candidates.ROUNDS} alternating rounds")
+    print(
+        f"recordings of {candidates.SECONDS:g} s; medians of {candidates.ROUNDS} alternating rounds"
+    )
     print(f"\n## Promises\n\n{table(summary)}\n\n## Side by side\n\n{side_by_side_tables(times)}")
-    print(f"\n## Time against clip length, threads: {THREADS[-1]}\n\n{table(lengths)}")
+    print(f"\n## Time against length, threads: {THREADS[-1]}\n\n{table(lengths)}")
     if arguments.json:
         figures = {"summary": summary, "ms": times, "by_length": lengths, "peak_mb": memory}
         write_json(arguments.json, {"machine": host, "seconds": candidates.SECONDS, **figures})

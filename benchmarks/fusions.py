@@ -61,7 +61,7 @@ class Networks(NamedTuple):
     mel: str
     side: int  # pixels
     mlp_hidden_dim: int
-    batch: int  # clips of a training step, of paper so few that a CPU holds them
+    batch: int  # utterances of a training step, of paper so few that a CPU holds them
 
 
 BACKBONES = {
@@ -120,13 +120,13 @@ def candidate(networks: Networks, settings: dict[str, Any], device: str) -> Cand
 
 
 def images(networks: Networks, n: int, device: str) -> Images:
-    """Return n clips of noise."""
+    """Return images of noise for n utterances."""
     cqt, mel = torch.randn(2, n, 1, networks.side, networks.side, device=device)
     return Images(cqt, mel, torch.arange(n, device=device) % N_CLASSES)
 
 
 def size(model: MaxMViTGMU, clip: Images) -> dict[str, int]:
-    """Return parameters, and the FLOPs of one clip in evaluation, of the head and of all."""
+    """Return parameters, and the FLOPs of one utterance in evaluation, of the head and of all."""
     model.eval()
     seen: list[Any] = []
     branches = flops(lambda: seen.append(model.features(clip.cqt, clip.mel)))
@@ -167,8 +167,8 @@ def memory(one: Candidate, batch: Images, before: int) -> int:
     """Return the bytes of a training step.
 
     Args:
-        one: That has made a step, so that its optimizers have their state.
-        batch: To train on.
+        one: Training that has made a step, so that its optimizers have their state.
+        batch: Batch to train on.
         before: Bytes on a GPU that are not of this fusion.
     """
     if batch.cqt.is_cuda:
@@ -259,7 +259,9 @@ def main() -> None:
     )
     parser.add_argument("--backbones", choices=BACKBONES, default="small")
     parser.add_argument("--steps", type=int, default=9, help="of each fusion, beside the first")
-    parser.add_argument("--batch", type=int, help="clips; default: 16 small, 2 paper")
+    parser.add_argument(
+        "--batch", type=int, help="utterances in a batch; default: 16 small, 2 paper"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), help="default: cuda if there is one")
     parser.add_argument("--json", type=Path, metavar="FILE", help="record it, too")
     arguments = parser.parse_args()

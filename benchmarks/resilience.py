@@ -50,7 +50,7 @@ def make_batch(n: int) -> Batch:
 
 
 def bare_step(trainer: TrainingState, batch: Batch) -> None:
-    """Do what a step does, without a look at what comes of it."""
+    """Do what a step does, without checking that the result is finite."""
     trainer.wrapped.train()
     output = trainer.wrapped(batch.cqt, batch.mel)
     trainer.criterion(output.logits, batch.targets, None).total.backward()
@@ -91,14 +91,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cqt", nargs="?", default="test_maxvit", help="timm model")
     parser.add_argument("mel", nargs="?", default="mvitv2_micro", help="timm model")
-    parser.add_argument("--batch", type=int, default=16, help="clips")
+    parser.add_argument("--batch", type=int, default=16, help="utterances in a batch")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
     trainer = make_trainer(arguments.cqt, arguments.mel)
     ratio, bare = step_ratio(trainer, make_batch(arguments.batch), arguments.rounds)
     saving, loading, size = state_seconds(trainer)
     print(machine())
-    print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {arguments.batch} clips")
+    print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {arguments.batch} utterances")
     print(f"a run_cli step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
     print(f"a state has {size / 1e6:.0f} MB; saving it takes {saving / bare:.2f} bare steps,")
     print(f"loading it {loading / bare:.2f}")

@@ -78,11 +78,11 @@ def librosa_clip(path: Path) -> list[NDArray[np.float16]]:
 def epoch_memory(n_clips: int) -> float:
     """Return the MB of private memory that an epoch over a store of n_clips recordings adds."""
     with tempfile.TemporaryDirectory() as folder:
-        clip = noise(0.1, PAPER.sample_rate)[0].numpy()
+        signal = noise(0.1, PAPER.sample_rate)[0].numpy()
         files = [Path(folder) / f"{i}.wav" for i in range(n_clips)]
         for i, file in enumerate(files):  # the same noise at different levels
             level = 1 - i / (2 * n_clips)
-            soundfile.write(file, level * clip, PAPER.sample_rate, subtype="FLOAT")
+            soundfile.write(file, level * signal, PAPER.sample_rate, subtype="FLOAT")
         paths = {inspect_audio(file).hash: file for file in files}
         FeatureStore(Path(folder), SpectrogramImages(**SETTINGS)).build(paths, WORKERS)
         with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process that did not build

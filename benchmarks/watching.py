@@ -85,14 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("cqt", nargs="?", default="test_maxvit", help="timm model")
     parser.add_argument("mel", nargs="?", default="mvitv2_micro", help="timm model")
-    parser.add_argument("--batch", type=int, default=16, help="clips")
+    parser.add_argument("--batch", type=int, default=16, help="utterances in a batch")
     parser.add_argument("--dev", type=int, default=16, help="batches of the dev split")
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     trainer, batch = make_trainer(arguments.cqt, arguments.mel), make_batch(arguments.batch)
     n = arguments.batch
-    dev = [batch._replace(clip=torch.arange(i * n, i * n + n)) for i in range(arguments.dev)]
+    dev = [batch._replace(utterance=torch.arange(i * n, i * n + n)) for i in range(arguments.dev)]
     rounds = arguments.rounds
     step = ratio(
         lambda: train_step(trainer, [batch]), lambda: unwatched_step(trainer, batch), rounds
@@ -101,7 +101,7 @@ def main() -> None:
         lambda: watched_pass(trainer, dev), lambda: dev_pass(trainer, dev), max(rounds // 3, 2)
     )
     print(machine())
-    print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {n} clips")
+    print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {n} utterances")
     for name, (middle, low, high) in (("step", step), (f"dev pass of {n * len(dev)}", whole)):
         print(f"a watched {name} takes {middle:.3f} plain ones, quartiles {low:.3f} to {high:.3f}")
 

@@ -60,8 +60,8 @@ class Study:
 
     Args:
         folder: Existing folder of the study.
-        space: What is varied.
-        seed: With the number of a trial and the earlier trials it decides the trial's values.
+        space: Distribution of each varied key.
+        seed: Seed; combined with a trial's number and the earlier trials, it decides its values.
         epochs: Epochs of a whole training; no trial is pruned in its first third.
 
     Raises:

@@ -59,7 +59,7 @@ class Tuning:
 
     Args:
         config: Config of one fold and one seed.
-        space: What is varied.
+        space: Distribution of each varied key.
         command: Command that resumes the tuning, without a number of workers.
     """
 
@@ -107,7 +107,7 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
     """Train trials until a number of them is finished; write the results, and return a summary.
 
     Args:
-        tuning: What is tuned.
+        tuning: Config and search space.
         n_trials: Trials of the study in all, whoever trains them.
         n_workers: Processes that train; 1 is this one.
         stop: Says when to end early.

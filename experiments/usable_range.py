@@ -1,14 +1,14 @@
 """Which learning rates are usable, by the losses of a range test (Smith 2017).
 
 The model trains on the training split of one fold while the rate r_k grows geometrically from step
-to step, from where it changes nothing to where training diverges. Dev and test clips stay unopened.
+to step, from where it changes nothing to where training diverges. Dev and test audio is not opened.
 The loss l_k of step k is that of one batch, so it is noise around a trend, and is smoothed:
 
     S_k = sum_j w^|k-j| l_j / sum_j w^|k-j|     over all j,      w = 0.9
     P_k = sum_j w^(k-j) l_j / sum_j w^(k-j)     over the past,   j <= k
 
-S looks to both sides: an average of the past alone lags behind the trend by some ten steps, which
-is a third of a decade of rates at 200 steps. P is used where later losses must not leak back: at
+S averages over both sides: an average of the past alone lags behind the trend by some ten steps,
+a third of a decade of rates at 200 steps. P is used where later losses must not leak back: at
 the lower end of the range, and for divergence while the test runs. Several seeds are averaged step
 by step before smoothing, up to where the first of them diverged.
 

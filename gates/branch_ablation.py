@@ -41,7 +41,7 @@ class Counts(NamedTuple):
 
     Attributes:
         confusions: (draws, S, K, K) counts by speaker, target and prediction.
-        follows: Of the utterances with features of another class: how many are predicted as that
+        follows: Share of the utterances with features of another class that are predicted as that
             class, and how many there are.
     """
 

@@ -111,7 +111,7 @@ class FrozenFold:
         """Return the inputs of the head for each crop of a split, on the CPU."""
         utterances, features = [], []
         for batch in self._batches(part):
-            utterances.append(batch.clip.cpu().numpy())
+            utterances.append(batch.utterance.cpu().numpy())
             features.append([_on_cpu(f) for f in self.model.features(batch.cqt, batch.mel)])
             on_batch()
         cqt, mel = (None if c[0] is None else torch.cat(c) for c in zip(*features, strict=True))
@@ -120,10 +120,10 @@ class FrozenFold:
     @torch.inference_mode()
     def means(self, part: str, on_batch: OnBatch = lambda: None) -> Features:
         """Return the mean features of a split over utterances: (D,) each, or tokens (T, D)."""
-        n_crops = np.bincount(self._dataset(part).clips)
+        n_crops = np.bincount(self._dataset(part).utterances)
         sums: list[Tensor | None] = [None, None]
         for batch in self._batches(part):
-            weights = torch.from_numpy(1 / n_crops[batch.clip.cpu().numpy()]).to(self.device)
+            weights = torch.from_numpy(1 / n_crops[batch.utterance.cpu().numpy()]).to(self.device)
             for i, feature in enumerate(self.model.features(batch.cqt, batch.mel)):
                 if feature is not None:
                     added = torch.einsum("b,b...->...", weights, feature.double())

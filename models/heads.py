@@ -259,7 +259,7 @@ def build_head(widths: Widths, settings: ModelSettings) -> FusionHead:
 
     Args:
         widths: D_cqt and D_mel; 0 for a branch that the fusion does not read.
-        settings: Of the whole network.
+        settings: Settings of the whole network.
 
     Raises:
         ValueError: The fusion is unknown, or has no width to match with.

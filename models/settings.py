@@ -1,4 +1,4 @@
-"""What a network looks like: the settings that rebuild it around saved weights."""
+"""Settings of a network, which rebuild it for saved weights."""
 
 from dataclasses import dataclass
 from typing import Self

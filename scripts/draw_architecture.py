@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-PICTURE = ROOT / "docs/architecture.svg"
+FIGURE = ROOT / "docs/architecture.svg"
 TABLE_ROW = re.compile(r"^\| (\d+) \| `([\w/.]+)` \| (.+?) \|$", re.MULTILINE)
 WIDTH, MARGIN, LABEL = 1000, 16, 44  # px; LABEL is the column of the level's number
 GAP, LANE = 14, 14  # px between two boxes; px that a passing arrow takes
@@ -100,7 +100,7 @@ def without_implied(imports: Mapping[str, set[str]]) -> list[tuple[str, str]]:
 
 
 def draw(rooms: Mapping[str, Room], arrows: list[tuple[str, str]]) -> str:
-    """Return the picture as SVG.
+    """Return the drawing as SVG.
 
     Args:
         rooms: From `read_rooms`.
@@ -236,8 +236,8 @@ orient="auto"><path d="M 0 0 L 8 4 L 0 8 z"/></marker></defs>
 <rect class="page" width="{WIDTH}" height="{height:.0f}"/>"""
 
 
-def picture(root: Path = ROOT) -> str:
-    """Return the picture of a repository.
+def drawing(root: Path = ROOT) -> str:
+    """Return the drawing of a repository.
 
     Raises:
         ValueError: A room imports one of its own level or above.
@@ -247,5 +247,5 @@ def picture(root: Path = ROOT) -> str:
 
 
 if __name__ == "__main__":
-    PICTURE.write_text(picture(), encoding="utf-8")
-    print(f"wrote {PICTURE.relative_to(ROOT)}")
+    FIGURE.write_text(drawing(), encoding="utf-8")
+    print(f"wrote {FIGURE.relative_to(ROOT)}")

@@ -99,9 +99,9 @@ def costs_markdown(name: str, found: Mapping[str, Any]) -> str:
     return f"""### {BACKBONES[name]}
 
 {networks["cqt"]} and {networks["mel"]}, {networks["side"]} pixels, random weights,
-{networks["batch"]} clips a step, float32. FLOPs: of one clip forward, two for a multiplication
-with its addition, matrix products and convolutions alone. Step: forward, backward and optimizers,
-beside a step of gmu, {ratios}, {CLOCK[found["memory_is"]]};
+{networks["batch"]} utterances a step, float32. FLOPs: of one utterance forward, two for a
+multiplication with its addition, matrix products and convolutions alone. Step: forward,
+backward and optimizers, beside a step of gmu, {ratios}, {CLOCK[found["memory_is"]]};
 gmu's took {found["step_seconds"]:.2f} s. Memory of a step: {MEMORY[found["memory_is"]]}.
 Made on {found["device"]}, {found["threads"]} thread(s), torch {found["torch"]}, at commit
 {commit[:10]}{dirty}:

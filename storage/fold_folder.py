@@ -82,7 +82,7 @@ class TrainingIssues:
 
     Args:
         bad_steps: Number of steps that were skipped because loss or gradient was not finite.
-        incidents: The first of these steps: epoch, batch, what, parts, clips.
+        incidents: The first of these steps: epoch, batch, what, parts, utterances (once `clips`).
         float32_fallbacks: Returns to the end of an earlier epoch: epoch, what, float32 (the parts
             that were trained in float32 from then on), back_to_epoch.
         float32: All parts that were trained in float32 at the end.

@@ -127,7 +127,7 @@ def test_without_augmentation_images_are_those_of_the_store(store: FeatureStore)
         batch = dataset(store, off)[(3, 4)]
         np.testing.assert_array_equal(batch.cqt[0].numpy(), store.view("cqt")[4].astype("f4"))
         np.testing.assert_array_equal(batch.mel[0].numpy(), store.view("mel")[4].astype("f4"))
-        assert batch.clip.tolist() == batch.targets.tolist() == [4]
+        assert batch.utterance.tolist() == batch.targets.tolist() == [4]
 
 
 def test_augmentation_is_the_same_for_a_clip_whatever_the_fold_and_the_batch(
@@ -173,7 +173,7 @@ def test_worker_processes_give_the_same_batches(store: FeatureStore, monkeypatch
     monkeypatch.setattr(data_module, "DataLoader", on_any_device)
     shared = build_loader(clips, TrainBatches(N, 4, 7), torch.device("cuda"), workers=2)
     assert shared.num_workers == 2
-    for epoch in (0, 1):  # the workers live on and hear of the new epoch
+    for epoch in (0, 1):  # the workers persist and receive the new epoch
         pairs = zip(epoch_of(alone, epoch), epoch_of(shared, epoch), strict=True)
         for ours, theirs in pairs:
             for one, other in zip(ours, theirs, strict=True):
@@ -207,7 +207,7 @@ def test_a_store_of_crops_holds_as_many_as_cover_each_clip(cropped, corpus_root:
 
 def test_evaluation_sees_every_crop_and_training_one_of_each_clip(cropped) -> None:
     evaluated, trained = dataset(cropped), dataset(cropped, ImageAugment(), seed=2)
-    clips = [int(evaluated[(0, i)].clip) for i in range(len(evaluated))]
+    clips = [int(evaluated[(0, i)].utterance) for i in range(len(evaluated))]
     assert clips == [i for i, rows in enumerate(cropped.rows.values()) for _ in rows]
     assert len(trained) == N
     seen = set()
@@ -247,7 +247,9 @@ def test_computed_images_are_the_stored_ones(store: FeatureStore, corpus_root: P
     stored = stored_loader(store, corpus_root, ImageAugment())
     assert len(computed) == len(stored)
     for ours, theirs in zip(computed, stored, strict=True):
-        assert torch.equal(ours.clip, theirs.clip) and torch.equal(ours.targets, theirs.targets)
+        assert torch.equal(ours.utterance, theirs.utterance) and torch.equal(
+            ours.targets, theirs.targets
+        )
         torch.testing.assert_close(ours.cqt, theirs.cqt, rtol=0, atol=0.05)  # float16
         torch.testing.assert_close(ours.mel, theirs.mel, rtol=0, atol=0.05)
 

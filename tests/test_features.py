@@ -293,8 +293,10 @@ def speech_batch():
 
 def test_all_lengths_are_as_if_none_was_given(images):
     batch = speech_batch()
-    for plain, told in zip(images(batch), images(batch, torch.tensor([8000] * 2)), strict=True):
-        torch.testing.assert_close(plain, told, rtol=0, atol=1e-4)
+    for plain, with_lengths in zip(
+        images(batch), images(batch, torch.tensor([8000] * 2)), strict=True
+    ):
+        torch.testing.assert_close(plain, with_lengths, rtol=0, atol=1e-4)
 
 
 def test_the_front_end_compiles_as_one_graph(images):

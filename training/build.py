@@ -23,7 +23,7 @@ from data import (
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
-from training.divergence import CLIPS_NAMED, DATA, Diverged, named
+from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
 from training.session import Fold
 from training.state import TrainingState
@@ -178,7 +178,7 @@ def _statistics(fold: Fold, train: ImageDataset) -> dict[str, tuple[Tensor, Tens
     statistics = fold.session.store.statistics(train.rows.tolist())
     if not all(bool(values.isfinite().all()) for pair in statistics.values() for values in pair):
         finite = [all(np.isfinite(view[row]).all() for view in train.views) for row in train.rows]
-        bad = np.unique(train.clips[~np.array(finite)])[:CLIPS_NAMED]
+        bad = np.unique(train.utterances[~np.array(finite)])[:UTTERANCES_NAMED]
         names = named(bad.tolist(), fold.ids(fold.split.train))
         raise Diverged("normalization", [DATA], names).because((), "")
     return statistics

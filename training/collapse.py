@@ -19,7 +19,7 @@ from training.distributed import gather_rows
 # 4 classes, uniformity is -0.016. Views that were one point (same_class positives) had -0.0001.
 EDGE = 0.02  # a gate value nearer than this to 0 or 1 is saturated
 MOST_SATURATED = 0.9  # share of such values at which the gate no longer mixes
-LEAST_SPREAD = 5e-4  # deviation over clips, mean over units, below which a gate is a constant
+LEAST_SPREAD = 5e-4  # deviation over utterances, mean over units, below which a gate is a constant
 GRADIENT_FACTOR = 100.0  # between the branches' gradients, root mean square of a parameter
 POINT = 1e-3  # spread of embeddings, as a part of their length, below which they are one point
 DIRECTIONS_LEFT = 0.5  # of the K - 1 that K classes need, and of the most that were filled
@@ -40,7 +40,7 @@ class CollapseMonitor:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        self._seen: dict[str, list[Tensor]] = {}  # rows of the dev clips, by name
+        self._seen: dict[str, list[Tensor]] = {}  # rows of the dev crops, by name
 
     def gradient_norms(self) -> dict[str, float]:
         """Return the root mean square gradient of a parameter of each branch, before clipping.
@@ -104,7 +104,7 @@ def _spread(rows: Tensor) -> Tensor:
 
 
 def gate_measures(gate: NDArray) -> dict[str, float]:
-    """Return mean, spread over clips (mean over units) and saturated share of gates (N, D).
+    """Return mean, spread over utterances (mean over units) and saturated share of gates (N, D).
 
     >>> import numpy as np
     >>> gate_measures(np.array([[0.0, 0.5], [1.0, 0.5]]))
@@ -174,7 +174,7 @@ def _constant(now: Mapping[str, float]) -> str:
     spread = now.get("gate_spread", math.nan)
     if not spread < LEAST_SPREAD:
         return ""
-    return f"its values vary by {spread:.5f} over the dev clips, whatever the input"
+    return f"its values vary by {spread:.5f} over the dev utterances, whatever the input"
 
 
 def _apart(now: Mapping[str, float]) -> str:

@@ -64,15 +64,15 @@ def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
 
 
 def check_same_number(before: int | None, accelerator: Accelerator, folder: Path) -> None:
-    """Refuse a state that was saved by another number of processes: their batches are others.
+    """Refuse a state saved by another number of processes, whose batches were different.
 
     Args:
-        before: Of the state; None is unknown.
-        accelerator: Of the processes of now.
-        folder: Of the state, for the message.
+        before: Number of processes that saved the state; None is unknown.
+        accelerator: Accelerator of the session.
+        folder: Folder of the state, for the message.
 
     Raises:
-        RunError: It was.
+        RunError: The numbers differ.
     """
     now = accelerator.num_processes
     if before not in (None, now):

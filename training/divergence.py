@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from data import Batch
 from system.errors import RunError
 
-CLIPS_NAMED = 32  # of a bad step
+UTTERANCES_NAMED = 32  # at most, for one bad step
 PARTS = ("cqt", "mel", "head")
 DATA = "data"  # stands for a part where the images themselves are not finite
 
@@ -21,12 +21,14 @@ class Diverged(RunError):
 
     Args:
         what: The loss, the gradient or the prediction.
-        parts: Where it arose: some of `PARTS`, or `DATA`; unknown if empty.
-        clips: Whose images are not finite, or that were in the batch.
+        parts: Parts of the network where it arose, some of `PARTS`, or `DATA`; empty if unknown.
+        utterances: Ids of the utterances whose images are not finite; else all of the batch.
     """
 
-    def __init__(self, what: str, parts: Sequence[str] = (), clips: Sequence[str] = ()) -> None:
-        self.what, self.parts, self.clips = what, tuple(parts), tuple(clips)
+    def __init__(
+        self, what: str, parts: Sequence[str] = (), utterances: Sequence[str] = ()
+    ) -> None:
+        self.what, self.parts, self.utterances = what, tuple(parts), tuple(utterances)
         super().__init__(f"the {what} is NaN or infinite{_where(self.parts)}")
 
     @property
@@ -38,12 +40,12 @@ class Diverged(RunError):
         """Return the error that ends the run, with the cause.
 
         Args:
-            rates: Present learning rates.
-            precision: What was tried, in words.
+            rates: The current learning rates.
+            precision: Number format that was tried, in words.
         """
         if self.is_data:
             return RunError(
-                f"the images of {', '.join(self.clips)} are NaN or infinite. The cause is the "
+                f"the images of {', '.join(self.utterances)} are NaN or infinite. The cause is the "
                 "data, not the training: remove the feature store (run.store), which is corrupt, "
                 "and give the same command again"
             )
@@ -56,14 +58,14 @@ class Diverged(RunError):
 
 
 def not_finite(batch: Batch) -> Tensor:
-    """Return which clips of a batch have an image that is not finite: (B,) bool."""
+    """Return which utterances of a batch have an image that is not finite: (B,) bool."""
     finite = [image.flatten(1).isfinite().all(1) for image in (batch.cqt, batch.mel)]
     return ~(finite[0] & finite[1])
 
 
-def named(clips: Iterable[int], names: Sequence[str]) -> list[str]:
-    """Return the names of clips of a split, or their places where it has none."""
-    return [names[i] if names else f"clip {i}" for i in clips]
+def named(indices: Iterable[int], names: Sequence[str]) -> list[str]:
+    """Return the ids of utterances of a split, or their indices where `names` is empty."""
+    return [names[i] if names else f"utterance {i}" for i in indices]
 
 
 def describe(
@@ -73,14 +75,14 @@ def describe(
     names: Sequence[str],
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Say of a step that is not finite what, where and with which clips; all processes alike.
+    """Describe a step that is not finite: what, where, which utterances; equal in all processes.
 
     Args:
-        model: With the gradients of the step.
-        window: Its batches on this process.
-        losses: The loss of each.
-        names: Of all training clips, or none.
-        accelerator: Of the processes.
+        model: The network, holding the gradients of the step.
+        window: Batches of the step on this process.
+        losses: Loss of each batch.
+        names: Ids of all training utterances, or empty.
+        accelerator: Accelerator of the session.
     """
     own = [
         _account(model, batch, bool(loss.isfinite()), names, accelerator)
@@ -90,11 +92,11 @@ def describe(
     first = min(map(_order, accounts))  # the others caught it from there
     blamed = [account for account in accounts if _order(account) == first]
     parts = {part for account in blamed for part in account["parts"]}
-    clips = [clip for account in blamed for clip in account["clips"]]
+    utterances = [name for account in blamed for name in account["utterances"]]
     return {
         "what": blamed[0]["what"],
         "parts": [part for part in (DATA, *PARTS) if part in parts],
-        "clips": clips[:CLIPS_NAMED],
+        "utterances": utterances[:UTTERANCES_NAMED],
     }
 
 
@@ -105,13 +107,13 @@ def _account(
     names: Sequence[str],
     accelerator: Accelerator,
 ) -> dict[str, Any]:
-    """Say of one batch what could be wrong with it."""
+    """Describe one batch: what is not finite, where, and which utterances."""
     with accelerator.autocast():
         parts = offending_parts(model, batch, loss_is_finite)
     bad = not_finite(batch)
-    clips = batch.clip[bad] if bad.any() else batch.clip
+    utterances = batch.utterance[bad] if bad.any() else batch.utterance
     what = "gradient" if loss_is_finite else "loss"
-    return {"what": what, "parts": parts, "clips": named(clips.tolist(), names)}
+    return {"what": what, "parts": parts, "utterances": named(utterances.tolist(), names)}
 
 
 def _order(account: Mapping[str, Any]) -> tuple[bool, int]:
@@ -125,9 +127,9 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
     """Return where values that are not finite arose: the first place in the order of computing.
 
     Args:
-        model: With its gradients, `features` and `parts`.
-        batch: That led to them.
-        loss_is_finite: Whether they arose on the way back only.
+        model: The network, holding the gradients of the step.
+        batch: Batch that led to these values.
+        loss_is_finite: Whether only the gradients are not finite.
     """
     if not_finite(batch).any():
         return [DATA]

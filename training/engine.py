@@ -210,8 +210,8 @@ def _skip_step(state: TrainingState, incident: dict[str, Any], terms: LossTerms)
     progress.record_skipped_step(place | incident, terms)
     error = Diverged(**incident)
     log.warning(
-        "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its utterances: %(clips)s",
-        {**place, "error": error, "clips": ", ".join(error.clips)},
+        "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its utterances: %(utterances)s",
+        {**place, "error": error, "utterances": ", ".join(error.utterances)},
     )
     if progress.bad_in_row > state.max_bad_steps:
         raise error

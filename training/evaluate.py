@@ -1,4 +1,4 @@
-"""What a model says of every clip of a split."""
+"""Predict the utterances of a split."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from training.divergence import DATA, Diverged, named, not_finite
 
 
 class Predictions(NamedTuple):
-    """What a model says of every clip of a split, in the split's order."""
+    """Predictions for all utterances of a split, in the split's order."""
 
     targets: NDArray  # (N,)
     probs: NDArray  # (N, K)
@@ -25,7 +25,7 @@ class Predictions(NamedTuple):
 
     @property
     def preds(self) -> NDArray:
-        """Most probable class of each clip: (N,)."""
+        """Most probable class of each utterance: (N,)."""
         return self.probs.argmax(1)
 
 
@@ -36,13 +36,13 @@ def evaluate(
     accelerator: Accelerator,
     names: Sequence[str] = (),
 ) -> Predictions:
-    """Predict every clip of a split once: the mean over its crops, whatever the processes.
+    """Predict each utterance of a split once, as the mean over its crops, on all processes.
 
     Args:
-        model: As trained, or wrapped.
-        loader: Batches of the split, its share on this process.
-        accelerator: Of the processes.
-        names: Of the split's clips, for messages.
+        model: The network, wrapped for several processes or not.
+        loader: Batches of the split; in several processes, the share of this one.
+        accelerator: Accelerator of the session.
+        names: Ids of the split's utterances, for messages.
 
     Raises:
         Diverged: A prediction is NaN.
@@ -55,16 +55,23 @@ def evaluate(
         logits = output.logits.float()
         losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
         gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-        tensors = (batch.clip, batch.targets, logits.softmax(1), gates, losses, not_finite(batch))
+        tensors = (
+            batch.utterance,
+            batch.targets,
+            logits.softmax(1),
+            gates,
+            losses,
+            not_finite(batch),
+        )
         parts.append(tuple(tensor.cpu().numpy() for tensor in tensors))
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
     columns = zip(*parts, strict=True)
-    clip, targets, probs, gate, ce, bad = (np.concatenate(column) for column in columns)
+    utterance, targets, probs, gate, ce, bad = (np.concatenate(column) for column in columns)
     if not np.isfinite(probs).all():
-        raise Diverged("prediction", [DATA] if bad.any() else (), named(clip[bad], names))
-    order = clip.argsort(kind="stable")
-    starts = np.unique(clip[order], return_index=True)[1]  # of each clip's crops
+        raise Diverged("prediction", [DATA] if bad.any() else (), named(utterance[bad], names))
+    order = utterance.argsort(kind="stable")
+    starts = np.unique(utterance[order], return_index=True)[1]  # first crop of each utterance
     n_crops = np.diff(starts, append=len(order))
 
     def over_crops(column: NDArray) -> NDArray:

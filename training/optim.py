@@ -30,8 +30,9 @@ def build_optimizers(
         parts: Parameters of `cqt`, `mel` and `head`; a branch may be missing.
         optimizer: Name for each part: adam, radam, adamw, sgd (momentum 0.9).
         lr: Learning rate of the head.
-        backbone_lr_scale: Multiplies it for `cqt` and `mel`.
-        weight_decay: Of matrices and kernels; biases and norms (one axis or none) get none.
+        backbone_lr_scale: Learning rate of `cqt` and `mel` as a multiple of `lr`.
+        weight_decay: Weight decay of matrices and kernels; parameters with at most one axis
+            (biases and norms) get none.
 
     Source:
         MaxMViT-MLP trains MaxViT and head with Adam and MViTv2 with RAdam.
@@ -61,14 +62,14 @@ class Schedule:
     """The learning rates of all optimizers over time.
 
     Args:
-        optimizers: As built; their present rates are the highest.
+        optimizers: Optimizers of the parts; their current rates are the highest.
         kind: `plateau` (by epoch, reads dev UA, the score that also selects), `cosine` (by step,
             after a linear warm-up) or `constant`.
         n_steps: Optimizer steps in the whole training, for the cosine.
-        n_warmup: Steps of the warm-up.
-        factor: The plateau multiplies the rate by it.
-        patience: Epochs without a better dev UA before it does.
-        min_lr: Lowest rate of the head; the backbones' is in proportion.
+        n_warmup: Optimizer steps of the linear warm-up.
+        factor: Factor by which `plateau` multiplies the rate.
+        patience: Epochs without a better dev UA before `plateau` lowers the rate.
+        min_lr: Lowest rate of the head; that of the backbones is scaled by `backbone_lr_scale`.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class Schedule:
             schedule.step()
 
     def after_epoch(self, dev_ua: float) -> None:
-        """Move on by one epoch, whose dev UA is given."""
+        """Advance by one epoch with this dev UA."""
         for schedule in self.by_epoch:
             schedule.step(dev_ua)
 
     def rates(self) -> list[float]:
-        """Return the present learning rate of each optimizer."""
+        """Return the current learning rate of each optimizer."""
         return [optimizer.param_groups[0]["lr"] for optimizer in self.optimizers]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` needs to go on."""
+        """Return the state that `load_state_dict` restores."""
         return {
             "by_step": [{"last_epoch": s.last_epoch} for s in self.by_step],
             "by_epoch": [
@@ -127,7 +128,7 @@ class Schedule:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a saved state; the optimizers carry their own rates."""
+        """Restore a saved state; the optimizers restore their own rates."""
         for schedules, saved in (
             (self.by_step, state["by_step"]),
             (self.by_epoch, state["by_epoch"]),

@@ -29,11 +29,11 @@ GATE_BINS = np.linspace(0, 1, 51)
 class Tracker:
     """Writes one event file, begun with the first epoch that is logged.
 
-    In a resumed fold it hides what earlier files say of that epoch and of later ones.
+    In a resumed fold it hides that epoch and later ones of earlier files.
 
     Args:
-        folder: Of the fold.
-        classes: Names, in the order of the targets.
+        folder: Folder of the fold.
+        classes: Class names, in the order of the targets.
 
     Raises:
         RunError: The disk is full, lost or read-only, or the folder is gone.
@@ -74,13 +74,13 @@ def write_analysis(
     histograms: Mapping[str, NDArray],
     images: Mapping[str, bytes],
 ) -> None:
-    """Write what was found of frozen weights as one event file; all at step 0.
+    """Write the results of a gate analysis as one event file, all at step 0.
 
     Args:
-        folder: Without events of another analysis.
-        scalars: By tag.
+        folder: Folder without events of another analysis.
+        scalars: Values by tag.
         histograms: Gates by tag.
-        images: PNG by tag.
+        images: PNG files by tag.
 
     Raises:
         RunError: The disk is full, lost or read-only, or the folder is gone.

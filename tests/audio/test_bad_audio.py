@@ -98,18 +98,18 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
 ) -> None:
     path = kind.make(folder)
     with without_rights():
-        heard, bad = index_audio([path], 0, folder / "store")
+        indexed, bad = index_audio([path], 0, folder / "store")
         label = model.label(path)
     count(TRIED)
     if kind.outcome != USED:
-        assert heard == {} and kind.outcome in bad[path] == label.problem
+        assert indexed == {} and kind.outcome in bad[path] == label.problem
         return
     assert bad == {} and label.problem is None
     assert sum(label.probs.values()) == pytest.approx(1, abs=1e-5)
     check_tone(kind, read_audio(path, RATE))
-    assert heard[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
+    assert indexed[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
     store = FeatureStore(tmp_path / "store", SpectrogramImages(**FEATURES))
-    assert store.build({heard[path].hash: path}, 0) == {}
+    assert store.build({indexed[path].hash: path}, 0) == {}
     images = np.asarray(store.view("mel"), np.float32)
     assert np.isfinite(images).all()
     assert abs(images[0, 0].mean(1).argmax() - loudest_row()) <= 1

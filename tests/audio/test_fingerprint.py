@@ -81,45 +81,45 @@ def voices():
 
 
 @pytest.fixture(scope="module")
-def heard(voices):
+def fingerprints(voices):
     return {name: words_of(signal) for name, signal in voices.items()}
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_changed_copy_is_found_and_named_and_nothing_else(voices, heard, change):
+def test_a_changed_copy_is_found_and_named_and_nothing_else(voices, fingerprints, change):
     copies = {f"{name}, again": words_of(CHANGES[change](x)) for name, x in voices.items()}
-    found = near_copies(heard | copies)
+    found = near_copies(fingerprints | copies)
     assert [pair[:2] for pair in found] == [(name, f"{name}, again") for name in voices]
     assert all(0 <= pair.error <= room.MAX_ERROR for pair in found)
 
 
 @pytest.mark.parametrize("rate", [8000, 11_025, 22_050, 48_000])
-def test_another_sampling_rate_is_the_same_recording(voices, heard, rate):
+def test_another_sampling_rate_is_the_same_recording(voices, fingerprints, rate):
     for name, signal in voices.items():
         again = words_of(soxr.resample(signal, RATE, rate), rate)
-        (found,) = near_copies({name: heard[name], "again": again})
+        (found,) = near_copies({name: fingerprints[name], "again": again})
         assert found.error < 0.02
 
 
-def test_louder_noise_differs_more(voices, heard):
+def test_louder_noise_differs_more(voices, fingerprints):
     for name, signal in voices.items():
         pairs = [
-            near_copies({"a": heard[name], "b": words_of(add_noise(signal, snr))})[0].error
+            near_copies({"a": fingerprints[name], "b": words_of(add_noise(signal, snr))})[0].error
             for snr in (40, 30, 20)
         ]
         assert pairs == sorted(pairs) and pairs[0] < pairs[2]
 
 
-def test_level_and_polarity_change_no_word(heard, voices):
+def test_level_and_polarity_change_no_word(fingerprints, voices):
     for name, signal in voices.items():
-        assert np.array_equal(words_of(-signal / 8), heard[name])
+        assert np.array_equal(words_of(-signal / 8), fingerprints[name])
 
 
-def test_unrelated_clips_are_far_from_the_limit(heard):
-    assert near_copies(heard) == []
+def test_unrelated_clips_are_far_from_the_limit(fingerprints):
+    assert near_copies(fingerprints) == []
     errors = [
         bit_error(a, b, offset)
-        for a, b in combinations(heard.values(), 2)
+        for a, b in combinations(fingerprints.values(), 2)
         for offset in range(-20, 21, 4)
     ]
     assert min(errors) > room.MAX_ERROR + 0.05
@@ -146,12 +146,12 @@ def test_what_says_nothing_is_no_copy(voices):
     assert near_copies({"alone": words_of(voices["clip 03"])}) == []
 
 
-def test_silence_around_a_clip_has_no_words(heard, voices):
+def test_silence_around_a_clip_has_no_words(fingerprints, voices):
     signal = voices["clip 05"]
     padded = np.concatenate([np.zeros(RATE), signal, np.zeros(RATE)]).astype(np.float32)
     words = words_of(padded)
     assert not words[:40].any() and not words[-40:].any()
-    assert np.count_nonzero(words) <= len(heard["clip 05"]) + 2 * room.FRAME // room.HOP
+    assert np.count_nonzero(words) <= len(fingerprints["clip 05"]) + 2 * room.FRAME // room.HOP
 
 
 def test_a_word_a_hop_from_the_first_whole_frame_on():
@@ -217,8 +217,8 @@ def test_the_limit_is_a_fifth_of_the_bits(flipped, found):
     assert pairs == ([Copy("a", "b", 0.9 * flipped / 32)] if found else [])
 
 
-def test_pairs_are_sorted_and_do_not_depend_on_the_order(heard, voices):
-    everyone = heard | {
+def test_pairs_are_sorted_and_do_not_depend_on_the_order(fingerprints, voices):
+    everyone = fingerprints | {
         "a": words_of(0.5 * voices["clip 07"]),
         "b": words_of(middle(voices["clip 07"])),
         "c": words_of(add_noise(voices["clip 02"], 30)),
@@ -245,16 +245,16 @@ def test_the_best_offset_counts():
     assert found.error < 0.02
 
 
-def test_every_pair_of_fifteen_equal_clips_is_found(heard):
-    many = {f"same {i:02d}": heard["clip 04"] for i in range(15)}
-    found = near_copies(heard | many)
+def test_every_pair_of_fifteen_equal_clips_is_found(fingerprints):
+    many = {f"same {i:02d}": fingerprints["clip 04"] for i in range(15)}
+    found = near_copies(fingerprints | many)
     assert len(found) == 15 * 16 // 2
     assert all(pair.error == 0 for pair in found)
 
 
-def test_of_very_many_equal_clips_all_hang_together(heard):
+def test_of_very_many_equal_clips_all_hang_together(fingerprints):
     """Not every pair is named then, but no clip is left out and none can be cut off."""
-    many = {f"same {i:02d}": heard["clip 04"] for i in range(60)}
+    many = {f"same {i:02d}": fingerprints["clip 04"] for i in range(60)}
     group = {"same 00"}
     pairs = near_copies(many)
     for _ in many:

@@ -326,7 +326,7 @@ def bad_steps_are_borne(runs: Runs, monkeypatch) -> None:
     with pytest.raises(RunError, match="cause is the learning rate"):
         run_experiment(runs.config("train.max_bad_steps=1", root), [])
     losses = iter([float("nan")] * 2 + [1.0] * 100)
-    run_experiment(runs.config("train.max_bad_steps=2", root, "name=borne"), [])
+    run_experiment(runs.config("train.max_bad_steps=2", root, "name=max_bad_steps"), [])
 
 
 # keys that change how and where, and by design not what

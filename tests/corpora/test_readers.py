@@ -403,7 +403,7 @@ def test_manifest_whose_files_are_all_missing_is_told_where_they_were_looked_for
     assert f"corpus.root = {tmp_path}" in str(error.value)
     path.write_text(table + "a/1.wav,joy,ann\n")
     found = read_corpus("manifest", tmp_path, path)
-    assert sum(not one.path.exists() for one in found) == 30  # to be heard, and named together
+    assert sum(not one.path.exists() for one in found) == 30  # found when indexed, named together
 
 
 @pytest.mark.parametrize("there", ["a link", "a folder", "nothing"])

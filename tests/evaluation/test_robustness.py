@@ -1,4 +1,4 @@
-"""Changed clips are changed as they say; frozen weights are measured once, and told apart."""
+"""Conditions change recordings as stated; each set of weights is measured once, apart."""
 
 import json
 import shutil
@@ -169,7 +169,7 @@ def copy(run, to):
 
 
 def looked(folder):
-    """Return the (fold, why) of each look at changed clips."""
+    """Return the (fold, why) of each evaluation on changed recordings."""
     return [(one["fold"], one["why"]) for one in read_ledger(folder) if one["kind"] != "test"]
 
 

@@ -1,4 +1,4 @@
-"""Seeds and folds are averaged only over what they have in common; damage is told."""
+"""Seeds and folds are averaged only over what they share; corrupt results are reported."""
 
 import json
 import os

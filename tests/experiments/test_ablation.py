@@ -353,8 +353,10 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     (stopper := Thread(target=stop_us)).start()
     assert ablation.main(wishes, configs) == 0
     stopper.join()
-    told = capsys.readouterr().err
-    assert "stopped: what was done is saved" in told and "ablation.sh tiny --fusions gmu" in told
+    message = capsys.readouterr().err
+    assert (
+        "stopped: what was done is saved" in message and "ablation.sh tiny --fusions gmu" in message
+    )
     assert not is_busy(gmu) and not (gmu / "metrics.json").exists()
 
     planner = get_context("fork").Process(target=ablation.main, args=(wishes, configs))

@@ -153,8 +153,8 @@ def test_who_is_at_work_on_a_fold(tmp_path):
     with lock(file, "a test"):
         assert is_busy(tmp_path)
     assert not is_busy(tmp_path) and file.exists()
-    with file.open() as onlooker:  # who looks at the same moment is not at work
-        fcntl.flock(onlooker, fcntl.LOCK_SH)
+    with file.open() as reader:  # reading at the same moment does not count as work
+        fcntl.flock(reader, fcntl.LOCK_SH)
         assert not is_busy(tmp_path)
 
 
@@ -162,21 +162,21 @@ def test_others_go_first_and_a_freed_fold_is_taken_up(job, holder, tmp_path, mon
     caplog.set_level(logging.INFO, "experiments.jobs")
     busy, free = job("busy"), job("free", "time.sleep(0.3)\n" + DONE)
     holder(busy.folder, until=tmp_path / "released")
-    looks = []
+    asked = []
 
     def look(folder: Path) -> bool:
         if caplog.messages[-1].startswith("waiting"):
-            looks.append(folder)
-        if len(looks) > 3:
+            asked.append(folder)
+        if len(asked) > 3:
             (tmp_path / "released").touch()
         return is_busy(folder)
 
     monkeypatch.setattr(jobs, "is_busy", look)
     assert run_jobs([busy, free], [{}, {}]) == []
     assert calls(tmp_path) == ["free", "busy"]
-    told = [line for line in caplog.messages if line.startswith("waiting")]
-    assert told == ["waiting for other processes, which are at work on busy"]
-    assert caplog.messages.index(told[0]) > next(
+    waiting = [line for line in caplog.messages if line.startswith("waiting")]
+    assert waiting == ["waiting for other processes, which are at work on busy"]
+    assert caplog.messages.index(waiting[0]) > next(
         i for i, line in enumerate(caplog.messages) if "free: done" in line
     )
 
@@ -239,8 +239,8 @@ def test_slots_share_what_is_left(job, monkeypatch, caplog):
     every = [job("a", first + DONE), job("b", "open(folder + '/here', 'w')\n" + wait + DONE)]
     every += [job("c", late + "open(root + '/go', 'w')\n" + wait + DONE), job("d"), job("e")]
     run_jobs(every, [{}, {}])
-    told = next(line for line in caplog.messages if line.startswith("[1/5] a: done"))
-    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", told).groups()
+    message = next(line for line in caplog.messages if line.startswith("[1/5] a: done"))
+    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", message).groups()
     assert float(left) == pytest.approx(float(seconds) * 4 / 2)
 
 
@@ -249,8 +249,8 @@ def test_a_slot_without_work_shortens_nothing(job, monkeypatch, caplog):
     monkeypatch.setattr(jobs, "format_duration", repr)
     late = "while not os.path.exists(root + '/a/metrics.json'): time.sleep(0.01)\n"
     run_jobs([job("a"), job("b", late + "time.sleep(0.3)\n" + DONE)], [{}, {}, {}])
-    told = next(line for line in caplog.messages if line.startswith("[1/2] a: done"))
-    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", told).groups()
+    message = next(line for line in caplog.messages if line.startswith("[1/2] a: done"))
+    seconds, left = re.search(r"in ([\d.]+); about ([\d.]+) left", message).groups()
     assert left == seconds
 
 
@@ -259,7 +259,7 @@ TELL_PARENT = "import signal; os.kill(os.getppid(), signal.{})\n"
 
 @pytest.fixture
 def heeds_signals():
-    """A process that runs in the background may have been told to ignore some."""
+    """A process that runs in the background may have been started with some signals ignored."""
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     yield

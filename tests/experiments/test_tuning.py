@@ -313,7 +313,9 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
 
 def test_random_utterances_cannot_be_tuned(tiny) -> None:
     wishes = ("protocol.split=random-utterance", "protocol.allow_speaker_overlap=true")
-    with pytest.raises(InputError, match="all audio, test audio too, must be indexed before it can split"):
+    with pytest.raises(
+        InputError, match="all audio, test audio too, must be indexed before it can split"
+    ):
         make_tuning_plan(tiny(*wishes))
 
 

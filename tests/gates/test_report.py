@@ -151,7 +151,7 @@ def test_a_unimodal_run_that_was_trained_again_is_named(run):
     write_text(fold / "history.csv", "epoch,loss,dev_ua\n1,1.0,0.5\n")
     found = results_of(run)
     row = {**found["branch_ablation"]["unimodal"][0], "run": "alone", "differs": []}
-    for weights, told in (
+    for weights, warns in (
         (weights_digests(read_run(alone)), False),
         ({"fold 1 seed 0": "other"}, True),
     ):
@@ -159,7 +159,7 @@ def test_a_unimodal_run_that_was_trained_again_is_named(run):
         put(run, branch_ablation=found["branch_ablation"])
         write_report(run.folder / "r.html", *gather([run.folder, alone]), audio=False)
         page = (run.folder / "r.html").read_text()
-        assert ("alone was trained again since" in page) is told
+        assert ("alone was trained again since" in page) is warns
         assert "alone differs from the run in its fusion alone." in page
 
 

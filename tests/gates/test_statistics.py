@@ -24,8 +24,8 @@ NAN = np.nan
 
 def p_by_loops(cells):
     """Permute each speaker's own values over its own classes, one by one."""
-    told = [{k: v for k, v in enumerate(row) if not np.isnan(v)} for row in cells]
-    centred = [{k: v - np.mean(list(row.values())) for k, v in row.items()} for row in told]
+    known = [{k: v for k, v in enumerate(row) if not np.isnan(v)} for row in cells]
+    centred = [{k: v - np.mean(list(row.values())) for k, v in row.items()} for row in known]
 
     def statistic(rows):
         by_class = [[row[k] for row in rows if k in row] for k in range(cells.shape[1])]

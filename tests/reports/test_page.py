@@ -59,7 +59,7 @@ def page(published: Path) -> str:
 
 
 def rows_of(folder: Path) -> dict[tuple[int, int], list[dict[str, str]]]:
-    """Read the test rows of each fold and seed with nothing of ours."""
+    """Read the test rows of each fold and seed without code of this project."""
     found = {}
     for path in sorted(folder.glob("folds/*/predictions.csv")):
         fold, seed = map(int, re.findall(r"\d+", path.parent.name))

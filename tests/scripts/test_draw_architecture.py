@@ -1,4 +1,4 @@
-"""The picture of the rooms is made from README's table and the imports, and is up to date."""
+"""The drawing of the rooms is made from README's table and the imports, and is up to date."""
 
 import re
 from xml.etree import ElementTree
@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from scripts.draw_architecture import (
-    PICTURE,
-    picture,
+    FIGURE,
+    drawing,
     read_imports,
     read_rooms,
     without_implied,
@@ -35,7 +35,7 @@ def repository(tmp_path):
 
 
 def test_the_committed_picture_is_the_one_that_the_script_draws():
-    assert PICTURE.read_text(encoding="utf-8") == picture(), "run: make architecture"
+    assert FIGURE.read_text(encoding="utf-8") == drawing(), "run: make architecture"
 
 
 def test_rooms_and_arrows_are_those_of_the_table_and_the_imports(repository):
@@ -48,7 +48,7 @@ def test_rooms_and_arrows_are_those_of_the_table_and_the_imports(repository):
     imports = read_imports(repository, rooms)
     assert imports == {"low": set(), "middle": {"low"}, "top": {"middle", "low"}}
     assert without_implied(imports) == [("middle", "low"), ("top", "middle")]
-    svg = picture(repository)
+    svg = drawing(repository)
     assert svg.count("marker-end") == 2 and "fail &lt;well&gt;" in svg
 
 
@@ -58,11 +58,11 @@ def test_an_arrow_that_runs_up_is_refused(repository, line):
     with pytest.raises(
         ValueError, match=r"low/ of level 0 imports top/ of level 2: a room imports"
     ):
-        picture(repository)
+        drawing(repository)
 
 
 def test_no_box_covers_another_and_no_arrow_runs_over_a_box():
-    root = ElementTree.fromstring(picture())
+    root = ElementTree.fromstring(drawing())
     space = "{http://www.w3.org/2000/svg}"
     page, *boxes = [
         tuple(float(rect.get(key, 0)) for key in ("x", "y", "width", "height"))
@@ -84,8 +84,8 @@ def test_no_box_covers_another_and_no_arrow_runs_over_a_box():
 
 
 def test_the_text_of_a_box_stays_in_it():
-    rooms = read_rooms((PICTURE.parents[1] / "README.md").read_text(encoding="utf-8"))
-    root = ElementTree.fromstring(picture())
+    rooms = read_rooms((FIGURE.parents[1] / "README.md").read_text(encoding="utf-8"))
+    root = ElementTree.fromstring(drawing())
     space = "{http://www.w3.org/2000/svg}"
     boxes = [
         [float(rect.get(key, 0)) for key in ("x", "y", "width", "height")]

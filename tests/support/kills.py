@@ -20,8 +20,8 @@ MODULES = ["tests.support.kills", "train_gmu", "training.fold", "training.experi
 
 # place -> (module, attribute): death is before the n-th call, or, with "after", behind it
 PLACES = {
-    "hearing a clip": ("corpora.recordings", "inspect_audio"),
-    "picturing a clip": ("storage.feature_store", "read_audio"),
+    "indexing a recording": ("corpora.recordings", "inspect_audio"),
+    "computing images": ("storage.feature_store", "read_audio"),
     "writing images": ("storage.feature_store", "FeatureStore._append"),
     "writing the store's index": ("storage.feature_store", "FeatureStore._write_index"),
     "a training step": ("training.engine", "train_step"),

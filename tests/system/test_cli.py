@@ -53,7 +53,7 @@ def run(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> Iterator[Callable[
 
 
 def leaves_nothing(folder: Path) -> bool:
-    """No run, no image; what was heard may be kept for the next time."""
+    """No run, no image; the index of the audio may be kept."""
     kept = {path.name for path in (folder / "store").glob("*")}
     return not (folder / "runs").exists() and kept <= {RECORDINGS}
 
@@ -210,7 +210,7 @@ def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
     assert ends_with(RunError("x"))[::2] == (1, "failed: x\n")
     assert ends_with(OSError("x"))[::2] == (1, "failed: x\n")
     assert ends_with(KeyboardInterrupt()).status == 1
-    with pytest.raises(ZeroDivisionError):  # a mistake of ours keeps its traceback
+    with pytest.raises(ZeroDivisionError):  # a bug of the program keeps its traceback
         ends_with(ZeroDivisionError())
     assert cli.run_cli(lambda: None) == 0
 
@@ -295,12 +295,12 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
     def stopped() -> None:
         raise KeyboardInterrupt
 
-    for rank, told in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
+    for rank, expected in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         command = [*entry.launcher(), "train_gmu.py", "--config", "x"]
         assert cli.run_cli(stopped, command) == 0
         said = capsys.readouterr().err
-        assert told in said and bool(told) == bool(said)
+        assert expected in said and bool(expected) == bool(said)
 
 
 def test_options_are_written_out(capsys) -> None:

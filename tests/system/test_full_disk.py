@@ -256,12 +256,12 @@ def fail_and_go_on(
         run_experiment(config_in(reference.recipe, root), [])
     what, path = disk.failed[0]
     said, name = str(caught.value), path.name.removeprefix(".").split(".tmp")[0]
-    told = f"{what} of {path}: {caught.value!r}"
-    assert os.strerror(number) in said and (name.rpartition(".")[0] or name) in said, told
+    detail = f"{what} of {path}: {caught.value!r}"
+    assert os.strerror(number) in said and (name.rpartition(".")[0] or name) in said, detail
     if number == errno.ENOSPC:
-        assert "is free on that disk" in said and "then run the same command again" in said, told
+        assert "is free on that disk" in said and "then run the same command again" in said, detail
         takes_nothing = ("cannot make the folder", "cannot open", "cannot lock")
-        assert "needs " in said or said.startswith(takes_nothing), told
+        assert "needs " in said or said.startswith(takes_nothing), detail
     assert_whole(root, appended=not lasting)
     found = images_of(config_in(reference.recipe, root))
     assert found.items() <= reference.images.items()
@@ -571,10 +571,10 @@ def test_a_store_that_is_removed_while_it_is_built(
     reference, tmp_path, monkeypatch, count, gone
 ) -> None:
     root, read = tmp_path / "root", store_module.read_audio
-    heard = iter(range(100))
+    calls = iter(range(100))
 
     def read_and_remove(path: Path, *args: Any) -> Any:
-        if next(heard) == 20:  # one chunk is in the store
+        if next(calls) == 20:  # one chunk is in the store
             (place,) = (root / "store").glob("*/")
             (place / gone).unlink() if gone else shutil.rmtree(place)
         return read(path, *args)
@@ -599,10 +599,10 @@ def test_a_data_file_cut_short_while_a_store_is_built_gives_no_zeros(
     reference, tmp_path, monkeypatch, count
 ) -> None:
     root, read = tmp_path / "root", store_module.read_audio
-    heard = iter(range(100))
+    calls = iter(range(100))
 
     def read_and_cut(path: Path, *args: Any) -> Any:
-        if next(heard) == 20:
+        if next(calls) == 20:
             os.truncate(next((root / "store").glob("*/mel.f16")), 100)
         return read(path, *args)
 

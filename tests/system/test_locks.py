@@ -118,11 +118,11 @@ def test_of_two_runs_of_one_name_the_second_is_refused(
     for again in (argv, [*argv, "--overwrite"]):
         second = kills.start(again, tmp_path / "second")
         second.join(60)
-        told = (tmp_path / "second").read_text()
-        assert second.exitcode == 1 and "Traceback" not in told
+        output = (tmp_path / "second").read_text()
+        assert second.exitcode == 1 and "Traceback" not in output
         place = f"{folder}" if folds == "null" or again != argv else f"fold-1_seed-0 in {folder}"
-        assert f"failed: another process is at work on {place}" in told
-        assert f"process {first.pid} on {socket.gethostname()}" in told
+        assert f"failed: another process is at work on {place}" in output
+        assert f"process {first.pid} on {socket.gethostname()}" in output
         count("second runs refused")
         (tmp_path / "second").unlink()
     assert first.is_alive()
@@ -163,7 +163,7 @@ def _n_imaged(log: Path) -> int:
 def test_who_begins_a_run_of_another_config_meanwhile_is_not_mixed_with(
     tiny: Callable, monkeypatch
 ) -> None:
-    """While the clips of one process are heard, another one may begin and end."""
+    """While one process indexes audio, another one may begin and end."""
     first, second = tiny("run.folds=[1]", "train.epochs=1"), tiny("run.folds=[2]", "optim.lr=0.01")
 
     def slow(config, keep):

@@ -110,12 +110,14 @@ def test_a_rank_that_cannot_be_said_is_nan(z) -> None:
 # Alarms
 
 
-def heard(now: dict[str, float], before: tuple = (BEFORE,), n_classes: int = 4) -> dict[str, str]:
+def warnings_of(
+    now: dict[str, float], before: tuple = (BEFORE,), n_classes: int = 4
+) -> dict[str, str]:
     return {one["what"]: one["words"] for one in collapse_warnings([*before, now], n_classes)}
 
 
 def test_a_healthy_history_raises_none() -> None:
-    assert heard(HEALTHY) == {} and heard(BEFORE, ()) == {}
+    assert warnings_of(HEALTHY) == {} and warnings_of(BEFORE, ()) == {}
 
 
 CASES = [
@@ -133,7 +135,7 @@ CASES = [
 
 @pytest.mark.parametrize(("change", "what", "words"), CASES)
 def test_each_alarm_fires_on_its_case_alone(change, what, words) -> None:
-    found = heard(HEALTHY | change)
+    found = warnings_of(HEALTHY | change)
     assert list(found) == [what] and re.search(words, found[what])
 
 
@@ -150,28 +152,28 @@ def test_each_alarm_fires_on_its_case_alone(change, what, words) -> None:
     ],
 )
 def test_none_fires_at_its_limit_or_on_what_is_not_known(change) -> None:
-    assert heard(HEALTHY | change) == {}
+    assert warnings_of(HEALTHY | change) == {}
 
 
 def test_columns_that_are_missing_give_no_alarm() -> None:
     for kept in ({}, {"grad_cqt": 1.0, "rank_cqt": 5.0}, {"grad_mel": 0.0}):
-        assert heard({"epoch": 1, **kept}, ()) == {}
+        assert warnings_of({"epoch": 1, **kept}, ()) == {}
 
 
 def test_few_clips_that_fill_few_directions_from_the_start_are_no_fall() -> None:
     low = HEALTHY | {"rank_cqt": 1.9, "rank_mel": 1.9}
-    assert heard(low, (low,), n_classes=8) == {}
+    assert warnings_of(low, (low,), n_classes=8) == {}
 
 
 @pytest.mark.parametrize("n_classes", [2, 3])
 def test_a_fall_to_one_direction_is_an_alarm_for_few_classes_too(n_classes: int) -> None:
     many, few = ({"epoch": e, "rank_cqt": r, "rank_mel": 9.0} for e, r in ((1, 40.0), (2, 1.1)))
-    assert list(heard(few, (many,), n_classes=n_classes)) == ["CQT embeddings collapse"]
-    assert heard(few | {"rank_cqt": 1.3}, (many,), n_classes=n_classes) == {}
+    assert list(warnings_of(few, (many,), n_classes=n_classes)) == ["CQT embeddings collapse"]
+    assert warnings_of(few | {"rank_cqt": 1.3}, (many,), n_classes=n_classes) == {}
 
 
 def test_a_point_from_the_start_is_an_alarm() -> None:
-    assert list(heard({"epoch": 1, "rank_cqt": 0.0}, ())) == ["CQT embeddings collapse"]
+    assert list(warnings_of({"epoch": 1, "rank_cqt": 0.0}, ())) == ["CQT embeddings collapse"]
 
 
 # Watching
@@ -194,7 +196,7 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
     train_step(trainer, [batch(8)])
     assert trainer.progress.measured["grad_mel"] == 0 < trainer.progress.measured["grad_cqt"]
     row = {"epoch": 1, **trainer.progress.measured}
-    assert list(heard(row, ())) == ["gradients apart"]
+    assert list(warnings_of(row, ())) == ["gradients apart"]
 
 
 @pytest.mark.parametrize("fusion", ["gmu_contrastive", "cross_attention", "mel_only"])

@@ -104,7 +104,7 @@ def one_process(rank: int, folder: Path) -> None:
     """Write what this process of two finds."""
     where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD}
     os.environ |= {name: str(value) for name, value in where.items()}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # accelerate looks, none is used
+    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # accelerate only reads them
     torch.set_num_threads(1)
     store = dist.FileStore(str(folder / "rendezvous"), WORLD)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
@@ -238,7 +238,7 @@ def test_peer_20_a_nan_on_one_process_moves_no_weight_on_any(two, count) -> None
         assert not any(map(torch.equal, after_next, after_bad))
         assert set(found["taken"]) == {2} and len(found["taken"]) == 6
         (incident,) = found["progress"]["incidents"]
-        assert incident["parts"] == ["data"] and incident["clips"][-1] == f"clip_{BATCH + 1}"
+        assert incident["parts"] == ["data"] and incident["utterances"][-1] == f"clip_{BATCH + 1}"
     assert first["progress"] == second["progress"]
     assert all(map(torch.equal, first["weights"][-1], second["weights"][-1]))
     count("steps that were not finite")

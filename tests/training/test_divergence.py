@@ -65,7 +65,7 @@ def assert_unmoved(trainer: TrainingState, before: dict[str, Tensor]) -> None:
 def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
     branch: str, caplog, count
 ) -> None:
-    bad = iter([False, True, True, True, False])  # the look for the cause computes once more
+    bad = iter([False, True, True, True, False])  # the search for the cause computes once more
     trainer = make_trainer(spoiled_stub(branch, lambda: next(bad)), names={"train": NAMES})
     train_step(trainer, [batch(4)])
     before = copy_of(trainer)
@@ -82,11 +82,11 @@ def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
         "batch": 1,
         "what": "loss",
         "parts": [branch],
-        "clips": NAMES[4:8],
+        "utterances": NAMES[4:8],
     }
-    told = caplog.messages[-1]
-    assert "the loss is NaN or infinite" in told and "Ses01_004, Ses01_005" in told
-    assert "CQT" in told if branch == "cqt" else "Mel" in told
+    message = caplog.messages[-1]
+    assert "the loss is NaN or infinite" in message and "Ses01_004, Ses01_005" in message
+    assert "CQT" in message if branch == "cqt" else "Mel" in message
     trainer.progress.bad_in_row = 0
     count("steps that were not finite")
 
@@ -112,7 +112,7 @@ def test_of_accumulated_batches_the_bad_one_is_named_and_none_counts(count) -> N
     assert train_step(trainer, [batch(4), bad]) == []
     assert_unmoved(trainer, before)
     assert trainer.progress.incidents[0]["parts"] == ["data"]
-    assert trainer.progress.incidents[0]["clips"] == ["Ses01_006"]
+    assert trainer.progress.incidents[0]["utterances"] == ["Ses01_006"]
     count("steps that were not finite")
 
 
@@ -331,7 +331,7 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
     issues = read_json(run / "summary.json")["training_issues"]["fold 1 seed 0"]
     assert issues["bad_steps"] == 2 and issues["float32"] == ["head"]
     assert [one["batch"] for one in issues["incidents"]] == [2, 3]
-    assert all(clip.startswith("Ses0") for clip in issues["incidents"][0]["clips"])
+    assert all(clip.startswith("Ses0") for clip in issues["incidents"][0]["utterances"])
     table = (run / "summary.md").read_text()
     assert "In tiny, fold 1 seed 0: 2 training steps were skipped" in table
     assert "went back to the end of epoch 0 and continued in float32 for head" in table
@@ -349,8 +349,8 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
     run = run_experiment(tiny("train.precision=bfloat16"), [])
     (issues,) = read_json(run / "summary.json")["training_issues"].values()
     assert issues["bad_steps"] == 0 and issues["float32"] == ["mel"]
-    told = "In tiny, fold 1 seed 0: In epoch 2 the prediction was NaN or infinite: training went"
-    assert told in (run / "summary.md").read_text()
+    message = "In tiny, fold 1 seed 0: In epoch 2 the prediction was NaN or infinite: training went"
+    assert message in (run / "summary.md").read_text()
 
 
 @pytest.mark.parametrize("part", ["train", "dev", "test"])

@@ -304,7 +304,7 @@ def test_a_mixed_batch_is_trained_on_both_targets() -> None:
 def test_a_clip_of_several_crops_is_their_mean() -> None:
     clips = fake_clips(6)
     clips.views[0][:, 0, 0, 0] = [0, 1, 1, 2, 3, 3]  # what each crop says
-    clips.clips = np.array([0, 1, 1, 1, 2, 2])  # clip 1 has three crops
+    clips.utterances = np.array([0, 1, 1, 1, 2, 2])  # clip 1 has three crops
     clips.targets = torch.tensor([0, 1, 2])
     for batch_size in (2, 6):
         loader = build_loader(clips, EvalBatches(6, batch_size), CPU, workers=0)

@@ -102,7 +102,7 @@ def test_peer_22_the_plateau_falls_after_patience_epochs_without_a_better_dev_ua
     for ua in (0.5, 0.6, 0.6, 0.59, 0.3, 0.61, 0.2, 0.2, 0.2):
         schedule.after_epoch(ua)
         found.append(schedule.rates()[-1])
-    # 0.6 is the best: two worse epochs are borne, the third lowers; an equal one is no better.
+    # 0.6 is the best: two worse epochs are allowed, the third lowers; an equal one is not better.
     assert found == pytest.approx([0.02] * 4 + [0.002] * 4 + [0.0002])
 
 

@@ -93,7 +93,7 @@ def check(run: Run, expected: dict[str, bytes]) -> None:
 # each place is reached in turn: a run that is killed there is started again for the next
 CHAINS = {
     "concat": [
-        ("hearing a clip", 5),
+        ("indexing a recording", 5),
         ("writing images", 1),
         ("after writing images", 1),
         ("a training step", 2),
@@ -105,7 +105,7 @@ CHAINS = {
         ("writing metrics", 1),
     ],
     "gmu": [
-        ("picturing a clip", 20),
+        ("computing images", 20),
         ("writing the store's index", 2),
         ("after a training step", 1),
         ("renaming a file", 9),
@@ -230,8 +230,8 @@ def test_killed_on_two_processes(recipe: Path, tmp_path: Path, count) -> None:
 
 
 STOPS = [  # where the signal comes, and the newest state afterwards
-    ("hearing a clip", 5, None),
-    ("picturing a clip", 20, None),
+    ("indexing a recording", 5, None),
+    ("computing images", 20, None),
     ("a training step", 2, "epoch-0000_batch-00004_best-0000"),
     ("after a training step", 3, "epoch-0000_batch-00006_best-0000"),
     ("evaluating", 1, "epoch-0000_batch-00006_best-0000"),
@@ -251,16 +251,17 @@ def test_a_signal_saves_the_state_and_says_how_to_go_on(
     for place, n, newest in STOPS:
         assert run.until(place, n, number) == 0, f"{place}: {run.log.read_text()}"
         count("signals heeded")
-        told = run.log.read_text()
-        command = told[told.index("To resume:") :].splitlines()[1]
+        output = run.log.read_text()
+        command = output[output.index("To resume:") :].splitlines()[1]
         assert command.strip().startswith("python train")
         assert ("--overwrite" in command) == (newest is None)  # only until it has been done
         states = sorted((run.folder / FOLD / "state").glob("epoch-*"))
         assert ([path.stem for path in states] or [None])[-1] == newest, place
-        assert "Traceback" not in told
+        assert "Traceback" not in output
         run.log.unlink()
     run.argv.remove("--overwrite")
-    assert run.until("the test pass", 1, number) == 0  # it is not broken off: one look
+    # The test pass is not interrupted: one test evaluation.
+    assert run.until("the test pass", 1, number) == 0
     assert len((run.folder / "ledger.jsonl").read_text().splitlines()) == 1
     check(run, undisturbed(fusion))
 
