@@ -23,6 +23,7 @@ from inference.predictor import (
     model_name,
     weights_digests,
 )
+from storage.folders import CARD
 from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
@@ -226,7 +227,7 @@ def _input_rate(run: Run) -> int:
 def _measure(run: Run, fold: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
     """Evaluate one fold and seed under all conditions."""
     model = FoldModel(fold.folder, chosen_device(run.config))
-    card = read_json(fold.folder / "model.json")
+    card = read_json(fold.folder / CARD)
     targets, of_speaker = fold.test.targets.tolist(), fold.test.speakers.tolist()
     speakers: list[str] = []
     confusions = {}

@@ -24,6 +24,7 @@ from config.loading import dump_config, flatten, load_config, parse_override, re
 from config.schema import Config
 from experiments.jobs import Job
 from experiments.search_space import SECTIONS, as_overrides
+from storage.folders import CONFIG
 from system.errors import InputError, RunError, nearest
 from system.files import MAX_CONFIG, read_text
 
@@ -193,8 +194,8 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
         if overwrite:
             with lock(run.folder / LOCK, str(run.folder)):
                 remove_run(run.folder)
-        if not (run.folder / "config.yaml").exists():  # without it the folder is not a run
-            write_text(run.folder / "config.yaml", dump_config(run.config))
+        if not (run.folder / CONFIG).exists():  # without it the folder is not a run
+            write_text(run.folder / CONFIG, dump_config(run.config))
         make_folder(run.folder / "logs", inside=run.folder)
     return plan_jobs(runs, plan)
 

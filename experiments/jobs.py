@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from storage.folders import is_finished
 from system.files import disk_error, is_full
 from system.locks import TAKEN, is_held
 from system.signals import Stop
@@ -40,7 +41,7 @@ class Job:
     @property
     def finished(self) -> bool:
         """Whether the fold was tested, by this job or by another process."""
-        return (self.folder / "metrics.json").exists()
+        return is_finished(self.folder)
 
 
 class Failure(NamedTuple):

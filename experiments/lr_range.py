@@ -13,12 +13,12 @@ import numpy as np
 from config.loading import dump_config
 from config.schema import Config
 from experiments.usable_range import N_FIRST, Reading, Sweep, judge, mean_sweep, read_sweep, sweep
+from storage.folders import CONFIG, RANGE_TEST
 from system.errors import InputError
 
 if TYPE_CHECKING:
     from training.build import Training
 
-RANGE_TEST = "lr_range.json"
 STEPS_PER_DECADE = 10  # at least: the smoothing reaches over some ten steps to each side
 MAX_STEPS, MAX_REPEATS, MAX_RATE = 100_000, 100, 1e6
 
@@ -151,7 +151,7 @@ def _publish(folder: Path, config: Config, seeds: Sequence[int], sweeps: Sequenc
         for n, row in enumerate(zip(*test[:3], strict=True), start=1)
     ]
     write_csv(folder / "lr_range.csv", ["seed", "step", "rate", "loss", "smoothed"], rows)
-    write_text(folder / "config.yaml", dump_config(config))
+    write_text(folder / CONFIG, dump_config(config))
     marks = {f"optim.lr = {lr:g}": lr, "steepest fall": reading.steepest_at}
     if reading.diverged_at is not None:
         marks["first divergence"] = reading.diverged_at

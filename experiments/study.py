@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
 from experiments.search_space import Space
+from storage.folders import CONFIG
 from system.errors import RunError
 from system.files import make_folder
 from system.locks import is_held, lock
@@ -81,7 +82,7 @@ class Study:
             lock(folder / LOCK, f"the study {folder}", blocking=True),
             store_errors(folder, RuntimeError),
         ):
-            trained = {path.parent.name for path in folder.glob("trials/*/config.yaml")}
+            trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
             self.optuna = optuna.create_study(
                 storage=self._storage,

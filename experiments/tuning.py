@@ -31,6 +31,7 @@ from experiments.study import (
     store_errors,
 )
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
+from storage.folders import CONFIG, STUDY, describe_changes
 from system.errors import InputError, RunError
 from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
 from system.locks import lock
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-CONFIG, ABOUT = "config.yaml", "study.json"
 # Keys that may differ when a study is resumed
 FREE = (
     *("run.root", "run.store", "run.workers", "run.device", "optuna"),
@@ -153,7 +153,7 @@ def open_folder(tuning: Tuning) -> "Plan":
         _check_study(tuning, data)  # another process may have begun it meanwhile
         remove_leftovers(folder)
         if not (folder / CONFIG).exists():
-            write_json(folder / ABOUT, _record(tuning, data))
+            write_json(folder / STUDY, _record(tuning, data))
             write_text(folder / CONFIG, dump_config(tuning.config))  # last: now it is a study
     return plan
 
@@ -303,15 +303,11 @@ def _check_study(tuning: Tuning, data: str | None = None) -> None:
     folder = tuning.folder
     if not (folder / CONFIG).exists():
         return
-    if not (folder / ABOUT).exists():
-        raise InputError(f"{folder} is not a study (no {ABOUT} in it): change name or run.root")
-    stored = read_json(folder / ABOUT, "sampler", "train and dev utterances", remove=folder)
+    if not (folder / STUDY).exists():
+        raise InputError(f"{folder} is not a study (no {STUDY} in it): change name or run.root")
+    stored = read_json(folder / STUDY, "sampler", "train and dev utterances", remove=folder)
     now = _record(tuning, data or stored["train and dev utterances"])
-    differences = [
-        f"  {key}: {stored.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(stored.keys() | now.keys())
-        if stored.get(key) != now.get(key) and not key.startswith(FREE)
-    ]
+    differences = describe_changes(stored, now, FREE)
     if differences:
         raise InputError(
             f"{folder} was made with another config, space or corpus:\n"

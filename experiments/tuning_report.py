@@ -12,6 +12,7 @@ from typing import Any
 from config.fusions import FUSIONS
 from config.loading import dump_config, load_config
 from experiments.study import COMPLETE, Result, Study
+from storage.folders import CONFIG
 from system.files import atomic_write, write_csv, write_text
 from system.locks import lock
 from system.text import format_duration, printable
@@ -123,7 +124,7 @@ def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) 
     ranked, file = best_first(trials), study.folder / "best.yaml"
     best = ranked[0]
     name = f"name={study.folder.name.removesuffix('_tuning')}_tuned"
-    config = load_config(study.trial_folder(best.number) / "config.yaml", [name])
+    config = load_config(study.trial_folder(best.number) / CONFIG, [name])
     header = HEADER.format(
         n=len(ranked),
         total=len(trials),

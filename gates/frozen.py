@@ -18,6 +18,7 @@ from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
 from inference.predictor import check_same_classes, chosen_device, frozen_model
 from model_gmu import Features, MaxMViTGMU
+from storage.folders import CARD, CONFIG
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
@@ -99,7 +100,7 @@ class FrozenFold:
     def record_evaluation(self, run: Path, kind: str) -> None:
         """Write a line into the ledger, before the test utterances are evaluated."""
         folder, n = self.result.folder, len(self.fold.split.test)
-        card = read_json(folder / "model.json")
+        card = read_json(folder / CARD)
         record_test_evaluation(run, card, n, folder, kind, f"{kind} of the frozen weights")
 
     def n_batches(self, part: str) -> int:
@@ -198,7 +199,7 @@ class FrozenRun:
         images = card.features.model_dump() == feature_settings(self.session.config)
         if tuple(card.classes) != result.classes or not images:
             reason = "its classes or images are not those of the run"
-            raise corrupt_file(folder / "model.json", reason, remove=folder)
+            raise corrupt_file(folder / CARD, reason, remove=folder)
         split = get_fold(self.session.plan.splits, result.fold)
         fold = self.session.fold(split, result.seed)
         if fold.ids(split.test) != result.test.utterances.tolist():
@@ -224,7 +225,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
             raise InputError(
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
-    config = _moved(load_config(run.folder / "config.yaml", overrides), run)
+    config = _moved(load_config(run.folder / CONFIG, overrides), run)
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)

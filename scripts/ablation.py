@@ -25,6 +25,7 @@ from experiments.ablation import (
     open_runs,
 )
 from experiments.jobs import Failure, run_jobs, slot_environments
+from storage.folders import CONFIG, METRICS
 from system.cli import run_cli
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
@@ -130,9 +131,9 @@ def _finish(
         problems += [f"  {job.title}: {reason} (in {job.log})" for job, reason in failures]
     try:
         for run in runs:
-            if any(run.folder.glob("folds/*/metrics.json")):
+            if any(run.folder.glob(f"folds/*/{METRICS}")):
                 # Again with all folds: each job has written those of its own fold only
-                write_text(run.folder / "config.yaml", dump_config(run.config))
+                write_text(run.folder / CONFIG, dump_config(run.config))
                 summarize(run.folder)
         print(f"Compare the {len(runs)} runs; write tables and report to {out}", flush=True)
         answer = conclude([run.folder for run in runs], out, reference)

@@ -21,13 +21,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from storage.model_card import FILE as CARD
+from storage.folders import CARD, METRICS
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.text import truncate
 
 WEIGHTS, STATE = "model.safetensors", "state"
 HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
-ENVIRONMENT, METRICS = "environment.json", "metrics.json"
+ENVIRONMENT = "environment.json"
 HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
 PREDICTION_COLUMNS = ("split", "utterance", "speaker", "target", "pred")
 GATE_COLUMN = "gate_mean"  # the last one, behind a prob_<class> for each class
@@ -123,11 +123,6 @@ _METRICS = TypeAdapter(FoldMetrics)
 def fold_name(fold: int, seed: int) -> str:
     """Return the name of a fold's folder."""
     return f"fold-{fold}_seed-{seed}"
-
-
-def is_finished(folder: Path) -> bool:
-    """Return whether a fold was tested and all its files were written."""
-    return (folder / METRICS).exists()
 
 
 def write_metrics(folder: Path, metrics: FoldMetrics) -> None:

@@ -1,9 +1,20 @@
-"""Is this the folder of a run, or of a finished fold? Answered before anything slow is imported."""
+"""What a folder holds, told by file names alone: cheap to import, for checks before real work.
+
+config.yaml                  a run, a study or a range test
++ study.json, lr_range.json  a study, a range test
+model.json                   a finished fold; metrics.json is written last
+"""
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from system.errors import InputError
+
+CONFIG = "config.yaml"
+STUDY, RANGE_TEST = "study.json", "lr_range.json"
+METRICS, CARD = "metrics.json", "model.json"
 
 
 def check_is_run(folder: Path) -> None:
@@ -15,8 +26,8 @@ def check_is_run(folder: Path) -> None:
     Raises:
         InputError: It has no config.yaml; names run folders nearby.
     """
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder} is not a run folder (no config.yaml in it); {_hint(folder)}")
+    if not (folder / CONFIG).is_file():
+        raise InputError(f"{folder} is not a run folder (no {CONFIG} in it); {_hint(folder)}")
 
 
 def check_is_fold(folder: Path) -> None:
@@ -28,14 +39,36 @@ def check_is_fold(folder: Path) -> None:
     Raises:
         InputError: It has no model.json; names finished folds below it.
     """
-    if not (folder / "model.json").is_file():
-        inside = sorted(str(path.parent) for path in folder.glob("**/model.json"))
+    if not (folder / CARD).is_file():
+        inside = sorted(str(path.parent) for path in folder.glob(f"**/{CARD}"))
         hint = f"; folds in it: {', '.join(inside)}" if inside else ""
-        raise InputError(f"{folder} is not a finished fold (no model.json in it){hint}")
+        raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a fold was tested and all its files were written."""
+    return (folder / METRICS).exists()
+
+
+def describe_changes(
+    before: Mapping[str, Any], now: Mapping[str, Any], free: Sequence[str]
+) -> list[str]:
+    """Return one line for each key whose value is another one now.
+
+    Args:
+        before: Values stored in the folder, by dotted key.
+        now: Values of this command, by dotted key.
+        free: Beginnings of keys that may differ.
+    """
+    return [
+        f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key) != now.get(key) and not key.startswith(tuple(free))
+    ]
 
 
 def _hint(folder: Path) -> str:
-    inside = sorted(str(path.parent) for path in folder.glob("*/config.yaml"))
+    inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
     if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
         return f"name the run that this fold belongs to: {folder.parent.parent}"
     return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"

@@ -9,10 +9,10 @@ from pydantic import Field, ValidationError
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Section
 from models.settings import ModelSettings
+from storage.folders import CARD
 from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json
 from system.text import short_repr, truncate
 
-FILE = "model.json"
 FINDINGS_SHOWN = 5
 
 Name = Annotated[str, Field(min_length=1, max_length=MAX_WORD)]
@@ -61,7 +61,7 @@ def read_card(folder: Path) -> ModelCard:
     Raises:
         RunError: The card is missing or corrupt; the message names each wrong key.
     """
-    file = folder / FILE
+    file = folder / CARD
     value = read_json(
         file, "model", "classes", "features", "protocol", remove=folder, limit=MAX_CARD
     )

@@ -9,7 +9,6 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
-import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,6 @@ import numpy as np
 from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from storage.fold_folder import (
-    METRICS,
     FoldMetrics,
     PredictionTable,
     read_environment,
@@ -31,6 +29,14 @@ from storage.fold_folder import (
     read_predictions,
     read_table,
     write_environment,
+)
+from storage.folders import (
+    CONFIG,
+    METRICS,
+    RANGE_TEST,
+    STUDY,
+    check_is_run,
+    describe_changes,
 )
 from storage.ledger import LEDGER
 from system.errors import InputError
@@ -48,9 +54,8 @@ from system.locks import lock
 if TYPE_CHECKING:
     from corpora.plan import Plan
 
-CONFIG, CERTIFICATE, UTTERANCES = "config.yaml", "split_certificate.json", "utterances.csv"
-BAD_AUDIO, FOLDS, LOCK = "bad_audio.json", "folds", ".lock"
-STUDY, RANGE_TEST = "study.json", "lr_range.json"  # in folders that hold a config, but not a run
+CERTIFICATE, UTTERANCES, BAD_AUDIO = "split_certificate.json", "utterances.csv", "bad_audio.json"
+FOLDS, LOCK = "folds", ".lock"
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
 UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path".split()
 # Keys that may differ when a run is resumed
@@ -158,8 +163,7 @@ def read_run(folder: Path) -> Run:
         RunError: A file in it is corrupt.
     """
     folder = Path(folder)
-    if not (folder / CONFIG).is_file():
-        raise InputError(f"{folder} is not a run folder (it has no {CONFIG}); {_hint(folder)}")
+    check_is_run(folder)
     finished = [
         FoldResult(file.parent, read_metrics(file.parent))
         for file in sorted(folder.glob(f"{FOLDS}/*/{METRICS}"))
@@ -218,13 +222,6 @@ def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
     return joined.take(joined.utterances.argsort(kind="stable"))
 
 
-def _hint(folder: Path) -> str:
-    inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
-    if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
-        return f"name the run that this fold belongs to: {folder.parent.parent}"
-    return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"
-
-
 def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
     """Refuse a folder that belongs to another config, or is not a run folder.
 
@@ -252,13 +249,8 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
         raise InputError(f"{folder} is not a run folder ({why}): change name or run.root")
     if overwrite:
         return
-    there = flatten(_read_config(folder).model_dump())
-    now = flatten(config.model_dump())
-    differences = [
-        f"  {key}: {there.get(key)!r} there, {now.get(key)!r} now"
-        for key in sorted(there.keys() | now.keys())
-        if there.get(key) != now.get(key) and not key.startswith(FREE)
-    ]
+    stored = flatten(_read_config(folder).model_dump())
+    differences = describe_changes(stored, flatten(config.model_dump()), FREE)
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"

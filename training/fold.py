@@ -17,13 +17,13 @@ from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
     Scores,
-    is_finished,
     write_environment,
     write_history,
     write_metrics,
     write_model_card,
     write_predictions,
 )
+from storage.folders import CARD, is_finished
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
 from system.files import copy_file, make_folder, read_json, remove_leftovers
@@ -144,7 +144,7 @@ def _test(fold: Fold, state: TrainingState, start: float) -> None:
     session, folder = fold.session, fold.folder
     parts = {"dev": fold.split.dev, "test": fold.split.test}
     if session.is_main:
-        card, n = read_json(folder / "model.json"), len(fold.split.test)
+        card, n = read_json(folder / CARD), len(fold.split.test)
         why = f"test after selection of epoch {state.progress.best_epoch} on dev"
         record_test_evaluation(session.folder, card, n, folder, "test", why)
     predictions = {}

@@ -11,7 +11,6 @@ from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
     TrainingIssues,
-    is_finished,
     read_environment,
     read_history,
     read_metrics,
@@ -23,6 +22,7 @@ from storage.fold_folder import (
     write_model_card,
     write_predictions,
 )
+from storage.folders import is_finished
 from storage.model_card import read_card
 from storage.run_folder import read_run
 from system.errors import RunError

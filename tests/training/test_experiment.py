@@ -29,12 +29,11 @@ from corpora.certificate import certify
 from corpora.plan import make_plan, plan_warnings
 from evaluation.comparison import compare
 from evaluation.tables import comparison_markdown
-from experiments import lr_range as rate_range
-from experiments import tuning
 from features import SpectrogramImages
 from model_gmu import rebuild
 from models.settings import ModelSettings
 from storage.feature_store import FeatureStore
+from storage.folders import RANGE_TEST, STUDY
 from storage.run_folder import read_run, remove_run
 from storage.tensors import load_tensors
 from system.errors import InputError, RunError
@@ -297,7 +296,7 @@ def test_removing_a_run_keeps_its_ledger_through_a_kill(tmp_path, monkeypatch, k
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("mark", [tuning.ABOUT, rate_range.RANGE_TEST])
+@pytest.mark.parametrize("mark", [STUDY, RANGE_TEST])
 def test_a_study_with_its_config_is_no_run(tiny: Callable, overwrite: bool, mark: str) -> None:
     config = tiny()
     folder = Path(config.run.root) / "tiny"
