@@ -311,7 +311,7 @@ def test_a_recording_that_changed_is_named(tmp_path: Path, kept, count) -> None:
 
 @pytest.mark.promise("bad_audio")
 @pytest.mark.parametrize("packed", ["touched", "FLAC"])
-def test_an_equal_recording_goes_on(tmp_path: Path, packed, count) -> None:
+def test_an_equal_recording_is_accepted(tmp_path: Path, packed, count) -> None:
     path, clips = own_clip(tmp_path)
     before = clips[(0, 0)].waveform
     samples, rate = soundfile.read(path)

@@ -319,7 +319,7 @@ def test_bins_beyond_half_of_the_input_rate_are_zero(input_rate, hop):
     assert found[module.frequencies < 0.45 * input_rate].min() > 0.001
 
 
-def test_nothing_above_half_of_the_sample_rate_is_heard():
+def test_nothing_above_half_of_the_sample_rate_has_an_effect():
     module = CQT(16_000, 256, n_bins=88, window="blackmanharris", input_rate=44_100)
     tones = torch.stack([tone(f, 44_100, 44_100).float() for f in (4000, 9000, 15_000)])
     middle = module(tones)[..., 31].amax(1)
@@ -487,7 +487,7 @@ def test_threads_share_a_small_kernel_cache_without_harm(monkeypatch):
 
 @pytest.mark.parametrize("rate", [4000, 8000, 16_000, 22_050])
 @pytest.mark.parametrize(("window", "filter_scale"), SHAPES)
-def test_too_many_bins_are_refused_and_the_number_told_fits(rate, window, filter_scale):
+def test_too_many_bins_are_refused_and_the_number_named_fits(rate, window, filter_scale):
     shape = {"window": window, "filter_scale": filter_scale}
     with pytest.raises(InputError, match="n_bins=120 reaches .* at most") as caught:
         CQT(rate, n_bins=120, **shape)
@@ -500,7 +500,7 @@ def test_too_many_bins_are_refused_and_the_number_told_fits(rate, window, filter
         CQT(rate, n_bins=fits + 1, **shape)
 
 
-def test_no_bin_that_fits_is_told_too():
+def test_no_bin_that_fits_is_reported_too():
     with pytest.raises(InputError, match="at most 0 bins"):
         CQT(8000, fmin=5000.0, n_bins=1)
 

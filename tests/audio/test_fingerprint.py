@@ -125,7 +125,7 @@ def test_unrelated_clips_are_far_from_the_limit(fingerprints):
     assert min(errors) > room.MAX_ERROR + 0.05
 
 
-def test_what_says_nothing_is_no_copy(voices):
+def test_what_says_nothing_is_not_a_copy(voices):
     time = np.arange(2 * RATE) / RATE
     noise = np.random.default_rng(0)
     silent = {"empty": np.zeros(0), "one": np.ones(1), "none": np.zeros(2 * RATE)}

@@ -54,7 +54,7 @@ def test_wav_and_flac_hold_the_same_samples(tmp_path, name):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_peer_09_samples_that_are_no_numbers_are_refused(tmp_path, value):
+def test_peer_09_samples_that_are_not_numbers_are_refused(tmp_path, value):
     soundfile.write(tmp_path / "a.wav", np.array([0.1, value, 0.2]), 8000, subtype="FLOAT")
     with pytest.raises(BadAudio, match="NaN or infinite"):
         read_audio(tmp_path / "a.wav", 8000)
@@ -77,7 +77,7 @@ def test_peer_09_less_than_ten_milliseconds_are_refused(tmp_path, rate):
 
 
 @pytest.mark.parametrize("name", ["text.wav", "headerless.raw", "missing"])
-def test_peer_09_what_is_no_audio_is_refused_with_a_reason(tmp_path, name):
+def test_peer_09_what_is_not_audio_is_refused_with_a_reason(tmp_path, name):
     (tmp_path / "text.wav").write_text("not audio")
     (tmp_path / "headerless.raw").write_bytes(bytes(100))
     with pytest.raises(BadAudio, match="cannot be read: .+"):
@@ -178,7 +178,7 @@ def test_what_is_drawn_is_read(tmp_path, count) -> None:
 
 @pytest.mark.promise("properties")
 @pytest.mark.parametrize("packing", ["WAV", "FLAC", "AIFF"])
-def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path, packing, count) -> None:
+def test_corrupt_files_are_read_or_refused_and_nothing_else(tmp_path, packing, count) -> None:
     soundfile.write(tmp_path / "whole", tone(300, 8000, 0.1), 8000, format=packing)
     whole, path = (tmp_path / "whole").read_bytes(), tmp_path / "corrupt.wav"
 

@@ -143,14 +143,14 @@ def test_peer_11_labels_without_audio_are_an_error_not_an_empty_corpus(iemocap):
         read_corpus("iemocap", iemocap)
 
 
-def test_iemocap_labels_without_audio_among_others_are_left_to_be_heard(iemocap):
+def test_iemocap_labels_without_audio_among_others_are_left_to_be_indexed(iemocap):
     add_dialog(iemocap, "Ses01F_impro02", {"F000": "neu", "M000": "neu"}, audio=False)
     found = read_corpus("iemocap", iemocap)
     gone = [one.path.name for one in found if not one.path.exists()]
     assert len(found) == 9 and gone == ["Ses01F_impro02_F000.wav", "Ses01F_impro02_M000.wav"]
 
 
-def test_peer_11_wrong_root_names_what_was_looked_for_and_what_is_there(tmp_path):
+def test_peer_11_wrong_root_names_what_was_searched_and_what_is_there(tmp_path):
     touch(tmp_path, "Session1/dialog/wav/Ses01F_impro01.wav")
     with pytest.raises(InputError, match="dialog/EmoEvaluation.* holds: Session1"):
         read_corpus("iemocap", tmp_path)
@@ -393,7 +393,7 @@ def test_manifest_counts_all_bad_rows_and_shows_the_first(tmp_path):
     assert str(error.value).count("no speaker") == 8
 
 
-def test_manifest_whose_files_are_all_missing_is_told_where_they_were_looked_for(tmp_path):
+def test_manifest_whose_files_are_all_missing_is_reported_where_they_were_searched(tmp_path):
     table = "path,label,speaker\n" + "".join(f"gone{n}.wav,joy,ann\n" for n in range(30))
     path = write_manifest(tmp_path, "mine.csv", table)
     with pytest.raises(InputError) as error:
@@ -432,7 +432,7 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
         ("mine.txt", "", "must end in .csv or .jsonl"),
     ],
 )
-def test_manifest_that_is_no_table(tmp_path, name, text, reason):
+def test_manifest_that_is_not_a_table(tmp_path, name, text, reason):
     with pytest.raises(InputError, match=reason):
         read_corpus("manifest", tmp_path, write_manifest(tmp_path, name, text))
     with pytest.raises(InputError, match="there is no file"):

@@ -205,7 +205,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("probs", "targets", "message"), BAD)
-def test_what_are_no_probabilities_is_a_value_error(probs, targets, message):
+def test_what_are_not_probabilities_is_a_value_error(probs, targets, message):
     for measure in (
         reliability,
         expected_calibration_error,

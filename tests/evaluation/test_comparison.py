@@ -165,7 +165,7 @@ def test_runs_with_other_folds_or_seeds_are_refused(make):
         compare([one, make("three", SECOND, seeds=(0, 1))])
 
 
-def test_runs_of_one_name_are_told_apart_and_none_is_taken_twice(make):
+def test_runs_of_one_name_are_distinguished_and_none_is_taken_twice(make):
     one, other = make("x/run", FIRST), make("y/run", SECOND)
     names = [run["name"] for run in compare([one, other])["runs"]]
     assert names == [str(one.folder), str(other.folder)]

@@ -317,7 +317,7 @@ def test_a_missing_corpus_is_named_before_any_evaluation(fresh, tmp_path, corpus
     assert looked(fresh) == [] and not (fresh / "robustness.json").exists()
 
 
-def test_a_changed_corpus_is_told(fresh, tmp_path, corpus_root, monkeypatch):
+def test_a_changed_corpus_is_reported(fresh, tmp_path, corpus_root, monkeypatch):
     run = read_run(fresh)
     table = run.folds[0].test
     table.probs[:] = 0.0
@@ -359,13 +359,13 @@ def test_a_near_tie_may_turn(fresh, monkeypatch, precision, gap, refused):
         assert found["conditions"][0]["wa"] == (turned == table.targets).mean()
 
 
-def test_a_damaged_file_is_told(fresh):
+def test_a_corrupt_file_is_reported(fresh):
     (fresh / "robustness.json").write_text("{")
     with pytest.raises(RunError, match=r"robustness\.json is corrupt: remove it"):
         measure_robustness(read_run(fresh), progress=False)
 
 
-def test_a_clip_that_is_not_described_is_told(fresh):
+def test_a_clip_that_is_not_described_is_reported(fresh):
     path = fresh / "utterances.csv"
     lines = path.read_text().splitlines()
     path.write_text("\n".join(line for line in lines if "Ses01F_impro01_F000" not in line) + "\n")

@@ -323,7 +323,7 @@ def test_holm_by_hand():
 
 
 @pytest.mark.parametrize("bad", [None, float("nan"), -0.1, 1.1])
-def test_holm_refuses_what_is_no_p_value(bad):
+def test_holm_refuses_what_is_not_a_p_value(bad):
     with pytest.raises(ValueError, match="must be in 0..1"):
         holm([0.5, bad])
 

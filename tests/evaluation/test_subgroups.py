@@ -301,7 +301,7 @@ def test_unknown_texts_are_shown_beside_the_twenty_largest(large):
     assert "| unknown |" in text and "10 more texts" in text
 
 
-def test_a_clip_that_is_not_described_is_told(by_hand):
+def test_a_clip_that_is_not_described_is_reported(by_hand):
     path = by_hand.folder / "utterances.csv"
     path.write_text("\n".join(path.read_text().splitlines()[:-1]) + "\n")
     with pytest.raises(RunError, match=r"utterances\.csv is .*'c3'"):

@@ -65,7 +65,7 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     assert said in (run / "summary.md").read_text()
 
 
-def test_a_torn_line_of_the_ledger_costs_nothing_and_is_told(run):
+def test_a_torn_line_of_the_ledger_costs_nothing_and_is_reported(run):
     folder = finish(run, 1, 0, 9, 1)
     whole = (run / "ledger.jsonl").read_text()
     (run / "ledger.jsonl").write_text(whole + "\n" + '{"when": "2026-1')
@@ -150,7 +150,7 @@ def test_a_missing_environment_names_the_fold_that_must_go(run):
         ),
     ],
 )
-def test_damage_is_told_with_the_way_on(run, name, text):
+def test_corruption_is_reported_with_the_fix(run, name, text):
     finish(run, 1, 0, 9, 1)
     (run / name).write_text(text)
     with pytest.raises(RunError, match=f"{name.split('/')[-1]} is missing, corrupt"):
@@ -168,7 +168,7 @@ def test_damage_is_told_with_the_way_on(run, name, text):
         ("test", {}),
     ],
 )
-def test_metrics_that_are_not_as_written_are_told(run, key, value):
+def test_metrics_that_are_not_as_written_are_reported(run, key, value):
     file = finish(run, 1, 0, 9, 1) / "metrics.json"
     write_json(file, read_json(file) | {key: value})
     with pytest.raises(RunError, match="metrics.json is missing, corrupt"):
@@ -196,7 +196,7 @@ def test_a_strange_line_of_the_ledger_is_a_look(run, line):
         "1,2,3\n1,2,3\n",
     ],
 )
-def test_a_damaged_history_is_told_with_the_way_on(run, text):
+def test_a_corrupt_history_is_reported_with_the_fix(run, text):
     folder = finish(run, 1, 0, 9, 1)
     (folder / "history.csv").write_text(text)
     with pytest.raises(RunError, match=f"history.csv is missing, corrupt.* remove {folder} and"):
@@ -222,7 +222,7 @@ def test_tables_of_a_run_are_neither_waited_for_nor_endless(run, name, what, cou
     count("hostile inputs tried")
 
 
-def test_folders_that_are_no_runs_are_told_apart(run):
+def test_folders_that_are_not_runs_are_distinguished(run):
     with pytest.raises(InputError, match="no finished fold yet"):
         read_run(run)
     folder = finish(run, 1, 0, 9, 1)

@@ -217,7 +217,7 @@ def test_a_study_of_another_config_is_refused_and_can_be_overwritten(run, tmp_pa
         (["tiny", "run.folds=[1,9]"], "9"),
     ],
 )
-def test_misuse_is_told_with_status_2_before_anything_runs(run, tmp_path, arguments, words):
+def test_misuse_is_reported_with_status_2_before_anything_runs(run, tmp_path, arguments, words):
     said = run(*arguments)
     assert (said.status, said.calls) == (2, []) and words in said.err
     assert not (tmp_path / "runs").exists()

@@ -191,7 +191,7 @@ def test_a_fold_that_another_process_finishes_is_not_repeated(job, holder, tmp_p
     assert caplog.messages[-1] == "[2/2] busy: done by another process"
 
 
-def test_a_lost_race_is_no_failure(job, tmp_path):
+def test_a_lost_race_is_not_a_failure(job, tmp_path):
     lose = (
         "if not os.path.exists(folder + '/lost'):\n"
         "    open(folder + '/lost', 'w')\n"
@@ -316,7 +316,7 @@ def test_an_ignored_signal_stays_ignored(job):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_log_that_cannot_be_written_ends_the_others_and_is_told(job, tmp_path):
+def test_a_log_that_cannot_be_written_ends_the_others_and_is_reported(job, tmp_path):
     first = job("a", "time.sleep(600)")
     (tmp_path / "file").touch()
     second = replace(job("b"), log=tmp_path / "file" / "b.log")
@@ -334,7 +334,7 @@ def test_a_log_that_cannot_be_written_ends_the_others_and_is_told(job, tmp_path)
     assert [process.returncode for process in started] == [-signal.SIGTERM]
 
 
-def test_a_log_folder_that_is_gone_is_told_and_not_made_again(job, tmp_path):
+def test_a_log_folder_that_is_gone_is_reported_and_not_made_again(job, tmp_path):
     one = job("a")
     one.log.parent.rmdir()
     with pytest.raises(RunError, match=f"cannot start a .* the folder {tmp_path}/logs is gone"):
@@ -342,7 +342,7 @@ def test_a_log_folder_that_is_gone_is_told_and_not_made_again(job, tmp_path):
     assert not one.log.parent.exists() and not calls(tmp_path)
 
 
-def test_a_log_that_is_gone_when_its_job_fails_is_told(job, tmp_path):
+def test_a_log_that_is_gone_when_its_job_fails_is_reported(job, tmp_path):
     one = job("a", "os.unlink(root + '/logs/a.log'); sys.exit(3)")
     ((_, why),) = run_jobs([one, job("b")], [{}])
     assert why == "status 3; its log cannot be read: No such file or directory"

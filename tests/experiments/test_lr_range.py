@@ -119,7 +119,7 @@ def test_a_flat_valley_is_usable_up_to_where_a_fifth_is_lost() -> None:
     assert math.log10(high) == pytest.approx(-1.8, abs=0.1)  # a fifth of the way up
 
 
-def test_a_sweep_ends_where_the_loss_is_no_number_or_blows_up() -> None:
+def test_a_sweep_ends_where_the_loss_is_not_a_number_or_blows_up() -> None:
     calls = []
 
     def step(rate: float) -> float:
@@ -183,7 +183,7 @@ def test_noise_behind_the_lowest_loss_makes_no_rate_too_high(seed: int) -> None:
     assert judge(9.9e-6, seen, read_sweep(seen))[0] == "too low"
 
 
-def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_no_divergence() -> None:
+def test_a_bad_batch_of_a_network_that_knows_all_by_heart_is_not_a_divergence() -> None:
     rates = np.geomspace(1e-6, 1, 120)
     losses = {rate: 2.0 if i < 40 else 0.002 for i, rate in enumerate(rates)}
     losses[rates[110]] = 0.15

@@ -87,17 +87,17 @@ def test_numbers_choices_and_whole_numbers_are_read(read) -> None:
         ("a: b: c", "is not valid YAML"),
     ],
 )
-def test_what_is_wrong_is_told_with_the_way_on(read, row: str, words: str) -> None:
+def test_what_is_wrong_is_reported_with_the_fix(read, row: str, words: str) -> None:
     with pytest.raises(InputError, match=f"(?s){words}"):
         read(row)
 
 
-def test_a_file_that_is_not_there_is_told(recipe, tmp_path) -> None:
+def test_a_file_that_is_not_there_is_reported(recipe, tmp_path) -> None:
     with pytest.raises(InputError, match="cannot read the space .*absent.yaml"):
         read_space(tmp_path / "absent.yaml", recipe)
 
 
-def test_an_end_that_contradicts_the_recipe_is_told(read) -> None:
+def test_an_end_that_contradicts_the_recipe_is_reported(read) -> None:
     cosine = ("optim.schedule=cosine", "optim.min_lr=1e-4")
     with pytest.raises(InputError, match="optim.lr=1e-05 cannot be: optim.min_lr=0.0001 is above"):
         read("optim.lr: {low: 1e-5, high: 1e-2}", *cosine)

@@ -142,7 +142,7 @@ def test_a_study_needs_no_test_clip_and_trains_as_a_run_does(
     assert {key for key, _ in changed} <= {"name", "corpus.root", *SPACE}
 
 
-def test_a_stopped_study_goes_on_and_comes_to_the_same(study, monkeypatch) -> None:
+def test_a_stopped_study_resumes_and_comes_to_the_same(study, monkeypatch) -> None:
     whole = study("train.epochs=2", root="whole")
     tune(whole, 2, 1, Stop())
     stopped = study("train.epochs=2", root="stopped")

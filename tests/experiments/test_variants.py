@@ -190,7 +190,7 @@ def own_study(folder: Path, **texts: str) -> Path:
         ({"a": "", "gmu": "model: {gate: scalar}"}, "the same name demo_gmu"),
     ],
 )
-def test_a_wrong_study_is_told(tmp_path: Path, texts, words):
+def test_a_wrong_study_is_reported(tmp_path: Path, texts, words):
     with pytest.raises(InputError, match=f"(?s){words}"):
         load_study(own_study(tmp_path, **texts), "demo", "fusion", [], [])
 

@@ -164,7 +164,7 @@ def test_a_unimodal_run_that_was_trained_again_is_named(run):
 
 
 @pytest.mark.parametrize("one_speaker", [True, False])
-def test_what_folds_of_one_speaker_mean_is_told(run, one_speaker):
+def test_what_folds_of_one_speaker_mean_is_reported(run, one_speaker):
     put(run, speaker_per_fold=one_speaker)
     page = page_of(run)
     text = gates_markdown(parsed(run, speaker_per_fold=one_speaker))
@@ -230,7 +230,7 @@ def test_results_are_written_as_they_are_read(run):
     assert read_analysis(run).results == results
 
 
-def test_more_folds_than_were_analyzed_are_told(run):
+def test_more_folds_than_were_analyzed_are_reported(run):
     put(run)
     write_fold(run.folder, 2, 0, [("x", "s3", "a", "b"), ("y", "s3", "b", "b")])
     with pytest.raises(Stale, match="other weights or folds"):
@@ -354,7 +354,7 @@ def title_of(figure):
     return figure._suptitle.get_text() if figure._suptitle else None
 
 
-def test_models_that_are_not_drawn_are_told():
+def test_models_that_are_not_drawn_are_reported():
     units = [gate_figures.Units("m", np.array([0.4, 0.6]), np.full((2, 2), 0.5))] * 2
     assert title_of(gate_figures.unit_heat_maps(units, ["a", "b"], 7)) == "first 2 of 7 models"
     assert title_of(gate_figures.unit_heat_maps(units, ["a", "b"], 2)) is None

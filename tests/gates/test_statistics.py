@@ -62,7 +62,7 @@ def test_the_class_test_is_that_of_plain_loops(missing):
     assert (found.p, found.smallest_p) == (pytest.approx(p), pytest.approx(smallest))
 
 
-def test_an_offset_of_the_fold_is_no_difference_between_classes():
+def test_an_offset_of_the_fold_is_not_a_difference_between_classes():
     cells = np.random.default_rng(1).normal(size=(4, 3))
     moved = cells + np.array([[0.0], [5.0], [-3.0], [8.0]])
     assert class_test(moved).p == class_test(cells).p

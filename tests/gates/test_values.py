@@ -229,7 +229,7 @@ def test_questions_find_what_was_put_in(trained):
     assert deviations == pytest.approx([-0.045, -0.015, 0.015, 0.045], abs=0.002)
 
 
-def test_a_scalar_gate_and_a_class_without_clips_are_told(trained, tmp_path):
+def test_a_scalar_gate_and_a_class_without_clips_are_reported(trained, tmp_path):
     run = read_run(trained)
     table = run.folds[0].test
     kept = table.targets != 2

@@ -276,7 +276,7 @@ def test_an_interrupted_run_leaves_nothing_behind(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("step", ["write_bytes", "rename"])
-def test_a_full_disk_is_told_and_leaves_the_corpus_that_was_there(
+def test_a_full_disk_is_reported_and_leaves_the_corpus_that_was_there(
     tmp_path, monkeypatch, capsys, step
 ):
     root = tmp_path / "demo"

@@ -34,7 +34,7 @@ def repository(tmp_path):
     return tmp_path
 
 
-def test_the_committed_picture_is_the_one_that_the_script_draws():
+def test_the_committed_drawing_is_the_one_that_the_script_draws():
     assert FIGURE.read_text(encoding="utf-8") == drawing(), "run: make architecture"
 
 

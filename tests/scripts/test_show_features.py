@@ -47,7 +47,7 @@ def test_a_bad_file_is_named_and_the_others_are_drawn(clip, tmp_path, monkeypatc
     assert (tmp_path / "tone_features.png").stat().st_size > 10_000
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_image(clip, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_and_leaves_no_half_image(clip, tmp_path, monkeypatch, capsys):
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 

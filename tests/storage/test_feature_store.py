@@ -218,7 +218,7 @@ def test_peer_09_bad_audio_is_named_with_its_reason_and_never_stored(
     assert store.rows.keys() == clips.keys()
 
 
-def test_interrupted_build_goes_on_and_repeats_nothing(clips, make_store, monkeypatch) -> None:
+def test_interrupted_build_resumes_and_repeats_nothing(clips, make_store, monkeypatch) -> None:
     monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
     fifth = list(clips.values())[4]
 
@@ -394,7 +394,7 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     "index",
     [{"a": 3}, {"a": ["x", "y"]}, {"a": None}, {"a": [0, 2, 0]}, {"a": [3, 3]}, [1], "text"],
 )
-def test_an_index_that_is_not_as_written_is_told(make_store, clips, index) -> None:
+def test_an_index_that_is_not_as_written_is_reported(make_store, clips, index) -> None:
     store = make_store()
     store.build(clips, workers=0)
     (store.folder / "index.json").write_text(json.dumps(index))
@@ -405,7 +405,7 @@ def test_an_index_that_is_not_as_written_is_told(make_store, clips, index) -> No
 
 @pytest.mark.promise("bad_audio")
 @pytest.mark.parametrize("size", [0, 1, 20, -3])
-def test_a_torn_index_is_told_with_the_way_on(make_store, clips, size, count) -> None:
+def test_a_torn_index_is_reported_with_the_fix(make_store, clips, size, count) -> None:
     store = make_store()
     store.build(clips, workers=0)
     index = store.folder / "index.json"
@@ -475,7 +475,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored(
     count("files changed behind our back")
 
 
-def test_rows_before_the_first_are_no_rows_of_another_clip(make_store, clips) -> None:
+def test_rows_before_the_first_are_not_rows_of_another_clip(make_store, clips) -> None:
     store = make_store()
     store.build(clips, workers=0)
     (store.folder / "index.json").write_text(json.dumps({"a": [-5, -3]}))

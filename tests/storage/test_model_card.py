@@ -160,7 +160,7 @@ def no_weights(path: Path) -> None:
     ["[" * 200_000, '{"model":' * 100_000, "", "\0", "{}", "[]", "null", '{"model": {}}', "NaN"]
     + ['{"model": 1, "model": 2}', "\ufeff{}", "9" * 5000],
 )
-def test_a_card_that_is_no_card_is_refused(shared, text, count):
+def test_a_card_that_is_not_a_card_is_refused(shared, text, count):
     (shared / "model.json").write_text(text)
     with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
@@ -204,7 +204,7 @@ BAD_WEIGHTS = {
 
 @pytest.mark.promise("bounds")
 @pytest.mark.parametrize("name", BAD_WEIGHTS)
-def test_damaged_weights_are_refused(shared, name, count):
+def test_corrupt_weights_are_refused(shared, name, count):
     (shared / "model.safetensors").write_bytes(BAD_WEIGHTS[name])
     with pytest.raises(RunError, match="corrupt"):
         FoldModel(shared)
@@ -228,7 +228,7 @@ def test_weights_of_another_shape_are_not_read(shared, weights, monkeypatch, cou
 
 
 @pytest.mark.promise("bounds")
-def test_weights_that_are_no_numbers_are_refused(shared, weights, count):
+def test_weights_that_are_not_numbers_are_refused(shared, weights, count):
     bad = weights["head.gmu.gate.bias"].clone()
     bad[0] = float("nan")
     save_tensors(shared / "model.safetensors", {**weights, "head.gmu.gate.bias": bad})

@@ -31,7 +31,7 @@ def test_a_state_comes_back_with_int_keys_inf_none_and_exact_tensors(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.RAdam, torch.optim.SGD])
-def test_an_optimizer_goes_on_exactly_from_its_saved_state(tmp_path, kind):
+def test_an_optimizer_resumes_exactly_from_its_saved_state(tmp_path, kind):
     def train(weight, optimizer, steps):
         for _ in range(steps):
             optimizer.zero_grad()

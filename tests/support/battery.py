@@ -340,7 +340,7 @@ SITUATIONS = [
     (
         "a file that is touched or packed otherwise, and sounds the same",
         "used",
-        "tests/test_data.py::test_an_equal_recording_goes_on",
+        "tests/test_data.py::test_an_equal_recording_is_accepted",
     ),
     (
         "a file that changed when a run is given again",
@@ -360,7 +360,7 @@ SITUATIONS = [
     (
         "a store whose index is torn or not as written",
         "refused with what to remove",
-        "tests/storage/test_feature_store.py::test_a_torn_index_is_told_with_the_way_on",
+        "tests/storage/test_feature_store.py::test_a_torn_index_is_reported_with_the_fix",
     ),
     (
         "a store of another version of the front end, or of other settings",

@@ -90,7 +90,7 @@ MISTAKES = {
 
 @pytest.mark.parametrize("dry", [False, True], ids=["run", "dry"])
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_is_told_in_one_message_with_status_2(
+def test_a_mistake_is_reported_in_one_message_with_status_2(
     run, tmp_path: Path, mistake: str, dry: bool
 ) -> None:
     overrides, words = MISTAKES[mistake]
@@ -125,7 +125,7 @@ def test_a_missing_config_file_is_named(run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("full_at", [*range(8), 12])
-def test_a_full_disk_is_told_with_status_1_and_the_same_command_goes_on(
+def test_a_full_disk_is_reported_with_status_1_and_the_same_command_resumes(
     run, tmp_path: Path, monkeypatch, full_at: int
 ) -> None:
     """Whichever write it is that no longer fits."""
@@ -150,7 +150,7 @@ def test_a_full_disk_is_told_with_status_1_and_the_same_command_goes_on(
 
 
 @pytest.mark.parametrize("place", ["file/runs", "file"])
-def test_a_run_root_that_cannot_be_written_is_told_with_status_1(
+def test_a_run_root_that_cannot_be_written_is_reported_with_status_1(
     run, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").write_text("in the way")
@@ -161,7 +161,7 @@ def test_a_run_root_that_cannot_be_written_is_told_with_status_1(
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_run_root_that_may_not_be_read_is_told_with_status_1(
+def test_a_run_root_that_may_not_be_read_is_reported_with_status_1(
     run, tmp_path: Path, monkeypatch
 ) -> None:
     def denied(self: Path) -> bool:

@@ -161,7 +161,7 @@ def test_a_file_system_that_syncs_no_folders_will_do(tmp_path, monkeypatch):
     assert sorted(os.listdir(tmp_path)) == ["a", "file", "log"]
 
 
-def test_a_folder_that_cannot_be_synced_is_told_as_it_is(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_synced_is_reported_as_it_is(tmp_path, monkeypatch):
     fail_on(monkeypatch, "fsync", errno.EIO, is_folder)
     said = "Input/output error. It was replaced, but a power cut may undo that"
     with pytest.raises(RunError, match=said):
@@ -225,7 +225,7 @@ def test_an_append_that_fails_leaves_no_part_of_it(tmp_path, monkeypatch):
     assert path.read_bytes() == b"one\n"
 
 
-def test_an_append_goes_on_where_the_system_takes_only_a_part(tmp_path):
+def test_an_append_continues_where_the_system_takes_only_a_part(tmp_path):
     class Slow:
         taken = b""
 
@@ -246,7 +246,7 @@ def test_a_line_cut_short_is_ended_first(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
-def test_what_cannot_be_written_is_told_at_once_and_nothing_made(tmp_path, monkeypatch, number):
+def test_what_cannot_be_written_is_reported_at_once_and_nothing_made(tmp_path, monkeypatch, number):
     def refuse(**where):
         assert where == {"dir": tmp_path}  # what is there of the way
         raise OSError(number, os.strerror(number))

@@ -242,7 +242,7 @@ def test_compare_prints_no_steering_name(harmful, monkeypatch, capsys, count):
     count("hostile names shown", len(SPEAKERS))
 
 
-def test_a_config_that_is_no_file_is_told_in_one_line(tmp_path, capsys):
+def test_a_config_that_is_not_a_file_is_reported_in_one_line(tmp_path, capsys):
     os.mkfifo(tmp_path / "pipe.yaml")
     arguments = ["--config", str(tmp_path / "pipe.yaml")]
     assert train_main(arguments, "", ["concat"], "train.py") == WRONG_INPUT

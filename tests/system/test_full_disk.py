@@ -457,7 +457,7 @@ def test_a_disk_without_room_for_another_file_says_so(reference, tmp_path, count
 
 @pytest.mark.promise("lost_disk")
 @pytest.mark.parametrize("place", ["root", "store"])
-def test_a_read_only_disk_is_told_before_anything_is_computed(
+def test_a_read_only_disk_is_reported_before_anything_is_computed(
     reference, tmp_path, monkeypatch, count, place
 ) -> None:
     root, disk = tmp_path / "root", tmp_path / "disk"

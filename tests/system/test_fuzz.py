@@ -294,7 +294,7 @@ SOME |= {"transcription": 100, "demographics": 100}
 
 
 @pytest.mark.parametrize("name", SOME)
-def test_a_damaged_file_ends_in_a_value_or_one_message(targets, name):
+def test_a_corrupt_file_ends_in_a_value_or_one_message(targets, name):
     target = targets[name]
     for seed in target.seeds:
         assert isinstance(target.read(seed), target.of)
@@ -304,7 +304,7 @@ def test_a_damaged_file_ends_in_a_value_or_one_message(targets, name):
 @pytest.mark.slow
 @pytest.mark.promise("fuzz")
 @pytest.mark.parametrize("name", SOME)
-def test_many_damaged_files_end_in_a_value_or_one_message(targets, name, count):
+def test_many_corrupt_files_end_in_a_value_or_one_message(targets, name, count):
     n = 51 * SOME[name]
     fuzz(targets[name], name, n, seed=1)
     count("fuzz cases", n)

@@ -258,7 +258,7 @@ def test_a_manifest_cannot_reach_outside(room, kind, path, count):
 
 @pytest.mark.promise("containment")
 @pytest.mark.parametrize("dataset", ["", "..", "/", "a/../..", "x"])
-def test_what_emobox_puts_before_a_path_is_no_way_out(room, dataset, count):
+def test_what_emobox_puts_before_a_path_does_not_lead_outside(room, dataset, count):
     hidden = f"downloads/{dataset}/{room}/out.wav"
     with pytest.raises(InputError, match="leads out"):
         read_corpus(
@@ -313,7 +313,7 @@ def test_a_long_path_is_refused(room, path, count):
 
 @pytest.mark.promise("bounds")
 @pytest.mark.parametrize("line", [1, 2])
-def test_a_field_without_end_is_no_csv(room, line, count):
+def test_a_field_without_end_is_not_csv(room, line, count):
     lines = ["path,label,speaker", "a/in.wav,joy,ann"]
     lines[line - 1] += "," + "a" * 200_000
     (room / "list.csv").write_text("\n".join(lines))
@@ -404,7 +404,7 @@ def test_weights_that_are_a_pickle_are_not_executed(tmp_path, marker, suffix, fo
 
 @pytest.mark.promise("foreign")
 @pytest.mark.parametrize("form", ["pickle", "object_array"])
-def test_what_was_heard_is_not_unpickled(tmp_path, marker, form, count):
+def test_the_audio_index_is_not_unpickled(tmp_path, marker, form, count):
     file = tmp_path / RECORDINGS
     if form == "pickle":
         file.write_bytes(pickle.dumps(Payload(marker)))
@@ -420,7 +420,7 @@ def test_what_was_heard_is_not_unpickled(tmp_path, marker, form, count):
 
 @pytest.mark.promise("bounds")
 @pytest.mark.parametrize("n", [10**10, 10**14, 10**18])
-def test_what_was_heard_cannot_claim_more_than_it_holds(tmp_path, n, count):
+def test_the_audio_index_cannot_claim_more_than_it_holds(tmp_path, n, count):
     claimed = io.BytesIO()
     head = {"descr": "<f8", "fortran_order": False, "shape": (n,)}
     np.lib.format.write_array_header_1_0(claimed, head)

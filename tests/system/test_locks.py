@@ -44,7 +44,7 @@ def hold() -> Iterator[Callable[[Path, str], subprocess.Popen]]:
         yield start
 
 
-def test_the_second_process_is_told_who_was_first(tmp_path: Path, hold) -> None:
+def test_the_second_process_learns_who_was_first(tmp_path: Path, hold) -> None:
     file = tmp_path / "lock"
     first = hold(file)
     assert is_held(file)

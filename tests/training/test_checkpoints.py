@@ -97,7 +97,7 @@ DAMAGES = [
 
 @pytest.mark.promise("checkpoint")
 @pytest.mark.parametrize("how", DAMAGES)
-def test_a_damaged_newest_state_is_passed_over_and_removed(
+def test_a_corrupt_newest_state_is_passed_over_and_removed(
     kept: Checkpoints, caplog, count, how: str
 ) -> None:
     newest = kept.folder / f"{PLACES[-1].name}.safetensors"
@@ -111,7 +111,7 @@ def test_a_damaged_newest_state_is_passed_over_and_removed(
 
 @pytest.mark.promise("checkpoint")
 @pytest.mark.parametrize("how", DAMAGES)
-def test_where_all_are_damaged_the_way_on_is_told_and_nothing_is_removed(
+def test_where_all_are_corrupt_the_fix_is_printed_and_nothing_is_removed(
     kept: Checkpoints, count, how: str
 ) -> None:
     before = names(kept)

@@ -160,7 +160,7 @@ def test_columns_that_are_missing_give_no_alarm() -> None:
         assert warnings_of({"epoch": 1, **kept}, ()) == {}
 
 
-def test_few_clips_that_fill_few_directions_from_the_start_are_no_fall() -> None:
+def test_few_clips_that_fill_few_directions_from_the_start_are_not_a_fall() -> None:
     low = HEALTHY | {"rank_cqt": 1.9, "rank_mel": 1.9}
     assert warnings_of(low, (low,), n_classes=8) == {}
 
@@ -289,7 +289,9 @@ def collapsed(model: MaxMViTGMU) -> MaxMViTGMU:
     return model
 
 
-def test_a_gate_that_is_stuck_is_told_wherever_a_run_is_read(tiny: Callable, monkeypatch) -> None:
+def test_a_gate_that_is_stuck_is_reported_wherever_a_run_is_read(
+    tiny: Callable, monkeypatch
+) -> None:
     make = build.build_model
     monkeypatch.setattr("training.build.build_model", lambda *args: collapsed(make(*args)))
     run = run_experiment(tiny(), [])

@@ -238,7 +238,7 @@ def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) 
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
-def test_dev_images_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
+def test_dev_images_that_are_nan_are_reported_as_such(tmp_path: Path) -> None:
     trainer = make_trainer(names={"dev": NAMES})
     train, dev = loaders()
     dev.dataset.views = (dev.dataset.views[0].copy(), dev.dataset.views[1])
@@ -247,7 +247,7 @@ def test_dev_images_that_are_nan_are_told_as_such(tmp_path: Path) -> None:
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
-def test_predictions_that_are_nan_are_told() -> None:
+def test_predictions_that_are_nan_are_reported() -> None:
     model = Stub()
     nn.init.constant_(model.head.bias, float("nan"))
     clips = build_loader(fake_clips(8), EvalBatches(8, 4), CPU, workers=0)
@@ -260,7 +260,7 @@ def in_autocast() -> bool:
 
 
 @pytest.mark.parametrize("branch", ["cqt", "mel"])
-def test_a_branch_that_bfloat16_does_not_suit_goes_on_in_float32(
+def test_a_branch_that_bfloat16_does_not_suit_continues_in_float32(
     branch: str, tmp_path: Path, caplog, count
 ) -> None:
     caplog.set_level(logging.WARNING)
@@ -337,7 +337,7 @@ def test_the_summary_says_what_was_skipped_and_repaired(tiny: Callable, monkeypa
     assert "went back to the end of epoch 0 and continued in float32 for head" in table
 
 
-def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch) -> None:
+def test_a_repair_without_a_skipped_step_is_reported_too(tiny: Callable, monkeypatch) -> None:
     passes = iter([True, False] + [True] * 9)
 
     def spoiled(*args):
@@ -354,7 +354,7 @@ def test_a_repair_without_a_skipped_step_is_told_too(tiny: Callable, monkeypatch
 
 
 @pytest.mark.parametrize("part", ["train", "dev", "test"])
-def test_a_damaged_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, part: str) -> None:
+def test_a_corrupt_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, part: str) -> None:
     config = tiny(f"run.store={tmp_path / 'store'}")
     plan = make_plan(config)
     store = open_session(config, plan).store

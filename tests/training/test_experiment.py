@@ -213,7 +213,7 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
-def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_result(
+def test_a_run_stopped_in_an_epoch_resumes_to_the_same_result(
     tiny: Callable, fusions: dict[str, Path], monkeypatch, epoch: int
 ) -> None:
     config = tiny("name=gmu")
@@ -229,7 +229,7 @@ def test_a_run_stopped_in_an_epoch_goes_on_to_the_same_result(
     assert results_of(folder) == results_of(fusions["gmu"] / FOLD)
 
 
-def test_a_killed_process_goes_on_to_the_same_result(
+def test_a_killed_process_resumes_to_the_same_result(
     tiny: Callable, fusions: dict[str, Path], recipe: Path
 ) -> None:
     config = tiny("name=gmu")
@@ -297,7 +297,7 @@ def test_removing_a_run_keeps_its_ledger_through_a_kill(tmp_path, monkeypatch, k
 
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("mark", [STUDY, RANGE_TEST])
-def test_a_study_with_its_config_is_no_run(tiny: Callable, overwrite: bool, mark: str) -> None:
+def test_a_study_with_its_config_is_not_a_run(tiny: Callable, overwrite: bool, mark: str) -> None:
     config = tiny()
     folder = Path(config.run.root) / "tiny"
     folder.mkdir(parents=True)
@@ -309,7 +309,7 @@ def test_a_study_with_its_config_is_no_run(tiny: Callable, overwrite: bool, mark
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_folder_that_is_no_run_is_never_touched(tiny: Callable, overwrite: bool) -> None:
+def test_a_folder_that_is_not_a_run_is_never_touched(tiny: Callable, overwrite: bool) -> None:
     config = tiny()
     letter = Path(config.run.root) / "tiny" / "letter.txt"
     letter.parent.mkdir(parents=True)
@@ -581,7 +581,7 @@ def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> No
     assert issues["collapse_warnings"] == []  # they are healthy
 
 
-def test_heads_that_do_not_fit_are_told_before_a_clip_is_heard(tiny, monkeypatch) -> None:
+def test_heads_that_do_not_fit_are_reported_before_audio_is_indexed(tiny, monkeypatch) -> None:
     monkeypatch.setattr("training.experiment.make_plan", None)
     monkeypatch.setattr("training.dry_run.make_plan", None)
     config = tiny("model.fusion=cross_attention", "model.attention_heads=5")
@@ -651,7 +651,7 @@ def test_a_fold_is_worked_on_by_one_process_at_a_time(tiny: Callable) -> None:
 @pytest.mark.parametrize(
     "name", ["split_certificate.json", f"{FOLD}/metrics.json", f"{FOLD}/predictions.csv"]
 )
-def test_a_damaged_run_folder_is_told_with_the_way_on(fusions, tmp_path, name) -> None:
+def test_a_corrupt_run_folder_is_reported_with_the_fix(fusions, tmp_path, name) -> None:
     run = tmp_path / fusions["gmu"].name
     shutil.copytree(fusions["gmu"], run)
     (run / name).write_text("{}")
@@ -661,7 +661,7 @@ def test_a_damaged_run_folder_is_told_with_the_way_on(fusions, tmp_path, name) -
     shutil.rmtree(run)
 
 
-def test_a_state_of_another_model_is_told_with_the_way_on(tiny, monkeypatch) -> None:
+def test_a_state_of_another_model_is_reported_with_the_fix(tiny, monkeypatch) -> None:
     configs = [tiny(f"name={fusion}", f"model.fusion={fusion}") for fusion in ("concat", "gmu")]
     states = [Path(config.run.root) / config.name / FOLD / "state" for config in configs]
     crash_after(monkeypatch, 2)

@@ -242,7 +242,7 @@ STOPS = [  # where the signal comes, and the newest state afterwards
 
 @pytest.mark.promise("stop")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_saves_the_state_and_says_how_to_go_on(
+def test_a_signal_saves_the_state_and_prints_how_to_resume(
     recipe: Path, tmp_path: Path, undisturbed, count, number: int
 ) -> None:
     fusion = "gmu" if number == signal.SIGTERM else "concat"
