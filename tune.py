@@ -21,7 +21,7 @@ def main() -> int:
     parser.add_argument("--config", required=True, metavar="FILE", help="YAML config")
     parser.add_argument("--space", required=True, metavar="FILE", help="YAML search space")
     parser.add_argument(
-        "--trials", type=int, default=30, metavar="N", help="of the study in all, default 30"
+        "--trials", type=int, default=30, metavar="N", help="total of the study, default 30"
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 per GPU")
     parser.add_argument(

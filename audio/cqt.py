@@ -6,7 +6,7 @@ Short wavelets: frames of the waveform times a matrix of conj(w_k). Long wavelet
 frequency. In a block of P = q H samples (q frames), with X and W_k the FFTs of x and w_k, (1) is
     c_k[m] = 1/P sum_f X[f] conj(W_k[f]) exp(2 pi i f m / q).                                (2)
 The exponential depends on f modulo q alone: keeping every H-th sample in time aliases frequencies
-that are q apart. So, with f = r q + j, fold the products over r; a small inverse FFT remains:
+that are q apart. So, with f = r q + j, sum these products over r; a small inverse FFT remains:
     c_k = ifft_q(F_k),    F_k[j] = 1/H sum_r X[r q + j] conj(W_k[r q + j]).                  (3)
 Only the rows r where W_k is not negligible are kept: the band of bin k. (2) is circular, so that
 `margin` frames at both ends of a block wrap around; they are dropped, and blocks overlap by them.
@@ -170,7 +170,7 @@ class CQT(nn.Module):
         first, n_frames = self._before, q - 2 * self._margin
         parts = []
         if kernels.bands:
-            low = self._fold(block.contiguous(), q, kernels)[..., first : first + n_frames]
+            low = self._alias(block.contiguous(), q, kernels)[..., first : first + n_frames]
             parts.append(low.real.square() + low.imag.square())
         for matrix in kernels.matrices:
             start = first * self.hop_length - len(matrix) // 2
@@ -186,7 +186,7 @@ class CQT(nn.Module):
             products.append(frames[:, :n_frames] @ piece)
         return sum(products[1:], products[0])
 
-    def _fold(self, block: Tensor, q: int, kernels: Kernels) -> Tensor:
+    def _alias(self, block: Tensor, q: int, kernels: Kernels) -> Tensor:
         """Return c_k of the long wavelets by equation 5: (b, P) -> (b, n, q)."""
         first, end = kernels.span
         z = torch.view_as_complex(block.unflatten(-1, (-1, 2)))  # (b, P/2)
@@ -197,8 +197,8 @@ class CQT(nn.Module):
         X = kernels.alpha * _slice(Z, first, end) + kernels.beta * mirrored  # (b, N)
         parts = torch.view_as_real(X).movedim(-1, 1).contiguous()  # (b, 2, N) real, imaginary
         rows = parts.unflatten(-1, (1, -1, q))  # (b, 2, 1, r, j)
-        folds = [_sum_rows(rows[:, :, :, r], band) for r, band in kernels.bands]
-        real, imaginary = torch.cat(folds, 2).unbind(1)  # (b, n, q), F_k[j]
+        aliased = [_sum_rows(rows[:, :, :, r], band) for r, band in kernels.bands]
+        real, imaginary = torch.cat(aliased, 2).unbind(1)  # (b, n, q), F_k[j]
         return torch.fft.ifft(torch.complex(real, imaginary))
 
     def _kernels_for(self, q: int, device: torch.device, dtype: torch.dtype) -> Kernels:

@@ -12,8 +12,9 @@ the longer the wavelet, the narrower. In a block of P = q H samples W_k[f] has f
 row r = floor(f/q) = floor(nu H): the rows of a bin do not depend on the length of the block.
 
 Per frame a bin costs l_k multiplications as a matrix product, and as many as it has rows, about
-2 reach H, as a fold (`cqt.py`). A matrix product does PRODUCT_SPEED of them in the time of one of
-the fold. So bins with l_k < PRODUCT_SPEED * rows, the high ones, are direct, and the others folded.
+2 reach H, by aliasing (`cqt.py`). A matrix product does PRODUCT_SPEED multiplications in the time
+of one of the aliasing. So bins with l_k < PRODUCT_SPEED * rows, the high ones, are direct, and the
+others aliased.
 Neighbouring bins form a group: one matrix as long as the longest of them, or one band of rows.
 """
 
@@ -28,8 +29,8 @@ from system.errors import InputError
 
 TOLERANCE = 2e-6  # of a spectrum's peak, -114 dB: values below are left out
 MAX_WAVELET = 30  # seconds
-CACHE = 2**16  # products that the fold computes at once
-PRODUCT_SPEED = 60  # multiplications of a matrix product in the time of one of the fold
+CACHE = 2**16  # products that the aliasing computes at once
+PRODUCT_SPEED = 60  # multiplications of a matrix product in the time of one of the aliasing
 
 
 class Group(NamedTuple):
@@ -37,7 +38,7 @@ class Group(NamedTuple):
 
     first: int
     end: int  # last bin + 1
-    is_direct: bool  # computed by a matrix product with frames, not by a fold of the spectrum
+    is_direct: bool  # computed by a matrix product with frames, not by aliasing the spectrum
 
 
 class Wavelets:
@@ -105,7 +106,7 @@ class Wavelets:
     def groups(self, may_be_direct: bool) -> list[Group]:
         """Return the bins, low to high, in groups that are quick to compute together.
 
-        A direct group makes a matrix of 32 columns, or of little more than an octave; a folded
+        A direct group makes a matrix of 32 columns, or of little more than an octave; an aliased
         group has bins whose bands mostly overlap.
         """
         octaves = min(np.log2(1 + self.reach[0] * self.lengths[0] / self.q_factor), 1)

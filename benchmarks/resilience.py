@@ -1,4 +1,4 @@
-"""Measure what surviving costs: a run_cli training step beside a bare one, a state saved and read.
+"""Measure what surviving costs: a checked training step beside a bare one, a state saved and read.
 
 python -m benchmarks.resilience
 """
@@ -27,8 +27,8 @@ SIDE = 96  # pixels; small, so that what is measured is not lost in the networks
 N_CLASSES = 8
 
 
-def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
-    """Return a trainer of the gated fusion with untrained networks on the CPU."""
+def make_state(cqt_backbone: str, mel_backbone: str) -> TrainingState:
+    """Return a state of the gated fusion with untrained networks on the CPU."""
     settings = ModelSettings(
         n_classes=N_CLASSES,
         fusion="gmu",
@@ -49,40 +49,40 @@ def make_batch(n: int) -> Batch:
     return Batch(torch.arange(n), cqt, mel, torch.arange(n) % N_CLASSES)
 
 
-def bare_step(trainer: TrainingState, batch: Batch) -> None:
+def bare_step(state: TrainingState, batch: Batch) -> None:
     """Do what a step does, without checking that the result is finite."""
-    trainer.wrapped.train()
-    output = trainer.wrapped(batch.cqt, batch.mel)
-    trainer.criterion(output.logits, batch.targets, None).total.backward()
-    for optimizer in trainer.optimizers:
+    state.wrapped.train()
+    output = state.wrapped(batch.cqt, batch.mel)
+    state.criterion(output.logits, batch.targets, None).total.backward()
+    for optimizer in state.optimizers:
         optimizer.step()
         optimizer.zero_grad()
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """Return how long it takes."""
+    """Return how long `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
-def step_ratio(trainer: TrainingState, batch: Batch, rounds: int) -> tuple[float, float]:
-    """Return a run_cli step in bare ones, median of pairs, and the median bare step in seconds."""
+def step_ratio(state: TrainingState, batch: Batch, rounds: int) -> tuple[float, float]:
+    """Return a checked step in bare ones, median of pairs, and the median bare step in seconds."""
     pairs = [
-        (seconds(lambda: train_step(trainer, [batch])), seconds(lambda: bare_step(trainer, batch)))
+        (seconds(lambda: train_step(state, [batch])), seconds(lambda: bare_step(state, batch)))
         for _ in range(rounds + 1)
     ][1:]  # the first warms up
-    ratio = statistics.median(run_cli / bare for run_cli, bare in pairs)
+    ratio = statistics.median(checked / bare for checked, bare in pairs)
     return ratio, statistics.median(bare for _, bare in pairs)
 
 
-def state_seconds(trainer: TrainingState) -> tuple[float, float, int]:
+def state_seconds(state: TrainingState) -> tuple[float, float, int]:
     """Return how long saving and loading a state take, and its bytes."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
-        saving = seconds(lambda: checkpoints.save(trainer.state_dict(), trainer.progress.place))
+        saving = seconds(lambda: checkpoints.save(state.state_dict(), state.progress.place))
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
-        loading = seconds(lambda: trainer.load_state_dict(checkpoints.load() or {}))
+        loading = seconds(lambda: state.load_state_dict(checkpoints.load() or {}))
     return saving, loading, size
 
 
@@ -94,12 +94,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16, help="utterances in a batch")
     parser.add_argument("--rounds", type=int, default=9)
     arguments = parser.parse_args()
-    trainer = make_trainer(arguments.cqt, arguments.mel)
-    ratio, bare = step_ratio(trainer, make_batch(arguments.batch), arguments.rounds)
-    saving, loading, size = state_seconds(trainer)
+    state = make_state(arguments.cqt, arguments.mel)
+    ratio, bare = step_ratio(state, make_batch(arguments.batch), arguments.rounds)
+    saving, loading, size = state_seconds(state)
     print(machine())
     print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {arguments.batch} utterances")
-    print(f"a run_cli step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
+    print(f"a checked step takes {ratio:.3f} bare ones, median of {arguments.rounds} pairs")
     print(f"a state has {size / 1e6:.0f} MB; saving it takes {saving / bare:.2f} bare steps,")
     print(f"loading it {loading / bare:.2f}")
 

@@ -24,8 +24,8 @@ from training.optim import Schedule, build_optimizers
 from training.state import TrainingState
 
 
-def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
-    """Return a trainer of the contrastive fusion, of which most is watched."""
+def make_state(cqt_backbone: str, mel_backbone: str) -> TrainingState:
+    """Return a state of the contrastive fusion, of which most is watched."""
     settings = ModelSettings(
         n_classes=N_CLASSES,
         fusion="gmu_contrastive",
@@ -40,22 +40,22 @@ def make_trainer(cqt_backbone: str, mel_backbone: str) -> TrainingState:
     )
 
 
-def unwatched_step(trainer: TrainingState, batch: Batch) -> None:
+def unwatched_step(state: TrainingState, batch: Batch) -> None:
     """Take a step whose gradients are not measured."""
-    with mock.patch.object(trainer.monitor, "gradient_norms", dict):
-        train_step(trainer, [batch])
+    with mock.patch.object(state.monitor, "gradient_norms", dict):
+        train_step(state, [batch])
 
 
-def dev_pass(trainer: TrainingState, batches: list[Batch]) -> Predictions:
+def dev_pass(state: TrainingState, batches: list[Batch]) -> Predictions:
     """Predict some batches as an epoch's end does."""
-    return evaluate(trainer.wrapped, batches, trainer.accelerator)
+    return evaluate(state.wrapped, batches, state.accelerator)
 
 
-def watched_pass(trainer: TrainingState, batches: list[Batch]) -> None:
+def watched_pass(state: TrainingState, batches: list[Batch]) -> None:
     """Predict them, and measure gate, embeddings and views."""
-    with trainer.monitor.recording():
-        gate = dev_pass(trainer, batches).gate
-    trainer.monitor.epoch_measures(gate, trainer.accelerator)
+    with state.monitor.recording():
+        gate = dev_pass(state, batches).gate
+    state.monitor.epoch_measures(gate, state.accelerator)
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -90,15 +90,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    trainer, batch = make_trainer(arguments.cqt, arguments.mel), make_batch(arguments.batch)
+    state, batch = make_state(arguments.cqt, arguments.mel), make_batch(arguments.batch)
     n = arguments.batch
     dev = [batch._replace(utterance=torch.arange(i * n, i * n + n)) for i in range(arguments.dev)]
     rounds = arguments.rounds
-    step = ratio(
-        lambda: train_step(trainer, [batch]), lambda: unwatched_step(trainer, batch), rounds
-    )
+    step = ratio(lambda: train_step(state, [batch]), lambda: unwatched_step(state, batch), rounds)
     whole = ratio(
-        lambda: watched_pass(trainer, dev), lambda: dev_pass(trainer, dev), max(rounds // 3, 2)
+        lambda: watched_pass(state, dev), lambda: dev_pass(state, dev), max(rounds // 3, 2)
     )
     print(machine())
     print(f"{arguments.cqt} + {arguments.mel}, {SIDE} pixels, {n} utterances")

@@ -94,6 +94,19 @@ def deciding_key(key: str) -> str | None:
     return None if condition is None else condition.controller
 
 
+def usual_values(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of the keys that have an effect in a config and are null there.
+
+    >>> usual_values({"model.fusion": "gmu", "model.gate": None, "model.projection_dim": None})
+    {'model.gate': 'vector'}
+    """
+    return {
+        key: condition.default
+        for key, condition in ONLY_WITH.items()
+        if key in config and config[key] is None and has_effect(config, key)
+    }
+
+
 def usual_value(key: str) -> Any:
     """Return the value that a key takes where it has an effect and is null.
 

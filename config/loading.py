@@ -10,7 +10,7 @@ from typing import Any, get_args
 import yaml
 from pydantic import ValidationError
 
-from config.effects import ONLY_WITH, keys_without_effect, usual_value
+from config.effects import ONLY_WITH, keys_without_effect, usual_values
 from config.schema import Config
 from system.errors import InputError, nearest
 from system.files import MAX_CONFIG, read_text
@@ -235,8 +235,7 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     values = config.model_dump()
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
-    without_effect = keys_without_effect(leaves)
-    for key in without_effect:
+    for key in keys_without_effect(leaves):
         if leaves[key] is not None:
             decides, allowed, _ = ONLY_WITH[key]
             raise InputError(
@@ -244,10 +243,9 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
                 f"{decides}={leaves[decides]}: remove it or set it to null, or set {decides} to "
                 f"{' or '.join(allowed)}"
             )
-    for key in ONLY_WITH:
-        if leaves[key] is None and key not in without_effect:
-            *sections, name = key.split(".")
-            reduce(lambda inner, part: inner[part], sections, values)[name] = usual_value(key)
+    for key, value in usual_values(leaves).items():
+        *sections, name = key.split(".")
+        reduce(lambda inner, part: inner[part], sections, values)[name] = value
     config = Config.model_validate(values)
     _check_pairs(config)
     return config

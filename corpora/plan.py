@@ -230,14 +230,14 @@ def _usable(
             "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
         )
     kept = [utterance for utterance in utterances if utterance.path not in bad]
-    found = {utterance.label for utterance in kept}
-    if missing := [name for name in labels.classes if name not in found]:
+    present = {utterance.label for utterance in kept}
+    if missing := [name for name in labels.classes if name not in present]:
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
             "Repair them, or choose other corpus.labels"
         )
     usable = {path: recording for path, recording in recordings.items() if path not in bad}
-    return kept, usable, near_copies({one.hash: one.words for one in usable.values()})
+    return kept, usable, near_copies({audio.hash: audio.words for audio in usable.values()})
 
 
 def _wanted(config: Config, splits: Sequence[Split]) -> Sequence[Split]:

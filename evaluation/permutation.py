@@ -79,7 +79,7 @@ def all_sums(values: NDArray, fixed: bool) -> NDArray:
 
 
 def random_sums(values: NDArray, n_draws: int, seed: int) -> NDArray:
-    """Return the same for random arrangements: (S, K) -> (n_draws, K, 2)."""
+    """Return these sums for random arrangements: (S, K) -> (n_draws, K, 2)."""
     rng = np.random.default_rng(seed)
     sums = np.zeros((n_draws, values.shape[1], 2))
     for row in values:
@@ -99,6 +99,6 @@ def all_differences(values: NDArray, n_first: int) -> Iterator[float]:
 def random_differences(
     values: NDArray, n_first: int, n_draws: int, rng: np.random.Generator
 ) -> NDArray:
-    """Return the same for random choices of the first group: (S,) -> (n_draws,)."""
+    """Return these differences for random choices of the first group: (S,) -> (n_draws,)."""
     mixed = rng.permuted(np.tile(values, (n_draws, 1)), axis=1)
     return mixed[:, :n_first].mean(1) - mixed[:, n_first:].mean(1)

@@ -152,8 +152,8 @@ def paired_test(
     the first of b and so on.
 
     Args:
-        a: (R, S, K, K) confusion counts.
-        b: (R, S, K, K) confusion counts: as many seeds, in the same order, of the same speakers.
+        a: Confusion counts (R, S, K, K) of one run.
+        b: Confusion counts (R, S, K, K) of the other; seeds and speakers in the same order.
         score: Score of a confusion matrix, see `metrics.SCORES`.
         n_draws: Number of random swaps beyond `MAX_EXACT` speakers, and of bootstrap samples.
         seed: Seed of both.

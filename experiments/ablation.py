@@ -1,7 +1,7 @@
-"""Ablation: train the fusions, or the variants of a study, on the same folds.
+"""Ablation: train the fusions, or variants of one of their configs, on the same folds.
 
 Each fusion has a config of its own, configs/NAME_FUSION.yaml. A variant is a small YAML file in
-configs/ablation/STUDY with what it changes in one of these configs; the file that changes nothing
+configs/ablation/KIND with what it changes in one of these configs; the file that changes nothing
 is the config itself, with which the others are compared. A variant's changes and the command line
 are overrides of that config, so a job is an ordinary training command.
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HERE = Path(os.path.relpath(Path(__file__).parents[1]))
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with configs of their own
-STUDIES = {"fusion": "gmu", "contrastive": "gmu_contrastive"}  # {study: config that it varies}
+VARIED = {"fusion": "gmu", "contrastive": "gmu_contrastive"}  # {kind: config that is varied}
 SAME = ("corpus", "protocol", "run.root", "run.folds", "run.seeds")  # in all runs
 
 
@@ -64,7 +64,7 @@ def load_fusions(
 
     Args:
         configs: Folder of the configs.
-        name: NAME.
+        name: Beginning of the configs' names, NAME: `demo`, for example.
         fusions: Some of `FUSIONS`.
         overrides: Overrides from the command line.
 
@@ -88,29 +88,29 @@ def load_fusions(
     return runs
 
 
-def load_study(
-    configs: Path, name: str, study: str, only: Sequence[str], overrides: Sequence[str]
+def load_variants(
+    configs: Path, name: str, kind: str, only: Sequence[str], overrides: Sequence[str]
 ) -> list[PlannedRun]:
-    """Load the config that a study varies, and its variants NAME_VARIANT.
+    """Load the config that is varied, and its variants NAME_VARIANT.
 
     Args:
         configs: Folder of the configs.
-        name: NAME.
-        study: One of `STUDIES`.
+        name: Beginning of the configs' names, NAME: `demo`, for example.
+        kind: Kind of the variants, one of `VARIED`.
         only: Variants to load; empty for all. The config itself is always loaded, first.
         overrides: Overrides from the command line.
 
     Raises:
         InputError: A config or variant is missing, they do not fit one another, or an override is
-            wrong or of a key that the study varies.
+            wrong or of a key that is varied.
     """
     _check_name(configs, name)
-    file, folder = configs / f"{name}_{STUDIES[study]}.yaml", configs / "ablation" / study
+    file, folder = configs / f"{name}_{VARIED[kind]}.yaml", configs / "ablation" / kind
     variants = read_variants(folder)
     if unknown := [variant for variant in only if variant not in variants]:
         raise InputError(f"no variant {unknown[0]!r} in {folder}: {nearest(unknown[0], variants)}")
     varied = {key for changes in variants.values() for key in changes}
-    _refuse_overrides(overrides, {"name", *varied}, f"is what the {study} study varies")
+    _refuse_overrides(overrides, {"name", *varied}, f"is varied by the {kind} variants")
     (reference,) = [variant for variant, changes in variants.items() if not changes]
     chosen = {variant: variants[variant] for variant in [reference, *(only or variants)]}
     common = [override for override in overrides if not _depends_on(override, varied)]
@@ -134,7 +134,7 @@ def load_study(
 
 
 def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
-    """Return {variant: {dotted key: value}} of a study's folder.
+    """Return {variant: {dotted key: value}} of a folder of variants.
 
     Raises:
         InputError: A file holds other keys, or not exactly one of them changes nothing.
@@ -145,8 +145,8 @@ def read_variants(folder: Path) -> dict[str, dict[str, Any]]:
             changes = read_yaml(read_text(path, MAX_CONFIG), str(path)) or {}
         except (OSError, ValueError) as error:
             raise InputError(f"cannot read {path}: {error}") from None
-        if path.stem in STUDIES:
-            raise InputError(f"{path} would share a folder with the study's tables: rename it")
+        if path.stem in VARIED:
+            raise InputError(f"{path} would share a folder with the tables: rename it")
         if not isinstance(changes, dict) or changes.keys() - set(SECTIONS):
             raise InputError(f"{path} must hold sections of a config only: {', '.join(SECTIONS)}")
         variants[path.stem] = flatten(changes)
@@ -244,11 +244,11 @@ def _depends_on(override: str, keys: Collection[str]) -> bool:
 
 
 def _share(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[str]]:
-    """Return for each override the parts that have an effect beside some values of other keys."""
-    share, idle = [], set(keys_without_effect(values))
+    """Return for each override its keys that have an effect with these values of other keys."""
+    share, without_effect = [], set(keys_without_effect(values))
     for override in overrides:
         leaves = flatten(parse_override(override))
-        used = {key: value for key, value in leaves.items() if key not in idle}
+        used = {key: value for key, value in leaves.items() if key not in without_effect}
         share.append([override] if len(used) == len(leaves) else as_overrides(used))
     return share
 

@@ -226,7 +226,7 @@ class JobPool:
         reason = ended.failure_reason()
         if TAKEN in reason:
             self.waiting.append(job)
-            log.info("%s: another process was first, it waits again", job.title)
+            log.info("%s: another process is at work on this fold; it waits again", job.title)
             return
         self.failures.append(Failure(job, reason))
         self._report(job, f"failed after {format_duration(seconds)}: {reason}")

@@ -78,7 +78,7 @@ def _without_schedule(config: Config) -> Config:
 
 
 def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float], float]]:
-    """Yield for each seed what takes the next step of its training at a rate."""
+    """Yield the step function of one training per seed: learning rate -> loss."""
     from corpora.plan import make_tuning_plan
     from training.build import build_training
     from training.experiment import check_places
@@ -94,7 +94,7 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
 
 
 def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
-    """Return what takes the next step of a training at a rate, and returns its loss."""
+    """Return the step function of a training: learning rate -> loss."""
     import torch
     from accelerate.utils import set_seed
 

@@ -191,7 +191,7 @@ class Study:
         return trial
 
     def _queue_lost_trials(self) -> None:
-        """Return running trials that no process holds to the queue; fail those that recur."""
+        """Requeue running trials that no process holds; fail those that crashed too often."""
         from optuna.trial import Trial, TrialState
 
         for lost in self._trials():
@@ -206,7 +206,7 @@ class Study:
 
 
 def release(trial: "Trial") -> None:
-    """Leave a trial to the next process on purpose, so that this start is not counted as lost."""
+    """Release a trial for another process; this start does not count as a crash."""
     with suppress(*_store_exceptions()):  # the error that interrupts a trial says more
         seconds = (datetime.now() - trial.datetime_start).total_seconds()  # type: ignore[operator]
         trial.set_user_attr("seconds", trial.user_attrs.get("seconds", 0.0) + seconds)

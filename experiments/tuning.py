@@ -108,9 +108,9 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
 
     Args:
         tuning: Config and search space.
-        n_trials: Trials of the study in all, whoever trains them.
+        n_trials: Number of finished trials in the study, over all processes.
         n_workers: Processes that train; 1 is this one.
-        stop: Says when to end early.
+        stop: Flag, set by signals, that asks the tuning to end.
 
     Raises:
         InputError: The corpus is wrong, or not the study's.

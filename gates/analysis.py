@@ -129,7 +129,7 @@ def _check_arguments(run: Run, others: Sequence[Run], ablate: bool, gated: bool)
 def _evaluate(
     frozen: FrozenRun, gated: bool, n_draws: int, progress: bool
 ) -> tuple[list[FoldGates], list[FoldCounts]]:
-    """Evaluate all folds and seeds on their test utterances; no draws is no branch ablation."""
+    """Evaluate all folds and seeds on test utterances; `n_draws=0` skips the branch ablation."""
     gates, counts = [], []
     for fold in frozen.folds():
         parts = ("test", "train") if n_draws else ("test",)
@@ -189,7 +189,7 @@ def _verdicts(gates: GateDescription, ablation: BranchAblation) -> list[Verdict]
 
 
 def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
-    """Write everything into a new folder, then put it in the place of the old fold."""
+    """Write everything into a new folder, then replace the old folder by it."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
     shutil.rmtree(new, ignore_errors=True)  # of a killed process

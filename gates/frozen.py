@@ -103,15 +103,15 @@ class FrozenFold:
         card = read_json(folder / CARD)
         record_test_evaluation(run, card, n, folder, kind, f"{kind} of the frozen weights")
 
-    def n_batches(self, part: str) -> int:
+    def n_batches(self, split: str) -> int:
         """Return the number of batches of a split."""
-        return len(self._loader(part))
+        return len(self._loader(split))
 
     @torch.inference_mode()
-    def head_inputs(self, part: str, on_batch: OnBatch = lambda: None) -> HeadInputs:
+    def head_inputs(self, split: str, on_batch: OnBatch = lambda: None) -> HeadInputs:
         """Return the inputs of the head for each crop of a split, on the CPU."""
         utterances, features = [], []
-        for batch in self._batches(part):
+        for batch in self._batches(split):
             utterances.append(batch.utterance.cpu().numpy())
             features.append([_on_cpu(f) for f in self.model.features(batch.cqt, batch.mel)])
             on_batch()
@@ -119,11 +119,11 @@ class FrozenFold:
         return HeadInputs(np.concatenate(utterances), (cqt, mel))
 
     @torch.inference_mode()
-    def means(self, part: str, on_batch: OnBatch = lambda: None) -> Features:
+    def means(self, split: str, on_batch: OnBatch = lambda: None) -> Features:
         """Return the mean features of a split over utterances: (D,) each, or tokens (T, D)."""
-        n_crops = np.bincount(self._dataset(part).utterances)
+        n_crops = np.bincount(self._dataset(split).utterances)
         sums: list[Tensor | None] = [None, None]
-        for batch in self._batches(part):
+        for batch in self._batches(split):
             weights = torch.from_numpy(1 / n_crops[batch.utterance.cpu().numpy()]).to(self.device)
             for i, feature in enumerate(self.model.features(batch.cqt, batch.mel)):
                 if feature is not None:
@@ -165,16 +165,16 @@ class FrozenFold:
         precision = self.fold.config.train.precision
         check_same_classes(self.result, fused.preds, precision, "test utterances")
 
-    def _dataset(self, part: str) -> ImageDataset:
-        return make_dataset(self.fold, dict(self.fold.split.parts())[part])
+    def _dataset(self, split: str) -> ImageDataset:
+        return make_dataset(self.fold, dict(self.fold.split.parts())[split])
 
-    def _loader(self, part: str) -> DataLoader:
-        config, dataset = self.fold.config, self._dataset(part)
+    def _loader(self, split: str) -> DataLoader:
+        config, dataset = self.fold.config, self._dataset(split)
         batches = EvalBatches(len(dataset), config.train.batch_size)
         return build_loader(dataset, batches, self.device, config.run.workers)
 
-    def _batches(self, part: str) -> Iterator[Batch]:
-        return (batch.to(self.device) for batch in self._loader(part))
+    def _batches(self, split: str) -> Iterator[Batch]:
+        return (batch.to(self.device) for batch in self._loader(split))
 
 
 @dataclass(frozen=True)
@@ -235,13 +235,13 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
 
 
 def _moved(config: Config, run: Run) -> Config:
-    """Resolve relative paths here or, where nothing is, in the folder the run was started in."""
+    """Resolve relative paths from the current folder, else from where the run was started."""
     started = str(run.folds[0].environment().get("folder", "."))
 
     def place(path: str) -> str:
-        here = Path(path).expanduser()
-        there = Path(started, here)
-        return str(there) if not here.exists() and there.exists() else path
+        given = Path(path).expanduser()
+        from_start = Path(started, given)
+        return str(from_start) if not given.exists() and from_start.exists() else path
 
     corpus = {"root": place(config.corpus.root)}
     if config.corpus.manifest is not None:

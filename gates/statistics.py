@@ -294,9 +294,9 @@ def group_test(
 
 
 def rank_correlations(values: NDArray, sizes: NDArray, speakers: NDArray) -> NDArray:
-    """Return Spearman's correlation within each speaker that has one: (N,) x 3 -> (U,).
+    """Return Spearman's correlation within each speaker: (N,) x 3 -> (U,).
 
-    A speaker with fewer than three utterances, or without variation, has none.
+    Speakers with fewer than three utterances, or without variation, are skipped.
     """
     correlations = []
     for name in np.unique(speakers):

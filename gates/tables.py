@@ -75,7 +75,7 @@ def intervention_name(changed: str, how: str) -> str:
 
 
 def short_name(changed: str, how: str) -> str:
-    """Return the same for figures and tags.
+    """Return the short name of an intervention, for figures and tags.
 
     >>> short_name("cqt", "train mean"), short_name("gate", "0")
     ('CQT: train mean', 'gate forced to 0: Mel side')

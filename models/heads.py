@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from config.effects import usual_value
 from config.fusions import FUSIONS, fusions_that
 from models.attention import CrossAttention
 from models.settings import ModelSettings
@@ -188,7 +189,8 @@ class GMUHead(FusionHead):
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the GMU."""
         hidden_dim = settings.fusion_hidden_dim or max(widths)
-        gate_input, gate = settings.gate_input or "projected", settings.gate or "vector"
+        gate_input = settings.gate_input or usual_value("model.gate_input")
+        gate = settings.gate or usual_value("model.gate")
         self.gmu = GMU(*widths, hidden_dim, gate_input, gate)
         return hidden_dim
 
@@ -211,8 +213,9 @@ class ContrastiveHead(GMUHead):
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the GMU and the projection heads."""
         hidden_dim = super().build_fusion(widths, settings)
-        self.view_cqt = _projection_head(hidden_dim, settings.projection_dim or 128)
-        self.view_mel = _projection_head(hidden_dim, settings.projection_dim or 128)
+        projection_dim = settings.projection_dim or usual_value("model.projection_dim")
+        self.view_cqt = _projection_head(hidden_dim, projection_dim)
+        self.view_mel = _projection_head(hidden_dim, projection_dim)
         return hidden_dim
 
     def forward(
@@ -230,7 +233,7 @@ class CrossAttentionHead(GMUHead):
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the attention and the GMU."""
         hidden_dim = settings.fusion_hidden_dim or max(widths)
-        heads = settings.attention_heads or 4
+        heads = settings.attention_heads or usual_value("model.attention_heads")
         self.attention = CrossAttention(*widths, hidden_dim, heads, settings.dropout)
         return super().build_fusion((hidden_dim, hidden_dim), settings)
 

@@ -79,8 +79,8 @@ class FusionLoss(nn.Module):
         """Return the total loss and its terms.
 
         Args:
-            logits: (B, K).
-            targets: (B,) classes.
+            logits: Class scores (B, K).
+            targets: Class indices (B,).
             views: 2 x (N, P) views of the utterances of all processes, or None.
             mix: Partners and shares of mixup, or None.
             view_labels: (N,) classes of the utterances in `views`; None is `targets`.

@@ -15,7 +15,7 @@ class ModelSettings:
     A setting that has no effect with the fusion is None, see `config.effects`.
 
     Attributes:
-        n_classes: K.
+        n_classes: Number of classes K.
         fusion: A name of `config.fusions.FUSIONS`.
         cqt_backbone: timm model for the CQT image.
         mel_backbone: timm model for the Mel-STFT image.

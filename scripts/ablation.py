@@ -1,7 +1,7 @@
-"""Train the fusions, or a study's variants, on the same folds, and compare them.
+"""Train the fusions, or variants of one config, on the same folds, and compare them.
 
 Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the configs that
-have them. A study is a folder configs/ablation/STUDY of what its variants change in one config;
+have them. A folder configs/ablation/KIND holds what its variants change in one config;
 each variant is compared with that config. The command may be stopped at any point and given again,
 also on several machines at once that share run.root: finished jobs are skipped, and no two
 processes work on one fold.
@@ -17,11 +17,11 @@ from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
     HERE,
-    STUDIES,
+    VARIED,
     PlannedRun,
     check_dry,
     load_fusions,
-    load_study,
+    load_variants,
     open_runs,
 )
 from experiments.jobs import Failure, run_jobs, slot_environments
@@ -43,10 +43,11 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
     stop = Stop()
 
     def work() -> None:
-        if arguments.study:
-            runs = load_study(configs, arguments.name, arguments.study, arguments.only, overrides)
+        name, kind = arguments.name, arguments.variants
+        if kind:
+            runs = load_variants(configs, name, kind, arguments.only, overrides)
         else:
-            runs = load_fusions(configs, arguments.name, arguments.fusions, overrides)
+            runs = load_fusions(configs, name, arguments.fusions, overrides)
         corpus = runs[0].config.corpus
         check_corpus_exists(corpus.root, corpus.manifest)
         if arguments.dry_run:
@@ -55,8 +56,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         jobs, config = open_runs(runs, arguments.overwrite), runs[0].config
         stop.begun = True
         failures = run_jobs(jobs, slot_environments(arguments.jobs, config.run.device))
-        out = Path(config.run.root) / f"{arguments.name}_{arguments.study or 'ablation'}"
-        _finish(runs, failures, out, reference=0 if arguments.study else None)
+        out = Path(config.run.root) / f"{name}_{kind or 'ablation'}"
+        _finish(runs, failures, out, reference=0 if kind else None)
 
     with stop.install_handlers():
         return run_cli(work, ["scripts/ablation.sh", *argv], stop)
@@ -90,8 +91,8 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("name", metavar="NAME", help="configs/NAME_*.yaml, e.g. demo")
     parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
-    parser.add_argument("--study", choices=STUDIES, help="vary one config instead")
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="of the study; default: all")
+    parser.add_argument("--variants", choices=VARIED, help="vary one config instead")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="some variants; default: all")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 per GPU")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start these runs anew")
@@ -101,7 +102,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     # Taken out first, because --fusions and --only take all words behind them
     overrides = [word for word in argv if "=" in word and not word.startswith("-")]
     arguments = parser.parse_intermixed_args([word for word in argv if word not in overrides])
-    for option in ("--fusions", "--study", "--only"):
+    for option in ("--fusions", "--variants", "--only"):
         if sum(word.partition("=")[0] == option for word in argv) > 1:
             parser.error(f"{option} must be given once")
         names = getattr(arguments, option.removeprefix("--"))
@@ -109,10 +110,10 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
             parser.error(f"{option} must name each once")
     if arguments.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
-    if arguments.study and arguments.fusions:
-        parser.error("--fusions and --study are two different ablations: give one")
-    if arguments.only and not arguments.study:
-        parser.error("--only names variants of a --study: give it, too")
+    if arguments.variants and arguments.fusions:
+        parser.error("--fusions and --variants are two different ablations: give one")
+    if arguments.only and not arguments.variants:
+        parser.error("--only names some of --variants: give it, too")
     arguments.fusions, arguments.only = arguments.fusions or list(FUSIONS), arguments.only or []
     if unknown := [fusion for fusion in arguments.fusions if fusion not in FUSIONS]:
         parser.error(f"--fusions {unknown[0]}: {nearest(unknown[0], FUSIONS)}")

@@ -3,8 +3,8 @@
 #   scripts/ablation.sh demo
 #   scripts/ablation.sh iemocap --jobs 4 corpus.root=/path/to/IEMOCAP_full_release "run.seeds=[0,1,2]"
 #   scripts/ablation.sh iemocap corpus.root=/path/to/IEMOCAP_full_release --dry-run
-# Paths start from the repository. An interrupted ablation goes on where it stopped when the command
-# is given again; scripts/ablation.py says how.
+# Paths start from the repository. Run the same command again to resume; finished jobs are skipped.
+# scripts/ablation.py says how.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 default=python

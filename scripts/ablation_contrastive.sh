@@ -3,6 +3,6 @@
 # NAME_gmu_contrastive.
 #   scripts/ablation_contrastive.sh demo
 #   scripts/ablation_contrastive.sh esd --only positives ignored corpus.root=/path/to/ESD
-# As scripts/ablation.sh in all else: what was stopped goes on, what is finished is not repeated.
+# Otherwise as scripts/ablation.sh: run the command again to resume; finished jobs are skipped.
 set -euo pipefail
-exec "$(dirname "$0")/ablation.sh" --study contrastive "$@"
+exec "$(dirname "$0")/ablation.sh" --variants contrastive "$@"

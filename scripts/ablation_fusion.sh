@@ -2,6 +2,6 @@
 # Train the variants of configs/ablation/fusion on the same folds and compare each with NAME_gmu.
 #   scripts/ablation_fusion.sh demo
 #   scripts/ablation_fusion.sh iemocap --only cross_attention cqt_only mel_only --jobs 4 --dry-run
-# As scripts/ablation.sh in all else: what was stopped goes on, what is finished is not repeated.
+# Otherwise as scripts/ablation.sh: run the command again to resume; finished jobs are skipped.
 set -euo pipefail
-exec "$(dirname "$0")/ablation.sh" --study fusion "$@"
+exec "$(dirname "$0")/ablation.sh" --variants fusion "$@"

@@ -8,6 +8,7 @@ left out, since all of them together hide the shape. Long arrows pass the rows b
 waypoints of their own, so that no line runs over a box.
 """
 
+import argparse
 import ast
 import re
 import textwrap
@@ -247,5 +248,6 @@ def drawing(root: Path = ROOT) -> str:
 
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     FIGURE.write_text(drawing(), encoding="utf-8")
     print(f"wrote {FIGURE.relative_to(ROOT)}")

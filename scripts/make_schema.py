@@ -1,5 +1,6 @@
-"""Write configs/schema.json, from which editors complete the keys of the recipes."""
+"""Write configs/schema.json, from which editors complete the keys of the configs."""
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from system.files import write_text
 ROOT = Path(__file__).resolve().parent.parent
 
 if __name__ == "__main__":
+    argparse.ArgumentParser(description=__doc__).parse_args()
     try:
         write_text(ROOT / "configs" / "schema.json", json_schema())
     except RunError as error:

@@ -1,9 +1,9 @@
 """Draw the front end's spectrograms of recordings, beside librosa's, with their difference.
 
-    python -m scripts.show_features clip.wav ...      # writes clip_features.png into this folder
+    python -m scripts.show_features speech.wav ...    # writes speech_features.png to this folder
 
-Before resizing, at the paper's settings, dB relative to the clip's maximum. Needs librosa, which
-`make setup` installs.
+Before resizing, at the paper's settings, dB relative to the recording's maximum. Needs librosa,
+which `make setup` installs.
 """
 
 import argparse
@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.reading import BadAudio, read_audio
-from system.errors import RunError
+from system.cli import run_cli, say
+from system.errors import InputError
 from system.files import atomic_write, make_folder
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def in_db(power: NDArray) -> NDArray:
 
 def draw(path: Path) -> "Figure":
     """Draw two rows (CQT, Mel) of three images (ours, librosa, difference)."""
-    import librosa
+    samples = read_audio(path, SAMPLE_RATE)
+    import librosa  # slow imports: only once there is something to draw
     import torch
     from matplotlib.figure import Figure
 
     from audio.cqt import CQT
     from audio.mel_stft import MelSTFT
 
-    samples = read_audio(path, SAMPLE_RATE)
     waveform = torch.from_numpy(samples)[None]
     cqt, mel = CQT(SAMPLE_RATE), MelSTFT(SAMPLE_RATE)
     ours = cqt(waveform)[0].numpy() ** 2, mel(waveform)[0].numpy()
@@ -85,33 +86,37 @@ def _ticks(lowest: float, highest: float) -> tuple[list[int], list[str]]:
     return ticks, [f"{f / 1000:g}k" if f >= 1000 else str(f) for f in ticks]
 
 
-def main() -> int:
-    """Write one image for each recording."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(argv: Sequence[str]) -> int:
+    """Write one image for each recording; return the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("recordings", nargs="+", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, default=Path(), help="folder of the images")
-    arguments = parser.parse_args()
-    try:
-        make_folder(arguments.out)
-        return _write_all(arguments.recordings, arguments.out)
-    except RunError as error:
-        print(f"failed: {error}", file=sys.stderr)
-        return 1
+    arguments = parser.parse_args(argv)
+    return run_cli(lambda: _write_all(arguments.recordings, arguments.out))
 
 
-def _write_all(recordings: Sequence[Path], out: Path) -> int:
-    status = 0
+def _write_all(recordings: Sequence[Path], out: Path) -> None:
+    """Draw all recordings that can be read.
+
+    Raises:
+        InputError: Some cannot; names them, after the others were drawn.
+        RunError: An image cannot be written.
+    """
+    make_folder(out)
+    bad = []
     for path in recordings:
+        target = out / f"{path.stem}_features.png"
         try:
-            target = out / f"{path.stem}_features.png"
             with atomic_write(target) as temporary:
                 draw(path).savefig(temporary, dpi=100)
-            print(target)
+            say(str(target))
         except BadAudio as error:
-            print(f"{path} {error}", file=sys.stderr)
-            status = 2
-    return status
+            bad.append(f"{path} {error}")
+    if bad:
+        raise InputError("\n".join(bad))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

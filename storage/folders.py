@@ -1,4 +1,4 @@
-"""What a folder holds, told by file names alone: cheap to import, for checks before real work.
+"""Recognise run, study and fold folders by their file names; imports nothing slow.
 
 config.yaml                  a run, a study or a range test
 + study.json, lr_range.json  a study, a range test
@@ -15,6 +15,7 @@ from system.errors import InputError
 CONFIG = "config.yaml"
 STUDY, RANGE_TEST = "study.json", "lr_range.json"
 METRICS, CARD = "metrics.json", "model.json"
+SHOWN = 5  # folders named in a message
 
 
 def check_is_run(folder: Path) -> None:
@@ -40,8 +41,9 @@ def check_is_fold(folder: Path) -> None:
         InputError: It has no model.json; names finished folds below it.
     """
     if not (folder / CARD).is_file():
-        inside = sorted(str(path.parent) for path in folder.glob(f"**/{CARD}"))
-        hint = f"; folds in it: {', '.join(inside)}" if inside else ""
+        near = ("*", "folds/*", "*/folds/*")  # in folds/, a run folder, or run.root
+        inside = sorted(str(p.parent) for where in near for p in folder.glob(f"{where}/{CARD}"))
+        hint = f"; folds in it: {', '.join(inside[:SHOWN])}" if inside else ""
         raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
 
 
@@ -71,4 +73,4 @@ def _hint(folder: Path) -> str:
     inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
     if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
         return f"name the run that this fold belongs to: {folder.parent.parent}"
-    return f"runs in it: {', '.join(inside)}" if inside else "name a folder in run.root"
+    return f"runs in it: {', '.join(inside[:SHOWN])}" if inside else "name a folder in run.root"

@@ -233,8 +233,8 @@ def remove_leftovers(folder: Path, name: str = "*") -> None:
     """Remove what killed processes were writing; keep what other processes are writing.
 
     Args:
-        folder: Where they write.
-        name: Pattern of their names.
+        folder: Folder to clean.
+        name: Pattern of the names of the files that were being written.
     """
     for hidden in folder.glob(f".{name}.tmp"):
         with suppress(OSError):  # in use, gone meanwhile, or a file system without locks
@@ -286,11 +286,11 @@ def disk_error(
     """Build the error for a failed write: the reason, the free space, and how to recover.
 
     Args:
-        what: What could not be done.
-        folder: Where.
+        what: Failed action, for example "cannot write FILE".
+        folder: Folder of the failed write.
         error: The system's error.
-        n_bytes: Size of what was to be written; None is unknown.
-        kept: What is on the disk now.
+        n_bytes: Bytes that were to be written; None is unknown.
+        kept: Sentence that says what is on the disk now.
     """
     if error.errno == errno.ENOENT and not os.path.exists(folder):
         gone = next(path for path in (folder, *folder.parents) if os.path.exists(path.parent))

@@ -49,7 +49,7 @@ def build_training(fold: Fold) -> Training:
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
-    """Build the model of a config for images of so many channels."""
+    """Build the model of a config for images with `n_channels` channels."""
     model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -130,7 +130,7 @@ def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
 
 
 def train_batches(fold: Fold, n: int) -> TrainBatches:
-    """Return which of n training utterances meet in which batch of this process."""
+    """Return this process's batches of n training utterances, as indices."""
     size, rank, world = _batch_share(fold)
     return TrainBatches(n, size, fold.rng_seed, rank, world)
 

@@ -133,7 +133,7 @@ class Progress:
     def training_issues(self) -> TrainingIssues:
         """Return what a reader of the scores should know about this training."""
         return TrainingIssues(
-            **{one.name: getattr(self, one.name) for one in fields(TrainingIssues)}
+            **{field.name: getattr(self, field.name) for field in fields(TrainingIssues)}
         )
 
 
@@ -254,7 +254,7 @@ class CheckpointSaver:
         self.saved: Place | None = None
 
     def save(self, again: bool = False) -> None:
-        """Save the present state, unless it was saved last; `again` saves it all the same."""
+        """Save the current state unless it is saved already; `again=True` rewrites it."""
         self.saved_at = time.monotonic()
         if not self.accelerator.is_main_process or (snapshot := self.snapshot()) is None:
             return
@@ -263,7 +263,7 @@ class CheckpointSaver:
             self.saved = snapshot[1]
 
     def maybe_save(self) -> None:
-        """Save if it is time.
+        """Save if `minutes` have passed, or the process was asked to end.
 
         Raises:
             KeyboardInterrupt: A process was asked to end; the state is saved.

@@ -23,7 +23,7 @@ LEAST_SPREAD = 5e-4  # deviation over utterances, mean over units, below which a
 GRADIENT_FACTOR = 100.0  # between the branches' gradients, root mean square of a parameter
 POINT = 1e-3  # spread of embeddings, as a part of their length, below which they are one point
 DIRECTIONS_LEFT = 0.5  # of the K - 1 that K classes need, and of the most that were filled
-ONE_DIRECTION = 1.2  # as good as one, which is too narrow for any number of classes
+ONE_DIRECTION = 1.2  # effective rank near 1: too few directions for any number of classes
 LEAST_EVEN = -5e-4  # uniformity above which views are one point: minus 2 x squared distance
 MOST_CROPS = 1024  # evenly spread over the dev split, for ranks and views
 
@@ -57,7 +57,7 @@ class CollapseMonitor:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Record the inputs and outputs of the head for all crops evaluated meanwhile."""
+        """Record inputs and outputs of the head for all crops evaluated inside this block."""
         self._seen = {}
         hook = self.model.head.register_forward_hook(self._keep)  # type: ignore[union-attr]
         try:

@@ -42,7 +42,7 @@ def check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry:
 
 
 def launcher() -> list[str]:
-    """Return the words that start as many processes as run now: states are of their number."""
+    """Return the launcher of the command that resumes, with the same number of processes."""
     n, local = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if n == 1:
         return ["python"]

@@ -13,7 +13,7 @@ from system.errors import RunError
 
 
 def gather_views(z: Tensor) -> Tensor:
-    """Join the views of all processes, so that every clip on any of them is a negative.
+    """Join the views of all processes, so that each utterance of any process is a negative.
 
     Each process computes the same loss of all views and has the gradient of its own alone; DDP then
     averages, so the own part's gradient is multiplied by the number of processes.
@@ -55,7 +55,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
-    """Return whether it is so on any process; all of them must ask."""
+    """Return whether the flag is set on any process; call it on all of them."""
     if accelerator.num_processes == 1:
         return flag
     flags = torch.tensor(int(flag), device=accelerator.device)
@@ -78,8 +78,8 @@ def check_same_number(before: int | None, accelerator: Accelerator, folder: Path
     if before not in (None, now):
         raise RunError(
             f"{folder} was saved by a training on {before} process{'es' * (before != 1)}, this one "
-            f"is on {now} and would meet other batches: start it on {before}, or remove {folder} "
-            "to train this fold anew"
+            f"is on {now} and would get different batches: start it on {before}, or remove "
+            f"{folder} to train this fold anew"
         )
 
 

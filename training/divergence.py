@@ -89,7 +89,7 @@ def describe(
         for batch, loss in zip(window, losses, strict=True)
     ]
     accounts = gather_object(own) if accelerator.num_processes > 1 else own
-    first = min(map(_order, accounts))  # the others caught it from there
+    first = min(map(_order, accounts))  # NaN spread from here to the others
     blamed = [account for account in accounts if _order(account) == first]
     parts = {part for account in blamed for part in account["parts"]}
     utterances = [name for account in blamed for name in account["utterances"]]
@@ -143,7 +143,7 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
         for part, parameters in model.parts().items()  # type: ignore[operator]
     }
     if _is_bad(slopes["head"]):
-        return ["head"]  # which hands them on to both branches
+        return ["head"]  # its NaN gradients flow into both branches
     return [part for part in seen if _is_bad(slopes[part])] or ["head"]
 
 

@@ -30,7 +30,7 @@ def open_run(
         config: Config of the run.
         command: Command line, for environment.json.
         overwrite: Remove an earlier run of this name, all but its ledger.
-        stop: Whether the process was asked to end.
+        stop: Flag, set by signals, that asks the run to end.
 
     Raises:
         InputError: The config, the corpus or the run folder cannot be used.
@@ -66,7 +66,7 @@ def open_run(
 
 
 def check_run(config: Config, overwrite: bool) -> None:
-    """Refuse what can be refused before the corpus is read."""
+    """Check run folder, places and model settings before the corpus is read."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
     check_settings(config.model)

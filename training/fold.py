@@ -48,7 +48,7 @@ def run_fold(fold: Fold) -> None:
             another process is at work on this fold.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
-    session, folder = fold.session, fold.folder
+    session, folder, settings = fold.session, fold.folder, fold.config.train
     if session.is_main:
         make_folder(folder / STATE, inside=session.folder)
     fold_lock = lock(folder / STATE / "lock", f"{fold.name} in {session.folder}")
@@ -65,10 +65,15 @@ def run_fold(fold: Fold) -> None:
         start = time.monotonic()
         state, train_loader = build_training(fold)
         dev_loader = eval_loader(fold, fold.split.dev)
-        settings, write = fold.config.train, _epoch_writer(fold, folder, state)
         fit(
-            *(state, train_loader, dev_loader, settings.epochs, settings.patience),
-            *(checkpoints, settings.checkpoint_minutes, write),
+            state,
+            train_loader,
+            dev_loader,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            checkpoints=checkpoints,
+            minutes=settings.checkpoint_minutes,
+            after_epoch=_epoch_writer(fold, folder, state),
         )
         _load_best(fold, state, checkpoints)
         with session.stop.deferred():  # an interrupted test would be evaluated a second time
@@ -94,12 +99,18 @@ def train_fold(
         RunError: Training diverged or a file could not be written; the last state is kept.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
+    settings = fold.config.train
     state, train_loader = build_training(fold)
     dev_loader = eval_loader(fold, fold.split.dev)
-    settings, write = fold.config.train, _epoch_writer(fold, folder, state, watch)
     return fit(
-        *(state, train_loader, dev_loader, settings.epochs, settings.patience),
-        *(Checkpoints(folder / STATE), settings.checkpoint_minutes, write),
+        state,
+        train_loader,
+        dev_loader,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        checkpoints=Checkpoints(folder / STATE),
+        minutes=settings.checkpoint_minutes,
+        after_epoch=_epoch_writer(fold, folder, state, watch),
     )
 
 
@@ -109,7 +120,7 @@ def _epoch_writer(
     state: TrainingState,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Callable[[dict[str, float], Predictions], None]:
-    """Return what writes history.csv and curves after an epoch, then calls `watch`."""
+    """Return a callback that writes history.csv and curves, then calls `watch`."""
     tracker = Tracker(folder, fold.classes)
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:

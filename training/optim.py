@@ -1,7 +1,7 @@
 """Parameter groups, one optimizer for each part of the model, and the learning-rate schedule."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -138,7 +138,7 @@ class Schedule:
                     setattr(schedule, name, value)
 
 
-def _warmup_cosine(n_steps: int, n_warmup: int, lowest: float):
+def _warmup_cosine(n_steps: int, n_warmup: int, lowest: float) -> Callable[[int], float]:
     """Return the factor of the highest rate at each step: up a line, down a half cosine."""
 
     def factor(step: int) -> float:

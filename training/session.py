@@ -32,8 +32,8 @@ class Session:
         plan: Utterances, splits and certificate.
         store: Feature store of the config's images.
         accelerator: Device, precision and processes.
-        stop: Whether the process was asked to end.
-        environment: What results are made with, see `storage.provenance`.
+        stop: Flag, set by signals, that asks the run to end.
+        environment: Command, commit, machine and versions, see `storage.provenance`.
     """
 
     config: Config
@@ -50,7 +50,7 @@ class Session:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes files and speaks for all."""
+        """Whether this process writes files and prints."""
         return self.accelerator.is_main_process
 
     def fold(self, split: Split, seed: int) -> "Fold":

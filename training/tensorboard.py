@@ -1,7 +1,7 @@
 """TensorBoard: curves of one fold (losses, rates, dev scores, gates, confusion); an analysis.
 
 The events of an epoch are appended at once and synced, by this thread. TensorBoard's own writer
-hands them to a thread that tells of a full disk by a traceback and leaves half a record.
+uses a second thread, which prints a traceback when the disk is full and leaves half a record.
 """
 
 import io
@@ -54,11 +54,11 @@ class Tracker:
         epoch = int(record["epoch"])
         if not self._file.exists():
             _append(self._file, self._beginning(epoch))
-        found = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
+        summaries = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
-            found.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        found.append(_image("dev confusion", _png(confusion_figure(confusion, self.classes))))
-        _append(self._file, [Event(step=epoch, summary=one) for one in found])
+            summaries.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
+        summaries.append(_image("dev confusion", _png(confusion_figure(confusion, self.classes))))
+        _append(self._file, [Event(step=epoch, summary=summary) for summary in summaries])
 
     def _beginning(self, epoch: int) -> list[Event]:
         events = [Event(file_version="brain.Event:2")]
@@ -85,11 +85,11 @@ def write_analysis(
     Raises:
         RunError: The disk is full, lost or read-only, or the folder is gone.
     """
-    found = [scalar(tag, value) for tag, value in scalars.items()]
-    found += [histogram(tag, values, GATE_BINS) for tag, values in histograms.items()]
-    found += [_image(tag, png) for tag, png in images.items()]
-    events = [Event(file_version="brain.Event:2"), *(Event(step=0, summary=one) for one in found)]
-    _append(folder / _file_name(), events)
+    summaries = [scalar(tag, value) for tag, value in scalars.items()]
+    summaries += [histogram(tag, values, GATE_BINS) for tag, values in histograms.items()]
+    summaries += [_image(tag, png) for tag, png in images.items()]
+    events = [Event(step=0, summary=summary) for summary in summaries]
+    _append(folder / _file_name(), [Event(file_version="brain.Event:2"), *events])
 
 
 def _file_name() -> str:

@@ -61,7 +61,7 @@ def test_summary_divides_the_right_way(tiny):
     assert reached["CQT: times as fast as nnAudio's fastest"] == (15, 30)
     assert reached["both images: times the bare FFTs (torch.fft.rfft)"] == (0.5, 0.25)
     assert reached["Mel-STFT: times the bare FFTs (quickest form)"] == (4, 2)
-    assert reached["MB above import for 16 clips of 5 s"] == (95.0, None)
+    assert reached["MB above import for 16 recordings of 5 s"] == (95.0, None)
 
 
 def test_calls_after_the_first_count(monkeypatch):
@@ -99,17 +99,20 @@ def test_resilience_compares_steps_that_do_the_same(monkeypatch, capsys):
     monkeypatch.setattr(resilience, "SIDE", 32)
     batch = resilience.make_batch(4)
     weights = []
-    for step in (resilience.bare_step, lambda trainer, batch: train_step(trainer, [batch])):
+    for step in (resilience.bare_step, lambda state, batch: train_step(state, [batch])):
         torch.manual_seed(0)
-        trainer = resilience.make_trainer("test_maxvit", "mvitv2_micro")
+        state = resilience.make_state("test_maxvit", "mvitv2_micro")
         torch.manual_seed(1)
-        step(trainer, batch)
-        weights.append(trainer.model.state_dict())
+        step(state, batch)
+        weights.append(state.model.state_dict())
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     monkeypatch.setattr(sys, "argv", ["resilience.py", "--batch", "4", "--rounds", "1"])
     resilience.main()
     printed = capsys.readouterr().out
-    assert "test_maxvit + mvitv2_micro, 32 pixels, 4 clips" in printed and "a state has" in printed
+    assert (
+        "test_maxvit + mvitv2_micro, 32 pixels, 4 utterances" in printed
+        and "a state has" in printed
+    )
 
 
 def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):

@@ -151,10 +151,10 @@ def test_a_dry_run_that_stops_says_so_with_its_status(run, monkeypatch):
     assert len(said.calls) == 2 and "the dry run of tiny_gmu stopped" in said.err
 
 
-def test_a_study_trains_its_variants_as_runs_of_their_own(run, tmp_path: Path, monkeypatch):
+def test_variants_are_trained_as_runs_of_their_own(run, tmp_path: Path, monkeypatch):
     concluded = []
     monkeypatch.setattr(ablation, "conclude", lambda *words: concluded.append(words))
-    wishes = ["tiny", "--study", "fusion", "--only", "mean", "cqt_only", "optim.lr=0.1"]
+    wishes = ["tiny", "--variants", "fusion", "--only", "mean", "cqt_only", "optim.lr=0.1"]
     said = run(*wishes, "model.fusion_hidden_dim=8", "run.folds=[1,2]")
     assert said.status == 0, said.err
     calls = [call.split() for call in said.calls]
@@ -171,16 +171,16 @@ def test_a_study_trains_its_variants_as_runs_of_their_own(run, tmp_path: Path, m
 
 def test_what_one_ablation_finished_no_other_repeats(run):
     assert len(run("tiny", "--fusions", "gmu", "concat").calls) == 2
-    said = run("tiny", "--study", "fusion", "--only", "concat", "concat_matched")
+    said = run("tiny", "--variants", "fusion", "--only", "concat", "concat_matched")
     assert said.status == 0, said.err
     assert [call.split()[2] for call in said.calls] == ["name=tiny_concat_matched"]
-    said = run("tiny", "--study", "contrastive", "--only", "gmu", "alpha_0")
+    said = run("tiny", "--variants", "contrastive", "--only", "gmu", "alpha_0")
     assert [grid for grid in said.calls if "name=tiny_gmu" in grid] == []
     assert len(said.calls) == 2
 
 
-def test_a_study_of_another_config_is_refused_and_can_be_overwritten(run, tmp_path: Path):
-    wishes = ("tiny", "--study", "contrastive", "--only", "alpha_0")
+def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_path: Path):
+    wishes = ("tiny", "--variants", "contrastive", "--only", "alpha_0")
     run(*wishes)
     said = run(*wishes, "optim.lr=0.5")
     assert (said.status, said.calls) == (2, []) and "was made with another config" in said.err
@@ -202,14 +202,14 @@ def test_a_study_of_another_config_is_refused_and_can_be_overwritten(run, tmp_pa
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
         (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),
         (["tiny", "--fusions", "optim.lr=1"], "--fusions: expected at least one"),
-        (["tiny", "--study", "gates"], "invalid choice: 'gates'"),
-        (["tiny", "--study", "fusion", "--study", "fusion"], "--study must be given once"),
-        (["tiny", "--study", "fusion", "--fusions", "gmu"], "give one"),
-        (["tiny", "--only", "concat"], "--only names variants of a --study"),
-        (["tiny", "--study", "fusion", "--only", "mean", "mean"], "each once"),
-        (["tiny", "--study", "fusion", "--only", "x=1"], "--only: expected at least one"),
-        (["tiny", "--study", "fusion", "--only", "means"], "did you mean 'mean'?"),
-        (["tiny", "--study", "fusion", "model.gate=scalar"], "is what the fusion study varies"),
+        (["tiny", "--variants", "gates"], "invalid choice: 'gates'"),
+        (["tiny", "--variants", "fusion", "--variants", "fusion"], "--variants must be given once"),
+        (["tiny", "--variants", "fusion", "--fusions", "gmu"], "give one"),
+        (["tiny", "--only", "concat"], "--only names some of --variants"),
+        (["tiny", "--variants", "fusion", "--only", "mean", "mean"], "each once"),
+        (["tiny", "--variants", "fusion", "--only", "x=1"], "--only: expected at least one"),
+        (["tiny", "--variants", "fusion", "--only", "means"], "did you mean 'mean'?"),
+        (["tiny", "--variants", "fusion", "model.gate=scalar"], "is varied by the fusion variants"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
         (["tiny", "model={fusion: gmu}"], "is set by each"),
@@ -380,11 +380,11 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     assert caplog.messages[-1] == "2 jobs, 2 finished before, 1 at a time"
 
 
-def test_a_study_ends_in_a_table_of_each_variant_beside_the_recipe(
+def test_variants_end_in_a_table_of_each_beside_the_recipe(
     configs: Path, tmp_path: Path, capsys, caplog
 ):
     caplog.set_level(logging.INFO, "experiments.jobs")
-    wishes = ["tiny", "--study", "fusion", "--only", "concat_matched", "mel_only", "--jobs", "3"]
+    wishes = ["tiny", "--variants", "fusion", "--only", "concat_matched", "mel_only", "--jobs", "3"]
     assert ablation.main([*wishes, "train.epochs=1"], configs) == 0
     said = capsys.readouterr().out
     names = ("tiny_gmu", "tiny_concat_matched", "tiny_mel_only")

@@ -113,7 +113,6 @@ def test_two_processes_share_the_number_of_trials(study) -> None:
 CLAIM = """
 import sys, time
 from pathlib import Path
-sys.path.insert(0, ".")
 from tests.experiments.test_study import EPOCHS, SPACE, Study
 study = Study(Path(sys.argv[1]), SPACE, 0, EPOCHS)
 with study.claim(5) as trial:

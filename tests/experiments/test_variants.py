@@ -1,4 +1,4 @@
-"""Every variant of every study differs from its recipe in what its file names, and trains."""
+"""Every variant differs from its config in what its file names, and trains."""
 
 import os
 import subprocess
@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from config.effects import ONLY_WITH
-from experiments.ablation import STUDIES, PlannedRun, load_fusions, load_study, read_variants
+from experiments.ablation import VARIED, PlannedRun, load_fusions, load_variants, read_variants
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from system.errors import InputError
@@ -35,34 +35,34 @@ def settings(recipe: PlannedRun) -> dict[str, object]:
     return leaves(recipe.config.model_dump())
 
 
-def overlay(study: str, variant: str) -> dict[str, object]:
-    text = (CONFIGS / "ablation" / study / f"{variant}.yaml").read_text()
+def overlay(kind: str, variant: str) -> dict[str, object]:
+    text = (CONFIGS / "ablation" / kind / f"{variant}.yaml").read_text()
     assert sum(not line.startswith("#") for line in text.splitlines()) <= 5  # a few lines
     assert text.splitlines()[1].startswith("# ")  # the question
     return leaves(yaml.safe_load(text) or {})
 
 
-def study_of(name: str, study: str, *overrides: str, only: tuple[str, ...] = ()) -> dict:
-    """Return the recipes of a study by the part of their names behind NAME."""
-    found = load_study(CONFIGS, name, study, only, overrides)
-    assert found[0].config.name == f"{name}_{STUDIES[study]}"  # the recipe itself comes first
+def variants_of(name: str, kind: str, *overrides: str, only: tuple[str, ...] = ()) -> dict:
+    """Return the configs of a kind by the part of their names behind NAME."""
+    found = load_variants(CONFIGS, name, kind, only, overrides)
+    assert found[0].config.name == f"{name}_{VARIED[kind]}"  # the recipe itself comes first
     return {recipe.config.name.removeprefix(f"{name}_"): recipe for recipe in found}
 
 
-def test_the_studies_have_the_variants_they_promise():
-    found = {study: set(read_variants(CONFIGS / "ablation" / study)) for study in STUDIES}
+def test_the_folders_have_the_variants_they_promise():
+    found = {kind: set(read_variants(CONFIGS / "ablation" / kind)) for kind in VARIED}
     assert found == {"fusion": FUSION, "contrastive": CONTRASTIVE}
 
 
-@pytest.mark.parametrize("study", STUDIES)
+@pytest.mark.parametrize("kind", VARIED)
 @pytest.mark.parametrize("name", NAMES)
-def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, study: str):
-    recipes = study_of(name, study)
-    plain = settings(recipes.pop(STUDIES[study]))
-    variants = (FUSION if study == "fusion" else CONTRASTIVE) - {"gmu", "simclr"}
-    assert set(recipes) == variants | ({"gmu"} if study == "contrastive" else set())
+def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, kind: str):
+    recipes = variants_of(name, kind)
+    plain = settings(recipes.pop(VARIED[kind]))
+    variants = (FUSION if kind == "fusion" else CONTRASTIVE) - {"gmu", "simclr"}
+    assert set(recipes) == variants | ({"gmu"} if kind == "contrastive" else set())
     for variant, recipe in recipes.items():
-        named, now = overlay(study, variant), settings(recipe)
+        named, now = overlay(kind, variant), settings(recipe)
         assert {key: now[key] for key in named} == named, variant
         assert all(plain[key] != value for key, value in named.items()), variant
         differ = {key for key in now if now[key] != plain[key]} - {"name"}
@@ -76,22 +76,22 @@ def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, stu
 def test_variants_that_have_recipes_are_the_same_runs(name: str):
     """So finished runs of scripts/ablation.sh are not trained again."""
     ablation = {r.config.name: r.config for r in load_fusions(CONFIGS, name, ("concat", "gmu"), [])}
-    fusion, contrastive = study_of(name, "fusion"), study_of(name, "contrastive")
+    fusion, contrastive = variants_of(name, "fusion"), variants_of(name, "contrastive")
     assert fusion["concat"].config == ablation[f"{name}_concat"]
     assert fusion["gmu"].config == contrastive["gmu"].config == ablation[f"{name}_gmu"]
 
 
 @pytest.mark.parametrize(
-    ("study", "variant"),
+    ("kind", "variant"),
     [("fusion", v) for v in sorted(FUSION)] + [("contrastive", v) for v in sorted(CONTRASTIVE)],
 )
-def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(study: str, variant: str):
+def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(kind: str, variant: str):
     only = () if variant == "simclr" else (variant,)
-    recipe = list(load_study(CONFIGS, "demo", study, only, SMALL))[-1]
+    recipe = list(load_variants(CONFIGS, "demo", kind, only, SMALL))[-1]
     torch.manual_seed(0)
     model = MaxMViTGMU.from_config(recipe.config.model, 4)
     output = model(torch.randn(4, 1, 32, 32), torch.randn(4, 1, 32, 32))
-    contrastive = study == "contrastive" and variant != "gmu"
+    contrastive = kind == "contrastive" and variant != "gmu"
     assert (output.z_cqt is not None) == contrastive
     loss = FusionLoss(**recipe.config.loss.model_dump(exclude={"class_weights"}, exclude_none=True))
     views = (output.z_cqt, output.z_mel) if contrastive else None
@@ -111,7 +111,7 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(study: 
 def test_an_override_goes_to_the_variants_where_it_has_an_effect():
     only = ("concat", "mean", "gmu_scalar", "cqt_only", "mel_only")
     words = ("model.fusion_hidden_dim=8", "optim.optimizer={cqt: sgd, mel: adamw}", "optim.lr=0.5")
-    found = study_of("iemocap", "fusion", *words, only=only)
+    found = variants_of("iemocap", "fusion", *words, only=only)
     ends = {variant: recipe.overrides[-3:] for variant, recipe in found.items()}
     for variant in ("gmu", "mean", "gmu_scalar"):
         assert ends[variant] == list(words)
@@ -127,26 +127,26 @@ def test_an_override_goes_to_the_variants_where_it_has_an_effect():
 
 
 def test_what_a_variant_does_not_take_can_be_set_for_the_others():
-    found = study_of("esd", "contrastive", "loss.temperature=0.2", only=("gmu", "symmetric"))
+    found = variants_of("esd", "contrastive", "loss.temperature=0.2", only=("gmu", "symmetric"))
     temperatures = [recipe.config.loss.temperature for recipe in found.values()]
     assert temperatures == [0.2, None, 0.2]
 
 
-def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
-    configs = own_study(tmp_path, plain="", flat="optim: {schedule: constant}")
+def test_other_keys_may_hang_on_what_a_variants_of_ones_own_varies(tmp_path: Path):
+    configs = own_variants(tmp_path, plain="", flat="optim: {schedule: constant}")
     words = ["optim.warmup_epochs=2"]
-    plain, flat = load_study(configs, "demo", "fusion", [], words)
+    plain, flat = load_variants(configs, "demo", "fusion", [], words)
     assert plain.config.optim.warmup_epochs == 2 and flat.config.optim.warmup_epochs is None
     assert flat.config.optim.schedule == "constant" and flat.config.optim.min_lr is None
 
 
 @pytest.mark.parametrize(
-    ("study", "only", "override", "words"),
+    ("kind", "only", "override", "words"),
     [
-        ("fusion", (), "model.gate=vector", "model.gate=vector is what the fusion study varies"),
-        ("fusion", ("mean",), "model={gate_input: features}", "is what the fusion study varies"),
-        ("fusion", (), "name=x", "name=x is what"),
-        ("contrastive", (), "loss={alpha: 0.1}", "is what the contrastive study varies"),
+        ("fusion", (), "model.gate=vector", "model.gate=vector is varied by the fusion variants"),
+        ("fusion", ("mean",), "model={gate_input: features}", "is varied by the fusion variants"),
+        ("fusion", (), "name=x", "name=x is varied"),
+        ("contrastive", (), "loss={alpha: 0.1}", "is varied by the contrastive variants"),
         ("fusion", (), "loss.alpha=0.1", "loss.alpha=0.1 has no effect with gmu, concat"),
         ("fusion", (), "model.fusion_hidden_dim=512", "would leave concat_matched matched to the"),
         ("fusion", (), "optim.lrr=1", "optim.lrr"),
@@ -154,16 +154,16 @@ def test_other_keys_may_hang_on_what_a_study_of_ones_own_varies(tmp_path: Path):
         ("fusion", ("cqt_onyl",), "x.y=1", "no variant 'cqt_onyl' in .*did you mean 'cqt_only'"),
     ],
 )
-def test_what_a_study_cannot_take_is_refused(study, only, override, words):
+def test_what_variants_cannot_take_is_refused(kind, only, override, words):
     with pytest.raises(InputError, match=words):
-        load_study(CONFIGS, "demo", study, only, [override])
+        load_variants(CONFIGS, "demo", kind, only, [override])
 
 
 # Files
 
 
-def own_study(folder: Path, **texts: str) -> Path:
-    """Write a folder of recipes with a study of its own; returns it."""
+def own_variants(folder: Path, **texts: str) -> Path:
+    """Write a folder of recipes with variants of its own; returns it."""
     there = folder / "ablation" / "fusion"
     there.mkdir(parents=True)
     for name in ("iemocap", "demo_concat", "demo_gmu"):
@@ -186,26 +186,26 @@ def own_study(folder: Path, **texts: str) -> Path:
         ({"a": "", "b": "loss: {alpha: 1.0}"}, "variant b of .*loss.alpha.*has no effect"),
         ({"a": "", "b": "model: null"}, "variant b of .*model"),
         ({"a": "", "b": "run: {seeds: [7]}"}, "b.yaml must hold sections of a config only"),
-        ({"a": "", "fusion": "model: {gate: scalar}"}, "share a folder with the study"),
+        ({"a": "", "fusion": "model: {gate: scalar}"}, "share a folder with the tables"),
         ({"a": "", "gmu": "model: {gate: scalar}"}, "the same name demo_gmu"),
     ],
 )
-def test_a_wrong_study_is_reported(tmp_path: Path, texts, words):
+def test_a_wrong_folder_of_variants_is_reported(tmp_path: Path, texts, words):
     with pytest.raises(InputError, match=f"(?s){words}"):
-        load_study(own_study(tmp_path, **texts), "demo", "fusion", [], [])
+        load_variants(own_variants(tmp_path, **texts), "demo", "fusion", [], [])
 
 
-def test_a_study_is_of_recipes_that_are_there():
+def test_variants_are_of_configs_that_exist():
     with pytest.raises(InputError, match="there are no configs 'demos'.*'demo'"):
-        load_study(CONFIGS, "demos", "fusion", [], [])
+        load_variants(CONFIGS, "demos", "fusion", [], [])
 
 
 def test_what_the_recipe_sets_and_has_no_effect_in_a_variant_is_left_out(tmp_path: Path):
-    configs = own_study(tmp_path, plain="", alone="model: {fusion: mel_only}")
+    configs = own_variants(tmp_path, plain="", alone="model: {fusion: mel_only}")
     recipe = yaml.safe_load((configs / "demo_gmu.yaml").read_text())
     recipe["model"] |= {"gate_input": "features", "cqt_weights": "a file"}
     (configs / "demo_gmu.yaml").write_text(yaml.safe_dump(recipe))
-    plain, alone = load_study(configs, "demo", "fusion", [], [])
+    plain, alone = load_variants(configs, "demo", "fusion", [], [])
     assert plain.config.model.gate_input == "features" and plain.config.name == "demo_gmu"
     assert alone.config.model.gate_input is None and alone.config.model.cqt_weights is None
     assert alone.config.optim.optimizer.cqt is None and alone.config.name == "demo_alone"
@@ -214,16 +214,16 @@ def test_what_the_recipe_sets_and_has_no_effect_in_a_variant_is_left_out(tmp_pat
 # Scripts
 
 
-@pytest.mark.parametrize("study", STUDIES)
-def test_the_scripts_hand_everything_to_the_planner(tmp_path: Path, study: str):
+@pytest.mark.parametrize("kind", VARIED)
+def test_the_scripts_hand_everything_to_the_planner(tmp_path: Path, kind: str):
     fake = tmp_path / "python"
     fake.write_text('#!/bin/sh\npwd\nprintf "%s\\n" "$@"\nexit 7\n')
     fake.chmod(0o755)
-    script = ROOT / f"scripts/ablation_{study}.sh"
+    script = ROOT / f"scripts/ablation_{kind}.sh"
     assert os.access(script, os.X_OK)
     environment = {**os.environ, "PYTHON": str(fake)}
     command = [script, "demo", "a b", "--jobs", "2"]
     said = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=tmp_path)
     assert said.returncode == 7
-    words = ["-m", "scripts.ablation", "--study", study, "demo", "a b", "--jobs", "2"]
+    words = ["-m", "scripts.ablation", "--variants", kind, "demo", "a b", "--jobs", "2"]
     assert said.stdout.splitlines() == [str(ROOT), *words]

@@ -3,7 +3,6 @@
 import errno
 import os
 import runpy
-import sys
 
 import numpy as np
 import pytest
@@ -37,13 +36,11 @@ def test_ours_stand_beside_librosas_with_their_difference(clip):
         assert ours.collections[0].get_coordinates()[row, 0, 1] == pytest.approx(440, rel=0.06)
 
 
-def test_a_bad_file_is_named_and_the_others_are_drawn(clip, tmp_path, monkeypatch, capsys):
+def test_a_bad_file_is_named_and_the_others_are_drawn(clip, tmp_path, capsys):
     bad = tmp_path / "bad.wav"
     bad.write_text("no audio")
-    arguments = ["show_features.py", str(bad), str(clip), "--out", str(tmp_path)]
-    monkeypatch.setattr(sys, "argv", arguments)
-    assert SCRIPT["main"]() == 2
-    assert "bad.wav cannot be read" in capsys.readouterr().err
+    assert SCRIPT["main"]([str(bad), str(clip), "--out", str(tmp_path)]) == 2
+    assert f"wrong input: {bad} cannot be read" in capsys.readouterr().err
     assert (tmp_path / "tone_features.png").stat().st_size > 10_000
 
 
@@ -51,10 +48,9 @@ def test_a_full_disk_is_reported_and_leaves_no_half_image(clip, tmp_path, monkey
     def full(handle):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(sys, "argv", ["show_features.py", str(clip), "--out", f"{tmp_path}/new"])
     monkeypatch.setattr(os, "fsync", full)
     monkeypatch.setattr("system.files.sync_folder", lambda folder: None)
-    assert SCRIPT["main"]() == 1
+    assert SCRIPT["main"]([str(clip), "--out", f"{tmp_path}/new"]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"failed: cannot write {tmp_path}/new/tone_features.png: No space left")
     assert os.listdir(tmp_path / "new") == []

@@ -333,7 +333,7 @@ SITUATIONS = [
     ),
     (
         "a file that changes in training, `train.images=computed`",
-        "the run stops with its name, and goes on when it is back",
+        "the run stops with its name, and resumes when it is restored",
         "tests/audio/test_bad_audio.py::test_a_file_that_changes_in_training_stops_a_run_that_reads_it_"
         "again",
     ),

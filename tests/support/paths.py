@@ -3,7 +3,7 @@
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-BESIDE = ("tests", "benchmarks", "data", "runs", "findings")  # folders that are no rooms
+BESIDE = ("tests", "benchmarks", "data", "runs")  # folders that are not rooms
 CODE = [
     path
     for path in sorted([*ROOT.glob("*.py"), *ROOT.glob("[a-z]*/*.py")])

@@ -1,6 +1,6 @@
 """Corrupt recipes, overrides, manifests and label files end in a value or in one message.
 
-Valid files are corrupt at random (bytes flipped, pieces cut, doubled, exchanged, odd words put in)
+Valid files are corrupted at random (bytes flipped, pieces cut, doubled, swapped, odd words put in)
 and read. A failure prints the case.
 """
 
@@ -99,7 +99,7 @@ RAW += [b"\xff", b"\xc3", b"\xed\xa0\x80", b"\x80" * 9, b"\xff\xfe", b"\xf4\x90\
 
 
 def mutate(chance: random.Random, seeds: Sequence[bytes]) -> bytes:
-    """Return one of some files, corrupt one to three times."""
+    """Return one of some files, corrupted one to three times."""
     data = bytearray(chance.choice(seeds))
     for _ in range(chance.randint(1, 3)):
         kind = chance.randrange(6)
