@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.loading import load_config
+from config.loading import load_stored_config
 from storage.folders import CONFIG, check_is_run
 from system.cli import run_cli
 from system.text import printable
@@ -37,7 +37,7 @@ def main() -> int:
     def work() -> None:
         for folder in (arguments.run, *unimodal):
             check_is_run(folder)
-        load_config(arguments.run / CONFIG, overrides)
+        load_stored_config(arguments.run / CONFIG, overrides)
         from gates.analysis import N_DRAWS, analyze  # slow: torch, scipy, matplotlib
         from gates.results import FOLDER
         from gates.tables import gates_markdown

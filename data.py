@@ -108,7 +108,7 @@ class ImageDataset(Dataset):
         augment: ImageAugment | None = None,
         seed: int = 0,
     ) -> None:
-        self.views = store.view("cqt"), store.view("mel")
+        self.stored = store.images("cqt"), store.images("mel")
         self.crops = [store.rows[key] for key in hashes]
         self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
         self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
@@ -132,7 +132,7 @@ class ImageDataset(Dataset):
         return self.augment(self._batch(index, rows), keys)
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
-        cqt, mel = (torch.from_numpy(view[rows]).float() for view in self.views)
+        cqt, mel = (torch.from_numpy(images[rows]).float() for images in self.stored)
         return Batch(torch.from_numpy(utterances), cqt, mel, self.targets[utterances])
 
     def _draw(self, i: int, key: Sequence[int]) -> int:

@@ -1,6 +1,7 @@
 """Label recordings: `python predict.py runs/demo_gmu/folds/fold-1_seed-0 recording.wav ...`."""
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -19,8 +20,8 @@ def main() -> int:
 
     def work() -> None:
         check_is_fold(arguments.fold)
-        if not any(path.exists() for path in arguments.recordings):
-            raise InputError(f"there is no file {arguments.recordings[0]}")
+        if not any(os.path.lexists(path) for path in arguments.recordings):
+            raise InputError(f"there is no file {', '.join(map(str, arguments.recordings))}")
         from inference.predictor import FoldModel, label_table  # slow: torch, timm
 
         model = FoldModel(arguments.fold)

@@ -20,13 +20,13 @@ from system.errors import InputError
 MAX_TERM = 1000  # of the ratio of two rates
 
 
-def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
+def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
     """Return a periodic window.
 
     Args:
         window: Anything that `scipy.signal.get_window` takes: a name, or [name, parameter].
         length: Number of samples.
-        view: `cqt` or `mel`: the config section that an error message names.
+        section: `cqt` or `mel`: the config section that an error message names.
 
     Raises:
         InputError: scipy has no such window.
@@ -38,7 +38,7 @@ def get_window(window: Any, length: int, view: str) -> NDArray[np.float64]:
         return scipy.signal.get_window(given, length)
     except (ValueError, TypeError) as error:
         raise InputError(
-            f"features.{view}.window={window!r} is not a window: scipy.signal.get_window must "
+            f"features.{section}.window={window!r} is not a window: scipy.signal.get_window must "
             f"know it, e.g. hann, hamming, blackmanharris or [kaiser, 14.0] ({error})"
         ) from error
 
@@ -54,11 +54,11 @@ def check_rates(input_rate: int, sample_rate: int) -> None:
         )
 
 
-def check_hop(view: str, hop_length: int, sample_rate: int) -> None:
+def check_hop(section: str, hop_length: int, sample_rate: int) -> None:
     """Refuse a hop that leaves a second with fewer than four frames."""
     if hop_length > sample_rate / 4:
         raise InputError(
-            f"features.{view}.hop_length={hop_length} is more than a quarter of a second at "
+            f"features.{section}.hop_length={hop_length} is more than a quarter of a second at "
             f"{sample_rate} Hz: at most {sample_rate // 4}"
         )
 

@@ -40,7 +40,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "optim.learning_rate=1"],
         ["nothing"],
         ["demo", NOWHERE],
-        ["demo", "--study", "fusion", NOWHERE],
+        ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
     "scripts.make_demo_corpus": [["--per-class", "1"]],

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from config.effects import ONLY_WITH, keys_without_effect, usual_values
+from config.pairs import check_pairs
 from config.schema import Config
 from system.errors import InputError, nearest
 from system.files import MAX_CONFIG, read_text
@@ -28,16 +29,51 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
     """
+    return _load(_read_with_parents(Path(path), ()), overrides, str(path))
+
+
+def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read the config.yaml that a run or study wrote, perhaps with an earlier version.
+
+    Args:
+        path: The file.
+        overrides: See `load_config`.
+
+    Raises:
+        InputError: See `load_config`.
+    """
+    files = [(file, with_new_names(mapping)) for file, mapping in _read_with_parents(path, ())]
+    return _load(files, overrides, str(path))
+
+
+def with_new_names(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a stored config, as sections or dotted keys, with today's names of its keys.
+
+    >>> with_new_names({"train": {"pictures": "stored"}}), with_new_names({"train.pictures": 1})
+    ({'train': {'images': 'stored'}}, {'train.images': 1})
+    """
+    renamed = {RENAMED.get(key, key): value for key, value in mapping.items()}
+    for old, new in RENAMED.items():
+        section, name = old.split(".")
+        if isinstance(values := renamed.get(section), Mapping) and name in values:
+            new_name = new.split(".")[1]
+            renamed[section] = {new_name if k == name else k: v for k, v in values.items()}
+    return renamed
+
+
+def _load(
+    files: Iterable[tuple[Path, Mapping[str, Any]]], overrides: Sequence[str], path: str
+) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    for file, mapping in _read_with_parents(Path(path), ()):
+    for file, mapping in files:
         _merge(values, mapping, str(file), sources)
     for override in overrides:
         _merge(values, parse_override(override), "the command line", sources)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(_explain(error, sources, str(path))) from None
+        raise InputError(_explain(error, sources, path)) from None
     return _complete(config, sources)
 
 
@@ -71,6 +107,7 @@ def json_schema() -> str:
     return json.dumps(schema, indent=2) + "\n"
 
 
+RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
 MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
 FINDINGS_SHOWN = 20
@@ -247,7 +284,7 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
         *sections, name = key.split(".")
         reduce(lambda inner, part: inner[part], sections, values)[name] = value
     config = Config.model_validate(values)
-    _check_pairs(config)
+    check_pairs(config)
     return config
 
 
@@ -258,67 +295,3 @@ def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, 
             if isinstance(text, str) and (found := control_character(text)):
                 where = sources.get(key, "the defaults")
                 raise InputError(f"{key} (in {where}) holds the control character {found}")
-
-
-def _check_pairs(config: Config) -> None:
-    """Refuse values that are valid alone but not together."""
-    optim, train, corpus = config.optim, config.train, config.corpus
-    if optim.plateau_patience is not None and train.patience is not None:
-        lowered_after = optim.plateau_patience + 1  # bad epochs; torch waits one more
-        if train.patience <= lowered_after:
-            raise InputError(
-                f"train.patience={train.patience} would stop training before the learning rate is "
-                f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
-                f"train.patience to {lowered_after + 1} or more"
-            )
-    if optim.schedule == "cosine" and (optim.warmup_epochs or 0) >= train.epochs:
-        raise InputError(
-            f"optim.warmup_epochs={optim.warmup_epochs:g} must be below train.epochs="
-            f"{train.epochs}, or no epoch is left for the cosine"
-        )
-    if config.augment.gain_db and config.features.reference == "clip":
-        raise InputError(
-            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
-            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
-        )
-    _check_heads(config)
-    _check_contrast(config)
-    snr = config.augment.snr_db
-    if snr is not None and snr[0] > snr[1]:
-        raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
-    if optim.min_lr is not None and optim.min_lr > optim.lr:
-        raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
-    if (corpus.manifest is None) == (corpus.name == "manifest"):
-        raise InputError(
-            "corpus.manifest must be set to a CSV or JSONL file with path, label and speaker"
-        )
-    for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
-        if items is not None and (not items or len(set(items)) < len(items)):
-            raise InputError(f"{name} must list at least one number and none twice, got {items}")
-
-
-def _check_heads(config: Config) -> None:
-    """Refuse attention heads that do not divide a given width; a backbone's is checked later."""
-    width, heads = config.model.fusion_hidden_dim, config.model.attention_heads
-    if width is not None and heads is not None and width % heads:
-        raise InputError(
-            f"model.attention_heads={heads} must divide model.fusion_hidden_dim={width}: "
-            "change one of the two"
-        )
-
-
-def _check_contrast(config: Config) -> None:
-    """Refuse class-aware negatives together with mixup, and a temperature outside its range."""
-    loss = config.loss
-    if config.augment.mixup and loss.same_class not in (None, "negatives"):
-        raise InputError(
-            f"loss.same_class={loss.same_class} needs utterances of one class each, but augment."
-            f"mixup={config.augment.mixup:g} mixes two: set loss.same_class to negatives or "
-            "augment.mixup to 0"
-        )
-    if (between := loss.temperature_range) is not None and loss.temperature is not None:
-        if not between[0] < loss.temperature < between[1]:
-            raise InputError(
-                f"loss.temperature={loss.temperature:g} must lie between the two values of "
-                f"loss.temperature_range={between}, lowest first: learning starts there"
-            )

@@ -15,7 +15,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.loading import dump_config, flatten, load_config
+from config.loading import (
+    dump_config,
+    flatten,
+    load_config,
+    load_stored_config,
+    with_new_names,
+)
 from config.schema import Config
 from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
@@ -281,7 +287,9 @@ def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config
     """
     config = flatten(tuning.config.model_dump())
     free = {key: value for key, value in config.items() if key.startswith(FREE)} | {"name": name}
-    return load_config(tuning.folder / CONFIG, [*as_overrides(free), *trial_overrides(values)])
+    return load_stored_config(
+        tuning.folder / CONFIG, [*as_overrides(free), *trial_overrides(values)]
+    )
 
 
 def _record(tuning: Tuning, data: str) -> dict[str, Any]:
@@ -306,6 +314,9 @@ def _check_study(tuning: Tuning, data: str | None = None) -> None:
     if not (folder / STUDY).exists():
         raise InputError(f"{folder} is not a study (no {STUDY} in it): change name or run.root")
     stored = read_json(folder / STUDY, "sampler", "train and dev utterances", remove=folder)
+    # Trials are built from this file: it counts, also where it was edited
+    config = flatten(load_stored_config(folder / CONFIG).model_dump())
+    stored = with_new_names(stored) | config
     now = _record(tuning, data or stored["train and dev utterances"])
     differences = describe_changes(stored, now, FREE)
     if differences:

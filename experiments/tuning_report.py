@@ -68,13 +68,16 @@ def draw_figures(study: Study) -> None:
 
     history.png and slices.png show the complete trials, curves.png the dev UA of all by epoch.
     importance.png (PED-ANOVA, Watanabe et al. 2023: how far the values of better trials stand out)
-    needs two complete trials with different dev UA.
+    needs two complete trials with different dev UA. Without a complete trial nothing is drawn.
     """
+    if not best_first(study.results()):
+        return
     import matplotlib
     from optuna.importance import PedAnovaImportanceEvaluator
     from optuna.visualization import matplotlib as plots
 
     matplotlib.use("agg")  # no window, whatever the display
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)  # it comments on each category axis
     with matplotlib.rc_context(), warnings.catch_warnings(record=True) as notes:
         history = plots.plot_optimization_history(study.optuna, target_name="best dev UA")
         _save(history, study.folder / "history.png")

@@ -212,7 +212,7 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
 
 def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
     if gates:
-        write_csv(folder / "clips.csv", UTTERANCE_COLUMNS, utterance_rows(run, gates))
+        write_csv(folder / "utterances.csv", UTTERANCE_COLUMNS, utterance_rows(run, gates))
         head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
         write_csv(folder / "units.csv", head, unit_rows(run, gates))
     pngs = {}

@@ -1,6 +1,7 @@
 """A finished run opened again: its frozen models, their images, and the inputs of their heads."""
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from config.loading import flatten, load_config
+from config.loading import flatten, load_stored_config
 from config.schema import Config
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
@@ -138,18 +139,17 @@ class FrozenFold:
         """Return the outputs of the frozen head; `forced_gate` overrides its gate."""
         parts: list[list[Tensor]] = []
         inside: list[tuple[Tensor, ...]] = []
-        hook = None
-        if (gmu := self.model.head.gmu) is not None:
-            hook = gmu.register_forward_hook(lambda module, given, output: inside.append(output))
-        for start in range(0, len(inputs.utterance), CROPS_AT_ONCE):
-            some = slice(start, start + CROPS_AT_ONCE)
-            cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
-            output = self.model.fuse((cqt, mel), forced_gate)
-            parts.append([output.logits.softmax(1).cpu()])
-            if output.gate is not None:
-                parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
-        if hook is not None:
-            hook.remove()
+        with ExitStack() as hooks:
+            if (gmu := self.model.head.gmu) is not None:
+                hook = gmu.register_forward_hook(lambda module, args, output: inside.append(output))
+                hooks.callback(hook.remove)
+            for start in range(0, len(inputs.utterance), CROPS_AT_ONCE):
+                some = slice(start, start + CROPS_AT_ONCE)
+                cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
+                output = self.model.fuse((cqt, mel), forced_gate)
+                parts.append([output.logits.softmax(1).cpu()])
+                if output.gate is not None:
+                    parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
         columns = [
             _over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
         ]
@@ -225,7 +225,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
             raise InputError(
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
-    config = _moved(load_config(run.folder / CONFIG, overrides), run)
+    config = _moved(load_stored_config(run.folder / CONFIG, overrides), run)
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)

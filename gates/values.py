@@ -130,7 +130,7 @@ def join_gates(gates: Sequence[FoldGates]) -> RunGates:
 
 
 def utterance_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
-    """Yield the rows of clips.csv, one for each utterance and seed."""
+    """Yield the rows of utterances.csv, one for each utterance and seed."""
     for fold in gates:
         gate = fold.gate
         measures = (gate.mean(1), gate.std(1), gate.min(1), gate.max(1), fold.share)

@@ -97,8 +97,8 @@ class FoldModel:
 
     def _run_model(self, images: Sequence[Images]) -> list[FusionOutput]:
         """Return the outputs for all crops of some recordings, a few crops at a time."""
-        views = (torch.cat(view).split(CROPS_AT_ONCE) for view in zip(*images, strict=True))
-        return [self.model(*some) for some in zip(*views, strict=True)]
+        crops = (torch.cat(image).split(CROPS_AT_ONCE) for image in zip(*images, strict=True))
+        return [self.model(*some) for some in zip(*crops, strict=True)]
 
 
 def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:

@@ -25,7 +25,7 @@ from audio.reading import BadAudio, in_parallel, read_audio
 from system.files import corrupt_file, disk_error, make_folder, read_json, write_all, write_json
 from system.locks import lock
 
-VIEWS = ("cqt", "mel")
+IMAGES = ("cqt", "mel")
 COMMIT_EVERY = 64  # recordings between two writes of the index
 COMMIT_BYTES = 64e6  # of their files: long ones have many crops, all in memory until then
 
@@ -101,11 +101,11 @@ class FeatureStore:
                     self._build_chunk(chunk, workers, bad, bar)
             return bad
 
-    def view(self, name: str) -> NDArray[np.float16]:
+    def images(self, name: str) -> NDArray[np.float16]:
         """Return the memory-mapped images of `cqt` or `mel`: (rows, C, H, W).
 
         Raises:
-            RunError: The file was removed or cut short; views that are already mapped stay valid.
+            RunError: The file was removed or cut short; images that are already mapped stay valid.
         """
         shape = (self._n_rows(), *self.record)
         try:
@@ -114,8 +114,8 @@ class FeatureStore:
             raise corrupt_file(self._data_file(name), error, self.folder) from error
 
     def statistics(self, rows: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
-        """Return mean and std of each view over some rows: 2 x ((C,), (C,)), dB."""
-        return {name: _mean_and_std(self.view(name), np.sort(rows)) for name in VIEWS}
+        """Return mean and std of each image over some rows: 2 x ((C,), (C,)), dB."""
+        return {name: _mean_and_std(self.images(name), np.sort(rows)) for name in IMAGES}
 
     def _build_chunk(
         self, chunk: Sequence[tuple[str, Path]], workers: int, bad: dict[Path, str], bar: tqdm
@@ -143,13 +143,13 @@ class FeatureStore:
         first = self._n_rows()
         start = first * self._record_bytes
         try:
-            for v, name in enumerate(VIEWS):
+            for v, name in enumerate(IMAGES):
                 file = self._data_file(name)
                 self._write_records(file, start, [images[v] for _, images in computed])
         except OSError as error:
-            for name in VIEWS:
+            for name in IMAGES:
                 _cut_back(self._data_file(name), start)
-            needs = sum(view.nbytes for _, images in computed for view in images)
+            needs = sum(image.nbytes for _, images in computed for image in images)
             what = f"cannot write {file} of the feature store"
             raise disk_error(what, self.folder, error, needs, "Finished images are kept") from error
         rows = dict(self.rows)
@@ -181,7 +181,7 @@ class FeatureStore:
         index = self.folder / "index.json"
         if not index.exists():
             return
-        sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, VIEWS)]
+        sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, IMAGES)]
         n_complete = min(sizes) // self._record_bytes
         try:
             rows = {key: _rows(*place) for key, place in read_json(index).items()}
@@ -195,14 +195,14 @@ class FeatureStore:
         if file.exists() and read_json(file) != json.loads(json.dumps(self._described)):
             raise corrupt_file(file, "its images were made with other settings", self.folder)
 
-    def _data_file(self, view: str) -> Path:
-        return self.folder / f"{view}.f16"
+    def _data_file(self, image: str) -> Path:
+        return self.folder / f"{image}.f16"
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Make the data files and hold the store's lock."""
         try:
-            for path in map(self._data_file, VIEWS):
+            for path in map(self._data_file, IMAGES):
                 path.touch()
         except OSError as error:
             raise disk_error(f"cannot open {path} to write", self.folder, error) from error

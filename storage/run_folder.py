@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from config.loading import dump_config, flatten, load_config
+from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
 from storage.fold_folder import (
     FoldMetrics,
@@ -179,7 +179,7 @@ def read_run(folder: Path) -> Run:
         _check_belongs(result, certificate)
     common = of_common_folds(finished)
     left_out = [result.folder.name for result in finished if result not in common]
-    config = flatten(load_config(folder / CONFIG).model_dump())
+    config = flatten(load_stored_config(folder / CONFIG).model_dump())
     return Run(folder, config, certificate, common, left_out)
 
 
@@ -266,7 +266,7 @@ def _may_precede_run(path: Path) -> bool:
 
 def _read_config(folder: Path) -> Config:
     try:
-        return load_config(folder / CONFIG)
+        return load_stored_config(folder / CONFIG)
     except InputError as error:
         raise InputError(
             f"{error}\n{folder} is corrupt or of another version: give --overwrite to start anew"

@@ -211,10 +211,11 @@ def check_writable(folder: Path, setting: str) -> None:
         folder: May be missing.
         setting: Key and value that name it, for the message.
     """
+    what = f"{setting} cannot be written"
     try:
         tempfile.TemporaryFile(dir=_nearest_existing(folder)).close()
     except OSError as error:
-        raise disk_error(f"{setting} cannot be written", folder, error) from error
+        raise disk_error(what, _nearest_existing(folder), error) from error
 
 
 def sync_folder(folder: Path) -> None:

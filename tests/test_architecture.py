@@ -12,7 +12,7 @@ import pytest
 
 from config.fusions import GATED, UNGATED
 from config.loading import load_config
-from experiments.ablation import STUDIES, load_study
+from experiments.ablation import VARIED, load_variants
 from experiments.search_space import read_space
 from system.files import read_json, write_json
 from tests.support.paths import CODE, ROOT
@@ -113,10 +113,10 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
         subprocess.run(["make", "--dry-run", words[1]], cwd=ROOT, check=True, capture_output=True)
         return
     if words[0].startswith("scripts/"):
-        study = next((name for name in STUDIES if f"ablation_{name}." in words[0]), None)
+        study = next((name for name in VARIED if f"ablation_{name}." in words[0]), None)
         assert (ROOT / words[0]).is_file()
         if study:
-            assert load_study(ROOT / "configs", words[1], study, [], words[2:3])
+            assert load_variants(ROOT / "configs", words[1], study, [], words[2:3])
         return
     assert (ROOT / words[1]).is_file()
     if words[1] in ("compare.py", "predict.py", "analyze_gates.py"):

@@ -125,8 +125,8 @@ def test_a_batch_of_one_clip_keeps_its_batch_axis(store: FeatureStore) -> None:
 def test_without_augmentation_images_are_those_of_the_store(store: FeatureStore) -> None:
     for off in (None, ImageAugment()):
         batch = dataset(store, off)[(3, 4)]
-        np.testing.assert_array_equal(batch.cqt[0].numpy(), store.view("cqt")[4].astype("f4"))
-        np.testing.assert_array_equal(batch.mel[0].numpy(), store.view("mel")[4].astype("f4"))
+        np.testing.assert_array_equal(batch.cqt[0].numpy(), store.images("cqt")[4].astype("f4"))
+        np.testing.assert_array_equal(batch.mel[0].numpy(), store.images("mel")[4].astype("f4"))
         assert batch.utterance.tolist() == batch.targets.tolist() == [4]
 
 
@@ -149,12 +149,12 @@ def test_augmentation_is_the_same_for_a_clip_whatever_the_fold_and_the_batch(
 def test_augmentation_changes_with_epoch_and_seed_and_leaves_the_store_alone(
     store: FeatureStore,
 ) -> None:
-    before = np.array(store.view("cqt"))
+    before = np.array(store.images("cqt"))
     three, four = dataset(store, AUGMENT, seed=3), dataset(store, AUGMENT, seed=4)
     images = [three[(0, 2)].cqt, three[(1, 2)].cqt, four[(0, 2)].cqt]
     for i, image in enumerate(images):
         assert not any(torch.equal(image, other) for other in images[i + 1 :])
-    np.testing.assert_array_equal(store.view("cqt"), before)
+    np.testing.assert_array_equal(store.images("cqt"), before)
 
 
 def epoch_of(loader: DataLoader, epoch: int) -> list[Batch]:
@@ -201,8 +201,8 @@ def test_a_store_of_crops_holds_as_many_as_cover_each_clip(cropped, corpus_root:
         assert len(rows) == -(-len(waveform) // 1600) in (2, 3)
         for row, start in zip(rows, starts, strict=True):
             cqt, mel = images(waveform[None, start : start + 1600])
-            np.testing.assert_allclose(cropped.view("cqt")[row], cqt[0], atol=0.05)
-            np.testing.assert_allclose(cropped.view("mel")[row], mel[0], atol=0.05)
+            np.testing.assert_allclose(cropped.images("cqt")[row], cqt[0], atol=0.05)
+            np.testing.assert_allclose(cropped.images("mel")[row], mel[0], atol=0.05)
 
 
 def test_evaluation_sees_every_crop_and_training_one_of_each_clip(cropped) -> None:
@@ -214,7 +214,7 @@ def test_evaluation_sees_every_crop_and_training_one_of_each_clip(cropped) -> No
     for epoch in range(30):
         image = trained[(epoch, 3)].cqt[0].numpy()
         rows = list(cropped.rows.values())[3]
-        (row,) = [r for r in rows if np.array_equal(cropped.view("cqt")[r].astype("f4"), image)]
+        (row,) = [r for r in rows if np.array_equal(cropped.images("cqt")[r].astype("f4"), image)]
         seen.add(row)
     assert seen == set(rows)
 

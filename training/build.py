@@ -177,7 +177,9 @@ def _statistics(fold: Fold, train: ImageDataset) -> dict[str, tuple[Tensor, Tens
     """
     statistics = fold.session.store.statistics(train.rows.tolist())
     if not all(bool(values.isfinite().all()) for pair in statistics.values() for values in pair):
-        finite = [all(np.isfinite(view[row]).all() for view in train.views) for row in train.rows]
+        finite = [
+            all(np.isfinite(images[row]).all() for images in train.stored) for row in train.rows
+        ]
         bad = np.unique(train.utterances[~np.array(finite)])[:UTTERANCES_NAMED]
         names = named(bad.tolist(), fold.ids(fold.split.train))
         raise Diverged("normalization", [DATA], names).because((), "")

@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from models.losses import FusionLoss
+from storage.fold_folder import RENAMED
 from system.signals import Stop
 from training.checkpoints import Place, Progress
 from training.collapse import CollapseMonitor
@@ -76,7 +77,7 @@ class TrainingState:
             ValueError: The state is of another model or version.
         """
         try:
-            self.progress = Progress(**state["progress"])
+            self.progress = Progress(**{RENAMED.get(k, k): v for k, v in state["progress"].items()})
             self.model.load_state_dict(state["model"])
             self.criterion.load_state_dict(state.get("criterion", self.criterion.state_dict()))
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):

@@ -110,7 +110,7 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
     assert indexed[path].seconds == pytest.approx(kind.seconds, abs=kind.slack + 1e-6)
     store = FeatureStore(tmp_path / "store", SpectrogramImages(**FEATURES))
     assert store.build({indexed[path].hash: path}, 0) == {}
-    images = np.asarray(store.view("mel"), np.float32)
+    images = np.asarray(store.images("mel"), np.float32)
     assert np.isfinite(images).all()
     assert abs(images[0, 0].mean(1).argmax() - loudest_row()) <= 1
 

@@ -17,19 +17,19 @@ def test_windows_are_periodic(length):
 
 
 @pytest.mark.parametrize("window", ["foo", "kaiser", ("hann", 1, 2, 3), None, 3j])
-@pytest.mark.parametrize("view", ["cqt", "mel"])
-def test_what_scipy_does_not_make_is_refused_by_its_key(window, view):
-    with pytest.raises(InputError, match=f"features.{view}.window=.* is not a window: .*hann"):
-        get_window(window, 16, view)
+@pytest.mark.parametrize("section", ["cqt", "mel"])
+def test_what_scipy_does_not_make_is_refused_by_its_key(window, section):
+    with pytest.raises(InputError, match=f"features.{section}.window=.* is not a window: .*hann"):
+        get_window(window, 16, section)
 
 
 @pytest.mark.parametrize("rate", [8000, 22_050])
-@pytest.mark.parametrize("view", ["cqt", "mel"])
-def test_a_hop_of_a_quarter_of_a_second_is_the_longest(rate, view):
+@pytest.mark.parametrize("section", ["cqt", "mel"])
+def test_a_hop_of_a_quarter_of_a_second_is_the_longest(rate, section):
     longest = rate // 4
-    check_hop(view, longest, rate)
-    with pytest.raises(InputError, match=f"{view}.hop_length={longest + 1} .* most {longest}$"):
-        check_hop(view, longest + 1, rate)
+    check_hop(section, longest, rate)
+    with pytest.raises(InputError, match=f"{section}.hop_length={longest + 1} .* most {longest}$"):
+        check_hop(section, longest + 1, rate)
 
 
 @pytest.mark.parametrize("window", ["hann", "hamming", "blackmanharris", "boxcar"])

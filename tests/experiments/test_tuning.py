@@ -227,6 +227,29 @@ def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_pa
         study()
 
 
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [("dropout: 0.9", "model.dropout: 0.9 there, 0.2 now"), ("dropout: [", "is not valid YAML")],
+)
+def test_a_config_that_was_edited_in_the_folder_trains_nothing(study, quick, now, words) -> None:
+    tune(study(), 1, 1, Stop())
+    file = study().folder / "config.yaml"
+    assert file.read_text().count("  dropout: 0.2\n") == 1
+    file.write_text(file.read_text().replace("dropout: 0.2", now))
+    with pytest.raises(InputError, match=words):
+        study()
+    assert len(quick) == 1
+
+
+def test_a_study_without_a_complete_trial_draws_nothing(tmp_path, caplog) -> None:
+    opened = trials.Study(tmp_path, {"optim.lr": LR}, 0, 1)
+    with opened.claim(1) as trial:
+        opened.finish(trial, trials.INVALID, reason="because")
+    draw_figures(opened)
+    assert not list(tmp_path.glob("*.png"))
+    assert not [record for record in caplog.records if record.name.startswith("optuna.visual")]
+
+
 def test_a_study_whose_draws_would_differ_is_refused(study, quick, monkeypatch) -> None:
     """PEER_DEFECTS 35: another major version of Optuna, or other options of its sampler."""
     tuned = study()

@@ -407,7 +407,9 @@ def test_fusions_without_a_gate_have_branches_to_ablate(runs, fusion):
     folder = runs(fusion)
     found = analyze(folder, n_draws=1, progress=False)
     assert (
-        found.gates is None and found.verdicts == [] and not (folder / "gates/clips.csv").exists()
+        found.gates is None
+        and found.verdicts == []
+        and not (folder / "gates/utterances.csv").exists()
     )
     assert {one.changed for one in found.branch_ablation.interventions} == {"cqt", "mel"}
     assert "This fusion has no gate." in (folder / "gates/gates.md").read_text()

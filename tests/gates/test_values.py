@@ -89,7 +89,7 @@ def by_hand(trained):
 def test_clips_have_the_gates_of_the_model(analyzed, by_hand):
     folder, _ = analyzed
     one, gate = by_hand
-    table = rows(folder / "gates/clips.csv")
+    table = rows(folder / "gates/utterances.csv")
     assert len(table) == 4 * 8  # folds x seeds x test clips
     own = [row for row in table if (row["fold"], row["seed"]) == ("1", "0")]
     assert [row["utterance"] for row in own] == one.test.utterances.tolist()
@@ -118,7 +118,7 @@ def test_the_share_is_the_size_of_the_terms(analyzed, by_hand, trained):
         h_cqt, h_mel = torch.tanh(gmu.project_cqt(feat_cqt)), torch.tanh(gmu.project_mel(feat_mel))
         gate = torch.sigmoid(gmu.gate(torch.cat([h_cqt, h_mel], 1)))
     cqt, mel = (gate * h_cqt).abs().mean(), ((1 - gate) * h_mel).abs().mean()
-    there = next(r for r in rows(folder / "gates/clips.csv") if r["utterance"] == name)
+    there = next(r for r in rows(folder / "gates/utterances.csv") if r["utterance"] == name)
     assert float(there["cqt_share"]) == pytest.approx(float(cqt / (cqt + mel)), abs=1e-4)
 
 
@@ -149,7 +149,7 @@ def test_the_part_that_a_class_explains_is_that_of_the_analysis_of_variance():
 
 def test_groups_are_means_over_speakers_with_students_interval(analyzed):
     folder, found = analyzed
-    table = rows(folder / "gates/clips.csv")
+    table = rows(folder / "gates/utterances.csv")
 
     def mean_of(chosen):
         speakers = sorted({row["speaker"] for row in chosen})
@@ -405,7 +405,7 @@ def test_clips_of_several_crops_are_means_over_them(tiny):
         [],
     )
     found = analyze(folder, n_draws=1, progress=False)  # refuses other classes than predictions.csv
-    table = rows(folder / "gates/clips.csv")
+    table = rows(folder / "gates/utterances.csv")
     there = [float(row["gate_mean"]) for row in table]
     assert there == pytest.approx(read_run(folder).folds[0].test.gate, abs=1e-4)
     assert {row["gate_std"] for row in table} == {"0.000000"}

@@ -133,3 +133,22 @@ def test_the_entry_stamps_what_is_speaker_dependent(
     said = capsys.readouterr()
     assert str(clip) in said.out
     assert said.err.count("SPEAKER-DEPENDENT: the same speakers") == stamped
+
+
+def test_the_entry_labels_what_it_can_and_names_the_rest(fold, clip, tmp_path, monkeypatch, capsys):
+    broken = tmp_path / "broken.wav"
+    broken.symlink_to(tmp_path / "nowhere")
+    names = [str(clip), str(broken), "x" * 300, str(tmp_path / "nosuch.wav")]
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(fold), *names])
+    assert predict.main() == 2
+    said = capsys.readouterr()
+    rows = {line.split("\t")[0]: line for line in said.out.splitlines()}
+    assert "not labelled" not in rows[str(clip)]
+    for name, reason in zip(
+        names[1:], ("the link leads nowhere", "too long", "No such file"), strict=True
+    ):
+        assert "not labelled" in rows[name] and reason in rows[name]
+    assert "3 of 4 files are not usable audio" in said.err
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(fold), *names[2:]])
+    assert predict.main() == 2
+    assert f"there is no file {names[2]}, {names[3]}" in capsys.readouterr().err

@@ -128,7 +128,7 @@ def test_same_audio_under_two_names_is_stored_once(clips, make_store, tmp_path: 
     assert hashes == {original: key, copy: key}
     store = make_store()
     store.build({hashes[path]: path for path in hashes}, workers=0)
-    assert store.rows == {key: range(1)} and len(store.view("mel")) == 1
+    assert store.rows == {key: range(1)} and len(store.images("mel")) == 1
 
 
 def test_records_equal_images_computed_directly(clips, make_store) -> None:
@@ -139,7 +139,7 @@ def test_records_equal_images_computed_directly(clips, make_store) -> None:
         waveform = torch.from_numpy(read_audio(path, RATE))[None]
         pair = images(waveform, torch.tensor([waveform.shape[1]]))
         for name, image in zip(("cqt", "mel"), pair, strict=True):
-            stored = store.view(name)[store.rows[key].start]
+            stored = store.images(name)[store.rows[key].start]
             np.testing.assert_array_equal(stored, image[0].half().numpy())
             assert stored.std() > 0.1  # dB: an image, not a constant
 
@@ -163,7 +163,7 @@ def test_a_store_takes_any_front_end(clips, make_store, tmp_path: Path) -> None:
     assert [len(rows) for rows in store.rows.values()] == [4] * len(clips)
     for key, path in clips.items():
         quarter = np.split(read_audio(path, RATE), 4)[2]
-        levels = [store.view(name)[store.rows[key][2]].item() for name in ("cqt", "mel")]
+        levels = [store.images(name)[store.rows[key][2]].item() for name in ("cqt", "mel")]
         np.testing.assert_allclose(levels, np.mean(quarter**2) * np.array([1, -1]), rtol=1e-3)
 
 
@@ -173,16 +173,16 @@ def test_threads_give_the_same_store(clips, make_store) -> None:
     threaded.build(clips, workers=2)
     assert alone.rows == threaded.rows
     for name in ("cqt", "mel"):
-        np.testing.assert_array_equal(alone.view(name), threaded.view(name))
+        np.testing.assert_array_equal(alone.images(name), threaded.images(name))
 
 
 def test_view_is_memory_mapped_and_read_only(clips, make_store) -> None:
     store = make_store()
     store.build(clips, workers=0)
-    view = store.view("cqt")
-    assert isinstance(view, np.memmap) and view.shape == (7, 1, 8, 8)
+    images = store.images("cqt")
+    assert isinstance(images, np.memmap) and images.shape == (7, 1, 8, 8)
     with pytest.raises(ValueError, match="read-only"):
-        view[0] = 0
+        images[0] = 0
 
 
 def test_statistics_are_of_the_chosen_rows_only(clips, make_store, monkeypatch) -> None:
@@ -191,10 +191,10 @@ def test_statistics_are_of_the_chosen_rows_only(clips, make_store, monkeypatch) 
     store.build(clips, workers=0)
     rows = [5, 0, 3]
     for name, (mean, std) in store.statistics(rows).items():
-        chosen = np.asarray(store.view(name)[rows], dtype=np.float64)
+        chosen = np.asarray(store.images(name)[rows], dtype=np.float64)
         np.testing.assert_allclose(mean.numpy(), chosen.mean((0, 2, 3)), rtol=1e-6)
         np.testing.assert_allclose(std.numpy(), chosen.std((0, 2, 3)), rtol=1e-6)
-        assert not np.allclose(mean.numpy(), np.asarray(store.view(name)).mean(), rtol=1e-4)
+        assert not np.allclose(mean.numpy(), np.asarray(store.images(name)).mean(), rtol=1e-4)
 
 
 def test_peer_09_bad_audio_is_named_with_its_reason_and_never_stored(
@@ -238,7 +238,7 @@ def test_interrupted_build_resumes_and_repeats_nothing(clips, make_store, monkey
     whole = make_store("whole")
     whole.build(clips, workers=0)
     for name in ("cqt", "mel"):
-        np.testing.assert_array_equal(second.view(name), whole.view(name))
+        np.testing.assert_array_equal(second.images(name), whole.images(name))
 
 
 @pytest.mark.promise("bounds")
@@ -263,7 +263,7 @@ def test_long_files_are_committed_sooner(clips, make_store, monkeypatch, most) -
 def test_truncated_data_file_heals(clips, make_store, monkeypatch) -> None:
     first = make_store()
     first.build(clips, workers=0)
-    before = np.array(first.view("mel"))
+    before = np.array(first.images("mel"))
     file = first.folder / "mel.f16"
     file.write_bytes(file.read_bytes()[: 5 * RECORD_BYTES + 3])  # five whole records and a bit
     read = read_counter(monkeypatch)
@@ -271,7 +271,7 @@ def test_truncated_data_file_heals(clips, make_store, monkeypatch) -> None:
     assert list(second.rows) == list(clips)[:5]
     second.build(clips, workers=0)
     assert read == list(clips.values())[5:]
-    np.testing.assert_array_equal(second.view("mel"), before)
+    np.testing.assert_array_equal(second.images("mel"), before)
 
 
 def test_two_builders_at_once_give_one_whole_store(clips, make_store, monkeypatch) -> None:
@@ -289,7 +289,7 @@ def test_two_builders_at_once_give_one_whole_store(clips, make_store, monkeypatc
     for name in ("cqt", "mel"):
         for key in clips:
             np.testing.assert_array_equal(
-                store.view(name)[store.rows[key].start], whole.view(name)[whole.rows[key].start]
+                store.images(name)[store.rows[key].start], whole.images(name)[whole.rows[key].start]
             )
 
 
@@ -298,7 +298,7 @@ def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
 ) -> None:
     first = make_store()
     first.build(clips, workers=0)
-    mel = np.array(first.view("mel"))
+    mel = np.array(first.images("mel"))
     file = first.folder / "mel.f16"
     file.write_bytes(file.read_bytes()[: 3 * RECORD_BYTES])
 
@@ -314,7 +314,7 @@ def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
     last = make_store()
     last.build(clips, workers=0)
     for row, key in enumerate(clips):
-        np.testing.assert_array_equal(last.view("mel")[last.rows[key].start], mel[row])
+        np.testing.assert_array_equal(last.images("mel")[last.rows[key].start], mel[row])
 
 
 def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store) -> None:
@@ -422,13 +422,13 @@ def test_a_torn_index_is_reported_with_the_fix(make_store, clips, size, count) -
 def test_a_store_without_its_images_makes_them_again(make_store, clips, views, count) -> None:
     store = make_store()
     store.build(clips, workers=0)
-    before = {name: np.array(store.view(name)) for name in ("cqt", "mel")}
+    before = {name: np.array(store.images(name)) for name in ("cqt", "mel")}
     for name in views:
         (store.folder / f"{name}.f16").unlink()
     again = make_store()
     assert again.rows == {} and again.build(clips, workers=0) == {}
     for name, images in before.items():
-        np.testing.assert_array_equal(again.view(name), images)
+        np.testing.assert_array_equal(again.images(name), images)
     count("corrupt stores")
 
 

@@ -121,6 +121,20 @@ def test_another_config_may_only_overwrite(folder, tiny) -> None:
         check_run_folder(folder, tiny(), overwrite=False)
 
 
+def test_a_config_that_an_earlier_version_stored_is_read(folder, tiny) -> None:
+    file = folder / "config.yaml"
+    text = file.read_text()
+    assert text.count("  images: ") == 1
+    file.write_text(text.replace("  images: ", "  pictures: "))
+    check_run_folder(folder, tiny(), overwrite=False)
+    write_fold(folder, 1, 0, [("u", "s", "a", "b")])
+    assert read_run(folder).config["train.images"] == "stored"
+    with pytest.raises(InputError, match="  train.images: 'stored' there, 'computed' now"):
+        check_run_folder(folder, tiny("train.images=computed"), overwrite=False)
+    with pytest.raises(InputError, match="train.pictures .*no such key"):
+        load_config(file)
+
+
 @pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize(
     ("name", "reason"),

@@ -207,7 +207,7 @@ def images_of(config: Config) -> dict[str, list[bytes]]:
     store = FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
     if not store.rows:
         return {}
-    views = store.view("cqt"), store.view("mel")
+    views = store.images("cqt"), store.images("mel")
     return {
         key: [v[rows.start : rows.stop].tobytes() for v in views]
         for key, rows in store.rows.items()

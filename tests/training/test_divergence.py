@@ -233,7 +233,7 @@ def _fit_on(trainer: TrainingState, train, dev, epochs: int, folder: Path) -> No
 def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) -> None:
     trainer = make_trainer(max_bad_steps=0, names={"train": NAMES, "dev": NAMES})
     train, dev = loaders()
-    train.dataset.views[0][5] = np.nan
+    train.dataset.stored[0][5] = np.nan
     with pytest.raises(RunError, match="images of Ses01_005 are NaN.*cause is the data.*store"):
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
@@ -241,8 +241,8 @@ def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) 
 def test_dev_images_that_are_nan_are_reported_as_such(tmp_path: Path) -> None:
     trainer = make_trainer(names={"dev": NAMES})
     train, dev = loaders()
-    dev.dataset.views = (dev.dataset.views[0].copy(), dev.dataset.views[1])
-    dev.dataset.views[0][3] = np.inf
+    dev.dataset.stored = (dev.dataset.stored[0].copy(), dev.dataset.stored[1])
+    dev.dataset.stored[0][3] = np.inf
     with pytest.raises(RunError, match="images of Ses01_003 are NaN.*cause is the data"):
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 

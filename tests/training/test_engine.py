@@ -73,7 +73,7 @@ def fake_clips(n: int, side: int = 4, augment: ImageAugment | None = None) -> Im
     images[np.arange(n), 0, targets] += 4
     keys = [f"{1000 + i:08x}" for i in range(n)]
     store = SimpleNamespace(
-        view=lambda name: images, rows={key: range(i, i + 1) for i, key in enumerate(keys)}
+        images=lambda name: images, rows={key: range(i, i + 1) for i, key in enumerate(keys)}
     )
     return ImageDataset(store, keys, targets.tolist(), augment, seed=1)
 
@@ -277,13 +277,13 @@ class SaysFirstPixel(nn.Module):
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 16])
 def test_evaluation_returns_every_clip_in_order(batch_size: int) -> None:
     clips = fake_clips(10)
-    clips.views[0][:, 0, 0, 0] = said = np.arange(10) * 3 % K
+    clips.stored[0][:, 0, 0, 0] = said = np.arange(10) * 3 % K
     loader = build_loader(clips, EvalBatches(10, batch_size), CPU, workers=0)
     found = evaluate(SaysFirstPixel().train(), loader, Accelerator(cpu=True))
     assert found.preds.tolist() == said.tolist()
     assert found.targets.tolist() == [i % K for i in range(10)]
     np.testing.assert_allclose(found.probs.sum(1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(found.gate, clips.views[1][:, 0, 0, :2])
+    np.testing.assert_array_equal(found.gate, clips.stored[1][:, 0, 0, :2])
     logits = torch.from_numpy(np.eye(K, dtype=np.float32)[said])
     expected = nn.functional.cross_entropy(logits, torch.from_numpy(found.targets))
     assert found.loss == pytest.approx(float(expected), rel=1e-6)
@@ -303,7 +303,7 @@ def test_a_mixed_batch_is_trained_on_both_targets() -> None:
 
 def test_a_clip_of_several_crops_is_their_mean() -> None:
     clips = fake_clips(6)
-    clips.views[0][:, 0, 0, 0] = [0, 1, 1, 2, 3, 3]  # what each crop says
+    clips.stored[0][:, 0, 0, 0] = [0, 1, 1, 2, 3, 3]  # what each crop says
     clips.utterances = np.array([0, 1, 1, 1, 2, 2])  # clip 1 has three crops
     clips.targets = torch.tensor([0, 1, 2])
     for batch_size in (2, 6):
@@ -313,7 +313,7 @@ def test_a_clip_of_several_crops_is_their_mean() -> None:
         expected = [each[0], each[1:4].mean(0), each[4:].mean(0)]
         np.testing.assert_allclose(found.probs, expected, rtol=1e-6)
         assert found.targets.tolist() == [0, 1, 2] and found.preds.tolist() == [0, 1, 3]
-        gates = clips.views[1][:, 0, 0, :2].astype("f4")
+        gates = clips.stored[1][:, 0, 0, :2].astype("f4")
         np.testing.assert_allclose(found.gate[1], gates[1:4].mean(0), rtol=1e-6)
         losses = -np.log([each[0, 0], *each[1:4, 1], *each[4:, 2]])
         assert found.loss == pytest.approx(
@@ -397,8 +397,10 @@ def test_a_state_from_before_the_loss_had_one_is_resumed(monkeypatch, tmp_path: 
     fit(whole, train, dev, 2, None, made(tmp_path / "whole"))
     fit(make_trainer(), train, dev, 1, None, made(folder))
     state = load_state(max(folder.glob("epoch-*")))
-    del state["criterion"], state["progress"]["collapse_warnings"], state["progress"]["measured"]
+    del state["criterion"], state["progress"]["measured"]
+    state["progress"]["alarms"] = state["progress"].pop("collapse_warnings")
     gone_on = make_trainer()
+    state["progress"]["repairs"] = state["progress"].pop("float32_fallbacks")  # an older version
     gone_on.load_state_dict(state)
     monkeypatch.setattr(engine, "resume", lambda *args: None)
     fit(gone_on, train, dev, 2, None, Checkpoints(folder))

@@ -1,0 +1,72 @@
+"""Values of config keys that are valid alone but not together."""
+
+from config.schema import Config
+from system.errors import InputError
+
+
+def check_pairs(config: Config) -> None:
+    """Refuse values that are valid alone but not together.
+
+    Raises:
+        InputError: One message that names the keys, and what to change.
+    """
+    optim, train, corpus = config.optim, config.train, config.corpus
+    if optim.plateau_patience is not None and train.patience is not None:
+        lowered_after = optim.plateau_patience + 1  # bad epochs; torch waits one more
+        if train.patience <= lowered_after:
+            raise InputError(
+                f"train.patience={train.patience} would stop training before the learning rate is "
+                f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
+                f"train.patience to {lowered_after + 1} or more"
+            )
+    if optim.schedule == "cosine" and (optim.warmup_epochs or 0) >= train.epochs:
+        raise InputError(
+            f"optim.warmup_epochs={optim.warmup_epochs:g} must be below train.epochs="
+            f"{train.epochs}, or no epoch is left for the cosine"
+        )
+    if config.augment.gain_db and config.features.reference == "clip":
+        raise InputError(
+            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
+            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
+        )
+    _check_heads(config)
+    _check_contrast(config)
+    snr = config.augment.snr_db
+    if snr is not None and snr[0] > snr[1]:
+        raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
+    if optim.min_lr is not None and optim.min_lr > optim.lr:
+        raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
+    if (corpus.manifest is None) == (corpus.name == "manifest"):
+        raise InputError(
+            "corpus.manifest must be set to a CSV or JSONL file with path, label and speaker"
+        )
+    for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
+        if items is not None and (not items or len(set(items)) < len(items)):
+            raise InputError(f"{name} must list at least one number and none twice, got {items}")
+
+
+def _check_heads(config: Config) -> None:
+    """Refuse attention heads that do not divide a given width; a backbone's is checked later."""
+    width, heads = config.model.fusion_hidden_dim, config.model.attention_heads
+    if width is not None and heads is not None and width % heads:
+        raise InputError(
+            f"model.attention_heads={heads} must divide model.fusion_hidden_dim={width}: "
+            "change one of the two"
+        )
+
+
+def _check_contrast(config: Config) -> None:
+    """Refuse class-aware negatives together with mixup, and a temperature outside its range."""
+    loss = config.loss
+    if config.augment.mixup and loss.same_class not in (None, "negatives"):
+        raise InputError(
+            f"loss.same_class={loss.same_class} needs utterances of one class each, but augment."
+            f"mixup={config.augment.mixup:g} mixes two: set loss.same_class to negatives or "
+            "augment.mixup to 0"
+        )
+    if (between := loss.temperature_range) is not None and loss.temperature is not None:
+        if not between[0] < loss.temperature < between[1]:
+            raise InputError(
+                f"loss.temperature={loss.temperature:g} must lie between the two values of "
+                f"loss.temperature_range={between}, lowest first: learning starts there"
+            )
