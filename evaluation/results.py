@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
 
+from evaluation.calibration import Calibration, RiskCoverage
 from storage.fold_folder import TrainingIssues
 from system.errors import RunError
 from system.files import MAX_JSON, read_text
@@ -17,7 +18,7 @@ from system.text import truncate
 
 # Fields of a comparison that all its runs share
 SHARED = "protocol certificate speaker_dependent classes folds n_folds seeds n n_speakers".split()
-OPTIONAL = ("robustness", "breakdown")  # keys that the JSON lacks where they were not asked for
+OPTIONAL = ("robustness", "breakdown", "classes")  # keys that comparison.json lacks where None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,6 +158,101 @@ class MadeWith:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GroupScores:
+    """Scores of a run on a group of test utterances, means over seeds.
+
+    Attributes:
+        group: Value that the utterances share, or a range of durations.
+        n: Number of utterances, each counted once.
+        speakers: Number of their speakers.
+        ua: Mean recall of the classes that occur in the group.
+        wa: Accuracy.
+        interval: Interval of `ua`; None where speakers do not vary.
+        classes: Number of classes that occur; None where all do.
+    """
+
+    group: str
+    n: int
+    speakers: int
+    ua: float
+    wa: float
+    interval: list[float] | None
+    classes: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Breakdown:
+    """Result of `subgroups.breakdown`.
+
+    Attributes:
+        groups: Groups by grouping, such as gender; a grouping without any value is left out.
+        calibration: Calibration before and after temperature scaling.
+        risk_coverage: The risk-coverage curve, before scaling.
+    """
+
+    groups: dict[str, list[GroupScores]]
+    calibration: Calibration
+    risk_coverage: RiskCoverage
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConditionScores:
+    """Scores of a run under one condition, pooled over folds, means over seeds.
+
+    Attributes:
+        condition: Name of the condition.
+        kind: Its kind, see `robustness.Condition`.
+        ua: Mean recall of the classes.
+        wa: Accuracy.
+        interval: Interval of `ua`; None where speakers do not vary.
+        ua_change: `ua` minus that of the clean utterances.
+    """
+
+    condition: str
+    kind: str
+    ua: float
+    wa: float
+    interval: list[float] | None
+    ua_change: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoldConfusions:
+    """Counts of one fold and seed under all conditions.
+
+    Attributes:
+        weights: SHA-256 of the weights.
+        speakers: (S,) names, sorted.
+        confusions: (S, K, K) counts by speaker, target and prediction, by condition.
+    """
+
+    weights: str
+    speakers: list[str]
+    confusions: dict[str, list[list[list[int]]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robustness:
+    """Result of `robustness.measure_robustness`, the content of robustness.json.
+
+    Attributes:
+        protocol: Labels and splits in words.
+        speaker_dependent: Whether the same speakers are in train and test.
+        certificate: Id of the split certificate.
+        classes: (K,) class names, in the order of the targets.
+        conditions: Scores; empty while folds are being measured.
+        folds: The counts behind them, by fold and seed.
+    """
+
+    protocol: str
+    speaker_dependent: bool
+    certificate: str
+    classes: list[str]
+    conditions: list[ConditionScores]
+    folds: dict[str, FoldConfusions]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Comparison:
     """Runs of one protocol side by side, the content of comparison.json.
 
@@ -170,8 +266,8 @@ class Comparison:
         tests: Paired tests, empty for one run.
         mcnemar: McNemar's tests, empty for one run.
         made_with: What the folds were made with, each once.
-        robustness: Results of `robustness.measure_robustness` by run, where asked for.
-        breakdown: Results of `subgroups.breakdown` by run, where asked for.
+        robustness: Robustness by run, where asked for.
+        breakdown: Scores by group and calibration by run, where asked for.
     """
 
     protocol: str
@@ -189,8 +285,8 @@ class Comparison:
     tests: list[PairTest]
     mcnemar: list[McNemarRow]
     made_with: list[MadeWith]
-    robustness: dict[str, dict[str, Any]] | None = None
-    breakdown: dict[str, dict[str, Any]] | None = None
+    robustness: dict[str, Robustness] | None = None
+    breakdown: dict[str, Breakdown] | None = None
     # For the reader; it holds for the nested dataclasses, too.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -209,8 +305,10 @@ def side_by_side(run: RunSummary) -> Comparison:
 
 def comparison_json(comparison: Comparison) -> dict[str, Any]:
     """Return the content of comparison.json."""
-    content = asdict(comparison)
-    return {k: v for k, v in content.items() if v is not None or k not in OPTIONAL}
+    return asdict(
+        comparison,
+        dict_factory=lambda items: {k: v for k, v in items if v is not None or k not in OPTIONAL},
+    )
 
 
 def read_comparison(path: Path) -> Comparison:

@@ -11,7 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from corpora.splits import STAMP
 from evaluation import figures
-from evaluation.results import Comparison, RunSummary
+from evaluation.calibration import Calibration
+from evaluation.results import Comparison, GroupScores, RunSummary
 from evaluation.tables import METRICS, NAMES, notes, p_value, pairs_caption, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
@@ -251,49 +252,56 @@ def _calibrations(comparison: Comparison) -> dict[str, Any] | None:
     """Return the reliability of each run with a breakdown, and risk over coverage of all."""
     parts = comparison.breakdown or {}
     names = [run.name for run in comparison.runs]
-    rows = [{"run": i, **parts[name]} for i, name in enumerate(names) if name in parts]
+    rows = [(place, parts[name]) for place, name in enumerate(names) if name in parts]
     if not rows:
         return None
-    curves = [(row["run"], row["risk_coverage"]) for row in rows]
-    risks = [figures.Line(run, curve["coverage"], curve["risk"]) for run, curve in curves]
+    curves = [(place, part.risk_coverage) for place, part in rows]
+    risks = [figures.Line(place, curve.coverage, curve.risk) for place, curve in curves]
     plot = figures.curves(risks, "coverage, percent", "risk, percent", percent=True)
-    runs = [{**row, "plot": _svg_uri(_reliability(row["calibration"]))} for row in rows]
+    runs = [
+        {"run": place, "breakdown": part, "plot": _svg_uri(_reliability(part.calibration))}
+        for place, part in rows
+    ]
     return {"risk": _svg_uri(plot), "runs": runs}
 
 
-def _reliability(calibration: Mapping[str, Any]) -> str:
+def _reliability(calibration: Calibration) -> str:
     bars = []
-    for key in ("reliability", "reliability_scaled"):
-        full = [row for row in calibration[key] if row["n"]]
-        bars.append(
-            figures.Bars(*([row[k] for row in full] for k in ("confidence", "accuracy", "n")))
-        )
+    for bins in (calibration.reliability, calibration.reliability_scaled):
+        full = [row for row in bins if row.n]
+        columns = ([getattr(row, key) for row in full] for key in ("confidence", "accuracy", "n"))
+        bars.append(figures.Bars(*columns))
     return figures.reliability_plot(*bars)
 
 
-def _groups(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """Return {grouping: rows}, each row with the scores of every run by its place."""
-    groupings: dict[str, dict[str, dict[str, Any]]] = {}
+def _groups(comparison: Comparison) -> dict[str, list[dict[int, GroupScores]]]:
+    """Return {grouping: rows}, each row a group with the scores of every run by its place."""
+    groupings: dict[str, dict[str, dict[int, GroupScores]]] = {}
+    parts = comparison.breakdown or {}
     for place, run in enumerate(comparison.runs):
-        parts = (comparison.breakdown or {}).get(run.name, {}).get("groups", {})
-        for grouping, rows in parts.items():
+        found = parts[run.name].groups if run.name in parts else {}
+        for grouping, rows in found.items():
+            groups = groupings.setdefault(grouping, {})
             for row in rows:
-                groups = groupings.setdefault(grouping, {})
-                groups.setdefault(row["group"], {**row, "runs": {}})["runs"][place] = row
+                groups.setdefault(row.group, {})[place] = row
     return {name: list(rows.values()) for name, rows in groupings.items()}
 
 
 def _conditions(comparison: Comparison) -> dict[str, Any] | None:
     """Return the plot of all runs by condition and its rows; None where not measured."""
     parts = comparison.robustness or {}
-    lists = [parts.get(run.name, {}).get("conditions", []) for run in comparison.runs]
-    measured = [{row["condition"]: row for row in rows} for rows in lists]
+    lists = [parts[run.name].conditions if run.name in parts else [] for run in comparison.runs]
+    measured = [{row.condition: row for row in rows} for rows in lists]
     names = list(dict.fromkeys(name for rows in measured for name in rows))
     if not names:
         return None
-    table = [[rows.get(name, {}) for name in names] for rows in measured]
+    table = [[rows.get(name) for name in names] for rows in measured]
     dots = [
-        figures.Dots(*([row.get(k) for row in rows] for k in ("ua", "interval"))) for rows in table
+        figures.Dots(
+            [None if row is None else row.ua for row in rows],
+            [None if row is None else row.interval for row in rows],
+        )
+        for rows in table
     ]
     rows = [{"name": name, "runs": cells} for name, *cells in zip(names, *table, strict=True)]
     return {"plot": _svg_uri(figures.dot_plot(names, dots, "UA, percent")), "rows": rows}

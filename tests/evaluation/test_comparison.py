@@ -2,14 +2,24 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
+from evaluation.calibration import Bin, Calibration, RiskCoverage
 from evaluation.comparison import compare, conclusion
-from evaluation.results import comparison_json, read_comparison
+from evaluation.results import (
+    Breakdown,
+    ConditionScores,
+    FoldConfusions,
+    GroupScores,
+    Robustness,
+    comparison_json,
+    read_comparison,
+)
 from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
@@ -281,6 +291,42 @@ def test_a_comparison_is_read_as_it_was_written(make, tmp_path):
     found = compare([make("one", FIRST, seeds=(0, 1)), make("two", SECOND, seeds=(0, 1))])
     content = comparison_json(found)
     assert "breakdown" not in content and "robustness" not in content
+    write_json(tmp_path / "comparison.json", content)
+    assert read_comparison(tmp_path / "comparison.json") == found
+
+
+def test_parts_that_were_asked_for_are_read_as_they_were_written(make, tmp_path):
+    run = make("one", FIRST)
+    score = {"n": 12, "speakers": 3, "ua": 0.5, "wa": 0.5, "interval": None}
+    rows = [GroupScores(group="F", **score), GroupScores(group="M", classes=1, **score)]
+    bins = [Bin(0.0, 0.5, 0, None, None), Bin(0.5, 1.0, 12, 0.75, 0.5)]
+    measures = dict.fromkeys(("ece", "nll", "brier", "ece_scaled", "nll_scaled", "brier_scaled"), 1)
+    parts = Breakdown(
+        groups={"gender": rows},
+        calibration=Calibration(
+            temperature={"fold 1 seed 0": 1.5},
+            reliability=bins,
+            reliability_scaled=bins,
+            **measures,
+        ),
+        risk_coverage=RiskCoverage(coverage=[0.5, 1.0], risk=[0.0, 0.5], area=0.25),
+    )
+    clean = {"condition": "clean", "kind": "clean", "ua": 0.5, "wa": 0.5, "interval": [0.25, 0.75]}
+    counts = FoldConfusions(weights="w", speakers=["s"], confusions={"clean": [[[1, 0], [0, 1]]]})
+    measured = Robustness(
+        protocol="p",
+        speaker_dependent=False,
+        certificate="x",
+        classes=["a", "b"],
+        conditions=[ConditionScores(ua_change=0.0, **clean)],
+        folds={"fold 1 seed 0": counts},
+    )
+    found = replace(compare([run]), breakdown={"one": parts}, robustness={"one": measured})
+    content = comparison_json(found)
+    assert list(content)[-2:] == ["robustness", "breakdown"]
+    groups = content["breakdown"]["one"]["groups"]["gender"]
+    assert groups == [{"group": "F", **score}, {"group": "M", **score, "classes": 1}]
+    assert content["breakdown"]["one"]["calibration"]["reliability"][1]["n"] == 12
     write_json(tmp_path / "comparison.json", content)
     assert read_comparison(tmp_path / "comparison.json") == found
 
