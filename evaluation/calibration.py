@@ -5,7 +5,7 @@ probability is the confidence. They are stored with 6 decimals, so zeros occur: 
 what is below FLOOR by FLOOR.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,8 @@ MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
 SUM_TOLERANCE = 1e-3  # of a row's sum from 1; rounding stays far below
 
 
-class Bin(NamedTuple):
+@dataclass(frozen=True)
+class Bin:
     """The n utterances whose confidence is in (low, high]; means are None where n is 0."""
 
     low: float
@@ -24,6 +25,47 @@ class Bin(NamedTuple):
     n: int
     confidence: float | None
     accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Calibration on the test utterances of all folds and seeds.
+
+    Each utterance counts once for every seed. Fields that end in `_scaled` are after temperature
+    scaling.
+
+    Attributes:
+        temperature: Temperature fitted on dev, by fold and seed.
+        ece: Expected calibration error.
+        nll: Negative log-likelihood, nats.
+        brier: Brier score, 0 to 2.
+        reliability: Bins of equal width.
+    """
+
+    temperature: dict[str, float]
+    ece: float
+    nll: float
+    brier: float
+    reliability: list[Bin]
+    ece_scaled: float
+    nll_scaled: float
+    brier_scaled: float
+    reliability_scaled: list[Bin]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RiskCoverage:
+    """Errors among the most confident utterances, mean over seeds.
+
+    Attributes:
+        coverage: (M,) share of the utterances that the model labels.
+        risk: (M,) share of these that is wrong.
+        area: Mean risk over all coverages.
+    """
+
+    coverage: list[float]
+    risk: list[float]
+    area: float
 
 
 def reliability(probs: NDArray, targets: NDArray, n_bins: int = 15) -> list[Bin]:

@@ -1,6 +1,7 @@
 """Runs of one protocol side by side: scores, what differs in their configs, paired tests."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -8,25 +9,31 @@ from typing import Any
 from config.effects import has_effect, usual_value
 from corpora.certificate import protocol_parts
 from evaluation.metrics import SCORES
+from evaluation.results import (
+    Comparison,
+    MadeWith,
+    McNemarRow,
+    PairTest,
+    RunSummary,
+    shared_facts,
+)
 from evaluation.significance import holm, mcnemar, paired_test
 from evaluation.summary import by_speaker, describe_run
 from evaluation.tables import p_value
 from storage.run_folder import Run
 from system.errors import InputError
 
-SHARED = ("protocol", "certificate", "speaker_dependent", "classes", "folds", "n_folds", "seeds")
 TESTED = ("ua", "wa")
 LEVEL = 0.05  # a corrected p below it shows a difference
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
 
 
-def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]:
-    """Return everything that tables and report show of several runs, ready for JSON.
+def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
+    """Return everything that tables and report show of several runs.
 
-    `runs` holds each run's summary; `config_differences` the keys that differ, with each run's
-    value; `tests` the paired permutation tests over speakers; `mcnemar` McNemar's tests over
-    utterances, one for each seed. P-values are Holm-corrected over the pairs of a score, McNemar's
-    over the pairs and seeds.
+    `tests` are paired permutation tests over speakers, `mcnemar` McNemar's tests over utterances,
+    one for each seed. P-values are Holm-corrected over the pairs of a score, McNemar's over the
+    pairs and seeds.
 
     Args:
         runs: At least one run.
@@ -37,45 +44,46 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> dict[str, Any]
         InputError: Protocol, splits, folds or seeds differ; names the key that differs.
     """
     names = run_names(runs)
-    summaries = [{**describe_run(run), "name": name} for run, name in zip(runs, names, strict=True)]
+    summaries = [
+        replace(describe_run(run), name=name) for run, name in zip(runs, names, strict=True)
+    ]
     _check_alike(summaries, runs)
-    shared = {key: summaries[0][key] for key in (*SHARED, "n", "n_speakers")}
     pairs = _pairs(names, reference)
-    return {
-        **shared,
-        "runs": summaries,
-        "reference": None if reference is None else names[reference],
-        "config_differences": config_differences(runs, names),
-        "tests": _paired_tests(runs, names, pairs),
-        "mcnemar": _mcnemar_tests(runs, names, pairs),
-        "made_with": _made_with(runs),
-    }
+    return Comparison(
+        **shared_facts(summaries[0]),
+        runs=summaries,
+        reference=None if reference is None else names[reference],
+        config_differences=config_differences(runs, names),
+        tests=_paired_tests(runs, names, pairs),
+        mcnemar=_mcnemar_tests(runs, names, pairs),
+        made_with=_made_with(runs),
+    )
 
 
-def conclusion(runs: Sequence[Run], comparison: Mapping[str, Any]) -> str:
+def conclusion(runs: Sequence[Run], comparison: Comparison) -> str:
     """Say in one sentence which runs the paired tests of UA tell apart; "" for a single run.
 
     Args:
         runs: The compared runs; the corpus of the first tells whether the speech is synthetic.
         comparison: From `compare`.
     """
-    tests = [test for test in comparison["tests"] if test["metric"] == "ua"]
+    tests = [test for test in comparison.tests if test.metric == "ua"]
     if not tests:
         return ""
     demo = Path(str(runs[0].config["corpus.root"]), "demo.json").exists()
     about = "; the speech is synthetic and says nothing about people." if demo else "."
-    n, n_speakers = len(tests), comparison["n_speakers"]
-    shown = [_in_words(test) for test in tests if test["p_holm"] < LEVEL]
+    n, n_speakers = len(tests), comparison.n_speakers
+    shown = [_in_words(test) for test in tests if test.p_holm < LEVEL]
     if shown:
         rest = "" if len(shown) == n else "no other difference is shown; "
         corrected = f"p corrected for {n} comparison{'s' * (n > 1)}, {n_speakers} speakers"
         return f"{', '.join(shown)}; {rest}{corrected}{about}"
-    names = [run["name"] for run in comparison["runs"]]
+    names = [run.name for run in comparison.runs]
     whom = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) < 5 else f"{len(names)} runs"
-    p, p_holm = (p_value(min(test[key] for test in tests)) for key in ("p", "p_holm"))
+    p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
     correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
     sentence = f"No difference in UA between {whom} is shown: the smallest p is {p}{correction}"
-    smallest = min(test["smallest_p"] for test in tests)
+    smallest = min(test.smallest_p for test in tests)
     if n * smallest < LEVEL:
         return f"{sentence}, with {n_speakers} speakers{about}"
     corrected = f" ({p_value(min(1.0, n * smallest))})" if n > 1 else ""
@@ -119,7 +127,7 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) -> None:
+def _check_alike(summaries: Sequence[RunSummary], runs: Sequence[Run]) -> None:
     _refuse_difference(summaries, "protocol", "protocol", _explain_protocols)
     what = "certificate (utterances, labels or folds)"
     _refuse_difference(summaries, "certificate", what, lambda _: _explain_certificates(runs))
@@ -128,12 +136,12 @@ def _check_alike(summaries: Sequence[Mapping[str, Any]], runs: Sequence[Run]) ->
 
 
 def _refuse_difference(
-    summaries: Sequence[Mapping[str, Any]],
+    summaries: Sequence[RunSummary],
     key: str,
     what: str,
     explain: Callable[[Sequence[str]], str] = lambda values: "",
 ) -> None:
-    by_run = {summary["name"]: summary[key] for summary in summaries}
+    by_run = {summary.name: getattr(summary, key) for summary in summaries}
     if len({str(value) for value in by_run.values()}) > 1:
         listed = "\n".join(f"  {name}: {value}" for name, value in by_run.items())
         raise InputError(
@@ -171,42 +179,43 @@ def _pairs(names: Sequence[str], reference: int | None) -> list[tuple[str, str]]
 
 def _paired_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
+) -> list[PairTest]:
     counts = {name: by_speaker(run) for name, run in zip(names, runs, strict=True)}
     rows = []
     for metric in TESTED:
-        tests = [
-            {"a": a, "b": b, "metric": metric, **paired_test(counts[a], counts[b], score)._asdict()}
-            for score in (SCORES[metric],)
-            for a, b in pairs
+        tests = [paired_test(counts[a], counts[b], SCORES[metric]) for a, b in pairs]
+        adjusted = holm([test.p for test in tests])
+        rows += [
+            PairTest(a=a, b=b, metric=metric, **test._asdict(), p_holm=p)
+            for (a, b), test, p in zip(pairs, tests, adjusted, strict=True)
         ]
-        adjusted = holm([test["p"] for test in tests])
-        rows += [{**test, "p_holm": p} for test, p in zip(tests, adjusted, strict=True)]
     return rows
 
 
 def _mcnemar_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
-) -> list[dict[str, Any]]:
+) -> list[McNemarRow]:
     by_name = dict(zip(names, runs, strict=True))
-    rows = []
-    for a, b in pairs:
-        for seed in runs[0].seeds:
-            table_a, table_b = by_name[a].of_seed(seed), by_name[b].of_seed(seed)
-            test = mcnemar(table_a.preds == table_a.targets, table_b.preds == table_b.targets)
-            rows.append({"a": a, "b": b, "seed": seed, **test._asdict()})
-    adjusted = holm([row["p"] for row in rows])
-    return [{**row, "p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
+    places = [(a, b, seed) for a, b in pairs for seed in runs[0].seeds]
+    tests = []
+    for a, b, seed in places:
+        table_a, table_b = by_name[a].of_seed(seed), by_name[b].of_seed(seed)
+        tests.append(mcnemar(table_a.preds == table_a.targets, table_b.preds == table_b.targets))
+    adjusted = holm([test.p for test in tests])
+    return [
+        McNemarRow(a=a, b=b, seed=seed, **test._asdict(), p_holm=p)
+        for (a, b, seed), test, p in zip(places, tests, adjusted, strict=True)
+    ]
 
 
-def _in_words(test: Mapping[str, Any]) -> str:
+def _in_words(test: PairTest) -> str:
     """Say which run of a pair is better, by how much and how surely."""
-    better, worse = (test["a"], test["b"]) if test["difference"] > 0 else (test["b"], test["a"])
-    points, p = 100 * abs(test["difference"]), p_value(test["p_holm"])
+    better, worse = (test.a, test.b) if test.difference > 0 else (test.b, test.a)
+    points, p = 100 * abs(test.difference), p_value(test.p_holm)
     return f"{better} beats {worse} by {points:.1f} points of UA (p {p})"
 
 
-def _made_with(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _made_with(runs: Sequence[Run]) -> list[MadeWith]:
     """Return the distinct commits, devices and thread counts behind the folds."""
     keys = ("git_commit", "device", "threads")
     distinct = {
@@ -214,4 +223,4 @@ def _made_with(runs: Sequence[Run]) -> list[dict[str, Any]]:
         for run in runs
         for fold in run.folds
     }
-    return [dict(zip(keys, values, strict=True)) for values in sorted(distinct)]
+    return [MadeWith(*values) for values in sorted(distinct)]

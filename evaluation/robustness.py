@@ -1,7 +1,9 @@
 """Frozen weights on changed test utterances: noise, level, telephone, low-pass, speed."""
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,11 +11,13 @@ import numpy as np
 import soxr
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from audio.augment import augment_waveform
 from audio.reading import BadAudio, in_parallel, read_audio
 from evaluation.metrics import SCORES
+from evaluation.results import ConditionScores, FoldConfusions, Robustness
 from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
 from evaluation.tables import markdown_table, percent, with_interval
 from inference.predictor import (
@@ -59,7 +63,7 @@ CONDITIONS = (
 )
 
 
-def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
+def measure_robustness(run: Run, progress: bool = True) -> Robustness:
     """Evaluate the frozen weights of all folds and seeds on changed test utterances.
 
     Results are kept in robustness.json in the run folder, one fold and seed at a time, and are
@@ -77,11 +81,11 @@ def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
             file of the run is corrupt.
     """
     path = run.folder / FILE
-    stored = _stored(path)
+    stored, stored_folds = _stored(path)
     digests = weights_digests(run)
     folds = {
         name: entry
-        for name, entry in stored["folds"].items()
+        for name, entry in stored_folds.items()
         if name not in digests or _is_current(entry, digests[name])
     }
     pending = [fold for fold in run.folds if model_name(fold) not in folds]
@@ -90,11 +94,11 @@ def measure_robustness(run: Run, progress: bool = True) -> dict[str, Any]:
     with tqdm(total=n, desc="robustness", unit="utterance", disable=not (progress and n)) as bar:
         for fold in pending:
             name = model_name(fold)
-            folds[name] = {"weights": digests[name], **_measure(run, fold, files, bar)}
-            write_json(path, {**_identity(run), "conditions": [], "folds": folds})
-    results = {**_identity(run), "conditions": _scores(run, folds), "folds": folds}
-    if results != stored:
-        write_json(path, results)
+            folds[name] = _measure(run, fold, files, digests[name], bar)
+            write_json(path, asdict(_results(run, [], folds)))
+    results = _results(run, _scores(run, folds), folds)
+    if asdict(results) != stored:
+        write_json(path, asdict(results))
     return results
 
 
@@ -147,15 +151,14 @@ def through_mu_law(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.copysign(kept, waveform).astype(np.float32)
 
 
-def robustness_markdown(by_run: Mapping[str, Mapping[str, Any]]) -> str:
+def robustness_markdown(by_run: Mapping[str, Robustness]) -> str:
     """Return one table: conditions as rows; UA and its change against clean for each run.
 
     Args:
         by_run: Results of `measure_robustness` by name of the run.
     """
     measured = {
-        run: {row["condition"]: row for row in results["conditions"]}
-        for run, results in by_run.items()
+        run: {row.condition: row for row in results.conditions} for run, results in by_run.items()
     }
     names = list(dict.fromkeys(name for rows in measured.values() for name in rows))
     head = ["condition", *(cell for run in measured for cell in (run, "change"))]
@@ -170,32 +173,42 @@ def robustness_markdown(by_run: Mapping[str, Mapping[str, Any]]) -> str:
     return f"{above}\n\n{markdown_table(head, cells)}\n"
 
 
-def _cells(row: Mapping[str, Any] | None) -> list[str]:
+def _cells(row: ConditionScores | None) -> list[str]:
     if row is None:
         return ["–", "–"]
-    changed = "" if row["kind"] == "clean" else percent(row["ua_change"], sign="+z")
-    return [with_interval(row["ua"], row["interval"]), changed]
+    changed = "" if row.kind == "clean" else percent(row.ua_change, sign="+z")
+    return [with_interval(row.ua, row.interval), changed]
 
 
-def _identity(run: Run) -> dict[str, Any]:
-    keys = ("protocol", "speaker_dependent")
-    about = {key: run.certificate[key] for key in keys}
-    return {**about, "certificate": run.certificate["id"], "classes": list(run.classes)}
+def _results(
+    run: Run, conditions: list[ConditionScores], folds: dict[str, FoldConfusions]
+) -> Robustness:
+    return Robustness(
+        protocol=run.certificate["protocol"],
+        speaker_dependent=run.certificate["speaker_dependent"],
+        certificate=run.certificate["id"],
+        classes=list(run.classes),
+        conditions=conditions,
+        folds=folds,
+    )
 
 
-def _stored(path: Path) -> dict[str, Any]:
+def _stored(path: Path) -> tuple[Any, dict[str, FoldConfusions]]:
+    """Return the content of the file, None where there is none, and its folds."""
     if not path.exists():
-        return {"folds": {}}
+        return None, {}
     try:
-        return read_json(path, "classes", "folds")
-    except RunError as error:
+        stored = read_json(path, "classes", "folds")
+        folds = TypeAdapter(dict[str, FoldConfusions])
+        return stored, folds.validate_json(json.dumps(stored["folds"]), strict=True)
+    except (RunError, ValidationError) as error:
         raise RunError(f"{path} is corrupt: remove it and run the same command again") from error
 
 
-def _is_current(entry: Mapping[str, Any], digest: str) -> bool:
+def _is_current(entry: FoldConfusions, digest: str) -> bool:
     """Return whether an entry is of these weights and conditions."""
     names = [condition.name for condition in CONDITIONS]
-    return entry["weights"] == digest and list(entry["confusions"]) == names
+    return entry.weights == digest and list(entry.confusions) == names
 
 
 def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
@@ -224,7 +237,9 @@ def _input_rate(run: Run) -> int:
     return run.config["features.input_rate"] or run.config["features.sample_rate"]
 
 
-def _measure(run: Run, fold: FoldResult, files: Mapping[str, Path], bar: tqdm) -> dict[str, Any]:
+def _measure(
+    run: Run, fold: FoldResult, files: Mapping[str, Path], weights: str, bar: tqdm
+) -> FoldConfusions:
     """Evaluate one fold and seed under all conditions."""
     model = FoldModel(fold.folder, chosen_device(run.config))
     card = read_json(fold.folder / CARD)
@@ -241,7 +256,7 @@ def _measure(run: Run, fold: FoldResult, files: Mapping[str, Path], bar: tqdm) -
         n_classes = len(fold.classes)
         names, counts = speaker_confusions(targets, preds.tolist(), of_speaker, n_classes)
         speakers, confusions[condition.name] = names.tolist(), counts.tolist()
-    return {"speakers": speakers, "confusions": confusions}
+    return FoldConfusions(weights=weights, speakers=speakers, confusions=confusions)
 
 
 def _predict(
@@ -266,25 +281,25 @@ def _predict(
     return np.concatenate(preds)
 
 
-def _scores(run: Run, folds: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _scores(run: Run, folds: Mapping[str, FoldConfusions]) -> list[ConditionScores]:
     """Score each condition over all folds and seeds of the run."""
-    rows: list[dict[str, Any]] = []
+    rows: list[ConditionScores] = []
     for condition in CONDITIONS:
         entries = [(fold.seed, folds[model_name(fold)]) for fold in run.folds]
         parts = [
-            (seed, entry["speakers"], np.array(entry["confusions"][condition.name]))
+            (seed, entry.speakers, np.array(entry.confusions[condition.name]))
             for seed, entry in entries
         ]
         counts = pool_folds(parts)  # (R, S, K, K)
         means = {name: float(np.mean(SCORES[name](counts.sum(1)))) for name in ("ua", "wa")}
-        clean = rows[0]["ua"] if rows else means["ua"]
+        clean = rows[0].ua if rows else means["ua"]
         rows.append(
-            {
-                "condition": condition.name,
-                "kind": condition.kind,
+            ConditionScores(
+                condition=condition.name,
+                kind=condition.kind,
                 **means,
-                "interval": speaker_interval(counts, SCORES["ua"]),
-                "ua_change": means["ua"] - clean,
-            }
+                interval=speaker_interval(counts, SCORES["ua"]),
+                ua_change=means["ua"] - clean,
+            )
         )
     return rows

@@ -1,12 +1,14 @@
 """Scores of a run by group, its calibration, risk and coverage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.calibration import (
+    Calibration,
+    RiskCoverage,
     apply_temperature,
     area_under_risk_coverage,
     brier,
@@ -17,6 +19,7 @@ from evaluation.calibration import (
     risk_coverage,
 )
 from evaluation.metrics import SCORES
+from evaluation.results import Breakdown, GroupScores
 from evaluation.significance import speaker_interval
 from evaluation.summary import count_by_speaker
 from evaluation.tables import count_of, in_markdown, markdown_table, percent, with_interval
@@ -47,8 +50,8 @@ class Groups(NamedTuple):
     place: NDArray  # (N,)
 
 
-def breakdown(run: Run) -> dict[str, Any]:
-    """Return scores by group, calibration and the risk-coverage curve, ready for JSON.
+def breakdown(run: Run) -> Breakdown:
+    """Return scores by group, calibration and the risk-coverage curve.
 
     `groups` holds rows by gender, speaker, quartile of duration, portion and text; a grouping
     without any value is left out. UA is the mean recall of the classes that occur in the group;
@@ -66,8 +69,8 @@ def breakdown(run: Run) -> dict[str, Any]:
     tables = [run.of_seed(seed) for seed in run.seeds]
     utterances = tables[0].utterances.tolist()
     groupings = {name: _grouped(run, utterances, name) for name in GROUPINGS}
-    return {
-        "groups": {
+    return Breakdown(
+        groups={
             name: [
                 _row(tables, groups.place == i, group, len(run.classes))
                 for i, group in enumerate(groups.names)
@@ -75,9 +78,9 @@ def breakdown(run: Run) -> dict[str, Any]:
             for name, groups in groupings.items()
             if groups.names != [UNKNOWN]
         },
-        "calibration": _calibration(run),
-        "risk_coverage": _risk_coverage(tables),
-    }
+        calibration=_calibration(run),
+        risk_coverage=_risk_coverage(tables),
+    )
 
 
 def group_by_value(values: Sequence[str]) -> Groups:
@@ -128,7 +131,7 @@ def group_by_quartile(values: Sequence[str]) -> Groups:
     return Groups(names + [UNKNOWN] * (len(known) < len(seconds)), place)
 
 
-def breakdown_markdown(name: str, parts: Mapping[str, Any]) -> str:
+def breakdown_markdown(name: str, parts: Breakdown) -> str:
     """Return the tables of one run in percent.
 
     Args:
@@ -139,15 +142,15 @@ def breakdown_markdown(name: str, parts: Mapping[str, Any]) -> str:
         f"**{in_markdown(name)} by group.** Percent, mean over seeds, [95 % interval over "
         "speakers]; UA is the mean recall of the classes that occur in the group."
     ]
-    for grouping, rows in parts["groups"].items():
-        known = [row for row in rows if row["group"] != UNKNOWN]
+    for grouping, rows in parts.groups.items():
+        known = [row for row in rows if row.group != UNKNOWN]
         hidden = known[MAX_TEXTS:] if grouping == "text" else []
         blocks.append(_group_table(grouping, [row for row in rows if row not in hidden]))
         if hidden:
-            n = sum(row["n"] for row in hidden)
+            n = sum(row.n for row in hidden)
             blocks.append(f"{len(hidden)} more texts ({count_of(n, 'utterance')}) are not shown.")
-    blocks += [_calibration_text(name, parts["calibration"])]
-    blocks += [_risk_text(name, parts["risk_coverage"])]
+    blocks += [_calibration_text(name, parts.calibration)]
+    blocks += [_risk_text(name, parts.risk_coverage)]
     return "\n\n".join(blocks) + "\n"
 
 
@@ -168,21 +171,21 @@ def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
 
 def _row(
     tables: Sequence[PredictionTable], inside: NDArray, group: str, n_classes: int
-) -> dict[str, int | str | float | list[float] | None]:
+) -> GroupScores:
     """Score one group, given by a mask (N,) of its utterances."""
     counts = np.stack([count_by_speaker(table.take(inside), n_classes) for table in tables])
     ua, wa = (float(np.mean(SCORES[score](counts.sum(1)))) for score in ("ua", "wa"))
     interval = speaker_interval(counts, SCORES["ua"])
     present = int((counts[0].sum((0, 2)) > 0).sum())
-    return {
-        "group": group,
-        "n": int(inside.sum()),
-        "speakers": counts.shape[1],
-        "ua": ua,
-        "wa": wa,
-        "interval": interval,
-        **({"classes": present} if present < n_classes else {}),
-    }
+    return GroupScores(
+        group=group,
+        n=int(inside.sum()),
+        speakers=counts.shape[1],
+        ua=ua,
+        wa=wa,
+        interval=interval,
+        classes=present if present < n_classes else None,
+    )
 
 
 def _ranges(edges: Sequence[float]) -> list[str]:
@@ -193,7 +196,7 @@ def _ranges(edges: Sequence[float]) -> list[str]:
     return [f"{low} to {high} s" for low, high in zip(words, words[1:], strict=False)]
 
 
-def _calibration(run: Run) -> dict[str, Any]:
+def _calibration(run: Run) -> Calibration:
     temperatures = {
         f"fold {fold.fold} seed {fold.seed}": fit_temperature(fold.dev.probs, fold.dev.targets)
         for fold in run.folds
@@ -206,43 +209,42 @@ def _calibration(run: Run) -> dict[str, Any]:
             for fold, temperature in zip(run.folds, temperatures.values(), strict=True)
         ]
     )
-    measured: dict[str, Any] = {"temperature": temperatures}
+    measured: dict[str, Any] = {}
     for ending, values in (("", probs), ("_scaled", scaled)):
         measured |= {name + ending: measure(values, targets) for name, measure in MEASURES.items()}
-        measured[f"reliability{ending}"] = [bin._asdict() for bin in reliability(values, targets)]
-    return measured
+        measured[f"reliability{ending}"] = reliability(values, targets)
+    return Calibration(temperature=temperatures, **measured)
 
 
-def _risk_coverage(tables: Sequence[PredictionTable]) -> dict[str, Any]:
+def _risk_coverage(tables: Sequence[PredictionTable]) -> RiskCoverage:
     """Return the curve at each percent of coverage, or at each utterance if there are fewer."""
     curves = [risk_coverage(table.probs, table.targets) for table in tables]
     coverage = curves[0][0]  # (N,), of all seeds alike
     risk = np.mean([risk for _, risk in curves], axis=0)  # (N,)
     taken = np.unique(-(-len(risk) * np.arange(1, 101) // 100)) - 1  # places, rounded up
-    return {
-        "coverage": coverage[taken].tolist(),
-        "risk": risk[taken].tolist(),
-        "area": float(np.mean([area_under_risk_coverage(t.probs, t.targets) for t in tables])),
-    }
+    return RiskCoverage(
+        coverage=coverage[taken].tolist(),
+        risk=risk[taken].tolist(),
+        area=float(np.mean([area_under_risk_coverage(t.probs, t.targets) for t in tables])),
+    )
 
 
-def _group_table(grouping: str, rows: Sequence[Mapping[str, Any]]) -> str:
+def _group_table(grouping: str, rows: Sequence[GroupScores]) -> str:
     cells = []
     for row in rows:
-        few = f" ({row['classes']} class{'es' * (row['classes'] > 1)})" if "classes" in row else ""
-        ua = with_interval(row["ua"], row["interval"])
-        cells.append([row["group"], str(row["n"]), str(row["speakers"]), ua + few])
-        cells[-1].append(percent(row["wa"]))
+        few = "" if row.classes is None else f" ({row.classes} class{'es' * (row.classes > 1)})"
+        ua = with_interval(row.ua, row.interval)
+        cells.append([row.group, str(row.n), str(row.speakers), ua + few, percent(row.wa)])
     return markdown_table([grouping, "utterances", "speakers", "UA", "WA"], cells)
 
 
-def _calibration_text(name: str, values: Mapping[str, Any]) -> str:
+def _calibration_text(name: str, values: Calibration) -> str:
     rows = []
     for measure, words in MEASURE_NAMES.items():
-        pair = [values[measure], values[f"{measure}_scaled"]]
+        pair = [getattr(values, measure), getattr(values, f"{measure}_scaled")]
         cells = [percent(v) if measure == "ece" else f"{v:.3f}" for v in pair]
         rows.append([words, *cells])
-    temperatures = values["temperature"].values()
+    temperatures = values.temperature.values()
     above = (
         f"**{in_markdown(name)}: calibration** on the test utterances of all folds and seeds, as "
         f"trained and with temperatures fitted on each fold's dev utterances "
@@ -252,14 +254,14 @@ def _calibration_text(name: str, values: Mapping[str, Any]) -> str:
     return f"{above}\n\n{markdown_table(['', 'as trained', 'with temperature'], rows)}"
 
 
-def _risk_text(name: str, curve: Mapping[str, Any]) -> str:
-    coverage = np.array(curve["coverage"])
+def _risk_text(name: str, curve: RiskCoverage) -> str:
+    coverage = np.array(curve.coverage)
     first = [int(np.argmax(coverage >= wanted / 100 - 1e-9)) for wanted in COVERAGES]
     above = (
         f"**{in_markdown(name)}: errors among the most confident utterances**, in percent, by the "
         "share of the utterances that the model labels; area under the curve "
-        f"{percent(curve['area'])}."
+        f"{percent(curve.area)}."
     )
     head = ["coverage", *(f"{wanted} %" for wanted in COVERAGES)]
-    risks = ["risk", *(percent(curve["risk"][i]) for i in first)]
+    risks = ["risk", *(percent(curve.risk[i]) for i in first)]
     return f"{above}\n\n{markdown_table(head, [risks])}"

@@ -3,22 +3,22 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import SCORES, confusion_matrix, recalls
+from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
-from storage.fold_folder import PredictionTable
+from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import lock
 
 
-def summarize(folder: Path) -> dict[str, Any]:
+def summarize(folder: Path) -> RunSummary:
     """Write summary.json and summary.md over the folds that all seeds have finished; return it.
 
     Raises:
@@ -28,13 +28,13 @@ def summarize(folder: Path) -> dict[str, Any]:
     # Read and written under one lock, so that an older state never replaces a newer one
     with lock(folder / ".lock.summary", f"the summary of {folder}", blocking=True):
         summary = describe_run(read_run(folder))
-        write_json(folder / "summary.json", summary)
-        write_text(folder / "summary.md", comparison_markdown({**summary, "runs": [summary]}))
+        write_json(folder / "summary.json", asdict(summary))
+        write_text(folder / "summary.md", comparison_markdown(side_by_side(summary)))
     return summary
 
 
-def describe_run(run: Run) -> dict[str, Any]:
-    """Return all scores of a run, ready for JSON.
+def describe_run(run: Run) -> RunSummary:
+    """Return all scores of a run.
 
     A score is averaged over the seeds of each fold first; mean and standard deviation (n - 1) are
     over folds; `seed_std` is over the seeds' means. `pooled` scores all test utterances together,
@@ -44,28 +44,28 @@ def describe_run(run: Run) -> dict[str, Any]:
     counts = by_speaker(run)  # (R, S, K, K)
     confusion = counts.sum((0, 1))
     recall = recalls(confusion)
-    return {
-        "name": run.name,
-        "fusion": run.config["model.fusion"],
-        "protocol": run.certificate["protocol"],
-        "certificate": run.certificate["id"],
-        "speaker_dependent": run.certificate["speaker_dependent"],
-        "classes": list(run.classes),
-        "folds": run.fold_numbers,
-        "seeds": run.seeds,
-        "n_folds": len(run.certificate["folds"]),
-        "n": int(confusion.sum()) // len(run.seeds),
-        "n_speakers": counts.shape[1],
-        "test": {name: _score(run, counts, name) for name in SCORES},
-        "per_class_recall": [None if np.isnan(r) else float(r) for r in recall],
-        "confusion": confusion.tolist(),
-        "gate_mean": _gate_mean(run),
-        "missing_classes": _missing_classes(run),
-        "left_out": list(run.left_out),
-        "test_evaluations": count_test_evaluations(run.folder, run.certificate),
-        "training_issues": _training_issues(run),
-        "commits": sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
-    }
+    return RunSummary(
+        name=run.name,
+        fusion=run.config["model.fusion"],
+        protocol=run.certificate["protocol"],
+        certificate=run.certificate["id"],
+        speaker_dependent=run.certificate["speaker_dependent"],
+        classes=list(run.classes),
+        folds=run.fold_numbers,
+        seeds=run.seeds,
+        n_folds=len(run.certificate["folds"]),
+        n=int(confusion.sum()) // len(run.seeds),
+        n_speakers=counts.shape[1],
+        test={name: _score(run, counts, name) for name in SCORES},
+        per_class_recall=[None if np.isnan(r) else float(r) for r in recall],
+        confusion=confusion.tolist(),
+        gate_mean=_gate_mean(run),
+        missing_classes=_missing_classes(run),
+        left_out=list(run.left_out),
+        test_evaluations=count_test_evaluations(run.folder, run.certificate),
+        training_issues=_training_issues(run),
+        commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
+    )
 
 
 def by_speaker(run: Run) -> NDArray:
@@ -85,10 +85,10 @@ def _gate_mean(run: Run) -> float | None:
     return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
 
 
-def _training_issues(run: Run) -> dict[str, Any]:
+def _training_issues(run: Run) -> dict[str, TrainingIssues]:
     """Return the training issues of the folds that had some."""
     return {
-        f"fold {result.fold} seed {result.seed}": asdict(result.metrics.training_issues)
+        f"fold {result.fold} seed {result.seed}": result.metrics.training_issues
         for result in run.folds
         if result.metrics.training_issues
     }
@@ -105,18 +105,18 @@ def _missing_classes(run: Run) -> dict[str, list[str]]:
     return by_fold
 
 
-def _score(run: Run, counts: NDArray, name: str) -> dict[str, Any]:
+def _score(run: Run, counts: NDArray, name: str) -> ScoreSummary:
     score = SCORES[name]
     by_fold = {fold: _mean_of(run, name, "fold", fold) for fold in run.fold_numbers}
     by_seed = [_mean_of(run, name, "seed", seed) for seed in run.seeds]
-    return {
-        "mean": float(np.mean(list(by_fold.values()))),
-        "std": _std(list(by_fold.values())),
-        "seed_std": _std(by_seed),
-        "folds": {str(fold): value for fold, value in by_fold.items()},
-        "pooled": float(np.mean(score(counts.sum(1)))),
-        "interval": speaker_interval(counts, score),
-    }
+    return ScoreSummary(
+        mean=float(np.mean(list(by_fold.values()))),
+        std=_std(list(by_fold.values())),
+        seed_std=_std(by_seed),
+        folds={str(fold): value for fold, value in by_fold.items()},
+        pooled=float(np.mean(score(counts.sum(1)))),
+        interval=speaker_interval(counts, score),
+    )
 
 
 def _mean_of(run: Run, name: str, key: str, value: int) -> float:

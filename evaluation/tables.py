@@ -7,6 +7,8 @@ from typing import Any
 
 from config.effects import usual_value
 from corpora.splits import STAMP
+from evaluation.results import Comparison
+from storage.fold_folder import TrainingIssues
 from storage.ledger import repeated_evaluations
 from system.text import printable
 
@@ -23,7 +25,6 @@ MCNEMAR = (
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
-Comparison = Mapping[str, Any]  # see `comparison.compare`
 Rows = list[list[str]]
 
 
@@ -31,10 +32,10 @@ def comparison_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs, and the paired tests where there are several.
 
     Args:
-        comparison: Result of `comparison.compare`, or a run's summary with itself as `runs`.
+        comparison: From `comparison.compare`, or `results.side_by_side` for one run.
     """
     blocks = [scores_markdown(comparison).rstrip()]
-    if comparison.get("tests"):
+    if comparison.tests:
         blocks.append(f"{pairs_caption(comparison)} {MCNEMAR}")
         blocks.append(markdown_table(*pair_rows(comparison), n_words=3))
     return "\n\n".join([*blocks, *map(in_markdown, notes(comparison))]) + "\n"
@@ -42,7 +43,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 def scores_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs alone."""
-    blocks = [f"**{STAMP}**"] if comparison["speaker_dependent"] else []
+    blocks = [f"**{STAMP}**"] if comparison.speaker_dependent else []
     blocks += [caption(comparison), markdown_table(*score_rows(comparison), n_words=2)]
     return "\n\n".join(blocks) + "\n"
 
@@ -50,10 +51,10 @@ def scores_markdown(comparison: Comparison) -> str:
 def comparison_latex(comparison: Comparison) -> str:
     """Return the same as `comparison_markdown`, as booktabs tables."""
     tables = [(caption(comparison), *score_rows(comparison))]
-    if comparison.get("tests"):
+    if comparison.tests:
         above = f"{identity(comparison)}. {pairs_caption(comparison)} {MCNEMAR}"
         tables.append((above, *pair_rows(comparison)))
-    stamp = f"{STAMP}. " if comparison["speaker_dependent"] else ""
+    stamp = f"{STAMP}. " if comparison.speaker_dependent else ""
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
     lines += [f"% {printable(note, keep='')}" for note in notes(comparison)]
     return "\n".join(lines) + "\n"
@@ -61,48 +62,48 @@ def comparison_latex(comparison: Comparison) -> str:
 
 def caption(comparison: Comparison) -> str:
     """Return what was measured, on which utterances, and how to read it."""
-    folds = ", ".join(map(str, comparison["folds"]))
-    seeds = ", ".join(map(str, comparison["seeds"]))
+    folds = ", ".join(map(str, comparison.folds))
+    seeds = ", ".join(map(str, comparison.seeds))
     return (
-        f"{identity(comparison)}; test folds {folds} of {comparison['n_folds']}, seeds {seeds}, "
-        f"{count_of(comparison['n'], 'utterance')} of "
-        f"{count_of(comparison['n_speakers'], 'speaker')}. Percent; mean ± standard deviation over "
+        f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
+        f"{count_of(comparison.n, 'utterance')} of "
+        f"{count_of(comparison.n_speakers, 'speaker')}. Percent; mean ± standard deviation over "
         "folds; pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
     )
 
 
 def identity(comparison: Comparison) -> str:
     """Return the protocol and the certificate of the splits."""
-    protocol, certificate = (in_code(str(comparison[key])) for key in ("protocol", "certificate"))
+    protocol, certificate = in_code(comparison.protocol), in_code(comparison.certificate)
     return f"Protocol {protocol}, certificate {certificate}"
 
 
 def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     """Return the header, and one row a run."""
-    several = len(comparison["seeds"]) > 1
+    several = len(comparison.seeds) > 1
     head = ["run", "fusion", *(NAMES[m] for m in METRICS), "UA pooled", "WA pooled"]
     head += ["UA ± over seeds"] * several + ["gate"]
     rows = []
-    for run in comparison["runs"]:
-        test = run["test"]
-        row = [run["name"], run["fusion"], *(plus_minus(test[m]) for m in METRICS)]
-        row += [with_interval(test[m]["pooled"], test[m]["interval"]) for m in ("ua", "wa")]
-        row += [percent(test["ua"]["seed_std"])] * several
-        row.append("–" if run["gate_mean"] is None else f"{run['gate_mean']:.3f}")
+    for run in comparison.runs:
+        test = run.test
+        row = [run.name, run.fusion, *(plus_minus(test[m].mean, test[m].std) for m in METRICS)]
+        row += [with_interval(test[m].pooled, test[m].interval) for m in ("ua", "wa")]
+        row += [percent(test["ua"].seed_std)] * several
+        row.append("–" if run.gate_mean is None else f"{run.gate_mean:.3f}")
         rows.append(row)
     return head, rows
 
 
 def pairs_caption(comparison: Comparison) -> str:
     """Return how the paired tests were made, and the smallest p they allow."""
-    tests, reference = comparison["tests"], comparison.get("reference")
-    n = len([test for test in tests if test["metric"] == "ua"])
-    smallest = tests[0]["smallest_p"]
+    tests, reference = comparison.tests, comparison.reference
+    n = len([test for test in tests if test.metric == "ua"])
+    smallest = tests[0].smallest_p
     which = "" if reference is None else f", each run with {in_code(reference)}"
     return (
         f"Paired tests on the same utterances{which}: difference in points with 95 % interval over "
         "speakers; p: permutation test that swaps the predictions for whole speakers between the "
-        f"two runs; with {count_of(tests[0]['n_speakers'], 'speaker')} it cannot be below "
+        f"two runs; with {count_of(tests[0].n_speakers, 'speaker')} it cannot be below "
         f"{p_value(smallest)}{', so no difference can reach 0.05' * (smallest > 0.05)}; "
         f"Holm-corrected for {count_of(n, 'comparison')}; d_z is Cohen's, over speakers."
     )
@@ -121,20 +122,18 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
         "McNemar p (Holm)",
     ]
     rows = []
-    for test in comparison["tests"]:
-        worst = max(
-            m["p_holm"] for m in comparison["mcnemar"] if (m["a"], m["b"]) == (test["a"], test["b"])
-        )
+    for test in comparison.tests:
+        worst = max(m.p_holm for m in comparison.mcnemar if (m.a, m.b) == (test.a, test.b))
         rows.append(
             [
-                f"{test['a']} − {test['b']}",
-                _differences(comparison, test["a"], test["b"]),
-                NAMES[test["metric"]],
-                with_interval(test["difference"], test["interval"], sign="+"),
-                p_value(test["p"]),
-                p_value(test["p_holm"]),
-                "–" if test["d_z"] is None else f"{test['d_z']:+.2f}",
-                p_value(worst) if test["metric"] == "wa" else "",
+                f"{test.a} − {test.b}",
+                _differences(comparison, test.a, test.b),
+                NAMES[test.metric],
+                with_interval(test.difference, test.interval, sign="+"),
+                p_value(test.p),
+                p_value(test.p_holm),
+                "–" if test.d_z is None else f"{test.d_z:+.2f}",
+                p_value(worst) if test.metric == "wa" else "",
             ]
         )
     return head, rows
@@ -144,47 +143,45 @@ def notes(comparison: Comparison) -> list[str]:
     """Return notes on the scores: missing classes or folds, repeated evaluations, commits."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
-        for fold, missing in comparison["runs"][0]["missing_classes"].items()
+        for fold, missing in comparison.runs[0].missing_classes.items()
     ]
-    for run in comparison["runs"]:
-        evaluations = run.get("test_evaluations", run.get("looks", {}))  # the older name
-        if repeated := repeated_evaluations(evaluations):
+    for run in comparison.runs:
+        if repeated := repeated_evaluations(run.test_evaluations):
             lines.append(
-                f"Test data of {run['name']} were evaluated more than once: {'; '.join(repeated)}."
+                f"Test data of {run.name} were evaluated more than once: {'; '.join(repeated)}."
             )
-        issues = run.get("training_issues", {})
-        lines += [_training_issues(run["name"], *issue) for issue in issues.items()]
-        if run["left_out"]:
-            folds = ", ".join(run["left_out"])
-            lines.append(f"Left out of {run['name']}, since not every seed has finished: {folds}.")
-        if len(run["commits"]) > 1:
-            lines.append(f"Folds of {run['name']} were made by {len(run['commits'])} commits.")
+        lines += [_training_issues(run.name, *issue) for issue in run.training_issues.items()]
+        if run.left_out:
+            folds = ", ".join(run.left_out)
+            lines.append(f"Left out of {run.name}, since not every seed has finished: {folds}.")
+        if len(run.commits) > 1:
+            lines.append(f"Folds of {run.name} were made by {len(run.commits)} commits.")
     return lines
 
 
-def _training_issues(run: str, fold: str, issues: Mapping[str, Any]) -> str:
+def _training_issues(run: str, fold: str, issues: TrainingIssues) -> str:
     """Describe the skipped steps, float32 fallbacks and signs of collapse of a fold."""
     places = "; ".join(
         f"epoch {step['epoch']}, batch {step['batch']}: {step['what']} ({', '.join(step['parts'])})"
-        for step in issues["incidents"][:INCIDENTS_SHOWN]
+        for step in issues.incidents[:INCIDENTS_SHOWN]
     )
-    more = " ..." if issues["bad_steps"] > INCIDENTS_SHOWN else ""
+    more = " ..." if issues.bad_steps > INCIDENTS_SHOWN else ""
     skipped = (
-        f" {issues['bad_steps']} training steps were skipped because their loss or gradient was "
+        f" {issues.bad_steps} training steps were skipped because their loss or gradient was "
         f"NaN or infinite ({places}{more})."
     )
     fallbacks = "".join(
         f" In epoch {fallback['epoch']} the {fallback['what']} was NaN or infinite: training went "
         f"back to the end of epoch {fallback['back_to_epoch']} and continued in float32 for "
         f"{' and '.join(fallback['float32'])}."
-        for fallback in issues["float32_fallbacks"]
+        for fallback in issues.float32_fallbacks
     )
     warnings = "".join(
         f" In {_epochs(warning)} there was a sign of collapse, {warning['what']}: "
         f"{warning['words']}."
-        for warning in issues["collapse_warnings"]
+        for warning in issues.collapse_warnings
     )
-    return f"In {run}, {fold}:{skipped if issues['bad_steps'] else ''}{fallbacks}{warnings}"
+    return f"In {run}, {fold}:{skipped if issues.bad_steps else ''}{fallbacks}{warnings}"
 
 
 def _epochs(alarm: Mapping[str, Any]) -> str:
@@ -199,14 +196,14 @@ def _epochs(alarm: Mapping[str, Any]) -> str:
     return f"epoch {alarm['epoch']} and {len(later)} later, up to {later[-1]},"
 
 
-def plus_minus(score: Mapping[str, Any]) -> str:
-    """Return mean and standard deviation over folds.
+def plus_minus(mean: float, std: float | None) -> str:
+    """Return a mean with its standard deviation, where there is one.
 
-    >>> plus_minus({"mean": 0.74, "std": 0.133})
+    >>> plus_minus(0.74, 0.133)
     '74.0 ± 13.3'
     """
-    spread = "" if score["std"] is None else f" ± {percent(score['std'])}"
-    return f"{percent(score['mean'])}{spread}"
+    spread = "" if std is None else f" ± {percent(std)}"
+    return f"{percent(mean)}{spread}"
 
 
 def with_interval(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
@@ -284,7 +281,7 @@ def _differences(comparison: Comparison, a: str, b: str) -> str:
     A key that has an effect in one run alone differs only if its value is not the default.
     """
     words = []
-    for key, values in comparison["config_differences"].items():
+    for key, values in comparison.config_differences.items():
         both = a in values and b in values
         usual = None if both else usual_value(key)
         if values.get(a, usual) != values.get(b, usual):

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from config.fusions import ONE_BRANCH
 from evaluation.comparison import compare
 from evaluation.metrics import SCORES, recalls
+from evaluation.results import Comparison, PairTest
 from evaluation.significance import (
     PairedTest,
     Score,
@@ -180,7 +181,7 @@ def describe_ablation(
         intact=_ua(intact),
         interventions=[
             Intervention(
-                **_cost(_ua(pooled[key]), test._asdict()),
+                **_cost(_ua(pooled[key]), test),
                 recall_falls=_recall_falls(intact, pooled[key]),
                 changed=key[0],
                 how=key[1],
@@ -227,10 +228,10 @@ def _ua(counts: NDArray) -> Estimate:
     return Estimate(float(np.mean(score(counts.sum(1)))), speaker_interval(counts, score))
 
 
-def _cost(ua: Estimate, test: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields that all costs share, from the fields of a `PairedTest`."""
-    fall = Estimate(test["difference"], test["interval"])
-    return {"ua": ua, "fall": fall, "p": test["p"], "smallest_p": test["smallest_p"]}
+def _cost(ua: Estimate, test: PairedTest | PairTest) -> dict[str, Any]:
+    """Return the fields that all costs share."""
+    fall = Estimate(test.difference, test.interval)
+    return {"ua": ua, "fall": fall, "p": test.p, "smallest_p": test.smallest_p}
 
 
 def _test_fall(a: NDArray, b: NDArray, score: Score) -> PairedTest:
@@ -281,31 +282,31 @@ def _balanced_accuracy(k: int) -> Score:
     return score
 
 
-def _unimodal_rows(comparison: Mapping[str, Any], unimodal: Sequence[Run]) -> Iterator[UnimodalRun]:
-    first, *others = comparison["runs"]
+def _unimodal_rows(comparison: Comparison, unimodal: Sequence[Run]) -> Iterator[UnimodalRun]:
+    first, *others = comparison.runs
     tests = {
-        test["b"]: test
-        for test in comparison["tests"]
-        if test["a"] == first["name"] and test["metric"] == "ua"
+        test.b: test for test in comparison.tests if test.a == first.name and test.metric == "ua"
     }
     for summary, run in zip(others, unimodal, strict=True):
-        name, ua = summary["name"], summary["test"]["ua"]
-        pairs = zip(first["per_class_recall"], summary["per_class_recall"], strict=True)
+        name, ua = summary.name, summary.test["ua"]
+        pairs = zip(first.per_class_recall, summary.per_class_recall, strict=True)
         yield UnimodalRun(
-            **_cost(Estimate(ua["pooled"], ua["interval"]), tests[name]),
+            **_cost(Estimate(ua.pooled, ua.interval), tests[name]),
             recall_falls=[None if a is None or b is None else a - b for a, b in pairs],
             run=name,
-            branch="cqt" if ONE_BRANCH[summary["fusion"]] == "cqt" else "mel",
+            branch="cqt" if ONE_BRANCH[summary.fusion] == "cqt" else "mel",
             weights=weights_digests(run),
-            differs=_config_differences(comparison, first["name"], name),
+            differs=_config_differences(comparison.config_differences, first.name, name),
         )
 
 
-def _config_differences(comparison: Mapping[str, Any], run: str, alone: str) -> list[str]:
+def _config_differences(
+    differences: Mapping[str, Mapping[str, Any]], run: str, alone: str
+) -> list[str]:
     """Return the keys that differ beside the fusion, and that both runs have."""
     return [
         f"{key}: {setting(values, run)} / {setting(values, alone)}"
-        for key, values in comparison["config_differences"].items()
+        for key, values in differences.items()
         if key != "model.fusion"
         and values.get(run) is not None
         and values.get(alone) is not None

@@ -1,11 +1,12 @@
 """A comparison as files: Markdown, LaTeX, JSON and a report."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from corpora.splits import STAMP
 from evaluation.comparison import compare, run_names
+from evaluation.results import Comparison, comparison_json
 from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
@@ -21,7 +22,7 @@ def gather(
     breakdowns: bool = False,
     robustness: bool = False,
     reference: int | None = None,
-) -> tuple[list[Run], dict[str, Any]]:
+) -> tuple[list[Run], Comparison]:
     """Read runs and compare them.
 
     Args:
@@ -39,32 +40,30 @@ def gather(
     runs = [read_run(folder) for folder in folders]
     comparison = compare(runs, reference)  # refuses before anything is measured
     named = list(zip(run_names(runs), runs, strict=True))
-    extra: dict[str, dict[str, Any]] = {}
     if robustness:
-        extra["robustness"] = {name: measure_robustness(run) for name, run in named}
+        measured = {name: measure_robustness(run) for name, run in named}
         for folder in folders:
             summarize(folder)  # it counts the test evaluations
-        comparison = compare(runs, reference)
+        comparison = replace(compare(runs, reference), robustness=measured)
     if breakdowns:
-        extra["breakdown"] = {name: breakdown(run) for name, run in named}
-    return runs, {**comparison, **extra}
+        parts = {name: breakdown(run) for name, run in named}
+        comparison = replace(comparison, breakdown=parts)
+    return runs, comparison
 
 
-def markdown(comparison: dict[str, Any]) -> str:
+def markdown(comparison: Comparison) -> str:
     """Return all tables of a comparison."""
     blocks = [comparison_markdown(comparison)]
-    stamp = f"**{STAMP}**\n\n" if comparison["speaker_dependent"] else ""
+    stamp = f"**{STAMP}**\n\n" if comparison.speaker_dependent else ""
     stamp += f"{identity(comparison)}.\n\n"
-    for name, parts in comparison.get("breakdown", {}).items():
+    for name, parts in (comparison.breakdown or {}).items():
         blocks.append(stamp + breakdown_markdown(name, parts))
-    if "robustness" in comparison:
-        blocks.append(stamp + robustness_markdown(comparison["robustness"]))
+    if comparison.robustness is not None:
+        blocks.append(stamp + robustness_markdown(comparison.robustness))
     return "\n".join(blocks)
 
 
-def publish(
-    folder: Path, runs: Sequence[Run], comparison: dict[str, Any], audio: bool = True
-) -> None:
+def publish(folder: Path, runs: Sequence[Run], comparison: Comparison, audio: bool = True) -> None:
     """Write comparison.md, comparison.tex, comparison.json and report.html.
 
     Args:
@@ -82,5 +81,5 @@ def publish(
     make_folder(folder)
     write_text(folder / "comparison.md", markdown(comparison))
     write_text(folder / "comparison.tex", comparison_latex(comparison))
-    write_json(folder / "comparison.json", comparison)
+    write_json(folder / "comparison.json", comparison_json(comparison))
     write_report(folder / "report.html", runs, comparison, audio)

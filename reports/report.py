@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from corpora.splits import STAMP
 from evaluation import figures
+from evaluation.calibration import Calibration
+from evaluation.results import Comparison, GroupScores, RunSummary
 from evaluation.tables import METRICS, NAMES, notes, p_value, pairs_caption, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
@@ -27,7 +30,32 @@ HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
     "dev_loss": ("dev loss", False),
     "dev_ua": ("dev UA, percent", True),
 }
-Comparison = Mapping[str, Any]  # see `comparison.compare`
+
+
+@dataclass(frozen=True)
+class RunOnPage:
+    """What the template shows of a run.
+
+    Attributes:
+        summary: Its scores.
+        colour: Colour of its marks, as CSS.
+        glyph: Its mark.
+        made_with: Commands, commits, versions and machines of its folds, and their time in seconds.
+        certificate: Its split certificate.
+        ledger: Lines of its ledger on the current splits.
+    """
+
+    summary: RunSummary
+    colour: str
+    glyph: str
+    made_with: Mapping[str, Any]
+    certificate: Mapping[str, Any]
+    ledger: Sequence[Mapping[str, Any]]
+
+    @property
+    def name(self) -> str:
+        """Name of the run in the comparison."""
+        return self.summary.name
 
 
 def write_report(
@@ -37,9 +65,8 @@ def write_report(
 
     Args:
         path: Path of the HTML file.
-        runs: Runs in the order of `comparison["runs"]`.
-        comparison: Result of `comparison.compare`, with `breakdown` and `robustness` by name of the
-            run if they are to be shown.
+        runs: Runs in the order of `comparison.runs`.
+        comparison: From `publish.gather`.
         audio: Embed the sound of the worst errors. Such a page holds recordings of the corpus: its
             licence applies.
 
@@ -76,7 +103,7 @@ def write_report(
         stamp=STAMP,
         audio=audio,
         n_worst=PER_RUN,
-        other_images=any(key.startswith("features.") for key in comparison["config_differences"]),
+        other_images=any(key.startswith("features.") for key in comparison.config_differences),
     )
     write_text(path, page)
 
@@ -86,18 +113,18 @@ def _shown(value: Any) -> Any:
     return printable(value) if type(value) is str else value
 
 
-def _runs(runs: Sequence[Run], comparison: Comparison) -> list[dict[str, Any]]:
+def _runs(runs: Sequence[Run], comparison: Comparison) -> list[RunOnPage]:
     """Return each run's scores with its colour, provenance and ledger."""
     return [
-        {
-            **summary,
-            "colour": figures.colour(place),
-            "glyph": GLYPHS[figures.marker(place)],
-            "made_with": _made_with(run),
-            "certificate": run.certificate,
-            "ledger": _ledger(run),
-        }
-        for place, (run, summary) in enumerate(zip(runs, comparison["runs"], strict=True))
+        RunOnPage(
+            summary=summary,
+            colour=figures.colour(place),
+            glyph=GLYPHS[figures.marker(place)],
+            made_with=_made_with(run),
+            certificate=run.certificate,
+            ledger=_ledger(run),
+        )
+        for place, (run, summary) in enumerate(zip(runs, comparison.runs, strict=True))
     ]
 
 
@@ -140,13 +167,13 @@ def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
 
 def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
     """Return the plots that every page has, as data URIs."""
-    classes, summaries = comparison["classes"], comparison["runs"]
-    tests = [summary["test"] for summary in summaries]
+    classes, summaries = comparison.classes, comparison.runs
+    tests = [summary.test for summary in summaries]
     scores = [
-        figures.Dots([t[m]["pooled"] for m in METRICS], [t[m]["interval"] for m in METRICS])
+        figures.Dots([t[m].pooled for m in METRICS], [t[m].interval for m in METRICS])
         for t in tests
     ]
-    recalls = [figures.Dots(run["per_class_recall"], [None] * len(classes)) for run in summaries]
+    recalls = [figures.Dots(run.per_class_recall, [None] * len(classes)) for run in summaries]
     names = [NAMES[metric] for metric in METRICS]
     plots = {
         "scores": figures.dot_plot(
@@ -223,51 +250,58 @@ def _retrained(unimodal: Sequence[UnimodalRun], runs: Sequence[Run]) -> list[str
 
 def _calibrations(comparison: Comparison) -> dict[str, Any] | None:
     """Return the reliability of each run with a breakdown, and risk over coverage of all."""
-    parts = comparison.get("breakdown") or {}
-    names = [run["name"] for run in comparison["runs"]]
-    rows = [{"run": i, **parts[name]} for i, name in enumerate(names) if name in parts]
+    parts = comparison.breakdown or {}
+    names = [run.name for run in comparison.runs]
+    rows = [(place, parts[name]) for place, name in enumerate(names) if name in parts]
     if not rows:
         return None
-    curves = [(row["run"], row["risk_coverage"]) for row in rows]
-    risks = [figures.Line(run, curve["coverage"], curve["risk"]) for run, curve in curves]
+    curves = [(place, part.risk_coverage) for place, part in rows]
+    risks = [figures.Line(place, curve.coverage, curve.risk) for place, curve in curves]
     plot = figures.curves(risks, "coverage, percent", "risk, percent", percent=True)
-    runs = [{**row, "plot": _svg_uri(_reliability(row["calibration"]))} for row in rows]
+    runs = [
+        {"run": place, "breakdown": part, "plot": _svg_uri(_reliability(part.calibration))}
+        for place, part in rows
+    ]
     return {"risk": _svg_uri(plot), "runs": runs}
 
 
-def _reliability(calibration: Mapping[str, Any]) -> str:
+def _reliability(calibration: Calibration) -> str:
     bars = []
-    for key in ("reliability", "reliability_scaled"):
-        full = [row for row in calibration[key] if row["n"]]
-        bars.append(
-            figures.Bars(*([row[k] for row in full] for k in ("confidence", "accuracy", "n")))
-        )
+    for bins in (calibration.reliability, calibration.reliability_scaled):
+        full = [row for row in bins if row.n]
+        columns = ([getattr(row, key) for row in full] for key in ("confidence", "accuracy", "n"))
+        bars.append(figures.Bars(*columns))
     return figures.reliability_plot(*bars)
 
 
-def _groups(comparison: Comparison) -> dict[str, list[dict[str, Any]]]:
-    """Return {grouping: rows}, each row with the scores of every run by its place."""
-    groupings: dict[str, dict[str, dict[str, Any]]] = {}
-    for place, run in enumerate(comparison["runs"]):
-        parts = (comparison.get("breakdown") or {}).get(run["name"], {}).get("groups", {})
-        for grouping, rows in parts.items():
+def _groups(comparison: Comparison) -> dict[str, list[dict[int, GroupScores]]]:
+    """Return {grouping: rows}, each row a group with the scores of every run by its place."""
+    groupings: dict[str, dict[str, dict[int, GroupScores]]] = {}
+    parts = comparison.breakdown or {}
+    for place, run in enumerate(comparison.runs):
+        found = parts[run.name].groups if run.name in parts else {}
+        for grouping, rows in found.items():
+            groups = groupings.setdefault(grouping, {})
             for row in rows:
-                groups = groupings.setdefault(grouping, {})
-                groups.setdefault(row["group"], {**row, "runs": {}})["runs"][place] = row
+                groups.setdefault(row.group, {})[place] = row
     return {name: list(rows.values()) for name, rows in groupings.items()}
 
 
 def _conditions(comparison: Comparison) -> dict[str, Any] | None:
     """Return the plot of all runs by condition and its rows; None where not measured."""
-    parts = comparison.get("robustness") or {}
-    lists = [parts.get(run["name"], {}).get("conditions", []) for run in comparison["runs"]]
-    measured = [{row["condition"]: row for row in rows} for rows in lists]
+    parts = comparison.robustness or {}
+    lists = [parts[run.name].conditions if run.name in parts else [] for run in comparison.runs]
+    measured = [{row.condition: row for row in rows} for rows in lists]
     names = list(dict.fromkeys(name for rows in measured for name in rows))
     if not names:
         return None
-    table = [[rows.get(name, {}) for name in names] for rows in measured]
+    table = [[rows.get(name) for name in names] for rows in measured]
     dots = [
-        figures.Dots(*([row.get(k) for row in rows] for k in ("ua", "interval"))) for rows in table
+        figures.Dots(
+            [None if row is None else row.ua for row in rows],
+            [None if row is None else row.interval for row in rows],
+        )
+        for rows in table
     ]
     rows = [{"name": name, "runs": cells} for name, *cells in zip(names, *table, strict=True)]
     return {"plot": _svg_uri(figures.dot_plot(names, dots, "UA, percent")), "rows": rows}

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation.results import Comparison, read_comparison
 from evaluation.tables import comparison_markdown, markdown_table, scores_markdown
 from system.errors import RunError
 from system.files import read_json, write_text
@@ -128,17 +129,17 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
 def section(name: str) -> str:
     """Return one recorded comparison in words and tables."""
     found, said = _recorded(name), SECTIONS[name]
-    made = "; ".join(
-        f"commit {one['git_commit'][:10]}, device {one['device']}, {one['threads']} thread(s)"
-        for one in found["made_with"]
+    made_with = "; ".join(
+        f"commit {made.git_commit[:10]}, device {made.device}, {made.threads} thread(s)"
+        for made in found.made_with
     )
     return "\n".join(
         [
             f"### {said.title}",
             "",
-            f"{said.about} Chance is UA {100 / len(found['classes']):.1f} %. Made with {made}:",
+            f"{said.about} Chance is UA {100 / len(found.classes):.1f} %. Made with {made_with}:",
             "",
-            f"    {said.command.format(folds=found['folds'])}",
+            f"    {said.command.format(folds=found.folds)}",
             "",
             comparison_markdown(found),
         ]
@@ -177,8 +178,8 @@ def main() -> int:
     return int(check and bool(stale))
 
 
-def _recorded(name: str) -> dict[str, Any]:
-    return read_json(ROOT / "results" / f"{name}.json", "runs", "made_with", "classes", "folds")
+def _recorded(name: str) -> Comparison:
+    return read_comparison(ROOT / "results" / f"{name}.json")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def test_the_bins_by_hand():
     bins = reliability(probs, targets, n_bins=4)
     assert bins[0] == Bin(0.0, 0.25, 0, None, None)
     assert bins[1] == Bin(0.25, 0.5, 1, 0.5, 1.0)
-    assert bins[2] == (0.5, 0.75, 3, pytest.approx(0.7), pytest.approx(1 / 3))
+    assert bins[2] == Bin(0.5, 0.75, 3, pytest.approx(0.7), pytest.approx(1 / 3))
     assert bins[3] == Bin(0.75, 1.0, 1, 1.0, 1.0)
     # (1 * 0.5 + 3 * (0.7 - 1/3) + 1 * 0) / 5
     assert expected_calibration_error(probs, targets, n_bins=4) == pytest.approx(1.6 / 5)

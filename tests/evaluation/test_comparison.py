@@ -2,16 +2,28 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import yaml
 from scipy.stats import binomtest
 from statsmodels.stats.multitest import multipletests
 
+from evaluation.calibration import Bin, Calibration, RiskCoverage
 from evaluation.comparison import compare, conclusion
+from evaluation.results import (
+    Breakdown,
+    ConditionScores,
+    FoldConfusions,
+    GroupScores,
+    Robustness,
+    comparison_json,
+    read_comparison,
+)
 from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run
-from system.errors import InputError
+from system.errors import InputError, RunError
+from system.files import write_json
 from tests.conftest import write_fold, write_run
 
 # speaker -> (clips of class a, right of them; clips of class b, right of them), by run
@@ -43,58 +55,58 @@ def test_differences_and_tests_are_those_worked_by_hand(make):
     found = compare(
         [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     )
-    assert [run["name"] for run in found["runs"]] == ["one", "two", "three"]
+    assert [run.name for run in found.runs] == ["one", "two", "three"]
     # class a: 11 of 12 and 8 of 12; class b: 9 of 12 and 5 of 12
     ua, other = (11 / 12 + 9 / 12) / 2, (8 / 12 + 5 / 12) / 2
-    assert found["runs"][0]["test"]["ua"]["pooled"] == pytest.approx(ua)
-    first = found["tests"][0]
-    assert (first["a"], first["b"], first["metric"]) == ("one", "two", "ua")
-    assert first["difference"] == pytest.approx(ua - other)
+    assert found.runs[0].test["ua"].pooled == pytest.approx(ua)
+    first = found.tests[0]
+    assert (first.a, first.b, first.metric) == ("one", "two", "ua")
+    assert first.difference == pytest.approx(ua - other)
     # speakers differ by 1, 3 and 3 right clips, all one way: 2 of 8 exchanges are as large
-    assert first["p"] == pytest.approx(2 / 8) and first["smallest_p"] == pytest.approx(2 / 8)
-    assert first["n_speakers"] == 3
+    assert first.p == pytest.approx(2 / 8) and first.smallest_p == pytest.approx(2 / 8)
+    assert first.n_speakers == 3
     # 7 clips only the first has right, none only the second
-    test = found["mcnemar"][0]
-    assert (test["only_a"], test["only_b"]) == (7, 0)
-    assert test["p"] == pytest.approx(binomtest(7, 7).pvalue)
-    assert len(found["tests"]) == 6 and len(found["mcnemar"]) == 3
+    test = found.mcnemar[0]
+    assert (test.only_a, test.only_b) == (7, 0)
+    assert test.p == pytest.approx(binomtest(7, 7).pvalue)
+    assert len(found.tests) == 6 and len(found.mcnemar) == 3
     for metric in ("ua", "wa"):
-        tests = [t for t in found["tests"] if t["metric"] == metric]
-        expected = multipletests([t["p"] for t in tests], method="holm")[1]
-        assert [t["p_holm"] for t in tests] == pytest.approx(list(expected))
-    expected = multipletests([t["p"] for t in found["mcnemar"]], method="holm")[1]
-    assert [t["p_holm"] for t in found["mcnemar"]] == pytest.approx(list(expected))
-    json.dumps(found, allow_nan=False)
+        tests = [t for t in found.tests if t.metric == metric]
+        expected = multipletests([t.p for t in tests], method="holm")[1]
+        assert [t.p_holm for t in tests] == pytest.approx(list(expected))
+    expected = multipletests([t.p for t in found.mcnemar], method="holm")[1]
+    assert [t.p_holm for t in found.mcnemar] == pytest.approx(list(expected))
+    json.dumps(comparison_json(found), allow_nan=False)
 
 
 def test_only_keys_that_matter_are_shown_as_different(make, tmp_path):
     one, two = make("one", FIRST, fusion="concat"), make("two", SECOND)
-    assert compare([one, two])["config_differences"] == {
+    assert compare([one, two]).config_differences == {
         "model.fusion": {"one": "concat", "two": "gmu"}
     }
     config = yaml.safe_load((tmp_path / "two/config.yaml").read_text())
     config |= {"optim": {"lr": 0.5}, "run": {"device": "cpu"}}
     (tmp_path / "two/config.yaml").write_text(yaml.safe_dump(config))
     found = compare([one, read_run(tmp_path / "two")])
-    assert found["config_differences"]["optim.lr"] == {"one": 0.02, "two": 0.5}
-    assert found["config_differences"].keys() == {"model.fusion", "optim.lr"}
+    assert found.config_differences["optim.lr"] == {"one": 0.02, "two": 0.5}
+    assert found.config_differences.keys() == {"model.fusion", "optim.lr"}
     assert "| model.fusion: concat / gmu, optim.lr: 0.02 / 0.5 |" in comparison_markdown(found)
 
 
 def test_each_run_beside_a_reference_and_no_other(make):
     runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     alone, found = compare(runs), compare(runs, reference=1)
-    assert alone["reference"] is None and found["reference"] == "two"
+    assert alone.reference is None and found.reference == "two"
     pairs = [("one", "two"), ("three", "two")]
-    assert [(test["a"], test["b"]) for test in found["tests"]] == 2 * pairs
-    assert [(test["a"], test["b"]) for test in found["mcnemar"]] == pairs
+    assert [(test.a, test.b) for test in found.tests] == 2 * pairs
+    assert [(test.a, test.b) for test in found.mcnemar] == pairs
     for metric in ("ua", "wa"):
-        tests = [test for test in found["tests"] if test["metric"] == metric]
-        expected = multipletests([test["p"] for test in tests], method="holm")[1]
-        assert [test["p_holm"] for test in tests] == pytest.approx(list(expected))
-    other = next(t for t in alone["tests"] if (t["a"], t["b"]) == ("two", "three"))
-    assert found["tests"][1]["difference"] == pytest.approx(-other["difference"])
-    assert found["tests"][1]["p"] == pytest.approx(other["p"])
+        tests = [test for test in found.tests if test.metric == metric]
+        expected = multipletests([test.p for test in tests], method="holm")[1]
+        assert [test.p_holm for test in tests] == pytest.approx(list(expected))
+    other = next(t for t in alone.tests if (t.a, t.b) == ("two", "three"))
+    assert found.tests[1].difference == pytest.approx(-other.difference)
+    assert found.tests[1].p == pytest.approx(other.p)
     text, latex = comparison_markdown(found), comparison_latex(found)
     assert "same utterances, each run with `two`: diff" in text and "each run with two: " in latex
     assert "corrected for 2 comparisons" in text and "each run with" not in comparison_markdown(
@@ -128,7 +140,7 @@ def test_a_key_that_one_run_cannot_have_differs_where_the_other_has_not_its_usua
         "loss.alpha: 0.3 / 1.5",
         "loss.alpha: 0.3 / 1.5, loss.temperature_range: [0.01, 1.0] / null",
     ]
-    only = compare([runs[0], runs[3]])["config_differences"]  # no other to disagree with
+    only = compare([runs[0], runs[3]]).config_differences  # no other to disagree with
     assert only.keys() == {"model.fusion", "loss.alpha"} and only["loss.alpha"] == {"strong": 1.5}
 
 
@@ -167,7 +179,7 @@ def test_runs_with_other_folds_or_seeds_are_refused(make):
 
 def test_runs_of_one_name_are_distinguished_and_none_is_taken_twice(make):
     one, other = make("x/run", FIRST), make("y/run", SECOND)
-    names = [run["name"] for run in compare([one, other])["runs"]]
+    names = [run.name for run in compare([one, other]).runs]
     assert names == [str(one.folder), str(other.folder)]
     with pytest.raises(InputError, match="named twice"):
         compare([one, one])
@@ -175,9 +187,9 @@ def test_runs_of_one_name_are_distinguished_and_none_is_taken_twice(make):
 
 def test_seeds_stay_apart_from_folds(make):
     found = compare([make("one", FIRST, seeds=(0, 1)), make("two", SECOND, seeds=(0, 1))])
-    assert found["n"] == 24 and len(found["mcnemar"]) == 2
-    assert found["tests"][0]["n_speakers"] == 3
-    assert found["runs"][0]["test"]["ua"]["seed_std"] == 0
+    assert found.n == 24 and len(found.mcnemar) == 2
+    assert found.tests[0].n_speakers == 3
+    assert found.runs[0].test["ua"].seed_std == 0
     text = comparison_markdown(found)
     assert "seeds 0, 1, 24 utterances of 3 speakers" in text and "| UA ± over seeds |" in text
 
@@ -186,8 +198,8 @@ def test_clips_meet_by_name_whatever_the_order_of_the_rows(make, tmp_path):
     one, two = make("one", FIRST), make("two", SECOND)
     turned = write_run(tmp_path / "turned", "gmu")
     write_fold(turned, 1, 0, clips(SECOND)[::-1])
-    pairs = [compare([one, other])["mcnemar"][0] for other in (two, read_run(turned))]
-    assert pairs[0]["only_a"] == pairs[1]["only_a"] and pairs[0]["only_b"] == pairs[1]["only_b"]
+    pairs = [compare([one, other]).mcnemar[0] for other in (two, read_run(turned))]
+    assert pairs[0].only_a == pairs[1].only_a and pairs[0].only_b == pairs[1].only_b
 
 
 def test_the_table_shows_the_seed_that_speaks_least_for_a_difference(make, tmp_path):
@@ -195,7 +207,7 @@ def test_the_table_shows_the_seed_that_speaks_least_for_a_difference(make, tmp_p
     write_fold(two, 1, 0, clips(SECOND))
     write_fold(two, 1, 1, clips(FIRST))  # with this seed the runs are alike: p is 1
     found = compare([one, read_run(two)])
-    assert [test["p_holm"] for test in found["mcnemar"]] == [pytest.approx(2 / 2**6), 1.0]
+    assert [test.p_holm for test in found.mcnemar] == [pytest.approx(2 / 2**6), 1.0]
     lines = comparison_markdown(found).splitlines()
     row = next(line for line in lines if line.startswith("| one − two") and "| WA |" in line)
     assert row.split("|")[-2].strip() == "1.000"
@@ -203,7 +215,7 @@ def test_the_table_shows_the_seed_that_speaks_least_for_a_difference(make, tmp_p
 
 def test_a_single_run_has_no_tests(make):
     found = compare([make("one", FIRST)])
-    assert found["tests"] == found["mcnemar"] == []
+    assert found.tests == found.mcnemar == []
     assert "Paired" not in comparison_markdown(found) + comparison_latex(found)
 
 
@@ -228,8 +240,8 @@ def test_rows_of_all_tables_are_as_long_as_their_head(make):
 def test_the_conclusion_says_that_nothing_is_shown_and_whether_anything_could_be(make, tmp_path):
     runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     found = compare(runs)
-    p = min(test["p"] for test in found["tests"] if test["metric"] == "ua")
-    p_holm = min(test["p_holm"] for test in found["tests"] if test["metric"] == "ua")
+    p = min(test.p for test in found.tests if test.metric == "ua")
+    p_holm = min(test.p_holm for test in found.tests if test.metric == "ua")
     assert (p, p_holm) == (0.25, 0.75)
     sentence = (
         "No difference in UA between one, two and three is shown: the smallest p is 0.250 (0.750 "
@@ -273,3 +285,85 @@ def test_the_conclusion_counts_the_comparisons_that_the_least_p_is_corrected_for
     assert "6 speakers allow none below 0.031 (0.094), so that none could be shown" in conclusion(
         runs, compare(runs)
     )
+
+
+def test_a_comparison_is_read_as_it_was_written(make, tmp_path):
+    found = compare([make("one", FIRST, seeds=(0, 1)), make("two", SECOND, seeds=(0, 1))])
+    content = comparison_json(found)
+    assert "breakdown" not in content and "robustness" not in content
+    write_json(tmp_path / "comparison.json", content)
+    assert read_comparison(tmp_path / "comparison.json") == found
+
+
+def test_parts_that_were_asked_for_are_read_as_they_were_written(make, tmp_path):
+    run = make("one", FIRST)
+    score = {"n": 12, "speakers": 3, "ua": 0.5, "wa": 0.5, "interval": None}
+    rows = [GroupScores(group="F", **score), GroupScores(group="M", classes=1, **score)]
+    bins = [Bin(0.0, 0.5, 0, None, None), Bin(0.5, 1.0, 12, 0.75, 0.5)]
+    measures = dict.fromkeys(("ece", "nll", "brier", "ece_scaled", "nll_scaled", "brier_scaled"), 1)
+    parts = Breakdown(
+        groups={"gender": rows},
+        calibration=Calibration(
+            temperature={"fold 1 seed 0": 1.5},
+            reliability=bins,
+            reliability_scaled=bins,
+            **measures,
+        ),
+        risk_coverage=RiskCoverage(coverage=[0.5, 1.0], risk=[0.0, 0.5], area=0.25),
+    )
+    clean = {"condition": "clean", "kind": "clean", "ua": 0.5, "wa": 0.5, "interval": [0.25, 0.75]}
+    counts = FoldConfusions(weights="w", speakers=["s"], confusions={"clean": [[[1, 0], [0, 1]]]})
+    measured = Robustness(
+        protocol="p",
+        speaker_dependent=False,
+        certificate="x",
+        classes=["a", "b"],
+        conditions=[ConditionScores(ua_change=0.0, **clean)],
+        folds={"fold 1 seed 0": counts},
+    )
+    found = replace(compare([run]), breakdown={"one": parts}, robustness={"one": measured})
+    content = comparison_json(found)
+    assert list(content)[-2:] == ["robustness", "breakdown"]
+    groups = content["breakdown"]["one"]["groups"]["gender"]
+    assert groups == [{"group": "F", **score}, {"group": "M", **score, "classes": 1}]
+    assert content["breakdown"]["one"]["calibration"]["reliability"][1]["n"] == 12
+    write_json(tmp_path / "comparison.json", content)
+    assert read_comparison(tmp_path / "comparison.json") == found
+
+
+def test_a_comparison_of_an_earlier_version_is_read(make, tmp_path):
+    found = compare([make("one", FIRST)])
+    content = comparison_json(found)
+    del content["reference"]
+    for run in content["runs"]:
+        run["looks"] = run.pop("test_evaluations")
+        del run["training_issues"]
+    write_json(tmp_path / "comparison.json", content)
+    assert read_comparison(tmp_path / "comparison.json") == found
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda content: content.update(n="24"), "n: Input should be a valid integer"),
+        (lambda content: content.pop("made_with"), "made_with: Field required"),
+        (lambda content: content.update(other=1), "other: Unexpected keyword"),
+        (lambda content: content["runs"][0].update(trouble={}), "runs.0.trouble: Unexpected"),
+        (lambda content: content["runs"][0]["test"]["ua"].pop("std"), "runs.0.test.ua.std: Field"),
+        (lambda content: content.update(runs=[0]), "runs.0: "),
+    ],
+)
+def test_a_comparison_that_is_not_as_written_is_reported(make, tmp_path, change, reason):
+    content = comparison_json(compare([make("one", FIRST)]))
+    change(content)
+    write_json(tmp_path / "comparison.json", content)
+    with pytest.raises(RunError, match=rf"comparison.json is .*\({reason}.*with compare.py --out"):
+        read_comparison(tmp_path / "comparison.json")
+
+
+def test_a_comparison_that_is_no_json_is_reported(tmp_path):
+    for name, text in (("gone.json", None), ("torn.json", "{"), ("deep.json", "[" * 100_000)):
+        if text is not None:
+            (tmp_path / name).write_text(text)
+        with pytest.raises(RunError, match=f"{name} is missing, corrupt"):
+            read_comparison(tmp_path / name)

@@ -3,7 +3,7 @@
 import json
 import shutil
 import zlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 
 import numpy as np
@@ -14,6 +14,7 @@ from audio.reading import read_audio
 from config.loading import load_config
 from evaluation import robustness
 from evaluation.metrics import scores
+from evaluation.results import ConditionScores, Robustness
 from evaluation.robustness import (
     CONDITIONS,
     change,
@@ -178,29 +179,29 @@ def test_clean_is_what_predictions_csv_says(measured):
     run = read_run(folder)
     table = run.of_seed(0)
     expected = scores(table.targets.tolist(), table.preds.tolist(), 4)
-    clean = found["conditions"][0]
-    assert (clean["condition"], clean["kind"], clean["ua_change"]) == ("clean", "clean", 0)
-    assert (clean["ua"], clean["wa"]) == pytest.approx((expected["ua"], expected["wa"]))
-    counted = sum(np.array(fold["confusions"]["clean"]).sum(0) for fold in found["folds"].values())
+    clean = found.conditions[0]
+    assert (clean.condition, clean.kind, clean.ua_change) == ("clean", "clean", 0)
+    assert (clean.ua, clean.wa) == pytest.approx((expected["ua"], expected["wa"]))
+    counted = sum(np.array(fold.confusions["clean"]).sum(0) for fold in found.folds.values())
     assert counted.tolist() == expected["confusion"]
 
 
 def test_what_is_found_is_kept_as_json(measured):
     folder, found = measured
-    assert json.loads((folder / "robustness.json").read_text()) == found
-    assert [row["condition"] for row in found["conditions"]] == NAMES
-    assert list(found["folds"]) == ["fold 1 seed 0", "fold 2 seed 0"]
-    for row in found["conditions"]:
-        assert row["ua_change"] == pytest.approx(row["ua"] - found["conditions"][0]["ua"])
-        low, high = row["interval"] or [row["ua"], row["ua"]]
-        assert low <= row["ua"] <= high
-    assert found["protocol"] == "iemocap4-exc/leave-one-session-out/dev-session/all"
-    assert found["certificate"] == read_run(folder).certificate["id"]
-    entry = found["folds"]["fold 1 seed 0"]
+    assert json.loads((folder / "robustness.json").read_text()) == asdict(found)
+    assert [row.condition for row in found.conditions] == NAMES
+    assert list(found.folds) == ["fold 1 seed 0", "fold 2 seed 0"]
+    for row in found.conditions:
+        assert row.ua_change == pytest.approx(row.ua - found.conditions[0].ua)
+        low, high = row.interval or [row.ua, row.ua]
+        assert low <= row.ua <= high
+    assert found.protocol == "iemocap4-exc/leave-one-session-out/dev-session/all"
+    assert found.certificate == read_run(folder).certificate["id"]
+    entry = found.folds["fold 1 seed 0"]
     weights = folder / "folds" / "fold-1_seed-0" / "model.safetensors"
-    assert entry["weights"] == sha256(weights.read_bytes()).hexdigest()
-    assert entry["speakers"] == ["Ses01_F", "Ses01_M"]
-    assert all(np.sum(counts) == 8 for counts in entry["confusions"].values())
+    assert entry.weights == sha256(weights.read_bytes()).hexdigest()
+    assert entry.speakers == ["Ses01_F", "Ses01_M"]
+    assert all(np.sum(counts) == 8 for counts in entry.confusions.values())
 
 
 def test_a_condition_is_the_model_on_the_changed_clips(measured):
@@ -215,7 +216,7 @@ def test_a_condition_is_the_model_on_the_changed_clips(measured):
             seed = zlib.crc32(utterance.encode())
             changed = torch.from_numpy(change(clip, RATE, CONDITION[name], seed))
             counts[target, int(model.probs([changed])[0].argmax())] += 1
-        there = np.array(found["folds"]["fold 2 seed 0"]["confusions"][name])
+        there = np.array(found.folds["fold 2 seed 0"].confusions[name])
         assert there.sum(0).tolist() == counts.tolist()
 
 
@@ -268,7 +269,7 @@ def test_an_interruption_repeats_no_finished_fold(fresh, measured, monkeypatch):
     found = measure_robustness(read_run(fresh), progress=False)
     assert looked(fresh)[before:] == [(2, f"robustness: {name}") for name in NAMES]
     assert found == measured[1]
-    assert json.loads((fresh / "robustness.json").read_text()) == found
+    assert json.loads((fresh / "robustness.json").read_text()) == asdict(found)
 
 
 def test_what_is_measured_needs_no_corpus_and_no_look(measured, monkeypatch):
@@ -290,12 +291,12 @@ def test_other_weights_and_other_conditions_are_measured_anew(measured, tmp_path
     before = len(looked(own))
     again = measure_robustness(read_run(own), progress=False)
     assert looked(own)[before:] == [(2, f"robustness: {name}") for name in NAMES]
-    first, second = again["folds"]["fold 1 seed 0"], again["folds"]["fold 2 seed 0"]
-    assert first == found["folds"]["fold 1 seed 0"]
-    assert second["weights"] == sha256(weights.read_bytes()).hexdigest()
+    first, second = again.folds["fold 1 seed 0"], again.folds["fold 2 seed 0"]
+    assert first == found.folds["fold 1 seed 0"]
+    assert second.weights == sha256(weights.read_bytes()).hexdigest()
     monkeypatch.setattr(robustness, "CONDITIONS", CONDITIONS[:2])
     again = measure_robustness(read_run(own), progress=False)
-    assert [row["condition"] for row in again["conditions"]] == NAMES[:2]
+    assert [row.condition for row in again.conditions] == NAMES[:2]
     assert len(looked(own)) == before + len(NAMES) + 4
     shutil.rmtree(own)
 
@@ -356,11 +357,20 @@ def test_a_near_tie_may_turn(fresh, monkeypatch, precision, gap, refused):
             measure_robustness(run, progress=False)
     else:
         found = measure_robustness(run, progress=False)
-        assert found["conditions"][0]["wa"] == (turned == table.targets).mean()
+        assert found.conditions[0].wa == (turned == table.targets).mean()
 
 
-def test_a_corrupt_file_is_reported(fresh):
-    (fresh / "robustness.json").write_text("{")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        '{"classes": [], "folds": []}',
+        '{"classes": [], "folds": {"fold 1 seed 0": {"weights": "x"}}}',
+        '{"classes": [], "folds": {"f": {"weights": "x", "speakers": [1], "confusions": {}}}}',
+    ],
+)
+def test_a_corrupt_file_is_reported(fresh, text):
+    (fresh / "robustness.json").write_text(text)
     with pytest.raises(RunError, match=r"robustness\.json is corrupt: remove it"):
         measure_robustness(read_run(fresh), progress=False)
 
@@ -406,16 +416,16 @@ def test_scores_by_hand_pool_folds_and_average_seeds(tmp_path):
             (2, 1): {"bea": {"clean": [[2, 0], [0, 2]]}},
         },
     )
-    rows = {row["condition"]: row for row in measure_robustness(run)["conditions"]}
+    rows = {row.condition: row for row in measure_robustness(run).conditions}
     # Seed 0: recalls 5/6 and 3/4, 8 of 10 right; seed 1: all right.
-    assert rows["clean"]["ua"] == pytest.approx(((5 / 6 + 3 / 4) / 2 + 1) / 2)
-    assert rows["clean"]["wa"] == pytest.approx(0.9)
+    assert rows["clean"].ua == pytest.approx(((5 / 6 + 3 / 4) / 2 + 1) / 2)
+    assert rows["clean"].wa == pytest.approx(0.9)
     # Seed 0 in noise: recalls 3/6 and 3/4.
-    assert rows["noise 0 dB"]["ua"] == pytest.approx(((3 / 6 + 3 / 4) / 2 + 1) / 2)
-    assert rows["noise 0 dB"]["ua_change"] == pytest.approx(-1 / 12)
-    assert rows["gain -6 dB"]["ua_change"] == 0
-    low, high = rows["clean"]["interval"]
-    assert low < rows["clean"]["ua"] < high
+    assert rows["noise 0 dB"].ua == pytest.approx(((3 / 6 + 3 / 4) / 2 + 1) / 2)
+    assert rows["noise 0 dB"].ua_change == pytest.approx(-1 / 12)
+    assert rows["gain -6 dB"].ua_change == 0
+    low, high = rows["clean"].interval
+    assert low < rows["clean"].ua < high
 
 
 def test_a_speaker_of_two_folds_is_one_speaker(tmp_path):
@@ -426,24 +436,27 @@ def test_a_speaker_of_two_folds_is_one_speaker(tmp_path):
             for k in (1, 2)
         },
     )
-    found = measure_robustness(run)["conditions"][0]
-    assert (found["ua"], found["wa"]) == (0.5, 0.5)
-    assert found["interval"] is not None
+    found = measure_robustness(run).conditions[0]
+    assert (found.ua, found.wa) == (0.5, 0.5)
+    assert found.interval is not None
     alone = stored(tmp_path, {(k, 0): {"ann": {"clean": [[1, 1], [0, 2]]}} for k in (1, 2)})
-    assert measure_robustness(alone)["conditions"][0]["interval"] is None
+    assert measure_robustness(alone).conditions[0].interval is None
 
 
 def test_a_fold_that_waits_for_another_seed_is_not_forgotten(tmp_path):
     run = stored(tmp_path, {(k, 0): {"ann": {"clean": [[k, 1], [0, 2]]}} for k in (1, 2)})
     first = measure_robustness(replace(run, folds=run.folds[:1]))
-    assert first["conditions"][0]["wa"] == 3 / 4 and len(first["folds"]) == 2
-    assert measure_robustness(run)["conditions"][0]["wa"] == pytest.approx(7 / 9)
+    assert first.conditions[0].wa == 3 / 4 and len(first.folds) == 2
+    assert measure_robustness(run).conditions[0].wa == pytest.approx(7 / 9)
 
 
 def test_the_table_shows_runs_side_by_side():
+    about = {"protocol": "p", "speaker_dependent": False, "certificate": "x", "classes": ["calm"]}
+
     def found(*rows):
         keys = ("condition", "kind", "ua", "interval", "ua_change")
-        return {"conditions": [dict(zip(keys, row, strict=True)) for row in rows]}
+        conditions = [ConditionScores(wa=0.5, **dict(zip(keys, row, strict=True))) for row in rows]
+        return Robustness(conditions=conditions, folds={}, **about)
 
     a = found(("clean", "clean", 0.7, [0.6, 0.8], 0.0), ("gain", "gain", 0.65, None, -0.05))
     b = found(("clean", "clean", 0.5, [0.4, 0.6], 0.0), ("speed", "speed", 0.5, None, -1e-17))

@@ -1,6 +1,7 @@
 """Scores by group by hand and against scikit-learn; temperatures by fold; the mean over seeds."""
 
 import json
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -81,44 +82,44 @@ def by_hand(tmp_path):
 
 
 def rows_of(found, grouping):
-    return {row["group"]: row for row in found["groups"][grouping]}
+    return {row.group: row for row in found.groups[grouping]}
 
 
 def test_groups_by_hand(by_hand):
     found = breakdown(by_hand)
     gender = rows_of(found, "gender")
     # Women: recalls 1/2, 2/2 and 1/2 with seed 0, 1/2, 2/2 and 2/2 with seed 1.
-    assert gender["F"]["ua"] == pytest.approx((2 / 3 + 5 / 6) / 2)
-    assert gender["F"]["wa"] == pytest.approx((4 / 6 + 5 / 6) / 2)
-    assert (gender["F"]["n"], gender["F"]["speakers"]) == (6, 2) and "classes" not in gender["F"]
+    assert gender["F"].ua == pytest.approx((2 / 3 + 5 / 6) / 2)
+    assert gender["F"].wa == pytest.approx((4 / 6 + 5 / 6) / 2)
+    assert (gender["F"].n, gender["F"].speakers) == (6, 2) and gender["F"].classes is None
     # The man: recalls 0/2 and 1/2 of two classes, with both seeds.
-    assert (gender["M"]["ua"], gender["M"]["wa"]) == (0.25, 0.25)
-    assert (gender["M"]["n"], gender["M"]["classes"], gender["M"]["interval"]) == (4, 2, None)
+    assert (gender["M"].ua, gender["M"].wa) == (0.25, 0.25)
+    assert (gender["M"].n, gender["M"].classes, gender["M"].interval) == (4, 2, None)
     assert list(gender) == ["F", "M"]
     speaker = rows_of(found, "speaker")
-    assert [speaker[name]["n"] for name in ("ann", "bea", "cai")] == [4, 2, 4]
-    assert (speaker["ann"]["ua"], speaker["bea"]["ua"]) == (0.75, 0.75)  # bea: 0.5, then 1
+    assert [speaker[name].n for name in ("ann", "bea", "cai")] == [4, 2, 4]
+    assert (speaker["ann"].ua, speaker["bea"].ua) == (0.75, 0.75)  # bea: 0.5, then 1
     assert list(rows_of(found, "portion")) == ["improvised", "scripted", "unknown"]
-    assert rows_of(found, "portion")["unknown"]["n"] == 1
+    assert rows_of(found, "portion")["unknown"].n == 1
     text = rows_of(found, "text")
-    assert [(name, row["n"], row["speakers"]) for name, row in text.items()] == [
+    assert [(name, row.n, row.speakers) for name, row in text.items()] == [
         ("two", 4, 3),
         ("one", 3, 3),
         ("unknown", 3, 2),
     ]
-    assert text["one"]["ua"] == text["one"]["wa"] == 1 and text["one"]["interval"] is None
-    json.dumps(found, allow_nan=False)
+    assert text["one"].ua == text["one"].wa == 1 and text["one"].interval is None
+    json.dumps(asdict(found), allow_nan=False)
 
 
 def test_duration_bins_by_hand(by_hand):
     duration = rows_of(breakdown(by_hand), "duration")
-    assert {name: row["n"] for name, row in duration.items()} == {
+    assert {name: row.n for name, row in duration.items()} == {
         "1.0 to 1.2 s": 3,
         "1.2 to 2.0 s": 3,
         "2.0 to 3.0 s": 2,
         "3.0 to 4.0 s": 2,
     }
-    assert duration["1.0 to 1.2 s"]["wa"] == pytest.approx(2 / 3)
+    assert duration["1.0 to 1.2 s"].wa == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
@@ -181,69 +182,69 @@ def large(tmp_path_factory):
 
 def test_groups_are_scikit_learns_mean_over_seeds(large):
     found = breakdown(large)
-    assert set(found["groups"]) == {"speaker", "duration", "text"}  # nothing else is known
+    assert set(found.groups) == {"speaker", "duration", "text"}  # nothing else is known
     tables = [large.of_seed(seed) for seed in (0, 1, 2)]
     text = np.array([large.about[i]["text"] for i in tables[0].utterances.tolist()])
     for name, values in (("speaker", tables[0].speakers), ("text", text)):
-        for row in found["groups"][name]:
-            inside = values == row["group"]
+        for row in found.groups[name]:
+            inside = values == row.group
             pairs = [(table.targets[inside], table.preds[inside]) for table in tables]
             present = sorted(set(pairs[0][0].tolist()))
             ua = [
                 sklearn.recall_score(*pair, labels=present, average="macro", zero_division=0)
                 for pair in pairs
             ]
-            assert row["ua"] == pytest.approx(np.mean(ua))
+            assert row.ua == pytest.approx(np.mean(ua))
             wa = np.mean([sklearn.accuracy_score(*pair) for pair in pairs])
-            assert row["wa"] == pytest.approx(wa)
-            assert row["n"] == inside.sum()
-            assert row.get("classes", 3) == len(present)
-    sizes = [row["n"] for row in found["groups"]["text"]]
+            assert row.wa == pytest.approx(wa)
+            assert row.n == inside.sum()
+            assert (row.classes or 3) == len(present)
+    sizes = [row.n for row in found.groups["text"]]
     assert sizes == sorted(sizes, reverse=True) and sum(sizes) == 240
 
 
 def test_the_interval_resamples_the_speakers_of_the_group(large):
-    row = breakdown(large)["groups"]["text"][0]
+    row = breakdown(large).groups["text"][0]
     each = []
     for seed in (0, 1, 2):
         table = large.of_seed(seed)
-        table = table.take([large.about[i]["text"] == row["group"] for i in table.utterances])
+        table = table.take([large.about[i]["text"] == row.group for i in table.utterances])
         counts = speaker_confusions(table.targets, table.preds, table.speakers, 3)[1]
         each.append(counts)
-    assert row["speakers"] == len(each[0]) > 2
-    assert row["interval"] == speaker_interval(np.stack(each), SCORES["ua"])
+    assert row.speakers == len(each[0]) > 2
+    assert row.interval == speaker_interval(np.stack(each), SCORES["ua"])
 
 
 def test_each_folds_temperature_is_of_its_dev_clips_and_for_its_test_clips(large):
-    found = breakdown(large)["calibration"]
-    assert list(found["temperature"]) == [f"fold {k} seed {s}" for s in range(3) for k in (1, 2)]
-    assert all(found["temperature"][f"fold 1 seed {s}"] > 1.5 for s in range(3))
-    assert all(found["temperature"][f"fold 2 seed {s}"] < 0.7 for s in range(3))
+    found = breakdown(large).calibration
+    assert list(found.temperature) == [f"fold {k} seed {s}" for s in range(3) for k in (1, 2)]
+    assert all(found.temperature[f"fold 1 seed {s}"] > 1.5 for s in range(3))
+    assert all(found.temperature[f"fold 2 seed {s}"] < 0.7 for s in range(3))
     probs, scaled, targets = [], [], []
     for one in large.folds:
         name = f"fold {one.fold} seed {one.seed}"
-        assert found["temperature"][name] == fit_temperature(one.dev.probs, one.dev.targets)
-        powers = np.maximum(one.test.probs, 5e-7) ** (1 / found["temperature"][name])
+        assert found.temperature[name] == fit_temperature(one.dev.probs, one.dev.targets)
+        powers = np.maximum(one.test.probs, 5e-7) ** (1 / found.temperature[name])
         scaled.append(powers / powers.sum(1, keepdims=True))
         probs.append(one.test.probs)
         targets.append(one.test.targets)
     target = np.concatenate(targets)
     for ending, values in (("", np.concatenate(probs)), ("_scaled", np.concatenate(scaled))):
         nll = -np.log(np.maximum(values[np.arange(len(target)), target], 5e-7)).mean()
-        assert found[f"nll{ending}"] == pytest.approx(nll)
+        assert getattr(found, f"nll{ending}") == pytest.approx(nll)
         ece = expected_calibration_error(values, target)
-        assert found[f"ece{ending}"] == pytest.approx(ece)
-        bins = found[f"reliability{ending}"]
-        assert sum(one["n"] for one in bins) == len(target) == 720
-        gaps = [b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins if b["n"]]
+        assert getattr(found, f"ece{ending}") == pytest.approx(ece)
+        bins = getattr(found, f"reliability{ending}")
+        assert sum(one.n for one in bins) == len(target) == 720
+        gaps = [b.n * abs(b.confidence - b.accuracy) for b in bins if b.n]
         assert sum(gaps) / 720 == pytest.approx(ece)
-    assert found["nll_scaled"] < found["nll"] and found["brier_scaled"] < found["brier"]
+    assert found.nll_scaled < found.nll and found.brier_scaled < found.brier
 
 
 def test_risk_is_the_mean_over_seeds_at_equal_coverage(large):
-    curve = breakdown(large)["risk_coverage"]
-    assert len(curve["coverage"]) == 100
-    np.testing.assert_allclose(curve["coverage"], np.arange(1, 101) / 100, atol=1 / 240)
+    curve = breakdown(large).risk_coverage
+    assert len(curve.coverage) == 100
+    np.testing.assert_allclose(curve.coverage, np.arange(1, 101) / 100, atol=1 / 240)
     whole = []
     for seed in (0, 1, 2):
         table = large.of_seed(seed)
@@ -252,37 +253,37 @@ def test_risk_is_the_mean_over_seeds_at_equal_coverage(large):
         whole.append(np.cumsum(wrong) / np.arange(1, 241))
     mean = np.mean(whole, axis=0)
     for percent in (30, 50, 90, 100):
-        place = curve["coverage"].index(-(-240 * percent // 100) / 240)
+        place = curve.coverage.index(-(-240 * percent // 100) / 240)
         assert place == percent - 1
         # Clips of equal confidence count with their mean error, so a hair is allowed.
-        assert curve["risk"][place] == pytest.approx(mean[round(2.4 * percent) - 1], abs=0.01)
-    assert curve["risk"][-1] == pytest.approx(mean[-1])
-    assert curve["area"] == pytest.approx(mean.mean(), abs=0.01)
+        assert curve.risk[place] == pytest.approx(mean[round(2.4 * percent) - 1], abs=0.01)
+    assert curve.risk[-1] == pytest.approx(mean[-1])
+    assert curve.area == pytest.approx(mean.mean(), abs=0.01)
 
 
 def test_few_clips_have_a_point_each(by_hand):
-    curve = breakdown(by_hand)["risk_coverage"]
-    assert curve["coverage"] == pytest.approx(np.arange(1, 11) / 10)
-    assert curve["risk"] == pytest.approx([0.45] * 10)  # all equally confident: 5 and 4 of 10
+    curve = breakdown(by_hand).risk_coverage
+    assert curve.coverage == pytest.approx(np.arange(1, 11) / 10)
+    assert curve.risk == pytest.approx([0.45] * 10)  # all equally confident: 5 and 4 of 10
 
 
 def test_the_tables_say_what_they_leave_out(large):
     found = breakdown(large)
-    texts = found["groups"]["text"]
+    texts = found.groups["text"]
     text = breakdown_markdown("mine", found)
-    shown = [row["group"] for row in texts if f"| {row['group']} |" in text]
-    assert shown == [row["group"] for row in texts[:20]] and len(texts) == 30
-    n = sum(row["n"] for row in texts[20:])
+    shown = [row.group for row in texts if f"| {row.group} |" in text]
+    assert shown == [row.group for row in texts[:20]] and len(texts) == 30
+    n = sum(row.n for row in texts[20:])
     assert f"10 more texts ({n} utterances) are not shown." in text
     assert text.startswith("**mine by group.**")
-    first = found["groups"]["duration"][0]
-    low, high = (f"{100 * end:.1f}" for end in first["interval"])
-    ua, wa = f"{100 * first['ua']:.1f}", f"{100 * first['wa']:.1f}"
-    assert f"| {first['group']} | 60 | 12 | {ua} [{low}, {high}] | {wa} |" in text
+    first = found.groups["duration"][0]
+    low, high = (f"{100 * end:.1f}" for end in first.interval)
+    ua, wa = f"{100 * first.ua:.1f}", f"{100 * first.wa:.1f}"
+    assert f"| {first.group} | 60 | 12 | {ua} [{low}, {high}] | {wa} |" in text
     assert text.count("| s0") == 10  # speakers are all shown
-    risk = [f"{100 * found['risk_coverage']['risk'][p - 1]:.1f}" for p in (100, 90, 80, 70, 50)]
+    risk = [f"{100 * found.risk_coverage.risk[p - 1]:.1f}" for p in (100, 90, 80, 70, 50)]
     assert f"| risk | {' | '.join(risk)} |" in text
-    ece = [f"{100 * found['calibration'][key]:.1f}" for key in ("ece", "ece_scaled")]
+    ece = [f"{100 * getattr(found.calibration, key):.1f}" for key in ("ece", "ece_scaled")]
     assert f"| ECE, percent | {ece[0]} | {ece[1]} |" in text
 
 
@@ -295,8 +296,8 @@ def test_tables_of_few_clips(by_hand):
 
 def test_unknown_texts_are_shown_beside_the_twenty_largest(large):
     found = breakdown(large)
-    unknown = {**found["groups"]["text"][0], "group": "unknown"}
-    found["groups"]["text"].append(unknown)
+    unknown = replace(found.groups["text"][0], group="unknown")
+    found.groups["text"].append(unknown)
     text = breakdown_markdown("mine", found)
     assert "| unknown |" in text and "10 more texts" in text
 
@@ -310,6 +311,6 @@ def test_a_clip_that_is_not_described_is_reported(by_hand):
 
 def test_all_speakers_are_shown_however_many(large):
     found = breakdown(large)
-    rows = [{**found["groups"]["speaker"][0], "group": f"who {i}"} for i in range(40)]
-    text = breakdown_markdown("mine", {**found, "groups": {"speaker": rows}})
+    rows = [replace(found.groups["speaker"][0], group=f"who {i}") for i in range(40)]
+    text = breakdown_markdown("mine", replace(found, groups={"speaker": rows}))
     assert text.count("| who ") == 40 and "not shown" not in text

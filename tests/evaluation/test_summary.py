@@ -29,11 +29,11 @@ def test_only_folds_that_every_seed_has_finished_count(run):
     finish(run, 2, 0, 1, 9)
     finish(run, 1, 1, 7, 3)
     summary = summarize(run)
-    assert (summary["folds"], summary["seeds"], summary["n"]) == ([1], [0, 1], 10)
-    assert summary["test"]["wa"]["mean"] == pytest.approx(0.8)
-    assert summary["test"]["wa"]["pooled"] == pytest.approx(0.8)
-    assert summary["test"]["wa"]["seed_std"] == pytest.approx(0.2 / 2**0.5)
-    assert summary["test"]["wa"]["std"] is None
+    assert (summary.folds, summary.seeds, summary.n) == ([1], [0, 1], 10)
+    assert summary.test["wa"].mean == pytest.approx(0.8)
+    assert summary.test["wa"].pooled == pytest.approx(0.8)
+    assert summary.test["wa"].seed_std == pytest.approx(0.2 / 2**0.5)
+    assert summary.test["wa"].std is None
 
 
 def test_without_a_common_fold_the_furthest_seed_speaks(run):
@@ -41,9 +41,9 @@ def test_without_a_common_fold_the_furthest_seed_speaks(run):
     finish(run, 10, 0, 5, 5)
     finish(run, 2, 1, 1, 9)
     summary = summarize(run)
-    assert (summary["folds"], summary["seeds"]) == ([1, 10], [0])
-    assert summary["test"]["wa"]["std"] == pytest.approx(0.4 / 2**0.5)
-    assert summary["commits"] == ["1", "10"]
+    assert (summary.folds, summary.seeds) == ([1, 10], [0])
+    assert summary.test["wa"].std == pytest.approx(0.4 / 2**0.5)
+    assert summary.commits == ["1", "10"]
     assert "made by 2 commits" in (run / "summary.md").read_text()
 
 
@@ -60,7 +60,7 @@ def test_the_ledger_counts_looks_at_the_same_clips_only(run):
     found = {"fold 1 seed 0": {"test": 2, "robustness": 1}}
     assert count_test_evaluations(run, read_run(run).certificate) == found
     assert len(read_ledger(run)) == 4
-    assert summarize(run)["test_evaluations"] == found
+    assert summarize(run).test_evaluations == found
     said = "evaluated more than once: fold 1 seed 0: 1 x robustness, 2 x test."
     assert said in (run / "summary.md").read_text()
 
@@ -72,10 +72,10 @@ def test_a_torn_line_of_the_ledger_costs_nothing_and_is_reported(run):
     record_test_evaluation(run, CARD, 10, folder, "test", "again")
     assert (run / "ledger.jsonl").read_text().endswith('"why": "again"}\n')
     found = {"fold 1 seed 0": {"test": 2}, "ledger": {"unreadable line": 1}}
-    assert summarize(run)["test_evaluations"] == found
+    assert summarize(run).test_evaluations == found
     assert "ledger: 1 x unreadable line" in (run / "summary.md").read_text()
     (run / "ledger.jsonl").unlink()
-    assert summarize(run)["test_evaluations"] == {}
+    assert summarize(run).test_evaluations == {}
 
 
 def test_a_line_that_cannot_be_written_leaves_nothing(run, monkeypatch):
@@ -113,7 +113,7 @@ def test_what_is_left_out_is_said(run):
     finish(run, 1, 0, 9, 1)
     finish(run, 1, 1, 9, 1)
     finish(run, 2, 0, 9, 1)
-    assert summarize(run)["left_out"] == ["fold-2_seed-0"]
+    assert summarize(run).left_out == ["fold-2_seed-0"]
     text = (run / "summary.md").read_text()
     assert f"Left out of {run.name}, since not every seed has finished: fold-2_seed-0." in text
     assert "Fold 1 tests no utterance of b: its UA is over the other classes." in text

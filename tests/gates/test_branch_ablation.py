@@ -379,8 +379,7 @@ def test_a_run_beside_differs_in_what_both_have_but_the_fusion():
         "model.gate": {"both": "scalar"},  # has no gate
         "loss.label_smoothing": {"both": 0.1, "one": 0.1, "third": 0.0},
     }
-    comparison = {"config_differences": differences}
-    assert branch_ablation._config_differences(comparison, "both", "one") == [
+    assert branch_ablation._config_differences(differences, "both", "one") == [
         "train.epochs: 15 / 5"
     ]
 

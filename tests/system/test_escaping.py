@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import json
 import logging
 import os
 import re
@@ -10,6 +9,7 @@ import shutil
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,6 +20,7 @@ import yaml
 import compare
 from config.loading import load_config
 from evaluation.figures import dot_plot
+from evaluation.results import read_comparison
 from evaluation.tables import comparison_latex, markdown_table
 from reports.publish import gather, publish
 from system.cli import WRONG_INPUT, run_cli
@@ -177,10 +178,10 @@ def test_latex_holds_names_as_text(harmful, count):
     commands = set(re.findall(r"\\([a-zA-Z]+)", written))
     ours = {"begin", "end", "caption", "toprule", "midrule", "bottomrule", "pm"}
     assert commands <= ours | {"textbackslash", "textasciitilde", "textasciicircum"}
-    comparison = json.loads((harmful / "out/comparison.json").read_text())
+    comparison = read_comparison(harmful / "out/comparison.json")
     for name in (*NASTY, *STEERING, "[1cm]", "*"):
-        row = {**comparison["runs"][0], "name": name}
-        latex = comparison_latex({**comparison, "runs": [row], "tests": []})
+        row = replace(comparison.runs[0], name=name)
+        latex = comparison_latex(replace(comparison, runs=[row], tests=[]))
         body = latex.split("\\midrule\n")[1].split("\\bottomrule")[0]
         assert body.count("\n") == 1 and body[0] not in "[*"
         assert set(re.findall(r"\\([a-zA-Z]+)", latex)) <= commands | ours | {"textbackslash"}

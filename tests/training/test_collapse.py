@@ -324,7 +324,7 @@ def test_a_run_of_before_alarms_were_known_is_summed_up(tiny: Callable) -> None:
         metrics["training_issues"].pop("collapse_warnings") == []
     )  # the tiny run is a healthy one
     (run / FOLD / "metrics.json").write_text(json.dumps(metrics))
-    assert summarize(run)["training_issues"] == {}
+    assert summarize(run).training_issues == {}
 
 
 def test_the_cost_of_watching_is_measured_in_pairs(monkeypatch, capsys) -> None:
