@@ -44,6 +44,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
+    "scripts.show_features": [["/nowhere.wav"]],
+    "scripts.write_tables": [["--chek"]],
+    "scripts.make_schema": [["--chek"]],
+    "scripts.draw_architecture": [["--chek"]],
+    "scripts.coverage_by_room": [["--chek"]],
 }
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
 
 FLOOR = 5e-7  # half of the last decimal stored
 MIN_TEMPERATURE, MAX_TEMPERATURE = 0.05, 20.0
@@ -148,15 +147,18 @@ def fit_temperature(dev_probs: NDArray, dev_targets: NDArray) -> float:
     Source:
         Guo et al. 2017, temperature scaling. Here logits are logarithms of stored probabilities.
     """
+    from scipy.optimize import minimize_scalar  # slow to import
+    from scipy.special import log_softmax
+
     _check(dev_probs, dev_targets)
     logits = _log(dev_probs)
 
     def cross_entropy(temperature: float) -> float:
-        scaled = special.log_softmax(logits / temperature, axis=1)
+        scaled = log_softmax(logits / temperature, axis=1)
         return float(-_of_target(scaled, dev_targets).mean())
 
     # Cross-entropy is convex in 1/T, so it has one minimum in log T; the search omits the bounds.
-    minimum = optimize.minimize_scalar(
+    minimum = minimize_scalar(
         lambda log_temperature: cross_entropy(np.exp(log_temperature)),
         bounds=(np.log(MIN_TEMPERATURE), np.log(MAX_TEMPERATURE)),
         method="bounded",
@@ -174,7 +176,9 @@ def apply_temperature(probs: NDArray, temperature: float) -> NDArray:
     """
     if not 0 < temperature < np.inf:
         raise ValueError(f"temperature must be above 0 and finite, got {temperature}")
-    return special.softmax(_log(probs) / temperature, axis=1)
+    from scipy.special import softmax  # slow to import
+
+    return softmax(_log(probs) / temperature, axis=1)
 
 
 def risk_coverage(probs: NDArray, targets: NDArray) -> tuple[NDArray, NDArray]:

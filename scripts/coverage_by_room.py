@@ -3,6 +3,7 @@
 Coverage says what no test ran. It does not say that what ran was checked, so no threshold is set.
 """
 
+import argparse
 import json
 import sys
 from collections import Counter, defaultdict
@@ -39,6 +40,7 @@ def _cells(counts: Mapping[str, int]) -> list[str]:
 
 def main() -> None:
     """Print the table of the last `make coverage`; exit with status 2 where there was none."""
+    argparse.ArgumentParser(description=__doc__).parse_args()
     if not REPORT.exists():
         print(f"error: {REPORT} does not exist: run `make coverage`", file=sys.stderr)
         raise SystemExit(2)

@@ -163,3 +163,17 @@ def test_tables_are_written_from_the_recorded_results(tmp_path):
     assert subprocess.run(check, capture_output=True, cwd=copy).returncode == 0
     shown = f"{100 * found['runs'][0]['test']['ua']['mean']:.1f} ± "
     assert all(shown in (copy / page).read_text() for page in names[:2])
+
+
+def test_every_test_that_a_page_names_is_there():
+    """A page must not prove a promise by a test that was renamed or removed."""
+    pages = [ROOT / "docs/AUDIO.md", ROOT / "docs/RELIABILITY.md", ROOT / "docs/DECISIONS.md"]
+    named = {
+        name
+        for page in pages
+        for name in re.findall(r"([\w/]+\.py)::(test_\w+)", page.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 60
+    for file, name in named:
+        path = ROOT / "tests" / file.removeprefix("tests/")
+        assert f"def {name}(" in path.read_text(encoding="utf-8"), f"{file}::{name}"

@@ -306,7 +306,7 @@ def test_a_recording_that_changed_is_named(tmp_path: Path, kept, count) -> None:
         assert path.stat().st_size == before.st_size
     with pytest.raises(RunError, match="mine.wav has changed since it was indexed.*same command"):
         clips[(1, 0)]
-    count("files changed behind our back")
+    count("files that changed in between")
 
 
 @pytest.mark.promise("bad_audio")

@@ -322,7 +322,7 @@ def test_a_file_that_changes_in_training_stops_a_run_that_reads_it_again(
         run_experiment(config, [])
     path.write_bytes(before)
     assert (run_experiment(config, []) / "summary.json").exists()
-    count("files changed behind our back")
+    count("files that changed in between")
 
 
 @bad_audio

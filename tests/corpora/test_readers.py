@@ -393,7 +393,7 @@ def test_manifest_counts_all_bad_rows_and_shows_the_first(tmp_path):
     assert str(error.value).count("no speaker") == 8
 
 
-def test_manifest_whose_files_are_all_missing_is_reported_where_they_were_searched(tmp_path):
+def test_manifest_whose_files_are_all_missing_names_where_they_were_searched(tmp_path):
     table = "path,label,speaker\n" + "".join(f"gone{n}.wav,joy,ann\n" for n in range(30))
     path = write_manifest(tmp_path, "mine.csv", table)
     with pytest.raises(InputError) as error:

@@ -472,7 +472,7 @@ def test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored(
     assert store.rows.keys() == dict(others).keys()
     soundfile.write(path, samples, RATE)
     assert store.build(clips, workers=0) == {} and key in store.rows
-    count("files changed behind our back")
+    count("files that changed in between")
 
 
 def test_rows_before_the_first_are_not_rows_of_another_clip(make_store, clips) -> None:

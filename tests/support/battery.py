@@ -302,9 +302,9 @@ SITUATIONS = [
     ),
     (
         "all files of a manifest or of IEMOCAP's labels missing",
-        "refused before any audio is indexed, with where they were looked for",
-        "tests/corpora/test_readers.py::test_manifest_whose_files_are_all_missing_is_told_where_they_were_"
-        "looked_for",
+        "refused before any audio is indexed, naming where they were searched",
+        "tests/corpora/test_readers.py::test_manifest_whose_files_are_all_missing_names_where_they_were_"
+        "searched",
     ),
     (
         "one file in two rows of a manifest",

@@ -250,7 +250,7 @@ def test_a_signal_saves_the_state_and_prints_how_to_resume(
     run.argv.append("--overwrite")
     for place, n, newest in STOPS:
         assert run.until(place, n, number) == 0, f"{place}: {run.log.read_text()}"
-        count("signals heeded")
+        count("signals handled")
         output = run.log.read_text()
         command = output[output.index("To resume:") :].splitlines()[1]
         assert command.strip().startswith("python train")
@@ -267,7 +267,7 @@ def test_a_signal_saves_the_state_and_prints_how_to_resume(
 
 
 @pytest.mark.promise("stop")
-def test_a_second_signal_is_borne_and_a_third_ends_at_once() -> None:
+def test_a_second_signal_changes_nothing_and_a_third_ends_at_once() -> None:
     stop = Stop()
     with stop.install_handlers(), pytest.raises(KeyboardInterrupt), stop.deferred():
         for n in range(2):
