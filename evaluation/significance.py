@@ -122,7 +122,7 @@ def speaker_interval(
     Args:
         counts: (R, S, K, K) confusion counts; every seed tested the same utterances.
         score: Score of a confusion matrix, see `metrics.SCORES`.
-        n_draws: Number of bootstrap samples.
+        n_draws: Number of bootstrap samples B.
         level: Nominal coverage.
         seed: Seed of the bootstrap.
 
@@ -138,7 +138,7 @@ def speaker_interval(
     _check(counts)
     n_speakers = counts.shape[1]
     point = _mean_score(counts.sum(1), score)
-    draws = _mean_score(_pool(_resamples(n_speakers, n_draws, seed), counts), score)  # (draws,)
+    draws = _mean_score(_pool(_resamples(n_speakers, n_draws, seed), counts), score)  # (B,), theta*
     return _t_interval(float(point), draws, n_speakers, level, least=0.0)
 
 
@@ -155,7 +155,7 @@ def paired_test(
         a: Confusion counts (R, S, K, K) of one run.
         b: Confusion counts (R, S, K, K) of the other; seeds and speakers in the same order.
         score: Score of a confusion matrix, see `metrics.SCORES`.
-        n_draws: Number of random swaps beyond `MAX_EXACT` speakers, and of bootstrap samples.
+        n_draws: Number of random swaps M beyond `MAX_EXACT` speakers, and of bootstrap samples B.
         seed: Seed of both.
 
     Raises:
@@ -181,8 +181,8 @@ def paired_test(
     n_speakers = a.shape[1]
     difference = float(_difference(a.sum(1), b.sum(1), score))
     p, smallest_p = _permutation_p(a, b, score, abs(difference), n_draws, seed)
-    taken = _resamples(n_speakers, n_draws, seed)  # (draws, S)
-    draws = _difference(_pool(taken, a), _pool(taken, b), score)  # (draws,)
+    w = _resamples(n_speakers, n_draws, seed)  # (B, S)
+    draws = _difference(_pool(w, a), _pool(w, b), score)  # (B,), theta*
     interval = _t_interval(difference, draws, n_speakers, 0.95, least=-1.0)
     d_z = _standardised(_difference(a, b, score))
     return PairedTest(difference, p, smallest_p, n_speakers, interval, d_z)
@@ -258,10 +258,10 @@ def _permutation_p(
     else:
         swapped = np.random.default_rng(seed).integers(0, 2, (n_draws, n_speakers))
     moved = _pool(swapped, b - a)  # (R, M, K, K)
-    differences = _difference(a.sum(1)[:, None] + moved, b.sum(1)[:, None] - moved, score)  # (M,)
-    as_large = int((np.abs(differences) >= observed - SAME).sum())
+    swaps = _difference(a.sum(1)[:, None] + moved, b.sum(1)[:, None] - moved, score)  # (M,), d'
+    as_large = int((np.abs(swaps) >= observed - SAME).sum())
     if exact:
-        return as_large / len(differences), 1 / len(differences)
+        return as_large / len(swaps), 1 / len(swaps)
     return (1 + as_large) / (1 + n_draws), 1 / (1 + n_draws)
 
 

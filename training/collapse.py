@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from models.contrastive import alignment, uniformity
 from training.distributed import gather_rows
 
-# Far from the worst epoch of small networks that learned (the demo recipes; ravdess_small_gmu and
+# Far from the worst epoch of small networks that learned (the demo configs; ravdess_small_gmu and
 # _gmu_contrastive, fold 1, 5 epochs): 10 % of the gate values are saturated, gates vary by 0.0055,
 # gradients are 10 times apart, embeddings spread by 4 % of their length and fill 5.3 directions for
 # 4 classes, uniformity is -0.016. Views that were one point (same_class positives) had -0.0001.
