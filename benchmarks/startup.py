@@ -75,13 +75,10 @@ def python_words(module: str, checkout: Path) -> list[str]:
     return ["-m", module]
 
 
-def cost(words: list[str], checkout: Path, status: int) -> Cost:
-    """Run Python in a checkout and return what the process took.
+def cost(words: list[str], checkout: Path, status: int) -> Cost | None:
+    """Return what a Python process in a checkout took; None if it ended with another status.
 
     The system counts the memory of the parent before the child starts Python: import little here.
-
-    Raises:
-        SystemExit: It ended with another status.
     """
     child = subprocess.Popen(
         [sys.executable, *words],
@@ -93,41 +90,56 @@ def cost(words: list[str], checkout: Path, status: int) -> Cost:
     _, ended, usage = os.wait4(child.pid, 0)
     child.returncode = os.waitstatus_to_exitcode(ended)
     if child.returncode != status:
-        sys.exit(f"{checkout}: python {' '.join(words)} ended with {child.returncode}")
+        return None
     unit = 1 if sys.platform == "darwin" else 1024  # bytes of ru_maxrss
     return Cost(usage.ru_utime + usage.ru_stime, usage.ru_maxrss * unit / 1e6)
 
 
-def least(costs: list[Cost]) -> Cost:
-    """Return the least CPU time and the least memory of some rounds."""
+def least(rounds: list[Cost | None]) -> Cost | None:
+    """Return the least CPU time and the least memory of some rounds; None if one of them failed."""
+    costs = [cost for cost in rounds if cost is not None]
+    if len(costs) < len(rounds):
+        return None
     return Cost(min(c.seconds for c in costs), min(c.megabytes for c in costs))
 
 
-def measure(checkouts: list[Path], rounds: int) -> list[tuple[str, list[Cost]]]:
-    """Return (command, its cost in each checkout), the bare import of torch first."""
+def measure(checkouts: list[Path], rounds: int) -> list[tuple[str, list[Cost | None]]]:
+    """Return (command, its cost in each checkout), the bare import of torch first.
+
+    A cost is None where a checkout does not know the command, as older ones may not.
+
+    Raises:
+        SystemExit: A command ended with another status than it should here.
+    """
     rows = []
     for module, arguments, status in [("", [], 0), *commands()]:
-        costs: list[list[Cost]] = [[] for _ in checkouts]
+        costs: list[list[Cost | None]] = [[] for _ in checkouts]
         for _ in range(rounds):
             for checkout, seen in zip(checkouts, costs, strict=True):
                 words = [*python_words(module, checkout), *arguments] if module else list(TORCH)
                 seen.append(cost(words, checkout, status))
         title = " ".join([*python_words(module, HERE), *arguments] if module else TORCH)
         rows.append((title, [least(seen) for seen in costs]))
+        if rows[-1][1][0] is None:
+            sys.exit(f"python {title} did not end with status {status}")
     return rows
 
 
-def markdown(rows: list[tuple[str, list[Cost]]]) -> str:
+def markdown(rows: list[tuple[str, list[Cost | None]]]) -> str:
     """Return the table; with another checkout also how many times less CPU time is taken here."""
     titles = ["`python ...`", "CPU s", "peak MB"]
     if len(rows[0][1]) > 1:
         titles += ["CPU s beside", "peak MB beside", "times less CPU"]
     lines = [f"| {' | '.join(titles)} |", "|---|" + "---:|" * (len(titles) - 1)]
-    for title, (here, *others) in rows:
-        cells = [f"`{title}`", f"{here.seconds:.2f}", f"{here.megabytes:.0f}"]
+    for title, (own, *others) in rows:
+        assert own is not None
+        cells = [f"`{title}`", f"{own.seconds:.2f}", f"{own.megabytes:.0f}"]
         for other in others:
-            times = other.seconds / here.seconds
-            cells += [f"{other.seconds:.2f}", f"{other.megabytes:.0f}", f"{times:.1f}"]
+            if other is None:
+                cells += ["–"] * 3
+            else:
+                times = other.seconds / own.seconds
+                cells += [f"{other.seconds:.2f}", f"{other.megabytes:.0f}", f"{times:.1f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

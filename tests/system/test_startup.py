@@ -85,6 +85,8 @@ def test_the_least_of_the_rounds_and_the_ratio_are_shown() -> None:
     assert startup.markdown(rows).splitlines()[2] == (
         "| `-c import torch` | 0.25 | 30 | 2.00 | 300 | 8.0 |"
     )
+    assert startup.least([Cost(0.5, 30), None]) is None  # an older checkout knows other options
+    assert startup.markdown([("tune.py", [here, None])]).endswith("| 0.25 | 30 | – | – | – |")
 
 
 def test_scripts_of_an_older_checkout_are_found_at_its_root(tmp_path: Path) -> None:
@@ -97,5 +99,11 @@ def test_scripts_of_an_older_checkout_are_found_at_its_root(tmp_path: Path) -> N
 def test_a_process_is_measured() -> None:
     seen = startup.cost(["-c", "sum(range(10**6)); raise SystemExit(2)"], ROOT, 2)
     assert seen.seconds > 0 and seen.megabytes > 1
-    with pytest.raises(SystemExit, match="ended with 2"):
-        startup.cost(["-c", "raise SystemExit(2)"], ROOT, 0)
+    assert startup.cost(["-c", "raise SystemExit(2)"], ROOT, 0) is None
+
+
+def test_a_command_that_ends_otherwise_here_stops_the_measurement(monkeypatch) -> None:
+    monkeypatch.setattr(startup, "commands", lambda: [("compare", ["/nowhere"], 0)])
+    monkeypatch.setattr(startup, "TORCH", ("-c", ""))
+    with pytest.raises(SystemExit, match="compare.py /nowhere did not end with status 0"):
+        startup.measure([ROOT], 1)
