@@ -32,7 +32,7 @@ def main() -> int:
     def work() -> None:
         for folder in arguments.runs:
             check_is_run(folder)
-        from evaluation.comparison import conclusion  # slow: torch, scipy
+        from evaluation.conclusion import conclusion  # slow: torch, scipy
         from reports.publish import gather, markdown, publish
 
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
@@ -40,7 +40,7 @@ def main() -> int:
         if arguments.out:
             publish(arguments.out, runs, comparison, audio=not arguments.no_audio)
             print(f"Tables and report: {arguments.out}/comparison.* and report.html")
-        print(printable(conclusion(runs, comparison)))
+        print(printable(conclusion(comparison)))
 
     return run_cli(work)
 

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from config.effects import has_effect, usual_value
 from corpora.certificate import protocol_parts
 from evaluation.metrics import SCORES
+from evaluation.paired_tests import paired_test
 from evaluation.results import (
     Comparison,
     MadeWith,
@@ -17,21 +17,19 @@ from evaluation.results import (
     RunSummary,
     shared_facts,
 )
-from evaluation.significance import holm, mcnemar, paired_test
-from evaluation.summary import by_speaker, describe_run
-from evaluation.tables import p_value
+from evaluation.significance import holm, mcnemar
+from evaluation.summary import by_fold_and_speaker, describe_run
 from storage.run_folder import Run
 from system.errors import InputError
 
 TESTED = ("ua", "wa")
-LEVEL = 0.05  # a corrected p below it shows a difference
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
 
 
 def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
     """Return everything that tables and report show of several runs.
 
-    `tests` are paired permutation tests over speakers, `mcnemar` McNemar's tests over utterances,
+    `tests` are the paired tests of `paired_tests`, `mcnemar` McNemar's tests over utterances,
     one for each seed. P-values are Holm-corrected over the pairs of a score, McNemar's over the
     pairs and seeds.
 
@@ -58,37 +56,6 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
         mcnemar=_mcnemar_tests(runs, names, pairs),
         made_with=_made_with(runs),
     )
-
-
-def conclusion(runs: Sequence[Run], comparison: Comparison) -> str:
-    """Say in one sentence which runs the paired tests of UA tell apart; "" for a single run.
-
-    Args:
-        runs: The compared runs; the corpus of the first tells whether the speech is synthetic.
-        comparison: From `compare`.
-    """
-    tests = [test for test in comparison.tests if test.metric == "ua"]
-    if not tests:
-        return ""
-    demo = Path(str(runs[0].config["corpus.root"]), "demo.json").exists()
-    about = "; the speech is synthetic and says nothing about people." if demo else "."
-    n, n_speakers = len(tests), comparison.n_speakers
-    shown = [_in_words(test) for test in tests if test.p_holm < LEVEL]
-    if shown:
-        rest = "" if len(shown) == n else "no other difference is shown; "
-        corrected = f"p corrected for {n} comparison{'s' * (n > 1)}, {n_speakers} speakers"
-        return f"{', '.join(shown)}; {rest}{corrected}{about}"
-    names = [run.name for run in comparison.runs]
-    whom = f"{', '.join(names[:-1])} and {names[-1]}" if len(names) < 5 else f"{len(names)} runs"
-    p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
-    correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
-    sentence = f"No difference in UA between {whom} is shown: the smallest p is {p}{correction}"
-    smallest = min(test.smallest_p for test in tests)
-    if n * smallest < LEVEL:
-        return f"{sentence}, with {n_speakers} speakers{about}"
-    corrected = f" ({p_value(min(1.0, n * smallest))})" if n > 1 else ""
-    floor = f"{n_speakers} speakers allow none below {p_value(smallest)}{corrected}"
-    return f"{sentence}, and {floor}, so that none could be shown{about}"
 
 
 def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -180,10 +147,13 @@ def _pairs(names: Sequence[str], reference: int | None) -> list[tuple[str, str]]
 def _paired_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> list[PairTest]:
-    counts = {name: by_speaker(run) for name, run in zip(names, runs, strict=True)}
+    counts = {name: by_fold_and_speaker(run) for name, run in zip(names, runs, strict=True)}
     rows = []
     for metric in TESTED:
-        tests = [paired_test(counts[a], counts[b], SCORES[metric]) for a, b in pairs]
+        tests = []
+        for a, b in pairs:
+            (of_a, speakers, folds), (of_b, *_) = counts[a], counts[b]
+            tests.append(paired_test(of_a, of_b, speakers, folds, SCORES[metric]))
         adjusted = holm([test.p for test in tests])
         rows += [
             PairTest(a=a, b=b, metric=metric, **test._asdict(), p_holm=p)
@@ -206,13 +176,6 @@ def _mcnemar_tests(
         McNemarRow(a=a, b=b, seed=seed, **test._asdict(), p_holm=p)
         for (a, b, seed), test, p in zip(places, tests, adjusted, strict=True)
     ]
-
-
-def _in_words(test: PairTest) -> str:
-    """Say which run of a pair is better, by how much and how surely."""
-    better, worse = (test.a, test.b) if test.difference > 0 else (test.b, test.a)
-    points, p = 100 * abs(test.difference), p_value(test.p_holm)
-    return f"{better} beats {worse} by {points:.1f} points of UA (p {p})"
 
 
 def _made_with(runs: Sequence[Run]) -> list[MadeWith]:

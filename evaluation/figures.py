@@ -5,7 +5,7 @@ are in the page, not in the plots. Users' own names are drawn literally, never a
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +80,7 @@ def marker(run: int) -> str:
 
 
 def dot_plot(
-    rows: Sequence[str], runs: Sequence[Dots], label: str, chance: float | None = None
+    rows: Sequence[str], runs: Sequence[Dots], label: str, chance: Mapping[str, float] | None = None
 ) -> str:
     """Draw a dot with its interval for each row and run, in percent from 0 to 100.
 
@@ -88,7 +88,7 @@ def dot_plot(
         rows: Names, from top to bottom.
         runs: Fractions in 0..1, as many as there are rows.
         label: Label of the x axis.
-        chance: Fraction at which to draw a dashed line.
+        chance: Name of a row -> fraction at which a dashed line crosses this row alone.
     """
     height = 0.7 + len(rows) * max(0.34, 0.1 + 0.14 * len(runs))
     figure, axes = blank(height)
@@ -102,8 +102,10 @@ def dot_plot(
                 axes.plot(ends, [row + offset] * 2, color=colour(run), linewidth=1.4)
             (dot,) = axes.plot(100 * value, row + offset, marker(run), color=colour(run))
             dot.set(markersize=5, clip_on=False)  # whole at 0 and 100, too
-    if chance is not None:
-        axes.axvline(100 * chance, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+    for name, value in (chance or {}).items():
+        row = rows.index(name)
+        ends = [row - 0.5, row + 0.5]
+        axes.plot([100 * value] * 2, ends, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     name_rows(axes, rows)
     axes.set(xlim=(0, 100), xlabel=label)
     axes.grid(axis="x")

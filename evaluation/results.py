@@ -17,7 +17,9 @@ from system.files import MAX_JSON, read_text
 from system.text import truncate
 
 # Fields of a comparison that all its runs share
-SHARED = "protocol certificate speaker_dependent classes folds n_folds seeds n n_speakers".split()
+SHARED = "corpus synthetic protocol certificate speaker_dependent classes folds n_folds".split()
+SHARED += ["seeds", "n", "n_speakers"]
+UNKNOWN = "a corpus that was not recorded"  # in files of earlier versions
 OPTIONAL = ("robustness", "breakdown", "classes")  # keys that comparison.json lacks where None
 
 
@@ -49,6 +51,8 @@ class RunSummary:
     Attributes:
         name: Name of the run; its folder in a comparison of two runs of one name.
         fusion: `model.fusion`.
+        corpus: Name of the corpus, for people.
+        synthetic: Whether it is the demo corpus, whose speech is synthetic.
         protocol: Labels and splits in words.
         certificate: Id of the split certificate.
         speaker_dependent: Whether the same speakers are in train and test.
@@ -65,12 +69,18 @@ class RunSummary:
         missing_classes: Classes without a test utterance, by fold number.
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
+        runs_before: Number of other runs beside this one that tested some of these utterances
+            before it did.
+        shared_texts: Number of texts that are in train and test, by fold number; only where some
+            are.
         training_issues: Issues of the folds that had some, by fold and seed.
         commits: Commits of this code that made the folds.
     """
 
     name: str
     fusion: str
+    corpus: str = UNKNOWN
+    synthetic: bool = False
     protocol: str
     certificate: str
     speaker_dependent: bool
@@ -90,13 +100,15 @@ class RunSummary:
         dict[str, dict[str, int]],
         Field(validation_alias=AliasChoices("test_evaluations", "looks")),  # the older key
     ]
+    runs_before: int = 0
+    shared_texts: dict[str, int] = field(default_factory=dict)
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
     commits: list[str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PairTest:
-    """The permutation test of one score of two runs, see `significance.PairedTest`.
+    """The paired test of one score of two runs, see `paired_tests.PairedTest`.
 
     Attributes:
         a: Name of the first run.
@@ -104,10 +116,13 @@ class PairTest:
         metric: Name of the score.
         difference: Score of a minus score of b.
         p: Two-sided p-value.
-        smallest_p: Smallest p possible with so many speakers.
+        smallest_p: Smallest p that this design allows.
         n_speakers: Number of speakers.
-        interval: Interval of the difference; None for one speaker.
+        interval: Interval of the difference; None for fewer than three folds.
         d_z: Cohen's d_z over speakers; None where it is undefined.
+        p_speakers: p of exchanging speakers.
+        p_trainings: p of exchanging fold x seed pairs; None in files of earlier versions.
+        p_folds: p of whole folds; None in files of earlier versions, whose p counts speakers alone.
         p_holm: p, Holm-corrected over the pairs of this score.
     """
 
@@ -120,6 +135,9 @@ class PairTest:
     n_speakers: int
     interval: list[float] | None
     d_z: float | None
+    p_speakers: float | None = None
+    p_trainings: float | None = None
+    p_folds: float | None = None
     p_holm: float
 
 
@@ -270,6 +288,8 @@ class Comparison:
         breakdown: Scores by group and calibration by run, where asked for.
     """
 
+    corpus: str = UNKNOWN
+    synthetic: bool = False
     protocol: str
     certificate: str
     speaker_dependent: bool

@@ -19,7 +19,7 @@ from audio.reading import BadAudio, in_parallel, read_audio
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness
 from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
-from evaluation.tables import markdown_table, percent, with_interval
+from evaluation.wording import markdown_table, percent, with_interval
 from inference.predictor import (
     FoldModel,
     check_same_classes,

@@ -1,4 +1,4 @@
-"""How uncertain is a score, and do two runs differ? Speakers are the units of all statistics.
+"""How uncertain is a score? Speakers are the units. Tests of two runs: `paired_tests`.
 
 Utterances of one speaker resemble each other, so they are not independent; speakers are. Let
 c[r, s] be the K x K confusion counts of seed r and speaker s (rows: targets), f a score in 0..1 of
@@ -9,13 +9,8 @@ replacement: speaker s is taken w[s] times, theta* = mean over r of f(sum over s
 For a mean, the variance of theta* has divisor S where an unbiased one has S - 1, so the standard
 error is se = sd(theta*) sqrt(S / (S - 1)). To stay within 0..1 the interval is made on the logit
 scale, l = log(theta / (1 - theta)), where by the delta method se_l = se / (theta (1 - theta)), and
-taken back: expit(l +- t[S - 1, 0.975] se_l). A difference, in -1..1, is mapped to 0..1 first.
-
-Paired test (`paired_test`). Runs a and b tested the same utterances, d = theta_a - theta_b. If they
-do not differ, (c_a[s], c_b[s]) and (c_b[s], c_a[s]) are equally likely for every speaker, so
-swapping those of any subset of speakers gives a d' as likely as d. p is the share of subsets with
-|d'| >= |d|. All swapped is none swapped with the sign changed, so 2^(S - 1) subsets are distinct,
-and no p is below 2^-(S - 1). Beyond `MAX_EXACT` speakers M random subsets: p = (1 + #) / (1 + M).
+taken back: expit(l +- t[S - 1, 0.975] se_l). A difference, in -1..1, is mapped to 0..1 first. Two
+speakers leave one degree of freedom, t = 12.7, which says nothing: no interval below `MIN_UNITS`.
 
 Several tests (`holm`). The p-values are sorted, p_(1) <= ... <= p_(m), and adjusted to
 max over j <= i of (m - j + 1) p_(j). Rejecting where this is at most alpha keeps the probability of
@@ -33,30 +28,9 @@ from evaluation.metrics import confusion_matrix
 
 Score = Callable[[NDArray], NDArray]  # (..., K, K) -> (...), within 0..1, see metrics.SCORES
 
-MAX_EXACT = 13  # speakers: 4096 distinct swaps, still fewer than the random ones
+MIN_UNITS = 3  # speakers or folds, below which there is no t interval and no standardised effect
 SAME = 1e-12  # values closer than this differ by rounding alone
-
-
-class PairedTest(NamedTuple):
-    """The result of `paired_test`.
-
-    Attributes:
-        difference: Score of a minus score of b, each the mean over its seeds.
-        p: Two-sided p-value.
-        smallest_p: Smallest p possible with so many speakers and draws; if it is above the level of
-            the test, no difference can be significant.
-        n_speakers: Number of speakers, S.
-        interval: 95 % interval of the difference; None for one speaker.
-        d_z: Cohen's d_z, the mean of the speakers' own differences over their standard deviation
-            (n - 1); None for one speaker or where all differ equally.
-    """
-
-    difference: float
-    p: float
-    smallest_p: float
-    n_speakers: int
-    interval: list[float] | None
-    d_z: float | None
+MAX_NUMBERS = 2**23  # confusion counts held at once while scoring draws, 64 MB
 
 
 class McNemar(NamedTuple):
@@ -115,9 +89,9 @@ def speaker_interval(
 ) -> list[float] | None:
     """Return the interval [low, high] of the mean score over seeds, None if speakers do not vary.
 
-    The interval is about other speakers, given these trained models: it does not cover the
-    variation between seeds. A bootstrap sample without utterances of a class leaves this class out,
-    as the score does.
+    The interval is about other speakers, given these trained weights: it does not cover the
+    variation between trainings. Fewer than `MIN_UNITS` speakers have none. A bootstrap sample
+    without utterances of a class leaves this class out, as the score does.
 
     Args:
         counts: (R, S, K, K) confusion counts; every seed tested the same utterances.
@@ -135,64 +109,20 @@ def speaker_interval(
         which is too narrow for four speakers; the tests measure both. The logit scale is added
         here.
     """
-    _check(counts)
+    check_counts(counts)
     n_speakers = counts.shape[1]
-    point = _mean_score(counts.sum(1), score)
-    draws = _mean_score(_pool(_resamples(n_speakers, n_draws, seed), counts), score)  # (B,), theta*
-    return _t_interval(float(point), draws, n_speakers, level, least=0.0)
-
-
-def paired_test(
-    a: NDArray, b: NDArray, score: Score, n_draws: int = 10_000, seed: int = 0
-) -> PairedTest:
-    """Test whether two runs on the same utterances score alike: a permutation test over speakers.
-
-    Under the null hypothesis a speaker's predictions may as well have come from the other run, so a
-    and b swap their predictions for whole speakers: all seeds together, the first seed of a with
-    the first of b and so on.
-
-    Args:
-        a: Confusion counts (R, S, K, K) of one run.
-        b: Confusion counts (R, S, K, K) of the other; seeds and speakers in the same order.
-        score: Score of a confusion matrix, see `metrics.SCORES`.
-        n_draws: Number of random swaps M beyond `MAX_EXACT` speakers, and of bootstrap samples B.
-        seed: Seed of both.
-
-    Raises:
-        ValueError: Shapes differ, or a speaker's number of utterances of a class; see also
-            `speaker_interval`.
-
-    Source:
-        Good 2005, permutation of matched pairs with clusters as units; Phipson & Smyth 2010 for
-        the p of random permutations; Lakens 2013 for d_z.
-    """
-    _check(a)
-    _check(b)
-    if a.shape != b.shape:
-        raise ValueError(
-            "a and b need the same seeds, speakers and classes (R, S, K, K), "
-            f"got {a.shape} and {b.shape}: keep the seeds and folds that both have"
-        )
-    if (a[0].sum(-1) != b[0].sum(-1)).any():
-        raise ValueError(
-            "a and b need the same utterances, but speakers' counts of the classes differ: "
-            "compare runs of one protocol on the same folds, speakers in the same order"
-        )
-    n_speakers = a.shape[1]
-    difference = float(_difference(a.sum(1), b.sum(1), score))
-    p, smallest_p = _permutation_p(a, b, score, abs(difference), n_draws, seed)
-    w = _resamples(n_speakers, n_draws, seed)  # (B, S)
-    draws = _difference(_pool(w, a), _pool(w, b), score)  # (B,), theta*
-    interval = _t_interval(difference, draws, n_speakers, 0.95, least=-1.0)
-    d_z = _standardised(_difference(a, b, score))
-    return PairedTest(difference, p, smallest_p, n_speakers, interval, d_z)
+    if n_speakers < MIN_UNITS:
+        return None
+    point = float(np.mean(score(counts.sum(1))))
+    draws = mean_scores(resamples(n_speakers, n_draws, seed), counts, score)  # (B,), theta*
+    return t_interval(point, standard_error(draws, n_speakers), n_speakers, level, least=0.0)
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
     """Test whether two runs have equally many utterances right: (N,), (N,), True where right.
 
     It assumes independent utterances, which those of one speaker are not: where errors cluster by
-    speaker its p is too small. It is here because papers report it; rely on `paired_test`.
+    speaker its p is too small. It is here because papers report it; rely on `paired_tests`.
 
     Raises:
         ValueError: No utterances, lengths differ, or a value is neither true nor false.
@@ -237,7 +167,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(adjusted, 1.0).tolist()
 
 
-def _check(counts: NDArray) -> None:
+def check_counts(counts: NDArray) -> None:
+    """Refuse counts that are not of seeds with the same utterances: (R, S, K, K).
+
+    Raises:
+        ValueError: See above.
+    """
     if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or 0 in counts.shape:
         raise ValueError(f"counts must be (seeds, speakers, classes, classes), got {counts.shape}")
     support = counts.sum(-1)  # (R, S, K)
@@ -247,63 +182,67 @@ def _check(counts: NDArray) -> None:
         raise ValueError("every speaker needs an utterance at least: leave out those without any")
 
 
-def _permutation_p(
-    a: NDArray, b: NDArray, score: Score, observed: float, n_draws: int, seed: int
-) -> tuple[float, float]:
-    """Return p and the smallest p possible."""
-    n_speakers = a.shape[1]
-    exact = n_speakers <= MAX_EXACT
-    if exact:  # the last speaker stays: swapping all others instead only changes the sign
-        swapped = np.arange(2 ** (n_speakers - 1))[:, None] >> np.arange(n_speakers) & 1
-    else:
-        swapped = np.random.default_rng(seed).integers(0, 2, (n_draws, n_speakers))
-    moved = _pool(swapped, b - a)  # (R, M, K, K)
-    swaps = _difference(a.sum(1)[:, None] + moved, b.sum(1)[:, None] - moved, score)  # (M,), d'
-    as_large = int((np.abs(swaps) >= observed - SAME).sum())
-    if exact:
-        return as_large / len(swaps), 1 / len(swaps)
-    return (1 + as_large) / (1 + n_draws), 1 / (1 + n_draws)
+def resamples(n_units: int, n_draws: int, seed: int) -> NDArray:
+    """Return w, how often each unit is in each bootstrap sample: (1, draws, units)."""
+    even = np.full(n_units, 1 / n_units)
+    return np.random.default_rng(seed).multinomial(n_units, even, size=n_draws)[None]
 
 
-def _resamples(n_speakers: int, n_draws: int, seed: int) -> NDArray:
-    """Return w, how often each speaker is in each bootstrap sample: (draws, S)."""
-    even = np.full(n_speakers, 1 / n_speakers)
-    return np.random.default_rng(seed).multinomial(n_speakers, even, size=n_draws)
+def mean_scores(
+    weights: NDArray, counts: NDArray, score: Score, base: NDArray | None = None
+) -> NDArray:
+    """Return mean over r of f(base[r] + sum over u of w[r, m, u] c[r, u]): (M,).
+
+    Args:
+        weights: (R, M, U), or (1, M, U) where they are the same for every seed.
+        counts: (R, U, K, K).
+        score: Score of a confusion matrix.
+        base: (R, K, K) counts that every draw has; None means none.
+    """
+    n_seeds, _, n_classes, _ = counts.shape
+    n_draws = weights.shape[1]
+    total = np.zeros(n_draws)
+    step = max(1, MAX_NUMBERS // n_classes**2)
+    for r in range(n_seeds):
+        own = weights[r % len(weights)].astype(float)  # (M, U)
+        flat = counts[r].reshape(len(counts[r]), -1).astype(float)  # (U, K * K)
+        for start in range(0, n_draws, step):
+            part = slice(start, start + step)
+            pooled = (own[part] @ flat).reshape(-1, n_classes, n_classes)
+            total[part] += score(pooled if base is None else base[r] + pooled)
+    return total / n_seeds
 
 
-def _pool(weights: NDArray, counts: NDArray) -> NDArray:
-    """Add up w[s] c[r, s]: (draws, S), (R, S, K, K) -> (R, draws, K, K); floats, for speed."""
-    flat = counts.reshape(*counts.shape[:2], -1).astype(float)  # (R, S, K * K)
-    return (weights.astype(float) @ flat).reshape(len(counts), len(weights), *counts.shape[2:])
+def standard_error(draws: NDArray, n_units: int) -> float:
+    """Return se = sd(theta*) sqrt(U / (U - 1)) of bootstrap draws over U units: (B,)."""
+    return float(np.std(draws, ddof=1)) * (n_units / (n_units - 1)) ** 0.5
 
 
-def _mean_score(confusions: NDArray, score: Score) -> NDArray:
-    """Return the mean over seeds: (R, ..., K, K) -> (...)."""
-    return np.mean(score(confusions), axis=0)
-
-
-def _difference(a: NDArray, b: NDArray, score: Score) -> NDArray:
-    return _mean_score(a, score) - _mean_score(b, score)
-
-
-def _t_interval(
-    point: float, draws: NDArray, n_speakers: int, level: float, least: float
+def t_interval(
+    point: float, se: float, n_units: int, level: float, least: float
 ) -> list[float] | None:
-    """Return Student's t interval on the logit scale of `least`..1 (delta method)."""
-    if n_speakers < 2:
+    """Return Student's t interval on the logit scale of `least`..1 (delta method).
+
+    Args:
+        point: The estimate.
+        se: Its standard error.
+        n_units: Number of independent units, whose number less 1 is that of the degrees of freedom.
+        level: Nominal coverage.
+        least: Smallest value possible: 0 for a score, -1 for a difference.
+
+    Returns:
+        None for fewer than `MIN_UNITS` units, or if they do not vary: their variation is unknown.
+    """
+    if n_units < MIN_UNITS or se < SAME:
         return None
+    logit, se_logit = on_logit_scale(point, se, least)
+    reach = stats.t.ppf((1 + level) / 2, n_units - 1) * se_logit
+    ends = special.expit(logit + reach * np.array([-1, 1]))
+    return (least + (1 - least) * ends).tolist()
+
+
+def on_logit_scale(point: float, se: float, least: float) -> tuple[float, float]:
+    """Return an estimate of `least`..1 and its standard error on the logit scale."""
     span = 1 - least
     theta = (point - least) / span  # in 0..1
-    se = float(np.std(draws, ddof=1)) * (n_speakers / (n_speakers - 1)) ** 0.5 / span
-    if se < SAME:  # all speakers score the same: their variation is unknown
-        return None
-    reach = stats.t.ppf((1 + level) / 2, n_speakers - 1) * se / (theta * (1 - theta))
-    ends = special.expit(special.logit(theta) + reach * np.array([-1, 1]))
-    return (least + span * ends).tolist()
-
-
-def _standardised(differences: NDArray) -> float | None:
-    """Return mean over standard deviation (n - 1), None where it is undefined: (S,)."""
-    if len(differences) < 2 or (spread := float(np.std(differences, ddof=1))) < SAME:
-        return None
-    return float(np.mean(differences)) / spread
+    return float(special.logit(theta)), se / span / (theta * (1 - theta))

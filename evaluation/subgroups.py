@@ -22,7 +22,7 @@ from evaluation.metrics import SCORES
 from evaluation.results import Breakdown, GroupScores
 from evaluation.significance import speaker_interval
 from evaluation.summary import count_by_speaker
-from evaluation.tables import count_of, in_markdown, markdown_table, percent, with_interval
+from evaluation.wording import count_of, in_markdown, markdown_table, percent, with_interval
 from storage.fold_folder import PredictionTable
 from storage.run_folder import Run
 from system.files import corrupt_file

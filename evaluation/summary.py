@@ -1,8 +1,9 @@
 """The summary of a run's finished folds."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,10 +13,13 @@ from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
 from storage.fold_folder import PredictionTable, TrainingIssues
-from storage.ledger import count_test_evaluations
+from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import lock
+
+CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
+CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -47,6 +51,8 @@ def describe_run(run: Run) -> RunSummary:
     return RunSummary(
         name=run.name,
         fusion=run.config["model.fusion"],
+        corpus=_corpus_name(run.config),
+        synthetic=_is_synthetic(run.config),
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],
         speaker_dependent=run.certificate["speaker_dependent"],
@@ -63,6 +69,8 @@ def describe_run(run: Run) -> RunSummary:
         missing_classes=_missing_classes(run),
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),
+        runs_before=count_runs_before(run.folder, run.certificate),
+        shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
         commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
     )
@@ -74,10 +82,50 @@ def by_speaker(run: Run) -> NDArray:
     return np.stack([count_by_speaker(table, len(run.classes)) for table in tables])
 
 
+def by_fold_and_speaker(run: Run) -> tuple[NDArray, list[str], list[int]]:
+    """Count test utterances by seed, and by speaker of a fold, target and prediction.
+
+    Returns:
+        Counts (R, C, K, K); speaker and fold of each, (C,).
+    """
+    counts, speakers, folds = [], [], []
+    for fold in run.fold_numbers:
+        tables = [of.test for of in sorted(run.folds, key=lambda of: of.seed) if of.fold == fold]
+        names = sorted(set(tables[0].speakers.tolist()))
+        counts.append(np.stack([count_by_speaker(table, len(run.classes)) for table in tables]))
+        speakers += names
+        folds += [fold] * len(names)
+    return np.concatenate(counts, axis=1), speakers, folds
+
+
 def count_by_speaker(table: PredictionTable, n_classes: int) -> NDArray:
     """Count utterances by speaker, target and prediction: (S, K, K)."""
     columns = (table.targets.tolist(), table.preds.tolist(), table.speakers.tolist())
     return speaker_confusions(*columns, n_classes)[1]
+
+
+def _corpus_name(config: Mapping[str, Any]) -> str:
+    """Return the name of the corpus for people; a manifest is called after its file."""
+    if _is_synthetic(config):
+        return "the demo corpus"
+    name = str(config["corpus.name"])
+    if name == "manifest":
+        return f"the corpus of {Path(str(config['corpus.manifest'])).name}"
+    return CORPUS_NAMES.get(name, name)
+
+
+def _is_synthetic(config: Mapping[str, Any]) -> bool:
+    return Path(str(config["corpus.root"]), "demo.json").exists()
+
+
+def _shared_texts(run: Run) -> dict[str, int]:
+    """Return {fold: number of texts in train and test} of the folds where there are some."""
+    counts = {
+        str(fold["fold"]): fold.get("text_in_train_and_test", {}).get("texts", 0)
+        for fold in run.certificate["folds"]
+        if fold["fold"] in run.fold_numbers
+    }
+    return {fold: n for fold, n in counts.items() if n}
 
 
 def _gate_mean(run: Run) -> float | None:

@@ -1,13 +1,23 @@
 """A comparison as Markdown and as LaTeX tables, in percent."""
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.effects import usual_value
 from corpora.splits import STAMP
+from evaluation.conclusion import cannot_be_tested, conclusion, design
 from evaluation.results import Comparison
+from evaluation.wording import (
+    count_of,
+    in_code,
+    in_markdown,
+    markdown_table,
+    p_value,
+    percent,
+    plus_minus,
+    with_interval,
+)
 from storage.fold_folder import TrainingIssues
 from storage.ledger import repeated_evaluations
 from system.text import printable
@@ -22,8 +32,6 @@ MCNEMAR = (
     "McNemar's test assumes independent utterances, which those of one speaker are not: rely on p "
     "(Holm). Of several seeds its largest p is shown."
 )
-MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
-TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 Rows = list[list[str]]
 
@@ -44,6 +52,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 def scores_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs alone."""
     blocks = [f"**{STAMP}**"] if comparison.speaker_dependent else []
+    blocks.append(in_markdown(conclusion(comparison)))
     blocks += [caption(comparison), markdown_table(*score_rows(comparison), n_words=2)]
     return "\n\n".join(blocks) + "\n"
 
@@ -55,6 +64,7 @@ def comparison_latex(comparison: Comparison) -> str:
         above = f"{identity(comparison)}. {pairs_caption(comparison)} {MCNEMAR}"
         tables.append((above, *pair_rows(comparison)))
     stamp = f"{STAMP}. " if comparison.speaker_dependent else ""
+    stamp += f"{conclusion(comparison)} "
     lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
     lines += [f"% {printable(note, keep='')}" for note in notes(comparison)]
     return "\n".join(lines) + "\n"
@@ -68,7 +78,8 @@ def caption(comparison: Comparison) -> str:
         f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
         f"{count_of(comparison.n, 'utterance')} of "
         f"{count_of(comparison.n_speakers, 'speaker')}. Percent; mean ± standard deviation over "
-        "folds; pooled with 95 % interval over speakers; gate 1 = CQT, 0 = Mel."
+        "folds; pooled with 95 % interval over speakers, trained weights held fixed; gate 1 = CQT, "
+        "0 = Mel."
     )
 
 
@@ -95,16 +106,23 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def pairs_caption(comparison: Comparison) -> str:
-    """Return how the paired tests were made, and the smallest p they allow."""
+    """Return how the paired tests were made, which chance is in them, and what they can show."""
     tests, reference = comparison.tests, comparison.reference
     n = len([test for test in tests if test.metric == "ua"])
-    smallest = tests[0].smallest_p
     which = "" if reference is None else f", each run with {in_code(reference)}"
+    if tests[0].p_folds is None:  # of an earlier version
+        chance = "p and interval count the choice of speakers alone, trained weights held fixed"
+    else:
+        chance = (
+            "p and 95 % interval count both the choice of speakers and the chance of training: p "
+            "is the largest of exchanging speakers, of exchanging fold × seed pairs, and of whole "
+            "folds; the interval is Student's t over folds"
+        )
+    limit = f"{design(comparison)} allow no p below {p_value(tests[0].smallest_p)}"
+    if cannot_be_tested(comparison):
+        limit += ": no difference can be tested with this design"
     return (
-        f"Paired tests on the same utterances{which}: difference in points with 95 % interval over "
-        "speakers; p: permutation test that swaps the predictions for whole speakers between the "
-        f"two runs; with {count_of(tests[0].n_speakers, 'speaker')} it cannot be below "
-        f"{p_value(smallest)}{', so no difference can reach 0.05' * (smallest > 0.05)}; "
+        f"Paired tests on the same utterances{which}: difference in points; {chance}. {limit}. "
         f"Holm-corrected for {count_of(n, 'comparison')}; d_z is Cohen's, over speakers."
     )
 
@@ -140,12 +158,21 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes on the scores: missing classes or folds, repeated evaluations, commits."""
+    """Return notes on the scores: classes, texts, folds, earlier evaluations, commits."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
     ]
+    lines += [
+        f"Fold {fold}: {count_of(n, 'text')} spoken in both train and test."
+        for fold, n in comparison.runs[0].shared_texts.items()
+    ]
     for run in comparison.runs:
+        if run.runs_before:
+            lines.append(
+                f"The test utterances of {run.name} were evaluated by "
+                f"{count_of(run.runs_before, 'run')} before."
+            )
         if repeated := repeated_evaluations(run.test_evaluations):
             lines.append(
                 f"Test data of {run.name} were evaluated more than once: {'; '.join(repeated)}."
@@ -194,85 +221,6 @@ def _epochs(alarm: Mapping[str, Any]) -> str:
     if not later:
         return f"epoch {alarm['epoch']}"
     return f"epoch {alarm['epoch']} and {len(later)} later, up to {later[-1]},"
-
-
-def plus_minus(mean: float, std: float | None) -> str:
-    """Return a mean with its standard deviation, where there is one.
-
-    >>> plus_minus(0.74, 0.133)
-    '74.0 ± 13.3'
-    """
-    spread = "" if std is None else f" ± {percent(std)}"
-    return f"{percent(mean)}{spread}"
-
-
-def with_interval(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
-    """Return a value with its interval, where there is one.
-
-    >>> with_interval(0.74, [0.646, 0.833])
-    '74.0 [64.6, 83.3]'
-    """
-    if interval is None:
-        return percent(value, sign)
-    return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
-
-
-def count_of(n: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> count_of(1, "speaker"), count_of(4, "speaker")
-    ('1 speaker', '4 speakers')
-    """
-    return f"{n} {noun}{'s' * (n != 1)}"
-
-
-def percent(value: float | None, sign: str = "") -> str:
-    """Return a fraction in percent, or a dash for None."""
-    return "–" if value is None else f"{100 * value:{sign}.1f}"
-
-
-def p_value(p: float) -> str:
-    """Return a p-value with three decimals.
-
-    >>> p_value(0.03125), p_value(0.0002)
-    ('0.031', '< 0.001')
-    """
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], n_words: int = 1) -> str:
-    """Return a table whose first `n_words` columns hold words, the others numbers.
-
-    >>> print(markdown_table(["gender", "UA"], [["F", "70.1"]]))
-    | gender | UA |
-    |---|---:|
-    | F | 70.1 |
-    """
-    lines = [
-        "| " + " | ".join(map(in_markdown, head)) + " |",
-        "|" + "---|" * n_words + "---:|" * (len(head) - n_words),
-        *("| " + " | ".join(map(in_markdown, row)) + " |" for row in rows),
-    ]
-    return "\n".join(lines)
-
-
-def in_markdown(text: str) -> str:
-    r"""Escape a user's words for Markdown: one line, no tag, no link, no end of a cell.
-
-    >>> print(in_markdown("<b>a|b</b> [x](y)"))
-    &lt;b>a\|b&lt;/b> [x]\(y)
-    """
-    return TAG.sub("&lt;", MARKDOWN_SPECIAL.sub(r"\\\g<0>", printable(text, keep="")))
-
-
-def in_code(text: str) -> str:
-    """Return a user's words as code in Markdown, backquotes replaced.
-
-    >>> print(in_code("a`b"))
-    `a'b`
-    """
-    words = printable(text, keep="").replace("`", "'")
-    return f"`{words}`"
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:

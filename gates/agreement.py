@@ -1,7 +1,8 @@
 """Do the gate and the branch ablation name the same branch? One verdict and one sentence each.
 
 A gate above 0.5 leans to CQT, below to Mel. The weights rely on the branch whose loss costs more,
-if that loss costs anything. Either side is decided only where its 95 % interval excludes balance.
+if that loss costs anything. Either side is decided only where its 95 % interval excludes balance,
+and a gate only if it is at least `LEAN` from it: less is no trust in a branch, however sure it is.
 """
 
 from typing import Literal
@@ -9,6 +10,7 @@ from typing import Literal
 from gates.results import Branch, BranchDifference, Estimate, Interval, Verdict
 
 BALANCE = 0.5  # of a gate
+LEAN = 0.02  # distance from balance below which a gate leans to neither branch
 OF_CLASS = "balanced accuracy"
 
 
@@ -24,7 +26,8 @@ def judge(gate: Estimate, branches: BranchDifference) -> Verdict:
     'The gate leans to Mel, but the loss of CQT costs more UA: they disagree.'
     """
     what = "UA" if branches.class_name is None else OF_CLASS
-    leans = _side(gate.interval, BALANCE)
+    far = abs(gate.value - BALANCE) >= LEAN
+    leans = _side(gate.interval, BALANCE) if far else None
     costs = branches.larger_fall is not None and branches.larger_fall[0] > 0
     relies = _side(branches.difference.interval, 0.0) if costs else None
     said = (

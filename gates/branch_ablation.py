@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 from config.fusions import ONE_BRANCH
 from evaluation.comparison import compare
 from evaluation.metrics import SCORES, recalls
+from evaluation.paired_tests import PairedTest, fixed_weights_test
 from evaluation.results import Comparison, PairTest
 from evaluation.significance import (
-    PairedTest,
     Score,
     holm,
-    paired_test,
     pool_folds,
     speaker_confusions,
     speaker_interval,
@@ -164,8 +163,8 @@ def describe_ablation(
     """Return the cost of each intervention.
 
     UA is pooled over folds, the mean over seeds and draws, with its interval over speakers. A fall
-    is the intact UA minus the UA under the intervention, with interval and p of `paired_test`; p is
-    Holm-corrected over all interventions.
+    is the intact UA minus the UA under the intervention, with interval and p of
+    `fixed_weights_test`; p is Holm-corrected over all interventions.
 
     Args:
         run: The analyzed run.
@@ -237,7 +236,11 @@ def _cost(ua: Estimate, test: PairedTest | PairTest) -> dict[str, Any]:
 def _test_fall(a: NDArray, b: NDArray, score: Score) -> PairedTest:
     """Test a against b; a is repeated where b counts each utterance once for every draw."""
     n_a, n_b = int(a.sum()), int(b.sum())
-    return paired_test(a * (n_b // n_a), b, score) if n_b > n_a else paired_test(a, b, score)
+    return (
+        fixed_weights_test(a * (n_b // n_a), b, score)
+        if n_b > n_a
+        else fixed_weights_test(a, b, score)
+    )
 
 
 def _recall_falls(intact: NDArray, changed: NDArray) -> list[float | None]:
@@ -263,9 +266,9 @@ def _differences(
             ways.append((name, _balanced_accuracy(k), speakers))
     rows = []
     for class_name, score, some in ways:
-        test = paired_test(without_mel[:, some], without_cqt[:, some], score)
+        test = fixed_weights_test(without_mel[:, some], without_cqt[:, some], score)
         larger = without_cqt if test.difference > 0 else without_mel
-        larger_fall = paired_test(intact[:, some], larger[:, some], score).interval
+        larger_fall = fixed_weights_test(intact[:, some], larger[:, some], score).interval
         difference = Estimate(test.difference, test.interval)
         rows.append(BranchDifference(class_name, difference, test.p, larger_fall))
     return rows

@@ -34,6 +34,7 @@ from evaluation.permutation import (
     random_sums,
     squared_means,
 )
+from evaluation.significance import MIN_UNITS
 from gates.results import TestResult
 
 MAX_EXACT = 50_000  # permutations up to which all are made; beyond, random ones
@@ -42,13 +43,16 @@ UNEVEN = 2.0  # ratio of utterances between two classes above which variances ar
 
 
 def t_interval(values: NDArray, level: float = 0.95) -> list[float] | None:
-    """Return Student's t interval of the mean, None for one value or where all are equal: (S,).
+    """Return Student's t interval of the mean, None below 3 values or where all are equal: (S,).
+
+    Two values leave one degree of freedom, t = 12.7, which says nothing.
 
     >>> [round(end, 3) for end in t_interval(np.array([1.0, 2.0, 3.0]))]
     [-0.484, 4.484]
     """
-    free = len(values) - 1
-    return _student(values, float(np.std(values, ddof=1)), free, level) if free > 0 else None
+    if len(values) < MIN_UNITS:
+        return None
+    return _student(values, float(np.std(values, ddof=1)), len(values) - 1, level)
 
 
 def _student(values: NDArray, spread: float, free: int, level: float) -> list[float] | None:
@@ -99,7 +103,7 @@ def within_interval(values: NDArray, blocks: NDArray, level: float = 0.95) -> li
     """
     names, place = np.unique(blocks, return_inverse=True)
     free = len(values) - len(names)
-    if free == 0:
+    if free == 0 or len(values) < MIN_UNITS:
         return t_interval(values, level)
     means = np.bincount(place, values) / np.bincount(place)
     spread = math.sqrt(float(((values - means[place]) ** 2).sum()) / free)
@@ -293,17 +297,55 @@ def group_test(
     return TestResult(estimate, interval, p, smallest, sum(len(v) for v, _ in parts), exact)
 
 
-def rank_correlations(values: NDArray, sizes: NDArray, speakers: NDArray) -> NDArray:
-    """Return Spearman's correlation within each speaker: (N,) x 3 -> (U,).
+def rank_correlations(
+    values: NDArray, sizes: NDArray, speakers: NDArray, classes: NDArray
+) -> NDArray:
+    """Return each speaker's Spearman correlation within classes: (N,) x 4 -> (U,).
 
-    Speakers with fewer than three utterances, or without variation, are skipped.
+    Classes differ in size and in gate, so a correlation across them may be that of the classes. It
+    is taken within each class and averaged over classes, weighted by their number of utterances.
+    Classes of a speaker with fewer than three utterances, or without variation, are skipped.
     """
     correlations = []
     for name in np.unique(speakers):
-        own = (speakers == name) & ~np.isnan(sizes)
-        if own.sum() > 2 and np.ptp(values[own]) > SAME and np.ptp(sizes[own]) > 0:
-            correlations.append(float(stats.spearmanr(values[own], sizes[own]).statistic))
+        found, weights = [], []
+        for k in np.unique(classes):
+            own = (speakers == name) & (classes == k) & ~np.isnan(sizes)
+            if own.sum() > 2 and np.ptp(values[own]) > SAME and np.ptp(sizes[own]) > 0:
+                found.append(float(stats.spearmanr(values[own], sizes[own]).statistic))
+                weights.append(int(own.sum()))
+        if found:
+            correlations.append(float(np.average(found, weights=weights)))
     return np.array(correlations)
+
+
+def right_minus_wrong(
+    values: NDArray, right: NDArray, speakers: NDArray, classes: NDArray
+) -> NDArray:
+    """Return each speaker's mean difference within classes, NaN for none: (N,) x 4 -> (S,).
+
+    Classes differ in gate and in how often they are right, so a difference across them may be that
+    of the classes. Of n right and m wrong utterances of a class the difference of the means has a
+    variance proportional to 1/n + 1/m: classes are weighted by n m / (n + m).
+
+    Args:
+        values: Gate of each utterance.
+        right: Whether its prediction is right.
+        speakers: Its speaker; the result is sorted by speaker.
+        classes: Its class.
+    """
+    differences = []
+    for name in np.unique(speakers):
+        total = weight = 0.0
+        for k in np.unique(classes):
+            own = (speakers == name) & (classes == k)
+            n, m = int((own & right).sum()), int((own & ~right).sum())
+            if n and m:
+                share = n * m / (n + m)
+                total += share * float(values[own & right].mean() - values[own & ~right].mean())
+                weight += share
+        differences.append(total / weight if weight else np.nan)
+    return np.array(differences)
 
 
 def _is_uneven(counts: NDArray | None) -> bool:

@@ -1,8 +1,8 @@
 """Gates and branch ablation in words and tables, for gates.md and the report."""
 
 from corpora.splits import STAMP
-from evaluation.tables import (
-    Rows,
+from evaluation.tables import Rows
+from evaluation.wording import (
     count_of,
     in_code,
     in_markdown,
@@ -11,6 +11,7 @@ from evaluation.tables import (
     percent,
     with_interval,
 )
+from gates.agreement import LEAN
 from gates.results import (
     BranchAblation,
     Cost,
@@ -24,15 +25,15 @@ POLARITY = "1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2"
 QUESTIONS = {
     "class": "Does the mean gate differ between classes?",
     "units": "Do its units differ between classes, even where the mean does not?",
-    "right": "Does it differ between right and wrong predictions?",
+    "right": "Does it differ between right and wrong predictions of one class?",
     "gender": "Does it differ between genders?",
-    "duration": "Does it correlate with the duration of an utterance?",
+    "duration": "Does it correlate with the duration of utterances of one class?",
 }
 ESTIMATES = {
     "class": "root mean square deviation of a class",
     "units": "root mean square deviation of a unit and class",
-    "right": "right minus wrong",
-    "duration": "rank correlation",
+    "right": "right minus wrong, within classes",
+    "duration": "rank correlation within classes",
 }
 BRANCHES = {"cqt": "CQT", "mel": "Mel"}
 HOW = {
@@ -53,7 +54,8 @@ ATTENTION = (
 )
 NO_HISTORY = "history.csv of this run is older than the gate columns."
 VERDICTS_CAPTION = (
-    "The gate leans to a branch where the 95 % interval of its mean excludes 0.5. The predictions "
+    f"The gate leans to a branch where its mean is at least {LEAN} from 0.5 and the 95 % interval "
+    "excludes 0.5. The predictions "
     "depend more on the branch whose replacement by its train mean lowers the score more, where "
     "the intervals of that fall and of the difference between the falls are above 0. A class is "
     "scored by its balanced accuracy against the rest, since replacing a branch also shifts "
@@ -141,9 +143,9 @@ def questions_caption(results: GateResults) -> str:
     return (
         "Permutation tests with speakers as units: classes are permuted within each speaker (mean "
         "and units), the sign of each speaker's own difference or correlation is flipped (right or "
-        f"wrong, duration), genders are permuted {where}; Holm-corrected over these questions. "
-        f"{scope} Classes differ in duration and in how often they are predicted right, so the "
-        "questions are not independent of each other."
+        "wrong and duration, each within the utterances of one class, averaged over classes), "
+        f"genders are permuted {where}; Holm-corrected over these questions. "
+        f"{scope}"
     )
 
 

@@ -26,6 +26,7 @@ from gates.statistics import (
     class_test,
     group_test,
     rank_correlations,
+    right_minus_wrong,
     sign_flip_test,
     speaker_counts,
     speaker_means,
@@ -277,13 +278,16 @@ def _questions(
 
 
 def _right_minus_wrong(pooled: RunGates) -> NDArray:
-    """Return each speaker's difference, the mean over the seeds that have both: (U,)."""
+    """Return each speaker's difference, the mean over the seeds that have one: (U,)."""
     differences = []
     for seed in np.unique(pooled.seeds):
         own = pooled.seeds == seed
-        right = pooled.right[own].astype(int)
-        cells = speaker_means(pooled.gate[own], pooled.speakers[own], right, 2)
-        differences.append(cells[:, 1] - cells[:, 0])  # (S,), the same speakers for every seed
+        # (S,), the same speakers for every seed
+        differences.append(
+            right_minus_wrong(
+                pooled.gate[own], pooled.right[own], pooled.speakers[own], pooled.targets[own]
+            )
+        )
     values = np.array(differences)  # (R, S)
     return np.nanmean(values[:, ~np.isnan(values).all(0)], axis=0)
 
@@ -312,12 +316,13 @@ def _mixed(blocks: NDArray, gender: NDArray) -> bool:
 
 
 def _duration_correlations(pooled: RunGates, seconds: NDArray) -> NDArray:
-    """Return each speaker's rank correlation of gate and duration, seeds averaged first: (U,)."""
+    """Return each speaker's rank correlation with duration, seeds averaged first: (U,)."""
     first = pooled.seeds == pooled.seeds[0]
     place = np.unique(pooled.utterances, return_inverse=True)[1]
     gate = np.bincount(place, pooled.gate) / np.bincount(place)  # (N,) sorted by utterance
     order = np.argsort(pooled.utterances[first])
-    return rank_correlations(gate, seconds[first][order], pooled.speakers[first][order])
+    about = (seconds, pooled.speakers, pooled.targets)
+    return rank_correlations(gate, *(column[first][order] for column in about))
 
 
 def _model_gate(gates: FoldGates, n_classes: int) -> ModelGate:

@@ -12,8 +12,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from corpora.splits import STAMP
 from evaluation import figures
 from evaluation.calibration import Calibration
+from evaluation.conclusion import chance_ua, conclusion
 from evaluation.results import Comparison, GroupScores, RunSummary
-from evaluation.tables import METRICS, NAMES, notes, p_value, pairs_caption, percent
+from evaluation.tables import METRICS, NAMES, notes, pairs_caption
+from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
@@ -89,6 +91,8 @@ def write_report(
     )
     page = environment.get_template("report.html").render(
         c=comparison,
+        answer=conclusion(comparison),
+        chance=chance_ua(comparison.runs[0]),
         runs=_runs(runs, comparison),
         errors=worst_errors(runs, audio),
         axes=_axes(runs[0].config),
@@ -177,7 +181,10 @@ def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
     names = [NAMES[metric] for metric in METRICS]
     plots = {
         "scores": figures.dot_plot(
-            names, scores, "percent, pooled, 95 % interval", 1 / len(classes)
+            names,
+            scores,
+            "percent, pooled, 95 % interval",
+            {NAMES["ua"]: chance_ua(summaries[0])},
         ),
         "recalls": figures.dot_plot(classes, recalls, "recall, percent"),
         **{

@@ -74,14 +74,14 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     Raises:
         InputError: The runs have not finished the same folds.
     """
-    from evaluation.comparison import conclusion  # slow: scipy, matplotlib
+    from evaluation.conclusion import conclusion  # slow: scipy, matplotlib
     from evaluation.tables import comparison_markdown
     from reports.publish import gather, publish
 
     runs, comparison = gather(folders, breakdowns=True, reference=reference)
     print(comparison_markdown(comparison))
     publish(out, runs, comparison)
-    return conclusion(runs, comparison)
+    return conclusion(comparison)
 
 
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evaluation.tables import markdown_table, percent
+from evaluation.wording import markdown_table, percent
 
 REPORT = Path(__file__).resolve().parents[1] / "build/coverage.json"
 COUNTS = ("num_statements", "covered_lines", "num_branches", "covered_branches")

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation.results import Comparison, read_comparison
-from evaluation.tables import comparison_markdown, markdown_table, scores_markdown
+from evaluation.tables import comparison_markdown, scores_markdown
+from evaluation.wording import markdown_table
 from system.errors import RunError
 from system.files import read_json, write_text
 

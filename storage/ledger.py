@@ -94,6 +94,29 @@ def count_test_evaluations(run: Path, certificate: Mapping[str, Any]) -> dict[st
     return {name: dict(counts[name]) for name in sorted(counts)}
 
 
+def count_runs_before(run: Path, certificate: Mapping[str, Any]) -> int:
+    """Count the other runs under `run.root` that tested some of these utterances before this one.
+
+    A choice made after looking at their scores is a choice made on test data, whichever run it is
+    for. A ledger without a readable time counts as earlier.
+
+    Args:
+        run: The run folder; the other runs lie beside it.
+        certificate: The split certificate of the run.
+    """
+    recordings = {fold["test"]["recordings"] for fold in certificate["folds"]}
+
+    def first(folder: Path) -> str | None:
+        """Return the time of the first evaluation of these utterances; None for none."""
+        times = [str(e["when"]) for e in read_ledger(folder) if e["clips"] in recordings]
+        return min(("" if time == UNREADABLE else time for time in times), default=None)
+
+    own = first(run)
+    others = [path.parent for path in run.resolve().parent.glob(f"*/{LEDGER}")]
+    starts = [first(other) for other in others if other.name != run.resolve().name]
+    return sum(start is not None and (own is None or start < own) for start in starts)
+
+
 def repeated_evaluations(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
     """Describe the folds whose test split was evaluated more than once.
 

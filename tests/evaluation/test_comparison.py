@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import yaml
-from scipy.stats import binomtest
+from scipy.stats import binomtest, ttest_1samp
 from statsmodels.stats.multitest import multipletests
 
 from evaluation.calibration import Bin, Calibration, RiskCoverage
-from evaluation.comparison import compare, conclusion
+from evaluation.comparison import compare
+from evaluation.conclusion import conclusion
 from evaluation.results import (
     Breakdown,
     ConditionScores,
@@ -42,10 +43,13 @@ def clips(table: dict[str, tuple[int, int, int, int]]) -> list[tuple[str, str, s
 
 @pytest.fixture
 def make(tmp_path):
-    def make(name, table, seeds=(0,), fusion="gmu", fold=1, **certificate):
+    def make(name, table, seeds=(0,), fusion="gmu", fold=1, apart=False, **certificate):
+        """Write a run of one fold, or of one for each speaker where they are apart."""
         run = write_run(tmp_path / name, fusion, **certificate)
+        tables = [{name: row} for name, row in table.items()] if apart else [table]
         for seed in seeds:
-            write_fold(run, fold, seed, clips(table))
+            for place, part in enumerate(tables):
+                write_fold(run, fold + place, seed, clips(part))
         return read_run(run)
 
     return make
@@ -53,7 +57,11 @@ def make(tmp_path):
 
 def test_differences_and_tests_are_those_worked_by_hand(make):
     found = compare(
-        [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
+        [
+            make("one", FIRST, fusion="concat", apart=True),
+            make("two", SECOND, apart=True),
+            make("three", THIRD, apart=True),
+        ]
     )
     assert [run.name for run in found.runs] == ["one", "two", "three"]
     # class a: 11 of 12 and 8 of 12; class b: 9 of 12 and 5 of 12
@@ -62,8 +70,11 @@ def test_differences_and_tests_are_those_worked_by_hand(make):
     first = found.tests[0]
     assert (first.a, first.b, first.metric) == ("one", "two", "ua")
     assert first.difference == pytest.approx(ua - other)
-    # speakers differ by 1, 3 and 3 right clips, all one way: 2 of 8 exchanges are as large
-    assert first.p == pytest.approx(2 / 8) and first.smallest_p == pytest.approx(2 / 8)
+    # speakers differ by 1, 3 and 3 right clips, all one way: 2 of 8 exchanges are as large; the
+    # folds are the speakers, and Student's t of 1, 3, 3 is smaller
+    assert first.p_speakers == first.p_trainings == pytest.approx(2 / 8)
+    assert first.p_folds == pytest.approx(ttest_1samp([1, 3, 3], 0).pvalue, rel=0.15)
+    assert first.p == first.smallest_p == pytest.approx(2 / 8)
     assert first.n_speakers == 3
     # 7 clips only the first has right, none only the second
     test = found.mcnemar[0]
@@ -240,51 +251,87 @@ def test_rows_of_all_tables_are_as_long_as_their_head(make):
 def test_the_conclusion_says_that_nothing_is_shown_and_whether_anything_could_be(make, tmp_path):
     runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     found = compare(runs)
-    p = min(test.p for test in found.tests if test.metric == "ua")
-    p_holm = min(test.p_holm for test in found.tests if test.metric == "ua")
-    assert (p, p_holm) == (0.25, 0.75)
     sentence = (
-        "No difference in UA between one, two and three is shown: the smallest p is 0.250 (0.750 "
-        "after correction for 3 comparisons), and 3 speakers allow none below 0.250 (0.750), so "
-        "that none could be shown"
+        "no difference in UA between one, two and three can be shown on 3 speakers in 1 fold with "
+        "1 seed: they cannot be tested with this design, which allows no p below 1.000 (1.000 "
+        "corrected); one, two and three are not "
+        "shown to be above chance (UA 50.0)"
     )
-    assert conclusion(runs, found) == f"{sentence}."
+    assert conclusion(found) == f"On IEMOCAP, {sentence}."
+    assert comparison_markdown(found).startswith(f"On IEMOCAP, {sentence}.\n\nProtocol")
+    assert f"On IEMOCAP, {sentence}. Protocol" in comparison_latex(found)
     for run in runs:
         run.config["corpus.root"] = str(tmp_path)
     (tmp_path / "demo.json").touch()
-    assert conclusion(runs, found) == (
-        f"{sentence}; the speech is synthetic and says nothing about people."
+    assert conclusion(compare(runs)) == (
+        f"On the demo corpus, {sentence}; the speech is synthetic and says nothing about people."
     )
-    assert conclusion(runs[:1], compare(runs[:1])) == ""
+    assert conclusion(compare(runs[:1])).startswith(
+        "On the demo corpus, one has UA 83.3 on 3 speakers, not shown to be above chance (UA 50.0); the "
+    )
 
 
 def test_the_conclusion_names_who_is_better_and_by_how_much(make):
     good = {f"s{i}": (4, 4, 4, 4) for i in range(8)}
     poor = {f"s{i}": (4, 3, 4, 2) for i in range(8)}
-    runs = [make("poor", poor, fusion="concat"), make("good", good), make("also", good)]
-    assert conclusion(runs, compare(runs)) == (
-        "good beats poor by 37.5 points of UA (p 0.023), also beats poor by 37.5 points of UA "
-        "(p 0.023); no other difference is shown; p corrected for 3 comparisons, 8 speakers."
+    runs = [make("poor", poor, apart=True), make("good", good, apart=True)]
+    runs.append(make("also", good, apart=True))
+    on = "8 speakers in 8 folds with 1 seed"
+    assert conclusion(compare(runs)) == (
+        "On IEMOCAP, good beats poor by 37.5 points of UA (p 0.023), also beats poor by 37.5 "
+        "points of UA (p 0.023); no other difference is shown; p corrected for 3 comparisons, "
+        f"{on}."
     )
-    assert conclusion(runs[:2], compare(runs[:2])) == (
-        "good beats poor by 37.5 points of UA (p 0.008); p corrected for 1 comparison, 8 speakers."
+    assert conclusion(compare(runs[:2])) == (
+        "On IEMOCAP, good beats poor by 37.5 points of UA (p 0.008); p corrected for 1 comparison, "
+        f"{on}."
     )
     near = {speaker: (4, 4, 4, 3 + (speaker < "s4")) for speaker in good}
     far = {speaker: (4, 4, 4, 3 + (speaker >= "s4")) for speaker in good}
-    runs = [make("near", near), make("far", far)]
-    assert conclusion(runs, compare(runs)) == (
-        "No difference in UA between near and far is shown: the smallest p is 1.000, with 8 "
-        "speakers."
+    runs = [make("near", near, apart=True), make("far", far, apart=True)]
+    assert conclusion(compare(runs)) == (
+        f"On IEMOCAP, no difference in UA between near and far is shown on {on}: the smallest p is "
+        "1.000."
     )
 
 
 def test_the_conclusion_counts_the_comparisons_that_the_least_p_is_corrected_for(make):
     good = {f"s{i}": (4, 4, 4, 4) for i in range(6)}
     poor = {f"s{i}": (4, 3, 4, 2) for i in range(6)}
-    runs = [make("one", good), make("two", good), make("three", poor)]
-    assert "6 speakers allow none below 0.031 (0.094), so that none could be shown" in conclusion(
-        runs, compare(runs)
-    )
+    runs = [make(name, good, apart=True) for name in ("one", "two")]
+    found = compare([*runs, make("three", poor, apart=True)])
+    assert "which allows no p below 0.031 (0.094 corrected)" in conclusion(found)
+    assert "no difference can be tested with this design" in comparison_markdown(found)
+
+
+def test_a_corpus_is_named_as_people_know_it(make):
+    run = make("one", FIRST)
+    run.config["corpus.name"] = "cremad"
+    assert conclusion(compare([run])).startswith("On CREMA-D, one has")
+    run.config.update({"corpus.name": "manifest", "corpus.manifest": "lists/mine.csv"})
+    assert conclusion(compare([run])).startswith("On the corpus of mine.csv, one has")
+
+
+def test_texts_of_train_and_test_are_noted(make):
+    shared = {"texts": 2, "test_utterances": 8}
+    fold = {"fold": 1, "test": {"recordings": "clips 1"}, "text_in_train_and_test": shared}
+    found = compare([make("one", FIRST, folds=[fold])])
+    assert found.runs[0].shared_texts == {"1": 2}
+    assert "Fold 1: 2 texts spoken in both train and test." in comparison_markdown(found)
+
+
+def test_runs_that_tested_the_same_utterances_before_are_counted(make):
+    runs = [make(name, FIRST) for name in ("one", "two", "other")]
+    for run, when in zip(runs, ("2026-01-01", "2026-01-02", "2026-01-03"), strict=True):
+        ledger = run.folder / "ledger.jsonl"
+        line = json.loads(ledger.read_text()) | {"when": when}
+        line |= {"clips": "of other utterances"} if run.name == "other" else {}
+        ledger.write_text(json.dumps(line) + "\n")
+    found = compare(runs)
+    assert [run.runs_before for run in found.runs] == [0, 1, 2]  # other itself has no line of them
+    assert "utterances of two were evaluated by 1 run before." in comparison_markdown(found)
+    (runs[0].folder / "ledger.jsonl").write_text("torn")
+    assert compare(runs).runs[1].runs_before == 0
 
 
 def test_a_comparison_is_read_as_it_was_written(make, tmp_path):

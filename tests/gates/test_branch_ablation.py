@@ -10,7 +10,8 @@ from sklearn.metrics import balanced_accuracy_score
 from audio.reading import read_audio
 from config.loading import load_config
 from evaluation.metrics import SCORES, recalls
-from evaluation.significance import paired_test, speaker_confusions, speaker_interval
+from evaluation.paired_tests import fixed_weights_test
+from evaluation.significance import speaker_confusions, speaker_interval
 from gates import analysis as gate_analysis
 from gates import branch_ablation
 from gates.agreement import judge
@@ -271,7 +272,7 @@ def test_draws_count_as_further_seeds_beside_repeated_intact_ones(counted):
     rows = {(row.changed, row.how): row for row in found.interventions}
     for key, n in ((("cqt", "other class"), 3), (("mel", "train mean"), 1)):
         changed = np.concatenate([one[key] for one in of_seed])
-        test = paired_test(np.repeat(intact, n, 0), changed, SCORES["ua"])
+        test = fixed_weights_test(np.repeat(intact, n, 0), changed, SCORES["ua"])
         row = rows[key]
         assert row.draws == n
         assert (row.fall.value, row.p) == (pytest.approx(test.difference), test.p)

@@ -12,6 +12,7 @@ from gates.statistics import (
     deviations,
     group_test,
     rank_correlations,
+    right_minus_wrong,
     sign_flip_test,
     speaker_means,
     t_interval,
@@ -229,11 +230,13 @@ def test_genders_are_exchanged_within_folds_by_hand():
     means = np.array([0.3, 0.1, 0.9, 0.6])
     first = np.array([True, False, True, False])
     folds = np.array([1, 1, 2, 2])
+    third = group_test(np.r_[means, 0.5, 0.1], np.r_[first, True, False], np.r_[folds, 3, 3])
+    reach = stats.t.ppf(0.975, 2) * 0.1 / np.sqrt(3)  # of 0.2, 0.3 and 0.4
+    assert third.interval == pytest.approx([0.3 - reach, 0.3 + reach])
     found = group_test(means, first, folds)
     # differences +-0.2 and +-0.3: as large as 0.25 are both alike, 2 of 4
     assert (found.value, found.p, found.smallest_p) == (pytest.approx(0.25), 0.5, 0.5)
-    reach = stats.t.ppf(0.975, 1) * np.std([0.2, 0.3], ddof=1) / np.sqrt(2)
-    assert found.interval == pytest.approx([0.25 - reach, 0.25 + reach])
+    assert found.interval is None  # two folds
     together = group_test(means, first, np.zeros(4))
     # of 6 choices of two: sums 1.2 and its mirror 0.7 and those beyond
     sums = np.array([0.4, 1.2, 0.9, 1.0, 0.7, 1.5])
@@ -257,7 +260,7 @@ def test_intervals_are_students():
     values = np.array([0.41, 0.45, 0.52, 0.38])
     ends = stats.ttest_1samp(values, 0).confidence_interval()
     assert t_interval(values) == pytest.approx([ends.low, ends.high])
-    assert t_interval(values[:1]) is None and t_interval(np.full(3, 0.2)) is None
+    assert t_interval(values[:2]) is None and t_interval(np.full(3, 0.2)) is None
     cells = np.array([[0.1, 0.3, NAN], [0.2, 0.6, 0.1], [NAN, 0.5, NAN]])
     first, second, third = class_intervals(cells)
     assert first == (pytest.approx(-0.1), None, 2)  # both deviate alike
@@ -281,5 +284,22 @@ def test_means_of_speakers_and_ranks_with_duration():
     assert len(deviations(cells)) == 1
     seconds = np.array([1.0, 1, 3, 2, 2, 4, NAN])
     expected = stats.spearmanr([0.1, 0.3, 0.2, 0.4], [1, 3, 2, 4]).statistic
-    assert rank_correlations(gate, seconds, speakers) == pytest.approx([expected])
-    assert len(rank_correlations(np.full(7, 0.5), seconds, speakers)) == 0
+    one = np.zeros(7, int)
+    assert rank_correlations(gate, seconds, speakers, one) == pytest.approx([expected])
+    assert len(rank_correlations(np.full(7, 0.5), seconds, speakers, one)) == 0
+
+
+def test_duration_and_rightness_are_asked_within_classes():
+    # Class 1 is longer, has the larger gate and is mostly right; within a class nothing follows.
+    speakers, classes = np.array(["s"] * 8), np.array([0] * 4 + [1] * 4)
+    seconds = np.array([1.0, 2, 3, 4, 11, 12, 13, 14])
+    gate = np.array([0.1, 0.2, 0.2, 0.1, 0.6, 0.7, 0.7, 0.6])
+    assert rank_correlations(gate, seconds, speakers, classes) == pytest.approx([0.0], abs=1e-12)
+    assert stats.spearmanr(gate, seconds).statistic > 0.7
+    right = np.array([True, False, False, False, True, True, True, False])
+    # class 0: 0.1 - 0.5/3, weight 3/4; class 1: 2/3 - 0.6, weight 3/4
+    found = right_minus_wrong(gate, right, speakers, classes)
+    assert found == pytest.approx([(0.1 - 0.5 / 3 + 2 / 3 - 0.6) / 2], abs=1e-12)
+    right[:4], right[4:] = [True, False, False, False], True  # class 1 has no wrong one
+    assert right_minus_wrong(gate, right, speakers, classes) == pytest.approx([0.1 - 0.5 / 3])
+    assert np.isnan(right_minus_wrong(gate, classes == 1, speakers, classes)).all()

@@ -21,7 +21,8 @@ import compare
 from config.loading import load_config
 from evaluation.figures import dot_plot
 from evaluation.results import read_comparison
-from evaluation.tables import comparison_latex, markdown_table
+from evaluation.tables import comparison_latex
+from evaluation.wording import markdown_table
 from reports.publish import gather, publish
 from system.cli import WRONG_INPUT, run_cli
 from system.errors import InputError, RunError

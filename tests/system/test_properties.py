@@ -22,7 +22,8 @@ from config.loading import dump_config, flatten, load_config
 from config.schema import Config
 from corpora.readers import read_corpus
 from evaluation.metrics import SCORES, confusion_matrix, scores
-from evaluation.significance import mcnemar, paired_test, speaker_interval
+from evaluation.paired_tests import fixed_weights_test
+from evaluation.significance import mcnemar, speaker_interval
 from system.errors import InputError
 from system.text import control_character, printable
 
@@ -409,14 +410,14 @@ def test_an_interval_holds_the_score_and_narrows_with_more_speakers(count, shape
 @given(PAIRED, st.sampled_from(sorted(SCORES)))
 def test_the_paired_test_is_the_same_turned_round(count, shape, name):
     a, b = two_runs(shape)
-    one, other = (paired_test(x, y, SCORES[name], 300) for x, y in ((a, b), (b, a)))
+    one, other = (fixed_weights_test(x, y, SCORES[name], 300) for x, y in ((a, b), (b, a)))
     assert other.difference == pytest.approx(-one.difference)
     assert (other.p, other.smallest_p) == (one.p, one.smallest_p)
     assert 0 < one.smallest_p <= one.p <= 1
     if one.interval is not None:
         assert other.interval == pytest.approx([-one.interval[1], -one.interval[0]])
         assert one.interval[0] - 1e-9 <= one.difference <= one.interval[1] + 1e-9
-    assert paired_test(a, a, SCORES[name], 300).p == 1.0
+    assert fixed_weights_test(a, a, SCORES[name], 300).p == 1.0
     count("drawn cases")
 
 

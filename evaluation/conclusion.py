@@ -1,0 +1,92 @@
+"""What a comparison answers, in one sentence: it stands above every table and the report."""
+
+from evaluation.paired_tests import LEVEL
+from evaluation.results import Comparison, PairTest, RunSummary
+from evaluation.wording import count_of, p_value, percent
+
+NAMES_SHOWN = 4  # runs that are named; more are counted
+
+
+def conclusion(comparison: Comparison) -> str:
+    """Say on which corpus, whether the tests of UA tell the runs apart, and which are at chance.
+
+    Args:
+        comparison: From `comparison.compare`, or `results.side_by_side` for one run.
+    """
+    answer = _of_tests(comparison) if comparison.tests else _of_one(comparison.runs[0])
+    chance = chance_ua(comparison.runs[0])
+    at_chance = [run.name for run in comparison.runs if is_at_chance(run)]
+    if comparison.tests and at_chance:
+        verb = "is" if len(at_chance) == 1 else "are"
+        answer += f"; {_join(at_chance)} {verb} not shown to be above chance (UA {percent(chance)})"
+    synthetic = "; the speech is synthetic and says nothing about people" * comparison.synthetic
+    return f"On {comparison.corpus}, {answer}{synthetic}."
+
+
+def chance_ua(run: RunSummary) -> float:
+    """Return the UA of guessing: 1 over the number of classes that were tested."""
+    return 1 / sum(recall is not None for recall in run.per_class_recall)
+
+
+def is_at_chance(run: RunSummary) -> bool:
+    """Return whether the interval of the pooled UA, or UA itself, does not exceed guessing."""
+    ua = run.test["ua"]
+    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run)
+
+
+def cannot_be_tested(comparison: Comparison) -> bool:
+    """Return whether no difference could reach the level, whatever its size."""
+    tests = [test for test in comparison.tests if test.metric == "ua"]
+    return len(tests) * min(test.smallest_p for test in tests) >= LEVEL
+
+
+def design(comparison: Comparison) -> str:
+    """Return what the tests rest on, such as "4 speakers in 2 folds with 1 seed"."""
+    speakers, folds = comparison.n_speakers, len(comparison.folds)
+    return (
+        f"{count_of(speakers, 'speaker')} in {count_of(folds, 'fold')} with "
+        f"{count_of(len(comparison.seeds), 'seed')}"
+    )
+
+
+def _of_one(run: RunSummary) -> str:
+    ua = percent(run.test["ua"].pooled)
+    above = "not shown to be above" if is_at_chance(run) else "above"
+    return (
+        f"{run.name} has UA {ua} on {count_of(run.n_speakers, 'speaker')}, {above} chance (UA "
+        f"{percent(chance_ua(run))})"
+    )
+
+
+def _of_tests(comparison: Comparison) -> str:
+    tests = [test for test in comparison.tests if test.metric == "ua"]
+    n = len(tests)
+    if shown := [_in_words(test) for test in tests if test.p_holm < LEVEL]:
+        rest = "" if len(shown) == n else "no other difference is shown; "
+        corrected = f"p corrected for {count_of(n, 'comparison')}, {design(comparison)}"
+        return f"{', '.join(shown)}; {rest}{corrected}"
+    whom = _join([run.name for run in comparison.runs])
+    sentence = f"no difference in UA between {whom}"
+    if cannot_be_tested(comparison):
+        smallest = min(test.smallest_p for test in tests)
+        corrected = f" ({p_value(min(1.0, n * smallest))} corrected)" * (n > 1)
+        return (
+            f"{sentence} can be shown on {design(comparison)}: they cannot be tested with this "
+            f"design, which allows no p below {p_value(smallest)}{corrected}"
+        )
+    p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
+    correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
+    return f"{sentence} is shown on {design(comparison)}: the smallest p is {p}{correction}"
+
+
+def _in_words(test: PairTest) -> str:
+    """Say which run of a pair is better, by how much and how surely."""
+    better, worse = (test.a, test.b) if test.difference > 0 else (test.b, test.a)
+    points = 100 * abs(test.difference)
+    return f"{better} beats {worse} by {points:.1f} points of UA (p {p_value(test.p_holm)})"
+
+
+def _join(names: list[str]) -> str:
+    if len(names) > NAMES_SHOWN:
+        return f"{len(names)} runs"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
