@@ -13,6 +13,7 @@ from experiments.tuning import load_tuning, tune
 from system.cli import run_cli
 from system.signals import Stop
 from system.text import printable
+from training.command import check_config_option
 
 
 def main() -> int:
@@ -27,6 +28,7 @@ def main() -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
     )
+    check_config_option(parser, sys.argv[1:])
     arguments = parser.parse_intermixed_args()
     for name in ("trials", "workers"):
         if getattr(arguments, name) < 1:

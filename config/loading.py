@@ -5,15 +5,16 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
 from config.effects import ONLY_WITH, keys_without_effect, usual_values
+from config.messages import explain, no_such_config
 from config.pairs import check_pairs
 from config.schema import Config
-from system.errors import InputError, nearest
+from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
 
@@ -66,6 +67,7 @@ def _load(
 ) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
+    files = list(files)
     for file, mapping in files:
         _merge(values, mapping, str(file), sources)
     for override in overrides:
@@ -73,7 +75,7 @@ def _load(
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(_explain(error, sources, path)) from None
+        raise InputError(explain(error, sources, path, len(files) > 1)) from None
     return _complete(config, sources)
 
 
@@ -110,8 +112,6 @@ def json_schema() -> str:
 RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
 MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
-FINDINGS_SHOWN = 20
-UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's `loc`
 
 
 class _Loader(yaml.SafeLoader):
@@ -166,10 +166,14 @@ def read_yaml(text: str, source: str) -> Any:
         raise InputError(f"{source} is not valid YAML: {reason}") from None
 
 
-def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _read_with_parents(
+    path: Path, seen: tuple[Path, ...], named_by: Path | None = None
+) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Yield (file, mapping) of a file and its parents, the oldest parent first."""
     try:
         resolved, text = path.resolve(), read_text(path, MAX_CONFIG)
+    except FileNotFoundError:
+        raise InputError(no_such_config(path, named_by)) from None
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: circular links
         raise InputError(f"cannot read the config file {path}: {error}") from None
     if resolved in seen:
@@ -184,7 +188,7 @@ def _read_with_parents(path: Path, seen: tuple[Path, ...]) -> Iterator[tuple[Pat
     if base is not None and not isinstance(base, str):
         raise InputError(f"{path}: base must be a file name, got {short_repr(base)}")
     if base:
-        yield from _read_with_parents(path.parent / base, (*seen, resolved))
+        yield from _read_with_parents(path.parent / base, (*seen, resolved), path)
     yield path, mapping
 
 
@@ -227,44 +231,6 @@ def _merge(
         else:
             target[key] = value
         sources[dotted] = source
-
-
-def _explain(error: ValidationError, sources: Mapping[str, str], file: str) -> str:
-    """Turn pydantic's findings into lines that name key, file and what is allowed."""
-    lines = []
-    findings = error.errors()
-    for finding in findings[:FINDINGS_SHOWN]:
-        unknown = finding["type"] == "extra_forbidden"
-        union = () if unknown else UNION_PARTS
-        path = [str(part) for part in finding["loc"] if part not in union]
-        dotted = ".".join(path)
-        source = next((sources[p] for p in _prefixes(path) if p in sources), file)
-        if unknown:
-            words = f"no such key; {nearest(truncate(path[-1]), _fields_at(path[:-1]))}"
-        elif finding["type"] == "missing":
-            words = f"must be set; add it to {file} or give {dotted}=... on the command line"
-        else:
-            words = f"{finding['msg']}, got {short_repr(finding['input'])}"
-        lines.append(f"{truncate(dotted)} (in {source}): {words}")
-    if len(findings) > FINDINGS_SHOWN:
-        lines.append(f"and {len(findings) - FINDINGS_SHOWN} more")
-    return "the configuration is wrong:\n  " + "\n  ".join(lines)
-
-
-def _prefixes(path: Sequence[str]) -> list[str]:
-    return [".".join(path[:n]) for n in range(len(path), 0, -1)]
-
-
-def _fields_at(path: Sequence[str]) -> list[str]:
-    model: Any = Config
-    for part in path:
-        annotation = model.model_fields[part].annotation
-        model = next(
-            (t for t in (annotation, *get_args(annotation)) if hasattr(t, "model_fields")), None
-        )
-        if model is None:
-            return []
-    return list(model.model_fields)
 
 
 def _complete(config: Config, sources: Mapping[str, str]) -> Config:

@@ -5,6 +5,7 @@ config.yaml                  a run, a study or a range test
 model.json                   a finished fold; metrics.json is written last
 """
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -44,6 +45,8 @@ def check_is_fold(folder: Path) -> None:
         near = ("*", "folds/*", "*/folds/*")  # in folds/, a run folder, or run.root
         inside = sorted(str(p.parent) for where in near for p in folder.glob(f"{where}/{CARD}"))
         hint = f"; folds in it: {', '.join(inside[:SHOWN])}" if inside else ""
+        if not inside and (near := _nearest_beside(folder, CARD)):
+            hint = f"; did you mean {near}?"
         raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
 
 
@@ -73,4 +76,15 @@ def _hint(folder: Path) -> str:
     inside = sorted(str(path.parent) for path in folder.glob(f"*/{CONFIG}"))
     if re.fullmatch(r"fold-\d+_seed-\d+", folder.name):
         return f"name the run that this fold belongs to: {folder.parent.parent}"
-    return f"runs in it: {', '.join(inside[:SHOWN])}" if inside else "name a folder in run.root"
+    if inside:
+        return f"runs in it: {', '.join(inside[:SHOWN])}"
+    if near := _nearest_beside(folder, CONFIG):
+        return f"did you mean {near}?"
+    return "name a folder in run.root"
+
+
+def _nearest_beside(folder: Path, file: str) -> Path | None:
+    """Return the folder beside this one with such a file whose name is closest, if one is close."""
+    names = [path.parent.name for path in folder.parent.glob(f"*/{file}")]
+    close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.6)
+    return folder.parent / close[0] if close else None

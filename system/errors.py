@@ -17,10 +17,13 @@ def nearest(word: str, options: Iterable[str]) -> str:
 
     >>> nearest("tempreature", ["alpha", "temperature"])
     "did you mean 'temperature'? Allowed: alpha, temperature"
+    >>> nearest("ALPHA", ["alpha", "temperature"])
+    "did you mean 'alpha'? Allowed: alpha, temperature"
     >>> nearest("zzz", ["alpha", "temperature"])
     'Allowed: alpha, temperature'
     """
     options = sorted(options)
-    close = difflib.get_close_matches(word, options, n=1, cutoff=0.6)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    by_lower = {option.lower(): option for option in options}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
+    hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     return f"{hint}Allowed: {', '.join(options)}"

@@ -22,7 +22,17 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
+    check_config_option(parser, argv)
     return parser.parse_intermixed_args(argv)
+
+
+def check_config_option(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
+    """Refuse a YAML file that does not stand behind an option, which would be an override."""
+    options = [word.partition("=")[0] for word in argv]
+    for before, word in zip(["", *argv], argv, strict=False):
+        is_file = word.endswith((".yaml", ".yml")) and "=" not in word
+        if is_file and not before.startswith("--") and "--config" not in options:
+            parser.error(f"the config goes behind --config: --config {word}")
 
 
 def check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry: str) -> None:

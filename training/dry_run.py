@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,9 @@ from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages
+from storage.fold_folder import fold_name
+from storage.folders import is_finished
+from storage.run_folder import FOLDS
 from system.text import format_duration
 from training.build import build_model, build_state
 from training.engine import train_step
@@ -57,11 +61,26 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             "forward, backward and optimizers",
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
+            *_finished(config, plan, overwrite),
             *plan_warnings(plan),
             *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
             "Nothing was trained.",
         ]
     )
+
+
+def _finished(config: Config, plan: Plan, overwrite: bool) -> list[str]:
+    """Say which folds are finished, so that training would skip them."""
+    folds = Path(config.run.root, config.name, FOLDS)
+    jobs = [fold_name(split.fold, seed) for split in plan.wanted() for seed in config.run.seeds]
+    done = [job for job in jobs if is_finished(folds / job)]
+    if not done:
+        return []
+    if overwrite:
+        return [f"finished     {len(done)} of {len(jobs)} folds x seeds; --overwrite removes them"]
+    which = "all" if len(done) == len(jobs) else ", ".join(done)
+    more = "; nothing would be trained" if len(done) == len(jobs) else ""
+    return [f"finished     {which}: skipped, --overwrite starts anew{more}"]
 
 
 def _first_batch(

@@ -1,5 +1,7 @@
 """Configs: inheritance, overrides, and errors that name the key."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
@@ -124,9 +126,49 @@ def test_a_circle_of_parents_is_refused(write):
     assert "b.yaml -> a.yaml -> b.yaml" in message
 
 
-@pytest.mark.parametrize("base", ["missing.yaml", ".", '"\\0"'])
+@pytest.mark.parametrize("base", [".", '"\\0"'])
 def test_a_parent_that_is_not_a_file_is_refused(write, base):
     assert "cannot read the config file" in refusal(write(f"base: {base}\n"))
+
+
+def test_a_parent_that_does_not_exist_is_refused_with_who_named_it(write, tmp_path):
+    write(SMALLEST, "parents.yaml")
+    message = refusal(write("base: parent.yaml\n", "child.yaml"))
+    assert (
+        f"no config file {tmp_path / 'parent.yaml'}, which {tmp_path / 'child.yaml'} n" in message
+    )
+    assert message.endswith(f"as its base; did you mean {tmp_path / 'parents.yaml'}?")
+    message = refusal(write("base: zzz.yaml\n", "child.yaml"))
+    assert message.endswith(f"YAML files in {tmp_path}: child.yaml, parents.yaml")
+
+
+def test_a_config_that_does_not_exist_is_refused_with_one_that_may_be_meant(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    path = CONFIGS / "iemocap_gm.yaml"
+    assert f"did you mean {CONFIGS / 'iemocap_gmu.yaml'}?" in refusal(path)
+    assert "did you mean configs/iemocap_gmu.yaml?" in refusal(Path("iemocap_gmu.yaml"))
+
+
+def test_a_config_that_lacks_keys_is_told_of_base(write):
+    message = refusal(write("name: mine\nmodel: {fusion: gmu}\n"))
+    assert "corpus" in message and "has no `base:`; a config beside it" in message
+    write("name: mine\n", "parent.yaml")
+    assert "has no `base:`" not in refusal(write("base: parent.yaml\n", "child.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("lr=1e-3", "optim.lr?"),
+        ("optim.learning_rate=1e-3", "optim.lr?"),
+        ("model.epochs=3", "train.epochs?"),
+        ("fmin=30", "features.cqt.fmin or features.mel.fmin?"),
+        ("optim.optimizer.cqt=adamW", "'adamw'?"),
+        ("Train.epochs=3", "'train'?"),
+    ],
+)
+def test_a_key_or_word_that_is_nearly_right_is_told(write, override, meant):
+    assert f"did you mean {meant}" in refusal(write(SMALLEST), override)
 
 
 def test_a_parent_that_is_not_a_name_is_refused(write):

@@ -267,7 +267,8 @@ def test_the_conclusion_says_that_nothing_is_shown_and_whether_anything_could_be
         f"On the demo corpus, {sentence}; the speech is synthetic and says nothing about people."
     )
     assert conclusion(compare(runs[:1])).startswith(
-        "On the demo corpus, one has UA 83.3 on 3 speakers, not shown to be above chance (UA 50.0); the "
+        "On the demo corpus, one has UA 83.3 on 3 speakers, not shown to be above chance (UA "
+        "50.0); the speech"
     )
 
 

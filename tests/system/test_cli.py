@@ -5,6 +5,7 @@ import os
 import re
 import runpy
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -100,6 +101,14 @@ def test_a_mistake_is_reported_in_one_message_with_status_2(
     for word in words:
         assert word in said.err
     assert leaves_nothing(tmp_path)
+
+
+@pytest.mark.parametrize("entry", ["train.py", "train_gmu.py", "tune.py"])
+def test_a_config_without_its_option_is_told_where_it_goes(entry: str) -> None:
+    command = [sys.executable, entry, "configs/demo_gmu.yaml", "train.epochs=1"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "the config goes behind --config: --config configs/demo_gmu.yaml" in said.stderr
 
 
 def test_an_empty_corpus_folder_is_said_to_be_empty(run, tmp_path: Path) -> None:

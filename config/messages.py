@@ -1,0 +1,128 @@
+"""What is wrong with a config, in words: the key, where it was set, what is allowed, the way on."""
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import ValidationError
+
+from config.schema import Config
+from system.errors import nearest
+from system.text import short_repr, truncate
+
+FINDINGS_SHOWN = 20
+UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's `loc`
+OTHER_WORDS = {  # what other tools call a key
+    "learning_rate": "lr",
+    "n_epochs": "epochs",
+    "num_epochs": "epochs",
+    "max_epochs": "epochs",
+    "bs": "batch_size",
+    "gradient_accumulation_steps": "accumulate",
+    "seed": "seeds",
+    "fold": "folds",
+    "num_workers": "workers",
+    "dtype": "precision",
+    "img_size": "image_size",
+}
+
+
+def explain(error: ValidationError, sources: Mapping[str, str], file: str, has_base: bool) -> str:
+    """Turn pydantic's findings into lines that name key, file and what is allowed.
+
+    Args:
+        error: The findings.
+        sources: Where the value of each dotted key comes from.
+        file: The config file.
+        has_base: Whether it names a parent.
+    """
+    lines = []
+    findings = error.errors()
+    for finding in findings[:FINDINGS_SHOWN]:
+        unknown = finding["type"] == "extra_forbidden"
+        union = () if unknown else UNION_PARTS
+        path = [str(part) for part in finding["loc"] if part not in union]
+        dotted = ".".join(path)
+        source = next((sources[p] for p in _prefixes(path) if p in sources), file)
+        if unknown:
+            words = f"no such key; {_nearest_key(path)}"
+        elif finding["type"] == "missing":
+            words = f"must be set; add it to {file} or give {dotted}=... on the command line"
+        else:
+            words = f"{finding['msg']}, got {short_repr(finding['input'])}{_meant(finding)}"
+        lines.append(f"{truncate(dotted)} (in {source}): {words}")
+    if len(findings) > FINDINGS_SHOWN:
+        lines.append(f"and {len(findings) - FINDINGS_SHOWN} more")
+    if not has_base and any(finding["type"] == "missing" for finding in findings):
+        lines.append(
+            f"{file} has no `base:`; a config beside it gives all other keys, such as "
+            "`base: iemocap.yaml`"
+        )
+    return "the configuration is wrong:\n  " + "\n  ".join(lines)
+
+
+def no_such_config(path: Path, named_by: Path | None) -> str:
+    """Say that a config file does not exist, who named it, and which file may be meant.
+
+    Args:
+        path: The file.
+        named_by: The config whose `base:` it is; None for the command line.
+    """
+    who = "" if named_by is None else f", which {named_by} names as its base"
+    files = sorted(path.parent.glob("*.y*ml"))
+    names = difflib.get_close_matches(path.name, [file.name for file in files], n=1, cutoff=0.6)
+    meant = [path.parent / name for name in names]
+    meant += [Path("configs", path.name)] if Path("configs", path.name).is_file() else []
+    if meant:
+        return f"there is no config file {path}{who}; did you mean {meant[0]}?"
+    there = ", ".join(file.name for file in files[:FINDINGS_SHOWN]) or "none"
+    return f"there is no config file {path}{who}; YAML files in {path.parent}: {there}"
+
+
+def _nearest_key(path: Sequence[str]) -> str:
+    """Name the key that may be meant, in any section; otherwise those of the section."""
+    word = OTHER_WORDS.get(path[-1].lower(), path[-1].lower())
+    if same := [key for key in _keys(Config) if key.rpartition(".")[2] == word]:
+        return f"did you mean {' or '.join(same)}?"
+    return nearest(truncate(path[-1]), _fields_at(path[:-1]))
+
+
+def _meant(finding: Mapping[str, Any]) -> str:
+    """Name the allowed word that a wrong one resembles."""
+    if finding["type"] != "literal_error" or not isinstance(finding["input"], str):
+        return ""
+    allowed = re.findall(r"'([^']*)'", finding["ctx"]["expected"])
+    given = truncate(finding["input"]).lower()
+    close = difflib.get_close_matches(given, [word.lower() for word in allowed], n=1, cutoff=0.6)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _keys(model: Any, prefix: str = "") -> Iterator[str]:
+    """Yield all dotted keys of a section."""
+    for name, field in model.model_fields.items():
+        inner = _section(field.annotation)
+        if inner is None:
+            yield f"{prefix}{name}"
+        else:
+            yield from _keys(inner, f"{prefix}{name}.")
+
+
+def _prefixes(path: Sequence[str]) -> list[str]:
+    return [".".join(path[:n]) for n in range(len(path), 0, -1)]
+
+
+def _fields_at(path: Sequence[str]) -> list[str]:
+    model: Any = Config
+    for part in path:
+        model = _section(model.model_fields[part].annotation)
+        if model is None:
+            return []
+    return list(model.model_fields)
+
+
+def _section(annotation: Any) -> Any:
+    """Return the section that an annotation names; None for a value."""
+    options = (annotation, *get_args(annotation))
+    return next((option for option in options if hasattr(option, "model_fields")), None)
