@@ -66,6 +66,7 @@ class RunSummary:
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
         training_issues: Issues of the folds that had some, by fold and seed.
+        unread_audio: Audio files below `corpus.root` that were not read, in words.
         commits: Commits of this code that made the folds.
     """
 
@@ -91,6 +92,7 @@ class RunSummary:
         Field(validation_alias=AliasChoices("test_evaluations", "looks")),  # the older key
     ]
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
+    unread_audio: list[str] = field(default_factory=list)
     commits: list[str]
 
 

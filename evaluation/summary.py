@@ -11,6 +11,7 @@ from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
+from storage.audio_lists import read_unread_audio
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
@@ -64,6 +65,7 @@ def describe_run(run: Run) -> RunSummary:
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),
         training_issues=_training_issues(run),
+        unread_audio=read_unread_audio(run.folder),
         commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
     )
 

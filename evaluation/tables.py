@@ -140,11 +140,13 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes on the scores: missing classes or folds, repeated evaluations, commits."""
+    """Return notes: audio not read, missing classes or folds, repeated evaluations, commits."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
     ]
+    unread = [line for run in comparison.runs for line in run.unread_audio]
+    lines += [f"{line}." for line in dict.fromkeys(unread)]  # of one corpus: once for all runs
     for run in comparison.runs:
         if repeated := repeated_evaluations(run.test_evaluations):
             lines.append(
