@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from corpora.utterance import LISTED_SUFFIXES, is_audio
+from corpora.utterance import LISTED_SUFFIXES
 from system.text import printable
 
 SUFFIXES = (*LISTED_SUFFIXES, ".oga", ".aac", ".m4a", ".wma", ".amr", ".au", ".sph", ".caf")
@@ -90,16 +90,15 @@ def list_tree(root: Path, limit: int = MAX_NAMES) -> Tree:
             if n_names > limit:
                 return tree._replace(is_whole=False)
             for entry in entries:
-                path = folder / entry.name
-                if _is_folder(entry):
-                    if entry.name.startswith("."):
-                        continue
-                    if entry.is_symlink():
-                        links.append((path, os.path.realpath(path)))
-                    else:
-                        folders.append((path, os.path.join(real, entry.name)))
-                elif is_audio(path, SUFFIXES):
-                    tree.audio.append(path)
+                if entry.name.startswith("."):
+                    continue
+                if not _is_folder(entry):
+                    if entry.name.lower().endswith(SUFFIXES):
+                        tree.audio.append(folder / entry.name)
+                elif entry.is_symlink():
+                    links.append((folder / entry.name, os.path.realpath(entry.path)))
+                else:
+                    folders.append((folder / entry.name, f"{real}/{entry.name}"))
         level = folders + links
     return tree
 
@@ -116,8 +115,9 @@ def unread_audio(root: Path, read: Iterable[Path], named: bool = True) -> Unread
     """
     root = Path(root).expanduser()
     tree = list_tree(root, MAX_NAMES if named else MAX_NAMES // 10)
-    known = {os.path.realpath(path) for path in read}
-    files = [path for path in tree.audio if os.path.realpath(path) not in known]
+    folders: dict[str, str] = {}
+    known = {_real(path, folders) for path in read}
+    files = [path for path in tree.audio if _real(path, folders) not in known]
     names, closed = (
         tuple(sorted(printable(str(path.relative_to(root)), keep="") for path in paths))
         for paths in (files, tree.closed)
@@ -132,7 +132,17 @@ def first(names: Iterable[str]) -> str:
     return ", ".join(names[:NAMES_SHOWN]) + more
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _real(path: Path, folders: dict[str, str]) -> str:
+    """Return the path without links; `folders` keeps those of the folders seen so far."""
+    if os.path.islink(path):
+        return os.path.realpath(path)
+    folder, name = os.path.split(path)
+    if folder not in folders:
+        folders[folder] = os.path.realpath(folder)
+    return f"{folders[folder]}/{name}"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError:  # a loop of links

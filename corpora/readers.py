@@ -162,7 +162,7 @@ def _read_names(
     root: Path,
     tree: Tree,
     label_of: Callable[[Path], str] = lambda path: "",
-    other: re.Pattern = NO_OTHER,
+    other: re.Pattern[str] = NO_OTHER,
 ) -> list[Utterance]:
     """Read the files that are named as in the corpus, whatever folder below the root they lie in.
 

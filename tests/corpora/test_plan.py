@@ -266,3 +266,15 @@ def test_text_groups_are_planned(recipe, mine):
     assert [split.fold for split in found.splits] == [1, 2, 3, 4, 5, 6]
     assert found.certificate["checks"]["text"].startswith("passed")
     assert plan_warnings(found) == []
+
+
+def test_counts_that_differ_say_what_was_not_read(recipe, tmp_path):
+    for name in ("Actor_01/03-01-05-01-01-01-01.wav", "Actor_02/03-01-05-01-01-01-02.mp3"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    keys = ["corpus.name=ravdess", f"corpus.root={tmp_path}", "corpus.labels=ravdess8"]
+    keys += ["corpus.expect_published_counts=true", "run.folds=null"]
+    keys += ["protocol.split=speaker-k-fold", "protocol.n_folds=3"]
+    with pytest.raises(InputError, match="differ from the published") as error:
+        make_plan(load_config(recipe, keys))
+    assert "1 audio files below corpus.root were not read: Actor_02/ (1)" in str(error.value)

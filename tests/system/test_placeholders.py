@@ -7,6 +7,7 @@ import pytest
 
 from config.loading import load_config
 from corpora.readers import read_corpus
+from experiments.study import STORE, store_errors
 from storage.fold_folder import read_metrics, read_table
 from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
@@ -84,3 +85,10 @@ def test_tables_of_published_corpora_that_are_pointers(tmp_path):
     pointer(labels)
     with pytest.raises(InputError, match=f"Ses01F_impro01.txt: it {PULL}"):
         read_corpus("iemocap", tmp_path / "i")
+
+
+def test_a_study_that_is_a_pointer(tmp_path):
+    pointer(tmp_path / STORE)
+    with pytest.raises(RunError, match=PULL) as error, store_errors(tmp_path, ValueError):
+        raise ValueError("file is not a database")
+    assert "remove" not in str(error.value)
