@@ -130,6 +130,8 @@ def test_a_linked_folder_is_read_and_cycles_end(tmp_path, corpus):
 def test_the_same_folder_under_a_second_name_is_no_copy(tmp_path, corpus):
     put(corpus, tmp_path / "release")
     (tmp_path / "a link").symlink_to("release")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/favourite.wav").symlink_to(tmp_path / "release" / name(corpus, 0))
     found = read(corpus, tmp_path)
     assert all(one.path.is_relative_to(tmp_path / "release") for one in found)
     assert unread_audio(tmp_path, [one.path for one in found]).files == ()
