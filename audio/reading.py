@@ -17,6 +17,8 @@ import soxr
 from numpy.typing import NDArray
 
 from audio import fingerprint
+from audio.channels import ChannelLevels
+from audio.impostors import what_else
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
 MAX_MINUTES = 60  # the images of an hour take 2.5 GB at the published settings
@@ -24,6 +26,7 @@ MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: no recorder is outside of th
 MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is that loud
 BLOCK = 2**18  # samples, over all channels, that are in memory at once
 CHANGED = "has changed since it was indexed"
+ONE_CHANNEL = "Save one channel as a file of its own (sox IN OUT remix 1) and use that"
 BAD_FILE = 7  # libsndfile's code, also for MP3 without a frame; its own words suspect a pipe
 NOT_A_FILE = {  # opening these would block, or read forever
     stat.S_IFDIR: "is a folder, not a file",
@@ -64,7 +67,8 @@ def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> ND
 
     Raises:
         BadAudio: The file is unreadable, too short, too long, constant, absurdly loud, has samples
-            that are NaN or infinite, or holds another recording than expected.
+            that are NaN or infinite, has channels that cancel, or holds another recording than
+            expected.
     """
     with _open_file(path) as file, _open_audio(file) as audio:
         sound = _Sound(audio)
@@ -139,6 +143,7 @@ class _Sound:
         self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
+        self._levels = ChannelLevels(audio.channels)
 
     @property
     def hash(self) -> str:
@@ -155,6 +160,7 @@ class _Sound:
         while len(samples := self._audio.read(size, "float32", always_2d=True)):  # (t, channels)
             _check_samples(samples)
             mono = samples.mean(1)
+            self._levels.add(samples, mono)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))
@@ -172,9 +178,16 @@ class _Sound:
         if self.n_samples < int(MIN_SECONDS * self.rate):
             shown = f"{1000 * self.n_samples / self.rate:.3g} ms"
             raise BadAudio(f"is too short: {shown}, where {1000 * MIN_SECONDS:g} ms are needed")
+        weaker = self._levels.cancellation()
         if self._low == self._high:
             mean = " where its channels are averaged" if self._audio.channels > 1 else ""
-            raise BadAudio(f"holds no sound: every sample is {self._low:.3g}{mean}")
+            way = f". {ONE_CHANNEL}" if weaker is not None else ""
+            raise BadAudio(f"holds no sound: every sample is {self._low:.3g}{mean}{way}")
+        if weaker is not None:
+            raise BadAudio(
+                f"has channels that cancel: their mean is {weaker:.0f} dB weaker than the loudest. "
+                + ONE_CHANNEL
+            )
 
 
 def _check_samples(samples: NDArray[np.float32]) -> None:
@@ -206,8 +219,11 @@ def _open_audio(file: FileIO) -> Iterator[soundfile.SoundFile]:
     """Decode an open file from its beginning, in the format that its content has.
 
     Raises:
-        BadAudio: libsndfile cannot read it, or its sampling rate is out of range.
+        BadAudio: It holds something else, libsndfile cannot read it, or its sampling rate is out
+            of range.
     """
+    if reason := what_else(file):
+        raise BadAudio(reason)
     try:
         with _Stream(file.fileno(), closefd=False) as audio:
             if not MIN_RATE <= audio.samplerate <= MAX_RATE:

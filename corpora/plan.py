@@ -11,6 +11,8 @@ from typing import Any
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from config.schema import Config
+from corpora.audio_files import Unread, unread_audio
+from corpora.bad_audio import describe_bad_audio
 from corpora.certificate import certify, protocol_id
 from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, group_recordings
@@ -34,6 +36,7 @@ class Plan:
         splits: All folds, or the one fold of a tuning plan.
         certificate: Facts about the splits, with their hash as `id`.
         has_test: False for a tuning plan, whose test utterances were not opened.
+        unread: Audio files below `corpus.root` that the reader did not read.
     """
 
     config: Config
@@ -44,6 +47,7 @@ class Plan:
     splits: Sequence[Split]
     certificate: Mapping[str, Any]
     has_test: bool = True
+    unread: Unread = Unread()
 
     @cached_property
     def hashes(self) -> dict[Path, str]:
@@ -66,9 +70,9 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances = _read(config)
+    labels, utterances, unread = _read(config)
     recordings, bad = _index(config, utterances, keep)
-    return _settle(config, labels, utterances, recordings, bad)
+    return replace(_settle(config, labels, utterances, recordings, bad), unread=unread)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -93,7 +97,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances = _read(config)
+    labels, utterances, _ = _read(config)
     split = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
@@ -115,13 +119,14 @@ def without_bad_audio(plan: Plan, bad: Mapping[Path, str]) -> Plan:
         return plan
     parts = (plan.config, plan.labels, plan.utterances, plan.recordings, {**plan.bad, **bad})
     if plan.has_test:
-        return _settle(*parts)
+        return replace(_settle(*parts), unread=plan.unread)
     return _settle_without_test(*parts, plan.splits[0])
 
 
 def plan_warnings(plan: Plan) -> list[str]:
-    """Return what the leakage check allowed and a reader of the scores should know."""
+    """Return what was not read, and what the leakage check allowed."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    warnings += plan.unread.words()
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
         shared = fold["text_in_train_and_test"]
@@ -141,15 +146,25 @@ def plan_warnings(plan: Plan) -> list[str]:
     return warnings
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance]]:
-    """Read the corpus and choose labels; no audio is opened."""
+def bad_audio_list(config: Config) -> Path:
+    """Return the file for a long list of bad audio: beside the feature store, of this run."""
+    return Path(config.run.store) / f"bad_audio-{config.name}.csv"
+
+
+def _read(config: Config) -> tuple[LabelSet, list[Utterance], Unread]:
+    """Read the corpus, choose labels, list audio that was not read; no audio is opened."""
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
     labels = label_set(corpus.name, corpus.labels, utterances)
     published = corpus.expect_published_counts or False
-    return labels, list(select_labels(utterances, labels, corpus.subset, published))
+    paths = [utterance.path for utterance in utterances]
+    unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
+    try:
+        return labels, select_labels(utterances, labels, corpus.subset, published), unread
+    except InputError as error:  # what was not read may be what is missing
+        raise InputError("\n".join([str(error), *unread.words()])) from error
 
 
 def _index(
@@ -224,17 +239,17 @@ def _usable(
 ) -> tuple[list[Utterance], dict[Path, Recording], Sequence[Copy]]:
     """Return utterances and recordings without bad audio, and the near copies among them."""
     if bad and config.corpus.on_bad_audio == "error":
-        listed = "\n".join(f"  {path} {reason}" for path, reason in sorted(bad.items()))
+        listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
         raise InputError(
             f"{len(bad)} audio files cannot be used:\n{listed}\n"
-            "Repair or remove them, or set corpus.on_bad_audio=skip to leave them out"
+            "Put intact files in their place, or set corpus.on_bad_audio=skip to leave them out"
         )
     kept = [utterance for utterance in utterances if utterance.path not in bad]
     present = {utterance.label for utterance in kept}
     if missing := [name for name in labels.classes if name not in present]:
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
-            "Repair them, or choose other corpus.labels"
+            "Put intact files in their place, or choose other corpus.labels"
         )
     usable = {path: recording for path, recording in recordings.items() if path not in bad}
     return kept, usable, near_copies({audio.hash: audio.words for audio in usable.values()})

@@ -9,22 +9,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
+from corpora.audio_files import Tree, first
+from corpora.iemocap import read_iemocap
+from corpora.layout import (
+    choose_parts,
+    is_published,
+    list_folder,
+    not_found,
+    own_folder,
+    read_published,
+    search,
+)
 from corpora.manifest import read_manifest
-from corpora.utterance import Utterance, from_name, is_audio
+from corpora.utterance import ESD_EMOTIONS, Utterance, from_name, is_audio
 from system.errors import InputError, nearest
-from system.files import MAX_LABELS, read_text
 from system.text import truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
-
-NAMES_SHOWN = 10
-
-# [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], without outer spaces
-IEMOCAP_LABEL_LINE = re.compile(
-    r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t\[\d+\.\d+, \d+\.\d+, \d+\.\d+\]"
-)
-# id [start-end]: words
-IEMOCAP_TEXT_LINE = re.compile(r"(?P<id>\w+) \[[\d.\- ]+\]: ?(?P<text>.*)")
 
 
 def read_corpus(
@@ -34,8 +35,8 @@ def read_corpus(
 
     Args:
         name: One of `CORPORA`.
-        root: The corpus folder, or the folder that holds it; the folder that the audio paths of a
-            manifest are relative to.
+        root: The corpus folder, or a folder that holds it or its parts; the folder that the audio
+            paths of a manifest are relative to.
         manifest: The table to read; required by the corpus "manifest", refused by the others.
         absolute_paths: Whether a manifest may name files outside `root`.
 
@@ -76,7 +77,8 @@ def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) ->
     """
     root = Path(root).expanduser()
     if not root.is_dir():
-        raise InputError(f"corpus.root: there is no folder {root}; {_list_nearest_folder(root)}")
+        near = next(path for path in root.absolute().parents if path.is_dir())
+        raise InputError(f"corpus.root: there is no folder {root}; {list_folder(near)}")
     if manifest is not None and not os.path.lexists(Path(manifest).expanduser()):
         raise InputError(f"corpus.manifest: there is no file {manifest}")
 
@@ -98,168 +100,105 @@ def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utteranc
     return [utterance for utterance in utterances if utterance.portion == subset]
 
 
-def _read_iemocap(root: Path) -> list[Utterance]:
-    root = _find_root("iemocap", root, "Session*/dialog/EmoEvaluation/*.txt")
-    utterances = [
-        utterance
-        for label_file in _visible(root.glob("Session*/dialog/EmoEvaluation/*.txt"))
-        for utterance in _read_iemocap_labels(root, label_file)
-    ]
-    if not utterances:
+def _read_esd(root: Path) -> list[Utterance]:
+    def emotion_of(path: Path) -> str:
+        folders = reversed(path.relative_to(root).parent.parts)
+        return next((ESD_EMOTIONS[f.lower()] for f in folders if f.lower() in ESD_EMOTIONS), "")
+
+    utterances = _read_names("esd", root, search("esd", root), emotion_of)
+    unlabelled = [str(u.path.relative_to(root)) for u in utterances if not u.label]
+    if unlabelled:
         raise InputError(
-            f"no label line in {root}/Session*/dialog/EmoEvaluation/*.txt; unpack the corpus again"
+            f"{len(unlabelled)} of {len(utterances)} files of esd lie in no folder of an emotion "
+            f"({', '.join(ESD_EMOTIONS.values())}), which is their label: {first(unlabelled)}. "
+            "Use the published folders, speaker/emotion, or list the files in a manifest"
         )
-    _refuse_missing_audio(root, utterances)
-    texts = _read_iemocap_texts(root)
-    return [replace(utterance, text_id=texts.get(utterance.id)) for utterance in utterances]
-
-
-def _read_iemocap_labels(root: Path, label_file: Path) -> list[Utterance]:
-    """Read the lines that begin with `[`; the header has a `[` too, but not at the beginning."""
-    utterances = []
-    for number, line in enumerate(_lines(label_file), start=1):
-        if not line.startswith("["):
-            continue
-        match = IEMOCAP_LABEL_LINE.fullmatch(line)
-        utterance = match and from_name("iemocap", match["id"], root, match["label"])
-        if utterance is None:
-            raise InputError(
-                f"{label_file}, line {number}: not an IEMOCAP label line: {line[:80]!r}; expected "
-                "'[start - end]<tab>Ses01F_impro01_F000<tab>neu<tab>[v, a, d]'"
-            )
-        utterances.append(replace(utterance, path=_iemocap_audio(root, utterance.id)))
     return utterances
 
 
-def _iemocap_audio(root: Path, utterance_id: str) -> Path:
-    # Ses05M_script01_1b begins like Ses05M_script01_1: the dialog is all but the last group.
-    dialog = utterance_id.rsplit("_", 1)[0]
-    folder = root / f"Session{utterance_id[4:5]}" / "sentences" / "wav" / dialog
-    flac = folder / f"{utterance_id}.flac"
-    return flac if os.path.lexists(flac) else flac.with_suffix(".wav")
-
-
-def _read_iemocap_texts(root: Path) -> dict[str, str]:
-    """Map each scripted id to its words, letters only; line numbers differ between sessions."""
-    texts = {}
-    for path in _visible(root.glob("Session*/dialog/transcriptions/*script*.txt")):
-        for match in filter(None, map(IEMOCAP_TEXT_LINE.fullmatch, _lines(path))):
-            words = re.sub(r"\[.*?\]", "", match["text"].lower())  # [LAUGHTER]
-            if letters := re.sub(r"[^a-z]", "", words):
-                texts[match["id"]] = letters
-    return texts
-
-
-def _refuse_missing_audio(root: Path, utterances: list[Utterance]) -> None:
-    """Refuse a corpus without any audio file; if only some are missing, they are bad audio."""
-    if not any(os.path.lexists(utterance.path) for utterance in utterances):
-        raise InputError(
-            f"none of {len(utterances)} labelled utterances has an audio file under "
-            f"{root}/Session*/sentences/wav/<dialog>/: {_first([u.id for u in utterances])}. "
-            "Unpack the corpus again"
-        )
-
-
-def _read_esd(root: Path) -> list[Utterance]:
-    root = _find_root("esd", root, "[0-9][0-9][0-9][0-9]/*/")
-    files = [path for path in root.glob("[0-9][0-9][0-9][0-9]/*/**/*") if is_audio(path)]
-    return _read_names("esd", root, files, label_of=lambda path: path.relative_to(root).parts[1])
-
-
 def _read_ravdess(root: Path) -> list[Utterance]:
-    root = _find_root("ravdess", root, "Actor_*/03-01-*")
-    files = [path for path in root.glob("Actor_*/*") if is_audio(path)]
     other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # video, or song
-    return _read_names("ravdess", root, [path for path in files if not other.match(path.name)])
+    return _read_names("ravdess", root, search("ravdess", root), other=other)
 
 
 def _read_emodb(root: Path) -> list[Utterance]:
-    root = _find_root("emodb", root, "wav/[0-9][0-9][ab]*")
-    return _read_names("emodb", root, [path for path in root.glob("wav/*") if is_audio(path)])
+    return _read_names("emodb", root, search("emodb", root))
 
 
 def _read_cremad(root: Path) -> list[Utterance]:
-    root = _find_root("cremad", root, "AudioWAV/1[0-9][0-9][0-9]_*")
-    files = [path for path in root.glob("AudioWAV/*") if is_audio(path)]
-    genders = _read_cremad_genders(root / "VideoDemographics.csv")
-    return [
-        replace(utterance, gender=genders.get(utterance.speaker))
-        for utterance in _read_names("cremad", root, files)
-    ]
+    tree = search("cremad", root)
+    utterances = _read_names("cremad", root, tree)
+    genders = next(filter(None, map(_read_cremad_genders, tree.folders)), {})
+    return [replace(one, gender=genders.get(one.speaker)) for one in utterances]
 
 
-def _read_cremad_genders(path: Path) -> dict[str, str]:
+def _read_cremad_genders(folder: Path) -> dict[str, str]:
+    path = folder / "VideoDemographics.csv"
     if not path.is_file():
         return {}
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    rows = csv.DictReader(io.StringIO(read_published(path), newline=""))
     try:
         return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
     except (KeyError, csv.Error) as error:
         raise InputError(
             f"{path}: expected columns ActorID and Sex (Female or Male), got "
-            f"{truncate(str(error))}; unpack the corpus again"
+            f"{truncate(str(error))}: put the published table there"
         ) from error
 
 
 READERS: dict[str, Callable[[Path], list[Utterance]]] = {
-    "iemocap": _read_iemocap,
+    "iemocap": read_iemocap,
     "esd": _read_esd,
     "ravdess": _read_ravdess,
     "emodb": _read_emodb,
     "cremad": _read_cremad,
 }
 CORPORA = (*READERS, "manifest")
+NO_OTHER = re.compile(r"(?!)")  # matches nothing
 
 
 def _read_names(
-    corpus: str, root: Path, files: list[Path], label_of: Callable[[Path], str] = lambda path: ""
+    corpus: str,
+    root: Path,
+    tree: Tree,
+    label_of: Callable[[Path], str] = lambda path: "",
+    other: re.Pattern[str] = NO_OTHER,
 ) -> list[Utterance]:
-    utterances = [from_name(corpus, path.stem, path, label_of(path)) for path in files]
-    pairs = zip(files, utterances, strict=True)
-    unknown = [str(path.relative_to(root)) for path, utterance in pairs if utterance is None]
+    """Read the files that are named as in the corpus, whatever folder below the root they lie in.
+
+    Args:
+        corpus: Name of the corpus.
+        root: Value of `corpus.root`.
+        tree: What lies below it.
+        label_of: Returns what the folders of a file say of its label.
+        other: Names of files that the corpus has too and that are not read.
+    """
+    parsed = {path: from_name(corpus, path.stem, path, label_of(path)) for path in tree.audio}
+    named = {path: one for path, one in parsed.items() if one and not other.match(path.name)}
+    files = {path: one for path, one in named.items() if is_audio(path)}
+    if not files:
+        raise not_found(corpus, root, tree, named)
+    ids: dict[Path, list[str]] = {}
+    for path, one in files.items():
+        ids.setdefault(own_folder(corpus, root, path), []).append(one.id)
+    parts = set(choose_parts(corpus, root, ids))
+    read = {path: one for path, one in files.items() if own_folder(corpus, root, path) in parts}
+    folders = {path.parent for path in read}
+    unknown = [
+        str(path.relative_to(root))
+        for path in filter(is_audio, tree.audio)
+        if parsed[path] is None
+        and not other.match(path.name)
+        and (path.parent in folders or is_published(corpus, path.parent))
+        and own_folder(corpus, root, path) in parts
+    ]
     if unknown:
         raise InputError(
-            f"{len(unknown)} of {len(files)} audio files under {root} are not named as in "
-            f"{corpus}: {_first(unknown)}. Move them away, or describe them in a manifest"
+            f"{len(unknown)} of {len(unknown) + len(read)} audio files under {root} are not named "
+            f"as in {corpus}: {first(unknown)}. Move them to another folder, or describe all files "
+            "in a manifest"
         )
-    if not files:
-        raise InputError(f"no WAV or FLAC file under {root}; {_list_folder(root)}")
-    return [utterance for utterance in utterances if utterance is not None]
-
-
-def _find_root(corpus: str, root: Path, pattern: str) -> Path:
-    """Return the folder that holds `pattern`: `root`, a folder in it, or a folder `name/name`."""
-    folders = _visible(path for path in root.iterdir() if path.is_dir())
-    for candidates in ([root], folders, [folder / folder.name for folder in folders]):
-        hits = [folder for folder in candidates if _visible(folder.glob(pattern))]
-        if len(hits) == 1:
-            _refuse_unreadable_folders(hits[0], pattern)
-            return hits[0]
-        if hits:
-            raise InputError(
-                f"corpus.root {root} holds {corpus} more than once; set it to the one to read: "
-                f"{_first([str(hit) for hit in hits])}"
-            )
-    raise InputError(
-        f"corpus.root: no {corpus} corpus in {root}, searched there and one folder deeper for "
-        f"{pattern}; {_list_folder(root)}"
-    )
-
-
-def _refuse_unreadable_folders(root: Path, pattern: str) -> None:
-    """Refuse folders without permission, which a search would skip silently."""
-    errors: list[OSError] = []
-    for top in root.glob(pattern.split("/")[0]):
-        for _, folders, _ in os.walk(top, onerror=errors.append):
-            folders[:] = [
-                name for name in folders if name != "sentences"
-            ]  # the label files name its files
-    if errors:
-        raise InputError(
-            f"{len(errors)} folders of the corpus cannot be read: "
-            f"{_first(sorted(str(error.filename) for error in errors))}: {errors[0].strerror}. "
-            "Change their permissions (chmod u+rx)"
-        )
+    return list(read.values())
 
 
 def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:
@@ -268,36 +207,7 @@ def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:
     if twice:
         paths = [str(utterance.path) for utterance in utterances if utterance.id == twice[0]]
         raise InputError(
-            f"{corpus}: {len(twice)} ids occur more than once: {_first(twice)}; the first is in "
-            f"{_first(paths)}. Remove the copies"
+            f"{corpus}: {len(twice)} ids occur more than once: {first(twice)}; the first is in "
+            f"{first(paths)}. Set corpus.root to a folder with one of each, or list the files to "
+            "use in a manifest"
         )
-
-
-def _visible(paths: Iterable[Path]) -> list[Path]:
-    """Sort paths and leave out hidden ones, such as AppleDouble files (`._name`)."""
-    return sorted(path for path in paths if not path.name.startswith("."))
-
-
-def _lines(path: Path) -> list[str]:
-    return [line.strip() for line in re.split(r"\r\n?|\n", _text(path))]
-
-
-def _text(path: Path) -> str:
-    try:
-        return read_text(path, MAX_LABELS, "utf-8-sig", "replace")
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {error}; unpack the corpus again") from error
-
-
-def _list_folder(folder: Path) -> str:
-    names = _visible(folder.iterdir())
-    return f"{folder} holds: {_first([path.name for path in names])}" if names else "it is empty"
-
-
-def _list_nearest_folder(missing: Path) -> str:
-    return _list_folder(next(parent for parent in missing.absolute().parents if parent.is_dir()))
-
-
-def _first(names: list[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from audio.reading import BadAudio, Recording, in_parallel, inspect_audio
 from system.files import atomic_write, corrupt_file, make_folder
 
-FILE = "recordings-2.npz"  # 2: raised when a `Recording`, or what counts as usable, changes
+FILE = "recordings-3.npz"  # 3: raised when a `Recording`, or what counts as usable, changes
 KINDS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # of columns
 SHOW_PROGRESS = 1000  # files and more get a progress bar
 SAVE_EVERY = 1000  # files

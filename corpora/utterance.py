@@ -42,6 +42,7 @@ IEMOCAP_NAME = re.compile(
 )
 
 ESD_NAME = re.compile(r"(?P<speaker>\d{4})_(?P<number>\d{6})")
+ESD_EMOTIONS = {name.lower(): name for name in ("Neutral", "Happy", "Angry", "Sad", "Surprise")}
 ESD_TEXTS = 350  # sentences per language; the numbers continue from emotion to emotion
 # Source: the ReadMe of the corpus; 5 women and 5 men per language (Zhou et al. 2022).
 ESD_WOMEN = {"0001", "0002", "0003", "0007", "0009", "0015", "0016", "0017", "0018", "0019"}

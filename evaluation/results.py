@@ -74,6 +74,7 @@ class RunSummary:
         shared_texts: Number of texts that are in train and test, by fold number; only where some
             are.
         training_issues: Issues of the folds that had some, by fold and seed.
+        unread_audio: Audio files below `corpus.root` that were not read, in words.
         commits: Commits of this code that made the folds.
     """
 
@@ -103,6 +104,7 @@ class RunSummary:
     runs_before: int = 0
     shared_texts: dict[str, int] = field(default_factory=dict)
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
+    unread_audio: list[str] = field(default_factory=list)
     commits: list[str]
 
 

@@ -31,7 +31,8 @@ from storage.folders import CARD
 from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
-from system.files import corrupt_file, read_json, write_json
+from system.files import corrupt_file, is_unreachable, read_json, write_json
+from system.placeholders import is_lfs_pointer
 
 FILE = "robustness.json"
 AT_ONCE = 16  # utterances
@@ -202,6 +203,9 @@ def _stored(path: Path) -> tuple[Any, dict[str, FoldConfusions]]:
         folds = TypeAdapter(dict[str, FoldConfusions])
         return stored, folds.validate_json(json.dumps(stored["folds"]), strict=True)
     except (RunError, ValidationError) as error:
+        cause = error.__cause__
+        if is_lfs_pointer(path) or (isinstance(cause, Exception) and is_unreachable(cause)):
+            raise  # the file itself may be intact
         raise RunError(f"{path} is corrupt: remove it and run the same command again") from error
 
 
@@ -217,8 +221,7 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
     try:
         files = {name: run.audio_file(name) for name in utterances}
     except KeyError as error:
-        path = run.folder / "utterances.csv"
-        raise corrupt_file(path, f"no {error} in it", remove=run.folder) from error
+        raise corrupt_file(run.folder / "utterances.csv", f"no {error} in it") from error
     rate = _input_rate(run)
     read = in_parallel(lambda path: read_audio(path, rate), list(files.values()), 1)
     bad = [f"  {path}: {result}" for path, result in read if isinstance(result, BadAudio)]

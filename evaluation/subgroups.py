@@ -166,7 +166,7 @@ def _about(run: Run, utterances: Sequence[str], column: str) -> list[str]:
         return [run.about[utterance][column] for utterance in utterances]
     except KeyError as error:
         reason = f"no {error} in it"
-        raise corrupt_file(run.folder / "utterances.csv", reason, remove=run.folder) from error
+        raise corrupt_file(run.folder / "utterances.csv", reason) from error
 
 
 def _row(

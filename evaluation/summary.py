@@ -12,6 +12,7 @@ from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
+from storage.audio_lists import read_unread_audio
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
@@ -72,6 +73,7 @@ def describe_run(run: Run) -> RunSummary:
         runs_before=count_runs_before(run.folder, run.certificate),
         shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
+        unread_audio=read_unread_audio(run.folder),
         commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
     )
 

@@ -158,7 +158,7 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes on the scores: classes, texts, folds, earlier evaluations, commits."""
+    """Return notes: audio not read, classes, texts, folds, earlier evaluations, commits."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
@@ -167,6 +167,8 @@ def notes(comparison: Comparison) -> list[str]:
         f"Fold {fold}: {count_of(n, 'text')} spoken in both train and test."
         for fold, n in comparison.runs[0].shared_texts.items()
     ]
+    unread = [line for run in comparison.runs for line in run.unread_audio]
+    lines += [f"{line}." for line in dict.fromkeys(unread)]  # of one corpus: once for all runs
     for run in comparison.runs:
         if run.runs_before:
             lines.append(

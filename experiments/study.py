@@ -19,6 +19,7 @@ from storage.folders import CONFIG
 from system.errors import RunError
 from system.files import make_folder
 from system.locks import is_held, lock
+from system.placeholders import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -223,6 +224,8 @@ def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_store_exceptions(), *more) as error:
+        if is_lfs_pointer(folder / STORE):
+            raise RunError(f"{folder / STORE} {LFS_POINTER}") from error
         reason = str(error.__cause__ or error).splitlines()[0]
         raise RunError(
             f"cannot read or write the trials in {folder / STORE}: {reason}. If its disk is full "

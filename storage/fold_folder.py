@@ -308,13 +308,16 @@ def read_environment(folder: Path) -> dict[str, Any]:
     return environment
 
 
-def read_table(path: Path, columns: Sequence[str], remove: Path) -> list[dict[str, str]]:
+def read_table(
+    path: Path, columns: Sequence[str], remove: Path | None = None
+) -> list[dict[str, str]]:
     """Read the rows of a CSV file of a run.
 
     Args:
         path: The file.
         columns: Columns that it must have.
-        remove: Folder to remove so that the file is written again, for the message.
+        remove: Folder to remove so that the file is written again, for the message; None is the
+            file alone.
 
     Raises:
         RunError: It is missing or corrupt.

@@ -5,6 +5,7 @@ split_certificate.json   which utterances each fold trains on, selects on and te
 utterances.csv           what the corpus says of each utterance
 environment.json         command, commit, machine, versions
 bad_audio.json           audio files that were left out, if any
+unread_audio.json        audio files below corpus.root that are not part of the corpus, if any
 ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
@@ -20,6 +21,7 @@ import numpy as np
 
 from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
+from storage.audio_lists import write_audio_lists
 from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
@@ -54,7 +56,7 @@ from system.locks import lock
 if TYPE_CHECKING:
     from corpora.plan import Plan
 
-CERTIFICATE, UTTERANCES, BAD_AUDIO = "split_certificate.json", "utterances.csv", "bad_audio.json"
+CERTIFICATE, UTTERANCES = "split_certificate.json", "utterances.csv"
 FOLDS, LOCK = "folds", ".lock"
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
 UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path".split()
@@ -140,7 +142,7 @@ class Run:
     @cached_property
     def about(self) -> Mapping[str, Mapping[str, str]]:
         """The rows of utterances.csv by utterance id."""
-        rows = read_table(self.folder / UTTERANCES, UTTERANCE_COLUMNS[:1], remove=self.folder)
+        rows = read_table(self.folder / UTTERANCES, UTTERANCE_COLUMNS[:1])
         return {row["utterance"]: row for row in rows}
 
     def audio_file(self, utterance: str) -> Path:
@@ -298,9 +300,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     write_json(file, plan.certificate)
     write_csv(folder / UTTERANCES, UTTERANCE_COLUMNS, _utterance_rows(plan))
     write_environment(folder, environment)
-    if plan.bad:
-        bad = {str(path): reason for path, reason in sorted(plan.bad.items())}
-        write_json(folder / BAD_AUDIO, bad)
+    write_audio_lists(folder, plan)
 
 
 def _utterance_rows(plan: "Plan") -> Iterator[Sequence[Any]]:

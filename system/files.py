@@ -1,8 +1,7 @@
 """Files: written atomically and synced, read within a size limit, disk errors in one message.
 
 A file is written in a hidden folder beside it, synced, and renamed; then its folder is synced, so
-that the new name survives a power cut. Only `make_folder` makes folders: a folder that is removed
-during a run never comes back half empty.
+that the name survives a power cut. Only `make_folder` makes folders: a removed one stays removed.
 """
 
 import csv
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from system.errors import RunError
+from system.placeholders import LFS_POINTER, is_lfs_pointer, refuse_lfs_pointer
 from system.text import format_bytes
 
 MAX_CONFIG = 100_000  # bytes of a config file or an override; the longest here has 800
@@ -29,8 +29,7 @@ MAX_LABELS = 2_000_000  # bytes of a label file of a published corpus; IEMOCAP's
 MAX_JSON = 100_000_000  # bytes, the index of a feature store of a million utterances
 MAX_TABLE = 300_000_000  # bytes of a table or ledger: predictions of a million utterances
 MAX_CARD = 1_000_000  # bytes of a model.json; usually 2000
-MAX_WORD = 1000  # characters of a label, speaker or id
-MAX_CLASSES = 1000
+MAX_WORD = MAX_CLASSES = 1000  # characters of a label, speaker or id; classes
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
@@ -51,7 +50,7 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is a folder, pipe or device, is larger, or is not text.
+        ValueError: It is a folder, pipe, device or Git LFS pointer, is larger, or is not text.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
@@ -60,6 +59,7 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
         content = b"" if status.st_size > limit else file.read(limit + 1)
     if max(status.st_size, len(content)) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:g} MB")
+    refuse_lfs_pointer(content)
     return content.decode(encoding, errors)
 
 
@@ -99,9 +99,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically, header first."""
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
     write_text(path, text.getvalue())
 
 
@@ -211,11 +209,11 @@ def check_writable(folder: Path, setting: str) -> None:
         folder: May be missing.
         setting: Key and value that name it, for the message.
     """
-    what = f"{setting} cannot be written"
+    existing = _nearest_existing(folder)
     try:
-        tempfile.TemporaryFile(dir=_nearest_existing(folder)).close()
+        tempfile.TemporaryFile(dir=existing).close()
     except OSError as error:
-        raise disk_error(what, _nearest_existing(folder), error) from error
+        raise disk_error(f"{setting} cannot be written", existing, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -266,6 +264,8 @@ def corrupt_file(path: Path, reason: object, remove: Path | None = None) -> RunE
         reason: What is wrong with it.
         remove: What to remove so that it is made again; None is the file alone.
     """
+    if is_lfs_pointer(path):
+        return RunError(f"{path} {LFS_POINTER}")
     if isinstance(reason, Exception) and is_unreachable(reason):
         return RunError(
             f"cannot read {path}: {reason}. Check its disk and its permissions, then run the same "
@@ -273,7 +273,8 @@ def corrupt_file(path: Path, reason: object, remove: Path | None = None) -> RunE
         )
     return RunError(
         f"{path} is missing, corrupt or of another version ({reason}): "
-        f"remove {remove or path} and run the same training command again"
+        f"{'restore it from a copy, or ' if remove else ''}remove {remove or path} "
+        "and run the same training command again"
     )
 
 

@@ -46,8 +46,8 @@ class Diverged(RunError):
         if self.is_data:
             return RunError(
                 f"the images of {', '.join(self.utterances)} are NaN or infinite. The cause is the "
-                "data, not the training: remove the feature store (run.store), which is corrupt, "
-                "and give the same command again"
+                "data, not the training: the feature store is corrupt. Give the same command with "
+                "another folder as run.store=, where all images are computed anew"
             )
         shown = ", ".join(f"{rate:g}" for rate in rates)
         return RunError(

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 
 from audio.reading import read_audio
 from config.schema import Config
-from corpora.plan import Plan, make_plan, plan_warnings
+from corpora.bad_audio import describe_bad_audio
+from corpora.plan import Plan, bad_audio_list, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages
@@ -63,7 +64,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *_finished(config, plan, overwrite),
             *plan_warnings(plan),
-            *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
+            *_left_out(plan),
             "Nothing was trained.",
         ]
     )
@@ -134,6 +135,13 @@ def _estimate(plan: Plan, n_batch: int, image: float, step: float, evaluation: f
             epoch += len(split.train) * image
         total += len(config.run.seeds) * config.train.epochs * epoch
     return total
+
+
+def _left_out(plan: Plan) -> list[str]:
+    if not plan.bad:
+        return []
+    described = describe_bad_audio(plan.bad, bad_audio_list(plan.config))
+    return [f"left out     {len(plan.bad)} bad audio files:", *described]
 
 
 def _per_class(plan: Plan) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 from config.schema import Config
 from corpora.plan import Plan, make_plan, plan_warnings
 from model_gmu import check_settings
+from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment
-from storage.run_folder import BAD_AUDIO, LOCK, check_run_folder, open_run_folder, remove_run
+from storage.run_folder import LOCK, check_run_folder, open_run_folder, remove_run
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop

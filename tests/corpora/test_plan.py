@@ -164,10 +164,10 @@ def test_bad_audio_stops_and_every_file_is_named(copy):
         plan(copy)
     lines = str(error.value).splitlines()
     assert lines[0] == "3 audio files cannot be used:"
-    for line, name in zip(lines[1:4], [*BROKEN, "p2a/2.wav"], strict=True):
-        assert line.startswith(f"  {copy / name} ")
-    assert lines[3].endswith("holds no samples")
-    assert lines[4].startswith("Repair or remove them, or set corpus.on_bad_audio=skip")
+    assert lines[1] == "  2 files, each of which cannot be read: Format not recognised:"
+    assert lines[2:4] == [f"    {copy / name}" for name in BROKEN]
+    assert lines[4] == f"  {copy / 'p2a/2.wav'} holds no samples"
+    assert lines[5].startswith("Put intact files in their place, or set corpus.on_bad_audio=skip")
 
 
 def test_bad_audio_is_left_out_where_the_config_says_so(before, copy):
@@ -266,3 +266,15 @@ def test_text_groups_are_planned(recipe, mine):
     assert [split.fold for split in found.splits] == [1, 2, 3, 4, 5, 6]
     assert found.certificate["checks"]["text"].startswith("passed")
     assert plan_warnings(found) == []
+
+
+def test_counts_that_differ_say_what_was_not_read(recipe, tmp_path):
+    for name in ("Actor_01/03-01-05-01-01-01-01.wav", "Actor_02/03-01-05-01-01-01-02.mp3"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    keys = ["corpus.name=ravdess", f"corpus.root={tmp_path}", "corpus.labels=ravdess8"]
+    keys += ["corpus.expect_published_counts=true", "run.folds=null"]
+    keys += ["protocol.split=speaker-k-fold", "protocol.n_folds=3"]
+    with pytest.raises(InputError, match="differ from the published") as error:
+        make_plan(load_config(recipe, keys))
+    assert "1 audio files below corpus.root were not read: Actor_02/ (1)" in str(error.value)

@@ -2,10 +2,13 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 
+from evaluation.results import side_by_side
 from evaluation.summary import summarize
+from evaluation.tables import notes
 from storage.ledger import count_test_evaluations, read_ledger, record_test_evaluation
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
@@ -117,6 +120,17 @@ def test_what_is_left_out_is_said(run):
     text = (run / "summary.md").read_text()
     assert f"Left out of {run.name}, since not every seed has finished: fold-2_seed-0." in text
     assert "Fold 1 tests no utterance of b: its UA is over the other classes." in text
+
+
+def test_audio_that_was_not_read_is_said_once_for_all_runs(run):
+    finish(run, 1, 0, 9, 1)
+    line = "2 audio files below corpus.root were not read: a/ (2); the first are a/1.mp3, a/2*.mp3"
+    write_json(run / "unread_audio.json", {"words": [line], "files": []})
+    summary = summarize(run)
+    assert summary.unread_audio == [line] == read_json(run / "summary.json")["unread_audio"]
+    assert line.replace("*", "\\*") + "." in (run / "summary.md").read_text()
+    two = replace(side_by_side(summary), runs=[summary, summary])
+    assert notes(two).count(f"{line}.") == 1
 
 
 def test_a_missing_environment_names_the_fold_that_must_go(run):

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from config.loading import load_config
+from corpora.audio_files import Unread
 from corpora.plan import make_plan
+from storage.audio_lists import read_unread_audio
 from storage.run_folder import (
     UTTERANCE_COLUMNS,
     check_run_folder,
@@ -16,7 +18,7 @@ from storage.run_folder import (
     read_run,
     remove_run,
 )
-from system.errors import InputError
+from system.errors import InputError, RunError
 from system.files import read_json
 from tests.conftest import write_fold
 
@@ -72,6 +74,25 @@ def test_bad_audio_is_listed(tmp_path: Path, plan) -> None:
     open_run_folder(tmp_path, replace(plan, bad=bad), ENVIRONMENT)
     listed = read_json(tmp_path / "bad_audio.json")
     assert list(listed.items()) == [("a.wav", "is empty"), ("b.wav", "is silent")]
+
+
+def test_audio_that_was_not_read_is_listed_until_there_is_none(folder, plan) -> None:
+    list_file = folder / "unread_audio.json"
+    unread = Unread(("a/1.mp3", "b.wav"))
+    open_run_folder(folder, replace(plan, unread=unread), ENVIRONMENT)
+    assert read_json(list_file) == {"words": unread.words(), "files": ["a/1.mp3", "b.wav"]}
+    assert read_unread_audio(folder) == unread.words()
+    open_run_folder(folder, replace(plan, unread=unread._replace(named=False)), ENVIRONMENT)
+    assert read_json(list_file)["files"] == []
+    open_run_folder(folder, plan, ENVIRONMENT)
+    assert not list_file.exists() and read_unread_audio(folder) == []
+
+
+@pytest.mark.parametrize("text", ["{}", '{"words": "a"}', '{"words": [1]}', "[", "\x00"])
+def test_a_corrupt_list_of_audio_that_was_not_read_is_named(tmp_path: Path, text) -> None:
+    (tmp_path / "unread_audio.json").write_text(text)
+    with pytest.raises(RunError, match=r"unread_audio\.json is missing, corrupt .* remove"):
+        read_unread_audio(tmp_path)
 
 
 def test_a_folder_of_other_splits_is_refused_and_not_touched(folder, plan) -> None:

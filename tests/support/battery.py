@@ -4,6 +4,7 @@ All that is to be used holds the same tone, so that one check fits: 440 Hz, half
 half a second, but for what a kind itself says.
 """
 
+import gzip
 import os
 import socket
 import struct
@@ -16,6 +17,8 @@ from typing import NamedTuple
 import numpy as np
 import soundfile
 
+from audio.impostors import TEXT_MODE
+from system.placeholders import LFS_POINTER
 from tests.support.paths import ROOT
 
 PITCH, LEVEL, SECONDS = 440.0, 0.5, 0.5  # Hz, of full scale, s
@@ -172,6 +175,26 @@ def half(old: bytes) -> bytes:
     return old[: len(old) // 2]
 
 
+def text_mode(old: bytes) -> bytes:
+    """Return what a transfer in text mode makes of a file."""
+    return old.replace(b"\n", b"\r\n")
+
+
+def put_cr_before_lf(old: bytes) -> bytes:
+    """Change samples so that the bytes look like a transfer in text mode, of unchanged length."""
+    new = bytearray(old[:44] + old[44:].replace(b"\n", b"\v"))
+    for place in range(1000, 3000, 100):
+        new[place : place + 2] = b"\r\n"
+    return bytes(new)
+
+
+def leaving(share: float) -> Callable:
+    """Write two channels whose mean has this share of the louder one's amplitude."""
+    return lambda folder: written(folder, tone(channels=2) * [1, 2 * share - 1], subtype="FLOAT")
+
+
+APPLE_DOUBLE = b"\x00\x05\x16\x07\x00\x02\x00\x00Mac OS X        " + bytes(999)
+CANCEL = "has channels that cancel: their mean is"
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 32044\n"
 WAV, FLAC, OGG, MP3 = sound(), sound("a.flac"), sound("a.ogg"), sound("a.mp3")
 OPUS = sound("a.opus", 48_000, format="OGG", subtype="OPUS")
@@ -228,6 +251,13 @@ KINDS = [
     Kind("WAV, cut within a sample", changed(WAV, lambda old: old[:-1])),
     Kind("WAV whose sizes are 0", changed(WAV, put(40, "<I", 0)), "holds no samples"),
     Kind("WAV from a stream, sizes unknown", changed(WAV, put(40, "<I", 2**32 - 1))),
+    Kind("WAV, each line feed made two bytes", changed(WAV, text_mode), TEXT_MODE),
+    Kind(
+        "WAV, each line feed made two bytes, one in its header",
+        changed(lambda f: written(f, tone()[:7923]), text_mode),  # 15882 bytes = 0x3E0A
+        TEXT_MODE,
+    ),
+    Kind("WAV in which CR is before each line feed", changed(WAV, put_cr_before_lf)),
     Kind("WAV with bytes behind its samples", changed(WAV, lambda old: old + b"junk" * 99)),
     Kind("FLAC, header only", changed(FLAC, lambda old: old[:60]), "cannot be read: "),
     Kind("FLAC, cut short", changed(FLAC, half), "cannot be read: "),
@@ -236,11 +266,24 @@ KINDS = [
     Kind("OGG, cut short", changed(OGG, half), MALFORMED),
     Kind("MP3, cut short", changed(MP3, lambda old: old[:-300]), seconds=0.4, slack=0.1),
     Kind("text", content("no audio at all\n" * 99), UNKNOWN),
-    Kind("a web page", content("<!doctype html><title>404</title>"), UNKNOWN),
-    Kind("a Git LFS pointer", content(LFS), UNKNOWN),
-    Kind("a ZIP archive", an_archive, UNKNOWN),
+    Kind(
+        "a web page",
+        content("<!doctype html><title>404</title>"),
+        "is a web page (HTML or XML), not audio",
+    ),
+    Kind("a web page, named .mp3", content("\n <HTML>" * 999, "a.mp3"), "is a web page"),
+    Kind("a Git LFS pointer", content(LFS), LFS_POINTER),
+    Kind("a Git LFS pointer, named .mp3", content(LFS, "a.mp3"), LFS_POINTER),
+    Kind("a ZIP archive", an_archive, "is a ZIP archive: unpack it"),
+    Kind("a gzip archive", content(gzip.compress(bytes(999))), "is a gzip archive: unpack it"),
+    Kind(
+        "what macOS writes beside a file",
+        content(APPLE_DOUBLE),
+        "holds what macOS keeps beside a file (._name), not the sound",
+    ),
     Kind("an image", content(b"\x89PNG\r\n\x1a\n" + bytes(999)), UNKNOWN),
-    Kind("an M4A", content(b"\0\0\0 ftypM4A " + bytes(999)), UNKNOWN),
+    Kind("an M4A", content(b"\0\0\0 ftypM4A " + bytes(999)), "is an MPEG-4 file (M4A, MP4)"),
+    Kind("a WebM", content(b"\x1a\x45\xdf\xa3" + bytes(999)), "is a Matroska or WebM file"),
     Kind("a pickle", content(b"\x80\x04\x95\x10" + bytes(999)), UNKNOWN),
     Kind("zeros", content(bytes(9999)), UNKNOWN),
     Kind("random bytes", content(np.random.default_rng(0).bytes(9999)), UNKNOWN),
@@ -267,6 +310,9 @@ KINDS = [
         opposite,
         "every sample is 0 where its channels are averaged",
     ),
+    Kind("two channels whose mean has 5 % of the louder", leaving(0.05), f"{CANCEL} 26 dB weaker"),
+    Kind("two channels whose mean has 15 % of the louder", leaving(0.15), f"{CANCEL} 16 dB weaker"),
+    Kind("two channels whose mean has 30 % of the louder", leaving(0.3), level=0.3 * LEVEL),
     Kind("1 sample", floats(0.5), "is too short: 0.0625 ms, where 10 ms are needed"),
     Kind("9 ms", floats(tone(seconds=0.009)), "is too short: 9 ms, where 10 ms are needed"),
     Kind("10 ms", floats(tone(seconds=0.01)), seconds=0.01),

@@ -283,10 +283,13 @@ def test_a_dry_run_reads_all_audio_and_leaves_out_what_it_may(
     clips = sorted(own.rglob("*.wav"))
     for n, clip in enumerate((clips[0], clips[-1])):
         clip.write_text(f"no audio {n}")
+    (own / "Session1/extra.mp3").touch()
     said = run("train_gmu.py", f"corpus.root={own}", "--dry-run")
     assert said.status == 2 and "2 audio files cannot be used" in said.err
     said = run("train_gmu.py", f"corpus.root={own}", "corpus.on_bad_audio=skip", "--dry-run")
-    assert said.status == 0 and said.out.count("left out: ") == 2
+    assert said.status == 0 and "left out     2 bad audio files:" in said.out
+    assert all(str(clip) in said.out for clip in (clips[0], clips[-1]))
+    assert "1 audio files below corpus.root were not read: Session1/ (1)" in said.out
 
 
 def test_peer_27_time_is_read_when_the_gpu_is_done(monkeypatch) -> None:

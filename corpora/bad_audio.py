@@ -1,0 +1,53 @@
+"""Describe unusable audio files: grouped by reason, the first named, all listed in a file."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from corpora.audio_files import NAMES_SHOWN
+from system.errors import RunError
+from system.files import make_folder, write_csv
+
+NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
+
+
+def group_by_reason(bad: Mapping[Path, str]) -> dict[str, list[Path]]:
+    """Return {reason: files}, the most frequent first; reasons that differ in a number are one."""
+    groups: dict[str, list[Path]] = {}
+    for path in sorted(bad):
+        groups.setdefault(NUMBER.sub("#", bad[path]), []).append(path)
+    most_first = sorted(groups.values(), key=len, reverse=True)
+    return {bad[paths[0]]: paths for paths in most_first}
+
+
+def describe_bad_audio(bad: Mapping[Path, str], list_file: Path) -> list[str]:
+    """Return lines with all reasons, and the number and first names of their files.
+
+    Args:
+        bad: Reason for each file.
+        list_file: Written if not all files are named in the lines.
+    """
+    lines, groups = [], group_by_reason(bad)
+    for reason, paths in groups.items():
+        if len(paths) == 1:
+            lines.append(f"  {paths[0]} {reason}")
+            continue
+        like = "" if {bad[path] for path in paths} == {reason} else ", or alike"
+        lines.append(f"  {len(paths)} files, each of which {reason.rstrip('.')}{like}:")
+        lines += [f"    {path}" for path in paths[:NAMES_SHOWN]]
+        if len(paths) > NAMES_SHOWN:
+            lines.append(f"    and {len(paths) - NAMES_SHOWN} more")
+    if max(map(len, groups.values()), default=0) > NAMES_SHOWN:
+        lines.append(_listed(bad, list_file))
+    return lines
+
+
+def _listed(bad: Mapping[Path, str], list_file: Path) -> str:
+    """Write all files with their reasons, and return where."""
+    rows = [(str(path).encode(errors="backslashreplace").decode(), bad[path]) for path in bad]
+    try:
+        make_folder(list_file.parent)
+        write_csv(list_file, ("path", "reason"), sorted(rows))
+    except RunError as error:
+        return f"A list of all {len(bad)} could not be written: {error}"
+    return f"All {len(bad)} are listed in {list_file}"
