@@ -9,7 +9,6 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,12 +43,13 @@ from system.files import (
     corrupt_file,
     make_folder,
     read_json,
-    remove_leftovers,
     write_csv,
     write_json,
     write_text,
 )
 from system.locks import lock
+from system.owned import check_inside, remove
+from system.temporary import remove_leftovers
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -320,19 +320,18 @@ def remove_run(folder: Path) -> None:
     kill.
 
     Raises:
-        RunError: A process is at work on one of its folds.
+        RunError: A process is at work on one of its folds, or a link leads out of the run.
     """
     for file in folder.glob(f"{FOLDS}/*/state/lock"):
+        check_inside(file, folder)
         with lock(file, str(file.parent.parent)):
             pass
     removed = folder / ".folds.removed"
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
     if (folder / FOLDS).exists():
         (folder / FOLDS).rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
     for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (LEDGER, CONFIG) and not path.name.startswith(LOCK):
-            path.unlink()
+        if path.name not in (LEDGER, CONFIG) and not path.name.startswith(LOCK):
+            remove(path)
     (folder / CONFIG).unlink(missing_ok=True)
