@@ -206,11 +206,11 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
             target.rename(old)
         new.rename(target)
         sync_folder(run.folder)
+        remove(old)
     except OSError as error:
         raise disk_error(f"cannot replace {target}", run.folder, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
