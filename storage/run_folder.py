@@ -48,7 +48,7 @@ from system.files import (
     write_text,
 )
 from system.locks import lock
-from system.owned import check_inside, remove
+from system.owned import check_inside, check_owned, remove
 from system.temporary import remove_leftovers
 
 if TYPE_CHECKING:
@@ -283,7 +283,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
 
     Raises:
         InputError: The folder has another certificate.
-        RunError: A file cannot be written.
+        RunError: A file cannot be written, or the ledger is a link.
     """
     file = folder / CERTIFICATE
     if file.exists() and (there := read_json(file, "id")["id"]) != plan.certificate["id"]:
@@ -292,6 +292,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
             f"{there} there, {plan.certificate['id']} now): change `name` to keep "
             "both, or give --overwrite to start anew"
         )
+    check_owned(folder / LEDGER)  # now, not when the first fold is tested
     remove_leftovers(folder)
     write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)

@@ -142,6 +142,16 @@ def test_overwriting_a_run_removes_links_and_not_what_they_name(
     assert not [path for path in foreign.iterdir() if path.name != LEDGER]
 
 
+def test_a_ledger_that_is_a_link_is_refused_before_anything_is_trained(tiny, mine: Path) -> None:
+    config = tiny("train.epochs=1")
+    run = Path(config.run.root) / config.name
+    run.mkdir(parents=True)
+    (run / LEDGER).symlink_to(mine)
+    with pytest.raises(RunError, match=f"{run / LEDGER} is a link"):
+        run_experiment(config, [])
+    assert not (run / "folds").exists()
+
+
 def test_overwriting_a_run_locks_nothing_outside(foreign: Path, mine: Path) -> None:
     (foreign / FOLD).mkdir(parents=True)
     outside = foreign.with_name("outside")

@@ -1,6 +1,7 @@
 """Real processes that are asked to end: their status, and what they saved without a reader."""
 
 import fcntl
+import io
 import os
 import pty
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from storage.tensors import load_state
-from system.signals import SIGNALS
+from system.signals import SIGNALS, Stop
 from tests.support import kills
 from tests.support.paths import ROOT
 
@@ -220,3 +221,18 @@ def test_a_hangup_or_a_schedulers_warning_saves_and_ends(
     assert "stopped: what was done is saved" in output
     assert newest_state(tmp_path).stem.startswith("epoch-0000_batch-00002")
     count("signals handled")
+
+
+def test_a_signal_in_the_middle_of_a_message_is_recorded(monkeypatch) -> None:
+    """Python refuses to write to a stream from a handler that interrupted its write."""
+
+    class Busy(io.StringIO):
+        def write(self, text: str) -> int:
+            raise RuntimeError("reentrant call")
+
+    stop = Stop()
+    monkeypatch.setattr(sys, "stderr", Busy())
+    with stop.install_handlers(), pytest.raises(KeyboardInterrupt) as ended, stop.deferred():
+        os.kill(os.getpid(), signal.SIGUSR2)
+        assert stop.requested
+    assert ended.value.args == (signal.SIGUSR2,)
