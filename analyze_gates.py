@@ -2,13 +2,12 @@
 
 import argparse
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import load_stored_config
 from storage.folders import CONFIG, check_is_run
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.text import printable
 
 
@@ -62,4 +61,4 @@ def split_overrides(words: Sequence[str]) -> tuple[list[Path], list[str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

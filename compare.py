@@ -1,11 +1,10 @@
 """Compare finished runs of one protocol: `python compare.py runs/a runs/b --out comparison`."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from storage.folders import check_is_run
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.text import printable
 
 
@@ -46,4 +45,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

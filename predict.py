@@ -7,7 +7,7 @@ from pathlib import Path
 
 from corpora.splits import SPEAKER_DEPENDENT, STAMP
 from storage.folders import check_is_fold
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.errors import InputError
 
 
@@ -37,4 +37,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

@@ -3,7 +3,8 @@
 import sys
 
 from config.fusions import UNGATED
+from system.cli import run_entry
 from train_gmu import main
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:], __doc__, UNGATED, "train_gmu.py"))
+    run_entry(main, sys.argv[1:], __doc__, UNGATED, "train_gmu.py")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from config.fusions import GATED
 from config.loading import load_config
 from corpora.readers import check_corpus_exists
-from system.cli import exit_status, say
+from system.cli import exit_status, run_entry, say
 from system.signals import Stop
 from training.command import check_fusion, launcher, parse_arguments
 
@@ -27,7 +27,7 @@ def main(
     """
     arguments = parse_arguments(argv, description)
     command, stop = [sys.argv[0], *argv], Stop()
-    with stop.install_handlers(), exit_status([*launcher(), *command], stop) as result:
+    with exit_status([*launcher(), *command], stop) as result:
         config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
         check_fusion(config, arguments.config, fusions, other_entry)
         check_corpus_exists(config.corpus.root, config.corpus.manifest)
@@ -53,4 +53,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_entry(main, sys.argv[1:])

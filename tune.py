@@ -10,7 +10,7 @@ from pathlib import Path
 
 from corpora.readers import check_corpus_exists
 from experiments.tuning import load_tuning, tune
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.signals import Stop
 from system.text import printable
 from training.command import check_config_option
@@ -43,9 +43,8 @@ def main() -> int:
         check_corpus_exists(tuning.config.corpus.root, tuning.config.corpus.manifest)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 
-    with stop.install_handlers():
-        return run_cli(work, ["python", *sys.argv], stop)
+    return run_cli(work, ["python", *sys.argv], stop)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from audio import fingerprint
 from benchmarks.front_end import machine, table
+from system.cli import run_entry
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -111,4 +112,4 @@ def read(path: Path) -> tuple[NDArray[np.float32], int]:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -24,6 +24,7 @@ from audio.mel_stft import MelSTFT
 from benchmarks import candidates
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Recording, measure, noise
 from storage.provenance import processor
+from system.cli import run_entry
 from system.files import make_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

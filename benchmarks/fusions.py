@@ -29,6 +29,7 @@ from models.losses import FusionLoss
 from models.settings import ModelSettings
 from scripts.write_tables import costs_markdown
 from storage.provenance import git_commit, processor
+from system.cli import run_entry
 from system.files import read_json, write_json
 from training.optim import build_optimizers
 
@@ -275,4 +276,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -18,6 +18,7 @@ from audio.reading import inspect_audio, read_audio
 from benchmarks.candidates import PAPER
 from benchmarks.front_end import machine
 from features import SpectrogramImages
+from system.cli import run_entry
 
 RATE = 16_000  # Hz of the recordings
 SETTINGS = {"sample_rate": PAPER.sample_rate, "input_rate": RATE, "image_size": 224}
@@ -82,4 +83,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -18,6 +18,7 @@ from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.settings import ModelSettings
+from system.cli import run_entry
 from training.checkpoints import Checkpoints
 from training.engine import train_step
 from training.optim import Schedule, build_optimizers
@@ -105,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

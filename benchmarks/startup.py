@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from system.cli import run_entry
+
 HERE = Path(__file__).resolve().parent.parent
 TORCH = ("-c", "import torch")
 CONFIG = "configs/demo_gmu.yaml"
@@ -157,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -26,6 +26,7 @@ from benchmarks.front_end import machine, table
 from data import ImageDataset, TrainBatches
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
+from system.cli import run_entry
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}
@@ -138,4 +139,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -6,10 +6,10 @@ from zipfile import ZIP_STORED
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from audio.reading import BadAudio, Recording, in_parallel, inspect_audio
 from system.files import atomic_write, corrupt_file, make_folder
+from system.output import progress_bar
 
 FILE = "recordings-3.npz"  # 3: raised when a `Recording`, or what counts as usable, changes
 KINDS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # of columns
@@ -40,14 +40,15 @@ def index_audio(
     inspected = in_parallel(lambda path: inspect_audio(path, known), paths, workers)
     quiet = len(paths) < SHOW_PROGRESS
     try:
-        bar = tqdm(inspected, "index audio", len(paths), unit="file", disable=quiet)
-        for n, (path, result) in enumerate(bar, start=1):
-            if isinstance(result, BadAudio):
-                bad[path] = str(result)
-            else:
-                recordings[path] = result
-            if keep and n % SAVE_EVERY == 0:
-                save_index(recordings.values(), folder)
+        with progress_bar(len(paths), "index audio", "file", hidden=quiet) as bar:
+            for n, (path, result) in enumerate(inspected, start=1):
+                if isinstance(result, BadAudio):
+                    bad[path] = str(result)
+                else:
+                    recordings[path] = result
+                if keep and n % SAVE_EVERY == 0:
+                    save_index(recordings.values(), folder)
+                bar.update()
     finally:
         if keep:
             save_index(recordings.values(), folder)

@@ -32,6 +32,7 @@ from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, RunError
 from system.files import corrupt_file, is_unreachable, read_json, write_json
+from system.output import progress_bar
 from system.placeholders import is_lfs_pointer
 
 FILE = "robustness.json"
@@ -92,9 +93,11 @@ def measure_robustness(run: Run, progress: bool = True) -> Robustness:
     pending = [fold for fold in run.folds if model_name(fold) not in folds]
     files = _check_files(run, pending)
     n = sum(len(fold.test.utterances) for fold in pending) * len(CONDITIONS)
-    with tqdm(total=n, desc="robustness", unit="utterance", disable=not (progress and n)) as bar:
-        for fold in pending:
+    with progress_bar(n, "robustness", "utterance", hidden=not (progress and n)) as bar:
+        for i, fold in enumerate(pending, start=1):
             name = model_name(fold)
+            title = f"robustness, {name} ({i} of {len(pending)})"
+            bar.set_description(title, refresh=False)
             folds[name] = _measure(run, fold, files, digests[name], bar)
             write_json(path, asdict(_results(run, [], folds)))
     results = _results(run, _scores(run, folds), folds)

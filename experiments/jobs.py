@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from storage.folders import is_finished
-from system.files import disk_error, is_full
+from system.files import disk_error, is_full, write_all
 from system.locks import TAKEN, is_held
+from system.owned import open_owned
 from system.signals import Stop
 from system.text import format_duration
 
@@ -84,7 +85,7 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
     """Run the unfinished jobs in order, as many at a time as there are slots; return the failures.
 
     A job that another process runs is skipped until that process ends; if it left no result, the
-    job is started. SIGINT, SIGTERM and SIGHUP end the jobs, too.
+    job is started. A signal (`system.signals`) ends the jobs, too.
 
     Args:
         jobs: All jobs, finished or not.
@@ -122,9 +123,6 @@ class RunningJob:
 
     def failure_reason(self) -> str:
         """Return why it ended: its last message to the user if it wrote one, else its last line."""
-        if self.process.returncode < 0:
-            number = -self.process.returncode
-            return f"ended by signal {number} ({signal.strsignal(number)})"
         try:
             with self.job.log.open("rb") as file:
                 file.seek(self.offset)
@@ -135,6 +133,8 @@ class RunningJob:
         messages = [
             line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))
         ]
+        if (number := -self.process.returncode) > 0 and not messages:
+            return f"ended by signal {number} ({signal.strsignal(number)})"
         last = (messages or lines or [f"ended with status {self.process.returncode}"])[-1]
         if not messages and self.job.log.parent.exists() and is_full(self.job.log.parent):
             return f"{last} (the disk of its log is full: free some space)"
@@ -198,9 +198,8 @@ class JobPool:
     def _start(self, job: Job) -> None:
         slot = self._free.pop(0)
         try:
-            with job.log.open("a", encoding="utf-8") as file:
-                file.write(f"$ {shlex.join(job.command)}\n")
-                file.flush()
+            with open_owned(job.log, "a+b") as file:
+                write_all(file, f"$ {shlex.join(job.command)}\n".encode())
                 offset = file.tell()
                 process = subprocess.Popen(
                     job.command,

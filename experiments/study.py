@@ -19,6 +19,7 @@ from storage.folders import CONFIG
 from system.errors import RunError
 from system.files import make_folder
 from system.locks import is_held, lock
+from system.owned import check_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 STORE = "study.db"
+STORE_FILES = ("", "-journal", "-wal", "-shm")  # that SQLite writes
 LOCK = ".lock"  # of a study folder, held while a process takes a trial
 STORE_TIMEOUT = 120.0  # seconds that SQLite waits for other writers
 N_STARTUP_PRUNING = 5  # complete trials before one is pruned
@@ -83,6 +85,8 @@ class Study:
             lock(folder / LOCK, f"the study {folder}", blocking=True),
             store_errors(folder, RuntimeError),
         ):
+            for ending in STORE_FILES:
+                check_owned(folder / f"{STORE}{ending}")
             trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
             self.optuna = optuna.create_study(

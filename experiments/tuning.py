@@ -39,9 +39,10 @@ from experiments.study import (
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
 from storage.folders import CONFIG, STUDY, describe_changes
 from system.errors import InputError, RunError
-from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
+from system.files import make_folder, read_json, write_json, write_text
 from system.locks import lock
 from system.signals import Stop
+from system.temporary import remove_leftovers
 
 if TYPE_CHECKING:
     from optuna import Trial

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from config.fusions import GATED
 from evaluation.figures import png_bytes, svg_text
@@ -58,6 +57,8 @@ from system.files import (
     write_text,
 )
 from system.locks import lock
+from system.output import progress_bar
+from system.owned import remove
 from training.tensorboard import write_analysis
 
 if TYPE_CHECKING:
@@ -131,10 +132,12 @@ def _evaluate(
 ) -> tuple[list[FoldGates], list[FoldCounts]]:
     """Evaluate all folds and seeds on test utterances; `n_draws=0` skips the branch ablation."""
     gates, counts = [], []
-    for fold in frozen.folds():
+    n_models = len(frozen.run.folds)
+    for i, fold in enumerate(frozen.folds(), start=1):
         parts = ("test", "train") if n_draws else ("test",)
         n = sum(fold.n_batches(part) for part in parts)
-        with tqdm(total=n, desc=model_name(fold.result), unit="batch", disable=not progress) as bar:
+        title = f"{model_name(fold.result)} ({i} of {n_models})"
+        with progress_bar(n, title, "batch", hidden=not progress) as bar:
             fold.record_evaluation(frozen.run.folder, "gates" if gated else ABLATION)
             inputs = fold.head_inputs("test", bar.update)
             intact = fold.fuse(inputs)
@@ -192,22 +195,22 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
     """Write everything into a new folder, then replace the old folder by it."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
-    shutil.rmtree(new, ignore_errors=True)  # of a killed process
-    make_folder(new, inside=run.folder)
     try:
+        remove(new)  # of a killed process
+        make_folder(new, inside=run.folder)
         if old.exists() and not target.exists():  # killed between two renames
             old.rename(target)
-        shutil.rmtree(old, ignore_errors=True)
+        remove(old)
         _write(new, run, results, gates)
         if target.exists():
             target.rename(old)
         new.rename(target)
         sync_folder(run.folder)
+        remove(old)
     except OSError as error:
         raise disk_error(f"cannot replace {target}", run.folder, error) from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:

@@ -26,7 +26,7 @@ from experiments.ablation import (
 )
 from experiments.jobs import Failure, run_jobs, slot_environments
 from storage.folders import CONFIG, METRICS
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.signals import Stop
@@ -59,8 +59,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         out = Path(config.run.root) / f"{name}_{kind or 'ablation'}"
         _finish(runs, failures, out, reference=0 if kind else None)
 
-    with stop.install_handlers():
-        return run_cli(work, ["scripts/ablation.sh", *argv], stop)
+    return run_cli(work, ["scripts/ablation.sh", *argv], stop)
 
 
 def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:
@@ -153,4 +152,4 @@ def _finish(
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_entry(main, sys.argv[1:])

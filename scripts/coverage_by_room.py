@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.wording import markdown_table, percent
+from system.cli import run_entry
 
 REPORT = Path(__file__).resolve().parents[1] / "build/coverage.json"
 COUNTS = ("num_statements", "covered_lines", "num_branches", "covered_branches")
@@ -50,4 +51,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

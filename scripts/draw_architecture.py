@@ -18,6 +18,8 @@ from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
+from system.cli import run_entry
+
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = ROOT / "docs/architecture.svg"
 TABLE_ROW = re.compile(r"^\| (\d+) \| `([\w/.]+)` \| (.+?) \|$", re.MULTILINE)
@@ -247,7 +249,12 @@ def drawing(root: Path = ROOT) -> str:
     return draw(rooms, without_implied(read_imports(root, rooms)))
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Write the drawing."""
     argparse.ArgumentParser(description=__doc__).parse_args()
     FIGURE.write_text(drawing(), encoding="utf-8")
     print(f"wrote {FIGURE.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    run_entry(main)

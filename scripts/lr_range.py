@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from config.loading import load_config
 from corpora.readers import check_corpus_exists
 from experiments.lr_range import run_range_test
-from system.cli import run_cli
+from system.cli import run_cli, run_entry
 from system.text import printable
 
 
@@ -40,4 +40,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_entry(main, sys.argv[1:])

@@ -28,9 +28,10 @@ import espeakng_loader
 import numpy as np
 import soundfile as sf
 import soxr
-from tqdm import tqdm
 
+from system.cli import run_entry
 from system.files import disk_error
+from system.output import progress_bar
 
 if sys.platform == "win32":
     from _ctypes import FreeLibrary as unload
@@ -135,9 +136,7 @@ def main() -> None:
     try:
         make_in_place(args.root, settings)
     except OSError as error:
-        problem = disk_error(f"cannot make {args.root}", args.root.parent, error)
-        print(f"failed: {problem}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise disk_error(f"cannot make {args.root}", args.root.parent, error) from error
 
 
 def make_in_place(root: Path, settings: dict) -> None:
@@ -201,7 +200,7 @@ def make_corpus(root: Path, seed: int, per_class: int) -> tuple[int, float]:
     plans = [plan_session(session, seed, per_class) for session in range(1, 6)]
     dialogs = {dialog: turns for plan in plans for dialog, turns in plan.items()}
     count, seconds = sum(map(len, dialogs.values())), 0.0
-    with tqdm(total=count, unit="utterance", desc="synthesising") as progress:
+    with progress_bar(count, "synthesising", "utterance") as progress:
         for dialog, turns in dialogs.items():
             seconds += write_dialog(root / f"Session{dialog[4]}", dialog, turns, seed)
             progress.update(len(turns))
@@ -318,4 +317,4 @@ def espeak(text: str, voice: str, prosody: Prosody, noise_seed: int) -> tuple[np
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.reading import BadAudio, read_audio
-from system.cli import run_cli, say
+from system.cli import run_cli, run_entry, say
 from system.errors import InputError
 from system.files import atomic_write, make_folder
 
@@ -119,4 +119,4 @@ def _write_all(recordings: Sequence[Path], out: Path) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_entry(main, sys.argv[1:])

@@ -9,7 +9,6 @@ python -m scripts.write_tables --check                    # 1 if a page says som
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 from evaluation.results import Comparison, read_comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
-from system.errors import RunError
+from system.cli import run_entry
 from system.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -172,10 +171,7 @@ def main() -> int:
         if check:
             print(f"{page} does not say what results/ say: run python -m scripts.write_tables")
         else:
-            try:
-                write_text(ROOT / page, written(page))
-            except RunError as error:
-                sys.exit(f"failed: {error}")
+            write_text(ROOT / page, written(page))
     return int(check and bool(stale))
 
 
@@ -184,4 +180,4 @@ def _recorded(name: str) -> Comparison:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry(main)

@@ -24,6 +24,8 @@ from tqdm import tqdm
 from audio.reading import BadAudio, in_parallel, read_audio
 from system.files import corrupt_file, disk_error, make_folder, read_json, write_all, write_json
 from system.locks import lock
+from system.output import progress_bar
+from system.owned import open_owned
 
 IMAGES = ("cqt", "mel")
 COMMIT_EVERY = 64  # recordings between two writes of the index
@@ -86,7 +88,8 @@ class FeatureStore:
         """
         if all(key in self.rows for key in paths):
             return {}
-        make_folder(self.folder)
+        make_folder(self.folder.parent)
+        make_folder(self.folder, inside=self.folder.parent)
         if not (self.folder / "settings.json").exists():
             write_json(self.folder / "settings.json", self._described)
         with self._locked():
@@ -95,7 +98,7 @@ class FeatureStore:
             missing = [(key, path) for key, path in paths.items() if key not in self.rows]
             missing.sort(key=lambda item: _size(item[1]))  # like lengths share CQT kernels
             bad: dict[Path, str] = {}
-            bar = tqdm(total=len(missing), desc="features", unit="file", disable=not missing)
+            bar = progress_bar(len(missing), "features", "file", hidden=not missing)
             with bar, _torch_threads(1 if workers > 1 else torch.get_num_threads()):
                 for chunk in _chunks_to_commit(missing):
                     self._build_chunk(chunk, workers, bad, bar)
@@ -160,7 +163,7 @@ class FeatureStore:
 
     def _write_records(self, path: Path, start: int, records: Sequence[NDArray]) -> None:
         """Write records from a byte on and sync them: the index must never be ahead of them."""
-        with path.open("r+b", buffering=0) as file:
+        with open_owned(path, "r+b") as file:
             if file.seek(0, os.SEEK_END) < start:  # the gap would read as zeros
                 raise corrupt_file(path, "it lost rows during the build", self.folder)
             file.seek(start)
@@ -203,7 +206,7 @@ class FeatureStore:
         """Make the data files and hold the store's lock."""
         try:
             for path in map(self._data_file, IMAGES):
-                path.touch()
+                open_owned(path, "a+b").close()
         except OSError as error:
             raise disk_error(f"cannot open {path} to write", self.folder, error) from error
         with lock(self.folder / "lock", f"the feature store {self.folder}", blocking=True):

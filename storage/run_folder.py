@@ -10,7 +10,6 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -46,12 +45,13 @@ from system.files import (
     corrupt_file,
     make_folder,
     read_json,
-    remove_leftovers,
     write_csv,
     write_json,
     write_text,
 )
 from system.locks import lock
+from system.owned import check_inside, check_owned, remove
+from system.temporary import remove_leftovers
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -285,7 +285,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
 
     Raises:
         InputError: The folder has another certificate.
-        RunError: A file cannot be written.
+        RunError: A file cannot be written, or the ledger is a link.
     """
     file = folder / CERTIFICATE
     if file.exists() and (there := read_json(file, "id")["id"]) != plan.certificate["id"]:
@@ -294,6 +294,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
             f"{there} there, {plan.certificate['id']} now): change `name` to keep "
             "both, or give --overwrite to start anew"
         )
+    check_owned(folder / LEDGER)  # now, not when the first fold is tested
     remove_leftovers(folder)
     write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)
@@ -320,19 +321,18 @@ def remove_run(folder: Path) -> None:
     kill.
 
     Raises:
-        RunError: A process is at work on one of its folds.
+        RunError: A process is at work on one of its folds, or a link leads out of the run.
     """
     for file in folder.glob(f"{FOLDS}/*/state/lock"):
+        check_inside(file, folder)
         with lock(file, str(file.parent.parent)):
             pass
     removed = folder / ".folds.removed"
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
     if (folder / FOLDS).exists():
         (folder / FOLDS).rename(removed)
-    shutil.rmtree(removed, ignore_errors=True)
+    remove(removed)
     for path in folder.iterdir() if folder.exists() else ():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name not in (LEDGER, CONFIG) and not path.name.startswith(LOCK):
-            path.unlink()
+        if path.name not in (LEDGER, CONFIG) and not path.name.startswith(LOCK):
+            remove(path)
     (folder / CONFIG).unlink(missing_ok=True)

@@ -1,18 +1,26 @@
-"""What the entries share: arguments, one message for a mistake, exit status 0, 1 or 2."""
+"""What the entries share: one message for a mistake, output that never fails, exit statuses.
+
+0 done; 1 the run failed; 2 the input is wrong; 128 + n ended by signal n with all saved: 130 for
+Ctrl-C, 143 for SIGTERM.
+"""
 
 import logging
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 from system.errors import InputError, RunError
+from system.output import lost_output, protect_output
+from system.owned import NO_LOCKS, has_locks
 from system.signals import Stop
 from system.text import printable
 
-DONE, FAILED, WRONG_INPUT = 0, 1, 2
+DONE, FAILED, WRONG_INPUT, BY_SIGNAL = 0, 1, 2, 128
 
 
 class _Printable(logging.Formatter):
@@ -30,27 +38,53 @@ class Exit:
     status: int = DONE
 
 
-@contextmanager
-def exit_status(command: Sequence[str] = (), stop: Stop | None = None) -> Iterator[Exit]:
-    """Report mistakes and failures of a block in one message, without a traceback.
+def run_entry(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
+    """Run an entry as this process, and end with its exit status.
+
+    After Ctrl-C the process ends by SIGINT itself. Shells show 130 for that, too, but only then
+    does a script with several commands stop.
 
     Args:
-        command: Command that resumes the work after a signal; without one a signal is a failure.
-        stop: Knows whether `--overwrite` was carried out, so that resuming must not repeat it.
+        main: The entry; returns its exit status, None is 0.
+        arguments: Its arguments.
+    """
+    protect_output()
+    if not has_locks():
+        sys.exit(_report("failed", NO_LOCKS, FAILED))
+    with exit_status() as result:
+        result.status = main(*arguments) or DONE
+    if (lost := lost_output()) and result.status == DONE:
+        result.status = _report("failed", f"the output could not be written: {lost}", FAILED)
+    if result.status == BY_SIGNAL + signal.SIGINT:
+        sys.excepthook = lambda *error: None  # everything is said
+        raise KeyboardInterrupt
+    sys.exit(result.status)
+
+
+@contextmanager
+def exit_status(command: Sequence[str] = (), stop: Stop | None = None) -> Iterator[Exit]:
+    """Report mistakes, failures and signals of a block in one message, without a traceback.
+
+    Args:
+        command: Command that resumes the work after a signal.
+        stop: Is told of signals; knows whether `--overwrite` was carried out, so that resuming must
+            not repeat it.
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
-    result = Exit()
+    result, stop = Exit(), stop or Stop()
     try:
-        yield result
+        with stop.install_handlers():
+            yield result
     except InputError as error:
         result.status = _report("wrong input", error, WRONG_INPUT)
     except (RunError, OSError) as error:
         result.status = _report("failed", error, FAILED)
-    except KeyboardInterrupt:
-        result.status = _report_interrupt(command, stop)
+    except KeyboardInterrupt as interrupt:
+        _report_interrupt(command, stop)
+        result.status = BY_SIGNAL + (interrupt.args or [signal.SIGINT])[0]
 
 
 def run_cli(work: Callable[[], None], command: Sequence[str] = (), stop: Stop | None = None) -> int:
@@ -66,16 +100,16 @@ def say(text: str) -> None:
         print(printable(text))
 
 
-def _report_interrupt(command: Sequence[str], stop: Stop | None) -> int:
-    if not command:
-        return _report("interrupted", "nothing more was done", FAILED)
+def _report_interrupt(command: Sequence[str], stop: Stop) -> None:
     if os.environ.get("RANK", "0") != "0":
-        return DONE  # the first process reports
-    done = ("--overwrite",) if stop is not None and stop.begun else ()
-    again = shlex.join(word for word in command if word not in done)
-    return _report("stopped", f"what was done is saved. To resume:\n  {again}", DONE)
+        return  # the first process reports
+    if not command:
+        _report("interrupted", "nothing more was done")
+        return
+    again = shlex.join(word for word in command if not (stop.begun and word == "--overwrite"))
+    _report("stopped", f"what was done is saved. To resume:\n  {again}")
 
 
-def _report(kind: str, message: object, status: int) -> int:
+def _report(kind: str, message: object, status: int = DONE) -> int:
     print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status

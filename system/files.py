@@ -6,8 +6,6 @@ that the name survives a power cut. Only `make_folder` makes folders: a removed 
 
 import csv
 import errno
-import fcntl
-import glob
 import io
 import json
 import os
@@ -15,12 +13,14 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from system.errors import RunError
+from system.owned import check_inside, flock, open_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer, refuse_lfs_pointer
+from system.temporary import hidden_folder
 from system.text import format_bytes
 
 MAX_CONFIG = 100_000  # bytes of a config file or an override; the longest here has 800
@@ -126,12 +126,16 @@ def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
     """
     kept = "Nothing was changed there"
     try:
-        with _hidden_folder(path) as folder:
+        with hidden_folder(path) as folder:
             temporary = folder / path.name
+            temporary.touch()
+            mode = temporary.stat().st_mode  # as the umask says
             yield temporary
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
-            temporary.chmod(0o644)
+            if temporary.stat().st_mode != mode:  # safetensors writes for the owner alone
+                with suppress(OSError):  # some mounts know no modes
+                    temporary.chmod(stat.S_IMODE(mode))
             temporary.replace(path)
             kept = "It was replaced, but a power cut may undo that"
             sync_folder(path.parent)
@@ -151,8 +155,8 @@ def append(path: Path, data: bytes, is_line: bool = False) -> None:
         RunError: The disk is full, lost or read-only, or the folder is gone.
     """
     try:
-        with path.open("a+b", buffering=0) as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with open_owned(path, "a+b") as file:
+            flock(file)
             size = file.seek(0, os.SEEK_END)
             try:
                 write_all(file, (_missing_newline(file, size) if is_line else b"") + data)
@@ -184,7 +188,8 @@ def make_folder(folder: Path, inside: Path | None = None) -> None:
 
     Args:
         folder: May exist already.
-        inside: A parent that must exist; if it was removed during the run, nothing is made.
+        inside: A parent that must exist; if it was removed during the run, nothing is made. No link
+            may lead out of it.
 
     Raises:
         RunError: It cannot be made.
@@ -192,6 +197,8 @@ def make_folder(folder: Path, inside: Path | None = None) -> None:
     try:
         if inside is not None and not inside.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(inside))
+        if inside is not None:
+            check_inside(folder, inside)
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         for path in missing:
@@ -226,23 +233,6 @@ def sync_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def remove_leftovers(folder: Path, name: str = "*") -> None:
-    """Remove what killed processes were writing; keep what other processes are writing.
-
-    Args:
-        folder: Folder to clean.
-        name: Pattern of the names of the files that were being written.
-    """
-    for hidden in folder.glob(f".{name}.tmp"):
-        with suppress(OSError):  # in use, gone meanwhile, or a file system without locks
-            handle = os.open(hidden, os.O_RDONLY | os.O_DIRECTORY)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(hidden, ignore_errors=True)
-            finally:
-                os.close(handle)
 
 
 def is_full(folder: Path) -> bool:
@@ -304,29 +294,6 @@ def disk_error(
     elif error.errno in NOT_WRITABLE:
         remedy = f"make it writable or name {OTHER_DISK}"
     return RunError(f"{what}: {reason}. {kept}: {remedy}, then run the same command again")
-
-
-@contextmanager
-def _hidden_folder(path: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside a file, removed at the end.
-
-    A lock on it tells `remove_leftovers` that this process is still writing.
-    """
-    remove_leftovers(path.parent, f"{glob.escape(path.name)}.*")
-    with ExitStack() as locked:
-        while True:
-            folder = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-            with suppress(FileNotFoundError):  # another process removed it before it was locked
-                handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-                locked.callback(os.close, handle)
-                with suppress(OSError):  # a file system without locks: nobody removes it either
-                    fcntl.flock(handle, fcntl.LOCK_EX)
-                if folder.exists():
-                    break
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _missing_newline(file: BinaryIO, size: int) -> bytes:

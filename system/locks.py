@@ -1,6 +1,5 @@
 """Lock files: who works on what. The system releases a lock when its process ends."""
 
-import fcntl
 import json
 import logging
 import os
@@ -14,6 +13,7 @@ from typing import Any, BinaryIO
 
 from system.errors import RunError
 from system.files import disk_error
+from system.owned import flock, open_owned
 
 log = logging.getLogger(__name__)
 
@@ -33,19 +33,19 @@ def lock(path: Path, work: str, blocking: bool = False, shared: bool = False) ->
             folds of one run share it, and keep out a run of all folds and `--overwrite`.
 
     Raises:
-        RunError: Another process holds it and `blocking` is false, or the file cannot be written.
+        RunError: Another process holds it and `blocking` is false, or the file cannot be written,
+            or it is a link.
     """
-    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
     try:
-        file = path.open("a+b", buffering=0)
+        file = open_owned(path, "a+b")
     except OSError as error:
         raise disk_error(f"cannot lock {path}", path.parent, error) from error
     with file:
-        if not _try_lock(file, kind, 0 if blocking else PATIENCE):
+        if not _try_lock(file, shared, 0 if blocking else PATIENCE):
             if not blocking:
                 raise RunError(f"{TAKEN} {work} ({_owners(path)}): wait for it or end it")
             log.info("waiting until the lock of %s is free (%s)", work, _owners(path))
-            fcntl.flock(file, kind)
+            flock(file, shared)
         _write_owner(file, path, shared)
         yield
 
@@ -53,17 +53,17 @@ def lock(path: Path, work: str, blocking: bool = False, shared: bool = False) ->
 def is_held(path: Path) -> bool:
     """Return whether a process, here or on another machine, holds a lock exclusively."""
     try:
-        with path.open("rb") as file:
-            return not _try_lock(file, fcntl.LOCK_SH, 0)
+        with open_owned(path, "rb") as file:
+            return not _try_lock(file, True, 0)
     except FileNotFoundError:
         return False
 
 
-def _try_lock(file: BinaryIO, kind: int, patience: float) -> bool:
+def _try_lock(file: BinaryIO, shared: bool, patience: float) -> bool:
     end = time.monotonic() + patience
     while True:
         try:
-            fcntl.flock(file, kind | fcntl.LOCK_NB)
+            flock(file, shared, blocking=False)
             return True
         except BlockingIOError:
             if time.monotonic() >= end:

@@ -97,8 +97,14 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         max_bad_steps=config.train.max_bad_steps,
         names={part: fold.ids(utterances) for part, utterances in fold.split.parts()},
         stop=fold.session.stop,
-        title=fold.name,
+        title=_title(fold),
     )
+
+
+def _title(fold: Fold) -> str:
+    """Name a training for its progress bar: which fold of how many, and its seed."""
+    n = len(fold.session.plan.splits)  # a study has one alone
+    return f"fold {fold.split.fold}{f' of {n}' if n > 1 else ''}, seed {fold.seed}"
 
 
 def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:

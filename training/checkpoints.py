@@ -270,7 +270,7 @@ class CheckpointSaver:
         """
         if on_any_process(self.stop.requested, self.accelerator):
             self.save()
-            raise KeyboardInterrupt
+            raise self.stop.interrupt()
         if time.monotonic() - self.saved_at >= self.seconds:
             self.save()
 

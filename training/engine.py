@@ -25,6 +25,7 @@ from evaluation.metrics import scores
 from model_gmu import FusionOutput
 from models.losses import FusionLoss, LossTerms
 from system.files import corrupt_file
+from system.output import progress_bar
 from training.checkpoints import Checkpoints, CheckpointSaver, Progress
 from training.collapse import collapse_warnings
 from training.distributed import (
@@ -74,11 +75,13 @@ def fit(
     n, title = len(train_loader), state.title
     hidden = not title or not state.accelerator.is_main_process
     with (
-        tqdm(total=epochs * n, desc=title, unit="batch", disable=hidden) as bar,
+        progress_bar(epochs * n, title, "batch", hidden) as bar,
         state.stop.deferred(),
     ):
         bar.update(state.progress.epoch * n + state.progress.batch)
         while not state.progress.is_done(epochs, patience):
+            epoch = f"{title}, epoch {state.progress.epoch + 1} of {epochs}"
+            bar.set_description(epoch, refresh=False)
             try:
                 train_one_epoch(state, train_loader, bar, saver)
                 with state.monitor.recording():
@@ -91,7 +94,8 @@ def fit(
             if state.accelerator.is_main_process:
                 after_epoch(record, dev)
             saver.save()
-            bar.set_postfix(loss=f"{record['loss']:.3f}", dev_ua=f"{record['dev_ua']:.3f}")
+            shown = {"loss": f"{record['loss']:.3f}", "dev_ua": f"{record['dev_ua']:.3f}"}
+            bar.set_postfix(shown, refresh=False)
         saver.maybe_save()  # all processes continue with the test, or none
     state.accelerator.wait_for_everyone()
     return state.progress
@@ -117,10 +121,10 @@ def train_one_epoch(
         for batch, terms in zip(window, train_step(state, window), strict=False):
             progress.add_losses(terms, len(batch.targets))
         progress.batch += len(window)
-        if bar is not None:
-            bar.update(len(window))
         if saver is not None:
             saver.maybe_save()
+        if bar is not None:
+            bar.update(len(window))
 
 
 def train_step(state: TrainingState, window: Sequence[Batch]) -> list[LossTerms]:

@@ -26,8 +26,9 @@ from storage.fold_folder import (
 from storage.folders import CARD, is_finished
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
-from system.files import copy_file, make_folder, read_json, remove_leftovers
+from system.files import copy_file, make_folder, read_json
 from system.locks import lock
+from system.temporary import remove_leftovers
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged

@@ -351,7 +351,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
         os.kill(os.getpid(), signal.SIGTERM)
 
     (stopper := Thread(target=stop_us)).start()
-    assert ablation.main(wishes, configs) == 0
+    assert ablation.main(wishes, configs) == 143
     stopper.join()
     message = capsys.readouterr().err
     assert (

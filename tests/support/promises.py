@@ -5,7 +5,7 @@ PROMISES = {
     "and predictions of one that was never killed, byte for byte",
     "checkpoint": "Two checkpoints are kept; where the newest is cut short or corrupt, the one "
     "before it is used",
-    "stop": "SIGTERM and Ctrl-C save the state and end with status 0 and the command that resumes",
+    "stop": "A signal that asks to end saves the state and prints the command that resumes",
     "non_finite": "A loss or gradient that is NaN or infinite moves no weight, is logged with its "
     "utterances, and ends in a repaired run that says so or in a failed run with the cause",
     "bad_audio": "Every kind of odd audio file has a stated outcome: used, or refused by name with "

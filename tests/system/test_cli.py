@@ -1,10 +1,11 @@
-"""The entries: one message for a mistake, exit status 0, 1 or 2, nothing half-written."""
+"""The entries: one message for a mistake, the exit status, nothing half-written."""
 
 import errno
 import os
 import re
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -218,7 +219,8 @@ def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
     assert ends_with(InputError("x"))[::2] == (2, "wrong input: x\n")
     assert ends_with(RunError("x"))[::2] == (1, "failed: x\n")
     assert ends_with(OSError("x"))[::2] == (1, "failed: x\n")
-    assert ends_with(KeyboardInterrupt()).status == 1
+    assert ends_with(KeyboardInterrupt()).status == 130
+    assert ends_with(KeyboardInterrupt(signal.SIGTERM)).status == 143
     with pytest.raises(ZeroDivisionError):  # a bug of the program keeps its traceback
         ends_with(ZeroDivisionError())
     assert cli.run_cli(lambda: None) == 0
@@ -310,7 +312,7 @@ def test_on_two_processes_the_first_tells_the_command_that_starts_two(monkeypatc
     for rank, expected in (("0", "torchrun --nproc_per_node=2 train_gmu.py --config x"), ("1", "")):
         monkeypatch.setenv("RANK", rank)
         command = [*entry.launcher(), "train_gmu.py", "--config", "x"]
-        assert cli.run_cli(stopped, command) == 0
+        assert cli.run_cli(stopped, command) == 130
         said = capsys.readouterr().err
         assert expected in said and bool(expected) == bool(said)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from system import files
+from system import files, owned
 from system.errors import RunError
 from tests.support.paths import ROOT
 
@@ -105,7 +105,7 @@ def test_without_locks_a_file_is_written_and_no_leftover_is_touched(tmp_path, mo
     def not_offered(*args):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", not_offered)
+    monkeypatch.setattr(owned.fcntl, "flock", not_offered)
     (tmp_path / ".file.x.tmp").mkdir()
     write(tmp_path / "file")
     assert sorted(os.listdir(tmp_path)) == [".file.x.tmp", "file"]
