@@ -37,6 +37,7 @@ from experiments.study import (
     store_errors,
 )
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
+from models.settings import BACKBONES, FIRST_WEIGHTS
 from storage.folders import CONFIG, STUDY, describe_changes
 from system.errors import InputError, RunError
 from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
@@ -56,6 +57,8 @@ FREE = (
     *("run.root", "run.store", "run.workers", "run.device", "optuna"),
     *("corpus.root", "corpus.manifest", "train.checkpoint_minutes"),
 )
+# Keys of section `model` that decide which first weights are read
+NETWORK = {f"model.{key}" for key in (*FIRST_WEIGHTS, *BACKBONES, "fusion", "image_size")}
 WAIT = 2.0  # seconds between two checks of trials that other processes train
 
 
@@ -103,9 +106,12 @@ def load_tuning(
     config = load_config(config_file, [*overrides, *as_overrides({"run.folds": folds})])
     tuning = Tuning(config, space, command)
     _check_study(tuning)
-    from training.experiment import check_places  # imports torch: after what is cheap to check
+    # These import torch: after what is cheap to check
+    from training.experiment import check_model, check_places
 
     check_places(config)
+    if not NETWORK & space.keys():  # else each trial checks its own network
+        check_model(config)
     return tuning
 
 
