@@ -130,6 +130,15 @@ class MaxMViTGMU(nn.Module):
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
         return {name: list(m.parameters()) for name, m in modules.items() if m is not None}
 
+    def without_decay(self) -> list[nn.Parameter]:
+        """Return the parameters that timm's models exempt from weight decay: position tables."""
+        spared: list[nn.Parameter] = []
+        for branch in (self.cqt_branch, self.mel_branch):
+            if hasattr(branch, "no_weight_decay"):
+                names = branch.no_weight_decay()
+                spared += [p for name, p in branch.named_parameters() if name in names]
+        return spared
+
     def _build_branch(
         self, branch: str, backbone: str | None, pretrained: bool, weights: str | None
     ) -> nn.Module | None:

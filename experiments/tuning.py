@@ -39,7 +39,7 @@ from experiments.study import (
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
 from models.settings import BACKBONES, FIRST_WEIGHTS
 from storage.folders import CONFIG, STUDY, describe_changes
-from system.errors import InputError, RunError
+from system.errors import InputError, RunError, first_line
 from system.files import make_folder, read_json, remove_leftovers, write_json, write_text
 from system.locks import lock
 from system.signals import Stop
@@ -237,7 +237,7 @@ class Worker:
         except InputError as error:
             state, reason = INVALID, str(error)
         except OutOfMemoryError as error:
-            state, reason = FAILED, str(error).splitlines()[0]
+            state, reason = FAILED, first_line(error)
         except (RunError, KeyboardInterrupt, OptunaError, SQLAlchemyError) as error:
             cause = error.__cause__
             if not isinstance(cause, Diverged) or cause.is_data:
