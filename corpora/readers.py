@@ -132,7 +132,7 @@ def _read_iemocap_labels(root: Path, label_file: Path) -> list[Utterance]:
 
 
 def _iemocap_audio(root: Path, utterance_id: str) -> Path:
-    # Ses05M_script01_1b begins like Ses05M_script01_1: the dialog is all but the last group.
+    # One dialog's name may begin with another's: the dialog is all but the last group.
     dialog = utterance_id.rsplit("_", 1)[0]
     folder = root / f"Session{utterance_id[4:5]}" / "sentences" / "wav" / dialog
     flac = folder / f"{utterance_id}.flac"

@@ -29,7 +29,6 @@ from training.optim import Schedule, build_optimizers
 from training.session import Fold
 from training.state import TrainingState
 
-
 log = logging.getLogger(__name__)
 
 
