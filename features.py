@@ -14,7 +14,8 @@ from torch.nn import functional as F
 
 from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
-from audio.windows import check_rates
+from audio.windows import check_positive, check_rates, check_waveform, check_whole
+from system.errors import InputError
 
 RESAMPLER = {  # torchaudio's "kaiser best"; its default aliases near half the lower rate
     "resampling_method": "sinc_interp_kaiser",
@@ -52,6 +53,9 @@ class SpectrogramImages(nn.Module):
     Shape:
         waveform (B, T) in [-1, 1], lengths (B,) in samples -> 2 x (B, C, H, W), H = W = image_size
 
+    Raises:
+        InputError: A setting is out of range, or a waveform is not (B, T) of a floating-point type.
+
     Source:
         Settings of MaxMViT-MLP, resized once, with antialiasing. Theirs has 244 pixels, which
         MaxViT's windows do not divide: 224 here.
@@ -72,6 +76,15 @@ class SpectrogramImages(nn.Module):
         input_rate: int | None = None,
     ) -> None:
         super().__init__()
+        check_whole("model.image_size", image_size)
+        check_positive("features.top_db", top_db)
+        check_positive("features.seconds", 1.0 if seconds is None else seconds)
+        for name, value, allowed in (
+            ("reference", reference, ("clip", "full_scale")),
+            ("channels", channels, ("static", "delta")),
+        ):
+            if value not in allowed:
+                raise InputError(f"features.{name} must be one of {allowed}, got {value!r}")
         self.settings: dict[str, Any] = {  # with `version` they decide every pixel
             "sample_rate": sample_rate,
             "input_rate": input_rate,
@@ -85,9 +98,10 @@ class SpectrogramImages(nn.Module):
         }
         self.image_size, self.top_db = image_size, top_db
         self.reference, self.channels = reference, channels
-        self.sample_rate, self.input_rate = sample_rate, input_rate or sample_rate
-        self.crop_size = None if seconds is None else max(round(seconds * self.input_rate), 1)
+        self.sample_rate = sample_rate
+        self.input_rate = sample_rate if input_rate is None else input_rate
         check_rates(self.input_rate, sample_rate)
+        self.crop_size = None if seconds is None else max(round(seconds * self.input_rate), 1)
         self.resample = _resampler(self.input_rate, sample_rate)
         self.cqt = CQT(sample_rate, **(cqt or {}))
         self.mel = MelSTFT(sample_rate, **(mel or {}))
@@ -113,8 +127,9 @@ class SpectrogramImages(nn.Module):
                 this exports as one graph, and compiles as one after an eager call has made the
                 kernels of its length.
         """
-        if waveform.ndim != 2 or 0 in waveform.shape:
-            raise ValueError(f"waveform must be (B, T), and not empty, got {tuple(waveform.shape)}")
+        check_waveform(waveform)
+        if 0 in waveform.shape:
+            raise ValueError(f"waveform must not be empty, got {tuple(waveform.shape)}")
         waveform = waveform.float()
         if lengths is None:
             waveform = self.resample(waveform)

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from config.fusions import FUSIONS
 from config.schema import ModelConfig
-from models.backbones import check_tokens, create_backbone, drop_head, tokens
+from models.backbones import check_name, check_tokens, create_backbone, drop_head, tokens
 from models.heads import FusionOutput, build_head
 from models.settings import ModelSettings
+from models.weights import find_weights
 from system.errors import InputError
 
 Features = tuple[Tensor | None, Tensor | None]  # (B, D_cqt), (B, D_mel), or tokens (B, N, D)
@@ -129,6 +130,15 @@ class MaxMViTGMU(nn.Module):
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
         return {name: list(m.parameters()) for name, m in modules.items() if m is not None}
 
+    def without_decay(self) -> list[nn.Parameter]:
+        """Return the parameters that timm's models exempt from weight decay: position tables."""
+        spared: list[nn.Parameter] = []
+        for branch in (self.cqt_branch, self.mel_branch):
+            if hasattr(branch, "no_weight_decay"):
+                names = branch.no_weight_decay()
+                spared += [p for name, p in branch.named_parameters() if name in names]
+        return spared
+
     def _build_branch(
         self, branch: str, backbone: str | None, pretrained: bool, weights: str | None
     ) -> nn.Module | None:
@@ -169,6 +179,26 @@ def check_settings(model: ModelConfig, n_classes: int = 2) -> None:
     """
     with torch.device("meta"):
         MaxMViTGMU(ModelSettings.from_config(model, n_classes))
+
+
+def find_first_weights(model: ModelConfig) -> bool:
+    """Find the first weights that section `model` names, and download what is not in a cache.
+
+    Returns:
+        Whether a branch has any.
+
+    Raises:
+        InputError: timm does not know a backbone or has no weights for it, or there is no file.
+        RunError: Weights cannot be downloaded.
+    """
+    found = []
+    for branch in sorted(FUSIONS[model.fusion].branches):
+        backbone = getattr(model, f"{branch}_backbone")
+        if backbone is not None:
+            check_name(backbone, branch)
+            file = getattr(model, f"{branch}_weights")
+            found.append(find_weights(backbone, model.pretrained, file, branch))
+    return any(found)
 
 
 def rebuild(settings: ModelSettings, weights: Mapping[str, Tensor]) -> MaxMViTGMU:

@@ -117,7 +117,7 @@ def augment_images(
         freq_mask: Largest masked fraction of the height; drawn uniformly from 0.
         time_mask: Largest masked fraction of the width; drawn uniformly from 0.
         time_shift: Largest shift as a fraction of the width; both images move together and the
-            edge is filled with the image's minimum.
+            edge is filled with silence: the minimum, and 0 in the channels of slopes.
 
     Shape:
         2 x (C, H, W) -> 2 x (C, H, W)
@@ -161,9 +161,10 @@ def _shift(image: Tensor, n: int) -> Tensor:
     """Move the image n columns to the right, or to the left for n < 0."""
     if n == 0:
         return image
-    floor = image.amin((-2, -1), keepdim=True).expand(*image.shape[:-1], abs(n))  # (C, H, |n|)
+    edge = torch.zeros_like(image[..., : abs(n)])  # (C, H, |n|): silence has no slope
+    edge[0] = image[0].min()  # channel 0 is the level, dB
     kept = image[..., :-n] if n > 0 else image[..., -n:]
-    return torch.cat([floor, kept] if n > 0 else [kept, floor], -1)
+    return torch.cat([edge, kept] if n > 0 else [kept, edge], -1)
 
 
 def _mask(image: Tensor, axis: int, fraction: float, position: float) -> Tensor:

@@ -1,5 +1,6 @@
-"""The constant-Q transform: exact, batched, differentiable, scaled as `librosa.cqt`.
+"""The constant-Q transform: batched, differentiable, scaled as `librosa.cqt`.
 
+Nothing is approximated but for what lies below 2e-6 of the peak of a wavelet's spectrum.
 With H = hop_length and w_k the wavelet of bin k (`wavelets.py`), the coefficient at frame m is
     c_k[m] = sum_n x[n] conj(w_k[n - m H]).                                                  (1)
 Short wavelets: frames of the waveform times a matrix of conj(w_k). Long wavelets are narrow in
@@ -33,7 +34,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from audio.wavelets import Wavelets
-from audio.windows import check_rates
+from audio.windows import check_rates, check_waveform
 
 BLOCK = 2**18  # samples: longer waveforms are transformed in overlapping blocks
 BUCKETS = 8  # kernel sets cached, one for each FFT length
@@ -80,8 +81,8 @@ class CQT(nn.Module):
         autocast
 
     Raises:
-        InputError: The highest bin does not fit below half the sample rate, or another setting is
-            out of range.
+        InputError: The highest bin does not fit below half the sample rate, another setting is out
+            of range, or a waveform is not (B, T) of a floating-point type.
 
     Source:
         Brown & Puckette 1992; wavelets of `librosa.filters.wavelet`.
@@ -104,7 +105,7 @@ class CQT(nn.Module):
     ) -> None:
         super().__init__()
         self.sample_rate, self.hop_length = sample_rate, hop_length
-        self.input_rate = input_rate or sample_rate
+        self.input_rate = sample_rate if input_rate is None else input_rate
         check_rates(self.input_rate, sample_rate)
         self._wavelets = Wavelets(
             sample_rate, hop_length, fmin, n_bins, bins_per_octave, window, filter_scale
@@ -129,6 +130,7 @@ class CQT(nn.Module):
 
     def power(self, waveform: Tensor) -> Tensor:
         """Return squared magnitudes: (B, T) -> (B, n_bins, n_frames(T))."""
+        check_waveform(waveform)
         if waveform.dtype != torch.float64:
             waveform = waveform.float()  # torch.fft has no bfloat16
         n_frames = self.n_frames(index(waveform.shape[-1]))  # a constant when compiled

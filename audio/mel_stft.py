@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audio.windows import check_hop, get_window
+from audio.windows import check_hop, check_waveform, check_whole, get_window
 from system.errors import InputError
 
 CACHE = 2**20  # samples in a block of frames: 4 MB stay in a CPU's cache
@@ -61,7 +61,8 @@ class MelSTFT(nn.Module):
 
     Raises:
         InputError: The bands do not fit between `fmin` and half the sampling rate, a band contains
-            no FFT bin, or another setting is out of range.
+            no FFT bin, another setting is out of range, or a waveform is not (B, T) of a
+            floating-point type.
 
     Source:
         Slaney 1998 (Auditory Toolbox) for the scale, as in librosa.
@@ -83,6 +84,13 @@ class MelSTFT(nn.Module):
         win_length: int | None = None,
     ) -> None:
         super().__init__()
+        for name, value in (("sample_rate", sample_rate), ("mel.n_fft", n_fft)):
+            check_whole(f"features.{name}", value)
+        check_whole("features.mel.n_mels", n_mels)
+        check_whole("features.mel.win_length", n_fft if win_length is None else win_length)
+        check_hop("mel", hop_length, sample_rate)
+        if not fmin >= 0:
+            raise InputError(f"features.mel.fmin must be a number of 0 or more, got {fmin!r}")
         self.sample_rate, self.n_fft, self.hop_length = sample_rate, n_fft, hop_length
         top = sample_rate / 2 if fmax is None else fmax
         if not fmin < top <= sample_rate / 2:
@@ -90,7 +98,6 @@ class MelSTFT(nn.Module):
                 f"features.mel: fmin={fmin:g} Hz < fmax={top:g} Hz <= half of "
                 f"features.sample_rate={sample_rate} must hold"
             )
-        check_hop("mel", hop_length, sample_rate)
         self.edges = mel_frequencies(n_mels + 2, fmin, top)  # (n_mels + 2,) g, Hz
         self._filters = _filters(self.edges, np.fft.rfftfreq(n_fft, 1 / sample_rate))
         empty = int((self._filters.max(0) == 0).sum())
@@ -115,6 +122,7 @@ class MelSTFT(nn.Module):
 
     def forward(self, waveform: Tensor) -> Tensor:
         """Return power."""
+        check_waveform(waveform)
         if waveform.dtype != torch.float64:
             waveform = waveform.float()  # torch.fft has no bfloat16
         kernels = self._kernels_for(waveform.device, waveform.dtype)

@@ -24,7 +24,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.windows import bandwidth, check_hop, get_window, side_lobes
+from audio.windows import (
+    bandwidth,
+    check_hop,
+    check_positive,
+    check_whole,
+    get_window,
+    side_lobes,
+)
 from system.errors import InputError
 
 TOLERANCE = 2e-6  # of a spectrum's peak, -114 dB: values below are left out
@@ -71,6 +78,12 @@ class Wavelets:
         window: Any,
         filter_scale: float,
     ) -> None:
+        check_whole("features.sample_rate", sample_rate)
+        check_hop("cqt", hop_length, sample_rate)
+        for name, value in (("n_bins", n_bins), ("bins_per_octave", bins_per_octave)):
+            check_whole(f"features.cqt.{name}", value)
+        for name, value in (("fmin", fmin), ("filter_scale", filter_scale)):
+            check_positive(f"features.cqt.{name}", value)
         self.sample_rate, self.hop_length, self.window = sample_rate, hop_length, window
         self.bins_per_octave = bins_per_octave
         self.frequencies = fmin * 2.0 ** (np.arange(n_bins) / bins_per_octave)  # (n_bins,) Hz
@@ -85,7 +98,6 @@ class Wavelets:
         self.reach = np.minimum(lobes / self.lengths, 1)  # (n_bins,) cycles per sample; 1 is all
 
     def _check(self, noise_bandwidth: float) -> None:
-        check_hop("cqt", self.hop_length, self.sample_rate)
         longest = self.lengths[0] / self.sample_rate  # seconds
         if longest > MAX_WAVELET:
             raise InputError(

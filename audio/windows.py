@@ -1,4 +1,4 @@
-"""Analysis windows, and the checks of hops and rates that both transforms share.
+"""Analysis windows, and the checks of settings and waveforms that both transforms share.
 
 Of a window h of N samples, with H(nu) its spectrum at nu cycles per sample and 1/N an FFT bin:
 - Its equivalent noise bandwidth is that of a rectangular filter which passes as much white noise
@@ -10,10 +10,12 @@ Of a window h of N samples, with H(nu) its spectrum at nu cycles per sample and 
 """
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from system.errors import InputError
 
@@ -43,8 +45,31 @@ def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
         ) from error
 
 
+def check_whole(name: str, value: Any) -> None:
+    """Refuse a setting that is not a whole number of 1 or more."""
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < 1:
+        raise InputError(f"{name} must be a whole number of 1 or more, got {value!r}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Refuse a setting that is not a finite number above 0."""
+    if not isinstance(value, Real) or not 0 < value < math.inf:
+        raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+
+
+def check_waveform(waveform: Tensor) -> None:
+    """Refuse what is not a batch of floating-point waveforms; integers have another full scale."""
+    if waveform.ndim != 2 or not waveform.is_floating_point():
+        raise InputError(
+            "waveform must be (B, T) of a floating-point type, with samples in [-1, 1], got "
+            f"{tuple(waveform.shape)} of {waveform.dtype}"
+        )
+
+
 def check_rates(input_rate: int, sample_rate: int) -> None:
     """Refuse rates whose ratio has large terms: frames would start at too many sample fractions."""
+    check_whole("features.sample_rate", sample_rate)
+    check_whole("features.input_rate", input_rate)
     common = math.gcd(input_rate, sample_rate)
     if max(input_rate, sample_rate) // common > MAX_TERM:
         raise InputError(
@@ -56,6 +81,7 @@ def check_rates(input_rate: int, sample_rate: int) -> None:
 
 def check_hop(section: str, hop_length: int, sample_rate: int) -> None:
     """Refuse a hop that leaves a second with fewer than four frames."""
+    check_whole(f"features.{section}.hop_length", hop_length)
     if hop_length > sample_rate / 4:
         raise InputError(
             f"features.{section}.hop_length={hop_length} is more than a quarter of a second at "

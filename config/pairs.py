@@ -19,11 +19,6 @@ def check_pairs(config: Config) -> None:
                 f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
                 f"train.patience to {lowered_after + 1} or more"
             )
-    if optim.schedule == "cosine" and (optim.warmup_epochs or 0) >= train.epochs:
-        raise InputError(
-            f"optim.warmup_epochs={optim.warmup_epochs:g} must be below train.epochs="
-            f"{train.epochs}, or no epoch is left for the cosine"
-        )
     if config.augment.gain_db and config.features.reference == "clip":
         raise InputError(
             f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="

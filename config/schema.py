@@ -231,6 +231,7 @@ class OptimConfig(Section):
     backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Learning rate of both backbones, as a multiple of `lr`."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
     plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Multiplies the learning rate at a plateau of dev UA."""
@@ -239,7 +240,7 @@ class OptimConfig(Section):
     min_lr: Annotated[float, Field(ge=0)] | None = None
     """Lowest learning rate of the head; the backbones' is in proportion."""
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    """Epochs of linear rise before the cosine."""
+    """Epochs of linear rise before the cosine; where they would be all epochs, half of those."""
 
 
 class TrainConfig(Section):
@@ -249,7 +250,8 @@ class TrainConfig(Section):
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Utterances per step and process."""
     accumulate: Count = 1
-    """Batches whose gradients are added up before each optimizer step."""
+    """Batches whose gradients are added up before each optimizer step. The contrastive loss sees
+    one batch at a time: its negatives come from batch_size and processes, not from this."""
     clip_grad_norm: Positive | None = None
     """Largest norm of the gradient; null does not clip."""
     patience: Count | None = None

@@ -109,7 +109,7 @@ def _refuse_copied_labels(labels: list[tuple[Path, Utterance]]) -> None:
 
 def _iemocap_audio(label_file: Path, utterance_id: str, files: dict[str, list[Path]]) -> Path:
     """Return the published place of an utterance, or the one other place where it lies."""
-    # Ses05M_script01_1b begins like Ses05M_script01_1: the dialog is all but the last group.
+    # One dialog's name may begin with another's: the dialog is all but the last group.
     dialog = utterance_id.rsplit("_", 1)[0]
     session = label_file.parents[2]
     session = session.with_name(session.name[:-1] + utterance_id[4:5])

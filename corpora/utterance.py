@@ -81,7 +81,7 @@ EMODB_GENDERS = {
     **dict.fromkeys(("03", "10", "11", "12", "15"), "M"),
 }
 
-# Source: Cao et al. 2014. One published name ends in a single X: 1040_ITS_SAD_X.
+# Source: Cao et al. 2014. The level of one published name is a single X.
 CREMAD_NAME = re.compile(
     r"(?P<speaker>1\d{3})_(?P<text>[A-Z]{3})_(?P<emotion>ANG|DIS|FEA|HAP|NEU|SAD)_(?:LO|MD|HI|XX?)"
 )

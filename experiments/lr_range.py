@@ -81,10 +81,11 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
     """Yield the step function of one training per seed: learning rate -> loss."""
     from corpora.plan import make_tuning_plan
     from training.build import build_training
-    from training.experiment import check_places
+    from training.experiment import check_model, check_places
     from training.session import open_session
 
     check_places(config)
+    check_model(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
     session = open_session(config, plan)
     for seed in seeds:

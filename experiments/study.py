@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from config.effects import keys_without_effect
 from experiments.search_space import Space
 from storage.folders import CONFIG
-from system.errors import RunError
+from system.errors import RunError, first_line
 from system.files import make_folder
 from system.locks import is_held, lock
 from system.owned import check_owned
@@ -230,7 +230,7 @@ def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
     except (*_store_exceptions(), *more) as error:
         if is_lfs_pointer(folder / STORE):
             raise RunError(f"{folder / STORE} {LFS_POINTER}") from error
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = first_line(error.__cause__ or error)
         raise RunError(
             f"cannot read or write the trials in {folder / STORE}: {reason}. If its disk is full "
             "or another process blocks it, solve that and give the same command again; if it is "

@@ -37,8 +37,9 @@ from experiments.study import (
     store_errors,
 )
 from experiments.tuning_report import best_first, describe_study, draw_figures, write_results
+from models.settings import BACKBONES, FIRST_WEIGHTS
 from storage.folders import CONFIG, STUDY, describe_changes
-from system.errors import InputError, RunError
+from system.errors import InputError, RunError, first_line
 from system.files import make_folder, read_json, write_json, write_text
 from system.locks import lock
 from system.signals import Stop
@@ -57,6 +58,8 @@ FREE = (
     *("run.root", "run.store", "run.workers", "run.device", "optuna"),
     *("corpus.root", "corpus.manifest", "train.checkpoint_minutes"),
 )
+# Keys of section `model` that decide which first weights are read
+NETWORK = {f"model.{key}" for key in (*FIRST_WEIGHTS, *BACKBONES, "fusion", "image_size")}
 WAIT = 2.0  # seconds between two checks of trials that other processes train
 
 
@@ -104,9 +107,12 @@ def load_tuning(
     config = load_config(config_file, [*overrides, *as_overrides({"run.folds": folds})])
     tuning = Tuning(config, space, command)
     _check_study(tuning)
-    from training.experiment import check_places  # imports torch: after what is cheap to check
+    # These import torch: after what is cheap to check
+    from training.experiment import check_model, check_places
 
     check_places(config)
+    if not NETWORK & space.keys():  # else each trial checks its own network
+        check_model(config)
     return tuning
 
 
@@ -232,7 +238,7 @@ class Worker:
         except InputError as error:
             state, reason = INVALID, str(error)
         except OutOfMemoryError as error:
-            state, reason = FAILED, str(error).splitlines()[0]
+            state, reason = FAILED, first_line(error)
         except (RunError, KeyboardInterrupt, OptunaError, SQLAlchemyError) as error:
             cause = error.__cause__
             if not isinstance(cause, Diverged) or cause.is_data:

@@ -1,23 +1,25 @@
 """timm backbones: names, image sizes and tokens checked before use, weights, a small MViTv2."""
 
 import functools
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import huggingface_hub
 import timm
 import torch
-from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models import (
+    build_model_with_cfg,
+    generate_default_cfgs,
+    get_arch_pretrained_cfgs,
+    register_model,
+    split_model_name_tag,
+)
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filter_fn
 from torch import Tensor, nn
 
-from system.errors import InputError, RunError, nearest
+from models.weights import AFTER_TOKENS, find_weights, load_backbone
+from system.errors import InputError, first_line, nearest
 
-HUB_TIMEOUT = 5  # seconds that the hub has to answer
-AFTER_TOKENS = ("head", "fc_norm", "attn_pool")  # timm's names for the layers behind the tokens
+CLASS_TOKEN = "cls_token"  # in timm's names of parameters
 
 default_cfgs = generate_default_cfgs(  # timm finds it by this name
     {"mvitv2_micro.untrained": {"first_conv": "patch_embed.proj", "classifier": "head.fc"}}
@@ -67,19 +69,15 @@ def create_backbone(
         (B, n_channels, image_size, image_size) -> (B, num_features)
 
     Raises:
-        InputError: The model is unknown, does not take this size, or the file is not its weights.
-        RunError: The pretrained weights cannot be downloaded.
+        InputError: The model is unknown, does not take this size, or the file does not fill it.
+        RunError: The pretrained weights cannot be downloaded, or the cached file is damaged.
     """
-    check_image_size(name, image_size, branch)
+    check_backbone(name, image_size, branch)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": n_channels, "img_size": image_size}
-    if weights is not None:
-        return _from_file(name, Path(weights), branch, options)
-    if pretrained:
-        _check_reachable(name, branch)
-    try:
-        return timm.create_model(name, pretrained=pretrained, **options)
-    except OSError as error:
-        raise RunError(_no_weights(name, branch, str(error))) from error
+    found = find_weights(name, pretrained, weights, branch)
+    return (
+        timm.create_model(name, **options) if found is None else load_backbone(name, found, options)
+    )
 
 
 def tokens(model: nn.Module, images: Tensor) -> Tensor:
@@ -94,14 +92,15 @@ def tokens(model: nn.Module, images: Tensor) -> Tensor:
     width = model.num_features
     shape = tuple(getattr(features, "shape", ()))
     if len(shape) == 4 and shape[1] == width:  # (B, D, H, W): MaxViT and other convolutions
-        features = features.flatten(2).mT
-    elif len(shape) == 4 and shape[3] == width:  # (B, H, W, D): Swin
-        features = features.flatten(1, 2)
-    elif len(shape) != 3 or shape[2] != width:
-        kind = shape or type(features).__name__
-        raise ValueError(f"gives {kind} before pooling, not tokens of width {width}")
-    patches: Tensor = features[:, getattr(model, "num_prefix_tokens", 0) :]
-    return patches
+        return features.flatten(2).mT
+    if len(shape) == 4 and shape[3] == width:  # (B, H, W, D): Swin
+        return features.flatten(1, 2)
+    if len(shape) != 3 or shape[2] != width:
+        raise ValueError(f"gives {_shape(features)} before pooling, not tokens of width {width}")
+    n_prefix = getattr(model, "num_prefix_tokens", None)
+    if n_prefix is None and any(CLASS_TOKEN in key for key, _ in model.named_parameters()):
+        raise ValueError("does not say which of its tokens are class tokens")
+    return features[:, n_prefix or 0 :]
 
 
 def drop_head(model: nn.Module) -> nn.Module:
@@ -123,7 +122,7 @@ def check_tokens(name: str, image_size: int, branch: str) -> None:
     Raises:
         InputError: The model has no tokens, is unknown, or does not take this size.
     """
-    check_image_size(name, image_size, branch)
+    check_backbone(name, image_size, branch)
     if reason := _without_tokens(name, image_size):
         raise InputError(
             f"model.{branch}_backbone={name!r} {reason}, which cross_attention needs: use a "
@@ -131,35 +130,72 @@ def check_tokens(name: str, image_size: int, branch: str) -> None:
         )
 
 
-def check_image_size(name: str, image_size: int, branch: str) -> None:
-    """Refuse a name that timm does not have, and an image size that the model cannot divide."""
+def check_name(name: str, branch: str) -> None:
+    """Refuse a name or tag that timm does not have."""
+    architecture, tag = split_model_name_tag(name)
     if not timm.is_model(name):
         family = timm.list_models(f"*{'maxvit' if branch == 'cqt' else 'mvitv2'}*")
         raise InputError(
             f"model.{branch}_backbone={name!r} is not a timm model; {nearest(name, family)}"
         )
-    reason = _misfit(name, image_size)
-    if reason is not None and "img_size" in reason:
+    tagged = get_arch_pretrained_cfgs(architecture)
+    if tag and name not in tagged:
+        raise InputError(
+            f"model.{branch}_backbone={name!r}: timm knows {architecture}, but not with the tag "
+            f"{tag!r}; {nearest(name, tagged)}"
+        )
+
+
+def check_backbone(name: str, image_size: int, branch: str) -> None:
+    """Refuse an unknown name, an image size that does not fit, and features of another shape.
+
+    Args:
+        name: Name of the timm model.
+        image_size: Height and width in pixels.
+        branch: `cqt` or `mel`, for messages.
+
+    Raises:
+        InputError: One of these, with what fits.
+    """
+    check_name(name, branch)
+    trial = _try(name, image_size)
+    if trial.error is not None and "img_size" in trial.error:
         raise InputError(
             f"model.{branch}_backbone={name!r} does not take an image size: use a model of the "
             "MaxViT, MViTv2 or another family that does"
         )
-    if reason is not None:
-        fits = next((s for s in _sizes_around(image_size) if _misfit(name, s) is None), None)
+    if trial.error is not None:
+        fits = next((s for s in _sizes_around(image_size) if not _try(name, s).error), None)
         hint = f"the nearest size that fits is {fits}" if fits else "no size near it fits"
-        raise InputError(f"model.image_size={image_size} does not fit {name} ({reason}); {hint}")
+        raise InputError(
+            f"model.image_size={image_size} does not fit {name} ({trial.error}); {hint}"
+        )
+    if trial.output != f"(1, {trial.width})":
+        raise InputError(
+            f"model.{branch}_backbone={name!r} gives {trial.output} for one image, not "
+            f"(1, {trial.width}), a vector of its num_features: use a model of the MaxViT, MViTv2 "
+            "or another family that does"
+        )
+
+
+class _Trial(NamedTuple):
+    """What a model does with one image."""
+
+    error: str | None
+    output: str = ""  # shape, or type
+    width: int = 0  # num_features
 
 
 @functools.cache
-def _misfit(name: str, image_size: int) -> str | None:
-    """Return why the model does not take the size, or None; tried without memory or arithmetic."""
+def _try(name: str, image_size: int) -> _Trial:
+    """Return what the model does with an image of the size; no memory, no arithmetic."""
     try:
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
-            model(torch.zeros(1, 3, image_size, image_size))
-    except (AssertionError, RuntimeError, ValueError, TypeError, ZeroDivisionError) as error:
-        return str(error).splitlines()[0]
-    return None
+            output = model(torch.zeros(1, 3, image_size, image_size))
+    except Exception as error:  # models refuse sizes in many ways, a bare assert among them
+        return _Trial(first_line(error))
+    return _Trial(None, _shape(output), int(model.num_features))
 
 
 @functools.cache
@@ -174,52 +210,12 @@ def _without_tokens(name: str, image_size: int) -> str | None:
     return None
 
 
+def _shape(features: Any) -> str:
+    return str(tuple(features.shape)) if isinstance(features, Tensor) else type(features).__name__
+
+
 def _sizes_around(image_size: int) -> Iterator[int]:
     for distance in range(1, 65):
         yield image_size + distance
         if image_size - distance >= 32:
             yield image_size - distance
-
-
-def _from_file(name: str, file: Path, branch: str, options: dict[str, Any]) -> nn.Module:
-    if not file.is_file():
-        raise InputError(f"model.{branch}_weights: there is no file {file}")
-    try:
-        return timm.create_model(
-            name, pretrained=True, pretrained_cfg_overlay={"file": str(file)}, **options
-        )
-    except Exception as error:  # unpickling a foreign file may raise anything
-        reason = str(error).splitlines()[0].split(". ")[0]  # torch then advises to trust the file
-        raise InputError(
-            f"model.{branch}_weights={file} does not hold the weights of {name} as tensors: "
-            f"{reason}"
-        ) from error
-
-
-def _check_reachable(name: str, branch: str) -> None:
-    """Fail within seconds; the hub client alone would retry for most of a minute."""
-    cfg = timm.get_pretrained_cfg(name)
-    if cfg is None or not cfg.has_weights:
-        raise InputError(_no_weights(name, branch, "timm has no weights for it"))
-    if cfg.hf_hub_id:
-        cached = huggingface_hub.try_to_load_from_cache(cfg.hf_hub_id, "model.safetensors")
-        if isinstance(cached, str):  # else None, or a marker for a file that the hub lacks
-            return
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise RunError(
-            _no_weights(name, branch, "HF_HUB_OFFLINE is set and they are not in the cache")
-        )
-    try:
-        request = urllib.request.Request(huggingface_hub.constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        return  # it answers
-    except OSError as error:
-        raise RunError(_no_weights(name, branch, f"the hub does not answer: {error}")) from error
-
-
-def _no_weights(name: str, branch: str, reason: str) -> str:
-    return (
-        f"no pretrained weights for {name} ({reason}). Either set model.{branch}_weights=FILE to a "
-        "file downloaded elsewhere, or model.pretrained=false to train from scratch"
-    )

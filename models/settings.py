@@ -6,6 +6,7 @@ from typing import Self
 from config.schema import ModelConfig
 
 FIRST_WEIGHTS = frozenset({"pretrained", "cqt_weights", "mel_weights"})  # keys of ModelConfig
+BACKBONES = ("cqt_backbone", "mel_backbone")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -74,6 +74,7 @@ def exit_status(command: Sequence[str] = (), stop: Stop | None = None) -> Iterat
     handler.setFormatter(_Printable("%(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("httpx").setLevel(logging.WARNING)  # one line a request
+    logging.getLogger("timm").setLevel(logging.ERROR)  # `models.weights` says what fits
     result, stop = Exit(), stop or Stop()
     try:
         with stop.install_handlers():

@@ -27,3 +27,12 @@ def nearest(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.6)
     hint = f"did you mean {by_lower[close[0]]!r}? " if close else ""
     return f"{hint}Allowed: {', '.join(options)}"
+
+
+def first_line(error: BaseException) -> str:
+    r"""Return the first line of an error, or its kind: a bare assert has no words.
+
+    >>> first_line(AssertionError()), first_line(ValueError("two\nlines"))
+    ('AssertionError', 'two')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -16,8 +16,8 @@ from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import load_config
 from config.schema import ModelConfig
 from model_gmu import MaxMViTGMU, check_settings, misfit, rebuild
-from models import backbones
-from models.backbones import check_image_size, check_tokens, create_backbone, tokens
+from models import backbones, weights
+from models.backbones import check_backbone, check_tokens, create_backbone, tokens
 from models.heads import FusionOutput
 from models.losses import FusionLoss
 from models.settings import FIRST_WEIGHTS, ModelSettings
@@ -256,7 +256,7 @@ def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch
         def forward_features(self, x):
             return x.mean((2, 3)) if width == 64 else (x, x)
 
-    monkeypatch.setattr(backbones, "check_image_size", lambda *args: None)
+    monkeypatch.setattr(backbones, "check_backbone", lambda *args: None)
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: Pooled())
     shape = r"\(1, 3\)" if width == 64 else "tuple"
     words = f"model.cqt_backbone='pooled' gives {shape} before pooling, not tokens of width {width}"
@@ -265,8 +265,7 @@ def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch
 
 
 def test_settings_are_checked_without_weights_or_memory(monkeypatch):
-    monkeypatch.setattr(backbones, "_check_reachable", None)
-    monkeypatch.setattr(backbones, "_from_file", None)
+    monkeypatch.setattr(backbones, "load_backbone", None)
     backbone_names = {key: SMALL[key] for key in ("cqt_backbone", "mel_backbone")}
     values = {"fusion": "cross_attention", **backbone_names, "image_size": SIZE}
     values |= {"pretrained": True, "mel_weights": "nowhere"}
@@ -397,13 +396,13 @@ def test_settings_name_no_file_so_that_rebuilding_needs_none(models):
 @pytest.mark.parametrize(("size", "nearest"), [(100, 96), (33, 32), (62, 63)])
 def test_an_image_size_that_does_not_fit_is_refused_with_the_nearest_that_does(size, nearest):
     with pytest.raises(InputError, match=f"nearest size that fits is {nearest}$") as caught:
-        check_image_size("test_maxvit", size, "cqt")
+        check_backbone("test_maxvit", size, "cqt")
     assert f"model.image_size={size}" in str(caught.value)
-    check_image_size("test_maxvit", nearest, "cqt")
+    check_backbone("test_maxvit", nearest, "cqt")
 
 
 def test_a_size_that_fits_is_accepted_and_nothing_is_built_for_it():
-    check_image_size("maxvit_base_tf_224", 224, "cqt")  # a hundred million parameters, on "meta"
+    check_backbone("maxvit_base_tf_224", 224, "cqt")  # a hundred million parameters, on "meta"
 
 
 @pytest.mark.parametrize(
@@ -421,33 +420,16 @@ def offline(monkeypatch, tmp_path):
         raise urllib.error.URLError("no network")
 
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
+    monkeypatch.setattr(weights.huggingface_hub, "try_to_load_from_cache", lambda *a, **k: None)
     monkeypatch.setattr(timm, "create_model", None)  # must not be reached, it would try for long
 
 
 def test_peer_18_pretrained_without_network_names_the_model_and_two_ways_on(offline, monkeypatch):
-    monkeypatch.setattr(backbones, "check_image_size", lambda *args: None)
+    monkeypatch.setattr(backbones, "check_backbone", lambda *args: None)
     with pytest.raises(RunError, match="maxvit_base_tf_224.*no network") as caught:
         create_backbone("maxvit_base_tf_224", 224, 1, True, None, "cqt")
     assert "model.cqt_weights=FILE" in str(caught.value)
     assert "model.pretrained=false" in str(caught.value)
-
-
-def test_the_hub_is_asked_for_seconds_only_and_not_when_the_cache_has_the_file(monkeypatch):
-    asked = []
-
-    def answer(request, timeout):
-        asked.append(timeout)
-        raise urllib.error.HTTPError("url", 404, "not found", None, None)  # it answers
-
-    monkeypatch.setattr(urllib.request, "urlopen", answer)
-    cache = backbones.huggingface_hub
-    monkeypatch.setattr(cache, "try_to_load_from_cache", lambda *a, **k: None)
-    backbones._check_reachable("mvitv2_base", "mel")
-    assert asked == [5]
-    monkeypatch.setattr(cache, "try_to_load_from_cache", lambda *a, **k: "file")
-    monkeypatch.setattr(urllib.request, "urlopen", None)
-    backbones._check_reachable("maxvit_base_tf_224", "cqt")
 
 
 def test_pretrained_is_refused_for_a_model_without_weights():

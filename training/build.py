@@ -1,5 +1,6 @@
 """Build what trains one fold from its config: model, loss, optimizers, schedule, loaders."""
 
+import logging
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -27,6 +28,8 @@ from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
 from training.session import Fold
 from training.state import TrainingState
+
+log = logging.getLogger(__name__)
 
 
 class Training(NamedTuple):
@@ -73,6 +76,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         optim.lr,
         optim.backbone_lr_scale,
         optim.weight_decay,
+        model.without_decay(),
     )
     n_batches = len(train_batches(fold, len(fold.split.train)))
     steps_per_epoch = -(-n_batches // config.train.accumulate)
@@ -80,7 +84,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         optimizers,
         optim.schedule,
         n_steps=steps_per_epoch * config.train.epochs,
-        n_warmup=round(steps_per_epoch * (optim.warmup_epochs or 0)),
+        n_warmup=round(steps_per_epoch * warmup_epochs(config)),
         factor=optim.plateau_factor or 0.1,
         patience=optim.plateau_patience or 0,
         min_lr=optim.min_lr or 0.0,
@@ -105,6 +109,19 @@ def _title(fold: Fold) -> str:
     """Name a training for its progress bar: which fold of how many, and its seed."""
     n = len(fold.session.plan.splits)  # a study has one alone
     return f"fold {fold.split.fold}{f' of {n}' if n > 1 else ''}, seed {fold.seed}"
+
+
+def warmup_epochs(config: Config) -> float:
+    """Return the epochs of warm-up: half of a training that would consist of nothing else."""
+    warmup, epochs = config.optim.warmup_epochs or 0.0, config.train.epochs
+    if warmup < epochs:
+        return warmup
+    log.info(
+        "optim.warmup_epochs=%g leaves nothing of train.epochs=%d for the cosine: the rate rises "
+        "for %g epochs instead",
+        *(warmup, epochs, epochs / 2),
+    )
+    return epochs / 2
 
 
 def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from config.schema import Config
 from corpora.plan import Plan, make_plan, plan_warnings
-from model_gmu import check_settings
+from features import SpectrogramImages
+from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment
 from storage.run_folder import LOCK, check_run_folder, open_run_folder, remove_run
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
-from training.build import build_model
-from training.session import Session, make_accelerator, open_store
+from training.session import Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,6 @@ def open_run(
     accelerator.wait_for_everyone()  # the first process may begin to write the folder
     plan = make_plan(config, keep=True)
     session = Session(config, plan, open_store(config), accelerator, stop)
-    build_model(config, len(plan.labels.classes), session.store.record[0])  # fails now, not later
     with _claimed(folder, config, overwrite) if session.is_main else nullcontext():
         with accelerator.main_process_first():
             session = replace(
@@ -67,10 +66,24 @@ def open_run(
 
 
 def check_run(config: Config, overwrite: bool) -> None:
-    """Check run folder, places and model settings before the corpus is read."""
+    """Check run folder, places, model settings and first weights before the corpus is read."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
+    check_model(config)
+
+
+def check_model(config: Config) -> None:
+    """Check model settings and first weights, what takes no time first.
+
+    Raises:
+        InputError: No network can be built from section `model`, or weights do not fill it.
+        RunError: Weights cannot be downloaded, or those in a cache are damaged.
+    """
+    has_weights = find_first_weights(config.model)
     check_settings(config.model)
+    if has_weights:
+        n_channels = SpectrogramImages(**feature_settings(config)).n_channels
+        MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)
 
 
 def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:

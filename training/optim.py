@@ -23,6 +23,7 @@ def build_optimizers(
     lr: float,
     backbone_lr_scale: float = 1.0,
     weight_decay: float = 0.0,
+    without_decay: Iterable[nn.Parameter] = (),
 ) -> list[Optimizer]:
     """Give each part of the model its optimizer; all of them are stepped together.
 
@@ -33,15 +34,18 @@ def build_optimizers(
         backbone_lr_scale: Learning rate of `cqt` and `mel` as a multiple of `lr`.
         weight_decay: Weight decay of matrices and kernels; parameters with at most one axis
             (biases and norms) get none.
+        without_decay: Further parameters that get none, such as position tables.
 
     Source:
         MaxMViT-MLP trains MaxViT and head with Adam and MViTv2 with RAdam.
     """
-    built = []
+    built, spared = [], {id(parameter) for parameter in without_decay}
     for part, parameters in parts.items():
+        decayed = [p for p in parameters if p.ndim > 1 and id(p) not in spared]
+        others = [p for p in parameters if p.ndim <= 1 or id(p) in spared]
         groups = [
-            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay},
-            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+            {"params": decayed, "weight_decay": weight_decay},
+            {"params": others, "weight_decay": 0.0},
         ]
         scale = 1.0 if part == "head" else backbone_lr_scale
         extra: dict[str, Any] = {"momentum": 0.9} if optimizer[part] == "sgd" else {}
@@ -98,6 +102,7 @@ class Schedule:
                     patience=patience,
                     threshold=0.0,
                     threshold_mode="abs",
+                    eps=0.0,  # torch's 1e-8 ignores the last drops of a small rate
                     min_lr=[group["lr"] * min_lr / top for group in optimizer.param_groups],
                 )
                 for optimizer in optimizers

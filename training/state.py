@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from models.losses import FusionLoss
 from storage.fold_folder import RENAMED
+from system.errors import first_line
 from system.signals import Stop
 from training.checkpoints import Place, Progress
 from training.collapse import CollapseMonitor
@@ -84,7 +85,7 @@ class TrainingState:
                 optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state["schedule"])
         except (RuntimeError, KeyError, TypeError) as error:
-            raise ValueError(str(error).splitlines()[0]) from error
+            raise ValueError(first_line(error)) from error
         use_float32(self.model, self.progress.float32)
 
     def snapshot(self) -> tuple[dict[str, Any], Place] | None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio.augment import (
+    _shift,
     augment_images,
     augment_waveform,
     draw_crop,
@@ -96,6 +97,16 @@ def test_a_shift_moves_both_images_alike_and_fills_with_the_floor():
         assert shifts[0] == shifts[1] and abs(shifts[0]) <= 0.4 * 30
         seen.add(shifts[0])
     assert min(seen) < 0 < max(seen)  # both ways
+
+
+def test_a_shift_fills_the_channels_of_slopes_with_no_slope():
+    level = torch.arange(-12.0, 0).reshape(1, 3, 4)
+    image = torch.cat([level, level + 6.5, -level])  # (level, delta, delta-delta)
+    moved = {n: _shift(image, n) for n in (1, -2)}
+    assert moved[1][:, :, 0].tolist() == [[-12.0] * 3, [0.0] * 3, [0.0] * 3]
+    assert moved[-2][:, :, 2:].unique(dim=2).flatten(1).tolist() == [[-12] * 3, [0] * 3, [0] * 3]
+    assert torch.equal(moved[1][:, :, 1:], image[:, :, :-1])
+    assert torch.equal(moved[-2][:, :, :2], image[:, :, 2:])
 
 
 def shifted(image, n):

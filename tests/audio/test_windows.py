@@ -1,11 +1,73 @@
-"""Windows and hops: periodic, measured as librosa does, refused by the name of their key."""
+"""Windows and settings: periodic, measured as librosa does, refused by the name of their key."""
+
+import math
+import re
 
 import librosa
 import numpy as np
 import pytest
+import torch
 
+from audio.cqt import CQT
+from audio.mel_stft import MelSTFT
 from audio.windows import bandwidth, check_hop, get_window, side_lobes
+from features import SpectrogramImages
 from system.errors import InputError
+
+WHOLE, POSITIVE = "a whole number of 1 or more", "a finite number above 0"
+OUT_OF_RANGE = [  # transform, argument, values, what is allowed
+    (CQT, "sample_rate", (0, -1, 16000.0), WHOLE),
+    (CQT, "input_rate", (0, -8000, 8000.5), WHOLE),
+    (CQT, "hop_length", (0, -1, 256.5, True), WHOLE),
+    (CQT, "n_bins", (0, -1, 12.0), WHOLE),
+    (CQT, "bins_per_octave", (0, -12, 12.5), WHOLE),
+    (CQT, "fmin", (0, -1.0, math.nan, math.inf, "55"), POSITIVE),
+    (CQT, "filter_scale", (0, -1.0, math.nan, math.inf), POSITIVE),
+    (MelSTFT, "sample_rate", (0, -1, 16000.0), WHOLE),
+    (MelSTFT, "hop_length", (0, -1, 256.5), WHOLE),
+    (MelSTFT, "n_fft", (0, -1, 512.0), WHOLE),
+    (MelSTFT, "n_mels", (0, -1, 12.0), WHOLE),
+    (MelSTFT, "win_length", (0, -1, 400.0), WHOLE),
+    (MelSTFT, "fmin", (-1.0, math.nan), "a number of 0 or more"),
+    (SpectrogramImages, "input_rate", (0, -8000), WHOLE),
+    (SpectrogramImages, "image_size", (0, 32.0), WHOLE),
+    (SpectrogramImages, "top_db", (0, -80.0, math.inf), POSITIVE),
+    (SpectrogramImages, "seconds", (0, -1.0, math.nan), POSITIVE),
+    (SpectrogramImages, "reference", ("max", None), "one of"),
+    (SpectrogramImages, "channels", ("deltas", 3), "one of"),
+]
+
+
+@pytest.mark.parametrize(
+    ("transform", "name", "value", "allowed"),
+    [(kind, name, value, allowed) for kind, name, row, allowed in OUT_OF_RANGE for value in row],
+)
+def test_a_setting_out_of_range_is_refused_by_name_value_and_what_is_allowed(
+    transform, name, value, allowed
+):
+    settings = {"sample_rate": 16_000, name: value}
+    words = rf"[a-z.]*\b{name} must be {allowed}.*, got {re.escape(repr(value))}$"
+    with pytest.raises(InputError, match=words):
+        transform(**settings)
+
+
+@pytest.mark.parametrize("transform", [CQT, MelSTFT, SpectrogramImages])
+@pytest.mark.parametrize(
+    "waveform",
+    [
+        torch.ones(1, 8000, dtype=torch.int16),
+        torch.ones(1, 8000, dtype=torch.complex64),
+        torch.ones(1, 8000, dtype=torch.bool),
+        torch.ones(8000),
+        torch.ones(1, 2, 8000),
+    ],
+    ids=lambda x: f"{tuple(x.shape)} {x.dtype}",
+)
+def test_a_waveform_of_another_type_or_shape_is_refused(transform, waveform):
+    module = transform(16_000, **({"fmin": 200.0, "n_bins": 24} if transform is CQT else {}))
+    words = rf"\(B, T\) of a floating-point type.* got {re.escape(str(tuple(waveform.shape)))}"
+    with pytest.raises(InputError, match=f"waveform must be {words} of {waveform.dtype}"):
+        module(waveform)
 
 
 @pytest.mark.parametrize("length", [1, 2, 17, 400])

@@ -416,7 +416,6 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
     [
         (["train.patience=3"], "train.patience to 4"),
         (["optim.plateau_patience=5", "train.patience=6"], "train.patience to 7"),
-        (["optim.schedule=cosine", "optim.warmup_epochs=50"], "optim.warmup_epochs"),
         (["optim.min_lr=1", "optim.lr=0.1"], "optim.min_lr"),
         (["corpus.name=manifest"], "corpus.manifest must be set"),
         (["train.images=computed", "augment.gain_db=6"], "features.reference=full_scale"),

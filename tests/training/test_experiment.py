@@ -434,11 +434,13 @@ def test_peer_26_warnings_and_loggers_are_left_to_the_user() -> None:
 
 
 def test_peer_25_no_pickle_is_written_or_loaded() -> None:
-    """`torch.load` is nowhere; timm reads a user's .pth itself, tensors only."""
+    """`torch.load` reads a user's .pth, tensors only: tests/system/test_hostile.py holds that."""
     for path in CODE:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                assert (node.value.id, node.attr) not in {("torch", "save"), ("torch", "load")}
+                assert (node.value.id, node.attr) != ("torch", "save")
+                is_first_weights = path.name == "weights.py"
+                assert (node.value.id, node.attr) != ("torch", "load") or is_first_weights, path
                 assert node.attr not in {"save_state", "load_state"} or node.value.id == "files"
             if isinstance(node, ast.Import | ast.ImportFrom):
                 names = {alias.name.split(".")[0] for alias in node.names}

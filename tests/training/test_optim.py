@@ -1,6 +1,7 @@
 """Optimizers by part, and the learning rates over time."""
 
 import copy
+import logging
 import math
 
 import pytest
@@ -8,7 +9,9 @@ import torch
 from torch import nn
 
 from config.loading import load_config
+from tests.support.models import small_model
 from tests.support.paths import ROOT
+from training.build import warmup_epochs
 from training.optim import Schedule, build_optimizers
 
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
@@ -86,6 +89,49 @@ def test_the_backbones_rate_is_a_multiple_of_the_heads(parts):
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 2)
 
 
+@pytest.mark.parametrize("part", ["cqt", "mel"])
+def test_position_tables_of_the_backbones_do_not_decay(part):
+    """MaxViT's bias tables and MViTv2's rel_pos tables are matrices, named by hand here."""
+    model = small_model()
+    optimizers = build_optimizers(
+        model.parts(),
+        dict.fromkeys(PUBLISHED, "adamw"),
+        0.02,
+        weight_decay=0.05,
+        without_decay=model.without_decay(),
+    )
+    decay = {
+        id(p): group["weight_decay"]
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for p in group["params"]
+    }
+    ends = {"cqt": ("relative_position_bias_table",), "mel": ("rel_pos_h", "rel_pos_w")}[part]
+    n_tables = {"cqt": 4 * 2, "mel": 5 * 2}[part]
+    matrices = {
+        name: decay[id(p)]
+        for name, p in getattr(model, f"{part}_branch").named_parameters()
+        if p.ndim > 1
+    }
+    tables = [value for name, value in matrices.items() if name.endswith(ends)]
+    assert tables == [0.0] * n_tables
+    assert set(matrices.values()) == {0.0, 0.05}
+    assert all(value for name, value in matrices.items() if not name.endswith(ends))
+
+
+def test_weight_decay_alone_leaves_a_table_and_shrinks_a_kernel():
+    """One AdamW step by hand: w - lr * decay * w, where the gradient is 0."""
+    table, kernel = (nn.Parameter(torch.full((2, 2), 4.0)) for _ in range(2))
+    (optimizer,) = build_optimizers(
+        {"cqt": [table, kernel]}, {"cqt": "adamw"}, 0.1, weight_decay=0.5, without_decay=[table]
+    )
+    for parameter in (table, kernel):
+        parameter.grad = torch.zeros(2, 2)
+    optimizer.step()
+    assert table.unique().tolist() == [4.0]
+    assert kernel.unique().tolist() == pytest.approx([4.0 - 0.1 * 0.5 * 4.0])
+
+
 # Schedules
 
 
@@ -119,6 +165,29 @@ def test_the_plateau_never_falls_below_min_lr_nor_does_the_backbones_share(parts
     for _ in range(20):
         schedule.after_epoch(0.5)
     assert schedule.rates() == pytest.approx([1e-5, 1e-5, 1e-4])
+
+
+def test_the_last_drops_of_a_scaled_rate_are_made(parts):
+    """1e-4 of the head's rate: torch's own eps would leave the backbones at 2e-9 for good."""
+    optimizers = build(parts, lr=2e-4, backbone_lr_scale=1e-4)
+    schedule = Schedule(optimizers, "plateau", factor=0.1, patience=0, min_lr=2e-7)
+    found = []
+    for _ in range(5):
+        schedule.after_epoch(0.5)
+        found.append(schedule.rates()[0])
+    assert found == pytest.approx([2e-8, 2e-9, 2e-10, 2e-11, 2e-11], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("warmup", "epochs", "used"), [(1, 1, 0.5), (3, 2, 1.0), (1, 2, 1.0), (1.5, 2, 1.5), (0, 1, 0)]
+)
+def test_a_warm_up_that_would_be_all_of_the_training_is_half_of_it(warmup, epochs, used, caplog):
+    caplog.set_level(logging.INFO)
+    words = [f"train.epochs={epochs}", f"optim.warmup_epochs={warmup}"]
+    config = load_config(ROOT / "configs/ravdess_small_concat.yaml", words)
+    assert warmup_epochs(config) == used
+    said = f"optim.warmup_epochs={warmup} leaves nothing of train.epochs={epochs}"
+    assert (said in caplog.text) == (used != warmup)
 
 
 def test_warm_up_and_cosine_by_hand(parts):
