@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from config.effects import CONTRASTIVE
 from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import load_config
 from config.schema import ModelConfig
@@ -62,7 +63,8 @@ def test_peer_16_every_fusion_returns_the_same_type(models, fusion):
         output = models[fusion].train(mode)(*images(3))
         assert type(output) is FusionOutput and output.logits.shape == (3, 4)
         assert (output.gate is not None) == (fusion in GATED)
-        assert (output.z_cqt is None) == (output.z_mel is None) == (fusion != "gmu_contrastive")
+        assert (output.z_cqt is None) == (output.z_mel is None) == (fusion not in CONTRASTIVE)
+        assert (output.feat_cqt is None) == (output.feat_mel is None) == (fusion not in CONTRASTIVE)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -153,7 +155,7 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
     asked = []
     create = backbones.create_backbone
     monkeypatch.setattr(
-        "model_gmu.create_backbone", lambda *args: asked.append(args[-1]) or create(*args)
+        "model_gmu.create_backbone", lambda *args: asked.append(args[5]) or create(*args)
     )
     other = "mel" if key == "cqt" else "cqt"
     settings = ModelSettings(fusion=fusion, **{**SMALL, f"{other}_backbone": None})
@@ -310,11 +312,13 @@ ON_DISK = {  # section `model` of a model.json
     "fusion_hidden_dim": None,
     "gate_input": "projected",
     "gate": "vector",
+    "projection": None,
     "projection_dim": None,
     "attention_heads": None,
     "match_parameters": None,
     "mlp_hidden_dim": 16,
     "dropout": 0.2,
+    "drop_path_rate": 0.0,
 }
 
 
@@ -541,7 +545,7 @@ def test_peer_15_every_recipe_builds_a_model_that_runs_through_its_loss(config):
         output = model(torch.zeros(2, 1, side, side), torch.zeros(2, 1, side, side))
     assert output.logits.shape == (2, 4)
     assert (output.gate is not None) == (config.model.fusion in GATED)
-    assert (output.z_cqt is not None) == (config.model.fusion == "gmu_contrastive")
+    assert (output.z_cqt is not None) == (config.model.fusion in CONTRASTIVE)
     if output.z_cqt is not None:
         loss = FusionLoss(**config.loss.model_dump(exclude={"class_weights"}))
         views = (torch.randn(2, *output.z_cqt.shape[1:]), torch.randn(2, *output.z_mel.shape[1:]))

@@ -69,7 +69,7 @@ def check_run(config: Config, overwrite: bool) -> None:
     """Check run folder, places and model settings before the corpus is read."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
-    check_settings(config.model)
+    check_settings(config.model, config.loss.alpha_on)
 
 
 def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
