@@ -10,6 +10,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import nn
 
 from config.effects import CONTRASTIVE
@@ -266,6 +267,24 @@ def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch
         check_tokens("pooled", width, "cqt")
 
 
+def test_the_loss_compares_features_of_one_width_only():
+    sections = {
+        fusion: ModelConfig(fusion=fusion, **{k: v for k, v in SMALL.items() if k != "n_classes"})
+        for fusion in ("gmu_contrastive", "cross_attention_contrastive")
+    }
+    with pytest.raises(InputError, match="loss.alpha_on=features needs .* 128, the Mel .* 384"):
+        check_settings(sections["gmu_contrastive"], "features")
+    check_settings(sections["gmu_contrastive"], "views")
+    check_settings(sections["cross_attention_contrastive"], "features")
+    published = ModelConfig(
+        fusion="gmu_contrastive",
+        cqt_backbone="maxvit_tiny_tf_224",
+        mel_backbone="maxvit_tiny_tf_224",
+        projection="shared",
+    )
+    check_settings(published, "features")
+
+
 def test_settings_are_checked_without_weights_or_memory(monkeypatch):
     monkeypatch.setattr(backbones, "_check_reachable", None)
     monkeypatch.setattr(backbones, "_from_file", None)
@@ -382,6 +401,8 @@ def test_settings_and_weights_rebuild_the_same_model():
         ("concat", {"match_parameters": True}),
         ("sum", {"match_parameters": True, "fusion_hidden_dim": 24}),
         ("cross_attention", {"attention_heads": 2, "gate": "scalar"}),
+        ("cross_attention_contrastive", {"projection": "shared", "projection_dim": 16}),
+        ("gmu", {"drop_path_rate": 0.3}),
         ("mel_only", {}),
     ],
 )
@@ -393,6 +414,47 @@ def test_other_fusions_are_rebuilt_too(fusion, options):
 
 def test_settings_name_no_file_so_that_rebuilding_needs_none(models):
     assert not {"pretrained", "cqt_weights", "mel_weights"} & asdict(models["gmu"].settings).keys()
+
+
+def test_the_whole_form_is_exported_as_one_graph(models):
+    """As ONNX's exporter needs it."""
+    model, pair = models["cross_attention_contrastive"].eval(), images()
+    graph = torch.export.export(model, pair).module()
+    for found, expected in zip(graph(*pair), model(*pair), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# Stochastic depth
+
+
+def depths(model):
+    return [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
+
+
+def test_stochastic_depth_reaches_both_backbones_in_training_alone():
+    plain, deep = small("gmu"), small("gmu", drop_path_rate=0.3)
+    for branch in ("cqt_branch", "mel_branch"):
+        assert not any(depths(plain.get_submodule(branch)))
+        found = depths(deep.get_submodule(branch))
+        assert max(found) == pytest.approx(0.3) and found == sorted(found)  # most in the last
+    assert all(map(torch.equal, plain.state_dict().values(), deep.state_dict().values()))
+    pair = images(8)
+    for a, b in zip(plain.eval()(*pair)[:2], deep.eval()(*pair)[:2], strict=True):
+        assert torch.equal(a, b)
+    torch.manual_seed(0)
+    assert not torch.equal(deep.cqt_branch.train()(pair[0]), deep.cqt_branch(pair[0]))
+
+
+@pytest.mark.parametrize("error", [None, TypeError("unexpected keyword 'drop_path_rate'")])
+def test_stochastic_depth_is_refused_for_a_model_without_it(error, monkeypatch):
+    def create(*args):
+        if error is not None:
+            raise error
+        return nn.Linear(1, 1)
+
+    monkeypatch.setattr("model_gmu.create_backbone", create)
+    with pytest.raises(InputError, match="model.drop_path_rate=0.3 has no effect on test_maxvit"):
+        small("gmu", drop_path_rate=0.3)
 
 
 # Backbones

@@ -540,9 +540,36 @@ def test_corpora_are_read_at_the_rate_they_were_recorded_at(name, rate):
     assert (features.sample_rate, features.input_rate) == (44_100, rate)
 
 
+FINE_TUNING = [
+    (c, f) for c in ("iemocap", "esd", "ravdess") for f in ("", "_gmu", "_gmu_contrastive")
+]
+
+
+@pytest.mark.parametrize(("corpus", "fusion"), FINE_TUNING)
+def test_the_fine_tuning_recipes_differ_from_the_published_ones_in_the_same_keys(corpus, fusion):
+    published = flatten(load_config(CONFIGS / f"{corpus}{fusion}.yaml").model_dump())
+    found = flatten(load_config(CONFIGS / f"{corpus}_finetune{fusion}.yaml").model_dump())
+    assert found["name"] == f"{corpus}_finetune{fusion or '_concat'}"
+    differ = {key: found[key] for key in found if found[key] != published[key]}
+    fmax = {} if corpus == "ravdess" else {"features.mel.fmax": 8000.0}  # at 16 kHz
+    assert {key: differ.pop(key) for key in fmax} == fmax
+    assert found["features.mel.fmax"] == fmax.get("features.mel.fmax")
+    assert set(differ) == {
+        *("name", "model.drop_path_rate", "loss.label_smoothing"),
+        *("augment.freq_mask", "augment.time_mask", "augment.time_shift"),
+        *(f"optim.optimizer.{part}" for part in ("cqt", "mel", "head")),
+        *("optim.lr", "optim.backbone_lr_scale", "optim.weight_decay", "optim.schedule"),
+        *("optim.warmup_epochs", "optim.plateau_factor", "optim.plateau_patience"),
+        *("train.epochs", "train.clip_grad_norm", "train.precision"),
+    }
+    assert 0 < differ["model.drop_path_rate"] < 0.5 and differ["augment.time_mask"] > 0
+
+
 @pytest.mark.parametrize(("corpus", "alpha"), [("iemocap", 0.3), ("esd", 0.5)])
-def test_the_contrastive_recipes_have_the_published_weights(corpus, alpha):
-    config = load_config(CONFIGS / f"{corpus}_gmu_contrastive.yaml")
+@pytest.mark.parametrize("recipe", ["", "_finetune"])
+def test_the_contrastive_recipes_have_the_published_weights(corpus, recipe, alpha):
+    config = load_config(CONFIGS / f"{corpus}{recipe}_gmu_contrastive.yaml")
+    assert (config.loss.nt_xent_weight, config.loss.nt_xent_warmup_epochs) == (1.0, 0)
     assert (config.loss.alpha, config.loss.temperature) == (alpha, 0.07)
     assert config.loss.nt_xent == "simclr" and config.model.fusion == "gmu_contrastive"
 
