@@ -12,12 +12,13 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
 import torch
+from timm.layers import DropPath
 from torch import Tensor, nn
 
 from config.fusions import FUSIONS
 from config.schema import ModelConfig
 from models.backbones import check_name, check_tokens, create_backbone, drop_head, tokens
-from models.heads import FusionOutput, build_head
+from models.heads import FusionOutput, build_head, check_equal_widths
 from models.settings import ModelSettings
 from models.weights import find_weights
 from system.errors import InputError
@@ -59,7 +60,7 @@ class MaxMViTGMU(nn.Module):
         self.fusion = FUSIONS[settings.fusion]
         self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, pretrained, cqt_weights)
         self.mel_branch = self._build_branch("mel", settings.mel_backbone, pretrained, mel_weights)
-        self.head = build_head((_width(self.cqt_branch), _width(self.mel_branch)), settings)
+        self.head = build_head(self.widths(), settings)
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
         for branch in ("cqt", "mel"):  # statistics of the training images in dB
             self.register_buffer(f"{branch}_mean", torch.zeros(settings.n_channels, 1, 1))
@@ -125,6 +126,10 @@ class MaxMViTGMU(nn.Module):
             getattr(self, f"{branch}_mean").copy_(mean[:, None, None])
             getattr(self, f"{branch}_std").copy_(std[:, None, None])
 
+    def widths(self) -> tuple[int, int]:
+        """Return the widths of both backbones' features, 0 for a branch that is not read."""
+        return _width(self.cqt_branch), _width(self.mel_branch)
+
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not read."""
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
@@ -153,7 +158,19 @@ class MaxMViTGMU(nn.Module):
         if self.fusion.reads_tokens:
             check_tokens(backbone, settings.image_size, branch)
         size, n_channels = settings.image_size, settings.n_channels
-        model = create_backbone(backbone, size, n_channels, pretrained, weights, branch)
+        rate = settings.drop_path_rate
+        try:
+            model = create_backbone(backbone, size, n_channels, pretrained, weights, branch, rate)
+            ignored = rate > 0 and not any(isinstance(m, DropPath) for m in model.modules())
+        except TypeError:  # not an argument of this model
+            if not rate:
+                raise
+            ignored = True
+        if ignored:
+            raise InputError(
+                f"model.drop_path_rate={rate:g} has no effect on {backbone}, which has no "
+                "stochastic depth: set it to 0, or use models of the MaxViT and MViTv2 families"
+            )
         return drop_head(model) if self.fusion.reads_tokens else model
 
     def _encode(self, part: str, backbone: nn.Module, image: Tensor) -> Tensor:
@@ -171,14 +188,22 @@ class MaxMViTGMU(nn.Module):
         return torch.autocast(self.cqt_mean.device.type, enabled=False)
 
 
-def check_settings(model: ModelConfig, n_classes: int = 2) -> None:
+def check_settings(model: ModelConfig, alpha_on: str | None = None, n_classes: int = 2) -> None:
     """Refuse section `model` if no network can be built from it; needs no memory, reads no weights.
 
+    Args:
+        model: Section `model` of a config.
+        alpha_on: `loss.alpha_on` of the same config.
+        n_classes: Number of classes.
+
     Raises:
-        InputError: A backbone, an image size or a number of heads does not fit.
+        InputError: A backbone, an image size or a number of heads does not fit, or the loss would
+            compare features of two widths.
     """
     with torch.device("meta"):
-        MaxMViTGMU(ModelSettings.from_config(model, n_classes))
+        network = MaxMViTGMU(ModelSettings.from_config(model, n_classes))
+    if alpha_on == "features" and not network.fusion.reads_tokens:
+        check_equal_widths(network.widths(), "loss.alpha_on=features")
 
 
 def find_first_weights(model: ModelConfig) -> bool:

@@ -50,6 +50,7 @@ FUSIONS: dict[str, dict[str, Any]] = {
     "gmu, gate on features": {"fusion": "gmu", "gate_input": "features"},
     "gmu_contrastive": {"fusion": "gmu_contrastive"},
     "cross_attention": {"fusion": "cross_attention"},
+    "cross_attention_contrastive": {"fusion": "cross_attention_contrastive"},
     "cqt_only": {"fusion": "cqt_only"},
     "mel_only": {"fusion": "mel_only"},
 }

@@ -41,6 +41,9 @@ FUSIONS = {
     "gmu": Fusion(projects=True, gated=True),
     "gmu_contrastive": Fusion(projects=True, gated=True, contrastive=True),
     "cross_attention": Fusion(projects=True, gated=True, reads_tokens=True),
+    "cross_attention_contrastive": Fusion(
+        projects=True, gated=True, reads_tokens=True, contrastive=True
+    ),
     "cqt_only": Fusion(branches=("cqt",)),
     "mel_only": Fusion(branches=("mel",)),
 }
@@ -50,7 +53,7 @@ def fusions_that(have: Callable[[Fusion], object]) -> tuple[str, ...]:
     """Return the names of the fusions for which a condition holds, in the table's order.
 
     >>> fusions_that(lambda fusion: fusion.reads_tokens)
-    ('cross_attention',)
+    ('cross_attention', 'cross_attention_contrastive')
     """
     return tuple(name for name, fusion in FUSIONS.items() if have(fusion))
 

@@ -51,7 +51,7 @@ def _check_heads(config: Config) -> None:
 
 
 def _check_contrast(config: Config) -> None:
-    """Refuse class-aware negatives together with mixup, and a temperature outside its range."""
+    """Refuse keys of the contrastive loss that exclude one another."""
     loss = config.loss
     if config.augment.mixup and loss.same_class not in (None, "negatives"):
         raise InputError(
@@ -65,3 +65,15 @@ def _check_contrast(config: Config) -> None:
                 f"loss.temperature={loss.temperature:g} must lie between the two values of "
                 f"loss.temperature_range={between}, lowest first: learning starts there"
             )
+    warmup = loss.nt_xent_warmup_epochs or 0
+    for key, value in (("nt_xent_warmup_epochs", warmup), ("temperature_range", between)):
+        if loss.nt_xent_weight == 0 and value:
+            raise InputError(
+                f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
+                "out of the loss: leave one of the two out"
+            )
+    if warmup >= config.train.epochs:
+        raise InputError(
+            f"loss.nt_xent_warmup_epochs={warmup} must be below train.epochs="
+            f"{config.train.epochs}, or NT-Xent never gets its whole weight"
+        )

@@ -162,6 +162,9 @@ class ModelConfig(Section):
     """What the gate reads: the tanh projections, or the features (Arevalo et al. 2017)."""
     gate: Literal["vector", "scalar"] | None = None
     """One gate for each unit of the fused vector, or one for all units."""
+    projection: Literal["separate", "shared"] | None = None
+    """Projection heads of the views: one for each branch, on the tanh projections; or one shared by
+    both, with a layer norm, on the pooled features (GloMER's code), whose widths must be equal."""
     projection_dim: Width | None = None
     """Width of the views that the contrastive loss compares."""
     attention_heads: Annotated[int, Field(ge=1, le=64)] | None = None
@@ -185,19 +188,25 @@ class ModelConfig(Section):
     """Units of the classifier's hidden layer."""
     dropout: Fraction = 0.2
     """Before the last layer, and on the weights of the cross-modal attention."""
+    drop_path_rate: Fraction = 0.0
+    """Stochastic depth of both backbones: how often the last block is skipped in training, earlier
+    blocks less often."""
 
 
 class LossConfig(Section):
-    """Cross-entropy, and the terms that the contrastive fusion adds."""
+    """Cross-entropy, and the terms that the contrastive fusions add."""
 
     label_smoothing: Fraction = 0.0
     """Label smoothing of the cross-entropy."""
     class_weights: Literal["none", "balanced"] = "none"
     """Class weights of the cross-entropy: none, or inverse to the training counts."""
     alpha: Annotated[float, Field(ge=0, le=1.5)] | None = None
-    """Weight of the consistency and diversity terms."""
+    """Weight of the consistency and diversity terms; NT-Xent stays at 0, see nt_xent_weight."""
+    alpha_on: Literal["views", "features"] | None = None
+    """Where these two terms act: on the views, or on the pooled features that the GMU reads
+    (GloMER's code), whose widths must be equal."""
     diversity: Literal["minimised", "maximised"] | None = None
-    """Whether the distance between the views is minimised as in GloMER's code, which pulls them
+    """Whether the distance between both branches is minimised as in GloMER's code, which pulls them
     together, or maximised as the name of the term suggests."""
     temperature: Temperature | None = None
     """Divides the similarities of views; a small value stresses the nearest negatives."""
@@ -207,6 +216,10 @@ class LossConfig(Section):
     nt_xent: Literal["simclr", "cross_modal", "symmetric"] | None = None
     """Which views search for their partner, and where: all views among all (Chen et al. 2020), CQT
     views among Mel views (GloMER's code), or both directions (Radford et al. 2021)."""
+    nt_xent_weight: Annotated[float, Field(ge=0, le=100)] | None = None
+    """Weight of NT-Xent; at 0 it is only logged."""
+    nt_xent_warmup_epochs: Annotated[int, Field(ge=0)] | None = None
+    """Epochs over which this weight rises in equal steps, from 0 in the first."""
     same_class: Literal["negatives", "ignored", "positives"] | None = None
     """How to treat other utterances of the same class: as negatives (NT-Xent), not at all, or as
     further positives (supervised contrastive, Khosla et al. 2020)."""

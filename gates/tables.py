@@ -1,5 +1,6 @@
 """Gates and branch ablation in words and tables, for gates.md and the report."""
 
+from config.effects import TOKENS
 from corpora.splits import STAMP
 from evaluation.tables import Rows
 from evaluation.wording import (
@@ -180,7 +181,7 @@ def not_asked(gates: GateDescription) -> list[str]:
 
 def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
     """Return what the fall of an intervention is, and how it was tested."""
-    inputs = "tokens" if results.fusion == "cross_attention" else "features"
+    inputs = "tokens" if results.fusion in TOKENS else "features"
     smallest = ablation.interventions[0].smallest_p
     draws = max(row.draws for row in ablation.interventions)
     return (
@@ -233,7 +234,7 @@ def _gate_blocks(results: GateResults, gates: GateDescription) -> list[str]:
     blocks = [
         "## Gate",
         f"Mean gate {mean}; CQT's share of the fused vector {share}. {NO_EXPLANATION}",
-        *([ATTENTION] if results.fusion == "cross_attention" else []),
+        *([ATTENTION] if results.fusion in TOKENS else []),
         questions_caption(results),
         markdown_table(*question_rows(gates), n_words=3),
         *not_asked(gates),

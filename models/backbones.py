@@ -54,6 +54,7 @@ def create_backbone(
     pretrained: bool,
     weights: str | None,
     branch: str,
+    drop_path_rate: float = 0.0,
 ) -> nn.Module:
     """Build a timm model that maps images to pooled features.
 
@@ -64,6 +65,7 @@ def create_backbone(
         pretrained: Load timm's weights, from its cache or the hub.
         weights: Local file to load instead: .safetensors, or .pth with tensors only.
         branch: `cqt` or `mel`, for messages.
+        drop_path_rate: Stochastic depth in training; 0 leaves the model's own layers.
 
     Shape:
         (B, n_channels, image_size, image_size) -> (B, num_features)
@@ -74,6 +76,8 @@ def create_backbone(
     """
     check_backbone(name, image_size, branch)
     options: dict[str, Any] = {"num_classes": 0, "in_chans": n_channels, "img_size": image_size}
+    if drop_path_rate:
+        options["drop_path_rate"] = drop_path_rate
     found = find_weights(name, pretrained, weights, branch)
     return (
         timm.create_model(name, **options) if found is None else load_backbone(name, found, options)

@@ -13,15 +13,16 @@ loss[i] is the mean over them (Khosla et al. 2020, L_out). GloMER's code searche
     similarity = a b^T / temperature                                              (B, B)
 (`cross_modal`); `symmetric` is the mean for similarity and similarity^T (Radford et al. 2021).
 
-    consistency  L_con = 1 - mean_i a_i . b_i
+    consistency  L_con = 1 - mean_i a_i . b_i    (both on the views, or on the pooled features)
     diversity    L_div = mean_i |a_i - b_i|
 Since |a - b|^2 = 2 - 2 a . b, minimising L_div as GloMER's code does also pulls the views together.
 
 On the unit sphere (Wang & Isola 2020, with their exponent 2 and t = 2):
     alignment = mean_i |a_i - b_i|^2,  uniformity(a) = log mean_{i<j} exp(-2 |a_i - a_j|^2)
 
-GloMER's code differs: NT-Xent acts on one projection head shared by both modalities, L_con and
-L_div on the pooled features before the GMU. Here all act on z_cqt and z_mel, see `models.heads`.
+By default all of them act on z_cqt and z_mel, and each branch has a projection head. In GloMER's
+code one projection head serves both modalities, and L_con and L_div act on the pooled features
+before the GMU: `model.projection=shared`, `loss.alpha_on=features`.
 """
 
 import torch
@@ -84,12 +85,12 @@ def nt_xent(
 
 
 def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return 1 - mean cosine similarity of the two views: (B, P), (B, P) -> ()."""
+    """Return 1 - mean cosine similarity of views or features: (B, P), (B, P) -> ()."""
     return 1 - F.cosine_similarity(z_cqt, z_mel, dim=1).mean()
 
 
 def diversity(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
-    """Return the mean distance between the unit views: (B, P), (B, P) -> ().
+    """Return the mean distance between views or features as unit vectors: (B, P), (B, P) -> ().
 
     Source:
         GloMER's code, which minimises it and so pulls the views together, despite its name.

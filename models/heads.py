@@ -8,15 +8,24 @@ Every head maps feat_cqt (B, D_cqt) and feat_mel (B, D_mel) to one `FusionOutput
     mean, sum        fused = (h_cqt + h_mel) / 2, or h_cqt + h_mel       (B, D)
     gmu              gate  = sigmoid(W_g [h_cqt; h_mel] + b_g)           (B, D), or (B, 1)
                      fused = gate * h_cqt + (1 - gate) * h_mel           (B, D)
-    gmu_contrastive  gmu, and views z_cqt, z_mel of h_cqt, h_mel         (B, P)
+    gmu_contrastive  gmu, and views z_cqt, z_mel                         (B, P)
     cross_attention  gmu on features that attended to the other branch; reads tokens (B, N, D_cqt)
+    cross_attention_contrastive  both: gmu_contrastive on the features of cross_attention
     cqt_only         fused = feat_cqt;  mel_only: fused = feat_mel
 
     logits = classifier(fused)                                           (B, K)
 
+The views of a contrastive head, by `model.projection`:
+
+    separate   z_cqt = p_cqt(h_cqt),  z_mel = p_mel(h_mel);  p: Linear, ReLU, Linear
+    shared     z_cqt = p(feat_cqt),   z_mel = p(feat_mel);   p: Linear, ReLU, LayerNorm, Linear
+
 Polarity of the gate, everywhere: **1 trusts CQT / MaxViT, 0 trusts Mel-STFT / MViTv2**.
 
-timm's published MaxViT ends in a tanh, so feat_cqt lies in (-1, 1); feat_mel of MViTv2 does not.
+timm pools a published MaxViT by tanh(Linear(LayerNorm(mean of the tokens))), layers of its ImageNet
+classifier, so feat_cqt lies in (-1, 1). feat_mel of MViTv2 is a plain norm of the mean, and so is
+feat_cqt of `test_maxvit`. The widths of a branch therefore say little about its part in a gate that
+reads the features, or in the sum that concat's first layer forms.
 """
 
 from dataclasses import replace
@@ -28,7 +37,9 @@ from torch import Tensor, nn
 from config.effects import usual_value
 from config.fusions import FUSIONS, fusions_that
 from models.attention import CrossAttention
+from models.gmu import GMU, Projections
 from models.settings import ModelSettings
+from system.errors import InputError
 
 Widths = tuple[int, int]  # D_cqt and D_mel, 0 for a branch that the fusion does not read
 
@@ -40,64 +51,8 @@ class FusionOutput(NamedTuple):
     gate: Tensor | None = None  # (B, D), or (B, 1) of a scalar gate
     z_cqt: Tensor | None = None  # (B, P), unnormalised view for the contrastive loss
     z_mel: Tensor | None = None  # (B, P)
-
-
-class Projections(nn.Module):
-    """tanh projections of both branches to one width D."""
-
-    def __init__(self, cqt_features: int, mel_features: int, hidden_dim: int) -> None:
-        super().__init__()
-        self.project_cqt = nn.Linear(cqt_features, hidden_dim)
-        self.project_mel = nn.Linear(mel_features, hidden_dim)
-
-    def project(self, feat_cqt: Tensor, feat_mel: Tensor) -> tuple[Tensor, Tensor]:
-        """Return h_cqt and h_mel: (B, cqt_features), (B, mel_features) -> (B, D), (B, D)."""
-        return torch.tanh(self.project_cqt(feat_cqt)), torch.tanh(self.project_mel(feat_mel))
-
-
-class GMU(Projections):
-    """Gated Multimodal Unit: for each unit a gate weighs the two branches.
-
-    Args:
-        cqt_features: Width of feat_cqt.
-        mel_features: Width of feat_mel.
-        hidden_dim: D, width of the fused vector.
-        gate_input: `projected`: the gate reads h_cqt and h_mel; `features`: it reads the features.
-        gate: `vector`: one gate for each unit; `scalar`: one for all units.
-
-    Shape:
-        (B, cqt_features), (B, mel_features) -> fused, gate, h_cqt, h_mel, each (B, D); a scalar
-        gate is (B, 1)
-
-    Source:
-        Arevalo et al. 2017, equation 1, whose gate reads the features and has no biases, as (with
-        a bias) does GloMER's public code. The default here reads the projections.
-    """
-
-    def __init__(
-        self,
-        cqt_features: int,
-        mel_features: int,
-        hidden_dim: int,
-        gate_input: str = "projected",
-        gate: str = "vector",
-    ) -> None:
-        super().__init__(cqt_features, mel_features, hidden_dim)
-        self.gate_input = gate_input
-        width = 2 * hidden_dim if gate_input == "projected" else cqt_features + mel_features
-        self.gate = nn.Linear(width, hidden_dim if gate == "vector" else 1)
-
-    def forward(
-        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return fused, gate, h_cqt, h_mel; `forced_gate` overrides the gate's values."""
-        h_cqt, h_mel = self.project(feat_cqt, feat_mel)  # (B, D), (B, D)
-        gate_input = (h_cqt, h_mel) if self.gate_input == "projected" else (feat_cqt, feat_mel)
-        gate = torch.sigmoid(self.gate(torch.cat(gate_input, 1)))  # (B, D) or (B, 1)
-        if forced_gate is not None:
-            gate = torch.full_like(gate, forced_gate)
-        fused = gate * h_cqt + (1 - gate) * h_mel  # (B, D)
-        return fused, gate, h_cqt, h_mel
+    feat_cqt: Tensor | None = None  # (B, D_cqt), pooled features for the contrastive loss
+    feat_mel: Tensor | None = None  # (B, D_mel)
 
 
 class FusionHead(nn.Module):
@@ -108,7 +63,10 @@ class FusionHead(nn.Module):
         settings: Settings of the whole network.
 
     Source:
-        The classifier behind every fused vector is that of MaxMViT-MLP.
+        The classifier behind every fused vector is that of MaxMViT-MLP: dense layer, batch norm,
+        dropout, classification layer. Its text names no activation; the ReLU is added here, as in
+        both public codes of it (iamdinhthuan, Huu2412). GloMER's classifier has two hidden layers
+        with layer norms instead.
     """
 
     gmu: GMU | None  # None in heads without a gate
@@ -206,25 +164,34 @@ class ContrastiveHead(GMUHead):
     """A GMU, and a view of each branch for the contrastive loss.
 
     Source:
-        GloMER's code has one projection head, shared by both modalities, on the pooled features;
-        here each branch has its own, on h_cqt or h_mel.
+        GloMER's code has the shared projection head. The default is one head for each branch, on
+        h_cqt and h_mel.
     """
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the GMU and the projection heads."""
         hidden_dim = super().build_fusion(widths, settings)
         projection_dim = settings.projection_dim or usual_value("model.projection_dim")
-        self.view_cqt = _projection_head(hidden_dim, projection_dim)
-        self.view_mel = _projection_head(hidden_dim, projection_dim)
+        self.shared = settings.projection == "shared"
+        if self.shared:
+            check_equal_widths(widths, "model.projection=shared")
+            self.view = _shared_projection_head(widths[0], projection_dim)
+        else:
+            self.view_cqt = _projection_head(hidden_dim, projection_dim)
+            self.view_mel = _projection_head(hidden_dim, projection_dim)
         return hidden_dim
 
     def forward(
         self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
     ) -> FusionOutput:
-        """Return logits, gate and views; `forced_gate` overrides the gate, for interventions."""
+        """Return all of a `FusionOutput`; `forced_gate` overrides the gate, for interventions."""
         fused, gate, h_cqt, h_mel = self.gmu(feat_cqt, feat_mel, forced_gate)
         logits = self.classify(fused)  # (B, K)
-        return FusionOutput(logits, gate, self.view_cqt(h_cqt), self.view_mel(h_mel))
+        if self.shared:
+            z_cqt, z_mel = self.view(feat_cqt), self.view(feat_mel)  # (B, P), (B, P)
+        else:
+            z_cqt, z_mel = self.view_cqt(h_cqt), self.view_mel(h_mel)  # (B, P), (B, P)
+        return FusionOutput(logits, gate, z_cqt, z_mel, feat_cqt, feat_mel)
 
 
 class CrossAttentionHead(GMUHead):
@@ -240,9 +207,19 @@ class CrossAttentionHead(GMUHead):
     def forward(
         self, tokens_cqt: Tensor, tokens_mel: Tensor, forced_gate: float | None = None
     ) -> FusionOutput:
-        """Return logits and gate of (B, N, D_cqt), (B, M, D_mel)."""
+        """Return what `GMUHead` or `ContrastiveHead` does, of (B, N, D_cqt), (B, M, D_mel)."""
         feat_cqt, feat_mel = self.attention(tokens_cqt, tokens_mel)  # (B, D), (B, D)
         return super().forward(feat_cqt, feat_mel, forced_gate)
+
+
+class CrossAttentionContrastiveHead(CrossAttentionHead, ContrastiveHead):
+    """Cross-attention, then a GMU and the views: `CrossAttentionHead` calls `ContrastiveHead`.
+
+    Source:
+        The order of GloMER's code, which with `model.projection=shared` and
+        `model.gate_input=features` is followed but for the layers around the attention: see
+        README, differences from the papers.
+    """
 
 
 HEADS: dict[str, type[FusionHead]] = {  # names as in FUSIONS
@@ -252,6 +229,7 @@ HEADS: dict[str, type[FusionHead]] = {  # names as in FUSIONS
     "gmu": GMUHead,
     "gmu_contrastive": ContrastiveHead,
     "cross_attention": CrossAttentionHead,
+    "cross_attention_contrastive": CrossAttentionContrastiveHead,
     "cqt_only": CqtHead,
     "mel_only": MelHead,
 }
@@ -266,13 +244,33 @@ def build_head(widths: Widths, settings: ModelSettings) -> FusionHead:
 
     Raises:
         ValueError: The fusion is unknown, or has no width to match with.
-        InputError: The attention heads do not divide the width.
+        InputError: The attention heads do not divide the width, or a shared projection head would
+            read features of two widths.
     """
     if settings.fusion not in HEADS:
         raise ValueError(f"fusion must be one of {', '.join(HEADS)}, got {settings.fusion!r}")
     if settings.match_parameters:
         settings = _match_gmu(widths, settings)
     return HEADS[settings.fusion](widths, settings)
+
+
+def check_equal_widths(widths: Widths, setting: str) -> None:
+    """Refuse features of two widths where a setting compares them.
+
+    Args:
+        widths: Widths of the pooled features of both branches.
+        setting: `section.key=value` that compares them, for the message.
+
+    Raises:
+        InputError: The widths differ.
+    """
+    if widths[0] != widths[1]:
+        raise InputError(
+            f"{setting} needs pooled features of one width, and the CQT branch has {widths[0]}, "
+            f"the Mel branch {widths[1]}: take backbones of equal width, "
+            "model.fusion=cross_attention_contrastive, which gives both the same width, or leave "
+            f"{setting.partition('=')[0]} at its default"
+        )
 
 
 def n_parameters(module: nn.Module) -> int:
@@ -302,3 +300,10 @@ def _match_gmu(widths: Widths, settings: ModelSettings) -> ModelSettings:
 def _projection_head(width: int, projection_dim: int) -> nn.Module:
     """Return two layers, which Chen et al. 2020 found better than one: (B, D) -> (B, P)."""
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim))
+
+
+def _shared_projection_head(width: int, projection_dim: int) -> nn.Module:
+    """Return the layers of GloMER's projection head: (B, D) -> (B, P)."""
+    return nn.Sequential(
+        nn.Linear(width, width), nn.ReLU(), nn.LayerNorm(width), nn.Linear(width, projection_dim)
+    )

@@ -29,14 +29,17 @@ class LossTerms(NamedTuple):
 
 
 class FusionLoss(nn.Module):
-    """L = L_CE + L_NTXent + alpha * (L_con + L_div); L_CE alone without views.
+    """L = L_CE + w * L_NTXent + alpha * (L_con + L_div); L_CE alone without views.
 
     Keyword names are those of section `loss` of a config.
 
     Args:
-        alpha: Weight of consistency and diversity.
+        alpha: Weight of consistency and diversity. NT-Xent stays at alpha 0.
+        alpha_on: Both act on the `views`, or on the pooled `features`.
         temperature: Divides the similarities in NT-Xent; the start value if it is learned.
         nt_xent: `simclr`, `cross_modal` or `symmetric`, see `contrastive.nt_xent`.
+        nt_xent_weight: Weight w of NT-Xent.
+        nt_xent_warmup_epochs: Epochs over which w rises linearly from 0, see `start_epoch`.
         label_smoothing: Label smoothing of the cross-entropy.
         class_weights: (K,) weights of the cross-entropy, or None.
         same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
@@ -44,16 +47,20 @@ class FusionLoss(nn.Module):
         diversity: `minimised` as published, or `maximised`: L_div counts with -alpha.
 
     Source:
-        GloMER, total loss. The two views of an utterance are each other's positives, so NT-Xent
-        needs no labels. What GloMER's code does differently: see `models.contrastive`.
+        GloMER's code, total loss, with w = 1 throughout, `cross_modal`, and L_con and L_div on the
+        pooled features. The two views of an utterance are each other's positives, so NT-Xent needs
+        no labels.
     """
 
     def __init__(
         self,
         *,
         alpha: float = 0.3,
+        alpha_on: str = "views",
         temperature: float = 0.07,
         nt_xent: str = "simclr",
+        nt_xent_weight: float = 1.0,
+        nt_xent_warmup_epochs: int = 0,
         label_smoothing: float = 0.0,
         class_weights: Tensor | None = None,
         same_class: str = "negatives",
@@ -61,12 +68,25 @@ class FusionLoss(nn.Module):
         diversity: str = "minimised",
     ) -> None:
         super().__init__()
-        self.alpha, self.form, self.same_class = alpha, nt_xent, same_class
+        self.alpha, self.alpha_on = alpha, alpha_on
+        self.form, self.same_class = nt_xent, same_class
+        self.full_weight, self.warmup_epochs = nt_xent_weight, nt_xent_warmup_epochs
+        self.weight = nt_xent_weight  # of NT-Xent, in the current epoch
         self.sign = SIGNS[diversity]
         self.temperature = Temperature(temperature, temperature_range)
         self.label_smoothing = label_smoothing
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set the weight of NT-Xent for an epoch, counted from 0; until then it is the full one.
+
+        >>> loss = FusionLoss(nt_xent_weight=0.5, nt_xent_warmup_epochs=2)
+        >>> [loss.start_epoch(epoch) or loss.weight for epoch in range(4)]
+        [0.0, 0.25, 0.5, 0.5]
+        """
+        done = min(epoch / self.warmup_epochs, 1.0) if self.warmup_epochs else 1.0
+        self.weight = self.full_weight * done
 
     def forward(
         self,
@@ -75,6 +95,7 @@ class FusionLoss(nn.Module):
         views: tuple[Tensor, Tensor] | None,
         mix: Mix | None = None,
         view_labels: Tensor | None = None,
+        features: tuple[Tensor, Tensor] | None = None,
     ) -> LossTerms:
         """Return the total loss and its terms.
 
@@ -84,6 +105,10 @@ class FusionLoss(nn.Module):
             views: 2 x (N, P) views of the utterances of all processes, or None.
             mix: Partners and shares of mixup, or None.
             view_labels: (N,) classes of the utterances in `views`; None is `targets`.
+            features: 2 x (N, D) pooled features of the same utterances, for `alpha_on=features`.
+
+        Raises:
+            ValueError: Features are needed and missing.
         """
         cross_entropy = self._cross_entropy(logits.float(), targets, mix)
         if views is None:
@@ -91,8 +116,14 @@ class FusionLoss(nn.Module):
         z_cqt, z_mel = views[0].float(), views[1].float()
         labels = targets if view_labels is None else view_labels
         contrast = nt_xent(z_cqt, z_mel, self.temperature(), self.form, labels, self.same_class)
-        l_con, l_div = consistency(z_cqt, z_mel), diversity(z_cqt, z_mel)
-        total = cross_entropy + contrast + self.alpha * (l_con + self.sign * l_div)
+        pair = z_cqt, z_mel
+        if self.alpha_on == "features":
+            if features is None:
+                raise ValueError("alpha_on=features needs the pooled features of both branches")
+            pair = features[0].float(), features[1].float()  # (N, D), (N, D)
+        l_con, l_div = consistency(*pair), diversity(*pair)
+        total = cross_entropy + self.weight * contrast
+        total = total + self.alpha * (l_con + self.sign * l_div)
         return LossTerms(total, cross_entropy, contrast, l_con, l_div)
 
     @torch.no_grad()

@@ -26,11 +26,13 @@ class ModelSettings:
         gate_input: `projected` (default): the gate reads h_cqt and h_mel; `features`: it reads
             feat_cqt and feat_mel.
         gate: `vector` (default): one gate for each unit; `scalar`: one for all units.
+        projection: `separate` (default): a projection head for each branch; `shared`: one for both.
         projection_dim: P, width of the contrastive views (default 128).
         attention_heads: Heads of the cross-modal attention (default 4).
         match_parameters: Widen the head to as many parameters as gmu's, within one unit.
         mlp_hidden_dim: Units of the classifier's hidden layer.
         dropout: Probability before the last layer and on attention weights.
+        drop_path_rate: Stochastic depth of the backbones in training.
     """
 
     n_classes: int
@@ -42,11 +44,13 @@ class ModelSettings:
     fusion_hidden_dim: int | None = None
     gate_input: str | None = None
     gate: str | None = None
+    projection: str | None = None
     projection_dim: int | None = None
     attention_heads: int | None = None
     match_parameters: bool | None = None
     mlp_hidden_dim: int = 512
     dropout: float = 0.2
+    drop_path_rate: float = 0.0
 
     @classmethod
     def from_config(cls, model: ModelConfig, n_classes: int, n_channels: int = 1) -> Self:

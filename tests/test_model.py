@@ -10,8 +10,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from timm.layers import DropPath
 from torch import nn
 
+from config.effects import CONTRASTIVE
 from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import load_config
 from config.schema import ModelConfig
@@ -62,7 +64,8 @@ def test_peer_16_every_fusion_returns_the_same_type(models, fusion):
         output = models[fusion].train(mode)(*images(3))
         assert type(output) is FusionOutput and output.logits.shape == (3, 4)
         assert (output.gate is not None) == (fusion in GATED)
-        assert (output.z_cqt is None) == (output.z_mel is None) == (fusion != "gmu_contrastive")
+        assert (output.z_cqt is None) == (output.z_mel is None) == (fusion not in CONTRASTIVE)
+        assert (output.feat_cqt is None) == (output.feat_mel is None) == (fusion not in CONTRASTIVE)
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -153,7 +156,7 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
     asked = []
     create = backbones.create_backbone
     monkeypatch.setattr(
-        "model_gmu.create_backbone", lambda *args: asked.append(args[-1]) or create(*args)
+        "model_gmu.create_backbone", lambda *args: asked.append(args[5]) or create(*args)
     )
     other = "mel" if key == "cqt" else "cqt"
     settings = ModelSettings(fusion=fusion, **{**SMALL, f"{other}_backbone": None})
@@ -264,6 +267,24 @@ def test_a_model_without_tokens_is_refused_before_it_is_built(width, monkeypatch
         check_tokens("pooled", width, "cqt")
 
 
+def test_the_loss_compares_features_of_one_width_only():
+    sections = {
+        fusion: ModelConfig(fusion=fusion, **{k: v for k, v in SMALL.items() if k != "n_classes"})
+        for fusion in ("gmu_contrastive", "cross_attention_contrastive")
+    }
+    with pytest.raises(InputError, match="loss.alpha_on=features needs .* 128, the Mel .* 384"):
+        check_settings(sections["gmu_contrastive"], "features")
+    check_settings(sections["gmu_contrastive"], "views")
+    check_settings(sections["cross_attention_contrastive"], "features")
+    published = ModelConfig(
+        fusion="gmu_contrastive",
+        cqt_backbone="maxvit_tiny_tf_224",
+        mel_backbone="maxvit_tiny_tf_224",
+        projection="shared",
+    )
+    check_settings(published, "features")
+
+
 def test_settings_are_checked_without_weights_or_memory(monkeypatch):
     monkeypatch.setattr(backbones, "load_backbone", None)
     backbone_names = {key: SMALL[key] for key in ("cqt_backbone", "mel_backbone")}
@@ -309,11 +330,13 @@ ON_DISK = {  # section `model` of a model.json
     "fusion_hidden_dim": None,
     "gate_input": "projected",
     "gate": "vector",
+    "projection": None,
     "projection_dim": None,
     "attention_heads": None,
     "match_parameters": None,
     "mlp_hidden_dim": 16,
     "dropout": 0.2,
+    "drop_path_rate": 0.0,
 }
 
 
@@ -377,6 +400,8 @@ def test_settings_and_weights_rebuild_the_same_model():
         ("concat", {"match_parameters": True}),
         ("sum", {"match_parameters": True, "fusion_hidden_dim": 24}),
         ("cross_attention", {"attention_heads": 2, "gate": "scalar"}),
+        ("cross_attention_contrastive", {"projection": "shared", "projection_dim": 16}),
+        ("gmu", {"drop_path_rate": 0.3}),
         ("mel_only", {}),
     ],
 )
@@ -388,6 +413,47 @@ def test_other_fusions_are_rebuilt_too(fusion, options):
 
 def test_settings_name_no_file_so_that_rebuilding_needs_none(models):
     assert not {"pretrained", "cqt_weights", "mel_weights"} & asdict(models["gmu"].settings).keys()
+
+
+def test_the_whole_form_is_exported_as_one_graph(models):
+    """As ONNX's exporter needs it."""
+    model, pair = models["cross_attention_contrastive"].eval(), images()
+    graph = torch.export.export(model, pair).module()
+    for found, expected in zip(graph(*pair), model(*pair), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+# Stochastic depth
+
+
+def depths(model):
+    return [m.drop_prob for m in model.modules() if isinstance(m, DropPath)]
+
+
+def test_stochastic_depth_reaches_both_backbones_in_training_alone():
+    plain, deep = small("gmu"), small("gmu", drop_path_rate=0.3)
+    for branch in ("cqt_branch", "mel_branch"):
+        assert not any(depths(plain.get_submodule(branch)))
+        found = depths(deep.get_submodule(branch))
+        assert max(found) == pytest.approx(0.3) and found == sorted(found)  # most in the last
+    assert all(map(torch.equal, plain.state_dict().values(), deep.state_dict().values()))
+    pair = images(8)
+    for a, b in zip(plain.eval()(*pair)[:2], deep.eval()(*pair)[:2], strict=True):
+        assert torch.equal(a, b)
+    torch.manual_seed(0)
+    assert not torch.equal(deep.cqt_branch.train()(pair[0]), deep.cqt_branch(pair[0]))
+
+
+@pytest.mark.parametrize("error", [None, TypeError("unexpected keyword 'drop_path_rate'")])
+def test_stochastic_depth_is_refused_for_a_model_without_it(error, monkeypatch):
+    def create(*args):
+        if error is not None:
+            raise error
+        return nn.Linear(1, 1)
+
+    monkeypatch.setattr("model_gmu.create_backbone", create)
+    with pytest.raises(InputError, match="model.drop_path_rate=0.3 has no effect on test_maxvit"):
+        small("gmu", drop_path_rate=0.3)
 
 
 # Backbones
@@ -523,7 +589,7 @@ def test_peer_15_every_recipe_builds_a_model_that_runs_through_its_loss(config):
         output = model(torch.zeros(2, 1, side, side), torch.zeros(2, 1, side, side))
     assert output.logits.shape == (2, 4)
     assert (output.gate is not None) == (config.model.fusion in GATED)
-    assert (output.z_cqt is not None) == (config.model.fusion == "gmu_contrastive")
+    assert (output.z_cqt is not None) == (config.model.fusion in CONTRASTIVE)
     if output.z_cqt is not None:
         loss = FusionLoss(**config.loss.model_dump(exclude={"class_weights"}))
         views = (torch.randn(2, *output.z_cqt.shape[1:]), torch.randn(2, *output.z_mel.shape[1:]))

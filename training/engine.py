@@ -115,6 +115,7 @@ def train_one_epoch(
     """
     progress = state.progress
     loader.batch_sampler.set_epoch(progress.epoch, progress.batch)  # type: ignore[union-attr]
+    state.criterion.start_epoch(progress.epoch)
     for window in in_windows(loader, state.accumulate):
         place = (progress.epoch, progress.batch, state.accelerator.process_index)
         set_seed(int(np.random.SeedSequence((state.seed, *place)).generate_state(1)[0]))
@@ -173,11 +174,13 @@ def train_step(state: TrainingState, window: Sequence[Batch]) -> list[LossTerms]
 
 def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> LossTerms:
     """Return the losses of a batch; the negatives of NT-Xent come from all processes."""
-    views = labels = None
+    views = labels = features = None
     if output.z_cqt is not None and output.z_mel is not None:
         views = gather_views(output.z_cqt), gather_views(output.z_mel)
         labels = gather_labels(batch.targets)
-    return criterion(output.logits, batch.targets, views, batch.mix, labels)
+        if criterion.alpha_on == "features":
+            features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
+    return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 
 def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSaver) -> None:

@@ -80,7 +80,7 @@ def check_model(config: Config) -> None:
         RunError: Weights cannot be downloaded, or those in a cache are damaged.
     """
     has_weights = find_first_weights(config.model)
-    check_settings(config.model)
+    check_settings(config.model, config.loss.alpha_on)
     if has_weights:
         n_channels = SpectrogramImages(**feature_settings(config)).n_channels
         MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)

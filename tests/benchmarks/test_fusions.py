@@ -76,6 +76,14 @@ def test_attention_is_counted_though_it_is_fused():
     assert found["head_parameters"] == head
 
 
+def test_views_add_their_projection_heads_to_cross_attention():
+    plain, both = size("cross_attention"), size("cross_attention_contrastive")
+    views = [(D, D), (D, 128)] * 2
+    added = both["head_parameters"] - plain["head_parameters"]
+    assert added == sum(linear(*layer) for layer in views)
+    assert both["head_flops"] - plain["head_flops"] == products(*views)
+
+
 def tokens_of(networks: fusions.Networks) -> tuple[int, int]:
     model = fusions.build(networks, fusions.FUSIONS["cross_attention"]).eval()
     cqt, mel, _ = fusions.images(networks, 1, "cpu")

@@ -28,6 +28,7 @@ from training.checkpoints import Checkpoints
 SMALL = ("corpus.subset=improvised", "train.epochs=1", "train.batch_size=4")
 CONTRASTIVE = ("model.fusion=gmu_contrastive",)
 CROSS = ("model.fusion=cross_attention",)
+BOTH = ("model.fusion=cross_attention_contrastive",)
 CONCAT = ("model.fusion=concat",)
 COMPUTED = ("train.images=computed",)
 GROUPS = ("protocol.split=speaker-k-fold", "protocol.n_folds=3")
@@ -91,6 +92,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.fusion_hidden_dim": ((), "8"),
     "model.gate_input": ((), "features"),
     "model.gate": ((), "scalar"),
+    "model.projection": (BOTH, "shared"),
     "model.projection_dim": (CONTRASTIVE, "16"),
     "model.attention_heads": (CROSS, "8"),
     "model.match_parameters": (CONCAT, "true"),
@@ -101,14 +103,18 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.image_size": ((), "64"),
     "model.mlp_hidden_dim": ((), "8"),
     "model.dropout": ((), "0.5"),
+    "model.drop_path_rate": ((), "0.5"),
     "loss.label_smoothing": ((), "0.2"),
     "loss.class_weights": (UNEQUAL, "balanced"),
     "loss.alpha": (CONTRASTIVE, "1.0"),
+    "loss.alpha_on": (BOTH, "features"),
     "loss.diversity": (CONTRASTIVE, "maximised"),
     "loss.temperature": (CONTRASTIVE, "0.5"),
     "loss.temperature_range": (CONTRASTIVE, "[0.01, 1.0]"),
     "loss.same_class": (CONTRASTIVE, "positives"),
     "loss.nt_xent": (CONTRASTIVE, "cross_modal"),
+    "loss.nt_xent_weight": (CONTRASTIVE, "0.5"),
+    "loss.nt_xent_warmup_epochs": ((*CONTRASTIVE, "train.epochs=2"), "1"),
     "optim.optimizer.cqt": ((), "sgd"),
     "optim.optimizer.mel": ((), "adam"),
     "optim.optimizer.head": ((), "sgd"),

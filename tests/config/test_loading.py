@@ -28,6 +28,7 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "mean": ["model.fusion=mean"],
     "sum": ["model.fusion=sum"],
     "cross_attention": ["model.fusion=cross_attention"],
+    "cross_attention_contrastive": ["model.fusion=cross_attention_contrastive"],
     "gmu_contrastive": ["model.fusion=gmu_contrastive"],
     "gmu": ["model.fusion=gmu"],
     "concat": ["model.fusion=concat"],
@@ -54,6 +55,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "model.fusion_hidden_dim": 32,
     "model.gate_input": "features",
     "model.gate": "scalar",
+    "model.projection": "shared",
     "model.projection_dim": 16,
     "model.attention_heads": 8,
     "model.match_parameters": True,
@@ -62,10 +64,13 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "model.cqt_weights": "w.safetensors",
     "model.mel_weights": "w.safetensors",
     "loss.alpha": 0.5,
+    "loss.alpha_on": "features",
     "loss.diversity": "maximised",
     "loss.temperature": 0.5,
     "loss.temperature_range": [0.01, 1.0],
     "loss.nt_xent": "cross_modal",
+    "loss.nt_xent_weight": 0.5,
+    "loss.nt_xent_warmup_epochs": 3,
     "loss.same_class": "positives",
     "optim.optimizer.cqt": "sgd",
     "optim.optimizer.mel": "sgd",
@@ -74,6 +79,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "optim.min_lr": 1e-5,
     "optim.warmup_epochs": 2.0,
 }
+WEIGHTLESS = ("model.fusion=gmu_contrastive", "loss.nt_xent_weight=0")
 
 
 @pytest.fixture
@@ -375,6 +381,12 @@ def test_a_wrong_value_is_refused_by_its_key(small, override):
         ("gmu", "model.fusion_hidden_dim=0"),
         ("gmu", "model.gate_input=fused"),
         ("gmu_contrastive", "model.projection_dim=0"),
+        ("gmu_contrastive", "model.projection=both"),
+        ("gmu_contrastive", "loss.alpha_on=gate"),
+        ("gmu_contrastive", "loss.nt_xent_weight=-0.1"),
+        ("gmu_contrastive", "loss.nt_xent_weight=101"),
+        ("gmu_contrastive", "loss.nt_xent_warmup_epochs=-1"),
+        ("gmu_contrastive", "loss.nt_xent_warmup_epochs=0.5"),
         ("gmu_contrastive", "loss.alpha=1.51"),
         ("gmu_contrastive", "loss.alpha=-0.1"),
         ("gmu_contrastive", "loss.temperature=0"),
@@ -431,6 +443,18 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
             ["model.fusion=gmu_contrastive", "loss.temperature_range=[0.1,1.0]"],
             "loss.temperature=0.07 must lie between",
         ),
+        (
+            [*WEIGHTLESS, "loss.nt_xent_warmup_epochs=2"],
+            "loss.nt_xent_warmup_epochs=2 has no effect with loss.nt_xent_weight=0",
+        ),
+        (
+            [*WEIGHTLESS, "loss.temperature_range=[0.01,1.0]"],
+            "loss.temperature_range=[0.01, 1.0] has no effect with loss.nt_xent_weight=0",
+        ),
+        (
+            ["model.fusion=gmu_contrastive", "loss.nt_xent_warmup_epochs=50"],
+            "loss.nt_xent_warmup_epochs=50 must be below train.epochs=50",
+        ),
     ],
 )
 def test_peer_22_values_that_are_wrong_together_are_refused(small, overrides, words):
@@ -457,7 +481,9 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
 
 def test_the_keys_that_apply_to_each_choice(small):
     views = {"model.projection_dim", "loss.alpha", "loss.temperature", "loss.nt_xent"}
-    views |= {"loss.diversity", "loss.same_class"}
+    views |= {"loss.diversity", "loss.same_class", "loss.alpha_on", "model.projection"}
+    views |= {"loss.nt_xent_weight", "loss.nt_xent_warmup_epochs"}
+    heads = {"model.attention_heads"}
     cqt = {"model.cqt_backbone", "optim.optimizer.cqt"}
     mel = {"model.mel_backbone", "optim.optimizer.mel"}
     gate = {"model.gate", "model.gate_input"}
@@ -468,7 +494,8 @@ def test_the_keys_that_apply_to_each_choice(small):
         "sum": cqt | mel | matching,
         "gmu": cqt | mel | gate,
         "gmu_contrastive": cqt | mel | gate | views,
-        "cross_attention": cqt | mel | gate | {"model.attention_heads"},
+        "cross_attention": cqt | mel | gate | heads,
+        "cross_attention_contrastive": cqt | mel | gate | heads | views,
         "cqt_only": cqt,
         "mel_only": mel,
         "plateau": {"optim.plateau_factor", "optim.plateau_patience", "optim.min_lr"},
@@ -554,9 +581,36 @@ def test_corpora_are_read_at_the_rate_they_were_recorded_at(name, rate):
     assert (features.sample_rate, features.input_rate) == (44_100, rate)
 
 
+FINE_TUNING = [
+    (c, f) for c in ("iemocap", "esd", "ravdess") for f in ("", "_gmu", "_gmu_contrastive")
+]
+
+
+@pytest.mark.parametrize(("corpus", "fusion"), FINE_TUNING)
+def test_the_fine_tuning_recipes_differ_from_the_published_ones_in_the_same_keys(corpus, fusion):
+    published = flatten(load_config(CONFIGS / f"{corpus}{fusion}.yaml").model_dump())
+    found = flatten(load_config(CONFIGS / f"{corpus}_finetune{fusion}.yaml").model_dump())
+    assert found["name"] == f"{corpus}_finetune{fusion or '_concat'}"
+    differ = {key: found[key] for key in found if found[key] != published[key]}
+    fmax = {} if corpus == "ravdess" else {"features.mel.fmax": 8000.0}  # at 16 kHz
+    assert {key: differ.pop(key) for key in fmax} == fmax
+    assert found["features.mel.fmax"] == fmax.get("features.mel.fmax")
+    assert set(differ) == {
+        *("name", "model.drop_path_rate", "loss.label_smoothing"),
+        *("augment.freq_mask", "augment.time_mask", "augment.time_shift"),
+        *(f"optim.optimizer.{part}" for part in ("cqt", "mel", "head")),
+        *("optim.lr", "optim.backbone_lr_scale", "optim.weight_decay", "optim.schedule"),
+        *("optim.warmup_epochs", "optim.plateau_factor", "optim.plateau_patience"),
+        *("train.epochs", "train.clip_grad_norm", "train.precision"),
+    }
+    assert 0 < differ["model.drop_path_rate"] < 0.5 and differ["augment.time_mask"] > 0
+
+
 @pytest.mark.parametrize(("corpus", "alpha"), [("iemocap", 0.3), ("esd", 0.5)])
-def test_the_contrastive_recipes_have_the_published_weights(corpus, alpha):
-    config = load_config(CONFIGS / f"{corpus}_gmu_contrastive.yaml")
+@pytest.mark.parametrize("recipe", ["", "_finetune"])
+def test_the_contrastive_recipes_have_the_published_weights(corpus, recipe, alpha):
+    config = load_config(CONFIGS / f"{corpus}{recipe}_gmu_contrastive.yaml")
+    assert (config.loss.nt_xent_weight, config.loss.nt_xent_warmup_epochs) == (1.0, 0)
     assert (config.loss.alpha, config.loss.temperature) == (alpha, 0.07)
     assert config.loss.nt_xent == "simclr" and config.model.fusion == "gmu_contrastive"
 

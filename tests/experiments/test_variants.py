@@ -10,7 +10,7 @@ import yaml
 
 from config.effects import ONLY_WITH
 from experiments.ablation import VARIED, PlannedRun, load_fusions, load_variants, read_variants
-from model_gmu import MaxMViTGMU
+from model_gmu import MaxMViTGMU, check_settings
 from models.losses import FusionLoss
 from system.errors import InputError
 from tests.support.paths import ROOT
@@ -20,7 +20,7 @@ NAMES = sorted(file.stem.removesuffix("_gmu") for file in CONFIGS.glob("*_gmu.ya
 FUSION = {"concat", "concat_matched", "mean", "sum", "gmu", "gmu_scalar", "gmu_features"}
 FUSION |= {"cross_attention", "cqt_only", "mel_only"}
 CONTRASTIVE = {"gmu", "simclr", "cross_modal", "symmetric", "ignored", "positives"}
-CONTRASTIVE |= {"learned_temperature", "diversity_maximised", "alpha_0", "alpha_1.5"}
+CONTRASTIVE |= {"learned_temperature", "diversity_maximised", "alpha_0", "alpha_1.5", "glomer"}
 SMALL = ("model.image_size=32", "model.mlp_hidden_dim=16")
 
 
@@ -95,7 +95,8 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(kind: s
     assert (output.z_cqt is not None) == contrastive
     loss = FusionLoss(**recipe.config.loss.model_dump(exclude={"class_weights"}, exclude_none=True))
     views = (output.z_cqt, output.z_mel) if contrastive else None
-    loss(output.logits, torch.tensor([0, 1, 2, 0]), views).total.backward()
+    features = (output.feat_cqt, output.feat_mel)
+    loss(output.logits, torch.tensor([0, 1, 2, 0]), views, features=features).total.backward()
     parts = model.parts()
     missing = {"cqt_only": {"mel"}, "mel_only": {"cqt"}}.get(variant, set())
     assert set(parts) == {"cqt", "mel", "head"} - missing
@@ -103,6 +104,20 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(kind: s
         assert any(p.grad is not None and bool(p.grad.any()) for p in parameters)
     learned = [p.grad for p in loss.parameters()]
     assert len(learned) == (variant == "learned_temperature") and None not in learned
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_whole_form_of_glomer_fits_every_config(name: str):
+    found = variants_of(name, "contrastive", only=("glomer",))["glomer"].config
+    assert found.model.fusion == "cross_attention_contrastive" and found.model.attention_heads == 4
+    form = (found.model.projection, found.model.gate_input, found.loss.alpha_on, found.loss.nt_xent)
+    assert form == ("shared", "features", "features", "cross_modal")
+    plain = load_variants(CONFIGS, name, "contrastive", ["glomer"], [])[0].config
+    assert (found.loss.alpha, found.loss.temperature) == (plain.loss.alpha, plain.loss.temperature)
+    assert found.loss.nt_xent_weight == 1.0
+    check_settings(
+        found.model.model_copy(update={"cqt_backbone": "test_maxvit", "image_size": 64}), "features"
+    )
 
 
 # Overrides

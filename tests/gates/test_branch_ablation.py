@@ -417,9 +417,10 @@ def test_fusions_without_a_gate_have_branches_to_ablate(runs, fusion):
     assert ['"kind": "branch ablation"' in line for line in lines] == [False, True]
 
 
+@pytest.mark.parametrize("fusion", ["cross_attention", "cross_attention_contrastive"])
 @torch.inference_mode()
-def test_cross_attention_is_asked_by_its_tokens(runs):
-    folder = runs("cross_attention")
+def test_cross_attention_is_asked_by_its_tokens(runs, fusion):
+    folder = runs(fusion)
     frozen = next(iter(open_run(read_run(folder)).folds()))
     inputs = frozen.head_inputs("test")
     assert inputs.features[0].ndim == 3

@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from config.effects import MATCHED
+from config.effects import CONTRASTIVE, MATCHED, TOKENS
 from config.fusions import FUSIONS, GATED, ONE_BRANCH
-from models.heads import GMU, HEADS, FusionHead, FusionOutput, build_head, n_parameters
+from models.gmu import GMU
+from models.heads import HEADS, FusionHead, FusionOutput, build_head, n_parameters
 from models.settings import ModelSettings
 from system.errors import InputError
 
@@ -47,6 +48,7 @@ def test_a_head_is_what_the_table_says_of_it(fusion: str) -> None:
     facts, head = FUSIONS[fusion], make_head(fusion)
     children = dict(head.named_children())
     assert (head.gmu is not None) == facts.gated == ("gmu" in children)
+    assert (fusion in CONTRASTIVE) == facts.contrastive and (fusion in TOKENS) == facts.reads_tokens
     assert ({"view_cqt", "view_mel"} <= children.keys()) == facts.contrastive
     assert ("attention" in children) == facts.reads_tokens
     assert (facts.gated or "projections" in children) == facts.projects
@@ -62,13 +64,17 @@ def test_every_head_returns_the_same_type(fusion: str) -> None:
     output = make_head(fusion)(*make_features(fusion))
     assert type(output) is FusionOutput and output.logits.shape == (5, 3)
     assert (output.gate is not None) == (fusion in GATED)
-    assert (output.z_cqt is None) == (output.z_mel is None) == (fusion != "gmu_contrastive")
+    assert (output.z_cqt is None) == (output.z_mel is None) == (fusion not in CONTRASTIVE)
+    assert (output.feat_cqt is None) == (output.feat_mel is None) == (fusion not in CONTRASTIVE)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
-def test_all_parameters_of_a_head_get_a_gradient(fusion: str) -> None:
+SHARED = ("cross_attention_contrastive", {"projection": "shared"})
+
+
+@pytest.mark.parametrize(("fusion", "options"), [*((f, {}) for f in FUSIONS), SHARED])
+def test_all_parameters_of_a_head_get_a_gradient(fusion: str, options: dict[str, str]) -> None:
     """DDP waits for each."""
-    head = make_head(fusion).train()
+    head = make_head(fusion, **options).train()
     output = head(*make_features(fusion))
     loss = output.logits.square().mean()
     if output.z_cqt is not None:
@@ -87,6 +93,63 @@ def test_views_come_from_their_own_branch() -> None:
     feat_cqt, feat_mel = make_features("gmu_contrastive")
     first, second = head(feat_cqt, feat_mel), head(feat_cqt + 1, feat_mel)
     assert torch.equal(first.z_mel, second.z_mel) and not torch.equal(first.z_cqt, second.z_cqt)
+
+
+@pytest.mark.parametrize("fusion", CONTRASTIVE)
+def test_separate_views_are_three_layers_on_the_projections(fusion: str) -> None:
+    head, features = make_head(fusion), make_features(fusion)
+    output = head(*features)
+    _, _, *h = head.gmu(output.feat_cqt, output.feat_mel)
+    for view, z, hidden in zip(
+        (head.view_cqt, head.view_mel), (output.z_cqt, output.z_mel), h, strict=True
+    ):
+        assert [type(layer) for layer in view] == [nn.Linear, nn.ReLU, nn.Linear]
+        plain = (hidden @ view[0].weight.T + view[0].bias).clamp_min(0)
+        torch.testing.assert_close(z, plain @ view[2].weight.T + view[2].bias)
+
+
+def test_a_shared_head_reads_the_pooled_features_of_both_branches_with_one_set_of_weights() -> None:
+    fusion, options = SHARED
+    head = make_head(fusion, **options)
+    assert not hasattr(head, "view_cqt") and not hasattr(head, "view_mel")
+    separate = make_head(fusion)
+    assert n_parameters(head.view) == n_parameters(separate.view_cqt) + 2 * 8  # the layer norm
+    output = head(*make_features(fusion))
+    w = dict(head.view.named_parameters())
+    for z, pooled in ((output.z_cqt, output.feat_cqt), (output.z_mel, output.feat_mel)):
+        hidden = (pooled @ w["0.weight"].T + w["0.bias"]).clamp_min(0)
+        centred = hidden - hidden.mean(1, keepdim=True)
+        normed = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
+        plain = (normed * w["2.weight"] + w["2.bias"]) @ w["3.weight"].T + w["3.bias"]
+        torch.testing.assert_close(z, plain)
+
+
+@pytest.mark.parametrize("projection", ["separate", "shared"])
+def test_the_pooled_features_of_the_whole_form_have_attended(projection: str) -> None:
+    fusion = SHARED[0]
+    head, (cqt, mel) = make_head(fusion, projection=projection), make_features(fusion)
+    output = head(cqt, mel)
+    pooled = head.attention(cqt, mel)
+    for found, expected in zip((output.feat_cqt, output.feat_mel), pooled, strict=True):
+        torch.testing.assert_close(found, expected)
+    torch.testing.assert_close(output.gate, head.gmu(*pooled)[1])
+    torch.testing.assert_close(output.logits, head.classify(head.gmu(*pooled)[0]))
+    changed = head(cqt, mel.flip(2))
+    assert not torch.allclose(changed.z_cqt, output.z_cqt)  # the CQT view depends on Mel
+
+
+def test_without_attention_the_pooled_features_are_the_inputs() -> None:
+    features = make_features("gmu_contrastive")
+    output = make_head("gmu_contrastive")(*features)
+    assert torch.equal(output.feat_cqt, features[0]) and torch.equal(output.feat_mel, features[1])
+
+
+def test_a_shared_head_needs_features_of_one_width() -> None:
+    with pytest.raises(InputError, match="model.projection=shared needs .* has 8, the Mel .* 6"):
+        make_head("gmu_contrastive", projection="shared")
+    settings = ModelSettings(n_classes=3, fusion="gmu_contrastive", projection="shared")
+    output = build_head((8, 8), settings).eval()(torch.randn(5, 8), torch.randn(5, 8))
+    assert output.z_cqt.shape == (5, 128)
 
 
 def test_an_unknown_fusion_is_refused() -> None:

@@ -33,6 +33,7 @@ def test_keywords_and_words_are_those_of_section_loss():
     assert set(keywords) == set(fields)
     assert all(word.kind is word.KEYWORD_ONLY for word in keywords.values())
     words = {"nt_xent": FORMS, "same_class": SAME_CLASS, "diversity": tuple(SIGNS)}
+    words["alpha_on"] = ("views", "features")
     for key, allowed in words.items():
         assert get_args(get_args(fields[key].annotation)[0]) == allowed
 
@@ -65,6 +66,81 @@ def test_the_total_is_the_published_sum_and_its_opposite(alpha, form, same, done
     )
     torch.testing.assert_close(terms.total, parts)
     assert terms.diversity > 0  # logged without the sign
+
+
+def plain_terms(logits, targets, views, pair, temperature):
+    """Return cross-entropy, one-way NT-Xent, L_con and L_div in plain lines."""
+    unit = [[z / z.norm() for z in side] for side in (*views, *pair)]
+    n, ce, contrast, con, div = len(targets), 0.0, 0.0, 1.0, 0.0
+    for i in range(n):
+        ce -= math.log(logits[i].exp()[targets[i]] / logits[i].exp().sum()) / n
+        ratios = [math.exp(unit[0][i] @ other / temperature) for other in unit[1]]
+        contrast -= math.log(ratios[i] / sum(ratios)) / n
+        con -= float(unit[2][i] @ unit[3][i]) / n
+        div += float((unit[2][i] - unit[3][i]).norm()) / n
+    return ce, contrast, con, div
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+@pytest.mark.parametrize("alpha_on", ["views", "features"])
+def test_the_total_is_its_terms_in_plain_lines(alpha_on, weight):
+    (logits, targets), pairs = logits_and_targets(), {"views": views(), "features": views(6, 9, 2)}
+    loss = FusionLoss(
+        alpha=0.3, alpha_on=alpha_on, temperature=0.2, nt_xent="cross_modal", nt_xent_weight=weight
+    )
+    terms = loss(logits, targets, pairs["views"], features=pairs["features"])
+    with torch.no_grad():
+        plain = plain_terms(logits, targets, pairs["views"], pairs[alpha_on], 0.2)
+    ce, contrast, con, div = plain
+    assert [float(term.detach()) for term in terms[1:]] == pytest.approx(plain, rel=1e-5)
+    assert float(terms.total.detach()) == pytest.approx(
+        ce + weight * contrast + 0.3 * (con + div), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("alpha_on", ["views", "features"])
+def test_l_con_and_l_div_pull_where_they_act_and_nt_xent_on_the_views(alpha_on):
+    pairs, (logits, targets) = [views(), views(6, 9, 2)], logits_and_targets()
+    loss = FusionLoss(alpha=1.0, alpha_on=alpha_on, nt_xent_weight=0.0)
+    loss(logits, targets, pairs[0], features=pairs[1]).total.backward()
+    slopes = [[z.grad is not None and bool(z.grad.any()) for z in pair] for pair in pairs]
+    acts = alpha_on == "features"
+    assert slopes == [[not acts] * 2, [acts] * 2]
+
+
+def test_features_are_asked_for_where_they_are_needed():
+    with pytest.raises(ValueError, match="needs the pooled features"):
+        FusionLoss(alpha_on="features")(*logits_and_targets(), views())
+
+
+def test_the_usual_total_is_the_published_sum_to_the_bit():
+    pair, (logits, targets) = views(), logits_and_targets()
+    terms = FusionLoss()(logits, targets, pair)
+    sums = terms.cross_entropy + terms.nt_xent + 0.3 * (terms.consistency + terms.diversity)
+    assert torch.equal(terms.total, sums)
+    found, expected = (torch.autograd.grad(t, pair, retain_graph=True) for t in (terms.total, sums))
+    assert all(map(torch.equal, found, expected))
+
+
+@pytest.mark.parametrize(
+    ("weight", "warmup", "weights"),
+    [
+        (1.0, 0, [1.0, 1.0, 1.0]),
+        (1.0, 1, [0.0, 1.0, 1.0]),
+        (0.5, 4, [0.0, 0.125, 0.25, 0.375, 0.5, 0.5]),
+        (0.0, 0, [0.0, 0.0]),
+    ],
+)
+def test_the_weight_of_nt_xent_rises_by_epoch(weight, warmup, weights):
+    loss = FusionLoss(nt_xent_weight=weight, nt_xent_warmup_epochs=warmup)
+    assert loss.weight == weight  # until an epoch starts: in a range test, for example
+    found = []
+    for epoch in range(len(weights)):
+        loss.start_epoch(epoch)
+        found.append(loss.weight)
+    assert found == weights
+    loss.start_epoch(0)  # a training that goes back begins again
+    assert loss.weight == weights[0]
 
 
 def test_the_sign_turns_the_slope_of_diversity_alone():

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, build_loader
+from models.contrastive import consistency, diversity, nt_xent
 from models.heads import FusionOutput
-from models.losses import FusionLoss, Temperature
+from models.losses import FusionLoss, LossTerms, Temperature
 from storage.tensors import load_state, load_tensors
 from system.errors import RunError
 from tests.support.models import small_model
@@ -220,6 +221,7 @@ SCHEDULES = {
     "gmu": {"kind": "cosine", "n_steps": 6, "n_warmup": 2},
     "gmu_contrastive": {"kind": "constant"},
     "cross_attention": {"kind": "constant"},
+    "cross_attention_contrastive": {"kind": "constant"},
     "mel_only": {"kind": "plateau", "patience": 0, "factor": 0.5},
 }
 
@@ -234,6 +236,8 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
         kinds = {"schedule": SCHEDULES[fusion], "seed": 5, "clip_grad_norm": 1.0}
         if fusion == "gmu_contrastive":
             kinds["criterion"] = FusionLoss(same_class="positives", temperature_range=[0.01, 1.0])
+        if fusion == "cross_attention_contrastive":
+            kinds["criterion"] = FusionLoss(alpha_on="features", nt_xent_warmup_epochs=2)
         return make_trainer(model, lr=1e-3, **kinds)
 
     clips = {"side": SIDE, "augment": ImageAugment(time_mask=0.3, time_shift=0.3)}
@@ -349,6 +353,68 @@ class TwoViews(Stub):
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         features = self.features(cqt, mel)
         return self.head(*features)._replace(z_cqt=features[0], z_mel=features[1])
+
+
+@pytest.mark.parametrize("alpha_on", ["views", "features"])
+def test_the_alpha_terms_of_a_step_act_where_the_key_says(alpha_on: str) -> None:
+    model = small_model("cross_attention_contrastive", n_classes=K, image_size=SIDE).eval()
+    one = fake_clips(4, side=SIDE).__getitems__([(0, i) for i in range(4)])
+    output = model(one.cqt, one.mel)
+    assert output.feat_cqt.shape[1] != output.z_cqt.shape[1]
+    terms = loss_terms(FusionLoss(alpha_on=alpha_on), output, one)
+    views, features = (output.z_cqt, output.z_mel), (output.feat_cqt, output.feat_mel)
+    pair = features if alpha_on == "features" else views
+    torch.testing.assert_close(terms.diversity, diversity(*pair))
+    torch.testing.assert_close(terms.consistency, consistency(*pair))
+    torch.testing.assert_close(terms.nt_xent, nt_xent(*views, 0.07))
+
+
+@pytest.mark.parametrize("projection", ["separate", "shared"])
+@pytest.mark.parametrize("term", ["nt_xent", "consistency", "diversity"])
+def test_each_contrastive_term_reaches_both_backbones(term: str, projection: str) -> None:
+    fusion = "cross_attention_contrastive"
+    model = small_model(fusion, n_classes=K, image_size=SIDE, projection=projection)
+    one = fake_clips(4, side=SIDE).__getitems__([(0, i) for i in range(4)])
+    terms = loss_terms(FusionLoss(alpha_on="features"), model(one.cqt, one.mel), one)
+    getattr(terms, term).backward()
+    for branch in ("cqt", "mel"):
+        slopes = [p.grad for p in model.parts()[branch] if p.grad is not None]
+        assert slopes and any(bool(slope.any()) for slope in slopes)
+
+
+def test_nt_xent_of_weight_0_and_alpha_0_train_as_cross_entropy_alone() -> None:
+    def trained(criterion: FusionLoss) -> TrainingState:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        torch.manual_seed(3)
+        model = small_model("gmu_contrastive", n_classes=K, image_size=SIDE)
+        state = make_trainer(model, criterion=criterion, lr=1e-3)
+        train_one_epoch(state, loaders(8, 4, side=SIDE)[0])
+        return state
+
+    class CrossEntropy(FusionLoss):
+        def forward(self, logits: Tensor, targets: Tensor, *others: object) -> LossTerms:
+            return super().forward(logits, targets, None)
+
+    without = trained(CrossEntropy())
+    nothing = trained(FusionLoss(alpha=0.0, nt_xent_weight=0.0))
+    contrast = trained(FusionLoss(alpha=0.0))
+    assert all(map(torch.equal, nothing.trained, without.trained))
+    assert not all(map(torch.equal, contrast.trained, without.trained))  # alpha 0 alone is not it
+    assert nothing.progress.sums["nt_xent"] > 0  # still logged
+
+
+def test_the_warm_up_of_nt_xent_follows_the_epochs_of_a_resumed_training(tmp_path: Path) -> None:
+    weights = []
+
+    class Watched(FusionLoss):
+        def start_epoch(self, epoch: int) -> None:
+            super().start_epoch(epoch)
+            weights.append(self.weight)
+
+    for epochs in (2, 4):  # stopped after two, and resumed
+        criterion = Watched(nt_xent_weight=0.5, nt_xent_warmup_epochs=2)
+        fit(make_trainer(TwoViews(), criterion=criterion), *loaders(), epochs, None, made(tmp_path))
+    assert weights == [0.0, 0.25, 0.5, 0.5]
 
 
 def learning(clip: float | None = None) -> TrainingState:

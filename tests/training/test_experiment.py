@@ -23,6 +23,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from config.effects import CONTRASTIVE
 from config.fusions import FUSIONS, GATED, ONE_BRANCH
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
@@ -30,6 +31,7 @@ from corpora.plan import make_plan, plan_warnings
 from evaluation.comparison import compare
 from evaluation.tables import comparison_markdown
 from features import SpectrogramImages
+from inference.predictor import FoldModel
 from model_gmu import rebuild
 from models.settings import ModelSettings
 from storage.feature_store import FeatureStore
@@ -571,7 +573,7 @@ SIGNS = {
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> None:
     absent = set() if fusion in GATED else {name for name in SIGNS if name.startswith("gate")}
-    if fusion != "gmu_contrastive":
+    if fusion not in CONTRASTIVE:
         absent |= {"alignment", "uniformity_cqt", "uniformity_mel"}
     if fusion in ONE_BRANCH:
         other = "mel" if ONE_BRANCH[fusion] == "cqt" else "cqt"
@@ -591,6 +593,40 @@ def test_heads_that_do_not_fit_are_reported_before_audio_is_indexed(tiny, monkey
         with pytest.raises(InputError, match="model.attention_heads=5 must divide .*384"):
             start()
     assert not Path(config.run.root).exists()
+
+
+@pytest.mark.parametrize("key", ["loss.alpha_on=features", "model.projection=shared"])
+def test_features_of_two_widths_are_reported_before_audio_is_indexed(
+    tiny, monkeypatch, key
+) -> None:
+    monkeypatch.setattr("training.experiment.make_plan", None)
+    monkeypatch.setattr("training.dry_run.make_plan", None)
+    config = tiny("model.fusion=gmu_contrastive", key)
+    for start in (lambda: run_experiment(config, []), lambda: dry_run(config)):
+        with pytest.raises(InputError, match=f"{key} needs .* CQT branch has 128, the Mel .* 384"):
+            start()
+    assert not Path(config.run.root).exists()
+
+
+def test_the_whole_form_of_glomer_trains_predicts_and_is_read_again(tiny, corpus_root) -> None:
+    wishes = ["model.fusion=cross_attention_contrastive", "model.projection=shared"]
+    wishes += ["model.gate_input=features", "loss.alpha_on=features", "loss.nt_xent=cross_modal"]
+    run = run_experiment(tiny(*wishes, "loss.nt_xent_warmup_epochs=1"), [])
+    first, second = (
+        {name: float(value) for name, value in row.items()}
+        for row in rows_of(run / FOLD / "history.csv")
+    )
+    for weight, term in ((0.0, first), (1.0, second)):
+        total = term["cross_entropy"] + weight * term["nt_xent"]
+        total += 0.3 * (term["consistency"] + term["diversity"])
+        assert term["loss"] == pytest.approx(total, rel=1e-5)
+    rows = [row for row in rows_of(run / FOLD / "predictions.csv") if row["split"] == "test"]
+    model = FoldModel(run / FOLD)
+    for row in rows[:3]:
+        (clip,) = corpus_root.rglob(f"{row['utterance']}.wav")
+        label = model.label(clip)
+        assert label.emotion == row["pred"]
+        assert label.gate == pytest.approx(float(row["gate_mean"]), abs=1e-4)
 
 
 def events_of(file: Path) -> EventAccumulator:
