@@ -297,57 +297,6 @@ def group_test(
     return TestResult(estimate, interval, p, smallest, sum(len(v) for v, _ in parts), exact)
 
 
-def rank_correlations(
-    values: NDArray, sizes: NDArray, speakers: NDArray, classes: NDArray
-) -> NDArray:
-    """Return each speaker's Spearman correlation within classes: (N,) x 4 -> (U,).
-
-    Classes differ in size and in gate, so a correlation across them may be that of the classes. It
-    is taken within each class and averaged over classes, weighted by their number of utterances.
-    Classes of a speaker with fewer than three utterances, or without variation, are skipped.
-    """
-    correlations = []
-    for name in np.unique(speakers):
-        found, weights = [], []
-        for k in np.unique(classes):
-            own = (speakers == name) & (classes == k) & ~np.isnan(sizes)
-            if own.sum() > 2 and np.ptp(values[own]) > SAME and np.ptp(sizes[own]) > 0:
-                found.append(float(stats.spearmanr(values[own], sizes[own]).statistic))
-                weights.append(int(own.sum()))
-        if found:
-            correlations.append(float(np.average(found, weights=weights)))
-    return np.array(correlations)
-
-
-def right_minus_wrong(
-    values: NDArray, right: NDArray, speakers: NDArray, classes: NDArray
-) -> NDArray:
-    """Return each speaker's mean difference within classes, NaN for none: (N,) x 4 -> (S,).
-
-    Classes differ in gate and in how often they are right, so a difference across them may be that
-    of the classes. Of n right and m wrong utterances of a class the difference of the means has a
-    variance proportional to 1/n + 1/m: classes are weighted by n m / (n + m).
-
-    Args:
-        values: Gate of each utterance.
-        right: Whether its prediction is right.
-        speakers: Its speaker; the result is sorted by speaker.
-        classes: Its class.
-    """
-    differences = []
-    for name in np.unique(speakers):
-        total = weight = 0.0
-        for k in np.unique(classes):
-            own = (speakers == name) & (classes == k)
-            n, m = int((own & right).sum()), int((own & ~right).sum())
-            if n and m:
-                share = n * m / (n + m)
-                total += share * float(values[own & right].mean() - values[own & ~right].mean())
-                weight += share
-        differences.append(total / weight if weight else np.nan)
-    return np.array(differences)
-
-
 def _is_uneven(counts: NDArray | None) -> bool:
     """Return whether one class has many more utterances than another; empty ones do not count."""
     if counts is None or not len(per_class := counts.sum(0)[counts.sum(0) > 0]):

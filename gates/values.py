@@ -25,14 +25,13 @@ from gates.statistics import (
     class_intervals,
     class_test,
     group_test,
-    rank_correlations,
-    right_minus_wrong,
     sign_flip_test,
     speaker_counts,
     speaker_means,
     unit_test,
     within_interval,
 )
+from gates.within_class import rank_correlations, right_minus_wrong
 from storage.run_folder import Run
 from training.collapse import EDGE
 

@@ -11,14 +11,13 @@ from gates.statistics import (
     class_test,
     deviations,
     group_test,
-    rank_correlations,
-    right_minus_wrong,
     sign_flip_test,
     speaker_means,
     t_interval,
     unit_test,
     within_interval,
 )
+from gates.within_class import rank_correlations, right_minus_wrong
 
 NAN = np.nan
 
