@@ -8,6 +8,7 @@ import torch
 from accelerate import Accelerator
 
 from audio.reading import read_audio
+from audio.segment import Segment, file_order
 from config.schema import Config
 from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
@@ -45,7 +46,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
-            f"corpus       {len(plan.utterances)} utterances, {_per_class(plan)}",
+            f"corpus       {len(plan.utterances)} utterances{_segments(plan)}, {_per_class(plan)}",
             f"protocol     {plan.certificate['protocol']}, certificate {plan.certificate['id']}",
             *(
                 f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)}"
@@ -58,7 +59,10 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *plan_warnings(plan),
-            *(f"left out: {path} {reason}" for path, reason in sorted(plan.bad.items())),
+            *(
+                f"left out: {source} {plan.bad[source]}"
+                for source in sorted(plan.bad, key=file_order)
+            ),
             "Nothing was trained.",
         ]
     )
@@ -72,7 +76,7 @@ def _first_batch(
     n_crops = 0
     start = time.perf_counter()
     for utterance in some:
-        pair = images(images.cut(torch.from_numpy(read_audio(utterance.path, images.input_rate))))
+        pair = images(images.cut(torch.from_numpy(read_audio(utterance.audio, images.input_rate))))
         pairs.append([images[:1] for images in pair])
         n_crops += len(pair.cqt)
     seconds = (time.perf_counter() - start) / len(some)
@@ -115,6 +119,12 @@ def _estimate(plan: Plan, n_batch: int, image: float, step: float, evaluation: f
             epoch += len(split.train) * image
         total += len(config.run.seeds) * config.train.epochs * epoch
     return total
+
+
+def _segments(plan: Plan) -> str:
+    """Count the utterances that are a part of their file, if there are any."""
+    paths = [u.path for u in plan.utterances if isinstance(u.audio, Segment)]
+    return f", {len(paths)} of them segments of {len(set(paths))} files" if paths else ""
 
 
 def _per_class(plan: Plan) -> str:
