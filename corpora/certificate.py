@@ -97,13 +97,7 @@ def certify(
     texts_apart = protocol.endswith(TEXT_GROUPS)
     rules = LeakageRules(speaker_dependent, shared_session, texts_apart, refuse_near)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
-    if leaks:
-        nearly = any(NEARLY in leak for leak in leaks)
-        hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
-        raise InputError(
-            f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
-            f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
-        )
+    _refuse(protocol, leaks)
     everyone = {u.id: u for split in splits for _, part in split.parts() for u in part}
     certificate = {
         "protocol": protocol,
@@ -119,6 +113,17 @@ def certify(
         "checks": results,
         "near_identical": near,
     }
+
+
+def _refuse(protocol: str, leaks: Sequence[str]) -> None:
+    """Raise an error that lists the leaks, if there are any."""
+    if leaks:
+        nearly = any(NEARLY in leak for leak in leaks)
+        hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
+        raise InputError(
+            f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
+            f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
+        )
 
 
 def _count_identical(
