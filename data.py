@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from audio.augment import (
     mix_images,
 )
 from audio.reading import BadAudio, read_audio
+from audio.segment import AudioSource
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from system.errors import RunError
@@ -144,7 +144,7 @@ class WaveformDataset(Dataset):
     """The waveforms of the training split, randomly changed; items are (epoch, index).
 
     Args:
-        paths: Audio file of each utterance.
+        sources: Audio file of each utterance, or the segment of it.
         hashes: Audio hash of each utterance.
         targets: Class index of each utterance.
         sample_rate: Sampling rate of the waveforms, Hz.
@@ -155,7 +155,7 @@ class WaveformDataset(Dataset):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        sources: Sequence[AudioSource],
         hashes: Sequence[str],
         targets: Sequence[int],
         sample_rate: int,
@@ -163,14 +163,14 @@ class WaveformDataset(Dataset):
         augment: Mapping[str, Any],
         seed: int = 0,
     ) -> None:
-        self.paths, self.hashes = paths, hashes
+        self.sources, self.hashes = sources, hashes
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.sample_rate, self.crop_size = sample_rate, crop_size
         self.augment, self.seed = dict(augment), seed
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.sources)
 
     def __getitem__(self, item: Item) -> Waveforms:
         return self.__getitems__([item])
@@ -188,10 +188,10 @@ class WaveformDataset(Dataset):
 
     def _waveform(self, i: int, key: Sequence[int]) -> Tensor:
         try:
-            samples = read_audio(self.paths[i], self.sample_rate, self.hashes[i])
+            samples = read_audio(self.sources[i], self.sample_rate, self.hashes[i])
         except BadAudio as error:
             raise RunError(
-                f"{self.paths[i]} {error}. Put the recording back, and run the same command again"
+                f"{self.sources[i]} {error}. Put the recording back, and run the same command again"
             ) from error
         changed = torch.from_numpy(augment_waveform(samples, self.sample_rate, key, **self.augment))
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)

@@ -19,10 +19,13 @@ from numpy.typing import NDArray
 from audio import fingerprint
 from audio.channels import ChannelLevels
 from audio.impostors import what_else
+from audio.segment import MIN_SECONDS, AudioSource, Segment, as_segment
 
-MIN_SECONDS = 0.01  # less is not even one period of a low voice
 MAX_MINUTES = 60  # the images of an hour take 2.5 GB at the published settings
 MIN_RATE, MAX_RATE = 1000, 768_000  # Hz of a file: no recorder is outside of these
+END_SLACK = 0.01  # s, by which a segment may end behind its file: lists round their times
+# What libsndfile finds each sample of; MP3 and others it seeks to the nearest block or not at all
+SEEKABLE = ("PCM_", "FLOAT", "DOUBLE", "ALAW", "ULAW")  # subtypes, also of FLAC
 MAX_PEAK = 1000.0  # 60 dB above full scale: some float files are loud, none is that loud
 BLOCK = 2**18  # samples, over all channels, that are in memory at once
 CHANGED = "has changed since it was indexed"
@@ -42,22 +45,34 @@ class BadAudio(Exception):
 
 
 class Recording(NamedTuple):
-    """The identity of a recording: the same for all names and formats of its file."""
+    """The identity of a recording: the same for all names and formats of its file.
+
+    That of a segment is the identity of a file that holds this segment alone.
+    """
 
     hash: str  # SHA-256 of sampling rate and samples: a WAV and a FLAC of it are equal
     seconds: float
     words: NDArray[np.uint32]  # (frames,), see `fingerprint`
-    file: str  # SHA-256 of the bytes of the file
+    file: str  # SHA-256 of the bytes of the file; of a segment, with its times behind it
+
+    @property
+    def file_hash(self) -> str:
+        """SHA-256 of the bytes of the file."""
+        return self.file.split()[0]
 
 
 NOTHING_KNOWN: Mapping[str, Recording] = MappingProxyType({})
 
 
-def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> NDArray[np.float32]:
-    """Read a file as mono at the given rate; channels are averaged.
+def read_audio(
+    source: AudioSource, sample_rate: int, recording: str | None = None
+) -> NDArray[np.float32]:
+    """Read a file, or a segment of it, as mono at the given rate; channels are averaged.
+
+    The rest of the file does not enter a segment: not its checks, not its resampled samples.
 
     Args:
-        path: File of any format that libsndfile reads: WAV, FLAC, OGG and more. The content
+        source: File of any format that libsndfile reads: WAV, FLAC, OGG and more. The content
             decides the format, not the name.
         sample_rate: Sampling rate of the result, Hz.
         recording: Expected `Recording.hash`; None accepts any recording.
@@ -68,40 +83,80 @@ def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> ND
     Raises:
         BadAudio: The file is unreadable, too short, too long, constant, absurdly loud, has samples
             that are NaN or infinite, has channels that cancel, or holds another recording than
-            expected.
+            expected; or the segment reaches beyond it.
     """
-    with _open_file(path) as file, _open_audio(file) as audio:
-        sound = _Sound(audio)
+    segment = as_segment(source)
+    with _open_file(segment.path) as file, _open_audio(file) as audio:
+        sound = _Sound(audio, segment)
         waveform = _resample(sound, sample_rate, "HQ")
     if recording not in (None, sound.hash):
         raise BadAudio(CHANGED)
     return waveform
 
 
-def inspect_audio(path: Path, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
-    """Identify the recording in a file, which is opened once.
+def inspect_audio(source: AudioSource, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
+    """Identify the recording in a file or a segment of it, see `inspect_segments`.
+
+    Raises:
+        BadAudio: `read_audio` would refuse it, or the file was written to meanwhile.
+    """
+    [result] = inspect_segments([source], known)
+    if isinstance(result, BadAudio):
+        raise result
+    return result
+
+
+def inspect_segments(
+    sources: Sequence[AudioSource], known: Mapping[str, Recording] = NOTHING_KNOWN
+) -> list[Recording | BadAudio]:
+    """Identify segments of one file, which is opened once; the whole file is one of them.
 
     Bytes are hashed, decoded, and hashed again through one handle: a file that another one
     replaces under its name stays what it was, and one that is overwritten in place is noticed.
 
     Args:
-        path: File as for `read_audio`.
-        known: Recordings by the SHA-256 of their files; a file found there is not decoded.
+        sources: Segments as for `read_audio`, all of one file.
+        known: Recordings by their `file`; what is found there is not decoded.
+
+    Returns:
+        The recording of each segment, or the reason for which `read_audio` would refuse it.
 
     Raises:
-        BadAudio: `read_audio` would refuse the file, or it was written to meanwhile.
+        BadAudio: The file cannot be opened, or it was written to meanwhile.
     """
-    with _open_file(path) as file:
+    segments = [as_segment(source) for source in sources]
+    with _open_file(segments[0].path) as file:
         file_hash = _hash_bytes(file)
-        if file_hash in known:
-            return known[file_hash]
-        with _open_audio(file) as audio:
-            sound = _Sound(audio)
-            narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
-        words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
-        if _hash_bytes(file) != file_hash:
+        names = [_name_in_index(file_hash, segment) for segment in segments]
+        results = [
+            known[name] if name in known else _identify(file, segment, name)
+            for segment, name in zip(segments, names, strict=True)
+        ]
+        decoded = any(
+            isinstance(result, Recording) and result.file not in known for result in results
+        )
+        if decoded and _hash_bytes(file) != file_hash:
             raise BadAudio("changed while it was read")
-    return Recording(sound.hash, sound.n_samples / sound.rate, words, file_hash)
+    return results
+
+
+def _name_in_index(file_hash: str, segment: Segment) -> str:
+    """Return `Recording.file`."""
+    if segment == Segment(segment.path):
+        return file_hash
+    return f"{file_hash} {segment.start!r} {segment.end!r}"
+
+
+def _identify(file: FileIO, segment: Segment, name: str) -> Recording | BadAudio:
+    file.seek(0)
+    try:
+        with _open_audio(file) as audio:
+            sound = _Sound(audio, segment)
+            narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
+    except BadAudio as error:
+        return error
+    words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
+    return Recording(sound.hash, sound.n_samples / sound.rate, words, name)
 
 
 def in_parallel(
@@ -131,15 +186,18 @@ class _Stream(soundfile.SoundFile):
 
 
 class _Sound:
-    """The samples of a file in blocks, averaged over channels, hashed and checked as they pass.
+    """The samples of a segment in blocks, averaged over channels, hashed and checked as they pass.
 
     Args:
         audio: The file, at its beginning.
+        segment: The part of the file; its times are rounded to samples.
     """
 
-    def __init__(self, audio: soundfile.SoundFile) -> None:
+    def __init__(self, audio: soundfile.SoundFile, segment: Segment) -> None:
         self.rate: int = audio.samplerate  # Hz
         self.n_samples = 0  # per channel, so far
+        self._first = round(segment.start * self.rate)
+        self._stop = None if segment.end is None else round(segment.end * self.rate)
         self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
@@ -156,8 +214,8 @@ class _Sound:
         Raises:
             BadAudio: The samples cannot be used; raised at the first block that shows it.
         """
-        size = BLOCK // self._audio.channels
-        while len(samples := self._audio.read(size, "float32", always_2d=True)):  # (t, channels)
+        skipped = self._skip()
+        while len(samples := self._audio.read(self._size(), "float32", always_2d=True)):  # (t, ch)
             _check_samples(samples)
             mono = samples.mean(1)
             self._levels.add(samples, mono)
@@ -170,7 +228,36 @@ class _Sound:
                     f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings"
                 )
             yield mono
+        self._check_end(skipped + self.n_samples)
         self._check_length_and_range()
+
+    def _size(self) -> int:
+        """Return the number of samples to read next."""
+        size = BLOCK // self._audio.channels
+        if self._stop is None:
+            return size
+        return min(size, self._stop - self._first - self.n_samples)
+
+    def _skip(self) -> int:
+        """Go to the first sample of the segment, or the end of the file; return its number.
+
+        What cannot be found exactly is read up to there.
+        """
+        if self._first == 0:
+            return 0
+        if self._audio.subtype.startswith(SEEKABLE) and self._first <= self._audio.frames:
+            self._audio.seek(self._first)
+            return self._first
+        skipped, size = 0, BLOCK // self._audio.channels
+        while n := len(self._audio.read(min(size, self._first - skipped), "float32")):
+            skipped += n
+        return skipped
+
+    def _check_end(self, position: int) -> None:
+        """Refuse a segment that begins or ends behind its file, of which `position` is the end."""
+        missing = max(self._first, self._stop or 0) - position
+        if missing > (END_SLACK * self.rate if self.n_samples else 0):
+            raise BadAudio(f"reaches beyond its file, which ends at {position / self.rate:.6g} s")
 
     def _check_length_and_range(self) -> None:
         if self.n_samples == 0:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from audio.segment import AudioSource, file_order
 from corpora.audio_files import NAMES_SHOWN
 from system.errors import RunError
 from system.files import make_folder, write_csv
@@ -11,16 +12,16 @@ from system.files import make_folder, write_csv
 NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
 
 
-def group_by_reason(bad: Mapping[Path, str]) -> dict[str, list[Path]]:
+def group_by_reason(bad: Mapping[AudioSource, str]) -> dict[str, list[AudioSource]]:
     """Return {reason: files}, the most frequent first; reasons that differ in a number are one."""
-    groups: dict[str, list[Path]] = {}
-    for path in sorted(bad):
+    groups: dict[str, list[AudioSource]] = {}
+    for path in sorted(bad, key=file_order):
         groups.setdefault(NUMBER.sub("#", bad[path]), []).append(path)
     most_first = sorted(groups.values(), key=len, reverse=True)
     return {bad[paths[0]]: paths for paths in most_first}
 
 
-def describe_bad_audio(bad: Mapping[Path, str], list_file: Path) -> list[str]:
+def describe_bad_audio(bad: Mapping[AudioSource, str], list_file: Path) -> list[str]:
     """Return lines with all reasons, and the number and first names of their files.
 
     Args:
@@ -42,7 +43,7 @@ def describe_bad_audio(bad: Mapping[Path, str], list_file: Path) -> list[str]:
     return lines
 
 
-def _listed(bad: Mapping[Path, str], list_file: Path) -> str:
+def _listed(bad: Mapping[AudioSource, str], list_file: Path) -> str:
     """Write all files with their reasons, and return where."""
     rows = [(str(path).encode(errors="backslashreplace").decode(), bad[path]) for path in bad]
     try:

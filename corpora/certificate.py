@@ -4,11 +4,11 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from audio.fingerprint import Copy
-from corpora.leakage import NEARLY, LeakageRules, check_leakage, describe_copies
+from audio.segment import AudioSource
+from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
 from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, recording_of
 from corpora.utterance import Utterance
 from system.errors import InputError
@@ -59,26 +59,28 @@ def protocol_parts(protocol: str) -> dict[str, str]:
 
 def certify(
     splits: Sequence[Split],
-    hashes: Mapping[Path, str],
+    hashes: Mapping[AudioSource, str],
     protocol: str,
     speaker_dependent: bool,
     copies: Sequence[Copy] = (),
     refuse_near: bool = True,
+    files: Mapping[AudioSource, str] = NO_FILES,
 ) -> dict[str, Any]:
     """Check all folds for leaks and return their certificate.
 
-    No speaker, session, recording (same samples) or near-identical recording may be in two splits
-    of a fold, and every utterance must be tested exactly once. In `leave-one-speaker-out`, dev and
-    test share a session on purpose; train shares none with them. Texts shared by train and test are
-    counted, and refused if the protocol has text groups.
+    No speaker, session, recording (same samples), near-identical recording or overlapping segments
+    of a file may be in two splits of a fold, and every utterance must be tested exactly once. In
+    `leave-one-speaker-out`, dev and test share a session on purpose; train shares none with them.
+    Texts shared by train and test are counted, and refused if the protocol has text groups.
 
     Args:
         splits: All folds, with class names as labels.
-        hashes: Hash of the recording at each path; equal samples have equal hashes.
+        hashes: Hash of each file or segment; equal samples have equal hashes.
         protocol: From `protocol_id`.
         speaker_dependent: Whether speakers may be in two splits; must agree with `protocol`.
         copies: Near-identical recordings, by hash.
         refuse_near: Whether near-identical recordings in two splits are refused, or only counted.
+        files: Hash of the bytes of each utterance's file; segments of one may not overlap.
 
     Returns:
         The certificate, ready for JSON. Its `id` is a digest of utterances and folds, equal on any
@@ -94,14 +96,8 @@ def certify(
     shared_session = split == "leave-one-speaker-out" and has_sessions
     texts_apart = protocol.endswith(TEXT_GROUPS)
     rules = LeakageRules(speaker_dependent, shared_session, texts_apart, refuse_near)
-    results, leaks = check_leakage(splits, hashes, copies, rules)
-    if leaks:
-        nearly = any(NEARLY in leak for leak in leaks)
-        hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
-        raise InputError(
-            f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
-            f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
-        )
+    results, leaks = check_leakage(splits, hashes, copies, rules, files)
+    _refuse(protocol, leaks)
     everyone = {u.id: u for split in splits for _, part in split.parts() for u in part}
     certificate = {
         "protocol": protocol,
@@ -119,7 +115,20 @@ def certify(
     }
 
 
-def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]) -> dict[str, int]:
+def _refuse(protocol: str, leaks: Sequence[str]) -> None:
+    """Raise an error that lists the leaks, if there are any."""
+    if leaks:
+        nearly = any(NEARLY in leak for leak in leaks)
+        hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
+        raise InputError(
+            f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
+            f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
+        )
+
+
+def _count_identical(
+    utterances: Iterable[Utterance], hashes: Mapping[AudioSource, str]
+) -> dict[str, int]:
     """Count recordings that have several ids, and those of them that have several classes."""
     labels_of = defaultdict(list)
     for utterance in utterances:
@@ -132,7 +141,7 @@ def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]
     }
 
 
-def _describe(split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
+def _describe(split: Split, hashes: Mapping[AudioSource, str]) -> dict[str, Any]:
     classes = sorted({u.label for _, part in split.parts() for u in part})
     train_texts = {u.text_id for u in split.train} - {None}
     shared_texts = [u.text_id for u in split.test if u.text_id in train_texts]
@@ -153,7 +162,7 @@ def _describe(split: Split, hashes: Mapping[Path, str]) -> dict[str, Any]:
 
 
 def _describe_part(
-    part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[Path, str]
+    part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[AudioSource, str]
 ) -> dict[str, Any]:
     counts = Counter(u.label for u in part)
     return {

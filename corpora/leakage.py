@@ -3,10 +3,12 @@
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import combinations
-from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 from audio.fingerprint import Copy
+from audio.segment import AudioSource, Segment, as_segment
+from corpora.segments import overlaps
 from corpora.splits import SPEAKER_DEPENDENT, Split, recording_of
 from corpora.utterance import Utterance
 
@@ -14,6 +16,8 @@ PARTS = ("train", "dev", "test")
 LEAKS_SHOWN = 5
 PAIRS_KEPT = 100
 NEARLY = "are nearly the same recording"
+
+NO_FILES: Mapping[AudioSource, str] = MappingProxyType({})
 
 Pair = tuple[str, str]  # names of two splits, in the order of PARTS
 
@@ -38,17 +42,19 @@ class LeakageRules(NamedTuple):
 
 def check_leakage(
     splits: Sequence[Split],
-    hashes: Mapping[Path, str],
+    hashes: Mapping[AudioSource, str],
     copies: Sequence[Copy],
     rules: LeakageRules,
+    files: Mapping[AudioSource, str] = NO_FILES,
 ) -> tuple[dict[str, str], list[str]]:
     """Check all folds; return {name of the check: its result in words} and the leaks.
 
     Args:
         splits: All folds.
-        hashes: Hash of the recording at each path; equal samples have equal hashes.
+        hashes: Hash of each file or segment; equal samples have equal hashes.
         copies: Near-identical recordings, by hash.
         rules: What the protocol allows.
+        files: Hash of the bytes of each utterance's file; segments of one may not overlap.
 
     Returns:
         Results, and the first leaks of each kind in words; no leaks means that all checks passed.
@@ -58,6 +64,11 @@ def check_leakage(
     leaks += _first(_shared(splits, "recording", lambda u: recording_of(u, hashes)))
     tested = "not applicable: no test data were read" if rules.untested else "passed"
     results = {"tested exactly once": tested, "recording": "passed"}
+    if any(
+        isinstance(u.audio, Segment) for split in splits for _, part in split.parts() for u in part
+    ):
+        leaks += _first(_overlapping(splits, hashes, files))
+        results["overlap"] = "passed"
     if rules.refuse_near:
         leaks += _first(_near_identical(splits, hashes, copies, dev_test))
         results["near-identical"] = "passed; dev and test may share some" if dev_test else "passed"
@@ -80,7 +91,9 @@ def check_leakage(
     return results, leaks
 
 
-def group_recordings(hashes: Mapping[Path, str], copies: Iterable[Copy]) -> dict[Path, str]:
+def group_recordings(
+    hashes: Mapping[AudioSource, str], copies: Iterable[Copy]
+) -> dict[AudioSource, str]:
     """Return the same name for all recordings that are near-identical, directly or in a chain."""
     leader = {key: key for key in hashes.values()}
 
@@ -96,7 +109,7 @@ def group_recordings(hashes: Mapping[Path, str], copies: Iterable[Copy]) -> dict
 
 
 def describe_copies(
-    splits: Sequence[Split], hashes: Mapping[Path, str], copies: Sequence[Copy]
+    splits: Sequence[Split], hashes: Mapping[AudioSource, str], copies: Sequence[Copy]
 ) -> dict[str, object]:
     """Count near-identical recordings; list the first pairs: two ids, share of differing bits."""
     id_of = {recording_of(u, hashes): u.id for split in splits for u in split.test}
@@ -113,7 +126,7 @@ def describe_copies(
 
 def _near_identical(
     splits: Sequence[Split],
-    hashes: Mapping[Path, str],
+    hashes: Mapping[AudioSource, str],
     copies: Sequence[Copy],
     may_share: Sequence[Pair],
 ) -> Iterator[str]:
@@ -134,6 +147,21 @@ def _near_identical(
                             f"fold {split.fold}: {id_a} ({a}) and {id_b} ({b}) {NEARLY}, "
                             f"{100 * copy.error:.0f} % of the fingerprint bits differ"
                         )
+
+
+def _overlapping(
+    splits: Sequence[Split], hashes: Mapping[AudioSource, str], files: Mapping[AudioSource, str]
+) -> Iterator[str]:
+    """Describe segments of one file that share samples and are in two splits of a fold."""
+    for split in splits:
+        members = [(name, utterance) for name, part in split.parts() for utterance in part]
+        for pair in overlaps(members, files):
+            (a, one), (b, other) = sorted(pair, key=lambda member: PARTS.index(member[0]))
+            if a != b and recording_of(one, hashes) != recording_of(other, hashes):
+                yield (
+                    f"fold {split.fold}: {one.id} ({a}) and {other.id} ({b}) overlap: segments of "
+                    f"one file, {as_segment(one.audio).name} and {as_segment(other.audio).name}"
+                )
 
 
 def _shared(

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+from corpora.segments import read_segment, segment_id
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 from system.errors import InputError
 from system.files import MAX_MANIFEST, MAX_WORD, read_text
@@ -34,10 +35,11 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     """Read all rows, or refuse the file.
 
     A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
-    `text`, `gender` and `id`. EmoBox's rows (`wav`, `emo`, `key`, `dataset`) have no speaker: it is
-    taken from the file names of `NAMED_CORPORA`; other corpora need the field. If a published file
-    name and the field `speaker` differ, the file name counts, because public lists of IEMOCAP take
-    the wrong letter of its ids.
+    `text`, `gender` and `id`, and where it is a part of its file the times of `read_segment`.
+    EmoBox's rows (`wav`, `emo`, `key`, `dataset`) have no speaker: it is taken from the file names
+    of `NAMED_CORPORA`; other corpora need the field. If a published file name and the field
+    `speaker` differ, the file name counts, because public lists of IEMOCAP take the wrong letter of
+    its ids.
 
     A missing file is reported later as bad audio, unless all are missing.
 
@@ -147,8 +149,6 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
     if "surplus" in row:
         surplus = truncate(row["surplus"])
         raise InputError(f"more fields than the header: {surplus}; quote text with commas")
-    if row.get("start_time") or row.get("end_time"):
-        raise InputError("start_time and end_time are not supported; cut the file into utterances")
     for field in ("path", "label"):
         if not row[field]:
             raise InputError(f"{field!r} is empty; fill it in")
@@ -157,7 +157,9 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
     if not absolute_paths:
         _check_inside(row)
     path = _find_audio(root, os.path.expanduser(row["path"]), row.get("dataset", ""))
-    utterance_id = row["id"] or Path(row["path"]).with_suffix("").as_posix()
+    start, end = read_segment(row)
+    file_id = Path(row["path"]).with_suffix("").as_posix()
+    utterance_id = row["id"] or segment_id(file_id, start, end)
     published = _from_published_name(row, path)
     speaker = published.speaker if published else row["speaker"]
     if not speaker:
@@ -175,6 +177,8 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
         session=row.get("session") or base.session,
         text_id=row["text"] or base.text_id,
         gender=GENDERS[row.get("gender", "").lower()] or base.gender,
+        start=start,
+        end=end,
     )
 
 

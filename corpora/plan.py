@@ -10,6 +10,7 @@ from typing import Any
 
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
+from audio.segment import AudioSource
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import describe_bad_audio
@@ -18,6 +19,7 @@ from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
+from corpora.segments import overlaps
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
 from corpora.text_groups import cross_with_texts
 from system.errors import InputError
@@ -31,8 +33,8 @@ class Plan:
         config: Config of the run.
         labels: Label set.
         utterances: Utterances with usable audio.
-        recordings: Recording of each audio file.
-        bad: Reason for each audio file that was left out.
+        recordings: Recording of each audio file, or of each segment where files have several.
+        bad: Reason for each audio file or segment that was left out.
         splits: All folds, or the one fold of a tuning plan.
         certificate: Facts about the splits, with their hash as `id`.
         has_test: False for a tuning plan, whose test utterances were not opened.
@@ -42,17 +44,17 @@ class Plan:
     config: Config
     labels: LabelSet
     utterances: Sequence[Utterance]
-    recordings: Mapping[Path, Recording]
-    bad: Mapping[Path, str]
+    recordings: Mapping[AudioSource, Recording]
+    bad: Mapping[AudioSource, str]
     splits: Sequence[Split]
     certificate: Mapping[str, Any]
     has_test: bool = True
     unread: Unread = Unread()
 
     @cached_property
-    def hashes(self) -> dict[Path, str]:
-        """Audio hash of each file."""
-        return {path: recording.hash for path, recording in self.recordings.items()}
+    def hashes(self) -> dict[AudioSource, str]:
+        """Audio hash of each file or segment."""
+        return {source: recording.hash for source, recording in self.recordings.items()}
 
     def wanted(self) -> Sequence[Split]:
         """Return the folds that `run.folds` names, or all."""
@@ -105,7 +107,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
     return _settle_without_test(config, labels, opened, recordings, bad, split)
 
 
-def without_bad_audio(plan: Plan, bad: Mapping[Path, str]) -> Plan:
+def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     """Return a plan without audio files that proved bad after it was made.
 
     Args:
@@ -169,22 +171,26 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Unread]:
 
 def _index(
     config: Config, utterances: Sequence[Utterance], keep: bool
-) -> tuple[dict[Path, Recording], dict[Path, str]]:
-    paths = [utterance.path for utterance in utterances]
-    return index_audio(paths, config.run.workers, Path(config.run.store), keep)
+) -> tuple[dict[AudioSource, Recording], dict[AudioSource, str]]:
+    sources = [utterance.audio for utterance in utterances]
+    return index_audio(sources, config.run.workers, Path(config.run.store), keep)
 
 
 def _settle(
     config: Config,
     labels: LabelSet,
     utterances: Sequence[Utterance],
-    recordings: Mapping[Path, Recording],
-    bad: Mapping[Path, str],
+    recordings: Mapping[AudioSource, Recording],
+    bad: Mapping[AudioSource, str],
 ) -> Plan:
     """Leave out bad audio where the config allows it; split and certify the rest."""
     utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
-    hashes = {path: recording.hash for path, recording in recordings.items()}
-    splits = _split(config, utterances, hashes, copies)
+    hashes, files = _hashes(recordings)
+    together = [
+        Copy(hashes[one.audio], hashes[other.audio], 0.0)
+        for (_, one), (_, other) in overlaps([("", u) for u in utterances], files)
+    ]
+    splits = _split(config, utterances, hashes, [*copies, *together])
     certificate = certify(
         splits,
         hashes,
@@ -192,6 +198,7 @@ def _settle(
         config.protocol.allow_speaker_overlap,
         copies,
         config.protocol.near_identical == "refuse",
+        files,
     )
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     return Plan(config, labels, utterances, recordings, bad, splits, certificate)
@@ -201,26 +208,26 @@ def _settle_without_test(
     config: Config,
     labels: LabelSet,
     utterances: Sequence[Utterance],
-    recordings: Mapping[Path, Recording],
-    bad: Mapping[Path, str],
+    recordings: Mapping[AudioSource, Recording],
+    bad: Mapping[AudioSource, str],
     split: Split,
 ) -> Plan:
     """Leave out bad audio as `_settle` does; check that train and dev are apart."""
     utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
     train, dev = (
-        tuple(utterance for utterance in part if utterance.path in recordings)
+        tuple(utterance for utterance in part if utterance.audio in recordings)
         for part in (split.train, split.dev)
     )
     split = replace(split, train=train, dev=dev)
     check_train_classes([split])
-    hashes = {path: recording.hash for path, recording in recordings.items()}
+    hashes, files = _hashes(recordings)
     refuse_near = config.protocol.near_identical == "refuse"
     rules = LeakageRules(False, False, False, refuse_near, untested=True)
-    checks, leaks = check_leakage([split], hashes, copies, rules)
+    checks, leaks = check_leakage([split], hashes, copies, rules, files)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
     rows = sorted(
-        [name, utterance.id, utterance.label, utterance.speaker, hashes[utterance.path]]
+        [name, utterance.id, utterance.label, utterance.speaker, hashes[utterance.audio]]
         for name, part in split.parts()
         for utterance in part
     )
@@ -234,9 +241,9 @@ def _usable(
     config: Config,
     labels: LabelSet,
     utterances: Sequence[Utterance],
-    recordings: Mapping[Path, Recording],
-    bad: Mapping[Path, str],
-) -> tuple[list[Utterance], dict[Path, Recording], Sequence[Copy]]:
+    recordings: Mapping[AudioSource, Recording],
+    bad: Mapping[AudioSource, str],
+) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
     """Return utterances and recordings without bad audio, and the near copies among them."""
     if bad and config.corpus.on_bad_audio == "error":
         listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
@@ -244,15 +251,25 @@ def _usable(
             f"{len(bad)} audio files cannot be used:\n{listed}\n"
             "Put intact files in their place, or set corpus.on_bad_audio=skip to leave them out"
         )
-    kept = [utterance for utterance in utterances if utterance.path not in bad]
+    kept = [utterance for utterance in utterances if utterance.audio not in bad]
     present = {utterance.label for utterance in kept}
     if missing := [name for name in labels.classes if name not in present]:
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
             "Put intact files in their place, or choose other corpus.labels"
         )
-    usable = {path: recording for path, recording in recordings.items() if path not in bad}
+    usable = {source: audio for source, audio in recordings.items() if source not in bad}
     return kept, usable, near_copies({audio.hash: audio.words for audio in usable.values()})
+
+
+def _hashes(
+    recordings: Mapping[AudioSource, Recording],
+) -> tuple[dict[AudioSource, str], dict[AudioSource, str]]:
+    """Return the hash of the samples of each source, and that of the bytes of its file."""
+    return (
+        {source: recording.hash for source, recording in recordings.items()},
+        {source: recording.file_hash for source, recording in recordings.items()},
+    )
 
 
 def _wanted(config: Config, splits: Sequence[Split]) -> Sequence[Split]:
@@ -263,7 +280,7 @@ def _wanted(config: Config, splits: Sequence[Split]) -> Sequence[Split]:
 def _split(
     config: Config,
     utterances: Sequence[Utterance],
-    hashes: Mapping[Path, str],
+    hashes: Mapping[AudioSource, str],
     copies: Sequence[Copy],
 ) -> list[Split]:
     protocol = config.protocol

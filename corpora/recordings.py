@@ -1,5 +1,6 @@
-"""Index of recordings: durations, audio hashes and fingerprints, cached by file SHA-256."""
+"""Index of recordings: durations, audio hashes and fingerprints, cached by file and segment."""
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from zipfile import ZIP_STORED
@@ -7,7 +8,8 @@ from zipfile import ZIP_STORED
 import numpy as np
 from numpy.typing import NDArray
 
-from audio.reading import BadAudio, Recording, in_parallel, inspect_audio
+from audio.reading import BadAudio, Recording, in_parallel, inspect_audio, inspect_segments
+from audio.segment import AudioSource, as_segment
 from system.files import atomic_write, corrupt_file, make_folder
 from system.output import progress_bar
 
@@ -18,34 +20,41 @@ SAVE_EVERY = 1000  # files
 
 
 def index_audio(
-    paths: Sequence[Path], workers: int, folder: Path, keep: bool = False
-) -> tuple[dict[Path, Recording], dict[Path, str]]:
+    sources: Sequence[AudioSource], workers: int, folder: Path, keep: bool = False
+) -> tuple[dict[AudioSource, Recording], dict[AudioSource, str]]:
     """Inspect audio files; those whose bytes are in the saved index are not decoded again.
 
     Args:
-        paths: Audio files, each opened once.
+        sources: Audio files and segments of them; each file is opened once.
         workers: Number of threads; 0 or 1 uses the caller's alone.
         folder: Folder of the index that `save_index` wrote; need not exist.
         keep: Save the index there, also if this call is interrupted.
 
     Returns:
-        {path: recording} of the usable files and {path: reason} of the others.
+        {source: recording} of the usable ones and {source: reason} of the others.
 
     Raises:
         RunError: The saved index is corrupt, or it cannot be written.
     """
     known = _load(folder / FILE)
-    recordings: dict[Path, Recording] = {}
-    bad: dict[Path, str] = {}
-    inspected = in_parallel(lambda path: inspect_audio(path, known), paths, workers)
-    quiet = len(paths) < SHOW_PROGRESS
+    of_file: dict[Path, dict[AudioSource, None]] = defaultdict(dict)  # each source once, in order
+    for source in sources:
+        of_file[as_segment(source).path][source] = None
+    groups = [list(group) for group in of_file.values()]
+    recordings: dict[AudioSource, Recording] = {}
+    bad: dict[AudioSource, str] = {}
+    inspected = in_parallel(lambda group: _inspect(group, known), groups, workers)
+    quiet = len(groups) < SHOW_PROGRESS
     try:
-        with progress_bar(len(paths), "index audio", "file", hidden=quiet) as bar:
-            for n, (path, result) in enumerate(inspected, start=1):
-                if isinstance(result, BadAudio):
-                    bad[path] = str(result)
-                else:
-                    recordings[path] = result
+        with progress_bar(len(groups), "index audio", "file", hidden=quiet) as bar:
+            for n, (group, results) in enumerate(inspected, start=1):
+                if isinstance(results, BadAudio):
+                    results = [results] * len(group)
+                for source, result in zip(group, results, strict=True):
+                    if isinstance(result, BadAudio):
+                        bad[source] = str(result)
+                    else:
+                        recordings[source] = result
                 if keep and n % SAVE_EVERY == 0:
                     save_index(recordings.values(), folder)
                 bar.update()
@@ -53,6 +62,15 @@ def index_audio(
         if keep:
             save_index(recordings.values(), folder)
     return recordings, bad
+
+
+def _inspect(
+    group: Sequence[AudioSource], known: Mapping[str, Recording]
+) -> list[Recording | BadAudio]:
+    """Inspect the segments of one file."""
+    if len(group) == 1:
+        return [inspect_audio(group[0], known)]
+    return inspect_segments(group, known)
 
 
 def save_index(recordings: Iterable[Recording], folder: Path) -> None:
@@ -70,7 +88,7 @@ def save_index(recordings: Iterable[Recording], folder: Path) -> None:
 
 
 def _load(path: Path) -> dict[str, Recording]:
-    """Read the index: {SHA-256 of a file: recording}."""
+    """Read the index: {`Recording.file`: recording}."""
     if not path.exists():
         return {}
     try:

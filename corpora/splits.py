@@ -4,8 +4,8 @@ import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from audio.segment import AudioSource
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 
@@ -42,7 +42,7 @@ def make_splits(
     split: str,
     dev: str | None,
     n_folds: int | None,
-    hashes: Mapping[Path, str],
+    hashes: Mapping[AudioSource, str],
     allow_speaker_overlap: bool,
 ) -> list[Split]:
     """Divide a corpus into folds; each utterance is tested in exactly one of them.
@@ -57,7 +57,7 @@ def make_splits(
             `random-utterance`: speaker-dependent random groups; dev is the next group.
         dev: Value of `protocol.dev`; None is the default of the split.
         n_folds: Number of folds of `speaker-k-fold` and `random-utterance`; None for the others.
-        hashes: Hash of the recording at each path; `random-utterance` keeps equal recordings in one
+        hashes: Hash of each file or segment; `random-utterance` keeps equal recordings in one
             group. The other splits do not read it.
         allow_speaker_overlap: Must be True for `random-utterance`, False for the others.
 
@@ -226,7 +226,7 @@ def _group_speakers(gender_of: Mapping[str, str], n_folds: int) -> list[list[str
 
 
 def _random_utterance(
-    utterances: list[Utterance], n_folds: int, hashes: Mapping[Path, str]
+    utterances: list[Utterance], n_folds: int, hashes: Mapping[AudioSource, str]
 ) -> list[Split]:
     """Assign recordings to groups in turn, class by class, in an order fixed by RANDOM_SEED."""
     recordings: dict[str, set[str]] = defaultdict(set)  # class -> recordings
@@ -280,11 +280,13 @@ def _check_number(needed: int, what: str, names: Sequence[str]) -> None:
         )
 
 
-def recording_of(utterance: Utterance, hashes: Mapping[Path, str]) -> str:
+def recording_of(utterance: Utterance, hashes: Mapping[AudioSource, str]) -> str:
     """Return the hash of an utterance's recording; equal hashes mean the same samples."""
-    if utterance.path not in hashes:
-        raise ValueError(f"no audio hash for {utterance.path}: hash every utterance before a split")
-    return hashes[utterance.path]
+    if utterance.audio not in hashes:
+        raise ValueError(
+            f"no audio hash for {utterance.audio}: hash every utterance before a split"
+        )
+    return hashes[utterance.audio]
 
 
 def check_train_classes(splits: Sequence[Split]) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from audio.segment import AudioSource, audio_source
+
 AUDIO_SUFFIXES = (".wav", ".flac")  # of the published corpora
 LISTED_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # of manifests
 
@@ -22,6 +24,8 @@ class Utterance:
         text_id: The same for the same words; None if improvised or unknown.
         gender: Gender of the speaker, "F" or "M"; None if unknown.
         portion: What `corpus.subset` selects: improvised or scripted, english or mandarin, or None.
+        start: Where the utterance begins in its file, s.
+        end: Where it ends in its file, s; None is the end of the file.
     """
 
     id: str
@@ -32,6 +36,13 @@ class Utterance:
     text_id: str | None = None
     gender: str | None = None
     portion: str | None = None
+    start: float = 0.0
+    end: float | None = None
+
+    @property
+    def audio(self) -> AudioSource:
+        """What to read: the path of the file, or a segment of it."""
+        return audio_source(self.path, self.start, self.end)
 
 
 # All 10,039 labelled ids match. The letter after the session number is the actor who wears the

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from audio.augment import augment_waveform
 from audio.reading import BadAudio, in_parallel, read_audio
+from audio.segment import AudioSource
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness
 from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
@@ -218,7 +219,7 @@ def _is_current(entry: FoldConfusions, digest: str) -> bool:
     return entry.weights == digest and list(entry.confusions) == names
 
 
-def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
+def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, AudioSource]:
     """Return the audio file of each test utterance, after checking that all can be read."""
     utterances = sorted({name for fold in pending for name in fold.test.utterances.tolist()})
     try:
@@ -226,8 +227,8 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, Path]:
     except KeyError as error:
         raise corrupt_file(run.folder / "utterances.csv", f"no {error} in it") from error
     rate = _input_rate(run)
-    read = in_parallel(lambda path: read_audio(path, rate), list(files.values()), 1)
-    bad = [f"  {path}: {result}" for path, result in read if isinstance(result, BadAudio)]
+    read = in_parallel(lambda source: read_audio(source, rate), list(files.values()), 1)
+    bad = [f"  {source}: {result}" for source, result in read if isinstance(result, BadAudio)]
     if bad:
         root = Path(run.config["corpus.root"]).expanduser().resolve()
         some = "\n".join([*bad[:3], *["  ..."] * (len(bad) > 3)])
@@ -244,7 +245,7 @@ def _input_rate(run: Run) -> int:
 
 
 def _measure(
-    run: Run, fold: FoldResult, files: Mapping[str, Path], weights: str, bar: tqdm
+    run: Run, fold: FoldResult, files: Mapping[str, AudioSource], weights: str, bar: tqdm
 ) -> FoldConfusions:
     """Evaluate one fold and seed under all conditions."""
     model = FoldModel(fold.folder, chosen_device(run.config))
@@ -268,7 +269,7 @@ def _measure(
 def _predict(
     model: FoldModel,
     fold: FoldResult,
-    files: Mapping[str, Path],
+    files: Mapping[str, AudioSource],
     condition: Condition,
     bar: tqdm,
 ) -> NDArray:

@@ -4,7 +4,6 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import soundfile
 import torch
 
 from audio.reading import BadAudio, read_audio
+from audio.segment import AudioSource
 from evaluation.figures import spectrogram_png
 from features import SpectrogramImages
 from storage.model_card import read_card
@@ -112,19 +112,19 @@ def _example(
         "verdicts": verdicts,
         "floor": -front_end.top_db,
     }
-    path = run.audio_file(utterance)
+    source = run.audio_file(utterance)
     try:
-        images = _images(path, front_end)
-        sound = _sound(path) if audio else None
+        images = _images(source, front_end)
+        sound = _sound(source) if audio else None
     except BadAudio as error:
-        return Example(**facts, sound=None, images={}, problem=f"{path.name} {error}")
+        return Example(**facts, sound=None, images={}, problem=f"{source.name} {error}")
     return Example(**facts, sound=sound, images=images)
 
 
 @torch.inference_mode()
-def _images(path: Path, front_end: SpectrogramImages) -> dict[str, str]:
+def _images(source: AudioSource, front_end: SpectrogramImages) -> dict[str, str]:
     """Return both images; of the first crop where a recording has several."""
-    waveform = torch.from_numpy(read_audio(path, front_end.input_rate))
+    waveform = torch.from_numpy(read_audio(source, front_end.input_rate))
     pair = front_end(front_end.cut(waveform)[:1])
     return {
         name: data_uri("image/png", spectrogram_png(image[0, 0].numpy(), -front_end.top_db))
@@ -132,8 +132,8 @@ def _images(path: Path, front_end: SpectrogramImages) -> dict[str, str]:
     }
 
 
-def _sound(path: Path) -> str:
-    samples = read_audio(path, AUDIO_RATE)
+def _sound(source: AudioSource) -> str:
+    samples = read_audio(source, AUDIO_RATE)
     packed = io.BytesIO()
     kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium cannot play one block
     soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from audio.segment import file_order
 from system.files import corrupt_file, read_json, write_json
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def write_audio_lists(folder: Path, plan: "Plan") -> None:
         RunError: A file cannot be written.
     """
     if plan.bad:
-        bad = {str(path): reason for path, reason in sorted(plan.bad.items())}
+        bad = {str(source): plan.bad[source] for source in sorted(plan.bad, key=file_order)}
         write_json(folder / BAD_AUDIO, bad)
     if words := plan.unread.words():
         files = list(plan.unread.files) if plan.unread.named else []

@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from audio.reading import BadAudio, in_parallel, read_audio
+from audio.segment import AudioSource, as_segment
 from system.files import corrupt_file, disk_error, make_folder, read_json, write_all, write_json
 from system.locks import lock
 from system.output import progress_bar
@@ -30,6 +31,9 @@ from system.owned import open_owned
 IMAGES = ("cqt", "mel")
 COMMIT_EVERY = 64  # recordings between two writes of the index
 COMMIT_BYTES = 64e6  # of their files: long ones have many crops, all in memory until then
+BYTE_RATE = 96_000  # bytes/s of a segment, about: 16 bits at 48 kHz
+
+Item = tuple[str, AudioSource]  # audio hash, and what to read
 
 
 class FrontEnd(Protocol):
@@ -72,21 +76,21 @@ class FeatureStore:
         self._check_settings()
         self._read_index()
 
-    def build(self, paths: Mapping[str, Path], workers: int) -> dict[Path, str]:
+    def build(self, sources: Mapping[str, AudioSource], workers: int) -> dict[AudioSource, str]:
         """Compute the missing images; a second builder waits for the first.
 
         Args:
-            paths: {audio hash: file}; a file is opened only if its images are missing.
+            sources: {audio hash: file or segment}; opened only if its images are missing.
             workers: Number of threads; 0 or 1 uses the caller's alone.
 
         Returns:
-            {path: reason} of files that are not usable audio or have changed since they were
+            {source: reason} of those that are not usable audio or have changed since they were
             indexed; the images of all others are in the store.
 
         Raises:
             RunError: The folder cannot be written; finished images are kept.
         """
-        if all(key in self.rows for key in paths):
+        if all(key in self.rows for key in sources):
             return {}
         make_folder(self.folder.parent)
         make_folder(self.folder, inside=self.folder.parent)
@@ -95,9 +99,9 @@ class FeatureStore:
         with self._locked():
             self._read_index()
             self._write_index(self.rows)  # lost rows leave the index before they are reused
-            missing = [(key, path) for key, path in paths.items() if key not in self.rows]
+            missing = [item for item in sources.items() if item[0] not in self.rows]
             missing.sort(key=lambda item: _size(item[1]))  # like lengths share CQT kernels
-            bad: dict[Path, str] = {}
+            bad: dict[AudioSource, str] = {}
             bar = progress_bar(len(missing), "features", "file", hidden=not missing)
             with bar, _torch_threads(1 if workers > 1 else torch.get_num_threads()):
                 for chunk in _chunks_to_commit(missing):
@@ -121,22 +125,26 @@ class FeatureStore:
         return {name: _mean_and_std(self.images(name), np.sort(rows)) for name in IMAGES}
 
     def _build_chunk(
-        self, chunk: Sequence[tuple[str, Path]], workers: int, bad: dict[Path, str], bar: tqdm
+        self,
+        chunk: Sequence[Item],
+        workers: int,
+        bad: dict[AudioSource, str],
+        bar: tqdm,
     ) -> None:
         """Compute the images of a chunk and commit them; add unusable files to `bad`."""
         computed: list[tuple[str, list[NDArray]]] = []
-        for (key, path), result in in_parallel(self._compute, chunk, workers):
+        for (key, source), result in in_parallel(self._compute, chunk, workers):
             bar.update()
             if isinstance(result, BadAudio):
-                bad[path] = str(result)
+                bad[source] = str(result)
             else:
                 computed.append((key, result))
         self._append(computed)
 
-    def _compute(self, item: tuple[str, Path]) -> list[NDArray]:
-        """Return the images of (audio hash, file): 2 x (n, C, H, W)."""
-        key, path = item
-        waveform = torch.from_numpy(read_audio(path, self._front_end.input_rate, key))
+    def _compute(self, item: Item) -> list[NDArray]:
+        """Return the images of (audio hash, file or segment): 2 x (n, C, H, W)."""
+        key, source = item
+        waveform = torch.from_numpy(read_audio(source, self._front_end.input_rate, key))
         with torch.inference_mode():
             pair = self._front_end(self._front_end.cut(waveform))
         return [images.to(torch.float16).numpy() for images in pair]
@@ -224,12 +232,16 @@ def _rows(first: int, stop: int) -> range:
     return range(first, stop)
 
 
-def _size(path: Path) -> int:
-    """Return the bytes of a file, 0 if it cannot be reached: reading it will say why."""
+def _size(source: AudioSource) -> float:
+    """Return about the bytes of a recording, 0 if it cannot be reached: reading it will say why."""
+    segment = as_segment(source)
     try:
-        return path.stat().st_size
+        n_bytes = segment.path.stat().st_size
     except OSError:
         return 0
+    return (
+        n_bytes if segment.end is None else min(n_bytes, BYTE_RATE * (segment.end - segment.start))
+    )
 
 
 def _cut_back(file: Path, size: int) -> None:
@@ -239,16 +251,16 @@ def _cut_back(file: Path, size: int) -> None:
             os.truncate(file, size)
 
 
-def _chunks_to_commit(missing: Sequence[tuple[str, Path]]) -> Iterator[list[tuple[str, Path]]]:
+def _chunks_to_commit(missing: Sequence[Item]) -> Iterator[list[Item]]:
     """Split the missing recordings into what is computed between two writes of the index."""
-    chunk: list[tuple[str, Path]] = []
-    total = 0  # bytes
-    for key, path in missing:
-        total += _size(path)
+    chunk: list[Item] = []
+    total = 0.0  # bytes
+    for item in missing:
+        total += _size(item[1])
         if chunk and (len(chunk) == COMMIT_EVERY or total > COMMIT_BYTES):
             yield chunk
-            chunk, total = [], _size(path)
-        chunk.append((key, path))
+            chunk, total = [], _size(item[1])
+        chunk.append(item)
     if chunk:
         yield chunk
 

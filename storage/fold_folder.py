@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from corpora.segments import TIME_COLUMNS
 from storage.folders import CARD, METRICS
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.text import truncate
@@ -199,7 +200,10 @@ def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
 
 
 def write_predictions(
-    folder: Path, classes: Sequence[str], tables: Mapping[str, PredictionTable]
+    folder: Path,
+    classes: Sequence[str],
+    tables: Mapping[str, PredictionTable],
+    segments: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Write predictions.csv.
 
@@ -207,8 +211,10 @@ def write_predictions(
         folder: Folder of the fold.
         classes: Class names, in the order of the targets.
         tables: The predictions of each split, "dev" and "test".
+        segments: From `segment_cells`; columns `start` and `end` are written if there are any.
     """
-    header = [*PREDICTION_COLUMNS, *_prob_columns(classes), GATE_COLUMN]
+    times = TIME_COLUMNS if segments else ()
+    header = [*PREDICTION_COLUMNS, *times, *_prob_columns(classes), GATE_COLUMN]
     rows = []
     for split, table in tables.items():
         gates = [""] * len(table.targets)
@@ -217,6 +223,7 @@ def write_predictions(
         columns = (table.utterances, table.speakers, table.targets, table.preds, table.probs, gates)
         for utterance, speaker, target, pred, probs, gate in zip(*columns, strict=True):
             words = [split, utterance, speaker, classes[target], classes[pred]]
+            words += segments[utterance] if segments else ()
             rows.append([*words, *(f"{p:.6f}" for p in probs), gate])
     write_csv(folder / PREDICTIONS, header, rows)
 

@@ -45,8 +45,8 @@ def check_is_fold(folder: Path) -> None:
         near = ("*", "folds/*", "*/folds/*")  # in folds/, a run folder, or run.root
         inside = sorted(str(p.parent) for where in near for p in folder.glob(f"{where}/{CARD}"))
         hint = f"; folds in it: {', '.join(inside[:SHOWN])}" if inside else ""
-        if not inside and (near := _nearest_beside(folder, CARD)):
-            hint = f"; did you mean {near}?"
+        if not inside and (meant := _nearest_beside(folder, CARD)):
+            hint = f"; did you mean {meant}?"
         raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
 
 

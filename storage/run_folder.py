@@ -2,7 +2,7 @@
 
 config.yaml              the resolved config; a folder without one is not a run folder
 split_certificate.json   which utterances each fold trains on, selects on and tests
-utterances.csv           what the corpus says of each utterance
+utterances.csv           what the corpus says of each utterance; start, end if some are segments
 environment.json         command, commit, machine, versions
 bad_audio.json           audio files that were left out, if any
 unread_audio.json        audio files below corpus.root that are not part of the corpus, if any
@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from audio.segment import AudioSource, audio_source
 from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
+from corpora.segments import TIME_COLUMNS, read_segment, segment_cells
 from storage.audio_lists import write_audio_lists
 from storage.fold_folder import (
     FoldMetrics,
@@ -145,8 +147,8 @@ class Run:
         rows = read_table(self.folder / UTTERANCES, UTTERANCE_COLUMNS[:1])
         return {row["utterance"]: row for row in rows}
 
-    def audio_file(self, utterance: str) -> Path:
-        """Return the path of an utterance's audio file; the corpus may have moved since the run.
+    def audio_file(self, utterance: str) -> AudioSource:
+        """Return an utterance's audio file or segment; the corpus may have moved since the run.
 
         A relative `corpus.root` starts from the current folder if it exists there, otherwise from
         the folder in which the run was started.
@@ -154,7 +156,11 @@ class Run:
         root = Path(self.config["corpus.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
             root = Path(self.folds[0].environment().get("folder", "."), root)
-        return root / self.about[utterance]["path"]
+        row = self.about[utterance]
+        try:
+            return audio_source(root / row["path"], *read_segment(row))
+        except InputError as error:
+            raise corrupt_file(self.folder / UTTERANCES, error, remove=self.folder) from error
 
 
 def read_run(folder: Path) -> Run:
@@ -299,19 +305,22 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)
     write_json(file, plan.certificate)
-    write_csv(folder / UTTERANCES, UTTERANCE_COLUMNS, _utterance_rows(plan))
+    segments = segment_cells(plan.utterances)
+    columns = [*UTTERANCE_COLUMNS, *(TIME_COLUMNS if segments else ())]
+    write_csv(folder / UTTERANCES, columns, _utterance_rows(plan, segments))
     write_environment(folder, environment)
     write_audio_lists(folder, plan)
 
 
-def _utterance_rows(plan: "Plan") -> Iterator[Sequence[Any]]:
+def _utterance_rows(plan: "Plan", segments: Mapping[str, Sequence[str]]) -> Iterator[Sequence[Any]]:
     """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
     root = Path(plan.config.corpus.root).expanduser()
     for u in sorted(plan.utterances, key=lambda u: u.id):
-        seconds = f"{plan.recordings[u.path].seconds:.3f}"
+        seconds = f"{plan.recordings[u.audio].seconds:.3f}"
         path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
         facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
-        yield [u.id, *(fact or "" for fact in facts), seconds, path.as_posix()]
+        known = [fact or "" for fact in facts]
+        yield [u.id, *known, seconds, path.as_posix(), *segments.get(u.id, ())]
 
 
 def remove_run(folder: Path) -> None:

@@ -175,7 +175,7 @@ def _train_loader(
         return build_loader(train, batches, device, config.run.workers)
     images = SpectrogramImages(**fold.session.store.settings)
     waveforms = WaveformDataset(
-        [utterance.path for utterance in fold.split.train],
+        [utterance.audio for utterance in fold.split.train],
         fold.hashes(fold.split.train),
         train.targets.tolist(),
         images.input_rate,

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from audio.reading import read_audio
+from audio.segment import Segment
 from config.schema import Config
 from corpora.bad_audio import describe_bad_audio
 from corpora.plan import Plan, bad_audio_list, make_plan, plan_warnings
@@ -50,7 +51,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
-            f"corpus       {len(plan.utterances)} utterances, {_per_class(plan)}",
+            f"corpus       {len(plan.utterances)} utterances{_segments(plan)}, {_per_class(plan)}",
             f"protocol     {plan.certificate['protocol']}, certificate {plan.certificate['id']}",
             *(
                 f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)}"
@@ -92,7 +93,7 @@ def _first_batch(
     n_crops = 0
     start = time.perf_counter()
     for utterance in some:
-        pair = images(images.cut(torch.from_numpy(read_audio(utterance.path, images.input_rate))))
+        pair = images(images.cut(torch.from_numpy(read_audio(utterance.audio, images.input_rate))))
         pairs.append([images[:1] for images in pair])
         n_crops += len(pair.cqt)
     seconds = (time.perf_counter() - start) / len(some)
@@ -142,6 +143,12 @@ def _left_out(plan: Plan) -> list[str]:
         return []
     described = describe_bad_audio(plan.bad, bad_audio_list(plan.config))
     return [f"left out     {len(plan.bad)} bad audio files:", *described]
+
+
+def _segments(plan: Plan) -> str:
+    """Count the utterances that are a part of their file, if there are any."""
+    paths = [u.path for u in plan.utterances if isinstance(u.audio, Segment)]
+    return f", {len(paths)} of them segments of {len(set(paths))} files" if paths else ""
 
 
 def _per_class(plan: Plan) -> str:

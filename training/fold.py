@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.metrics import confusion_matrix, scores
 from storage.fold_folder import (
@@ -169,7 +170,8 @@ def _test(fold: Fold, state: TrainingState, start: float) -> None:
             raise error.because(rates, precision) from error
     if session.is_main:
         tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
-        write_predictions(folder, fold.classes, tables)
+        segments = segment_cells(session.plan.utterances)
+        write_predictions(folder, fold.classes, tables, segments)
         seconds = round(time.monotonic() - start, 1)
         write_environment(folder, {**session.environment, "seconds": seconds})
         write_metrics(folder, _metrics(fold, predictions, state.progress))

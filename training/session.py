@@ -66,8 +66,8 @@ class Session:
     def with_images(self) -> "Session":
         """Compute the images that the store lacks; leave out audio that proves bad."""
         plan = self.plan
-        paths = {plan.hashes[utterance.path]: utterance.path for utterance in plan.utterances}
-        bad = self.store.build(paths, self.config.run.workers)
+        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in plan.utterances}
+        bad = self.store.build(sources, self.config.run.workers)
         return replace(self, plan=without_bad_audio(plan, bad))
 
 
@@ -111,7 +111,7 @@ class Fold:
 
     def hashes(self, utterances: Sequence[Utterance]) -> list[str]:
         """Return audio hashes."""
-        return [self.session.plan.hashes[utterance.path] for utterance in utterances]
+        return [self.session.plan.hashes[utterance.audio] for utterance in utterances]
 
     def targets(self, utterances: Sequence[Utterance]) -> list[int]:
         """Return class indices."""

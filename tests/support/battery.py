@@ -358,6 +358,26 @@ SITUATIONS = [
         "tests/audio/test_bad_audio.py::test_the_same_file_in_two_rows_is_one_recording",
     ),
     (
+        "segments of one file",
+        "each read as a file of its own; those that overlap may not be in two splits",
+        "tests/corpora/test_segments.py::test_segments_that_touch_are_recordings_of_their_own",
+    ),
+    (
+        "a segment of a file in any format that is used",
+        "exactly its samples, whatever the rest of the file holds",
+        "tests/audio/test_segment.py::test_a_segment_has_the_samples_of_its_place_in_every_format",
+    ),
+    (
+        "a segment that ends up to 10 ms behind its file",
+        "used to the end of the file: lists round their times",
+        "tests/audio/test_segment.py::test_an_end_rounded_by_less_than_10_ms_is_the_end_of_the_file",
+    ),
+    (
+        "a segment that reaches further beyond its file",
+        "refused, with the end of the file",
+        "tests/audio/test_segment.py::test_a_segment_that_its_file_does_not_hold_is_refused",
+    ),
+    (
         "names that differ in case alone",
         "used as two files; `a.wav` and `a.WAV` would have one id and are refused",
         "tests/audio/test_bad_audio.py::test_names_that_differ_in_case_are_two_files",
