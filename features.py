@@ -129,7 +129,8 @@ class SpectrogramImages(nn.Module):
         """
         check_waveform(waveform)
         if 0 in waveform.shape:
-            raise ValueError(f"waveform must not be empty, got {tuple(waveform.shape)}")
+            shape = tuple(waveform.shape)
+            raise InputError(f"waveform must be (B, T) and not empty, got {shape}")
         waveform = waveform.float()
         if lengths is None:
             waveform = self.resample(waveform)

@@ -139,8 +139,8 @@ class MaxMViTGMU(nn.Module):
         """Return the parameters that timm's models exempt from weight decay: position tables."""
         spared: list[nn.Parameter] = []
         for branch in (self.cqt_branch, self.mel_branch):
-            if hasattr(branch, "no_weight_decay"):
-                names = branch.no_weight_decay()
+            if branch is not None and hasattr(branch, "no_weight_decay"):
+                names = branch.no_weight_decay()  # type: ignore[operator]
                 spared += [p for name, p in branch.named_parameters() if name in names]
         return spared
 

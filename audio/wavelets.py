@@ -80,10 +80,10 @@ class Wavelets:
     ) -> None:
         check_whole("features.sample_rate", sample_rate)
         check_hop("cqt", hop_length, sample_rate)
-        for name, value in (("n_bins", n_bins), ("bins_per_octave", bins_per_octave)):
-            check_whole(f"features.cqt.{name}", value)
-        for name, value in (("fmin", fmin), ("filter_scale", filter_scale)):
-            check_positive(f"features.cqt.{name}", value)
+        check_whole("features.cqt.n_bins", n_bins)
+        check_whole("features.cqt.bins_per_octave", bins_per_octave)
+        check_positive("features.cqt.fmin", fmin)
+        check_positive("features.cqt.filter_scale", filter_scale)
         self.sample_rate, self.hop_length, self.window = sample_rate, hop_length, window
         self.bins_per_octave = bins_per_octave
         self.frequencies = fmin * 2.0 ** (np.arange(n_bins) / bins_per_octave)  # (n_bins,) Hz

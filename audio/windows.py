@@ -10,7 +10,7 @@ Of a window h of N samples, with H(nu) its spectrum at nu cycles per sample and 
 """
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -53,7 +53,7 @@ def check_whole(name: str, value: Any) -> None:
 
 def check_positive(name: str, value: Any) -> None:
     """Refuse a setting that is not a finite number above 0."""
-    if not isinstance(value, Real) or not 0 < value < math.inf:
+    if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
         raise InputError(f"{name} must be a finite number above 0, got {value!r}")
 
 

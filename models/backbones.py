@@ -19,6 +19,10 @@ from torch import Tensor, nn
 from models.weights import AFTER_TOKENS, find_weights, load_backbone
 from system.errors import InputError, first_line, nearest
 
+REFUSALS = (  # how models refuse a size, a bare assert among them
+    *(ArithmeticError, AssertionError, AttributeError, LookupError),
+    *(RuntimeError, TypeError, ValueError),
+)
 CLASS_TOKEN = "cls_token"  # in timm's names of parameters
 
 default_cfgs = generate_default_cfgs(  # timm finds it by this name
@@ -197,9 +201,9 @@ def _try(name: str, image_size: int) -> _Trial:
         with torch.device("meta"):
             model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
             output = model(torch.zeros(1, 3, image_size, image_size))
-    except Exception as error:  # models refuse sizes in many ways, a bare assert among them
+    except REFUSALS as error:
         return _Trial(first_line(error))
-    return _Trial(None, _shape(output), int(model.num_features))
+    return _Trial(None, _shape(output), int(model.num_features))  # type: ignore[arg-type]
 
 
 @functools.cache

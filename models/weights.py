@@ -76,7 +76,7 @@ def find_weights(name: str, pretrained: bool, file: str | None, branch: str) -> 
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:
         raise InputError(_no_weights(name, branch, "timm has no weights for it"))
-    hub_id, url = cfg.hf_hub_id, cfg.url or ""
+    hub_id, url = cfg.hf_hub_id, str(cfg.url or "")
     cached = _cached(hub_id, url)
     if cached is None:
         _check_reachable(name, branch, huggingface_hub.constants.ENDPOINT if hub_id else url)
@@ -174,7 +174,8 @@ def _build(name: str, tensors: dict[str, Tensor], options: Mapping[str, Any]) ->
     """Return timm's model with timm's own conversion of the tensors."""
     overlay = {"state_dict": dict(tensors), "custom_load": False}
     model = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
-    model.pretrained_cfg.pop("state_dict", None)  # a second copy of all weights
+    about: dict[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    about.pop("state_dict", None)  # a second copy of all weights
     return model
 
 

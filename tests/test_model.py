@@ -306,6 +306,17 @@ def test_what_follows_the_tokens_is_not_kept():
     assert kept == {n for n, _ in whole.named_parameters() if not n.startswith("head.")}
 
 
+def test_the_batch_norms_that_the_readme_counts_are_there():
+    with torch.device("meta"):
+        model = MaxMViTGMU(ModelSettings(**{**SMALL, "cqt_backbone": "maxvit_base_tf_224",
+            "mel_backbone": "mvitv2_base", "fusion": "concat", "image_size": 224}))  # fmt: skip
+    parts = {"cqt": model.cqt_branch, "mel": model.mel_branch, "head": model.head}
+    norms = (nn.BatchNorm1d, nn.BatchNorm2d)
+    counts = {k: sum(isinstance(m, norms) for m in part.modules()) for k, part in parts.items()}
+    assert counts == {"cqt": 73, "mel": 0, "head": 1}
+    assert f"{counts['cqt']} layers of MaxViT-Base and one in" in (ROOT / "README.md").read_text()
+
+
 # Settings
 
 

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import tomllib
 
 import yaml
@@ -43,6 +44,15 @@ def test_the_constraints_pin_every_requirement_within_its_range():
         else:
             assert requirement.specifier.contains(version), requirement
     assert missing == []
+
+
+def test_tensorboard_starts_beside_the_installed_setuptools():
+    """Releases before the lower bound end in an ImportError of pkg_resources."""
+    command = [sys.executable, "-m", "tensorboard.main", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    (requirement,) = [r for r in requirements("requirements.txt") if r.name == "tensorboard"]
+    assert requirement.specifier.contains(done.stdout.strip().splitlines()[-1])
+    assert not requirement.specifier.contains("2.20.0")
 
 
 def test_no_requirement_is_listed_twice():
