@@ -8,7 +8,17 @@ import soundfile
 import torch
 
 from audio.reading import inspect_audio
-from benchmarks import candidates, fingerprint_recall, front_end, long_audio, resilience, store
+from benchmarks import (
+    candidates,
+    fingerprint_recall,
+    front_end,
+    fusions,
+    long_audio,
+    loss_gradients,
+    resilience,
+    store,
+)
+from models.contrastive import nt_xent
 from training.engine import train_step
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
@@ -122,3 +132,22 @@ def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
     assert found["s to index"] > 0 and found["s to compute images"] > 0
     assert found["MB to compute images"] >= found["MB to index"] >= 0
+
+
+def test_loss_gradients_are_those_of_single_backward_passes(monkeypatch, capsys):
+    networks = fusions.Networks("test_maxvit", "mvitv2_micro", 32, 16, 4)
+    monkeypatch.setitem(fusions.BACKBONES, "small", networks)
+    found = loss_gradients.gradient_norms(3)
+    torch.manual_seed(3)
+    model = fusions.build(networks, {"fusion": "gmu_contrastive"}).train()
+    batch = fusions.images(networks, 4, "cpu")
+    output = model(batch.cqt, batch.mel)
+    nt_xent(output.z_cqt, output.z_mel, 0.07).backward()
+    parts = model.parts()
+    plain = sum(float(p.grad.square().sum()) for p in [*parts["cqt"], *parts["mel"]])
+    assert found["nt_xent"] == pytest.approx(plain**0.5, rel=1e-3)
+    monkeypatch.setattr(sys, "argv", ["loss_gradients.py", "--draws", "1"])
+    loss_gradients.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "cross_entropy: 1.0 [1.0, 1.0] times cross-entropy's"
+    assert [line.split(":")[0] for line in lines] == list(loss_gradients.TERMS)
