@@ -67,6 +67,8 @@ class RunSummary:
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
         training_issues: Issues of the folds that had some, by fold and seed.
         commits: Commits of this code that made the folds.
+        made_with: Values of each fact behind the folds, see `storage.environment`; several where
+            sessions differed.
     """
 
     name: str
@@ -92,6 +94,7 @@ class RunSummary:
     ]
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
     commits: list[str]
+    made_with: dict[str, list[str]] = field(default_factory=dict)  # once not written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +12,7 @@ from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
+from storage.environment import distinct_facts, sessions
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
@@ -64,8 +66,14 @@ def describe_run(run: Run) -> RunSummary:
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),
         training_issues=_training_issues(run),
-        commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
+        commits=sorted({str(e.get("git_commit")) for e in sessions_of(run)}),
+        made_with=distinct_facts(fold.environment() for fold in run.folds),
     )
+
+
+def sessions_of(run: Run) -> list[dict[str, Any]]:
+    """Return what each session that trained a fold of a run was made with."""
+    return [session for fold in run.folds for session in sessions(fold.environment())]
 
 
 def by_speaker(run: Run) -> NDArray:

@@ -3,7 +3,7 @@
 config.yaml              the resolved config; a folder without one is not a run folder
 split_certificate.json   which utterances each fold trains on, selects on and tests
 utterances.csv           what the corpus says of each utterance
-environment.json         command, commit, machine, versions
+environment.json         command, commit, machine and versions of each session
 bad_audio.json           audio files that were left out, if any
 ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
@@ -20,15 +20,14 @@ import numpy as np
 
 from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
+from storage.environment import read_environment, record_environment
 from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
-    read_environment,
     read_history,
     read_metrics,
     read_predictions,
     read_table,
-    write_environment,
 )
 from storage.folders import (
     CONFIG,
@@ -99,8 +98,8 @@ class FoldResult:
         return read_history(self.folder)
 
     def environment(self) -> dict[str, Any]:
-        """Return command, commit, machine and versions of this fold."""
-        return read_environment(self.folder)
+        """Return what sessions made this fold with, see `storage.environment`."""
+        return read_environment(self.folder, remove=self.folder)
 
 
 @dataclass(frozen=True)
@@ -297,7 +296,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     make_folder(folder / FOLDS, inside=folder)
     write_json(file, plan.certificate)
     write_csv(folder / UTTERANCES, UTTERANCE_COLUMNS, _utterance_rows(plan))
-    write_environment(folder, environment)
+    record_environment(folder, environment)
     if plan.bad:
         bad = {str(path): reason for path, reason in sorted(plan.bad.items())}
         write_json(folder / BAD_AUDIO, bad)
