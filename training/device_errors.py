@@ -1,4 +1,4 @@
-"""Errors of a device that the user can act on: memory used up, no deterministic form."""
+"""Errors of a device in words: memory used up, no deterministic form, another process gone."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +8,7 @@ import torch
 from config.schema import Config
 from system.devices import is_out_of_memory
 from system.errors import RunError
+from training.distributed import PEER_ENDED, is_lost_peer
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
 
@@ -26,11 +27,16 @@ def explain_device_errors(config: Config, device: torch.device) -> Iterator[None
 
     Raises:
         OutOfMemory: Its memory is used up.
-        RunError: An operation has no deterministic form, and `train.deterministic` asks for one.
+        RunError: An operation has no deterministic form, and `train.deterministic` asks for one;
+            or another process of the training ended.
     """
     try:
         yield
+    except RunError:
+        raise
     except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and is_lost_peer(error):
+            raise RunError(PEER_ENDED) from error
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         if is_out_of_memory(error):
             raise OutOfMemory(_ways_on(config, device, first_line)) from error

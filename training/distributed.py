@@ -26,6 +26,7 @@ from system.files import disk_error, make_folder
 
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
+PEER_ENDED = "another process of this training ended: its message says why"
 VISIBLE_AFTER = 20.0  # seconds until a file of one node is surely seen on the others
 
 
@@ -206,6 +207,11 @@ def check_alike(settings: Mapping[str, Any]) -> None:
                 )
 
 
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Return whether a collective failed because another process ended or went silent."""
+    return isinstance(error, dist.DistError) or "gloo" in str(error)
+
+
 def _write_token(folder: Path) -> str:
     make_folder(folder)
     name = f".token.{uuid4().hex}"
@@ -238,8 +244,7 @@ def _peers_that_end() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # gloo: a connection was closed
-        reason = "another process of this training ended: its message says why"
-        raise RunError(reason) from error
+        raise RunError(PEER_ENDED) from error
 
 
 def _in_words(error: Exception | None) -> tuple[bool, str] | None:
