@@ -4,9 +4,10 @@ A key is accepted only where it has an effect, see `config.effects`. The texts b
 what editors show: `python -m scripts.make_schema` writes them to configs/schema.json.
 """
 
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from config.fusions import FUSIONS
 
@@ -19,6 +20,18 @@ Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has 
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
+
+
+def _known_device(name: str) -> str:
+    if not re.fullmatch(DEVICE, name):
+        raise ValueError("must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps")
+    return name
+
+
+DEVICE = r"^(auto|cpu|mps|cuda(:(0|[1-9]\d?))?)$"
+DeviceName = Annotated[
+    str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
+]
 if TYPE_CHECKING:
     FusionName = str
 else:
@@ -274,6 +287,9 @@ class TrainConfig(Section):
     checkpoint_minutes: Positive | None = 15.0
     """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
     only that one. Does not change results, and may differ when a run is resumed."""
+    deterministic: bool = False
+    """True stops at an operation that has no deterministic form on the device; false warns of it.
+    Both take deterministic forms where there are some."""
     max_bad_steps: Annotated[int, Field(ge=0)] = 3
     """Consecutive steps that may be skipped because the loss or a gradient is NaN or infinite.
     After more, training returns to the last epoch's end and tries float32, or stops."""
@@ -300,8 +316,9 @@ class RunConfig(Section):
     """Seeds to run; each trains every fold once."""
     workers: Annotated[int, Field(ge=0, le=1024)] = 2
     """Processes that load data, and threads that build the feature store; 0 uses none."""
-    device: Literal["auto", "cpu"] = "auto"
-    """`auto` takes a GPU if there is one."""
+    device: DeviceName = "auto"
+    """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
+    GPU) and mps are refused where they are not there."""
 
 
 class Config(Section):

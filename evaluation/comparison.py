@@ -18,7 +18,7 @@ from evaluation.results import (
     shared_facts,
 )
 from evaluation.significance import holm, mcnemar
-from evaluation.summary import by_fold_and_speaker, describe_run
+from evaluation.summary import by_fold_and_speaker, describe_run, sessions_of
 from storage.run_folder import Run
 from system.errors import InputError
 
@@ -182,8 +182,6 @@ def _made_with(runs: Sequence[Run]) -> list[MadeWith]:
     """Return the distinct commits, devices and thread counts behind the folds."""
     keys = ("git_commit", "device", "threads")
     distinct = {
-        tuple(str(fold.environment().get(key)) for key in keys)
-        for run in runs
-        for fold in run.folds
+        tuple(str(session.get(key)) for key in keys) for run in runs for session in sessions_of(run)
     }
     return [MadeWith(*values) for values in sorted(distinct)]

@@ -74,6 +74,8 @@ class RunSummary:
         training_issues: Issues of the folds that had some, by fold and seed.
         unread_audio: Audio files below `corpus.root` that were not read, in words.
         commits: Commits of this code that made the folds.
+        made_with: Values of each fact behind the folds, see `storage.environment`; several where
+            sessions differed.
     """
 
     name: str
@@ -104,6 +106,7 @@ class RunSummary:
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
     unread_audio: list[str] = field(default_factory=list)
     commits: list[str]
+    made_with: dict[str, list[str]] = field(default_factory=dict)  # once not written
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
 from evaluation.tables import comparison_markdown
 from storage.audio_lists import read_unread_audio
+from storage.environment import distinct_facts, sessions
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
@@ -74,8 +75,14 @@ def describe_run(run: Run) -> RunSummary:
         shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
         unread_audio=read_unread_audio(run.folder),
-        commits=sorted({str(fold.environment()["git_commit"]) for fold in run.folds}),
+        commits=sorted({str(e.get("git_commit")) for e in sessions_of(run)}),
+        made_with=distinct_facts(fold.environment() for fold in run.folds),
     )
+
+
+def sessions_of(run: Run) -> list[dict[str, Any]]:
+    """Return what each session that trained a fold of a run was made with."""
+    return [session for fold in run.folds for session in sessions(fold.environment())]
 
 
 def by_speaker(run: Run) -> NDArray:

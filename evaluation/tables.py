@@ -18,6 +18,7 @@ from evaluation.wording import (
     plus_minus,
     with_interval,
 )
+from storage.environment import made_with_notes
 from storage.fold_folder import TrainingIssues
 from storage.ledger import repeated_evaluations
 from system.text import printable
@@ -158,7 +159,7 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes: audio not read, classes, texts, folds, earlier evaluations, commits."""
+    """Return notes: unread audio, classes, texts, folds, earlier evaluations, how runs were made."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
@@ -185,7 +186,7 @@ def notes(comparison: Comparison) -> list[str]:
             lines.append(f"Left out of {run.name}, since not every seed has finished: {folds}.")
         if len(run.commits) > 1:
             lines.append(f"Folds of {run.name} were made by {len(run.commits)} commits.")
-    return lines
+    return lines + made_with_notes({run.name: run.made_with for run in comparison.runs})
 
 
 def _training_issues(run: str, fold: str, issues: TrainingIssues) -> str:

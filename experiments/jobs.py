@@ -62,11 +62,13 @@ def slot_environments(n: int, device: str) -> list[dict[str, str]]:
 
     Args:
         n: Number of jobs that run at a time.
-        device: `run.device`; with `cpu` no GPU is used.
+        device: `run.device`; with `cpu` or `mps` no GPU is chosen, and `cuda:1` serves all slots.
     """
-    gpus = [] if device == "cpu" else _visible_gpus()
+    variable, gpus = _visible_gpus() if device in ("auto", "cuda") else ("", [])
     if gpus:
-        return [{"CUDA_VISIBLE_DEVICES": gpus[i % len(gpus)]} for i in range(n)]
+        return [{variable: gpus[i % len(gpus)]} for i in range(n)]
+    if device.startswith("cuda:"):
+        return [{} for _ in range(n)]
     if n == 1 or "OMP_NUM_THREADS" in os.environ:
         return [{} for _ in range(n)]
     import torch
@@ -274,10 +276,22 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
         return 0, math.nan  # progress is for people: a file that cannot be read stops no job
 
 
-def _visible_gpus() -> list[str]:
-    """Return the GPUs by their names in CUDA_VISIBLE_DEVICES."""
+def _visible_gpus() -> tuple[str, list[str]]:
+    """Return the variable that chooses GPUs here, and their names as it takes them.
+
+    ROCm renumbers what `ROCR_VISIBLE_DEVICES` leaves, then reads `HIP_VISIBLE_DEVICES`, or
+    `CUDA_VISIBLE_DEVICES` in its place. A process sees at most one MIG instance, so that of
+    several named ones torch counts one.
+    """
     import torch
 
+    variable = "CUDA_VISIBLE_DEVICES"
+    given = os.environ.get(variable)
+    if torch.version.hip is not None:
+        given = os.environ.get("HIP_VISIBLE_DEVICES") or given
+        variable = "HIP_VISIBLE_DEVICES"
     n = torch.cuda.device_count()
-    names = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [name.strip() for name in names.split(",")][:n] if names else [str(i) for i in range(n)]
+    names = [name.strip() for name in (given or "").split(",") if name.strip()]
+    if n and names and names[0].startswith("MIG-"):
+        return variable, names
+    return variable, names[:n] if names else [str(i) for i in range(n)]

@@ -81,6 +81,7 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
     """Yield the step function of one training per seed: learning rate -> loss."""
     from corpora.plan import make_tuning_plan
     from training.build import build_training
+    from training.device_errors import explain_device_errors
     from training.experiment import check_model, check_places
     from training.session import open_session
 
@@ -90,7 +91,9 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
     session = open_session(config, plan)
     for seed in seeds:
         fold = session.fold(session.plan.splits[0], seed)
-        yield _stepper(build_training(fold), config)
+        with explain_device_errors(config, session.accelerator.device):
+            training = build_training(fold)
+        yield _stepper(training, config)
         session.accelerator.free_memory()
 
 
@@ -99,6 +102,7 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
     import torch
     from accelerate.utils import set_seed
 
+    from training.device_errors import explain_device_errors
     from training.divergence import Diverged
     from training.engine import in_windows, train_step
 
@@ -119,7 +123,8 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
             is_tensor = torch.is_tensor(group["lr"])
             group["lr"] = torch.tensor(rate * scale) if is_tensor else rate * scale
         try:
-            losses = train_step(state, next(windows))
+            with explain_device_errors(config, state.accelerator.device):
+                losses = train_step(state, next(windows))
         except Diverged:
             return math.nan
         return float(np.mean([float(loss.total) for loss in losses]))

@@ -224,9 +224,9 @@ class Worker:
         """Train one trial, finish it, and update the results of the study."""
         from optuna.exceptions import OptunaError, TrialPruned
         from sqlalchemy.exc import SQLAlchemyError
-        from torch import OutOfMemoryError
 
         from training.checkpoints import Checkpoints
+        from training.device_errors import OutOfMemory
         from training.divergence import Diverged
 
         dev_ua, reason = None, ""
@@ -237,8 +237,8 @@ class Worker:
             state, reason = PRUNED, str(pruned)
         except InputError as error:
             state, reason = INVALID, str(error)
-        except OutOfMemoryError as error:
-            state, reason = FAILED, first_line(error)
+        except OutOfMemory as error:
+            state, reason = FAILED, first_line(error.__cause__ or error)
         except (RunError, KeyboardInterrupt, OptunaError, SQLAlchemyError) as error:
             cause = error.__cause__
             if not isinstance(cause, Diverged) or cause.is_data:

@@ -19,6 +19,7 @@ from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult, Run
 from storage.tensors import load_tensors, tensor_shapes
+from system.devices import cuda_problem
 from system.errors import InputError, RunError
 from system.files import corrupt_file
 from system.text import printable
@@ -158,7 +159,7 @@ def _digest(folder: Path) -> str:
 
 def chosen_device(config: Mapping[str, Any]) -> str:
     """Return the device for frozen weights of a run; `config` has dotted keys."""
-    return "cuda" if torch.cuda.is_available() and config["run.device"] == "auto" else "cpu"
+    return "cuda" if config["run.device"] != "cpu" and cuda_problem() is None else "cpu"
 
 
 def check_same_classes(result: FoldResult, preds: NDArray, precision: str, what: str) -> None:

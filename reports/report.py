@@ -14,6 +14,7 @@ from evaluation import figures
 from evaluation.calibration import Calibration
 from evaluation.conclusion import chance_ua, conclusion
 from evaluation.results import Comparison, GroupScores, RunSummary
+from evaluation.summary import sessions_of
 from evaluation.tables import METRICS, NAMES, notes, pairs_caption
 from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
@@ -140,17 +141,26 @@ def _ledger(run: Run) -> list[dict[str, Any]]:
 
 def _made_with(run: Run) -> dict[str, Any]:
     """Return commands, commits, versions and machines of the folds, each once."""
-    made = [fold.environment() for fold in run.folds]
+    made = sessions_of(run)
     versions = [{"python": e.get("python", "?"), **e.get("packages", {})} for e in made]
-    machines = [[str(e.get(key, "?")) for key in ("device", "threads", "platform")] for e in made]
     facts = {
         "commands": [_command(e["command"]) for e in made],
-        "commits": [str(e["git_commit"]) for e in made],
+        "commits": [str(e.get("git_commit")) for e in made],
         "versions": [", ".join(f"{k} {v}" for k, v in names.items()) for names in versions],
-        "machines": ["{}, threads: {}, {}".format(*machine) for machine in machines],
+        "machines": [_machine(e) for e in made],
     }
+    seconds = sum(fold.environment().get("seconds", 0) for fold in run.folds)
     distinct: dict[str, Any] = {key: list(dict.fromkeys(values)) for key, values in facts.items()}
-    return {**distinct, "seconds": sum(e.get("seconds", 0) for e in made)}
+    return {**distinct, "seconds": seconds}
+
+
+def _machine(session: Mapping[str, Any]) -> str:
+    """Return devices, threads and system of a session, each device once."""
+    processes = session.get("processes") or [session]
+    devices = dict.fromkeys(str(process.get("device", "?")) for process in processes)
+    several = f"{len(processes)} processes on " if len(processes) > 1 else ""
+    threads, system = session.get("threads", "?"), session.get("platform", "?")
+    return f"{several}{' and '.join(devices)}, threads: {threads}, {system}"
 
 
 def _command(words: Sequence[str]) -> str:

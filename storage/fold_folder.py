@@ -4,7 +4,7 @@ model.safetensors  the tested weights
 model.json         what rebuilds the model and its images, read by `storage.model_card`
 history.csv        one row per epoch
 predictions.csv    one row per utterance of dev and test
-environment.json   command, commit, machine, versions; a run folder has one too
+environment.json   what made it, session by session, see `storage.environment`
 metrics.json       scores; written last: a fold that has it is finished
 state/             checkpoints while the fold is trained
 """
@@ -28,7 +28,6 @@ from system.text import truncate
 
 WEIGHTS, STATE = "model.safetensors", "state"
 HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
-ENVIRONMENT = "environment.json"
 HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
 PREDICTION_COLUMNS = ("split", "utterance", "speaker", "target", "pred")
 GATE_COLUMN = "gate_mean"  # the last one, behind a prob_<class> for each class
@@ -116,6 +115,8 @@ class FoldMetrics:
     dev: Scores
     test: Scores
     gate_mean: float | None = None  # of test, over utterances and units; 1 = CQT, 0 = Mel
+    # Facts of each session that trained the fold, see `environment.facts`; once not written
+    made_with: list[dict[str, Any]] = field(default_factory=list)
 
 
 _METRICS = TypeAdapter(FoldMetrics)
@@ -286,33 +287,6 @@ def read_history(folder: Path) -> list[dict[str, float]]:
         return [{key: float(row[key]) for key in row} for row in rows]
     except ValueError as error:
         raise corrupt_file(folder / HISTORY, error, remove=folder) from error
-
-
-def write_environment(folder: Path, environment: Mapping[str, Any]) -> None:
-    """Write environment.json.
-
-    Args:
-        folder: Folder of a fold or a run.
-        environment: From `describe_environment`; that of a fold also has `seconds`.
-    """
-    write_json(folder / ENVIRONMENT, environment)
-
-
-def read_environment(folder: Path) -> dict[str, Any]:
-    """Read environment.json.
-
-    Raises:
-        RunError: It is missing or corrupt.
-    """
-    file = folder / ENVIRONMENT
-    environment = read_json(file, "command", "git_commit", remove=folder)
-    command, packages = environment["command"], environment.get("packages", {})
-    words = isinstance(command, list) and all(isinstance(word, str) for word in command)
-    numbers = isinstance(environment.get("seconds", 0), int | float)
-    if not (words and numbers and isinstance(packages, dict)):
-        reason = "command, packages or seconds have another type than a run writes"
-        raise corrupt_file(file, reason, remove=folder)
-    return environment
 
 
 def read_table(

@@ -20,7 +20,7 @@ UNREADABLE = "unreadable"
 def record_test_evaluation(
     run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str
 ) -> None:
-    """Append a line to the ledger; call it before the evaluation starts.
+    """Append a line to the ledger; call it before anything of the evaluation is written or shown.
 
     Args:
         run: The run folder.

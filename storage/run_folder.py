@@ -3,7 +3,7 @@
 config.yaml              the resolved config; a folder without one is not a run folder
 split_certificate.json   which utterances each fold trains on, selects on and tests
 utterances.csv           what the corpus says of each utterance; start, end if some are segments
-environment.json         command, commit, machine, versions
+environment.json         command, commit, machine and versions of each session
 bad_audio.json           audio files that were left out, if any
 unread_audio.json        audio files below corpus.root that are not part of the corpus, if any
 ledger.jsonl             one line per test evaluation, see `ledger`
@@ -23,15 +23,14 @@ from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
 from corpora.segments import TIME_COLUMNS, read_segment, segment_cells
 from storage.audio_lists import write_audio_lists
+from storage.environment import read_environment, record_environment
 from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
-    read_environment,
     read_history,
     read_metrics,
     read_predictions,
     read_table,
-    write_environment,
 )
 from storage.folders import (
     CONFIG,
@@ -103,8 +102,8 @@ class FoldResult:
         return read_history(self.folder)
 
     def environment(self) -> dict[str, Any]:
-        """Return command, commit, machine and versions of this fold."""
-        return read_environment(self.folder)
+        """Return what sessions made this fold with, see `storage.environment`."""
+        return read_environment(self.folder, remove=self.folder)
 
 
 @dataclass(frozen=True)
@@ -308,7 +307,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     segments = segment_cells(plan.utterances)
     columns = [*UTTERANCE_COLUMNS, *(TIME_COLUMNS if segments else ())]
     write_csv(folder / UTTERANCES, columns, _utterance_rows(plan, segments))
-    write_environment(folder, environment)
+    record_environment(folder, environment)
     write_audio_lists(folder, plan)
 
 

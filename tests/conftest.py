@@ -21,7 +21,8 @@ from hypothesis import settings
 
 from config.loading import load_config
 from config.schema import Config
-from storage.fold_folder import FoldMetrics, Scores, write_environment, write_metrics
+from storage.environment import write_environment
+from storage.fold_folder import FoldMetrics, Scores, write_metrics
 from storage.ledger import record_test_evaluation
 from storage.provenance import git_commit
 from system.files import write_csv, write_json

@@ -171,13 +171,13 @@ class Checkpoints:
         """Return the file with the weights of an epoch that was the best."""
         return self.folder / f"best-{epoch:04d}.safetensors"
 
-    def load(self, is_main: bool = True, between_epochs: bool = False) -> dict[str, Any] | None:
+    def load(self, between_epochs: bool = False) -> dict[str, Any] | None:
         """Return the newest intact state, or None where none was saved.
 
-        Corrupt states are removed once an older intact one is found.
+        Corrupt states are removed once an older intact one is found. Of several processes the first
+        calls it for all.
 
         Args:
-            is_main: Whether this process removes corrupt states.
             between_epochs: Consider only states at the end of an epoch or before the first.
 
         Raises:
@@ -197,8 +197,7 @@ class Checkpoints:
                 broken.append(file)
                 reason = error.__cause__ or error
                 continue
-            if is_main:
-                _remove_corrupt(broken, file.name)
+            _remove_corrupt(broken, file.name)
             return state
         if broken:
             raise corrupt_file(broken[0], reason, remove=self.folder.parent)

@@ -21,6 +21,7 @@ from storage.folders import is_finished
 from storage.run_folder import FOLDS
 from system.text import format_duration
 from training.build import build_model, build_state
+from training.device_errors import explain_device_errors
 from training.engine import train_step
 from training.experiment import check_run
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
@@ -45,8 +46,9 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     some = fold.split.train[: config.train.batch_size]
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
     model = build_model(config, len(fold.classes), images.n_channels)
-    state = build_state(fold, model, batch.targets)
-    step_seconds, eval_seconds = _time_steps(state, batch.to(accelerator.device))
+    with explain_device_errors(config, accelerator.device):
+        state = build_state(fold, model, batch.targets)
+        step_seconds, eval_seconds = _time_steps(state, batch.to(accelerator.device))
     total = _estimate(plan, len(some), image_seconds, step_seconds, eval_seconds * n_crops)
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
@@ -121,8 +123,8 @@ def _time_steps(state: TrainingState, batch: Batch) -> tuple[float, float]:
 
 
 def _wait(accelerator: Accelerator) -> None:
-    if accelerator.device.type == "cuda":
-        torch.cuda.synchronize()  # kernels run on after Python returns
+    if accelerator.device.type != "cpu":
+        torch.accelerator.synchronize()  # kernels run on after Python returns
 
 
 def _estimate(plan: Plan, n_batch: int, image: float, step: float, evaluation: float) -> float:

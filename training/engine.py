@@ -31,6 +31,7 @@ from training.collapse import collapse_warnings
 from training.distributed import (
     average_gradients,
     check_same_number,
+    from_first,
     gather_labels,
     gather_views,
     on_any_process,
@@ -178,14 +179,15 @@ def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> Los
     if output.z_cqt is not None and output.z_mel is not None:
         views = gather_views(output.z_cqt), gather_views(output.z_mel)
         labels = gather_labels(batch.targets)
-        if criterion.alpha_on == "features":
+        if criterion.alpha_on == "features" and output.feat_cqt is not None:
+            assert output.feat_mel is not None  # a head gives both
             features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
     return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 
 def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSaver) -> None:
     """Load the newest state; where there is none, save the one before the first step."""
-    saved = checkpoints.load(state.accelerator.is_main_process)
+    saved = from_first(checkpoints.load)  # one process decides which state is intact
     if saved is not None:
         check_same_number(saved.get("processes"), state.accelerator, checkpoints.folder)
         try:
@@ -238,7 +240,7 @@ def _fall_back_to_float32(
     reduced = state.accelerator.mixed_precision != "no"
     suspects = [part for part in error.parts or PARTS if part not in before.float32]
     is_main = state.accelerator.is_main_process
-    saved = checkpoints.load(is_main, between_epochs=True)
+    saved = from_first(lambda: checkpoints.load(between_epochs=True))
     if error.is_data or not reduced or not suspects or saved is None:
         precision = "bfloat16 and in float32 alike" if before.float32 else "float32"
         raise error.because(state.schedule.rates(), precision) from error

@@ -2,23 +2,30 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from config.loading import flatten
 from config.schema import Config
 from corpora.plan import Plan, make_plan, plan_warnings
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
-from storage.provenance import describe_environment
+from storage.provenance import describe_environment, describe_process, package_versions
 from storage.run_folder import LOCK, check_run_folder, open_run_folder, remove_run
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
+from training.build import build_model
+from training.distributed import check_alike, check_shared, gather, on_all_processes
 from training.session import Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
+
+# Keys that may differ between the machines of one training
+OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run.device")
 
 
 @contextmanager
@@ -41,28 +48,52 @@ def open_run(
     stop = stop or Stop()
     accelerator = make_accelerator(config)
     folder = Path(config.run.root) / config.name
-    check_run(config, overwrite)
-    if accelerator.is_main_process and (folder / LOCK).exists():
-        with _claimed(folder, config, overwrite):
-            pass  # refused now, not after all audio was indexed
-    accelerator.wait_for_everyone()  # the first process may begin to write the folder
-    plan = make_plan(config, keep=True)
-    session = Session(config, plan, open_store(config), accelerator, stop)
-    with _claimed(folder, config, overwrite) if session.is_main else nullcontext():
-        with accelerator.main_process_first():
-            session = replace(
-                session.with_images(), environment=describe_environment(command, config.run.device)
-            )
+    check_shared(folder)
+    with ExitStack() as claim:
+        with on_all_processes():  # each at its own pace: the training's collectives do not wait
+            check_run(config, overwrite)
+            if accelerator.is_main_process and (folder / LOCK).exists():
+                with _claimed(folder, config, overwrite):
+                    pass  # refused now, not after all audio was indexed
+            plan = make_plan(config, keep=True)
+            session = Session(config, plan, open_store(config), accelerator, stop)
+            n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
+            build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
-                with lock(folder / ".lock.opening", str(folder), blocking=True):
-                    if overwrite:
-                        remove_run(folder)
-                    check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
-                    open_run_folder(folder, session.plan, session.environment)
-                    _log_warnings(session.plan)
+                claim.enter_context(_claimed(folder, config, overwrite))
+            session = session.with_images()
+        check_alike(_settings(session))
+        session = replace(session, environment=_environment(session, command))
+        with on_all_processes():
+            if session.is_main:
+                _open_folder(session, overwrite)
         stop.begun = True
         yield session
     accelerator.wait_for_everyone()
+
+
+def _open_folder(session: Session, overwrite: bool) -> None:
+    folder = session.folder
+    with lock(folder / ".lock.opening", str(folder), blocking=True):
+        if overwrite:
+            remove_run(folder)
+        check_run_folder(folder, session.config, overwrite)  # others may have begun meanwhile
+        open_run_folder(folder, session.plan, session.environment)
+        _log_warnings(session.plan)
+
+
+def _settings(session: Session) -> dict[str, Any]:
+    """Return what the processes of one training must agree on; paths may differ."""
+    config = flatten(session.config.model_dump())
+    settings = {key: value for key, value in config.items() if not key.startswith(OF_MACHINE)}
+    return {**settings, "certificate": session.plan.certificate["id"], **package_versions()}
+
+
+def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
+    train = session.config.train
+    processes = gather(describe_process(session.accelerator.device))
+    n_step = train.batch_size * train.accumulate
+    return describe_environment(command, processes, n_step, train.precision, train.deterministic)
 
 
 def check_run(config: Config, overwrite: bool) -> None:

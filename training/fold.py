@@ -3,22 +3,23 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.metrics import confusion_matrix, scores
+from storage.environment import made_with_facts, record_environment
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
     FoldMetrics,
     PredictionTable,
     Scores,
-    write_environment,
     write_history,
     write_metrics,
     write_model_card,
@@ -32,6 +33,8 @@ from system.locks import lock
 from system.temporary import remove_leftovers
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
+from training.device_errors import explain_device_errors
+from training.distributed import from_first, on_all_processes
 from training.divergence import Diverged
 from training.engine import fit
 from training.evaluate import Predictions, evaluate
@@ -50,39 +53,49 @@ def run_fold(fold: Fold) -> None:
             another process is at work on this fold.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
-    session, folder, settings = fold.session, fold.folder, fold.config.train
-    if session.is_main:
-        make_folder(folder / STATE, inside=session.folder)
-    fold_lock = lock(folder / STATE / "lock", f"{fold.name} in {session.folder}")
-    with fold_lock if session.is_main else nullcontext():
-        for place in (folder, folder / STATE):
-            remove_leftovers(place)
+    session, folder = fold.session, fold.folder
+    with ExitStack() as held:
+        with on_all_processes():
+            if session.is_main:
+                make_folder(folder / STATE, inside=session.folder)
+                place = folder / STATE / "lock"
+                held.enter_context(lock(place, f"{fold.name} in {session.folder}"))
+                for place in (folder, folder / STATE):
+                    remove_leftovers(place)
         checkpoints = Checkpoints(folder / STATE)
-        if is_finished(folder):
+        if from_first(lambda: is_finished(folder)):
             log.info("%s is finished", fold.name)
-            checkpoints.remove()  # a kill may have left them
+            if session.is_main:
+                checkpoints.remove()  # a kill may have left them
             return
+        made_with = from_first(lambda: record_environment(folder, session.environment))
         sizes = (len(part) for _, part in fold.split.parts())
         log.info("%s: train %d, dev %d, test %d utterances", fold.name, *sizes)
-        start = time.monotonic()
-        state, train_loader = build_training(fold)
-        dev_loader = eval_loader(fold, fold.split.dev)
-        fit(
-            state,
-            train_loader,
-            dev_loader,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            checkpoints=checkpoints,
-            minutes=settings.checkpoint_minutes,
-            after_epoch=_epoch_writer(fold, folder, state),
-        )
-        _load_best(fold, state, checkpoints)
-        with session.stop.deferred():  # an interrupted test would be evaluated a second time
-            _test(fold, state, start)
-            if session.is_main:
-                checkpoints.remove()
+        with explain_device_errors(fold.config, session.accelerator.device):
+            _train_and_test(fold, checkpoints, made_with)
         session.accelerator.free_memory()
+
+
+def _train_and_test(fold: Fold, checkpoints: Checkpoints, made_with: Mapping[str, Any]) -> None:
+    session, settings = fold.session, fold.config.train
+    start = time.monotonic()
+    state, train_loader = build_training(fold)
+    dev_loader = eval_loader(fold, fold.split.dev)
+    fit(
+        state,
+        train_loader,
+        dev_loader,
+        epochs=settings.epochs,
+        patience=settings.patience,
+        checkpoints=checkpoints,
+        minutes=settings.checkpoint_minutes,
+        after_epoch=_epoch_writer(fold, fold.folder, state),
+    )
+    _load_best(fold, state, checkpoints)
+    with session.stop.deferred():  # an interrupted test would be evaluated a second time
+        _test(fold, state, made_with, start)
+        if session.is_main:
+            checkpoints.remove()
 
 
 def train_fold(
@@ -102,18 +115,19 @@ def train_fold(
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
     settings = fold.config.train
-    state, train_loader = build_training(fold)
-    dev_loader = eval_loader(fold, fold.split.dev)
-    return fit(
-        state,
-        train_loader,
-        dev_loader,
-        epochs=settings.epochs,
-        patience=settings.patience,
-        checkpoints=Checkpoints(folder / STATE),
-        minutes=settings.checkpoint_minutes,
-        after_epoch=_epoch_writer(fold, folder, state, watch),
-    )
+    with explain_device_errors(fold.config, fold.session.accelerator.device):
+        state, train_loader = build_training(fold)
+        dev_loader = eval_loader(fold, fold.split.dev)
+        return fit(
+            state,
+            train_loader,
+            dev_loader,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            checkpoints=Checkpoints(folder / STATE),
+            minutes=settings.checkpoint_minutes,
+            after_epoch=_epoch_writer(fold, folder, state, watch),
+        )
 
 
 def _epoch_writer(
@@ -137,7 +151,7 @@ def _epoch_writer(
 def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> None:
     """Load the weights of the best epoch, and write them with their model card."""
     best = checkpoints.best(state.progress.best_epoch)
-    state.model.load_state_dict(load_tensors(best))
+    state.model.load_state_dict(from_first(lambda: load_tensors(best)))
     if fold.session.is_main:
         copy_file(best, fold.folder / WEIGHTS)
         write_model_card(
@@ -152,30 +166,42 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
         )
 
 
-def _test(fold: Fold, state: TrainingState, start: float) -> None:
-    """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger."""
+def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start: float) -> None:
+    """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger.
+
+    The line is written when all predictions of the test are there, before any is written or shown.
+    So a test whose outcome anyone can know is in the ledger, whatever happens next; a process that
+    dies earlier leaves no line, since nobody learnt anything. One that dies between the line and
+    metrics.json is tested again, and has a second line.
+    """
     session, folder = fold.session, fold.folder
     parts = {"dev": fold.split.dev, "test": fold.split.test}
-    if session.is_main:
-        card, n = read_json(folder / CARD), len(fold.split.test)
-        why = f"test after selection of epoch {state.progress.best_epoch} on dev"
-        record_test_evaluation(session.folder, card, n, folder, "test", why)
+    why = f"test after selection of epoch {state.progress.best_epoch} on dev"
     predictions = {}
     for name, part in parts.items():
         loader, ids = eval_loader(fold, part), fold.ids(part)
         try:
             predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids)
         except Diverged as error:
+            if name == "test":
+                _record_test(fold, f"{why}: {error}")
             rates, precision = state.schedule.rates(), fold.config.train.precision
             raise error.because(rates, precision) from error
+    _record_test(fold, why)
     if session.is_main:
         tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
         segments = segment_cells(session.plan.utterances)
         write_predictions(folder, fold.classes, tables, segments)
         seconds = round(time.monotonic() - start, 1)
-        write_environment(folder, {**session.environment, "seconds": seconds})
-        write_metrics(folder, _metrics(fold, predictions, state.progress))
+        record_environment(folder, {**session.environment, "seconds": seconds})
+        write_metrics(folder, _metrics(fold, predictions, state.progress, made_with))
     session.accelerator.wait_for_everyone()
+
+
+def _record_test(fold: Fold, why: str) -> None:
+    if fold.session.is_main:
+        card, n = read_json(fold.folder / CARD), len(fold.split.test)
+        record_test_evaluation(fold.session.folder, card, n, fold.folder, "test", why)
 
 
 def _table(utterances: Sequence[Utterance], predictions: Predictions) -> PredictionTable:
@@ -190,7 +216,12 @@ def _table(utterances: Sequence[Utterance], predictions: Predictions) -> Predict
     )
 
 
-def _metrics(fold: Fold, predictions: Mapping[str, Predictions], progress: Progress) -> FoldMetrics:
+def _metrics(
+    fold: Fold,
+    predictions: Mapping[str, Predictions],
+    progress: Progress,
+    made_with: Mapping[str, Any],
+) -> FoldMetrics:
     dev, test = (
         Scores(**scores(part.targets.tolist(), part.preds.tolist(), len(fold.classes)))
         for part in (predictions["dev"], predictions["test"])
@@ -208,4 +239,5 @@ def _metrics(fold: Fold, predictions: Mapping[str, Predictions], progress: Progr
         dev=dev,
         test=test,
         gate_mean=None if gate is None else float(gate.mean()),
+        made_with=made_with_facts(made_with),
     )

@@ -4,6 +4,8 @@ Training, dry run, tuning, range test and gate analysis each open one. `session.
 is one training in it.
 """
 
+import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +22,11 @@ from corpora.utterance import Utterance
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
+from storage.provenance import describe_process
+from system.devices import choose_device
 from system.signals import Stop
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,56 @@ def feature_settings(config: Config) -> dict[str, Any]:
 
 
 def make_accelerator(config: Config) -> Accelerator:
-    """Return device, precision and processes, with deterministic algorithms switched on."""
-    torch.use_deterministic_algorithms(True, warn_only=True)  # a few CUDA kernels have none
+    """Return device, precision and processes; log which device it is, and why not a GPU.
+
+    Raises:
+        InputError: `run.device` is not there or cannot be used.
+    """
+    # cuBLAS reads it when CUDA starts; without it equal matrix products may differ
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    device = choose_device(config.run.device)
+    choose_deterministic(config.train.deterministic, torch.device(device.name))
     precision = "bf16" if config.train.precision == "bfloat16" else "no"
-    return Accelerator(mixed_precision=precision, cpu=config.run.device == "cpu")
+    n_processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if n_processes == 1 and device.name != "cpu":  # of several each takes the GPU of its rank
+        os.environ["ACCELERATE_TORCH_DEVICE"] = device.name  # its constructor takes no device
+        if device.name.startswith("cuda:"):
+            torch.cuda.set_device(device.name)
+    accelerator = Accelerator(mixed_precision=precision, cpu=device.name == "cpu")
+    if accelerator.is_main_process:
+        _log_device(accelerator, config, device.reason)
+    return accelerator
+
+
+def choose_deterministic(strict: bool, device: torch.device) -> None:
+    """Take deterministic algorithms wherever torch has them.
+
+    The fused forms of attention on CUDA are deterministic in strict mode alone: where torch only
+    warns, their backward pass adds in any order. There the plain form is taken.
+
+    Args:
+        strict: `train.deterministic`: an operation without a deterministic form is an error.
+        device: Device that computes.
+    """
+    torch.use_deterministic_algorithms(True, warn_only=not strict)
+    # Filling memory that is written anyway would only take time
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if device.type == "cuda":
+        torch.backends.cuda.enable_flash_sdp(strict)
+        torch.backends.cuda.enable_mem_efficient_sdp(strict)
+        torch.backends.cuda.enable_cudnn_sdp(strict)
+
+
+def _log_device(accelerator: Accelerator, config: Config, reason: str) -> None:
+    here = describe_process(accelerator.device)
+    n = accelerator.num_processes
+    log.info(
+        "device: %s (%s), %s, %d thread%s%s%s",
+        accelerator.device,
+        here["device"],
+        config.train.precision,
+        here["threads"],
+        "s" * (here["threads"] != 1),
+        f", {n} processes" if n > 1 else "",
+        f"; no GPU: {reason}" if reason else "",
+    )

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import itertools
+import os
 import shutil
 import urllib.error
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from config.schema import Config
 from models import backbones
 from models.losses import FusionLoss, LossTerms
 from storage.tensors import save_tensors
+from system.devices import Device
 from system.errors import InputError, RunError
 from tests.support.runs import run_experiment
 from training import build
@@ -287,10 +289,29 @@ def test_training_waveforms_have_the_rate_and_length_of_the_stored_crops(runs, m
 
 def device_reaches_accelerate(runs: Runs, monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(session_module, "Accelerator", lambda **kwargs: asked.append(kwargs["cpu"]))
-    for device in ("cpu", "auto"):
+    accelerator = session_module.Accelerator(cpu=True)
+
+    def make(**kwargs: object) -> object:
+        asked.append((kwargs["cpu"], os.environ.get("ACCELERATE_TORCH_DEVICE")))
+        return accelerator
+
+    monkeypatch.setattr(session_module, "Accelerator", make)
+    monkeypatch.setattr(session_module, "choose_device", lambda wanted: Device(wanted))
+    monkeypatch.setattr(session_module, "choose_deterministic", lambda strict, device: None)
+    monkeypatch.setattr(
+        session_module, "describe_process", lambda device: {"device": "", "threads": 1}
+    )
+    monkeypatch.setattr(torch.cuda, "set_device", asked.append)
+    monkeypatch.setenv("ACCELERATE_TORCH_DEVICE", "")
+    for device in ("cpu", "cuda:1"):
         session_module.make_accelerator(runs.config(f"run.device={device}"))
-    assert asked == [True, False]
+    assert asked == [(True, ""), "cuda:1", (False, "cuda:1")]
+
+
+def determinism_is_strict_or_warns(runs: Runs, monkeypatch) -> None:
+    for value, mode in (("true", 2), ("false", 1)):
+        session_module.make_accelerator(runs.config(f"train.deterministic={value}"))
+        assert torch.get_deterministic_debug_mode() == mode
 
 
 def channels_last_orders_the_kernels(runs: Runs, monkeypatch) -> None:
@@ -341,6 +362,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
+    "train.deterministic": determinism_is_strict_or_warns,
     "train.channels_last": channels_last_orders_the_kernels,
     "train.checkpoint_minutes": minutes_pass_between_two_checkpoints,
     "train.max_bad_steps": bad_steps_are_borne,

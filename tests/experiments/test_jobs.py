@@ -369,14 +369,45 @@ def test_a_job_that_could_not_speak_on_a_full_disk(job, monkeypatch, code, ends)
         ("5, 7", 2, 2, "auto", ["5", "7"]),
         ("GPU-a,GPU-b,GPU-c", 2, 3, "auto", ["GPU-a", "GPU-b", "GPU-a"]),
         (None, 4, 1, "auto", ["0"]),
+        (None, 2, 2, "cuda", ["0", "1"]),
+        ("MIG-a, MIG-b", 1, 3, "auto", ["MIG-a", "MIG-b", "MIG-a"]),  # torch counts one
+        ("MIG-GPU-x/1/0,MIG-GPU-x/2/0", 1, 2, "auto", ["MIG-GPU-x/1/0", "MIG-GPU-x/2/0"]),
+        ("0,1,9,2", 2, 3, "auto", ["0", "1", "0"]),  # CUDA stops at a name that it does not know
     ],
 )
 def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, device, expected):
+    monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert slot_environments(n, device) == [{"CUDA_VISIBLE_DEVICES": name} for name in expected]
+
+
+@pytest.mark.parametrize(
+    ("variables", "n_gpus", "expected"),
+    [
+        ({}, 2, ["0", "1"]),
+        ({"HIP_VISIBLE_DEVICES": "3,5"}, 2, ["3", "5"]),
+        ({"CUDA_VISIBLE_DEVICES": "3,5"}, 2, ["3", "5"]),
+        ({"HIP_VISIBLE_DEVICES": "6,7", "CUDA_VISIBLE_DEVICES": "3,5"}, 2, ["6", "7"]),
+        ({"ROCR_VISIBLE_DEVICES": "GPU-a,GPU-b"}, 2, ["0", "1"]),  # numbered anew by ROCm
+        ({"ROCR_VISIBLE_DEVICES": "4,5,6", "HIP_VISIBLE_DEVICES": "2,0"}, 2, ["2", "0"]),
+    ],
+)
+def test_slots_on_rocm_narrow_what_the_variables_leave(monkeypatch, variables, n_gpus, expected):
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
+    for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert slot_environments(2, "auto") == [{"HIP_VISIBLE_DEVICES": name} for name in expected]
+
+
+def test_a_gpu_that_is_named_serves_all_slots(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert slot_environments(2, "cuda:1") == [{}, {}]
 
 
 @pytest.mark.parametrize(

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from storage.environment import read_environment, write_environment
 from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
     TrainingIssues,
-    read_environment,
     read_history,
     read_metrics,
     read_predictions,
     recordings_digest,
-    write_environment,
     write_history,
     write_metrics,
     write_model_card,
@@ -67,7 +66,7 @@ def test_metrics_are_read_as_written_and_mark_the_fold_as_finished(tmp_path: Pat
     assert read_metrics(tmp_path) == written
     assert list(read_json(tmp_path / "metrics.json")) == [
         *("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "epochs"),
-        *("training_issues", "dev", "test", "gate_mean"),
+        *("training_issues", "dev", "test", "gate_mean", "made_with"),
     ]
 
 
@@ -208,7 +207,7 @@ def test_history_is_read_as_written(tmp_path: Path) -> None:
 def test_environment_is_read_as_written(tmp_path: Path) -> None:
     written = {"command": ["train.py"], "git_commit": None, "packages": {"torch": "2"}}
     write_environment(tmp_path, written | {"seconds": 1.5})
-    assert read_environment(tmp_path) == written | {"seconds": 1.5}
+    assert read_environment(tmp_path, None) == written | {"seconds": 1.5}
 
 
 def test_the_model_card_names_the_tested_recordings(tmp_path: Path) -> None:

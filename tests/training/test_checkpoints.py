@@ -102,8 +102,6 @@ def test_a_corrupt_newest_state_is_passed_over_and_removed(
 ) -> None:
     newest = kept.folder / f"{PLACES[-1].name}.safetensors"
     damage(newest, how)
-    assert (kept.load(is_main=False) or {})["place"] == [1, 0, 1]
-    assert newest.exists()  # another process may be about to read it
     assert (kept.load() or {})["place"] == [1, 0, 1]
     assert not newest.exists() and f"{newest} is corrupt and was removed" in caplog.text
     count("corrupt states found out")

@@ -1,0 +1,70 @@
+"""Errors of a device in words: memory used up, no deterministic form, another process gone."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from config.schema import Config
+from system.devices import is_out_of_memory
+from system.errors import RunError
+from training.distributed import PEER_ENDED, is_lost_peer
+
+NOT_DETERMINISTIC = "does not have a deterministic implementation"
+
+
+class OutOfMemory(RunError):
+    """The memory of a device is used up."""
+
+
+@contextmanager
+def explain_device_errors(config: Config, device: torch.device) -> Iterator[None]:
+    """Turn an error of the device into one message that says what to change.
+
+    Args:
+        config: Config of the training.
+        device: Device that computes.
+
+    Raises:
+        OutOfMemory: Its memory is used up.
+        RunError: An operation has no deterministic form, and `train.deterministic` asks for one;
+            or another process of the training ended.
+    """
+    try:
+        yield
+    except RunError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, RuntimeError) and is_lost_peer(error):
+            raise RunError(PEER_ENDED) from error
+        first_line = (str(error) or type(error).__name__).splitlines()[0]
+        if is_out_of_memory(error):
+            raise OutOfMemory(_ways_on(config, device, first_line)) from error
+        if NOT_DETERMINISTIC in first_line:
+            raise RunError(
+                f"train.deterministic=true, and on {device} {first_line.split(', but')[0]}: give "
+                "train.deterministic=false, which warns of it, or choose another backbone. What "
+                "was saved is kept; another value needs another `name` or --overwrite"
+            ) from error
+        raise
+
+
+def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
+    train, model = config.train, config.model
+    half = max(2, train.batch_size // 2)
+    ways = []
+    if half < train.batch_size:
+        contrast = " (NT-Xent then has fewer negatives)" if "contrastive" in model.fusion else ""
+        ways.append(
+            f"train.batch_size={half} with train.accumulate={2 * train.accumulate}, as many "
+            f"utterances a step as now{contrast}"
+        )
+    if train.precision == "float32" and device.type != "cpu":
+        ways.append("train.precision=bfloat16")
+    ways += ["a smaller backbone or model.image_size", "more processes or a larger device"]
+    return (
+        f"out of memory on {device} with train.batch_size={train.batch_size}, "
+        f"train.accumulate={train.accumulate}, train.precision={train.precision}: {first_line}. "
+        f"Ways on: {'; '.join(ways)}. The last saved state is kept: where more memory is free, the "
+        "same command resumes; another config needs another `name` or --overwrite"
+    )
