@@ -4,23 +4,18 @@ Scores, recalls and differences are fractions, intervals are 95 % intervals over
 fields are the keys of the JSON files, in their order.
 """
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from pydantic import AliasChoices, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AliasChoices, ConfigDict, Field
 
 from evaluation.calibration import Calibration, RiskCoverage
 from storage.fold_folder import TrainingIssues
-from system.errors import RunError
-from system.files import MAX_JSON, read_text
-from system.text import truncate
 
 # Fields of a comparison that all its runs share
 SHARED = "corpus synthetic protocol certificate speaker_dependent classes folds n_folds".split()
 SHARED += ["seeds", "n", "n_speakers"]
 UNKNOWN = "a corpus that was not recorded"  # in files of earlier versions
-OPTIONAL = ("robustness", "breakdown", "classes")  # keys that comparison.json lacks where None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,30 +319,3 @@ def side_by_side(run: RunSummary) -> Comparison:
     return Comparison(
         **shared_facts(run), runs=[run], config_differences={}, tests=[], mcnemar=[], made_with=[]
     )
-
-
-def comparison_json(comparison: Comparison) -> dict[str, Any]:
-    """Return the content of comparison.json."""
-    return asdict(
-        comparison,
-        dict_factory=lambda items: {k: v for k, v in items if v is not None or k not in OPTIONAL},
-    )
-
-
-def read_comparison(path: Path) -> Comparison:
-    """Read a comparison.json, also that of an earlier version.
-
-    Raises:
-        RunError: It is missing or corrupt.
-    """
-    try:
-        return TypeAdapter(Comparison).validate_json(read_text(path, MAX_JSON))
-    except (OSError, ValueError) as error:
-        reason = str(error)
-        if isinstance(error, ValidationError):
-            first = error.errors()[0]
-            reason = f"{truncate('.'.join(map(str, first['loc'])))}: {first['msg']}"
-        raise RunError(
-            f"{path} is missing, corrupt or of another version ({reason}): "
-            "write it again with compare.py --out"
-        ) from error

@@ -159,7 +159,7 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes: unread audio, classes, texts, folds, earlier evaluations, how runs were made."""
+    """Return notes: unread audio, classes, texts, folds, earlier evaluations, how it was made."""
     lines = [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()

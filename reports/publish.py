@@ -6,7 +6,10 @@ from pathlib import Path
 
 from corpora.splits import STAMP
 from evaluation.comparison import compare, run_names
-from evaluation.results import Comparison, comparison_json
+from evaluation.comparison_file import comparison_json
+from evaluation.results import (
+    Comparison,
+)
 from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize

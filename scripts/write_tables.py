@@ -13,7 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from evaluation.results import Comparison, read_comparison
+from evaluation.comparison_file import read_comparison
+from evaluation.results import (
+    Comparison,
+)
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
 from system.cli import run_entry

@@ -11,6 +11,7 @@ from statsmodels.stats.multitest import multipletests
 
 from evaluation.calibration import Bin, Calibration, RiskCoverage
 from evaluation.comparison import compare
+from evaluation.comparison_file import comparison_json, read_comparison
 from evaluation.conclusion import conclusion
 from evaluation.results import (
     Breakdown,
@@ -18,8 +19,6 @@ from evaluation.results import (
     FoldConfusions,
     GroupScores,
     Robustness,
-    comparison_json,
-    read_comparison,
 )
 from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run

@@ -19,8 +19,8 @@ import yaml
 
 import compare
 from config.loading import load_config
+from evaluation.comparison_file import read_comparison
 from evaluation.figures import dot_plot
-from evaluation.results import read_comparison
 from evaluation.tables import comparison_latex
 from evaluation.wording import markdown_table
 from reports.publish import gather, publish
