@@ -12,8 +12,9 @@ from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from config.schema import Config
 from corpora.certificate import certify, protocol_id
+from corpora.given import GIVEN, given_digest
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import LeakageRules, check_leakage, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
@@ -66,9 +67,9 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances = _read(config)
+    labels, utterances, protocol = _read(config)
     recordings, bad = _index(config, utterances, keep)
-    return _settle(config, labels, utterances, recordings, bad)
+    return _settle(config, labels, protocol, utterances, recordings, bad)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -93,12 +94,12 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances = _read(config)
+    labels, utterances, protocol = _read(config)
     split = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
     recordings, bad = _index(config, opened, keep)
-    return _settle_without_test(config, labels, opened, recordings, bad, split)
+    return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
 def without_bad_audio(plan: Plan, bad: Mapping[Path, str]) -> Plan:
@@ -113,15 +114,18 @@ def without_bad_audio(plan: Plan, bad: Mapping[Path, str]) -> Plan:
     """
     if not bad:
         return plan
-    parts = (plan.config, plan.labels, plan.utterances, plan.recordings, {**plan.bad, **bad})
+    protocol = plan.certificate["protocol"]
+    parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
+    bad = {**plan.bad, **bad}
     if plan.has_test:
-        return _settle(*parts)
-    return _settle_without_test(*parts, plan.splits[0])
+        return _settle(*parts, bad)
+    return _settle_without_test(*parts, bad, plan.splits[0])
 
 
 def plan_warnings(plan: Plan) -> list[str]:
     """Return what the leakage check allowed and a reader of the scores should know."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
         shared = fold["text_in_train_and_test"]
@@ -141,15 +145,35 @@ def plan_warnings(plan: Plan) -> list[str]:
     return warnings
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance]]:
-    """Read the corpus and choose labels; no audio is opened."""
+def _warn_of_columns(plan: Plan) -> list[str]:
+    """Say what a manifest's columns cannot show, or show in vain."""
+    warnings = []
+    if lone := count_lone_speakers(plan.utterances):
+        warnings.append(
+            f"{lone} of {len(plan.utterances)} utterances are the only one of their speaker: check "
+            "that `speaker` holds speakers, not recordings. Otherwise nothing shows that train and "
+            "test share no speaker, and intervals and tests take utterances as independent"
+        )
+    split = plan.config.protocol.split
+    for column in ("split", "fold"):
+        if split != GIVEN and any(getattr(u, column) for u in plan.utterances):
+            warnings.append(
+                f"the manifest's column `{column}` is not used: protocol.split is {split}; "
+                f"protocol.split={GIVEN} takes the folds from it"
+            )
+    return warnings
+
+
+def _read(config: Config) -> tuple[LabelSet, list[Utterance], str]:
+    """Read the corpus, choose labels, and name the protocol; no audio is opened."""
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
     labels = label_set(corpus.name, corpus.labels, utterances)
     published = corpus.expect_published_counts or False
-    return labels, list(select_labels(utterances, labels, corpus.subset, published))
+    chosen = select_labels(utterances, labels, corpus.subset, published)
+    return labels, chosen, _protocol_id(config, labels, chosen)
 
 
 def _index(
@@ -162,6 +186,7 @@ def _index(
 def _settle(
     config: Config,
     labels: LabelSet,
+    protocol: str,
     utterances: Sequence[Utterance],
     recordings: Mapping[Path, Recording],
     bad: Mapping[Path, str],
@@ -173,7 +198,7 @@ def _settle(
     certificate = certify(
         splits,
         hashes,
-        _protocol_id(config, labels),
+        protocol,
         config.protocol.allow_speaker_overlap,
         copies,
         config.protocol.near_identical == "refuse",
@@ -185,6 +210,7 @@ def _settle(
 def _settle_without_test(
     config: Config,
     labels: LabelSet,
+    protocol: str,
     utterances: Sequence[Utterance],
     recordings: Mapping[Path, Recording],
     bad: Mapping[Path, str],
@@ -210,7 +236,7 @@ def _settle_without_test(
         for utterance in part
     )
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:10]
-    facts = {"protocol": _protocol_id(config, labels), "fold": split.fold, "without": "test"}
+    facts = {"protocol": protocol, "fold": split.fold, "without": "test"}
     certificate = {"id": digest, **facts, "checks": checks}
     return Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
 
@@ -263,7 +289,7 @@ def _split(
     return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
 
 
-def _protocol_id(config: Config, labels: LabelSet) -> str:
+def _protocol_id(config: Config, labels: LabelSet, utterances: Sequence[Utterance]) -> str:
     protocol = config.protocol
     return protocol_id(
         labels.name,
@@ -272,4 +298,5 @@ def _protocol_id(config: Config, labels: LabelSet) -> str:
         config.corpus.subset,
         protocol.n_folds,
         protocol.text_groups,
+        given_digest(utterances) if protocol.split == GIVEN else "",
     )

@@ -1,7 +1,5 @@
 """Read a corpus folder into a list of utterances: one reader per corpus; no audio is opened."""
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -13,6 +11,7 @@ from corpora.manifest import read_manifest
 from corpora.utterance import Utterance, from_name, is_audio
 from system.errors import InputError, nearest
 from system.files import MAX_LABELS, read_text
+from system.tables import csv_table
 from system.text import truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
@@ -191,10 +190,10 @@ def _read_cremad(root: Path) -> list[Utterance]:
 def _read_cremad_genders(path: Path) -> dict[str, str]:
     if not path.is_file():
         return {}
-    rows = csv.DictReader(io.StringIO(_text(path), newline=""))
+    text = _text(path, errors="strict")
     try:
-        return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
-    except (KeyError, csv.Error) as error:
+        return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in csv_table(text)}
+    except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: expected columns ActorID and Sex (Female or Male), got "
             f"{truncate(str(error))}; unpack the corpus again"
@@ -282,9 +281,10 @@ def _lines(path: Path) -> list[str]:
     return [line.strip() for line in re.split(r"\r\n?|\n", _text(path))]
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, errors: str = "replace") -> str:
+    """Read a label file; published ones have comments in other encodings, but names in ASCII."""
     try:
-        return read_text(path, MAX_LABELS, "utf-8-sig", "replace")
+        return read_text(path, MAX_LABELS, "utf-8-sig", errors)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}; unpack the corpus again") from error
 

@@ -22,6 +22,8 @@ class Utterance:
         text_id: The same for the same words; None if improvised or unknown.
         gender: Gender of the speaker, "F" or "M"; None if unknown.
         portion: What `corpus.subset` selects: improvised or scripted, english or mandarin, or None.
+        split: What the manifest's column `split` says, or None; read by `protocol.split: given`.
+        fold: What the manifest's column `fold` says, or None; read by `protocol.split: given`.
     """
 
     id: str
@@ -32,6 +34,8 @@ class Utterance:
     text_id: str | None = None
     gender: str | None = None
     portion: str | None = None
+    split: str | None = None
+    fold: str | None = None
 
 
 # All 10,039 labelled ids match. The letter after the session number is the actor who wears the

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.effects import usual_value
+from corpora.leakage import LONE
 from corpora.splits import STAMP
 from evaluation.results import Comparison
 from storage.fold_folder import TrainingIssues
@@ -21,6 +22,10 @@ LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
 MCNEMAR = (
     "McNemar's test assumes independent utterances, which those of one speaker are not: rely on p "
     "(Holm). Of several seeds its largest p is shown."
+)
+LONE_SPEAKERS = (
+    "Nearly every utterance has a speaker of its own: nothing shows that train and test share no "
+    "speaker, and intervals and tests take utterances as independent."
 )
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
@@ -140,8 +145,9 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes on the scores: missing classes or folds, repeated evaluations, commits."""
-    lines = [
+    """Return notes on the scores: lone speakers, missing classes, repeated evaluations, commits."""
+    lines = [LONE_SPEAKERS] * (comparison.n_speakers >= LONE * comparison.n)
+    lines += [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
     ]

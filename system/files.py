@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from system.errors import RunError
-from system.text import format_bytes
+from system.text import decode_text, format_bytes
 
 MAX_CONFIG = 100_000  # bytes of a config file or an override; the longest here has 800
 MAX_MANIFEST = 100_000_000  # bytes, about half a million rows
@@ -51,7 +51,7 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is a folder, pipe or device, is larger, or is not text.
+        ValueError: It is a folder, pipe or device, is larger, or is not text, see `decode_text`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
@@ -60,7 +60,7 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
         content = b"" if status.st_size > limit else file.read(limit + 1)
     if max(status.st_size, len(content)) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:g} MB")
-    return content.decode(encoding, errors)
+    return decode_text(content, encoding, errors)
 
 
 def read_json(path: Path, *keys: str, remove: Path | None = None, limit: int = MAX_JSON) -> Any:
@@ -272,7 +272,7 @@ def corrupt_file(path: Path, reason: object, remove: Path | None = None) -> RunE
             "command again"
         )
     return RunError(
-        f"{path} is missing, corrupt or of another version ({reason}): "
+        f"{path} is missing, corrupt or of another version ({getattr(reason, 'what', reason)}): "
         f"remove {remove or path} and run the same training command again"
     )
 

@@ -374,7 +374,8 @@ def test_manifest_row_without_a_speaker_names_the_line(tmp_path):
         ("a/._1.wav,joy,ann,", "'a/._1.wav' must end in one of .* and not begin with a dot"),
         ("a/2.flac,joy,,", "no speaker"),
         ("a/1.wav,joy,ann,", "id 'a/1' was given in line 2"),
-        ("a/2.flac,joy,ann,x", "gender must be F, M or empty, got 'x'"),
+        ("a/2.flac,nan,ann,", "'label' is 'nan', which stands for unknown: fill it in, or remove"),
+        ("a/2.flac,joy,N/A,", "'speaker' is 'N/A', which stands for unknown"),
         ("a/2.flac,joy,ann,F,more", "more fields than the header"),
     ],
 )
@@ -424,12 +425,17 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("mine.csv", "file,label,speaker\n", "line 1: the header must .* path not found in: file"),
+        (
+            "mine.csv",
+            "wo,label,speaker\n",
+            "line 1: the header must .* path not found in: wo.*file",
+        ),
         ("mine.csv", "", "an empty file"),
         ("mine.csv", "path,label,speaker\n", "has no rows"),
         ("mine.jsonl", "{}\n{", "line 2: not JSON"),
         ("mine.jsonl", "[]\n", "line 1: must be an object"),
-        ("mine.txt", "", "must end in .csv or .jsonl"),
+        ("mine.txt", "", "must end in .csv, .tsv or .jsonl"),
+        ("mine.json", "[]", "must end in .*jq -c '.meta_data"),
     ],
 )
 def test_manifest_that_is_not_a_table(tmp_path, name, text, reason):
