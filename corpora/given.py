@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from corpora.names import is_placeholder, two_spellings
 from corpora.utterance import Utterance
-from system.errors import InputError, nearest
+from system.errors import InputError
 from system.text import short_repr
 
 GIVEN = "given"
@@ -59,7 +59,7 @@ def given_parts(utterances: Sequence[Utterance]) -> dict[str, list[Utterance]]:
         if word not in PART_OF:
             raise InputError(
                 f"the column `split` says {short_repr(utterance.split)} for {utterance.id}; "
-                f"{nearest(word, PART_OF)}"
+                f"write one of {', '.join(PART_OF)}"
             )
         parts[PART_OF[word]].append(utterance)
     if empty := [name for name, part in parts.items() if not part]:
