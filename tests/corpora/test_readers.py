@@ -282,6 +282,22 @@ def test_cremad(tmp_path):
     assert [one.gender for one in read_corpus("cremad", tmp_path)] == ["M", "F", None]
 
 
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b'ActorID,Sex,Race\n1001,Male,"-\n1002,Female,"-"\n', "line 2: not CSV: a quote"),
+        (b"ActorID,Sex,Race\n1001,Male,\xe4\n", "line 2: byte 0xE4 .* is not UTF-8"),
+        (b"ActorID,Sex\n1001\n", "line 2: 1 fields, the header has 2"),
+        (b"ActorID,Sex\n1001,x\n", "got 'x'"),
+    ],
+)
+def test_the_genders_of_cremad_are_read_whole_or_refused(tmp_path, table, reason):
+    touch(tmp_path / "AudioWAV", "1001_DFA_ANG_XX.wav")
+    (tmp_path / "VideoDemographics.csv").write_bytes(table)
+    with pytest.raises(InputError, match=reason):
+        read_corpus("cremad", tmp_path)
+
+
 def write_manifest(root: Path, name: str, text: str) -> Path:
     touch(root, "a/1.wav", "a/2.flac", "b/1.WAV")
     (root / name).write_text(text, encoding="utf-8")
