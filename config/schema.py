@@ -57,7 +57,7 @@ class CorpusConfig(Section):
     root: str
     """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None
-    """CSV or JSONL file with path, label and speaker; only with `name: manifest`."""
+    """CSV, TSV or JSONL file with path, label and speaker; only with `name: manifest`."""
     absolute_paths: bool | None = None
     """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
@@ -74,9 +74,14 @@ class ProtocolConfig(Section):
     """Which utterances train, select (dev) and test the model."""
 
     split: Literal[
-        "leave-one-session-out", "leave-one-speaker-out", "speaker-k-fold", "random-utterance"
+        "leave-one-session-out",
+        "leave-one-speaker-out",
+        "speaker-k-fold",
+        "random-utterance",
+        "given",
     ]
-    dev: Literal["session", "speaker", "fold", "speakers", "random"] | None = None
+    """How folds are made; `given` takes them from the manifest's column `split` or `fold`."""
+    dev: Literal["session", "speaker", "fold", "speakers", "random", "given"] | None = None
     """What the dev split consists of; null is the usual choice for the split."""
     n_folds: Annotated[int, Field(ge=3)] | None = None
     """Number of folds; only with speaker-k-fold and random-utterance."""

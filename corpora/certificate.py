@@ -8,8 +8,9 @@ from typing import Any
 
 from audio.fingerprint import Copy
 from audio.segment import AudioSource
+from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
-from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, recording_of
+from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
 from corpora.utterance import Utterance
 from system.errors import InputError
 
@@ -24,6 +25,7 @@ def protocol_id(
     subset: str,
     n_folds: int | None,
     text_groups: int | None = None,
+    assignment: str = "",
 ) -> str:
     """Return the id of a protocol; only results with equal ids may be compared.
 
@@ -34,6 +36,7 @@ def protocol_id(
         subset: Value of `corpus.subset`.
         n_folds: Value of `protocol.n_folds`.
         text_groups: Value of `protocol.text_groups`.
+        assignment: From `given_digest`; only for `given`.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
@@ -42,6 +45,7 @@ def protocol_id(
     scheme = {
         "speaker-k-fold": f"speaker-{n_folds}-fold",
         "random-utterance": f"random-utterance-{n_folds}-fold-{SPEAKER_DEPENDENT}",
+        GIVEN: f"{GIVEN}-{assignment}",
     }.get(split, split)
     texts = "" if text_groups is None else f"/{text_groups}{TEXT_GROUPS}"
     return f"{label_set_name}/{scheme}/dev-{dev}/{subset}{texts}"
@@ -69,9 +73,10 @@ def certify(
     """Check all folds for leaks and return their certificate.
 
     No speaker, session, recording (same samples), near-identical recording or overlapping segments
-    of a file may be in two splits of a fold, and every utterance must be tested exactly once. In
-    `leave-one-speaker-out`, dev and test share a session on purpose; train shares none with them.
-    Texts shared by train and test are counted, and refused if the protocol has text groups.
+    of a file may be in two splits of a fold, and every utterance must be tested exactly once,
+    unless the manifest gives one split. In `leave-one-speaker-out`, dev and test share a session on
+    purpose; train shares none with them. Texts shared by train and test are counted, and refused if
+    the protocol has text groups.
 
     Args:
         splits: All folds, with class names as labels.
@@ -95,15 +100,21 @@ def certify(
     has_sessions = any(u.session is not None for fold in splits for u in fold.test)
     shared_session = split == "leave-one-speaker-out" and has_sessions
     texts_apart = protocol.endswith(TEXT_GROUPS)
-    rules = LeakageRules(speaker_dependent, shared_session, texts_apart, refuse_near)
+    utterances = everyone(splits)
+    given = split.startswith(f"{GIVEN}-")
+    one_test = given and given_column(utterances) == "split"
+    rules = LeakageRules(
+        speaker_dependent, shared_session, texts_apart, refuse_near, one_test=one_test
+    )
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
     _refuse(protocol, leaks)
-    everyone = {u.id: u for split in splits for _, part in split.parts() for u in part}
+    if given:
+        results["folds"] = describe_given(utterances)
     certificate = {
         "protocol": protocol,
         "speaker_dependent": speaker_dependent,
-        "utterances": len(everyone),
-        "identical_recordings": _count_identical(everyone.values(), hashes),
+        "utterances": len(utterances),
+        "identical_recordings": _count_identical(utterances, hashes),
         "folds": [_describe(split, hashes) for split in splits],
     }
     near = describe_copies(splits, hashes, copies)

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
@@ -157,7 +158,7 @@ def _manifest_labels(labels: str | list[str], known: set[str]) -> LabelSet:
             f"corpus.labels of a manifest must be all, or a list such as "
             f"[{', '.join(sorted(known)[:3])}], got {labels!r}"
         )
-    classes = tuple(sorted(known)) if labels == "all" else tuple(labels)
+    classes = tuple(sorted(known)) if labels == "all" else tuple(map(clean_name, labels))
     for name in classes:
         if name not in known:
             raise InputError(

@@ -120,14 +120,18 @@ def list_folder(folder: Path) -> str:
     return f"{folder} holds: {first(names)}" if names else "it is empty"
 
 
-def read_published(path: Path) -> str:
-    """Read a text file of a published corpus; bytes that are no UTF-8 are in its comments.
+def read_published(path: Path, errors: str = "replace") -> str:
+    """Read a text file of a published corpus; bytes that are not UTF-8 are in its comments.
+
+    Args:
+        path: The file.
+        errors: What to do with bytes that are not UTF-8: "strict" where they may be names.
 
     Raises:
         InputError: It cannot be read, or is too large.
     """
     try:
-        return read_text(path, MAX_LABELS, "utf-8-sig", "replace")
+        return read_text(path, MAX_LABELS, "utf-8-sig", errors)
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from error
 

@@ -15,8 +15,9 @@ from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import describe_bad_audio
 from corpora.certificate import certify, protocol_id
+from corpora.given import GIVEN, given_digest
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import LeakageRules, check_leakage, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers, group_recordings
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
@@ -72,9 +73,10 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances, unread = _read(config)
+    labels, utterances, protocol, unread = _read(config)
     recordings, bad = _index(config, utterances, keep)
-    return replace(_settle(config, labels, utterances, recordings, bad), unread=unread)
+    plan = _settle(config, labels, protocol, utterances, recordings, bad)
+    return replace(plan, unread=unread)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -99,12 +101,12 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances, _ = _read(config)
+    labels, utterances, protocol, _ = _read(config)
     split = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
     recordings, bad = _index(config, opened, keep)
-    return _settle_without_test(config, labels, opened, recordings, bad, split)
+    return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
 def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
@@ -119,16 +121,19 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     """
     if not bad:
         return plan
-    parts = (plan.config, plan.labels, plan.utterances, plan.recordings, {**plan.bad, **bad})
+    protocol = plan.certificate["protocol"]
+    parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
+    bad = {**plan.bad, **bad}
     if plan.has_test:
-        return replace(_settle(*parts), unread=plan.unread)
-    return _settle_without_test(*parts, plan.splits[0])
+        return replace(_settle(*parts, bad), unread=plan.unread)
+    return _settle_without_test(*parts, bad, plan.splits[0])
 
 
 def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
     warnings += plan.unread.words()
+    warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
         shared = fold["text_in_train_and_test"]
@@ -153,8 +158,30 @@ def bad_audio_list(config: Config) -> Path:
     return Path(config.run.store) / f"bad_audio-{config.name}.csv"
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance], Unread]:
-    """Read the corpus, choose labels, list audio that was not read; no audio is opened."""
+def _warn_of_columns(plan: Plan) -> list[str]:
+    """Say what a manifest's columns cannot show, or show in vain."""
+    warnings = []
+    if lone := count_lone_speakers(plan.utterances):
+        warnings.append(
+            f"{lone} of {len(plan.utterances)} utterances are the only one of their speaker: check "
+            "that `speaker` holds speakers, not recordings. Otherwise nothing shows that train and "
+            "test share no speaker, and intervals and tests take utterances as independent"
+        )
+    split = plan.config.protocol.split
+    for column in ("split", "fold"):
+        if split != GIVEN and any(getattr(u, column) for u in plan.utterances):
+            warnings.append(
+                f"the manifest's column `{column}` is not used: protocol.split is {split}; "
+                f"protocol.split={GIVEN} takes the folds from it"
+            )
+    return warnings
+
+
+def _read(config: Config) -> tuple[LabelSet, list[Utterance], str, Unread]:
+    """Read the corpus, choose labels, name the protocol, list audio that was not read.
+
+    No audio is opened.
+    """
     corpus = config.corpus
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
@@ -164,9 +191,10 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Unread]:
     paths = [utterance.path for utterance in utterances]
     unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
     try:
-        return labels, select_labels(utterances, labels, corpus.subset, published), unread
+        chosen = select_labels(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
         raise InputError("\n".join([str(error), *unread.words()])) from error
+    return labels, chosen, _protocol_id(config, labels, chosen), unread
 
 
 def _index(
@@ -179,6 +207,7 @@ def _index(
 def _settle(
     config: Config,
     labels: LabelSet,
+    protocol: str,
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
@@ -194,7 +223,7 @@ def _settle(
     certificate = certify(
         splits,
         hashes,
-        _protocol_id(config, labels),
+        protocol,
         config.protocol.allow_speaker_overlap,
         copies,
         config.protocol.near_identical == "refuse",
@@ -207,6 +236,7 @@ def _settle(
 def _settle_without_test(
     config: Config,
     labels: LabelSet,
+    protocol: str,
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
@@ -232,7 +262,7 @@ def _settle_without_test(
         for utterance in part
     )
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:10]
-    facts = {"protocol": _protocol_id(config, labels), "fold": split.fold, "without": "test"}
+    facts = {"protocol": protocol, "fold": split.fold, "without": "test"}
     certificate = {"id": digest, **facts, "checks": checks}
     return Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
 
@@ -295,7 +325,7 @@ def _split(
     return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
 
 
-def _protocol_id(config: Config, labels: LabelSet) -> str:
+def _protocol_id(config: Config, labels: LabelSet, utterances: Sequence[Utterance]) -> str:
     protocol = config.protocol
     return protocol_id(
         labels.name,
@@ -304,4 +334,5 @@ def _protocol_id(config: Config, labels: LabelSet) -> str:
         config.corpus.subset,
         protocol.n_folds,
         protocol.text_groups,
+        given_digest(utterances) if protocol.split == GIVEN else "",
     )

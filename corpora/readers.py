@@ -1,7 +1,5 @@
 """Read a corpus folder into a list of utterances: one reader per corpus; no audio is opened."""
 
-import csv
-import io
 import os
 import re
 from collections import Counter
@@ -23,6 +21,7 @@ from corpora.layout import (
 from corpora.manifest import read_manifest
 from corpora.utterance import ESD_EMOTIONS, Utterance, from_name, is_audio
 from system.errors import InputError, nearest
+from system.tables import csv_table
 from system.text import truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
@@ -136,10 +135,10 @@ def _read_cremad_genders(folder: Path) -> dict[str, str]:
     path = folder / "VideoDemographics.csv"
     if not path.is_file():
         return {}
-    rows = csv.DictReader(io.StringIO(read_published(path), newline=""))
+    text = read_published(path, errors="strict")
     try:
-        return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in rows}
-    except (KeyError, csv.Error) as error:
+        return {row["ActorID"]: {"Female": "F", "Male": "M"}[row["Sex"]] for row in csv_table(text)}
+    except (KeyError, ValueError) as error:
         raise InputError(
             f"{path}: expected columns ActorID and Sex (Female or Male), got "
             f"{truncate(str(error))}: put the published table there"

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from audio.segment import AudioSource
+from corpora.given import GIVEN, given_column, given_folds, given_parts
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 
@@ -15,6 +16,7 @@ DEV_OF_SPLIT = {
     "leave-one-speaker-out": ("speaker",),
     "speaker-k-fold": ("fold", "speakers"),
     "random-utterance": ("random",),
+    GIVEN: ("given",),
 }
 TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
 MIN_GROUPS = 3  # for train, dev and test
@@ -37,6 +39,12 @@ class Split:
         yield from (("train", self.train), ("dev", self.dev), ("test", self.test))
 
 
+def everyone(splits: Sequence[Split]) -> list[Utterance]:
+    """Return every utterance of some folds once, sorted by id."""
+    by_id = {u.id: u for split in splits for _, part in split.parts() for u in part}
+    return [by_id[utterance_id] for utterance_id in sorted(by_id)]
+
+
 def make_splits(
     utterances: Iterable[Utterance],
     split: str,
@@ -45,7 +53,7 @@ def make_splits(
     hashes: Mapping[AudioSource, str],
     allow_speaker_overlap: bool,
 ) -> list[Split]:
-    """Divide a corpus into folds; each utterance is tested in exactly one of them.
+    """Divide a corpus into folds; each utterance is tested once, except where the list says not.
 
     Args:
         utterances: All utterances, labelled with class names.
@@ -55,6 +63,8 @@ def make_splits(
             `speaker-k-fold`: fixed groups of speakers, balanced by gender; dev is the next group
             (`fold`) or one speaker of each gender from it (`speakers`).
             `random-utterance`: speaker-dependent random groups; dev is the next group.
+            `given`: as the manifest says. A column `split` is one fold, of train, dev and test. A
+            column `fold` has one fold a value: it is tested, and dev is the next one.
         dev: Value of `protocol.dev`; None is the default of the split.
         n_folds: Number of folds of `speaker-k-fold` and `random-utterance`; None for the others.
         hashes: Hash of each file or segment; `random-utterance` keeps equal recordings in one
@@ -74,6 +84,8 @@ def make_splits(
         splits = _leave_one_speaker_out(utterances)
     elif split == "speaker-k-fold":
         splits = _speaker_k_fold(utterances, n_folds or 0, whole_group=dev == "fold")
+    elif split == GIVEN:
+        splits = _given(utterances)
     else:
         splits = _random_utterance(utterances, n_folds or 0, hashes)
     check_train_classes(splits)
@@ -103,8 +115,8 @@ def check_settings(split: str, dev: str | None, n_folds: int | None) -> str:
         )
     if split not in TAKES_N_FOLDS and n_folds is not None:
         raise InputError(
-            f"protocol.n_folds={n_folds} has no effect on {split}, which has one fold per session "
-            f"or speaker; leave it out, or use {' or '.join(TAKES_N_FOLDS)}"
+            f"protocol.n_folds={n_folds} has no effect on {split}, whose folds the corpus decides; "
+            f"leave it out, or use {' or '.join(TAKES_N_FOLDS)}"
         )
     return dev or DEV_OF_SPLIT[split][0]
 
@@ -239,6 +251,14 @@ def _random_utterance(
             group_of[recording] = len(group_of) % n_folds
     _check_number(n_folds, "different recordings", sorted(group_of))
     return _rotate(utterances, n_folds, lambda u: group_of[recording_of(u, hashes)])
+
+
+def _given(utterances: list[Utterance]) -> list[Split]:
+    if given_column(utterances) == "split":
+        parts = given_parts(utterances)
+        return [Split(1, *(tuple(parts[name]) for name in ("train", "dev", "test")))]
+    folds = given_folds(utterances)
+    return _rotate(utterances, len(folds), lambda u: folds.index(u.fold or ""))
 
 
 def _random_key(recording: str) -> str:

@@ -9,7 +9,7 @@ from system.errors import InputError
 
 
 def cross_with_texts(splits: Sequence[Split], n_groups: int) -> list[Split]:
-    """Replace each fold by one fold per group of texts; each utterance is still tested once.
+    """Replace each fold by one fold per group of texts; what was tested once still is.
 
     Fold (k, g) tests the utterances of fold k whose text is in group g; it trains and selects on
     those of fold k whose text is not. Fold k becomes folds (k - 1) * n_groups + 1, + 2, ...
@@ -28,7 +28,7 @@ def cross_with_texts(splits: Sequence[Split], n_groups: int) -> list[Split]:
     for split in splits:
         for group in range(n_groups):
             train, dev = (
-                tuple(u for u in part if group_of[_text(u)] != group)
+                tuple(u for u in part if group_of.get(_text(u)) != group)  # None: never tested
                 for part in (split.train, split.dev)
             )
             test = tuple(u for u in split.test if group_of[_text(u)] == group)

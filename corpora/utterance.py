@@ -26,6 +26,8 @@ class Utterance:
         portion: What `corpus.subset` selects: improvised or scripted, english or mandarin, or None.
         start: Where the utterance begins in its file, s.
         end: Where it ends in its file, s; None is the end of the file.
+        split: What the manifest's column `split` says, or None; read by `protocol.split: given`.
+        fold: What the manifest's column `fold` says, or None; read by `protocol.split: given`.
     """
 
     id: str
@@ -38,6 +40,8 @@ class Utterance:
     portion: str | None = None
     start: float = 0.0
     end: float | None = None
+    split: str | None = None
+    fold: str | None = None
 
     @property
     def audio(self) -> AudioSource:

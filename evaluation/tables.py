@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.effects import usual_value
+from corpora.leakage import LONE
 from corpora.splits import STAMP
 from evaluation.conclusion import cannot_be_tested, conclusion, design
 from evaluation.results import Comparison
@@ -32,6 +33,10 @@ LATEX_SPECIAL |= {"−": "$-$", "<": "$<$"}
 MCNEMAR = (
     "McNemar's test assumes independent utterances, which those of one speaker are not: rely on p "
     "(Holm). Of several seeds its largest p is shown."
+)
+LONE_SPEAKERS = (
+    "Nearly every utterance has a speaker of its own: nothing shows that train and test share no "
+    "speaker, and intervals and tests take utterances as independent."
 )
 
 Rows = list[list[str]]
@@ -159,8 +164,9 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """Return notes: unread audio, classes, texts, folds, earlier evaluations, how it was made."""
-    lines = [
+    """Return notes: speakers, audio, classes, texts, earlier evaluations, how it was made."""
+    lines = [LONE_SPEAKERS] * (comparison.n_speakers >= LONE * comparison.n)
+    lines += [
         f"Fold {fold} tests no utterance of {', '.join(missing)}: its UA is over the other classes."
         for fold, missing in comparison.runs[0].missing_classes.items()
     ]

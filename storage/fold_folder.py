@@ -9,8 +9,6 @@ metrics.json       scores; written last: a fold that has it is finished
 state/             checkpoints while the fold is trained
 """
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 from corpora.segments import TIME_COLUMNS
 from storage.folders import CARD, METRICS
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
+from system.tables import csv_table
 from system.text import truncate
 
 WEIGHTS, STATE = "model.safetensors", "state"
@@ -304,11 +303,11 @@ def read_table(
         RunError: It is missing or corrupt.
     """
     try:
-        rows = list(csv.DictReader(io.StringIO(read_text(path, MAX_TABLE), newline="")))
-        if not rows or any(None in row or None in row.values() for row in rows):
-            raise ValueError("it is empty or cut short")
+        rows = csv_table(read_text(path, MAX_TABLE))
+        if not rows:
+            raise ValueError("it has no rows")
         if missing := [column for column in columns if column not in rows[0]]:
             raise ValueError(f"it has no column {', '.join(missing)}")
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError) as error:
         raise corrupt_file(path, error, remove) from error
     return rows

@@ -21,7 +21,7 @@ from system.errors import RunError
 from system.owned import check_inside, flock, open_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer, refuse_lfs_pointer
 from system.temporary import hidden_folder
-from system.text import format_bytes
+from system.text import decode_text, format_bytes
 
 MAX_CONFIG = 100_000  # bytes of a config file or an override; the longest here has 800
 MAX_MANIFEST = 100_000_000  # bytes, about half a million rows
@@ -50,7 +50,8 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is a folder, pipe, device or Git LFS pointer, is larger, or is not text.
+        ValueError: It is a folder, pipe, device or Git LFS pointer, is larger, or is not text, see
+            `decode_text`.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
@@ -60,7 +61,7 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
     if max(status.st_size, len(content)) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:g} MB")
     refuse_lfs_pointer(content)
-    return content.decode(encoding, errors)
+    return decode_text(content, encoding, errors)
 
 
 def read_json(path: Path, *keys: str, remove: Path | None = None, limit: int = MAX_JSON) -> Any:
@@ -262,7 +263,7 @@ def corrupt_file(path: Path, reason: object, remove: Path | None = None) -> RunE
             "command again"
         )
     return RunError(
-        f"{path} is missing, corrupt or of another version ({reason}): "
+        f"{path} is missing, corrupt or of another version ({getattr(reason, 'what', reason)}): "
         f"{'restore it from a copy, or ' if remove else ''}remove {remove or path} "
         "and run the same training command again"
     )

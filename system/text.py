@@ -1,5 +1,6 @@
 """Text for people: escaped, truncated, sizes and durations."""
 
+import codecs
 import unicodedata
 from collections.abc import Sequence
 
@@ -7,6 +8,10 @@ CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control, half a pair, line and p
 UNSEEN = (*CONTROL, "Cf")  # and what changes the direction of writing, or joins
 NOT_IN_XML = "\ufffe\uffff"  # and no others beside the control characters
 SHOWN = 120  # characters of a value in a message
+AS_UTF8 = (
+    "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8'; in a shell: iconv -f NAME -t UTF-8 FILE, "
+    "where NAME is its encoding, such as WINDOWS-1252, GBK or UTF-16)"
+)
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
@@ -25,6 +30,43 @@ def printable(text: str, keep: str = "\n\t") -> str:
         c.encode("unicode_escape").decode() if _is_one_of(c, UNSEEN) and c not in keep else c
         for c in text
     )
+
+
+class EncodingError(ValueError):
+    """A file is not UTF-8; `what` is the reason without the advice to save it as UTF-8."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what}: {AS_UTF8}")
+        self.what = what
+
+
+def decode_text(content: bytes, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """Decode the bytes of a text file.
+
+    Args:
+        content: The bytes.
+        encoding: utf-8, or utf-8-sig to drop a byte order mark.
+        errors: What to do with bytes that do not decode, see `bytes.decode`.
+
+    Raises:
+        EncodingError: It is UTF-16 or UTF-32. Or, if `errors` is "strict": a byte is not UTF-8, or
+            is zero as in UTF-16 without a mark; names the line.
+    """
+    if content.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        raise EncodingError("it is UTF-32")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise EncodingError("it is UTF-16")
+    zero = content.find(b"\0")
+    if errors == "strict" and zero >= 0:
+        line = content.count(b"\n", 0, zero) + 1
+        raise EncodingError(f"line {line}: a zero byte, so it is UTF-16 or not text")
+    try:
+        return content.decode(encoding, errors)
+    except UnicodeDecodeError as error:
+        start = error.start + len(content) - len(error.object)  # the object lacks the mark
+        line = content.count(b"\n", 0, start) + 1
+        byte = f"byte 0x{content[start]:02X} (number {start + 1} of the file)"
+        raise EncodingError(f"line {line}: {byte} is not UTF-8") from None
 
 
 def control_character(text: str) -> str | None:

@@ -222,6 +222,9 @@ def test_every_protocol_tests_each_utterance_once_and_keeps_speakers_apart(
 ):
     has_sessions = utterances[0].session is not None
     split = data.draw(st.sampled_from(sorted(DEV_OF_SPLIT)))
+    if split == "given":  # folds of the speakers
+        speakers = sorted({one.speaker for one in utterances})
+        utterances = [replace(one, fold=str(speakers.index(one.speaker) % 3)) for one in utterances]
     if split == "leave-one-session-out" and not has_sessions:
         return
     dev = data.draw(st.sampled_from([None, *DEV_OF_SPLIT[split]]))

@@ -282,6 +282,22 @@ def test_cremad(tmp_path):
     assert [one.gender for one in read_corpus("cremad", tmp_path)] == ["M", "F", None]
 
 
+@pytest.mark.parametrize(
+    ("table", "reason"),
+    [
+        (b'ActorID,Sex,Race\n1001,Male,"-\n1002,Female,"-"\n', "line 2: not CSV: a quote"),
+        (b"ActorID,Sex,Race\n1001,Male,\xe4\n", "line 2: byte 0xE4 .* is not UTF-8"),
+        (b"ActorID,Sex\n1001\n", "line 2: 1 fields, the header has 2"),
+        (b"ActorID,Sex\n1001,x\n", "got 'x'"),
+    ],
+)
+def test_the_genders_of_cremad_are_read_whole_or_refused(tmp_path, table, reason):
+    touch(tmp_path / "AudioWAV", "1001_DFA_ANG_XX.wav")
+    (tmp_path / "VideoDemographics.csv").write_bytes(table)
+    with pytest.raises(InputError, match=reason):
+        read_corpus("cremad", tmp_path)
+
+
 def write_manifest(root: Path, name: str, text: str) -> Path:
     touch(root, "a/1.wav", "a/2.flac", "b/1.WAV")
     (root / name).write_text(text, encoding="utf-8")
@@ -374,7 +390,8 @@ def test_manifest_row_without_a_speaker_names_the_line(tmp_path):
         ("a/._1.wav,joy,ann,", "'a/._1.wav' must end in one of .* and not begin with a dot"),
         ("a/2.flac,joy,,", "no speaker"),
         ("a/1.wav,joy,ann,", "id 'a/1' was given in line 2"),
-        ("a/2.flac,joy,ann,x", "gender must be F, M or empty, got 'x'"),
+        ("a/2.flac,nan,ann,", "'label' is 'nan', which stands for unknown: fill it in, or remove"),
+        ("a/2.flac,joy,N/A,", "'speaker' is 'N/A', which stands for unknown"),
         ("a/2.flac,joy,ann,F,more", "more fields than the header"),
     ],
 )
@@ -424,12 +441,17 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
 @pytest.mark.parametrize(
     ("name", "text", "reason"),
     [
-        ("mine.csv", "file,label,speaker\n", "line 1: the header must .* path not found in: file"),
+        (
+            "mine.csv",
+            "wo,label,speaker\n",
+            "line 1: the header must .* path not found in: wo.*file",
+        ),
         ("mine.csv", "", "an empty file"),
         ("mine.csv", "path,label,speaker\n", "has no rows"),
         ("mine.jsonl", "{}\n{", "line 2: not JSON"),
         ("mine.jsonl", "[]\n", "line 1: must be an object"),
-        ("mine.txt", "", "must end in .csv or .jsonl"),
+        ("mine.txt", "", "must end in .csv, .tsv or .jsonl"),
+        ("mine.json", "[]", "must end in .*jq -c '.meta_data"),
     ],
 )
 def test_manifest_that_is_not_a_table(tmp_path, name, text, reason):

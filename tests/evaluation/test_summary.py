@@ -244,3 +244,12 @@ def test_folders_that_are_not_runs_are_distinguished(run):
         read_run(folder)
     with pytest.raises(InputError, match=f"runs in it: {run}"):
         read_run(run.parent)
+
+
+def test_speakers_of_one_utterance_each_are_named_below_the_table(run):
+    write_fold(run, 1, 0, [(f"u{i}", f"s{i}", "a", "ab"[i % 2]) for i in range(10)])
+    summarize(run)
+    assert "Nearly every utterance has a speaker of its own" in (run / "summary.md").read_text()
+    finish(run, 2, 0, 9, 1)
+    summarize(run)
+    assert "a speaker of its own" not in (run / "summary.md").read_text()

@@ -49,7 +49,7 @@ def table(gate: bool, seed: int = 0) -> PredictionTable:
     rng = np.random.default_rng(seed)
     probs = rng.dirichlet([1, 1], 4).astype(np.float32).round(6)  # (N, K)
     return PredictionTable(
-        np.array(["d", "b", 'c,"', "a\n"]),
+        np.array(["d", "b", 'c,"', "a "]),
         np.array(["s1", "s2", "s1", "s2"]),
         np.array([0, 1, 1, 0]),
         probs.argmax(1),

@@ -191,7 +191,7 @@ def manifest_targets(folder: Path) -> dict[str, Target]:
     csv_seeds = [
         "path,label,speaker\na/1.wav,joy,ann\nb/1.WAV,anger,bob\n",
         'path,label,speaker,session,text,gender,id\na/1.wav,joy,ann,s1,"oh, no",F,one\n'
-        'a/2.flac,joy,bob,s2,"two\nlines",male,two\n',
+        'a/2.flac,joy,bob,s2,"two ""lines""",male,two\n',
         "\ufeffwav,emo,spk,key\r\na/1.wav,joy,ann,k1\r\n",
     ]
     row = {"path": "a/1.wav", "label": "joy", "speaker": "ann"}
