@@ -95,14 +95,7 @@ def certify(
     if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
     utterances = everyone(splits)
-    given = split.startswith(f"{GIVEN}-")
-    rules = LeakageRules(
-        speaker_dependent,
-        shared_session=split == "leave-one-speaker-out" and any(u.session for u in utterances),
-        texts_apart=protocol.endswith(TEXT_GROUPS),
-        refuse_near=refuse_near,
-        one_test=given and given_column(utterances) == "split",
-    )
+    rules = _rules(protocol, utterances, speaker_dependent, refuse_near)
     results, leaks = check_leakage(splits, hashes, copies, rules)
     if leaks:
         nearly = any(NEARLY in leak for leak in leaks)
@@ -111,7 +104,7 @@ def certify(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
             f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
         )
-    if given:
+    if split.startswith(GIVEN):
         results["folds"] = describe_given(utterances)
     certificate = {
         "protocol": protocol,
@@ -122,6 +115,20 @@ def certify(
     }
     facts = {"checks": results, "near_identical": describe_copies(splits, hashes, copies)}
     return {"id": _digest(certificate)[:10], **certificate, **facts}
+
+
+def _rules(
+    protocol: str, utterances: Sequence[Utterance], speaker_dependent: bool, refuse_near: bool
+) -> LeakageRules:
+    split = protocol_parts(protocol)["protocol.split"]
+    has_sessions = any(u.session is not None for u in utterances)
+    return LeakageRules(
+        speaker_dependent,
+        shared_session=split == "leave-one-speaker-out" and has_sessions,
+        texts_apart=protocol.endswith(TEXT_GROUPS),
+        refuse_near=refuse_near,
+        one_test=split.startswith(GIVEN) and given_column(utterances) == "split",
+    )
 
 
 def _count_identical(utterances: Iterable[Utterance], hashes: Mapping[Path, str]) -> dict[str, int]:
