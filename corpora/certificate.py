@@ -97,18 +97,11 @@ def certify(
     split = protocol_parts(protocol)["protocol.split"]  # a class may be called anything
     if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
-    has_sessions = any(u.session is not None for fold in splits for u in fold.test)
-    shared_session = split == "leave-one-speaker-out" and has_sessions
-    texts_apart = protocol.endswith(TEXT_GROUPS)
     utterances = everyone(splits)
-    given = split.startswith(f"{GIVEN}-")
-    one_test = given and given_column(utterances) == "split"
-    rules = LeakageRules(
-        speaker_dependent, shared_session, texts_apart, refuse_near, one_test=one_test
-    )
+    rules = _rules(protocol, utterances, speaker_dependent, refuse_near)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
     _refuse(protocol, leaks)
-    if given:
+    if split.startswith(GIVEN):
         results["folds"] = describe_given(utterances)
     certificate = {
         "protocol": protocol,
@@ -117,13 +110,22 @@ def certify(
         "identical_recordings": _count_identical(utterances, hashes),
         "folds": [_describe(split, hashes) for split in splits],
     }
-    near = describe_copies(splits, hashes, copies)
-    return {
-        "id": _digest(certificate)[:10],
-        **certificate,
-        "checks": results,
-        "near_identical": near,
-    }
+    facts = {"checks": results, "near_identical": describe_copies(splits, hashes, copies)}
+    return {"id": _digest(certificate)[:10], **certificate, **facts}
+
+
+def _rules(
+    protocol: str, utterances: Sequence[Utterance], speaker_dependent: bool, refuse_near: bool
+) -> LeakageRules:
+    split = protocol_parts(protocol)["protocol.split"]
+    has_sessions = any(u.session is not None for u in utterances)
+    return LeakageRules(
+        speaker_dependent,
+        shared_session=split == "leave-one-speaker-out" and has_sessions,
+        texts_apart=protocol.endswith(TEXT_GROUPS),
+        refuse_near=refuse_near,
+        one_test=split.startswith(GIVEN) and given_column(utterances) == "split",
+    )
 
 
 def _refuse(protocol: str, leaks: Sequence[str]) -> None:
