@@ -42,7 +42,7 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
         InputError: A time is not a number of seconds or is negative, columns contradict each other,
             or the segment is too short.
     """
-    times = {name: _read_time(name, row[name]) for name in SEGMENT_COLUMNS if name in row}
+    times = {name: _read_time(name, row[name]) for name in SEGMENT_COLUMNS if row.get(name)}
     given = {name: time for name, time in times.items() if time is not None}
     start = _agreed({name: given[name] for name in STARTS if name in given}) or 0.0
     ends = {name: given[name] for name in ENDS if name in given}

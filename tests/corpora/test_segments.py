@@ -29,6 +29,7 @@ RATE = 16_000
     [
         ({}, (0, None)),
         ({"start": "", "end": ""}, (0, None)),
+        ({"start": None, "end": None}, (0, None)),  # a row that a table cuts short
         ({"start": "0", "end": "NaT"}, (0, None)),
         ({"start": "1.5", "end": "nan"}, (1.5, None)),
         ({"start": "", "end": "2"}, (0, 2)),
