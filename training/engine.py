@@ -175,7 +175,8 @@ def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> Los
         views = gather_views(output.z_cqt), gather_views(output.z_mel)
         labels = gather_labels(batch.targets)
         if criterion.alpha_on == "features":
-            features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
+            if output.feat_cqt is not None and output.feat_mel is not None:
+                features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
     return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 
