@@ -82,8 +82,8 @@ def read_audio(
 
     Raises:
         BadAudio: The file is unreadable, too short, too long, constant, absurdly loud, has samples
-            that are NaN or infinite, has channels that cancel, or holds another recording than
-            expected; or the segment reaches beyond it.
+            that are NaN or infinite or channels that cancel, or is not the expected recording; or
+            the segment reaches beyond it.
     """
     segment = as_segment(source)
     with _open_file(segment.path) as file, _open_audio(file) as audio:

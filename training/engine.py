@@ -179,9 +179,9 @@ def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> Los
     if output.z_cqt is not None and output.z_mel is not None:
         views = gather_views(output.z_cqt), gather_views(output.z_mel)
         labels = gather_labels(batch.targets)
-        if criterion.alpha_on == "features" and output.feat_cqt is not None:
-            assert output.feat_mel is not None  # a head gives both
-            features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
+        if criterion.alpha_on == "features":
+            if output.feat_cqt is not None and output.feat_mel is not None:
+                features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
     return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 
