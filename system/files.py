@@ -34,7 +34,7 @@ MAX_WORD = MAX_CLASSES = 1000  # characters of a label, speaker or id; classes
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 LOST = (errno.EIO, errno.ESTALE, errno.ENODEV, errno.ENXIO)
-NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # sync of a folder
+NOT_OFFERED = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)  # sync, chmod
 FEW_FILES = 16  # below this the message counts them; an atomic write needs two
 OTHER_DISK = "another disk (run.root, run.store, --out or --root)"
 
@@ -135,8 +135,7 @@ def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
             with temporary.open("rb") as written:
                 os.fsync(written.fileno())
             if temporary.stat().st_mode != mode:  # safetensors writes for the owner alone
-                with suppress(OSError):  # some mounts know no modes
-                    temporary.chmod(stat.S_IMODE(mode))
+                _set_mode(temporary, mode)
             temporary.replace(path)
             kept = "It was replaced, but a power cut may undo that"
             sync_folder(path.parent)
@@ -295,6 +294,15 @@ def disk_error(
     elif error.errno in NOT_WRITABLE:
         remedy = f"make it writable or name {OTHER_DISK}"
     return RunError(f"{what}: {reason}. {kept}: {remedy}, then run the same command again")
+
+
+def _set_mode(path: Path, mode: int) -> None:
+    """Set a file's mode, if its mount offers that."""
+    try:
+        path.chmod(stat.S_IMODE(mode))
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.EACCES, *NOT_OFFERED):
+            raise
 
 
 def _missing_newline(file: BinaryIO, size: int) -> bytes:

@@ -20,7 +20,7 @@ from features import SpectrogramImages
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
 from system.errors import RunError
-from system.files import write_json
+from system.files import write_all, write_json
 
 RATE = 8000
 SETTINGS = {
@@ -317,19 +317,25 @@ def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
         np.testing.assert_array_equal(last.images("mel")[last.rows[key].start], mel[row])
 
 
-def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store) -> None:
+def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store, monkeypatch) -> None:
     first = make_store()
     items = list(clips.items())
     first.build(dict(items[:2]), workers=0)
     index = first.folder / "index.json"
     file = first.folder / "mel.f16"
     file.unlink()
-    file.symlink_to("/dev/full")  # every write says that the disk is full
-    with pytest.raises(RunError, match="(?s)cannot write.*No space left.*run.store") as caught:
-        make_store().build(clips, workers=0)
+
+    def full(opened, data: bytes) -> None:
+        if Path(opened.name) == file:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_all(opened, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "write_all", full)
+        with pytest.raises(RunError, match="(?s)cannot write.*No space left.*run.store") as caught:
+            make_store().build(clips, workers=0)
     assert str(first.folder) in str(caught.value)
     assert json.loads(index.read_text()) == {} == make_store().rows
-    file.unlink()
     again = make_store()
     assert again.build(clips, workers=0) == {} and again.rows.keys() == clips.keys()
 

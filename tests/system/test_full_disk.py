@@ -1,5 +1,6 @@
 """Full and lost disks: one message with what was needed, nothing half, and the command goes on."""
 
+import builtins
 import csv
 import errno
 import io
@@ -81,7 +82,8 @@ class Disk:
                 patch.setattr(os, name, self._watched(name))
             patch.setattr(os, "fsync", self._fsync(os.fsync))
             patch.setattr(os, "open", self._os_open(os.open))
-            patch.setattr(io, "open", self._open(io.open))
+            patch.setattr(builtins, "open", self._open(io.open))
+            patch.setattr(io, "open", builtins.open)  # of pathlib
             patch.setattr("storage.tensors.save_file", self._save_file)
             yield self
 
