@@ -1,13 +1,10 @@
 """Audio files to mono waveforms. A file that cannot be used raises `BadAudio` with the reason."""
 
-import errno
 import hashlib
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,6 +16,7 @@ from numpy.typing import NDArray
 from audio import fingerprint
 from audio.channels import ChannelLevels
 from audio.impostors import what_else
+from audio.opening import BadAudio, open_file
 from audio.segment import MIN_SECONDS, AudioSource, Segment, as_segment
 
 MAX_MINUTES = 60  # the images of an hour take 2.5 GB at the published settings
@@ -31,17 +29,6 @@ BLOCK = 2**18  # samples, over all channels, that are in memory at once
 CHANGED = "has changed since it was indexed"
 ONE_CHANNEL = "Save one channel as a file of its own (sox IN OUT remix 1) and use that"
 BAD_FILE = 7  # libsndfile's code, also for MP3 without a frame; its own words suspect a pipe
-NOT_A_FILE = {  # opening these would block, or read forever
-    stat.S_IFDIR: "is a folder, not a file",
-    stat.S_IFIFO: "is a pipe, not a file",
-    stat.S_IFSOCK: "is a socket, not a file",
-    stat.S_IFCHR: "is a device, not a file",
-    stat.S_IFBLK: "is a device, not a file",
-}
-
-
-class BadAudio(Exception):
-    """A file that is not usable audio; the message is the reason, without the path."""
 
 
 class Recording(NamedTuple):
@@ -86,7 +73,7 @@ def read_audio(
             the segment reaches beyond it.
     """
     segment = as_segment(source)
-    with _open_file(segment.path) as file, _open_audio(file) as audio:
+    with open_file(segment.path) as file, _open_audio(file) as audio:
         sound = _Sound(audio, segment)
         waveform = _resample(sound, sample_rate, "HQ")
     if recording not in (None, sound.hash):
@@ -125,7 +112,7 @@ def inspect_segments(
         BadAudio: The file cannot be opened, or it was written to meanwhile.
     """
     segments = [as_segment(source) for source in sources]
-    with _open_file(segments[0].path) as file:
+    with open_file(segments[0].path) as file:
         file_hash = _hash_bytes(file)
         names = [_name_in_index(file_hash, segment) for segment in segments]
         results = [
@@ -320,36 +307,3 @@ def _open_audio(file: FileIO) -> Iterator[soundfile.SoundFile]:
     except soundfile.LibsndfileError as error:
         reason = "no sound was found in it." if error.code == BAD_FILE else error.error_string
         raise BadAudio(f"cannot be read: {reason}") from error
-
-
-@contextmanager
-def _open_file(path: Path) -> Iterator[FileIO]:
-    """Open a regular file that is not empty; no other function here opens a file.
-
-    Unbuffered, so that its position is also that of the file descriptor which libsndfile reads.
-
-    Raises:
-        BadAudio: The path is not such a file, or reading fails.
-    """
-    try:
-        _check_is_file(path)
-        with path.open("rb", buffering=0) as file:
-            yield file
-    except OSError as error:
-        broken = error.errno == errno.ENOENT and path.is_symlink()
-        link = "the link leads nowhere: " if broken else ""
-        raise BadAudio(f"cannot be read: {link}{error.strerror or error}") from error
-
-
-def _check_is_file(path: Path) -> None:
-    try:
-        str(path).encode()
-        status = path.stat()
-    except UnicodeEncodeError as error:
-        raise BadAudio("has a name that is not UTF-8: rename it") from error
-    except ValueError as error:  # a null character, which no file name can have
-        raise BadAudio(f"cannot be read: {error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise BadAudio(NOT_A_FILE.get(stat.S_IFMT(status.st_mode), "is not a regular file"))
-    if status.st_size == 0:
-        raise BadAudio("is empty: 0 bytes")

@@ -91,12 +91,7 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
         rows.append(row)
         utterances.append(utterance)
     if problems:
-        shown = "\n".join(problems[:PROBLEMS_SHOWN])
-        more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
-        raise InputError(
-            f"{manifest}: {len(problems)} of {len(table)} rows are wrong; audio paths are relative "
-            f"to corpus.root = {root}\n{shown}{more}"
-        )
+        raise InputError(_wrong_rows(manifest, problems, len(table), root))
     if not utterances:
         raise InputError(f"{manifest} has no rows; write one row per recording")
     if not any(os.path.lexists(utterance.path) for utterance in utterances):
@@ -109,6 +104,15 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     _report_wrong_speakers(manifest, rows, utterances)
     _report_unknown_genders(manifest, rows)
     return utterances
+
+
+def _wrong_rows(manifest: Path, problems: list[str], n_rows: int, root: Path) -> str:
+    shown = "\n".join(problems[:PROBLEMS_SHOWN])
+    more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
+    return (
+        f"{manifest}: {len(problems)} of {n_rows} rows are wrong; audio paths are relative to "
+        f"corpus.root = {root}\n{shown}{more}"
+    )
 
 
 def _clean_row(raw: Mapping[str, Any]) -> Row:

@@ -51,11 +51,14 @@ def design(comparison: Comparison) -> str:
 
 def _of_one(run: RunSummary) -> str:
     ua = percent(run.test["ua"].pooled)
-    above = "not shown to be above" if is_at_chance(run) else "above"
-    return (
-        f"{run.name} has UA {ua} on {count_of(run.n_speakers, 'speaker')}, {above} chance (UA "
-        f"{percent(chance_ua(run))})"
-    )
+    chance = percent(chance_ua(run))
+    if is_at_chance(run):
+        said = f"not shown to be above chance (UA {chance})"
+    elif run.test["ua"].interval is None:  # too few speakers to show it
+        said = f"where chance is {chance}"
+    else:
+        said = f"above chance (UA {chance})"
+    return f"{run.name} has UA {ua} on {count_of(run.n_speakers, 'speaker')}, {said}"
 
 
 def _of_tests(comparison: Comparison) -> str:

@@ -2,8 +2,8 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,35 @@ def run_fold(fold: Fold) -> None:
             another process is at work on this fold.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
+    session, settings, start = fold.session, fold.config.train, time.monotonic()
+    checkpoints = Checkpoints(fold.folder / STATE)
+    with _claimed(fold, checkpoints) as is_open:
+        if not is_open:
+            return
+        made_with = from_first(lambda: record_environment(fold.folder, session.environment))
+        state, train_loader = build_training(fold)
+        dev_loader = eval_loader(fold, fold.split.dev)
+        fit(
+            state,
+            train_loader,
+            dev_loader,
+            epochs=settings.epochs,
+            patience=settings.patience,
+            checkpoints=checkpoints,
+            minutes=settings.checkpoint_minutes,
+            after_epoch=_epoch_writer(fold, fold.folder, state),
+        )
+        _load_best(fold, state, checkpoints)
+        with session.stop.deferred():  # an interrupted test would be evaluated a second time
+            _test(fold, state, made_with, start)
+            if session.is_main:
+                checkpoints.remove()
+        session.accelerator.free_memory()
+
+
+@contextmanager
+def _claimed(fold: Fold, checkpoints: Checkpoints) -> Iterator[bool]:
+    """Hold the fold's folder for this training; yield whether there is something to train."""
     session, folder = fold.session, fold.folder
     with ExitStack() as held:
         with on_all_processes():
@@ -62,40 +91,16 @@ def run_fold(fold: Fold) -> None:
                 held.enter_context(lock(place, f"{fold.name} in {session.folder}"))
                 for place in (folder, folder / STATE):
                     remove_leftovers(place)
-        checkpoints = Checkpoints(folder / STATE)
-        if from_first(lambda: is_finished(folder)):
+        finished = from_first(lambda: is_finished(folder))
+        if finished:
             log.info("%s is finished", fold.name)
             if session.is_main:
                 checkpoints.remove()  # a kill may have left them
-            return
-        made_with = from_first(lambda: record_environment(folder, session.environment))
-        sizes = (len(part) for _, part in fold.split.parts())
-        log.info("%s: train %d, dev %d, test %d utterances", fold.name, *sizes)
+        else:
+            sizes = (len(part) for _, part in fold.split.parts())
+            log.info("%s: train %d, dev %d, test %d utterances", fold.name, *sizes)
         with explain_device_errors(fold.config, session.accelerator.device):
-            _train_and_test(fold, checkpoints, made_with)
-        session.accelerator.free_memory()
-
-
-def _train_and_test(fold: Fold, checkpoints: Checkpoints, made_with: Mapping[str, Any]) -> None:
-    session, settings = fold.session, fold.config.train
-    start = time.monotonic()
-    state, train_loader = build_training(fold)
-    dev_loader = eval_loader(fold, fold.split.dev)
-    fit(
-        state,
-        train_loader,
-        dev_loader,
-        epochs=settings.epochs,
-        patience=settings.patience,
-        checkpoints=checkpoints,
-        minutes=settings.checkpoint_minutes,
-        after_epoch=_epoch_writer(fold, fold.folder, state),
-    )
-    _load_best(fold, state, checkpoints)
-    with session.stop.deferred():  # an interrupted test would be evaluated a second time
-        _test(fold, state, made_with, start)
-        if session.is_main:
-            checkpoints.remove()
+            yield not finished
 
 
 def train_fold(
