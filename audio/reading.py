@@ -17,6 +17,7 @@ import soxr
 from numpy.typing import NDArray
 
 from audio import fingerprint
+from system.regular import open_regular
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
 MAX_MINUTES = 60  # the images of an hour take 2.5 GB at the published settings
@@ -230,7 +231,7 @@ def _open_file(path: Path) -> Iterator[FileIO]:
     """
     try:
         _check_is_file(path)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         broken = error.errno == errno.ENOENT and path.is_symlink()
