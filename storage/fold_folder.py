@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from storage.folders import CARD, METRICS
+from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.text import truncate
 
@@ -29,8 +30,6 @@ WEIGHTS, STATE = "model.safetensors", "state"
 HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
 ENVIRONMENT = "environment.json"
 HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
-PREDICTION_COLUMNS = ("split", "utterance", "speaker", "target", "pred")
-GATE_COLUMN = "gate_mean"  # the last one, behind a prob_<class> for each class
 # Keys of metrics.json that an earlier version wrote, and their names now
 RENAMED = {
     "val": "dev",
@@ -208,7 +207,7 @@ def write_predictions(
         classes: Class names, in the order of the targets.
         tables: The predictions of each split, "dev" and "test".
     """
-    header = [*PREDICTION_COLUMNS, *_prob_columns(classes), GATE_COLUMN]
+    header = [*COLUMNS, *prob_columns(classes), GATE]
     rows = []
     for split, table in tables.items():
         gates = [""] * len(table.targets)
@@ -234,27 +233,21 @@ def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -
         RunError: The file is missing or corrupt, or has another number of rows.
     """
     file = folder / PREDICTIONS
-    rows = read_table(file, [*PREDICTION_COLUMNS, GATE_COLUMN], remove=folder)
-    rows = [row for row in rows if row["split"] == split]
+    try:
+        rows = list(read_rows(file, classes, split))
+    except (OSError, ValueError, csv.Error) as error:
+        raise corrupt_file(file, error, remove=folder) from error
     if len(rows) != n:
         raise corrupt_file(file, f"{len(rows)} {split} rows, {METRICS} has {n}", remove=folder)
-    index = {name: i for i, name in enumerate(classes)}
-    try:
-        gate = [row[GATE_COLUMN] for row in rows]
-        return PredictionTable(
-            np.array([row["utterance"] for row in rows]),
-            np.array([row["speaker"] for row in rows]),
-            np.array([index[row["target"]] for row in rows]),
-            np.array([index[row["pred"]] for row in rows]),
-            np.array([[float(row[name]) for name in _prob_columns(classes)] for row in rows]),
-            None if "" in gate else np.array([float(value) for value in gate]),
-        )
-    except (KeyError, ValueError) as error:
-        raise corrupt_file(file, error, remove=folder) from error
-
-
-def _prob_columns(classes: Sequence[str]) -> list[str]:
-    return [f"prob_{name}" for name in classes]
+    gate = [row.gate for row in rows]
+    return PredictionTable(
+        np.array([row.utterance for row in rows]),
+        np.array([row.speaker for row in rows]),
+        np.array([row.target for row in rows], dtype=int),
+        np.array([row.pred for row in rows], dtype=int),
+        np.array([row.probs for row in rows]).reshape(len(rows), len(classes)),
+        None if None in gate else np.array(gate, dtype=float),
+    )
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
