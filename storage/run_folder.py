@@ -2,7 +2,7 @@
 
 config.yaml              the resolved config; a folder without one is not a run folder
 split_certificate.json   which utterances each fold trains on, selects on and tests
-utterances.csv           what the corpus says of each utterance
+utterances.csv           what the corpus says of each utterance, and its audio hash
 environment.json         command, commit, machine, versions
 bad_audio.json           audio files that were left out, if any
 ledger.jsonl             one line per test evaluation, see `ledger`
@@ -50,6 +50,7 @@ from system.files import (
     write_text,
 )
 from system.locks import lock
+from system.text import short_repr
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
 CERTIFICATE, UTTERANCES, BAD_AUDIO = "split_certificate.json", "utterances.csv", "bad_audio.json"
 FOLDS, LOCK = "folds", ".lock"
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
-UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path".split()
+UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path audio".split()
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 
@@ -148,11 +149,20 @@ class Run:
 
         A relative `corpus.root` starts from the current folder if it exists there, otherwise from
         the folder in which the run was started.
+
+        Raises:
+            KeyError: utterances.csv lacks the utterance or a path.
+            RunError: The path leads out of `corpus.root`, and the config does not allow that.
         """
         root = Path(self.config["corpus.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
             root = Path(self.folds[0].environment().get("folder", "."), root)
-        return root / self.about[utterance]["path"]
+        path = Path(self.about[utterance]["path"])
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside and not self.config["corpus.absolute_paths"]:
+            reason = f"{short_repr(str(path))} leads out of corpus.root"
+            raise corrupt_file(self.folder / UTTERANCES, reason)
+        return root / path
 
 
 def read_run(folder: Path) -> Run:
@@ -307,10 +317,16 @@ def _utterance_rows(plan: "Plan") -> Iterator[Sequence[Any]]:
     """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
     root = Path(plan.config.corpus.root).expanduser()
     for u in sorted(plan.utterances, key=lambda u: u.id):
-        seconds = f"{plan.recordings[u.path].seconds:.3f}"
+        recording = plan.recordings[u.path]
         path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
         facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
-        yield [u.id, *(fact or "" for fact in facts), seconds, path.as_posix()]
+        yield [
+            u.id,
+            *(fact or "" for fact in facts),
+            f"{recording.seconds:.3f}",
+            path.as_posix(),
+            recording.hash,
+        ]
 
 
 def remove_run(folder: Path) -> None:
