@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from io import FileIO
 from pathlib import Path
 
+from system.regular import open_regular
+
 NOT_A_FILE = {  # opening these would block, or read forever
     stat.S_IFDIR: "is a folder, not a file",
     stat.S_IFIFO: "is a pipe, not a file",
@@ -31,7 +33,7 @@ def open_file(path: Path) -> Iterator[FileIO]:
     """
     try:
         _check_is_file(path)
-        with path.open("rb", buffering=0) as file:
+        with open_regular(path) as file:
             yield file
     except OSError as error:
         broken = error.errno == errno.ENOENT and path.is_symlink()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evaluation.consistency import check_scores
 from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_confusions, speaker_interval
@@ -46,7 +47,11 @@ def describe_run(run: Run) -> RunSummary:
     over folds; `seed_std` is over the seeds' means. `pooled` scores all test utterances together,
     once for each seed, and averages; its interval is over speakers. Recalls are pooled alike. The
     confusion counts an utterance once for each seed; `gate_mean` is over utterances and seeds.
+
+    Raises:
+        RunError: A file of the run is corrupt, or its scores are not those of its predictions.
     """
+    check_scores(run)
     counts = by_speaker(run)  # (R, S, K, K)
     confusion = counts.sum((0, 1))
     recall = recalls(confusion)

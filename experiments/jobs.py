@@ -1,6 +1,7 @@
 """Run jobs as subprocesses, N at a time; skip finished ones; continue after failures."""
 
 import csv
+import io
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from storage.folders import is_finished
-from system.files import disk_error, is_full, write_all
+from system.files import MAX_TABLE, disk_error, is_full, read_text, write_all
 from system.locks import TAKEN, is_held
 from system.owned import open_owned
 from system.signals import Stop
@@ -269,8 +270,8 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
         folder: Folder of the fold; its `history.csv` is rewritten after each epoch.
     """
     try:
-        with (folder / "history.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = read_text(folder / "history.csv", MAX_TABLE)
+        rows = list(csv.DictReader(io.StringIO(text, newline="")))
         return len(rows), float(rows[-1]["dev_ua"])
     except (OSError, ValueError, LookupError, TypeError, csv.Error):
         return 0, math.nan  # progress is for people: a file that cannot be read stops no job

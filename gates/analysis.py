@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from config.fusions import GATED
+from evaluation.consistency import check_scores
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import summarize
 from gates import figures
@@ -96,6 +97,7 @@ def analyze(
     """
     run, others = read_run(folder), [read_run(other) for other in unimodal]
     check_two_branches(run)
+    check_scores(run)
     if not 1 <= n_draws <= MAX_DRAWS:
         raise InputError(f"--draws must be 1 to {MAX_DRAWS}, got {n_draws}")
     gated = run.config["model.fusion"] in GATED

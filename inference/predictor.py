@@ -1,6 +1,5 @@
 """Label recordings with the model of a finished fold, rebuilt from its folder."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from storage.tensors import load_tensors, tensor_shapes
 from system.devices import cuda_problem
 from system.errors import InputError, RunError
 from system.files import corrupt_file
+from system.regular import file_sha256
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
@@ -151,8 +151,7 @@ def weights_digests(run: Run) -> dict[str, str]:
 def _digest(folder: Path) -> str:
     file = folder / "model.safetensors"
     try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
+        return file_sha256(file)
     except OSError as error:
         raise corrupt_file(file, error, remove=folder) from error
 

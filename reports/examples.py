@@ -20,6 +20,11 @@ from storage.run_folder import Run
 AUDIO_RATE = 16_000  # Hz, of the sound in the report
 FLAC_BLOCK = 4096  # samples in a block of libsndfile
 PER_RUN = 6
+# A run may come from elsewhere: a page must not carry off a file of its reader that a run names
+NO_HASH = (
+    "utterances.csv, of an earlier version, has no hash that says which recording it is: give the "
+    "training command of the run again, which writes it anew"
+)
 
 
 @dataclass(frozen=True)
@@ -112,19 +117,22 @@ def _example(
         "verdicts": verdicts,
         "floor": -front_end.top_db,
     }
+    recording = facts["about"].get("audio", "")
+    if not recording or "path" not in facts["about"]:
+        return Example(**facts, sound=None, images={}, problem=NO_HASH)
     source = run.audio_file(utterance)
     try:
-        images = _images(source, front_end)
-        sound = _sound(source) if audio else None
+        images = _images(source, front_end, recording)
+        sound = _sound(source, recording) if audio else None
     except BadAudio as error:
         return Example(**facts, sound=None, images={}, problem=f"{source.name} {error}")
     return Example(**facts, sound=sound, images=images)
 
 
 @torch.inference_mode()
-def _images(source: AudioSource, front_end: SpectrogramImages) -> dict[str, str]:
+def _images(source: AudioSource, front_end: SpectrogramImages, recording: str) -> dict[str, str]:
     """Return both images; of the first crop where a recording has several."""
-    waveform = torch.from_numpy(read_audio(source, front_end.input_rate))
+    waveform = torch.from_numpy(read_audio(source, front_end.input_rate, recording))
     pair = front_end(front_end.cut(waveform)[:1])
     return {
         name: data_uri("image/png", spectrogram_png(image[0, 0].numpy(), -front_end.top_db))
@@ -132,8 +140,8 @@ def _images(source: AudioSource, front_end: SpectrogramImages) -> dict[str, str]
     }
 
 
-def _sound(source: AudioSource) -> str:
-    samples = read_audio(source, AUDIO_RATE)
+def _sound(source: AudioSource, recording: str) -> str:
+    samples = read_audio(source, AUDIO_RATE, recording)
     packed = io.BytesIO()
     kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium cannot play one block
     soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")

@@ -30,7 +30,7 @@ import soundfile as sf
 import soxr
 
 from system.cli import run_entry
-from system.files import disk_error
+from system.files import MAX_CONFIG, disk_error, read_text
 from system.output import progress_bar
 
 if sys.platform == "win32":
@@ -178,7 +178,7 @@ def must_make(root: Path, settings: dict, overwrite: bool) -> bool:
     if not root.exists():
         return True
     try:
-        found = json.loads((root / "demo.json").read_text(encoding="utf-8"))
+        found = json.loads(read_text(root / "demo.json", MAX_CONFIG))
     except (OSError, ValueError):
         found = None
     if not isinstance(found, dict) or found.get("made_by") != MADE_BY:

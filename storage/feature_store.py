@@ -27,6 +27,7 @@ from system.files import corrupt_file, disk_error, make_folder, read_json, write
 from system.locks import lock
 from system.output import progress_bar
 from system.owned import open_owned
+from system.regular import open_regular
 
 IMAGES = ("cqt", "mel")
 COMMIT_EVERY = 64  # recordings between two writes of the index
@@ -116,7 +117,8 @@ class FeatureStore:
         """
         shape = (self._n_rows(), *self.record)
         try:
-            return np.memmap(self._data_file(name), np.float16, "r", shape=shape)
+            with open_regular(self._data_file(name)) as file:
+                return np.memmap(file, np.float16, "r", shape=shape)  # type: ignore[call-overload]
         except (OSError, ValueError) as error:  # ValueError: it is shorter than its rows
             raise corrupt_file(self._data_file(name), error, self.folder) from error
 

@@ -9,6 +9,7 @@ metrics.json       scores; written last: a fold that has it is finished
 state/             checkpoints while the fold is trained
 """
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from corpora.segments import TIME_COLUMNS
 from storage.folders import CARD, METRICS
+from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.tables import csv_table
 from system.text import truncate
@@ -28,8 +30,6 @@ from system.text import truncate
 WEIGHTS, STATE = "model.safetensors", "state"
 HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
 HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
-PREDICTION_COLUMNS = ("split", "utterance", "speaker", "target", "pred")
-GATE_COLUMN = "gate_mean"  # the last one, behind a prob_<class> for each class
 # Keys of metrics.json that an earlier version wrote, and their names now
 RENAMED = {
     "val": "dev",
@@ -214,7 +214,7 @@ def write_predictions(
         segments: From `segment_cells`; columns `start` and `end` are written if there are any.
     """
     times = TIME_COLUMNS if segments else ()
-    header = [*PREDICTION_COLUMNS, *times, *_prob_columns(classes), GATE_COLUMN]
+    header = [*COLUMNS, *times, *prob_columns(classes), GATE]
     rows = []
     for split, table in tables.items():
         gates = [""] * len(table.targets)
@@ -241,27 +241,21 @@ def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -
         RunError: The file is missing or corrupt, or has another number of rows.
     """
     file = folder / PREDICTIONS
-    rows = read_table(file, [*PREDICTION_COLUMNS, GATE_COLUMN], remove=folder)
-    rows = [row for row in rows if row["split"] == split]
+    try:
+        rows = list(read_rows(file, classes, split))
+    except (OSError, ValueError, csv.Error) as error:
+        raise corrupt_file(file, error, remove=folder) from error
     if len(rows) != n:
         raise corrupt_file(file, f"{len(rows)} {split} rows, {METRICS} has {n}", remove=folder)
-    index = {name: i for i, name in enumerate(classes)}
-    try:
-        gate = [row[GATE_COLUMN] for row in rows]
-        return PredictionTable(
-            np.array([row["utterance"] for row in rows]),
-            np.array([row["speaker"] for row in rows]),
-            np.array([index[row["target"]] for row in rows]),
-            np.array([index[row["pred"]] for row in rows]),
-            np.array([[float(row[name]) for name in _prob_columns(classes)] for row in rows]),
-            None if "" in gate else np.array([float(value) for value in gate]),
-        )
-    except (KeyError, ValueError) as error:
-        raise corrupt_file(file, error, remove=folder) from error
-
-
-def _prob_columns(classes: Sequence[str]) -> list[str]:
-    return [f"prob_{name}" for name in classes]
+    gate = [row.gate for row in rows]
+    return PredictionTable(
+        np.array([row.utterance for row in rows]),
+        np.array([row.speaker for row in rows]),
+        np.array([row.target for row in rows], dtype=int),
+        np.array([row.pred for row in rows], dtype=int),
+        np.array([row.probs for row in rows]).reshape(len(rows), len(classes)),
+        None if None in gate else np.array(gate, dtype=float),
+    )
 
 
 def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:

@@ -1,6 +1,5 @@
 """The ledger of a run: one line per evaluation on test data."""
 
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -10,7 +9,8 @@ from typing import Any
 
 from storage.fold_folder import WEIGHTS
 from system.errors import RunError
-from system.files import MAX_TABLE, append_line, read_text
+from system.files import MAX_TABLE, append_line, corrupt_file, read_text
+from system.regular import file_sha256
 
 LEDGER = "ledger.jsonl"
 KEYS = "when run protocol certificate fold seed clips n weights kind why".split()
@@ -31,8 +31,12 @@ def record_test_evaluation(
         why: The reason, in words for people.
 
     Raises:
-        RunError: The line cannot be written; nothing was changed.
+        RunError: The weights cannot be read or the line cannot be written; nothing was changed.
     """
+    try:
+        weights = file_sha256(fold / WEIGHTS)
+    except OSError as error:
+        raise corrupt_file(fold / WEIGHTS, error, remove=fold) from error
     line = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.name,
@@ -42,7 +46,7 @@ def record_test_evaluation(
         "seed": card["seed"],
         "clips": card["test_clips"],
         "n": n,
-        "weights": hashlib.sha256((fold / WEIGHTS).read_bytes()).hexdigest(),
+        "weights": weights,
         "kind": kind,
         "why": why,
     }

@@ -2,7 +2,8 @@
 
 config.yaml              the resolved config; a folder without one is not a run folder
 split_certificate.json   which utterances each fold trains on, selects on and tests
-utterances.csv           what the corpus says of each utterance; start, end if some are segments
+utterances.csv           what the corpus says of each utterance, and its audio hash; start, end if
+                         some are segments
 environment.json         command, commit, machine and versions of each session
 bad_audio.json           audio files that were left out, if any
 unread_audio.json        audio files below corpus.root that are not part of the corpus, if any
@@ -53,6 +54,7 @@ from system.files import (
 from system.locks import lock
 from system.owned import check_inside, check_owned, remove
 from system.temporary import remove_leftovers
+from system.text import short_repr
 
 if TYPE_CHECKING:
     from corpora.plan import Plan
@@ -60,7 +62,7 @@ if TYPE_CHECKING:
 CERTIFICATE, UTTERANCES = "split_certificate.json", "utterances.csv"
 FOLDS, LOCK = "folds", ".lock"
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
-UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path".split()
+UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path audio".split()
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 
@@ -151,13 +153,22 @@ class Run:
 
         A relative `corpus.root` starts from the current folder if it exists there, otherwise from
         the folder in which the run was started.
+
+        Raises:
+            KeyError: utterances.csv lacks the utterance or a path.
+            RunError: The path leads out of `corpus.root`, and the config does not allow that.
         """
         root = Path(self.config["corpus.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
             root = Path(self.folds[0].environment().get("folder", "."), root)
         row = self.about[utterance]
+        path = Path(row["path"])
+        inside = not path.is_absolute() and ".." not in path.parts
+        if not inside and not self.config["corpus.absolute_paths"]:
+            reason = f"{short_repr(str(path))} leads out of corpus.root"
+            raise corrupt_file(self.folder / UTTERANCES, reason)
         try:
-            return audio_source(root / row["path"], *read_segment(row))
+            return audio_source(root / path, *read_segment(row))
         except InputError as error:
             raise corrupt_file(self.folder / UTTERANCES, error, remove=self.folder) from error
 
@@ -315,11 +326,11 @@ def _utterance_rows(plan: "Plan", segments: Mapping[str, Sequence[str]]) -> Iter
     """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
     root = Path(plan.config.corpus.root).expanduser()
     for u in sorted(plan.utterances, key=lambda u: u.id):
-        seconds = f"{plan.recordings[u.audio].seconds:.3f}"
+        recording = plan.recordings[u.audio]
         path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
         facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
-        known = [fact or "" for fact in facts]
-        yield [u.id, *known, seconds, path.as_posix(), *segments.get(u.id, ())]
+        about = [*(fact or "" for fact in facts), f"{recording.seconds:.3f}", path.as_posix()]
+        yield [u.id, *about, recording.hash, *segments.get(u.id, ())]
 
 
 def remove_run(folder: Path) -> None:

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from system.files import atomic_write, corrupt_file
+from system.regular import check_regular
 
 
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -42,6 +43,7 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         RunError: The file is missing, cut short or not a safetensors file.
     """
     try:
+        check_regular(path)
         with _as_os_error(), safe_open(path, framework="pt") as file:
             names = file.keys()  # not a dict
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -82,6 +84,7 @@ def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:
 
 def _load(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Return tensors and header, after checking the tensors against the header's hash."""
+    check_regular(path)
     with _as_os_error(), safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         about = json.loads((file.metadata() or {}).get("about", "{}"))

@@ -14,12 +14,14 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from system.errors import RunError
 from system.owned import check_inside, flock, open_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer, refuse_lfs_pointer
+from system.regular import open_regular
 from system.temporary import hidden_folder
 from system.text import decode_text, format_bytes
 
@@ -49,16 +51,13 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
         errors: What to do with bytes that do not decode, see `bytes.decode`.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It is a folder, pipe, device or Git LFS pointer, is larger, or is not text, see
-            `decode_text`.
+        OSError: The file cannot be read, or is a folder, pipe or device.
+        ValueError: It is a Git LFS pointer, is larger, or is not text, see `decode_text`.
     """
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-        raise ValueError("it is not a regular file")
-    with path.open("rb") as file:
-        content = b"" if status.st_size > limit else file.read(limit + 1)
-    if max(status.st_size, len(content)) > limit:
+    with BufferedReader(open_regular(path)) as file:
+        size = os.fstat(file.fileno()).st_size
+        content = b"" if size > limit else file.read(limit + 1)
+    if max(size, len(content)) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:g} MB")
     refuse_lfs_pointer(content)
     return decode_text(content, encoding, errors)

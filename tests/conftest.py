@@ -8,6 +8,7 @@ import shutil
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from hypothesis import settings
 
 from config.loading import load_config
 from config.schema import Config
+from evaluation.metrics import scores
 from storage.environment import write_environment
 from storage.fold_folder import FoldMetrics, Scores, write_metrics
 from storage.ledger import record_test_evaluation
@@ -112,13 +114,13 @@ def made_metrics(
     fold: int, seed: int, classes: Sequence[str], n_dev: int, n_test: int, **facts: Any
 ) -> FoldMetrics:
     """Return the metrics of a fold, of which only the counts and the facts mean something."""
-    scores = {name: 0.5 for name in ("ua", "wa", "macro_f1", "weighted_f1")}
+    values = {name: 0.5 for name in ("ua", "wa", "macro_f1", "weighted_f1")}
     dev, test = (
-        Scores(**scores, per_class_recall=[0.5, None], confusion=[[n, 0], [0, 0]], n=n)
+        Scores(**values, per_class_recall=[0.5, None], confusion=[[n, 0], [0, 0]], n=n)
         for n in (n_dev, n_test)
     )
-    values = {"protocol": "p", "certificate": "x", "best_epoch": 1, "epochs": 1, **facts}
-    return FoldMetrics(fold=fold, seed=seed, classes=classes, dev=dev, test=test, **values)
+    facts = {"protocol": "p", "certificate": "x", "best_epoch": 1, "epochs": 1, **facts}
+    return FoldMetrics(fold=fold, seed=seed, classes=classes, dev=dev, test=test, **facts)
 
 
 def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts: object) -> Path:
@@ -127,7 +129,9 @@ def write_fold(run: Path, fold: int, seed: int, clips: Sequence[tuple], **facts:
     folder.mkdir(parents=True)
     of_run = json.loads((run / "split_certificate.json").read_text())
     facts = {"protocol": of_run["protocol"], "certificate": of_run["id"], **facts}
-    write_metrics(folder, made_metrics(fold, seed, ("a", "b"), 0, len(clips), **facts))
+    metrics = made_metrics(fold, seed, ("a", "b"), 0, len(clips), **facts)
+    targets, preds = ([("a", "b").index(clip[i]) for clip in clips] for i in (2, 3))
+    write_metrics(folder, replace(metrics, test=Scores(**scores(targets, preds, 2))))
     write_environment(folder, {"command": [], "git_commit": str(fold)})
     (folder / "model.safetensors").write_bytes(b"w")
     rows = [["test", *clip, 0.5, 0.5, ""] for clip in clips]

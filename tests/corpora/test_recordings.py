@@ -31,17 +31,17 @@ def same(one, other):
 @pytest.fixture
 def opened(monkeypatch):
     """How often each file is opened."""
-    counts, open_file, decode = Counter(), Path.open, reading._Stream.__init__
+    counts, open_file, decode = Counter(), os.open, reading._Stream.__init__
 
     def open_and_count(path, *args, **kwargs):
-        counts[path] += 1
+        counts[Path(path)] += 1
         return open_file(path, *args, **kwargs)
 
     def decode_a_descriptor(self, file, *args, **kwargs):
         assert isinstance(file, int)  # libsndfile opens nothing itself
         decode(self, file, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "open", open_and_count)
+    monkeypatch.setattr(os, "open", open_and_count)
     monkeypatch.setattr(reading._Stream, "__init__", decode_a_descriptor)
     return counts
 

@@ -6,6 +6,7 @@ import io
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -20,11 +21,12 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from config.loading import load_config
 from evaluation.figures import spectrogram_png
 from features import SpectrogramImages
+from reports.examples import worst_errors
 from reports.publish import gather, publish
 from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.errors import InputError
-from system.files import read_json, write_text
+from system.files import read_json, write_csv, write_text
 from tests.conftest import write_card, write_fold, write_run
 from tests.support.runs import run_experiment
 
@@ -245,7 +247,7 @@ def odd_runs(root: Path, **certificate: object) -> list[Run]:
         write_text(fold / "history.csv", f"epoch,loss,dev_ua\n{row}\n")
         write_text(
             run / "utterances.csv",
-            'utterance,speaker,path,text\n<b>u</b>,s1,gone.wav,"<i>say ""x""</i>"\n',
+            'utterance,speaker,path,text,audio\n<b>u</b>,s1,gone.wav,"<i>say ""x""</i>",00\n',
         )
         runs.append(read_run(run))
     return runs
@@ -263,6 +265,35 @@ def test_odd_names_are_text_and_missing_audio_is_said(tmp_path: Path) -> None:
     assert "Not available: gone.wav cannot be read" in page
     assert page.count("<audio") == 0
     assert '<p class="stamp" role="alert">SPEAKER-DEPENDENT' in page
+
+
+@pytest.mark.parametrize("how", ["path", "root", "no hash"])
+def test_a_run_cannot_carry_off_another_recording_of_its_reader(folders, tmp_path, how) -> None:
+    """A foreign config may set corpus.root and corpus.absolute_paths: only the hash is sure."""
+    folder = tmp_path / "run"
+    shutil.copytree(folders[0], folder)
+    with (folder / "utterances.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    private = tmp_path / "private.wav"
+    soundfile.write(private, np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 16000)
+    config = (folder / "config.yaml").read_text()
+    root = re.search(r"root: (.*IEMOCAP)", config)[1]
+    if how == "root":
+        (folder / "config.yaml").write_text(config.replace(root, "/"))
+    for row in rows:
+        row["path"] = str(private) if how == "path" else str(private)[1:]
+        if how == "no hash":
+            del row["audio"]
+    write_csv(folder / "utterances.csv", list(rows[0]), [list(row.values()) for row in rows])
+    run = read_run(folder)
+    if how == "path":  # as the config of a manifest may say
+        run = replace(run, config={**run.config, "corpus.absolute_paths": True})
+    examples = worst_errors([run], audio=True)
+    assert examples
+    for example in examples:
+        assert example.sound is None and not example.images
+        words = "no hash" if how == "no hash" else "private.wav has changed since it was indexed"
+        assert words in example.problem
 
 
 def test_without_audio_the_images_stay(folders, tmp_path: Path) -> None:

@@ -185,8 +185,8 @@ def test_columns_of_unequal_length_are_not_written(tmp_path: Path) -> None:
     ("classes", "n", "reason"),
     [
         (CLASSES, 3, "4 test rows, metrics.json has 3"),
-        (("calm", "sad"), 4, "'glad'"),
-        (("calm", "glad", "sad"), 4, "'prob_sad'"),
+        (("calm", "sad"), 4, "no column prob_sad"),
+        (("calm", "glad", "sad"), 4, "no column prob_sad"),
     ],
 )
 def test_predictions_of_other_counts_or_classes_are_refused(tmp_path, classes, n, reason) -> None:

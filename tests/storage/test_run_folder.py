@@ -58,6 +58,7 @@ def test_an_opened_folder_has_the_config_the_certificate_and_the_utterances(fold
         "text": first.text_id or "",
         "seconds": f"{plan.recordings[first.path].seconds:.3f}",
         "path": str(first.path.relative_to(plan.config.corpus.root)),
+        "audio": plan.hashes[first.path],
     }
 
 
@@ -66,7 +67,7 @@ def test_audio_outside_the_corpus_has_its_whole_path(tmp_path: Path, plan) -> No
     moved = replace(plan, config=plan.config.model_copy(update={"corpus": corpus}))
     open_run_folder(tmp_path, moved, ENVIRONMENT)
     first = min(plan.utterances, key=lambda u: u.id)
-    assert f",{first.path}\n" in (tmp_path / "utterances.csv").read_text()
+    assert f",{first.path},{plan.hashes[first.path]}\n" in (tmp_path / "utterances.csv").read_text()
 
 
 def test_bad_audio_is_listed(tmp_path: Path, plan) -> None:
@@ -113,6 +114,19 @@ def test_an_opened_folder_is_read_with_its_finished_folds(folder, plan) -> None:
     assert run.certificate["id"] == plan.certificate["id"]
     assert run.config["model.fusion"] == plan.config.model.fusion
     assert run.audio_file(utterance.id) == utterance.path
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "../out.wav", "a/../../out.wav"])
+def test_a_path_that_leads_out_of_the_corpus_is_refused(folder, plan, path) -> None:
+    utterance = plan.utterances[0]
+    write_fold(folder, 1, 0, [(utterance.id, utterance.speaker, "a", "b")])
+    run = read_run(folder)
+    vars(run)["about"] = {utterance.id: {"path": path}}
+    with pytest.raises(RunError, match=rf"utterances.csv .*'{path}' leads out of corpus.root"):
+        run.audio_file(utterance.id)
+    allowed = replace(run, config={**run.config, "corpus.absolute_paths": True})
+    vars(allowed)["about"] = run.about
+    assert allowed.audio_file(utterance.id) == Path(plan.config.corpus.root) / path
 
 
 def test_a_relative_corpus_starts_where_the_run_was_started(folder, monkeypatch, plan) -> None:
