@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from storage.tensors import load_state
-from system.signals import SIGNALS, Stop
+from system.signals import Stop
 from tests.support import kills
 from tests.support.paths import ROOT
 
 FOLD = "folds/fold-1_seed-0"
 PYTHON = sys.executable
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # Runs an entry in which a function of another module sends the process a signal.
 ENTRY = """
 import importlib, os, runpy, sys
