@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from audio import fingerprint
 from audio.channels import ChannelLevels
+from audio.description import Description, RecordingFacts
 from audio.impostors import what_else
 
 MIN_SECONDS = 0.01  # less is not even one period of a low voice
@@ -45,9 +46,14 @@ class Recording(NamedTuple):
     """The identity of a recording: the same for all names and formats of its file."""
 
     hash: str  # SHA-256 of sampling rate and samples: a WAV and a FLAC of it are equal
-    seconds: float
+    facts: RecordingFacts
     words: NDArray[np.uint32]  # (frames,), see `fingerprint`
     file: str  # SHA-256 of the bytes of the file
+
+    @property
+    def seconds(self) -> float:
+        """Duration, s."""
+        return self.facts.seconds
 
 
 NOTHING_KNOWN: Mapping[str, Recording] = MappingProxyType({})
@@ -78,6 +84,14 @@ def read_audio(path: Path, sample_rate: int, recording: str | None = None) -> ND
     return waveform
 
 
+def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32], RecordingFacts]:
+    """Read a file as `read_audio` does: (T,), and the facts of the recording in it."""
+    with _open_file(path) as file, _open_audio(file) as audio:
+        description = Description(audio.samplerate)
+        waveform = _resample(_Sound(audio, description), sample_rate, "HQ")
+    return waveform, description.facts()
+
+
 def inspect_audio(path: Path, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
     """Identify the recording in a file, which is opened once.
 
@@ -96,12 +110,13 @@ def inspect_audio(path: Path, known: Mapping[str, Recording] = NOTHING_KNOWN) ->
         if file_hash in known:
             return known[file_hash]
         with _open_audio(file) as audio:
-            sound = _Sound(audio)
+            description = Description(audio.samplerate)
+            sound = _Sound(audio, description)
             narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
         words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
         if _hash_bytes(file) != file_hash:
             raise BadAudio("changed while it was read")
-    return Recording(sound.hash, sound.n_samples / sound.rate, words, file_hash)
+    return Recording(sound.hash, description.facts(), words, file_hash)
 
 
 def in_parallel(
@@ -135,11 +150,13 @@ class _Sound:
 
     Args:
         audio: The file, at its beginning.
+        description: Takes in the samples too.
     """
 
-    def __init__(self, audio: soundfile.SoundFile) -> None:
+    def __init__(self, audio: soundfile.SoundFile, description: Description | None = None) -> None:
         self.rate: int = audio.samplerate  # Hz
         self.n_samples = 0  # per channel, so far
+        self._description = description
         self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
@@ -161,6 +178,8 @@ class _Sound:
             _check_samples(samples)
             mono = samples.mean(1)
             self._levels.add(samples, mono)
+            if self._description is not None:
+                self._description.add(mono)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from storage.folders import CARD, METRICS
+from storage.training_range import TrainingRange
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.text import truncate
 
@@ -166,6 +167,7 @@ def write_model_card(
     certificate: Mapping[str, Any],
     fold: int,
     seed: int,
+    training_data: TrainingRange,
 ) -> None:
     """Write model.json.
 
@@ -178,6 +180,7 @@ def write_model_card(
         certificate: The split certificate of the run.
         fold: Fold number.
         seed: Seed of the training.
+        training_data: Range of the recordings of the training split.
     """
     card = {
         "model": model,
@@ -189,6 +192,7 @@ def write_model_card(
         "fold": fold,
         "seed": seed,
         "test_clips": recordings_digest(certificate, fold),
+        "training_data": training_data.model_dump(),
     }
     write_json(folder / CARD, card)
 
