@@ -86,7 +86,7 @@ def _sentences(trained: TrainingRange) -> dict[str, tuple[str, str]]:
         "shorter": (seconds, "nothing so short was trained, so take more of the sound"),
         "rate": (
             f"recordings at {rates}{more} with sound up to {bandwidth.median:.0f} Hz",
-            "record at twice that or more, since resampling adds nothing",
+            "record at such a rate, since resampling adds nothing",
         ),
         "narrow": (
             f"sound up to {bandwidth.p1:.0f} Hz or more",
