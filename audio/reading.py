@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from audio import fingerprint
 from audio.channels import ChannelLevels
+from audio.description import Description, RecordingFacts
 from audio.impostors import what_else
 from audio.opening import BadAudio, open_file
 from audio.segment import MIN_SECONDS, AudioSource, Segment, as_segment
@@ -38,7 +40,7 @@ class Recording(NamedTuple):
     """
 
     hash: str  # SHA-256 of sampling rate and samples: a WAV and a FLAC of it are equal
-    seconds: float
+    facts: RecordingFacts
     words: NDArray[np.uint32]  # (frames,), see `fingerprint`
     file: str  # SHA-256 of the bytes of the file; of a segment, with its times behind it
 
@@ -46,6 +48,11 @@ class Recording(NamedTuple):
     def file_hash(self) -> str:
         """SHA-256 of the bytes of the file."""
         return self.file.split()[0]
+
+    @property
+    def seconds(self) -> float:
+        """Duration, s."""
+        return self.facts.seconds
 
 
 NOTHING_KNOWN: Mapping[str, Recording] = MappingProxyType({})
@@ -79,6 +86,14 @@ def read_audio(
     if recording not in (None, sound.hash):
         raise BadAudio(CHANGED)
     return waveform
+
+
+def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32], RecordingFacts]:
+    """Read a file as `read_audio` does: (T,), and the facts of the recording in it."""
+    with open_file(path) as file, _open_audio(file) as audio:
+        description = Description(audio.samplerate)
+        waveform = _resample(_Sound(audio, Segment(path), description), sample_rate, "HQ")
+    return waveform, description.facts()
 
 
 def inspect_audio(source: AudioSource, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
@@ -138,12 +153,13 @@ def _identify(file: FileIO, segment: Segment, name: str) -> Recording | BadAudio
     file.seek(0)
     try:
         with _open_audio(file) as audio:
-            sound = _Sound(audio, segment)
+            description = Description(audio.samplerate)
+            sound = _Sound(audio, segment, description)
             narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
     except BadAudio as error:
         return error
     words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
-    return Recording(sound.hash, sound.n_samples / sound.rate, words, name)
+    return Recording(sound.hash, description.facts(), words, name)
 
 
 def in_parallel(
@@ -178,13 +194,20 @@ class _Sound:
     Args:
         audio: The file, at its beginning.
         segment: The part of the file; its times are rounded to samples.
+        description: Takes in the samples too.
     """
 
-    def __init__(self, audio: soundfile.SoundFile, segment: Segment) -> None:
+    def __init__(
+        self,
+        audio: soundfile.SoundFile,
+        segment: Segment,
+        description: Description | None = None,
+    ) -> None:
         self.rate: int = audio.samplerate  # Hz
         self.n_samples = 0  # per channel, so far
         self._first = round(segment.start * self.rate)
         self._stop = None if segment.end is None else round(segment.end * self.rate)
+        self._description = description
         self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
@@ -206,6 +229,8 @@ class _Sound:
             _check_samples(samples)
             mono = samples.mean(1)
             self._levels.add(samples, mono)
+            if self._description is not None:
+                self._description.add(mono)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))

@@ -1,4 +1,4 @@
-"""Index of recordings: durations, audio hashes and fingerprints, cached by file and segment."""
+"""Index of recordings: facts, audio hashes and fingerprints, cached by file and segment."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,13 +8,15 @@ from zipfile import ZIP_STORED
 import numpy as np
 from numpy.typing import NDArray
 
+from audio.description import RecordingFacts
 from audio.reading import BadAudio, Recording, in_parallel, inspect_audio, inspect_segments
 from audio.segment import AudioSource, as_segment
 from system.files import atomic_write, corrupt_file, make_folder
 from system.output import progress_bar
 
-FILE = "recordings-3.npz"  # 3: raised when a `Recording`, or what counts as usable, changes
-KINDS = {"sha256": "U", "hash": "U", "seconds": "f", "lengths": "i", "words": "u"}  # of columns
+FILE = "recordings-4.npz"  # 4: raised when a `Recording`, or what counts as usable, changes
+FACTS = {"seconds": "f", "rate": "i", "level": "f", "bandwidth": "f"}  # of `RecordingFacts`
+KINDS = {"sha256": "U", "hash": "U", **FACTS, "lengths": "i", "words": "u"}  # of columns
 SHOW_PROGRESS = 1000  # files and more get a progress bar
 SAVE_EVERY = 1000  # files
 
@@ -97,8 +99,9 @@ def _load(path: Path) -> dict[str, Recording]:
         if (lengths < 0).any() or lengths.sum() != len(words):
             raise ValueError("its lengths do not add up to its words")
         split_words = np.split(words, np.cumsum(lengths)[:-1])  # per recording
-        rows = zip(columns["hash"], columns["seconds"], split_words, columns["sha256"], strict=True)
-        recordings = [Recording(str(h), float(s), w, str(file)) for h, s, w, file in rows]
+        facts = zip(*(columns[name].tolist() for name in FACTS), strict=True)
+        rows = zip(columns["hash"], facts, split_words, columns["sha256"], strict=True)
+        recordings = [Recording(str(h), RecordingFacts(*f), w, str(file)) for h, f, w, file in rows]
         return {recording.file: recording for recording in recordings}
     except Exception as error:  # archive, header and array each fail in ways of their own
         raise corrupt_file(path, error) from error
@@ -115,6 +118,8 @@ def _read_columns(path: Path) -> dict[str, NDArray]:
     for name, column in columns.items():
         if column.ndim != 1 or column.dtype.kind != KINDS[name]:
             raise ValueError(f"{name} is {column.dtype} of shape {column.shape}")
+        if name in FACTS and not np.isfinite(column).all():
+            raise ValueError(f"{name} is not finite")
     return columns
 
 
@@ -124,7 +129,7 @@ def _save(path: Path, known: Mapping[str, Recording]) -> None:
     columns = {
         "sha256": np.array(list(known)),
         "hash": np.array([recording.hash for recording in recordings]),
-        "seconds": np.array([recording.seconds for recording in recordings]),
+        **{n: np.array([getattr(one.facts, n) for one in recordings]) for n in FACTS},
         "lengths": np.array([len(recording.words) for recording in recordings]),
         "words": np.concatenate([recording.words for recording in recordings]),
     }

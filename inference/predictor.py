@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio.reading import BadAudio, read_audio
+from audio.reading import BadAudio, read_and_describe
 from features import Images, SpectrogramImages
+from inference.unlike import unlike
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
 from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
@@ -36,6 +37,7 @@ class Label:
     probs: dict[str, float]
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
     problem: str | None = None  # reason for which there is no label
+    unlike: Mapping[str, str] = field(default_factory=dict)  # to the training data, see `unlike`
 
     @property
     def emotion(self) -> str:
@@ -59,6 +61,7 @@ class FoldModel:
         check_is_fold(folder)
         card = read_card(folder)
         self.protocol, self.classes = card.protocol, card.classes
+        self.training_data = card.training_data
         self.device = torch.device(device)
         with _rebuilding(folder):
             self.images = SpectrogramImages(**card.features.model_dump()).to(self.device)
@@ -68,14 +71,15 @@ class FoldModel:
     def label(self, path: Path) -> Label:
         """Label one recording; unusable audio gives a `problem` instead of probabilities."""
         try:
-            waveform = torch.from_numpy(read_audio(path, self.images.input_rate))
+            waveform, facts = read_and_describe(path, self.images.input_rate)
         except BadAudio as error:
             return Label(path, {}, None, str(error))
-        outputs = self._run_model([self._images(waveform)])
+        outputs = self._run_model([self._images(torch.from_numpy(waveform))])
         probs = torch.cat([output.logits for output in outputs]).softmax(1).mean(0).tolist()
         gates = [output.gate for output in outputs if output.gate is not None]
         gate = float(torch.cat(gates).mean()) if gates else None
-        return Label(path, dict(zip(self.classes, probs, strict=True)), gate)
+        outside = unlike(facts, self.training_data, self.images.input_rate, self.images.reference)
+        return Label(path, dict(zip(self.classes, probs, strict=True)), gate, unlike=outside)
 
     @torch.inference_mode()
     def probs(self, waveforms: Sequence[Tensor]) -> Tensor:

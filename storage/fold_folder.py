@@ -23,6 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from corpora.segments import TIME_COLUMNS
 from storage.folders import CARD, METRICS
 from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
+from storage.training_range import TrainingRange
 from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
 from system.tables import csv_table
 from system.text import truncate
@@ -167,6 +168,7 @@ def write_model_card(
     certificate: Mapping[str, Any],
     fold: int,
     seed: int,
+    training_data: TrainingRange,
 ) -> None:
     """Write model.json.
 
@@ -179,6 +181,7 @@ def write_model_card(
         certificate: The split certificate of the run.
         fold: Fold number.
         seed: Seed of the training.
+        training_data: Range of the recordings of the training split.
     """
     card = {
         "model": model,
@@ -190,6 +193,7 @@ def write_model_card(
         "fold": fold,
         "seed": seed,
         "test_clips": recordings_digest(certificate, fold),
+        "training_data": training_data.model_dump(),
     }
     write_json(folder / CARD, card)
 

@@ -10,6 +10,7 @@ from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Section
 from models.settings import ModelSettings
 from storage.folders import CARD
+from storage.training_range import TrainingRange
 from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json
 from system.text import short_repr, truncate
 
@@ -46,6 +47,8 @@ class ModelCard(Section):
     fold: int | None = None
     seed: int | None = None
     test_clips: str | None = None
+    training_data: TrainingRange | None = None
+    """None in folders of an earlier version."""
 
     def settings(self) -> ModelSettings:
         """Return the settings of the network."""

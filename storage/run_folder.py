@@ -11,7 +11,7 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ import numpy as np
 from audio.segment import AudioSource, audio_source
 from config.loading import dump_config, flatten, load_stored_config
 from config.schema import Config
-from corpora.segments import TIME_COLUMNS, read_segment, segment_cells
+from corpora.segments import read_segment
 from storage.audio_lists import write_audio_lists
 from storage.environment import read_environment, record_environment
 from storage.fold_folder import (
@@ -42,12 +42,12 @@ from storage.folders import (
     describe_changes,
 )
 from storage.ledger import LEDGER
+from storage.utterance_table import UTTERANCE_COLUMNS, UTTERANCES, write_utterances
 from system.errors import InputError
 from system.files import (
     corrupt_file,
     make_folder,
     read_json,
-    write_csv,
     write_json,
     write_text,
 )
@@ -59,10 +59,9 @@ from system.text import short_repr
 if TYPE_CHECKING:
     from corpora.plan import Plan
 
-CERTIFICATE, UTTERANCES = "split_certificate.json", "utterances.csv"
+CERTIFICATE = "split_certificate.json"
 FOLDS, LOCK = "folds", ".lock"
 CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
-UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path audio".split()
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 
@@ -315,22 +314,9 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)
     write_json(file, plan.certificate)
-    segments = segment_cells(plan.utterances)
-    columns = [*UTTERANCE_COLUMNS, *(TIME_COLUMNS if segments else ())]
-    write_csv(folder / UTTERANCES, columns, _utterance_rows(plan, segments))
+    write_utterances(folder, plan)
     record_environment(folder, environment)
     write_audio_lists(folder, plan)
-
-
-def _utterance_rows(plan: "Plan", segments: Mapping[str, Sequence[str]]) -> Iterator[Sequence[Any]]:
-    """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
-    root = Path(plan.config.corpus.root).expanduser()
-    for u in sorted(plan.utterances, key=lambda u: u.id):
-        recording = plan.recordings[u.audio]
-        path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
-        facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
-        about = [*(fact or "" for fact in facts), f"{recording.seconds:.3f}", path.as_posix()]
-        yield [u.id, *about, recording.hash, *segments.get(u.id, ())]
 
 
 def remove_run(folder: Path) -> None:

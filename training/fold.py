@@ -28,6 +28,7 @@ from storage.fold_folder import (
 from storage.folders import CARD, is_finished
 from storage.ledger import record_test_evaluation
 from storage.tensors import load_tensors
+from storage.training_range import training_range
 from system.files import copy_file, make_folder, read_json
 from system.locks import lock
 from system.temporary import remove_leftovers
@@ -158,6 +159,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
     best = checkpoints.best(state.progress.best_epoch)
     state.model.load_state_dict(from_first(lambda: load_tensors(best)))
     if fold.session.is_main:
+        recordings = fold.session.plan.recordings
         copy_file(best, fold.folder / WEIGHTS)
         write_model_card(
             fold.folder,
@@ -168,6 +170,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             certificate=fold.session.plan.certificate,
             fold=fold.split.fold,
             seed=fold.seed,
+            training_data=training_range([recordings[u.path].facts for u in fold.split.train]),
         )
 
 

@@ -177,6 +177,8 @@ STRANGE = {
     "lengths_beyond": other("lengths", [10**9]),
     "one_hash": other("hash", "a"),
     "words_of_floats": other("words", [1.0]),
+    "levels_not_finite": other("level", [np.nan]),
+    "rates_of_floats": other("rate", [8000.0]),
     "words_in_rows": other("words", np.zeros((3, 3), np.uint32)),
 }
 
@@ -193,6 +195,17 @@ def test_an_index_of_another_form_is_refused(tmp_path, how, count):
     with pytest.raises(RunError, match=f"{room.FILE} is missing, corrupt .* remove "):
         index_audio([path], 0, tmp_path)
     count("hostile inputs tried")
+
+
+def test_an_index_of_an_earlier_version_is_left_alone_and_made_again(tmp_path):
+    path = write(tmp_path / "a.wav", 300)
+    earlier = tmp_path / "store" / "recordings-3.npz"  # without rate, level and bandwidth
+    earlier.parent.mkdir()
+    np.savez(earlier, sha256=np.array(["a"]), seconds=np.array([1.0]))
+    before = earlier.read_bytes()
+    recordings, bad = index_audio([path], 0, tmp_path / "store", keep=True)
+    assert not bad and recordings[path].facts == inspect_audio(path).facts
+    assert earlier.read_bytes() == before and (tmp_path / "store" / room.FILE).exists()
 
 
 def test_an_index_that_is_a_pipe_is_not_waited_for(tmp_path):

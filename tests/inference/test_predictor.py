@@ -11,12 +11,15 @@ import soundfile
 import torch
 
 import predict
+from audio.description import describe
 from features import SpectrogramImages
 from inference import predictor as inference
 from inference.predictor import FoldModel, label_table
+from inference.unlike import UNKNOWN
 from model_gmu import MaxMViTGMU
 from models.settings import ModelSettings
 from storage.tensors import load_tensors, save_tensors
+from storage.training_range import training_range
 from system.errors import InputError
 from system.files import write_json
 from tests.support.models import small_model
@@ -152,3 +155,87 @@ def test_the_entry_labels_what_it_can_and_names_the_rest(fold, clip, tmp_path, m
     monkeypatch.setattr(sys, "argv", ["predict.py", str(fold), *names[2:]])
     assert predict.main() == 2
     assert f"there is no file {names[2]}, {names[3]}" in capsys.readouterr().err
+
+
+def noise(path, seconds, rate=16_000, level=0.1, top=None):
+    """Write white noise; above `top` Hz it has nothing."""
+    samples = np.random.default_rng(len(path.name)).normal(0, level, round(seconds * rate))
+    if top is not None:
+        spectrum = np.fft.rfft(samples)
+        spectrum[round(top * seconds) :] = 0
+        samples = np.fft.irfft(spectrum, len(samples))
+    soundfile.write(path, samples, rate, subtype="FLOAT")
+    return path
+
+
+@pytest.fixture
+def trained(fold, tmp_path):
+    """The fold, trained on noise of 3 to 5.3 s at 16 kHz and -20 dBFS."""
+
+    def make(**features):
+        draw = np.random.default_rng(0)
+        lengths = [48_000, 64_000, 84_800]
+        clips = [draw.normal(0, 0.1, n).astype(np.float32) for n in lengths]
+        facts = training_range([describe(clip, 16_000) for clip in clips])
+        folder = tmp_path / "trained"
+        shutil.copytree(fold, folder)
+        card = json.loads((folder / "model.json").read_text())
+        card |= {"training_data": facts.model_dump(), "features": {**FEATURES, **features}}
+        write_json(folder / "model.json", card)
+        return folder
+
+    return make
+
+
+def said_by_predict(monkeypatch, capsys, folder, *files):
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(folder), *map(str, files)])
+    assert predict.main() == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1 + len(files)
+    return said.err.splitlines()
+
+
+def test_what_lies_outside_of_the_training_data_is_told_by_kind(
+    trained, tmp_path, monkeypatch, capsys
+):
+    folder = trained()
+    like = noise(tmp_path / "like.wav", 4)
+    long = noise(tmp_path / "long.wav", 60)
+    assert said_by_predict(monkeypatch, capsys, folder, like) == []
+    one = f"trained on 3.0 to 5.3 s; {long} has 60.0 s: cut into parts of that length"
+    assert said_by_predict(monkeypatch, capsys, folder, like, long) == [one]
+    telephone = noise(tmp_path / "8k.wav", 4, rate=8000)
+    upsampled = noise(tmp_path / "up.wav", 4, top=4000)
+    short = [noise(tmp_path / f"{i}.wav", 1 + i / 10) for i in range(4)]
+    lines = said_by_predict(monkeypatch, capsys, folder, like, long, telephone, upsampled, *short)
+    assert lines[0] == one and len(lines) == 4
+    assert f"{short[0]} has 1.0 s, {short[1]} has 1.1 s, {short[2]} has 1.2 s, ...)" in lines[1]
+    assert "outside: 4 of 8 files" in lines[1]
+    assert lines[2].startswith("trained on recordings at 16000 Hz with sound up to ")
+    assert f"; {telephone} has 8000 Hz: " in lines[2]
+    assert f"; {upsampled} has 4000 Hz: " in lines[3]
+    assert list(FoldModel(folder).label(telephone).unlike.items()) == [("rate", "8000 Hz")]
+
+
+@pytest.mark.parametrize("reference", ["clip", "full_scale"])
+def test_level_is_told_only_where_the_images_keep_it(
+    trained, tmp_path, monkeypatch, capsys, reference
+):
+    folder = trained(reference=reference)
+    files = [noise(tmp_path / f"{level}.wav", 4, level=level) for level in (0.08, 0.01, 1.0)]
+    lines = said_by_predict(monkeypatch, capsys, folder, *files)
+    if reference == "clip":
+        assert lines == []
+        return
+    assert [line.partition(";")[0] for line in lines] == ["trained on -20.0 to -20.0 dBFS"] * 2
+    assert f"{files[2]} has 0.0 dBFS" in lines[0] and f"{files[1]} has -40.0 dBFS" in lines[1]
+
+
+def test_sound_above_what_the_model_reads_is_not_asked_for(trained, tmp_path, monkeypatch, capsys):
+    folder = trained(input_rate=8000, sample_rate=16_000)
+    assert said_by_predict(monkeypatch, capsys, folder, noise(tmp_path / "a.wav", 4, 8000)) == []
+
+
+def test_a_fold_without_the_range_says_so_once(fold, tmp_path, monkeypatch, capsys):
+    files = [noise(tmp_path / f"{i}.wav", 60 * i + 1) for i in range(2)]
+    assert said_by_predict(monkeypatch, capsys, fold, *files) == [UNKNOWN]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from audio.description import RecordingFacts
 from storage.environment import read_environment, write_environment
 from storage.fold_folder import (
     FoldMetrics,
@@ -24,6 +25,7 @@ from storage.fold_folder import (
 from storage.folders import is_finished
 from storage.model_card import read_card
 from storage.run_folder import read_run
+from storage.training_range import training_range
 from system.errors import RunError
 from system.files import read_json, write_json
 from tests.conftest import RECIPE, made_metrics, write_fold, write_run
@@ -225,7 +227,9 @@ def test_the_model_card_names_the_tested_recordings(tmp_path: Path) -> None:
         certificate=certificate,
         fold=2,
         seed=1,
+        training_data=training_range([RecordingFacts(2.0, 16_000, -20.0, 4000.0)]),
     )
     card = read_card(tmp_path)
     assert (card.classes, card.corpus, card.fold, card.seed) == (list(CLASSES), "iemocap", 2, 1)
     assert (card.protocol, card.certificate, card.test_clips) == ("p", "x", "digest 2")
+    assert card.training_data is not None and card.training_data.seconds.max == 2.0

@@ -109,6 +109,9 @@ HOSTILE_CARDS = [
     ("classes", ["a"] * 5000, "classes: "),
     ("classes", ["a" * 10**6, "b", "c"], "larger than 1 MB"),
     ("protocol", {"a": 1}, "protocol: "),
+    ("training_data", {"seconds": 5}, "training_data.seconds: "),
+    ("training_data", {"rates": [{"rate": 0, "recordings": 1}]}, "training_data.rates.0.rate: "),
+    ("training_data", {"level": {"min": float("nan")}}, "training_data.level.min: .*finite"),
     ("surprise", "a" * 5000, "surprise: Extra"),
 ]
 

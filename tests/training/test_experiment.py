@@ -41,6 +41,7 @@ from storage.tensors import load_tensors
 from system.errors import InputError, RunError
 from system.files import read_json
 from system.locks import lock
+from tests.conftest import SAMPLE_RATE
 from tests.support.paths import CODE, ROOT
 from tests.support.runs import run_experiment
 from training import build
@@ -627,6 +628,22 @@ def test_the_whole_form_of_glomer_trains_predicts_and_is_read_again(tiny, corpus
         label = model.label(clip)
         assert label.emotion == row["pred"]
         assert label.gate == pytest.approx(float(row["gate_mean"]), abs=1e-4)
+
+
+def test_the_model_card_holds_the_range_of_the_training_recordings(fusions, corpus_root) -> None:
+    card = read_json(fusions["gmu"] / FOLD / "model.json")["training_data"]
+    assert card["rates"] == [{"rate": SAMPLE_RATE, "recordings": 24}]  # sessions 3 to 5 of 5
+    files = [f for k in (3, 4, 5) for f in (corpus_root / f"Session{k}").rglob("*.wav")]
+    clips = [soundfile.read(file)[0] for file in files]
+    for name, values, digits in (
+        ("seconds", [len(clip) / SAMPLE_RATE for clip in clips], 3),
+        ("level", [20 * np.log10(clip.std()) for clip in clips], 2),
+    ):
+        points = np.percentile(values, [0, 1, 50, 99, 100])
+        found = [card[name][key] for key in ("min", "p1", "median", "p99", "max")]
+        assert found == pytest.approx(points, abs=0.6 * 10**-digits)
+    assert card["seconds"]["min"] == 0.2 and card["seconds"]["max"] == 0.26
+    assert 3000 < card["bandwidth"]["p1"] <= card["bandwidth"]["max"] <= SAMPLE_RATE / 2
 
 
 def events_of(file: Path) -> EventAccumulator:

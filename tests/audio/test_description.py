@@ -1,0 +1,84 @@
+"""Facts of made tones, worked out by hand, and of noise against scipy."""
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import scipy.signal
+
+from audio.description import BLOCK, FRAME, Description, RecordingFacts, describe
+
+RATE = 16_000
+BIN = RATE / 1024  # Hz
+
+
+def tone(bins: float, amplitude: float = 0.5, n: int = 160 * 1024) -> np.ndarray:
+    wave = amplitude * np.sin(2 * np.pi * bins * BIN * np.arange(n) / RATE)
+    return wave.astype(np.float32)
+
+
+def test_facts_of_a_tone_worked_out_by_hand() -> None:
+    """A Hann window spreads a tone on bin k to k - 1, k, k + 1 with powers 1/4, 1, 1/4."""
+    facts = describe(tone(100), RATE)
+    assert (facts.seconds, facts.rate) == (10.24, 16_000)
+    assert facts.level == pytest.approx(10 * np.log10(0.5**2 / 2), abs=1e-3)  # -9.03 dBFS
+    assert facts.bandwidth == 101 * 15.625
+
+
+@pytest.mark.parametrize(("weak", "top"), [(0.1, 301), (0.02, 51)])
+def test_bandwidth_counts_what_holds_a_thousandth_of_the_energy(weak: float, top: int) -> None:
+    """1 % of the energy on bin 300 counts, of which 1/6 on bin 301; 0.04 % does not."""
+    both = tone(50) + tone(300, 0.5 * weak)
+    assert describe(both, RATE).bandwidth == top * BIN
+
+
+def test_an_offset_changes_neither_level_nor_bandwidth() -> None:
+    weak = tone(100, 0.01)  # 0.06 % of the energy of the offset
+    plain, moved = describe(weak, RATE), describe(weak + np.float32(0.3), RATE)
+    assert moved.level == pytest.approx(plain.level, abs=1e-3)
+    assert moved.bandwidth == plain.bandwidth
+
+
+def test_twenty_db_less_is_twenty_db_less_at_the_same_bandwidth() -> None:
+    loud, soft = describe(tone(100), RATE), describe(tone(100, 0.05), RATE)
+    assert loud.level - soft.level == pytest.approx(20, abs=1e-3)
+    assert loud.bandwidth == soft.bandwidth
+
+
+@pytest.mark.parametrize("cutoff", [900, 3400, 7000])
+def test_bandwidth_of_filtered_noise_agrees_with_scipy(cutoff: float) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 100_000)
+    filtered = scipy.signal.sosfilt(scipy.signal.butter(8, cutoff, fs=RATE, output="sos"), noise)
+    power = scipy.signal.welch(filtered, RATE, "hann", FRAME, 0)[1]
+    power[[0, -1]] *= 2  # scipy doubles the bins between
+    energy = np.cumsum(power)
+    expected = np.argmax(energy >= 0.999 * energy[-1]) * BIN
+    found = describe(filtered.astype(np.float32), RATE).bandwidth
+    assert found == pytest.approx(expected, abs=BIN)
+    assert found == pytest.approx(cutoff, rel=0.5)
+
+
+def test_facts_do_not_depend_on_the_blocks() -> None:
+    wave = np.random.default_rng(0).normal(0, 0.1, 50_000).astype(np.float32)
+    whole, parts = describe(wave, RATE), Description(RATE)
+    for block in np.split(wave, [1, 700, 1724, 1725, 30_000]):
+        parts.add(block)
+    assert parts.facts() == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("n", [10, 160, 1023])
+def test_less_than_a_frame_is_described_too(n: int) -> None:
+    facts = describe(tone(256, n=n), RATE)  # 4 kHz
+    assert isinstance(facts, RecordingFacts)
+    assert facts.seconds == n / RATE and facts.level == pytest.approx(-9.03, abs=1)
+    assert 4000 <= facts.bandwidth <= 4000 + 3 * RATE / n
+
+
+def test_memory_does_not_grow_with_the_length() -> None:
+    description, block = Description(RATE), np.ones(BLOCK, np.float32)
+    tracemalloc.start()
+    for _ in range(20):  # 84 MB in float32
+        description.add(block)
+        largest = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert largest < 16 * block.nbytes < 20 * block.nbytes
