@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 
 from storage.tensors import load_state
-from system.signals import SIGNALS, Stop
+from system.signals import Stop
 from tests.support import kills
 from tests.support.paths import ROOT
 
 FOLD = "folds/fold-1_seed-0"
 PYTHON = sys.executable
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 # Runs an entry in which a function of another module sends the process a signal.
 ENTRY = """
 import importlib, os, runpy, sys
@@ -219,6 +220,7 @@ def test_a_hangup_or_a_schedulers_warning_saves_and_ends(
     assert process.exitcode == 128 + number and "Traceback" not in output
     assert f"{signal.Signals(number).name}: saving, then stopping\n" in output
     assert "stopped: what was done is saved" in output
+    assert "fold 1 of 5, seed 0, epoch 1 of 10000: " in output  # the bar
     assert newest_state(tmp_path).stem.startswith("epoch-0000_batch-00002")
     count("signals handled")
 
