@@ -14,6 +14,7 @@ import torch
 
 from benchmarks.fusions import BACKBONES, FUSIONS, build, images
 from models.losses import FusionLoss
+from system.cli import run_entry
 
 TERMS = ("cross_entropy", "nt_xent", "consistency", "diversity")
 
@@ -51,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

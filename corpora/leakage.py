@@ -9,12 +9,11 @@ from typing import NamedTuple
 from audio.fingerprint import Copy
 from audio.segment import AudioSource, Segment, as_segment
 from corpora.segments import overlaps
-from corpora.splits import SPEAKER_DEPENDENT, Split, everyone, recording_of
+from corpora.splits import LONE, SPEAKER_DEPENDENT, Split, everyone, recording_of
 from corpora.utterance import Utterance
 
 PARTS = ("train", "dev", "test")
 LEAKS_SHOWN = 5
-LONE = 0.9  # share of utterances with a speaker of their own from which results say so
 PAIRS_KEPT = 100
 NEARLY = "are nearly the same recording"
 

@@ -22,6 +22,7 @@ TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
 MIN_GROUPS = 3  # for train, dev and test
 RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never change
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT"
+LONE = 0.9  # share of utterances with a speaker of their own from which results say so
 STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 
 

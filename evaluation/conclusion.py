@@ -1,9 +1,9 @@
 """What a comparison answers, in one sentence: it stands above every table and the report."""
 
-from evaluation.paired_tests import LEVEL
 from evaluation.results import Comparison, PairTest, RunSummary
 from evaluation.wording import count_of, p_value, percent
 
+LEVEL = 0.05  # of a test: a corrected p below it shows a difference
 NAMES_SHOWN = 4  # runs that are named; more are counted
 
 

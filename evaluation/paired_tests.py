@@ -46,7 +46,6 @@ from evaluation.significance import (
 )
 
 MAX_EXACT = 13  # units: 4096 distinct swaps, still fewer than the random ones
-LEVEL = 0.05  # of a test
 
 
 class PairedTest(NamedTuple):

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from config.effects import usual_value
-from corpora.leakage import LONE
-from corpora.splits import STAMP
+from corpora.splits import LONE, STAMP
 from evaluation.conclusion import cannot_be_tested, conclusion, design
 from evaluation.results import Comparison
 from evaluation.wording import (

@@ -95,8 +95,9 @@ def processor() -> str:
 
     The last bits of a result depend on both; the same name may have AVX512 or not.
     """
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8").splitlines() if info.exists() else []
+    lines: list[str] = []
+    with suppress(OSError):  # not on Linux
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = names[0] if names else platform.processor() or platform.machine() or "cpu"
     return f"{name} ({torch.backends.cpu.get_cpu_capability()})"

@@ -6,9 +6,11 @@ import itertools
 import os
 import shutil
 import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import pytest
 import soundfile
@@ -17,7 +19,6 @@ import torch
 
 from config.loading import flatten, load_config
 from config.schema import Config
-from models import backbones
 from models.losses import FusionLoss, LossTerms
 from storage.tensors import save_tensors
 from system.devices import Device
@@ -243,8 +244,8 @@ def test_peer_19_key_is_refused_where_it_cannot_be(runs: Runs, key: str, monkeyp
     def offline(*args: object, **kwargs: object) -> None:
         raise urllib.error.URLError("no network in this test")
 
-    monkeypatch.setattr(backbones.urllib.request, "urlopen", offline)
-    monkeypatch.setattr(backbones.huggingface_hub, "try_to_load_from_cache", lambda *args: None)
+    monkeypatch.setattr(urllib.request, "urlopen", offline)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *args: None)
     base, value, words = REFUSALS[key]
     assert runs.outcome(*base)
     with pytest.raises((InputError, RunError), match=words):

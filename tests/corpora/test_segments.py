@@ -228,8 +228,9 @@ def test_segments_beyond_their_file_are_named_or_left_out(tmp_path):
     rows = ["p.wav,a,p,3,4.5", "q.wav,b,q,9,"]
     with pytest.raises(InputError, match="2 audio files cannot be used") as error:
         make_plan(make_config(tmp_path, rows))
+    assert "2 files, each of which reaches beyond its file, which ends at 4 s" in str(error.value)
     for name in ("p.wav (3 s to 4.5 s)", "q.wav (9 s to end)"):
-        assert f"{name} reaches beyond its file, which ends at 4 s" in str(error.value)
+        assert f"{name}\n" in str(error.value)
     plan = make_plan(make_config(tmp_path, rows, "corpus.on_bad_audio=skip"))
     assert counts(plan) == [(4, 4, 4)] * 3 and len(plan.bad) == 2
 

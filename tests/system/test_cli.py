@@ -296,7 +296,7 @@ def test_a_dry_run_reads_all_audio_and_leaves_out_what_it_may(
 
 def test_peer_27_time_is_read_when_the_gpu_is_done(monkeypatch) -> None:
     waits = []
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: waits.append(1))
+    monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append(1))
     for kind, count in (("cpu", 0), ("cuda", 1)):
         dry_run._wait(SimpleNamespace(device=torch.device(kind)))
         assert len(waits) == count
