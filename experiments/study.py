@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
 from experiments.search_space import Space
+from experiments.study_store import UNREADABLE, check_store
 from storage.folders import CONFIG
 from system.errors import RunError
 from system.files import make_folder
 from system.locks import is_held, lock
+from system.text import truncate
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -77,11 +79,11 @@ class Study:
         optuna.logging.disable_default_handler()
         url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
         wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
-        # RuntimeError: a store written by another version of Optuna
         with (
             lock(folder / LOCK, f"the study {folder}", blocking=True),
-            store_errors(folder, RuntimeError),
+            store_errors(folder, OSError, *UNREADABLE),
         ):
+            check_store(folder / STORE, STORE_TIMEOUT)
             trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
             self.optuna = optuna.create_study(
@@ -91,7 +93,7 @@ class Study:
                 direction="maximize",
                 load_if_exists=True,
             )
-            known = {str(trial.number) for trial in self._trials()}
+            known = {str(result.number) for result in self.results()}
         if not trained <= known:
             raise RunError(
                 f"{folder / STORE} does not know all trials in {folder / 'trials'}: restore the "
@@ -223,7 +225,7 @@ def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_store_exceptions(), *more) as error:
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = truncate(next(iter(str(error.__cause__ or error).splitlines()), repr(error)), 500)
         raise RunError(
             f"cannot read or write the trials in {folder / STORE}: {reason}. If its disk is full "
             "or another process blocks it, solve that and give the same command again; if it is "
