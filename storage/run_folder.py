@@ -39,6 +39,7 @@ from storage.folders import (
     describe_changes,
 )
 from storage.ledger import LEDGER
+from storage.split_certificate import read_certificate
 from system.errors import InputError
 from system.files import (
     corrupt_file,
@@ -57,7 +58,6 @@ if TYPE_CHECKING:
 
 CERTIFICATE, UTTERANCES, BAD_AUDIO = "split_certificate.json", "utterances.csv", "bad_audio.json"
 FOLDS, LOCK = "folds", ".lock"
-CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
 UTTERANCE_COLUMNS = "utterance speaker gender session portion text seconds path audio".split()
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
@@ -180,11 +180,7 @@ def read_run(folder: Path) -> Run:
     ]
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
-    certificate = read_json(folder / CERTIFICATE, *CERTIFICATE_KEYS)
-    try:
-        dict.fromkeys((fold["fold"], fold["test"]["recordings"]) for fold in certificate["folds"])
-    except (LookupError, TypeError) as error:
-        raise corrupt_file(folder / CERTIFICATE, f"folds: {error}") from error
+    certificate = read_certificate(folder / CERTIFICATE)
     for result in finished:
         _check_belongs(result, certificate)
     common = of_common_folds(finished)
