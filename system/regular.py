@@ -43,7 +43,7 @@ def file_sha256(path: Path) -> str:
         OSError: It cannot be read.
     """
     with open_regular(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_mode(mode: int) -> None:

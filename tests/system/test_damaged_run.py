@@ -3,8 +3,11 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +26,7 @@ from storage.ledger import read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
+from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
 from tests.system.test_fuzz import LONGEST_MESSAGE, mutate
 
@@ -41,6 +45,7 @@ ISSUES = {
 }
 SECONDS = 60  # in which one damaged file must be refused
 LARGE = 10**9  # bytes of a sparse file
+N_CASES = 25  # of each file; the slow test tries all
 NUMBERS = ["NaN", "Infinity", "-1", "1e400", "9" * 400, "null", "true", '"a"', "[]", "{}", "0.5"]
 
 
@@ -201,19 +206,87 @@ def test_something_else_in_the_place_of_a_file(copy, kind):
         content = path.read_bytes()
         replace_by(path, kind)
         refused = check(copy, name, f"{kind} as {name}")
+        whole = (kind, name) == ("half", "utterances.csv")  # the test split is in the first half
         optional = ("ledger.jsonl", "robustness.json", "gates/gates.json", f"{FOLD}/metrics.json")
-        assert refused or name in (*optional, "environment.json"), f"{kind} as {name} is not told"
+        told = refused or whole or name in (*optional, "environment.json")
+        assert told, f"{kind} as {name} is not told"
         path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
         path.write_bytes(content)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if not name.endswith("safetensors")])
-def test_values_of_another_type_size_or_depth(copy, name):
+TEXTS = [name for name in FILES if not name.endswith("safetensors")]
+
+
+def try_values(copy: Path, name: str, n_cases: int | None) -> None:
+    """Try some or all other values in a file, and random damage."""
     path = copy / name
     content = path.read_bytes()
     cases = list(with_other_values(content.decode(), name))
-    cases = random.Random(name).sample(cases, min(len(cases), 40))
-    cases += [mutate(random.Random(f"{name} {i}"), [content]) for i in range(20)]
+    if n_cases is not None:
+        cases = random.Random(name).sample(cases, min(len(cases), n_cases))
+    cases += [mutate(random.Random(f"{name} {i}"), [content]) for i in range(n_cases or 200)]
     for case in cases:
         path.write_bytes(case)
         check(copy, name, f"{name}: {case[:2000]!r}")
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_values_of_another_type_size_or_depth(copy, name):
+    try_values(copy, name, N_CASES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TEXTS)
+def test_all_values_of_another_type_size_or_depth(copy, name):
+    try_values(copy, name, None)
+
+
+def test_an_issue_of_another_form_is_refused(copy):
+    """Each entry becomes a sentence: its keys and types are checked where it is read."""
+    path = copy / FOLD / "metrics.json"
+    content = path.read_text()
+    for place in places(json.loads(content)["training_issues"]):
+        if "utterances" in place:  # nobody reads them
+            continue
+        path.write_text(put(json.loads(content), ("training_issues", *place), '{"a": [null]}'))
+        with pytest.raises(RunError, match="metrics.json .*training_issues"):
+            read_run(copy)
+
+
+@pytest.mark.parametrize(
+    ("kind", "file"), [("pipe", "model.safetensors"), ("half", "metrics.json")]
+)
+def test_the_commands_end_with_one_message(copy, finished, file, kind):
+    """In processes of their own, with a damaged file of the fold."""
+    replace_by(copy / FOLD / file, kind)
+    wav = next(Path(read_run(finished).config["corpus.root"]).rglob("*.wav"))
+    commands = {"compare.py": [copy, "--out", copy / "out"], "analyze_gates.py": [copy]}
+    commands["predict.py"] = [copy / FOLD, wav]
+    if file == "metrics.json":
+        del commands["predict.py"]  # which does not read it
+    for entry, words in commands.items():
+        done = subprocess.run(
+            [sys.executable, ROOT / entry, *map(str, words)],
+            capture_output=True,
+            text=True,
+            timeout=2 * SECONDS,
+            cwd=copy,
+        )
+        assert done.returncode in (1, 2), (entry, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert len(re.findall("^(failed|wrong input): ", done.stderr, re.MULTILINE)) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resume_of_a_damaged_run_ends_in_a_run_or_one_message(copy, recipe, kind):
+    config = load_config(recipe, [f"run.root={copy.parent}", "train.epochs=1"])
+    for name in ("config.yaml", "split_certificate.json", f"{FOLD}/metrics.json"):
+        content = (copy / name).read_bytes()
+        replace_by(copy / name, kind)
+        try:
+            problem(lambda: run_experiment(config, ["train_gmu.py", "--config", "a.yaml"]))
+        except OSError as error:  # which an entry prints as one message
+            assert "hangs" not in str(error)
+        path = copy / name
+        path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        path.write_bytes(content)
