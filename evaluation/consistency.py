@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 from evaluation.metrics import SCORES, scores
 from storage.fold_folder import PREDICTIONS, PredictionTable, Scores
 from storage.folders import METRICS
@@ -31,21 +29,27 @@ def check_scores(run: Run) -> None:
 def _check_split(result: FoldResult, split: str, recorded: Scores, table: PredictionTable) -> None:
     found = scores(table.targets.tolist(), table.preds.tolist(), len(result.classes))
     for name in SCORES:
-        if abs(getattr(recorded, name) - found[name]) > ROUNDING:
+        if not _is_same(getattr(recorded, name), found[name]):
             raise _contradiction(result, f"{split}.{name}", getattr(recorded, name), found[name])
-    for name, kind in (("confusion", int), ("per_class_recall", float)):
-        own, other = np.array(getattr(recorded, name), kind), np.array(found[name], kind)
-        if own.shape != other.shape or not np.allclose(own, other, 0, ROUNDING, equal_nan=True):
-            raise _contradiction(result, f"{split}.{name}", own.tolist(), other.tolist())
+    confusion = [list(row) for row in recorded.confusion]
+    if confusion != found["confusion"]:
+        raise _contradiction(result, f"{split}.confusion", confusion, found["confusion"])
+    own, other = list(recorded.per_class_recall), found["per_class_recall"]
+    if len(own) != len(other) or not all(map(_is_same, own, other)):
+        raise _contradiction(result, f"{split}.per_class_recall", own, other)
 
 
 def _check_gate(result: FoldResult) -> None:
     recorded, gate = result.metrics.gate_mean, result.test.gate
     found = None if gate is None else float(gate.mean())
-    if recorded is None and found is None:
-        return
-    if recorded is None or found is None or abs(recorded - found) > ROUNDING:
+    if not _is_same(recorded, found):
         raise _contradiction(result, "gate_mean", recorded, found)
+
+
+def _is_same(recorded: float | None, found: float | None) -> bool:
+    if recorded is None or found is None:
+        return recorded is found
+    return abs(recorded - found) <= ROUNDING
 
 
 def _contradiction(result: FoldResult, key: str, recorded: Any, found: Any) -> RunError:

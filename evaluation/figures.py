@@ -27,6 +27,7 @@ RIGHT, WRONG = "#8a9bb0", "#d55e00"
 INK, GRID = "#2b2b2b", "#dddddd"
 POLARITY = "0 = Mel ... 1 = CQT"  # label of every gate axis
 PNG_DPI = 144
+MANY = 20  # classes; of more, figures and pages show some: all would need gigabytes
 WIDTH = 4.6  # inches at 72 dots an inch: a column of the page, and nearly a phone's
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text

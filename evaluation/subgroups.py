@@ -156,7 +156,10 @@ def breakdown_markdown(name: str, parts: Breakdown) -> str:
 
 def _grouped(run: Run, utterances: Sequence[str], grouping: str) -> Groups:
     if grouping == "duration":
-        return group_by_quartile(_about(run, utterances, "seconds"))
+        try:
+            return group_by_quartile(_about(run, utterances, "seconds"))
+        except ValueError as error:
+            raise corrupt_file(run.folder / "utterances.csv", f"seconds: {error}") from error
     values = _about(run, utterances, grouping)
     return group_by_size(values) if grouping == "text" else group_by_value(values)
 

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
 from experiments.search_space import Space
+from experiments.study_store import UNREADABLE, check_store
 from storage.folders import CONFIG
 from system.errors import RunError, first_line
 from system.files import make_folder
 from system.locks import is_held, lock
 from system.owned import check_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer
+from system.text import truncate
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -80,13 +82,13 @@ class Study:
         optuna.logging.disable_default_handler()
         url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
         wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
-        # RuntimeError: a store written by another version of Optuna
         with (
             lock(folder / LOCK, f"the study {folder}", blocking=True),
-            store_errors(folder, RuntimeError),
+            store_errors(folder, OSError, *UNREADABLE),
         ):
             for ending in STORE_FILES:
                 check_owned(folder / f"{STORE}{ending}")
+            check_store(folder / STORE, STORE_TIMEOUT)
             trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
             self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
             self.optuna = optuna.create_study(
@@ -96,7 +98,7 @@ class Study:
                 direction="maximize",
                 load_if_exists=True,
             )
-            known = {str(trial.number) for trial in self._trials()}
+            known = {str(result.number) for result in self.results()}
         if not trained <= known:
             raise RunError(
                 f"{folder / STORE} does not know all trials in {folder / 'trials'}: restore the "
@@ -230,7 +232,7 @@ def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
     except (*_store_exceptions(), *more) as error:
         if is_lfs_pointer(folder / STORE):
             raise RunError(f"{folder / STORE} {LFS_POINTER}") from error
-        reason = first_line(error.__cause__ or error)
+        reason = truncate(first_line(error.__cause__ or error), 500)
         raise RunError(
             f"cannot read or write the trials in {folder / STORE}: {reason}. If its disk is full "
             "or another process blocks it, solve that and give the same command again; if it is "

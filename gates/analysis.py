@@ -10,7 +10,7 @@ import numpy as np
 
 from config.fusions import GATED
 from evaluation.consistency import check_scores
-from evaluation.figures import png_bytes, svg_text
+from evaluation.figures import MANY, png_bytes, svg_text
 from evaluation.summary import summarize
 from gates import figures
 from gates.agreement import judge
@@ -234,16 +234,16 @@ def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGat
 
 
 def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[str, "Figure"]:
-    """Return the figures by the names in `results.FIGURES`."""
+    """Return the figures by the names in `results.FIGURES`, of at most `MANY` classes."""
     drawn: dict[str, Figure] = {}
     if results.gates is not None:
-        pooled, classes = join_gates(gates), run.classes
+        pooled, classes = join_gates(gates), run.classes[:MANY]
         by_class = [pooled.gate[pooled.targets == k] for k in range(len(classes))]
         drawn["class_histograms"] = figures.class_histograms(by_class, classes)
         if results.gates.deviations:
-            drawn["class_deviations"] = figures.class_deviations(results.gates.deviations)
+            drawn["class_deviations"] = figures.class_deviations(results.gates.deviations[:MANY])
         if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(fold, len(classes)) for fold in gates[: figures.MAX_PANELS]]
+            units = [_units(fold, len(run.classes)) for fold in gates[: figures.MAX_PANELS]]
             drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
         confidence = np.concatenate([fold.confidence for fold in gates])
         drawn["gate_and_confidence"] = figures.gate_and_confidence(
@@ -258,7 +258,7 @@ def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[st
 
 def _units(gates: FoldGates, n_classes: int) -> figures.Units:
     title = f"fold {gates.fold} seed {gates.seed}"
-    return figures.Units(title, gates.gate.mean(0), unit_means(gates, n_classes))
+    return figures.Units(title, gates.gate.mean(0), unit_means(gates, n_classes)[:, :MANY])
 
 
 def _epochs(run: Run) -> list[figures.Epochs]:

@@ -22,7 +22,7 @@ MAX_RESULTS = 20_000_000  # bytes; a row for each of 10 000 speakers has 200
 MAX_PNG = 5_000_000  # bytes; the figures drawn here have up to 200 000
 MAX_SIDE = 4000  # pixels
 MAX_ROWS = 20_000  # speakers, or folds and seeds
-FIGURES = {  # file name without suffix: caption
+FIGURES = {  # file name without suffix: caption; of many classes the first are drawn
     "class_histograms": "Mean gate of the test utterances by class. Line: mean; dashed: balance.",
     "class_deviations": "Mean gate of each class minus the same speaker's mean over classes, 95 % "
     "interval over speakers.",

@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -12,10 +12,10 @@ import torch
 
 from audio.reading import BadAudio, read_audio
 from audio.segment import AudioSource
-from evaluation.figures import spectrogram_png
+from evaluation.figures import MANY, spectrogram_png
 from features import SpectrogramImages
 from storage.model_card import read_card
-from storage.run_folder import Run
+from storage.run_folder import FoldResult, Run
 
 AUDIO_RATE = 16_000  # Hz, of the sound in the report
 FLAC_BLOCK = 4096  # samples in a block of libsndfile
@@ -47,6 +47,7 @@ class Example:
     target: str
     about: Mapping[str, str]
     verdicts: Sequence[Verdict]
+    classes: Sequence[str]  # those that are shown: all, or the most probable of many
     sound: str | None
     images: Mapping[str, str]  # view -> PNG
     floor: float  # dB of the darkest colour
@@ -61,17 +62,25 @@ def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> li
         audio: Include the sound.
         per_run: Number of utterances for each run; runs may share some.
     """
-    verdicts = [_verdicts(run, place) for place, run in enumerate(runs)]
+    places = [_surest(run) for run in runs]
     targets = _targets(runs[0])
     sure: dict[str, float] = {}
-    for by_utterance in verdicts:
-        wrong = {u: v.probs[v.pred] for u, v in by_utterance.items() if v.pred != targets[u]}
+    for by_utterance in places:
+        wrong = {u: place.sure for u, place in by_utterance.items() if place.sure}
         for utterance in sorted(wrong, key=lambda u: (-wrong[u], u))[:per_run]:
             sure[utterance] = max(sure.get(utterance, 0.0), wrong[utterance])
     images = SpectrogramImages(**read_card(runs[0].folds[0].folder).features.model_dump())
     return [
         _example(
-            runs[0], utterance, targets[utterance], [v[utterance] for v in verdicts], images, audio
+            runs[0],
+            utterance,
+            targets[utterance],
+            [
+                _verdict(i, run, at[utterance])
+                for i, (run, at) in enumerate(zip(runs, places, strict=True))
+            ],
+            images,
+            audio,
         )
         for utterance in sorted(sure, key=lambda u: (-sure[u], u))
     ]
@@ -83,23 +92,43 @@ def _targets(run: Run) -> dict[str, str]:
     return {utterance: run.classes[target] for utterance, target in pairs}
 
 
-def _verdicts(run: Run, place: int) -> dict[str, Verdict]:
-    """Return the verdict on each utterance: of the most confidently wrong seed, or the first."""
-    verdicts: dict[str, Verdict] = {}
-    surest: dict[str, float] = {}
-    for fold in run.folds:
-        table = fold.test
+class _Place(NamedTuple):
+    """Where the predictions that are shown of an utterance stand."""
+
+    result: FoldResult
+    row: int  # of its test predictions
+    sure: float  # probability of the wrong prediction, 0 if it is right
+
+
+def _surest(run: Run) -> dict[str, _Place]:
+    """Return the place of each utterance: of the most confidently wrong seed, or the first."""
+    places: dict[str, _Place] = {}
+    for result in run.folds:
+        table = result.test
         for i, utterance in enumerate(table.utterances.tolist()):
             wrong = table.preds[i] != table.targets[i]
             sure = float(table.probs[i, table.preds[i]]) if wrong else 0.0
-            if utterance in verdicts and sure <= surest[utterance]:
-                continue
-            surest[utterance] = sure
-            probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
-            gate = None if table.gate is None else float(table.gate[i])
-            pred = run.classes[table.preds[i]]
-            verdicts[utterance] = Verdict(place, pred, probs, gate, fold.fold, fold.seed)
-    return verdicts
+            if utterance not in places or sure > places[utterance].sure:
+                places[utterance] = _Place(result, i, sure)
+    return places
+
+
+def _verdict(index: int, run: Run, place: _Place) -> Verdict:
+    """Return the verdict of the run with this index."""
+    result, i, _ = place
+    table = result.test
+    probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
+    gate = None if table.gate is None else float(table.gate[i])
+    return Verdict(index, run.classes[table.preds[i]], probs, gate, result.fold, result.seed)
+
+
+def _shown_classes(classes: Sequence[str], target: str, verdicts: Sequence[Verdict]) -> list[str]:
+    """Return all classes, or target, predictions and the most probable ones of many."""
+    first = {target, *(verdict.pred for verdict in verdicts)}
+    highest = {name: max(v.probs[name] for v in verdicts) for name in classes}
+    ranked = sorted(classes, key=lambda name: (name not in first, -highest[name]))
+    kept = set(ranked[: max(MANY, len(first))])
+    return [name for name in classes if name in kept]
 
 
 def _example(
@@ -115,6 +144,7 @@ def _example(
         "target": target,
         "about": run.about.get(utterance, {}),
         "verdicts": verdicts,
+        "classes": _shown_classes(run.classes, target, verdicts),
         "floor": -front_end.top_db,
     }
     recording = facts["about"].get("audio", "")

@@ -20,6 +20,7 @@ from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
+from reports.classes import largest_confusions, shown_classes
 from reports.examples import PER_RUN, data_uri, worst_errors
 from storage.ledger import read_ledger
 from storage.run_folder import Run
@@ -90,15 +91,18 @@ def write_report(
         pairs_caption=pairs_caption,
         gate_tables=gate_tables,
     )
+    shown = shown_classes(comparison)
     page = environment.get_template("report.html").render(
         c=comparison,
         answer=conclusion(comparison),
         chance=chance_ua(comparison.runs[0]),
+        shown=shown,
+        confusions=largest_confusions(comparison),
         runs=_runs(runs, comparison),
         errors=worst_errors(runs, audio),
         axes=_axes(runs[0].config),
-        figures=_figures(runs, comparison),
-        gates=_gates(runs),
+        figures=_figures(runs, comparison, shown),
+        gates=_gates(runs, shown),
         analyses=_analyses(runs),
         calibrations=_calibrations(comparison),
         groups=_groups(comparison),
@@ -179,15 +183,16 @@ def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _figures(runs: Sequence[Run], comparison: Comparison) -> dict[str, str]:
+def _figures(runs: Sequence[Run], comparison: Comparison, shown: Sequence[int]) -> dict[str, str]:
     """Return the plots that every page has, as data URIs."""
-    classes, summaries = comparison.classes, comparison.runs
+    classes, summaries = [comparison.classes[k] for k in shown], comparison.runs
     tests = [summary.test for summary in summaries]
     scores = [
         figures.Dots([t[m].pooled for m in METRICS], [t[m].interval for m in METRICS])
         for t in tests
     ]
-    recalls = [figures.Dots(run.per_class_recall, [None] * len(classes)) for run in summaries]
+    by_run = [[run.per_class_recall[k] for k in shown] for run in summaries]
+    recalls = [figures.Dots(values, [None] * len(classes)) for values in by_run]
     names = [NAMES[metric] for metric in METRICS]
     plots = {
         "scores": figures.dot_plot(
@@ -216,7 +221,7 @@ def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
     return lines
 
 
-def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _gates(runs: Sequence[Run], shown: Sequence[int]) -> list[dict[str, Any]]:
     """Return the gate figures of the runs that have gates, over all folds and seeds."""
     sections = []
     for place, run in enumerate(runs):
@@ -227,10 +232,11 @@ def _gates(runs: Sequence[Run]) -> list[dict[str, Any]]:
         gate = np.concatenate(gates)  # (N,)
         targets = np.concatenate([table.targets for table in tables])
         right = np.concatenate([table.preds for table in tables]) == targets
-        by_class = [gate[targets == k].tolist() for k in range(len(run.classes))]
+        by_class = [gate[targets == k].tolist() for k in shown]
+        names = [run.classes[k] for k in shown]
         plots = {
             "histogram": figures.gate_histogram(gate[right].tolist(), gate[~right].tolist()),
-            "by_class": figures.gate_by_class(by_class, run.classes, place),
+            "by_class": figures.gate_by_class(by_class, names, place),
         }
         numbers = {"mean": gate.mean(), "low": gate.min(), "high": gate.max(), "n": len(gate)}
         sections.append({"run": place, **numbers, **{k: _svg_uri(v) for k, v in plots.items()}})

@@ -14,17 +14,26 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from corpora.segments import TIME_COLUMNS
 from storage.folders import CARD, METRICS
+from storage.issues import Count, Fallbacks, Fraction, Incidents, Warnings, Words
 from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
 from storage.training_range import TrainingRange
-from system.files import MAX_TABLE, corrupt_file, read_json, read_text, write_csv, write_json
+from system.files import (
+    MAX_CLASSES,
+    MAX_TABLE,
+    corrupt_file,
+    read_json,
+    read_text,
+    write_csv,
+    write_json,
+)
 from system.tables import csv_table
 from system.text import truncate
 
@@ -67,13 +76,13 @@ class PredictionTable:
 class Scores:
     """Scores of one split as fractions; `evaluation.metrics.scores` returns these keys."""
 
-    ua: float
-    wa: float
-    macro_f1: float
-    weighted_f1: float
-    per_class_recall: Sequence[float | None]  # (K,); None where the split lacks the class
-    confusion: Sequence[Sequence[int]]  # (K, K), target by prediction
-    n: int  # utterances
+    ua: Fraction
+    wa: Fraction
+    macro_f1: Fraction
+    weighted_f1: Fraction
+    per_class_recall: Sequence[Fraction | None]  # (K,); None where the split lacks the class
+    confusion: Sequence[Sequence[Count]]  # (K, K), target by prediction
+    n: Count  # utterances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,11 +98,11 @@ class TrainingIssues:
         collapse_warnings: Each kind of warning once, with the epochs that had it.
     """
 
-    bad_steps: int = 0
-    incidents: list[dict[str, Any]] = field(default_factory=list)
-    float32_fallbacks: list[dict[str, Any]] = field(default_factory=list)
+    bad_steps: Count = 0
+    incidents: Incidents = field(default_factory=list)
+    float32_fallbacks: Fallbacks = field(default_factory=list)
     float32: list[str] = field(default_factory=list)
-    collapse_warnings: list[dict[str, Any]] = field(default_factory=list)
+    collapse_warnings: Warnings = field(default_factory=list)
 
     def __bool__(self) -> bool:
         """Whether there was any; a NaN in dev causes a fallback without a skipped step."""
@@ -106,11 +115,11 @@ class FoldMetrics:
 
     protocol: str
     certificate: str  # id
-    fold: int
-    seed: int
-    classes: Sequence[str]
-    best_epoch: int  # the epoch whose weights were tested, counted from 1
-    epochs: int | None = None  # epochs trained; None in folders of an early version
+    fold: Count
+    seed: Count
+    classes: Annotated[Sequence[Words], Field(min_length=1, max_length=MAX_CLASSES)]
+    best_epoch: Count  # the epoch whose weights were tested, counted from 1
+    epochs: Count | None = None  # epochs trained; None in folders of an early version
     training_issues: TrainingIssues = field(default_factory=TrainingIssues)
     dev: Scores
     test: Scores

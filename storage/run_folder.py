@@ -42,6 +42,7 @@ from storage.folders import (
     describe_changes,
 )
 from storage.ledger import LEDGER
+from storage.split_certificate import read_certificate
 from storage.utterance_table import UTTERANCE_COLUMNS, UTTERANCES, write_utterances
 from system.errors import InputError
 from system.files import (
@@ -61,7 +62,6 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "split_certificate.json"
 FOLDS, LOCK = "folds", ".lock"
-CERTIFICATE_KEYS = ("id", "protocol", "speaker_dependent", "folds")
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_minutes")
 
@@ -169,7 +169,7 @@ class Run:
         try:
             return audio_source(root / path, *read_segment(row))
         except InputError as error:
-            raise corrupt_file(self.folder / UTTERANCES, error, remove=self.folder) from error
+            raise corrupt_file(self.folder / UTTERANCES, error) from error
 
 
 def read_run(folder: Path) -> Run:
@@ -187,11 +187,7 @@ def read_run(folder: Path) -> Run:
     ]
     if not finished:
         raise InputError(f"{folder} has no finished fold yet: give its training command again")
-    certificate = read_json(folder / CERTIFICATE, *CERTIFICATE_KEYS)
-    try:
-        dict.fromkeys((fold["fold"], fold["test"]["recordings"]) for fold in certificate["folds"])
-    except (LookupError, TypeError) as error:
-        raise corrupt_file(folder / CERTIFICATE, f"folds: {error}") from error
+    certificate = read_certificate(folder / CERTIFICATE)
     for result in finished:
         _check_belongs(result, certificate)
     common = of_common_folds(finished)

@@ -20,12 +20,11 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard.summary import histogram, scalar
 
-from evaluation.figures import short
+from evaluation.figures import MANY, short
 from system.files import append
 
 LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
 GATE_BINS = np.linspace(0, 1, 51)
-NAMED_CLASSES = 20  # of a confusion figure: more would need gigabytes
 DPI = 100
 
 
@@ -138,21 +137,21 @@ def _png(figure: Figure) -> bytes:
 def confusion_figure(confusion: NDArray, classes: Sequence[str]) -> Figure:
     """Draw counts by target (row) and prediction (column), coloured by recall: (K, K).
 
-    Beyond `NAMED_CLASSES` classes the figure grows no further: it has no numbers then, and the
+    Beyond `MANY` classes the figure grows no further: it has no numbers then, and the
     names of as many classes, at equal distances.
     """
     n = len(classes)
-    side = 1.6 + 0.7 * min(n, NAMED_CLASSES)  # inches
+    side = 1.6 + 0.7 * min(n, MANY)  # inches
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share = confusion / confusion.sum(1, keepdims=True).clip(min=1)
     axes.imshow(share, vmin=0, vmax=1, cmap="Blues", interpolation="nearest")
-    if n <= NAMED_CLASSES:
+    if n <= MANY:
         for (row, column), count in np.ndenumerate(confusion):
             colour = "white" if share[row, column] > 0.5 else "black"
             number = axes.text(column, row, str(count), ha="center", va="center", color=colour)
             number.set_in_layout(False)  # it is inside: to measure 400 texts takes seconds
-    named = range(0, n, -(-n // NAMED_CLASSES))
+    named = range(0, n, -(-n // MANY))
     names = [short(classes[k]) for k in named]
     axes.set_xticks(named, names, rotation=45, ha="right", parse_math=False)
     axes.set_yticks(named, names, parse_math=False)

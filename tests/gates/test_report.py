@@ -6,6 +6,7 @@ import shutil
 import struct
 import zlib
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ from matplotlib.figure import Figure
 from pydantic import TypeAdapter
 
 from evaluation.comparison import compare
-from evaluation.figures import png_bytes, svg_text
+from evaluation.figures import PNG_DPI, png_bytes, svg_text
 from gates import figures as gate_figures
+from gates.analysis import _draw
 from gates.results import (
+    MAX_SIDE,
     BranchAblation,
     ClassDeviation,
     Estimate,
@@ -26,6 +29,7 @@ from gates.results import (
     read_analysis,
 )
 from gates.tables import gates_markdown
+from gates.values import FoldGates
 from inference.predictor import weights_digests
 from reports.publish import gather
 from reports.report import write_report
@@ -321,6 +325,21 @@ def test_images_take_odd_names_empty_classes_and_constant_gates():
     ]
     for figure in drawn:
         assert "\x1b" not in svg_text(figure) and png_bytes(figure).startswith(b"\x89PNG")
+
+
+def test_figures_of_many_classes_are_small_enough_to_be_read_again(run):
+    names, n = tuple(f"class {k}" for k in range(100)), 200
+    rng = np.random.default_rng(0)
+    ids, targets = np.array([f"u{i}" for i in range(n)]), np.arange(n) % 100
+    ones, gate = np.ones(n), rng.random((n, 5))
+    folds = [FoldGates(k, 0, ids, ids, targets, targets, ones, gate, ones) for k in range(6)]
+    deviations = [ClassDeviation(0.0, None, name, 3) for name in names]
+    many = SimpleNamespace(classes=names, folds=[])
+    results = SimpleNamespace(gates=SimpleNamespace(deviations=deviations), branch_ablation=None)
+    drawn = _draw(many, results, folds)
+    assert {"class_histograms", "class_deviations", "unit_heat_maps"} <= drawn.keys()
+    for name, figure in drawn.items():
+        assert max(figure.get_size_inches()) * PNG_DPI <= MAX_SIDE, name
 
 
 @pytest.mark.parametrize(

@@ -288,7 +288,7 @@ def test_a_run_cannot_carry_off_another_recording_of_its_reader(folders, tmp_pat
     run = read_run(folder)
     if how == "path":  # as the config of a manifest may say
         run = replace(run, config={**run.config, "corpus.absolute_paths": True})
-    examples = worst_errors([run], audio=True)
+    examples = [*worst_errors([run], audio=True), *worst_errors([run], audio=False)]
     assert examples
     for example in examples:
         assert example.sound is None and not example.images
