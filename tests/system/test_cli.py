@@ -209,6 +209,20 @@ def test_a_finished_run_prints_its_table_and_where_it_is(run, tmp_path: Path) ->
     assert command[0].endswith("train.py") and "train.epochs=1" in command
 
 
+def test_a_dry_run_says_which_folds_are_finished(run, tmp_path: Path) -> None:
+    command = ["train.py", "model.fusion=concat", "train.epochs=1"]
+    assert "finished" not in run(*command, "--dry-run").out
+    assert run(*command).status == 0
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    kept = "skipped, --overwrite starts anew"
+    assert f"finished     all: {kept}; nothing would be trained" in run(*command, "--dry-run").out
+    two = run(*command, "--dry-run", "run.folds=[1,2]").out
+    assert f"finished     fold-1_seed-0: {kept}\n" in two
+    said = run(*command, "--dry-run", "--overwrite").out
+    assert "finished     1 of 1 folds x seeds; --overwrite removes them" in said
+    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+
+
 def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
     def ends_with(error: BaseException) -> Said:
         def work() -> None:
