@@ -256,8 +256,8 @@ def _measure(
     for condition in CONDITIONS:
         bar.set_postfix_str(f"{model_name(fold)}, {condition.name}")
         why = f"robustness: {condition.name}"
-        record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
         preds = _predict(model, fold, files, condition, bar)
+        record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
         if condition.kind == "clean":
             check_same_classes(fold, preds, run.config["train.precision"], "clean test utterances")
         n_classes = len(fold.classes)

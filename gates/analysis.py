@@ -140,16 +140,16 @@ def _evaluate(
         n = sum(fold.n_batches(part) for part in parts)
         title = f"{model_name(fold.result)} ({i} of {n_models})"
         with progress_bar(n, title, "batch", hidden=not progress) as bar:
-            fold.record_evaluation(frozen.run.folder, "gates" if gated else ABLATION)
             inputs = fold.head_inputs("test", bar.update)
             intact = fold.fuse(inputs)
+            fold.record_evaluation(frozen.run.folder, "gates" if gated else ABLATION)
             fold.check_intact(intact)
             if gated:
                 gates.append(fold_gates(fold, intact))
             if n_draws:
+                counts.append(intervene(fold, inputs, intact, n_draws, bar.update))
                 if gated:
                     fold.record_evaluation(frozen.run.folder, ABLATION)
-                counts.append(intervene(fold, inputs, intact, n_draws, bar.update))
     return gates, counts
 
 

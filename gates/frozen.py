@@ -99,7 +99,7 @@ class FrozenFold:
         return self.model.cqt_mean.device
 
     def record_evaluation(self, run: Path, kind: str) -> None:
-        """Write a line into the ledger, before the test utterances are evaluated."""
+        """Write a line into the ledger; call it once the test utterances were evaluated."""
         folder, n = self.result.folder, len(self.fold.split.test)
         card = read_json(folder / CARD)
         record_test_evaluation(run, card, n, folder, kind, f"{kind} of the frozen weights")

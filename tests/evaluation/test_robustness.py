@@ -242,11 +242,16 @@ def test_each_evaluation_is_a_line_of_the_ledger(measured):
     assert {one["n"] for one in lines} == {8} and {one["run"] for one in lines} == {folder.name}
 
 
-def test_the_line_is_there_before_the_evaluation(fresh, monkeypatch):
+def test_the_line_comes_between_the_evaluation_and_its_outcome(fresh, monkeypatch):
     def fail(*_):
         raise RuntimeError("here")
 
-    monkeypatch.setattr(robustness, "_predict", fail)
+    with monkeypatch.context() as patch:
+        patch.setattr(robustness, "_predict", fail)
+        with pytest.raises(RuntimeError, match="here"):
+            measure_robustness(read_run(fresh), progress=False)
+    assert looked(fresh) == []  # nothing was evaluated
+    monkeypatch.setattr(robustness, "check_same_classes", fail)
     with pytest.raises(RuntimeError, match="here"):
         measure_robustness(read_run(fresh), progress=False)
     assert looked(fresh) == [(1, "robustness: clean")]

@@ -254,7 +254,7 @@ def test_a_scalar_gate_and_a_class_without_clips_are_reported(trained, tmp_path)
     assert "units" not in [question.key for question in described.questions]  # the class is that
 
 
-def test_each_evaluation_is_recorded_before_it_is_made(analyzed, fresh, monkeypatch):
+def test_each_evaluation_is_recorded_between_it_and_its_outcome(analyzed, fresh, monkeypatch):
     folder, _ = analyzed
     each = [(fold, seed) for fold in (1, 2) for seed in (0, 1)]
     kinds = [(*one, kind) for one in each for kind in ("gates", "branch ablation")]
@@ -268,10 +268,14 @@ def test_each_evaluation_is_recorded_before_it_is_made(analyzed, fresh, monkeypa
     def fail(*_):
         raise RuntimeError("here")
 
-    monkeypatch.setattr(frozen.FrozenFold, "head_inputs", fail)
-    with pytest.raises(RuntimeError, match="here"):
-        analyze(fresh, progress=False)
-    assert evaluations(fresh)[-1] == (1, 0, "gates") and not (fresh / "gates").exists()
+    before = evaluations(fresh)
+    steps = {"head_inputs": [], "check_intact": ["gates"]}
+    for step, kinds in steps.items():
+        with monkeypatch.context() as patch, pytest.raises(RuntimeError, match="here"):
+            patch.setattr(frozen.FrozenFold, step, fail)
+            analyze(fresh, progress=False)
+        assert evaluations(fresh) == before + [(1, 0, kind) for kind in kinds]
+        assert not (fresh / "gates").exists()
 
 
 def test_results_are_replaced_whole(fresh, monkeypatch):
