@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from system.errors import InputError, RunError
+from system.errors import InputError, RunError, first_line, is_out_of_memory
 from system.output import lost_output, protect_output
 from system.owned import NO_LOCKS, has_locks
 from system.signals import Stop
@@ -83,6 +83,11 @@ def exit_status(command: Sequence[str] = (), stop: Stop | None = None) -> Iterat
         result.status = _report("wrong input", error, WRONG_INPUT)
     except (RunError, OSError) as error:
         result.status = _report("failed", error, FAILED)
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        message = f"out of memory: {first_line(error)}. Free some, or take a machine with more"
+        result.status = _report("failed", message, FAILED)
     except KeyboardInterrupt as interrupt:
         _report_interrupt(command, stop)
         result.status = BY_SIGNAL + (interrupt.args or [signal.SIGINT])[0]

@@ -9,14 +9,6 @@ import torch
 from system.errors import InputError
 
 CUDA_NAME = re.compile(r"cuda(?::(\d+))?")
-# How torch, cuDNN, cuBLAS, CUDA, MPS and the CPU's allocator say that memory is used up
-OUT_OF_MEMORY = (
-    "out of memory",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "DefaultCPUAllocator: can't allocate memory",
-    "DefaultCPUAllocator: not enough memory",
-)
 
 
 class Device(NamedTuple):
@@ -112,13 +104,6 @@ def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
         else version <= capability and (kind == "compute" or version[0] == capability[0])
         for kind, version, suffix in versions
     )
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error says that the memory of a device is used up."""
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in OUT_OF_MEMORY)
 
 
 def _problem_of_process(n_processes: int, wanted: str = "cuda") -> str | None:

@@ -1,7 +1,16 @@
-"""The two errors that an entry prints as one message, and hints for them."""
+"""The two errors that an entry prints as one message, and words for others."""
 
 import difflib
 from collections.abc import Iterable
+
+# How torch, cuDNN, cuBLAS, CUDA, MPS and the CPU's allocator say that memory is used up
+OUT_OF_MEMORY = (
+    "out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "DefaultCPUAllocator: can't allocate memory",
+    "DefaultCPUAllocator: not enough memory",
+)
 
 
 class InputError(ValueError):
@@ -36,3 +45,13 @@ def first_line(error: BaseException) -> str:
     ('AssertionError', 'two')
     """
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that the memory of a device is used up.
+
+    >>> is_out_of_memory(RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"))
+    True
+    """
+    said = isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY)
+    return said or isinstance(error, MemoryError)

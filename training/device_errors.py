@@ -6,8 +6,7 @@ from contextlib import contextmanager
 import torch
 
 from config.schema import Config
-from system.devices import is_out_of_memory
-from system.errors import RunError
+from system.errors import RunError, is_out_of_memory
 from training.distributed import PEER_ENDED, is_lost_peer
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"

@@ -233,10 +233,16 @@ def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
     assert ends_with(InputError("x"))[::2] == (2, "wrong input: x\n")
     assert ends_with(RunError("x"))[::2] == (1, "failed: x\n")
     assert ends_with(OSError("x"))[::2] == (1, "failed: x\n")
+    way_on = "Free some, or take a machine with more\n"
+    for full in (MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried 2 GiB\nmore")):
+        status, _, said = ends_with(full)
+        assert status == 1 and said.startswith("failed: out of memory: ") and said.endswith(way_on)
+        assert said.count("\n") == 1
     assert ends_with(KeyboardInterrupt()).status == 130
     assert ends_with(KeyboardInterrupt(signal.SIGTERM)).status == 143
-    with pytest.raises(ZeroDivisionError):  # a bug of the program keeps its traceback
-        ends_with(ZeroDivisionError())
+    for bug in (ZeroDivisionError(), RuntimeError("x")):  # of the program: it keeps its traceback
+        with pytest.raises(type(bug)):
+            ends_with(bug)
     assert cli.run_cli(lambda: None) == 0
 
 

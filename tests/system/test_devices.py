@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from system import devices
-from system.devices import choose_device, cuda_problem, is_out_of_memory
-from system.errors import InputError
+from system.devices import choose_device, cuda_problem
+from system.errors import InputError, is_out_of_memory
 
 VARIABLES = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 DRIVER_TOO_OLD = (
