@@ -10,13 +10,12 @@ python -m scripts.write_tables --check                    # 1 if a page says som
 import argparse
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation.comparison_file import read_comparison
-from evaluation.results import (
-    Comparison,
-)
+from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
 from system.cli import run_entry
@@ -63,6 +62,29 @@ def demo_table() -> str:
 def measured() -> str:
     """Return all recorded comparisons."""
     return "\n" + "\n".join(section(name) for name in SECTIONS)
+
+
+def noted(name: str) -> str:
+    """Return a table of docs/FUSION_NOTES.md, whose figures were taken from runs by hand."""
+    found = read_json(ROOT / "results" / "fusion_notes.json", name)[name]
+    shapes = [column.get("shape", "") for column in found["columns"]]
+    rows = [
+        [_cell(value, shape) for value, shape in zip(row, shapes, strict=True)]
+        for row in found["rows"]
+    ]
+    return f"\n{markdown_table([column['name'] for column in found['columns']], rows)}\n\n"
+
+
+def _cell(value: Any, shape: str) -> str:
+    """Return a value, or a value with the ends of its interval.
+
+    >>> _cell([19.3, -3.9, 40.5], "+.1f"), _cell(0.53, ".3f"), _cell(None, ".3f"), _cell("gmu", "")
+    ('+19.3 [-3.9, +40.5]', '0.530', '–', 'gmu')
+    """
+    if isinstance(value, list):
+        value, low, high = (f"{number:{shape}}" for number in value)
+        return f"{value} [{low}, {high}]"
+    return "–" if value is None else f"{value:{shape}}"
 
 
 def proven() -> str:
@@ -126,6 +148,13 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
     "README.md": {"demo table": demo_table},
     "FUSION_COMPARISON.md": {"costs": costs, "measured": measured},
     "docs/RELIABILITY.md": {"proven": proven},
+    "docs/FUSION_NOTES.md": {
+        name.replace("_", " "): partial(noted, name)
+        for name in (
+            *("ravdess_fusion", "ravdess_contrastive", "ravdess_seeds", "ravdess_lower_rate"),
+            *("ravdess_gates", "demo_gates"),
+        )
+    },
 }
 
 
