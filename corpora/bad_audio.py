@@ -5,11 +5,27 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from audio.segment import AudioSource, file_order
+from config.schema import Config
 from corpora.audio_files import NAMES_SHOWN
-from system.errors import RunError
+from system.errors import InputError, RunError
 from system.files import make_folder, write_csv
 
 NUMBER = re.compile(r"-?\d[\d.]*(e[+-]?\d+)?")
+
+
+def refuse_bad_audio(config: Config, bad: Mapping[AudioSource, str]) -> None:
+    """Raise an InputError that describes bad audio, unless the config leaves it out."""
+    if bad and config.corpus.on_bad_audio == "error":
+        listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
+        raise InputError(
+            f"{len(bad)} audio files cannot be used:\n{listed}\n"
+            "Put intact files in their place, or set corpus.on_bad_audio=skip to leave them out"
+        )
+
+
+def bad_audio_list(config: Config) -> Path:
+    """Return the file for a long list of bad audio: beside the feature store, of this run."""
+    return Path(config.run.store) / f"bad_audio-{config.name}.csv"
 
 
 def group_by_reason(bad: Mapping[AudioSource, str]) -> dict[str, list[AudioSource]]:

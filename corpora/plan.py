@@ -13,7 +13,7 @@ from audio.reading import Recording
 from audio.segment import AudioSource
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
-from corpora.bad_audio import describe_bad_audio
+from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, protocol_id
 from corpora.given import GIVEN, given_digest
 from corpora.labels import LabelSet, label_set, select_labels
@@ -24,6 +24,7 @@ from corpora.segments import overlaps
 from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
 from corpora.text_groups import cross_with_texts
 from system.errors import InputError
+from system.placeholders import LFS_POINTER, is_lfs_pointer
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class Plan:
     def wanted(self) -> Sequence[Split]:
         """Return the folds that `run.folds` names, or all."""
         return _wanted(self.config, self.splits)
+
+
+def check_listing(config: Config) -> None:
+    """Refuse, in seconds, what tables and the first bytes of audio files show; index nothing.
+
+    Raises:
+        InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
+    """
+    _, utterances, _, _ = _read(config)
+    refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
 def make_plan(config: Config, keep: bool = False) -> Plan:
@@ -151,11 +162,6 @@ def plan_warnings(plan: Plan) -> list[str]:
             f"fold {fold}: {near[fold]} pairs of near-identical recordings in two parts"
         )
     return warnings
-
-
-def bad_audio_list(config: Config) -> Path:
-    """Return the file for a long list of bad audio: beside the feature store, of this run."""
-    return Path(config.run.store) / f"bad_audio-{config.name}.csv"
 
 
 def _warn_of_columns(plan: Plan) -> list[str]:
@@ -275,12 +281,7 @@ def _usable(
     bad: Mapping[AudioSource, str],
 ) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
     """Return utterances and recordings without bad audio, and the near copies among them."""
-    if bad and config.corpus.on_bad_audio == "error":
-        listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
-        raise InputError(
-            f"{len(bad)} audio files cannot be used:\n{listed}\n"
-            "Put intact files in their place, or set corpus.on_bad_audio=skip to leave them out"
-        )
+    refuse_bad_audio(config, bad)
     kept = [utterance for utterance in utterances if utterance.audio not in bad]
     present = {utterance.label for utterance in kept}
     if missing := [name for name in labels.classes if name not in present]:

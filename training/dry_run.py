@@ -11,8 +11,8 @@ from accelerate import Accelerator
 from audio.reading import read_audio
 from audio.segment import Segment
 from config.schema import Config
-from corpora.bad_audio import describe_bad_audio
-from corpora.plan import Plan, bad_audio_list, make_plan, plan_warnings
+from corpora.bad_audio import bad_audio_list, describe_bad_audio
+from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
 from features import SpectrogramImages

@@ -9,7 +9,7 @@ from typing import Any
 
 from config.loading import flatten
 from config.schema import Config
-from corpora.plan import Plan, make_plan, plan_warnings
+from corpora.plan import Plan, check_listing, make_plan, plan_warnings
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
@@ -97,9 +97,10 @@ def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
 
 
 def check_run(config: Config, overwrite: bool) -> None:
-    """Check run folder, places, model settings and first weights before the corpus is read."""
+    """Check run folder, places, tables, model settings and first weights; index no audio."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
+    check_listing(config)  # before weights are downloaded
     check_model(config)
 
 

@@ -1,6 +1,7 @@
-"""Missing or unfit first weights are told before any corpus file is read, by every command."""
+"""Missing or unfit first weights are told before audio is indexed, by every command."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,6 +15,7 @@ from experiments.lr_range import run_range_test
 from experiments.tuning import load_tuning
 from models import weights
 from system.errors import InputError, RunError
+from system.placeholders import LFS_START
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
 from training.dry_run import dry_run
@@ -26,12 +28,12 @@ HUB += ["model.pretrained=true"]
 
 @pytest.fixture
 def start(tiny, recipe, tmp_path, monkeypatch):
-    """Start a command by its name; reading the corpus fails the test."""
+    """Start a command by its name; indexing audio fails the test."""
 
     def fail(*args):
-        raise AssertionError("the corpus was read")
+        raise AssertionError("audio was indexed")
 
-    monkeypatch.setattr(plan, "read_corpus", fail)
+    monkeypatch.setattr(plan, "index_audio", fail)
     monkeypatch.setattr(weights.huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(weights.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
 
@@ -49,22 +51,39 @@ def start(tiny, recipe, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_weights_that_are_missing_are_told_before_the_corpus_is_read(start, command):
+def test_weights_that_are_missing_are_told_before_audio_is_indexed(start, command):
     with pytest.raises(RunError, match="no pretrained weights for mvitv2_base .HF_HUB_OFFLINE"):
         start(command, *HUB)
     with pytest.raises(InputError, match="model.cqt_weights: there is no file nowhere.pth"):
         start(command, "model.cqt_weights=nowhere.pth")
 
 
+@pytest.mark.parametrize("command", ["train", "dry run"])
+def test_pointers_in_the_place_of_audio_are_told_before_weights_are_sought(
+    start, command, corpus_root, tmp_path
+):
+    own = shutil.copytree(corpus_root, tmp_path / "own")
+    clips = sorted(own.rglob("*.wav"))
+    for clip in clips[:12]:
+        clip.write_bytes(LFS_START + b"v1\noid sha256:0\nsize 72862\n")
+    root = f"corpus.root={own}"
+    with pytest.raises(
+        InputError, match="12 audio files cannot be used:\n  12 files.*git lfs pull"
+    ):
+        start(command, root, *HUB)
+    with pytest.raises(RunError, match="no pretrained weights"):
+        start(command, root, "corpus.on_bad_audio=skip", *HUB)
+
+
 @pytest.mark.parametrize("command", COMMANDS)
-def test_weights_that_do_not_fit_are_told_before_the_corpus_is_read(start, command, tmp_path):
+def test_weights_that_do_not_fit_are_told_before_audio_is_indexed(start, command, tmp_path):
     torch.save(timm.create_model("test_resnet").state_dict(), tmp_path / "w.pth")
     with pytest.raises(InputError, match="w.pth does not hold the weights of mvitv2_micro"):
         start(command, f"model.mel_weights={tmp_path / 'w.pth'}")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_weights_are_downloaded_before_the_corpus_is_read(start, command, tmp_path, monkeypatch):
+def test_weights_are_downloaded_before_audio_is_indexed(start, command, tmp_path, monkeypatch):
     def download(repository, name, revision):
         raise ConnectionError(f"downloading {repository}")
 
