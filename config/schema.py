@@ -177,7 +177,7 @@ class ModelConfig(Section):
     fusion_hidden_dim: Width | None = None
     """Width of the fused vector; null is the width of the wider branch."""
     gate_input: Literal["projected", "features"] | None = None
-    """What the gate reads: the tanh projections, or the features (Arevalo et al. 2017)."""
+    """What the gate reads: the tanh projections, or the features, as in GloMER's code."""
     gate: Literal["vector", "scalar"] | None = None
     """One gate for each unit of the fused vector, or one for all units."""
     projection: Literal["separate", "shared"] | None = None

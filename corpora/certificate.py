@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from audio.fingerprint import Copy
@@ -14,6 +15,8 @@ from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, r
 from corpora.utterance import Utterance
 from system.errors import InputError
 
+CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
+CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 TEXT_GROUPS = "-text-groups"
 KEYS = ("corpus.labels", "protocol.split", "protocol.dev", "corpus.subset", "protocol.text_groups")
 
@@ -59,6 +62,15 @@ def protocol_parts(protocol: str) -> dict[str, str]:
     """
     labels, *rest = protocol.rsplit("/", 4 if protocol.endswith(TEXT_GROUPS) else 3)
     return dict(zip(KEYS, [labels, *rest, "any text"], strict=False))
+
+
+def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any]:
+    """Return {name: for people, synthetic: whether it is the demo corpus}; see section `corpus`."""
+    if Path(root, "demo.json").expanduser().exists():
+        return {"name": "the demo corpus", "synthetic": True}
+    if name == "manifest":
+        return {"name": f"the corpus of {Path(str(manifest)).name}", "synthetic": False}
+    return {"name": CORPUS_NAMES.get(name, name), "synthetic": False}
 
 
 def certify(

@@ -14,7 +14,7 @@ from audio.segment import AudioSource
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
-from corpora.certificate import certify, protocol_id
+from corpora.certificate import certify, describe_corpus, protocol_id
 from corpora.given import GIVEN, given_digest
 from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers, group_recordings
@@ -235,6 +235,8 @@ def _settle(
         config.protocol.near_identical == "refuse",
         files,
     )
+    corpus = config.corpus
+    certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     return Plan(config, labels, utterances, recordings, bad, splits, certificate)
 

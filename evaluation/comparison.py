@@ -48,7 +48,7 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
     _check_alike(summaries, runs)
     pairs = _pairs(names, reference)
     return Comparison(
-        **shared_facts(summaries[0]),
+        **{**shared_facts(summaries[0]), "corpus": _corpora(summaries)},
         runs=summaries,
         reference=None if reference is None else names[reference],
         config_differences=config_differences(runs, names),
@@ -56,6 +56,11 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
         mcnemar=_mcnemar_tests(runs, names, pairs),
         made_with=_made_with(runs),
     )
+
+
+def _corpora(summaries: Sequence[RunSummary]) -> str:
+    """Return the corpus; equal recordings may have been read as two."""
+    return " and ".join(dict.fromkeys(summary.corpus for summary in summaries))
 
 
 def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, dict[str, Any]]:

@@ -1,6 +1,8 @@
 """What a comparison answers, in one sentence: it stands above every table and the report."""
 
+from config.effects import usual_value
 from evaluation.results import Comparison, PairTest, RunSummary
+from evaluation.significance import SAME
 from evaluation.wording import count_of, p_value, percent
 
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
@@ -31,13 +33,37 @@ def chance_ua(run: RunSummary) -> float:
 def is_at_chance(run: RunSummary) -> bool:
     """Return whether the interval of the pooled UA, or UA itself, does not exceed guessing."""
     ua = run.test["ua"]
-    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run)
+    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run) + SAME
 
 
-def cannot_be_tested(comparison: Comparison) -> bool:
-    """Return whether no difference could reach the level, whatever its size."""
+def why_untestable(comparison: Comparison) -> str | None:
+    """Return why no difference of UA could reach the level, whatever its size; None if one could.
+
+    Holm multiplies the smallest p by the number of comparisons.
+    """
     tests = [test for test in comparison.tests if test.metric == "ua"]
-    return len(tests) * min(test.smallest_p for test in tests) >= LEVEL
+    n, smallest = len(tests), min(test.smallest_p for test in tests)
+    corrected = p_value(min(1.0, n * smallest))
+    if smallest >= LEVEL:
+        also = f" ({corrected} corrected)" * (n > 1)
+        least = f"{p_value(smallest)}{also}"
+        return f"nothing can be tested with this design, which allows no p below {least}"
+    if n * smallest >= LEVEL:
+        return f"{n} comparisons allow no corrected p below {corrected}, so compare fewer runs"
+    return None
+
+
+def differing_keys(comparison: Comparison, a: str, b: str) -> list[str]:
+    """Return the config keys in which two runs differ.
+
+    A key that has an effect in one run alone differs only if its value is not the default.
+    """
+    keys = []
+    for key, values in comparison.config_differences.items():
+        usual = None if a in values and b in values else usual_value(key)
+        if values.get(a, usual) != values.get(b, usual):
+            keys.append(key)
+    return keys
 
 
 def design(comparison: Comparison) -> str:
@@ -64,29 +90,26 @@ def _of_one(run: RunSummary) -> str:
 def _of_tests(comparison: Comparison) -> str:
     tests = [test for test in comparison.tests if test.metric == "ua"]
     n = len(tests)
-    if shown := [_in_words(test) for test in tests if test.p_holm < LEVEL]:
+    if shown := [_in_words(comparison, test) for test in tests if test.p_holm < LEVEL]:
         rest = "" if len(shown) == n else "no other difference is shown; "
         corrected = f"p corrected for {count_of(n, 'comparison')}, {design(comparison)}"
         return f"{', '.join(shown)}; {rest}{corrected}"
     whom = _join([run.name for run in comparison.runs])
     sentence = f"no difference in UA between {whom}"
-    if cannot_be_tested(comparison):
-        smallest = min(test.smallest_p for test in tests)
-        corrected = f" ({p_value(min(1.0, n * smallest))} corrected)" * (n > 1)
-        return (
-            f"{sentence} can be shown on {design(comparison)}: they cannot be tested with this "
-            f"design, which allows no p below {p_value(smallest)}{corrected}"
-        )
+    if why := why_untestable(comparison):
+        return f"{sentence} can be shown on {design(comparison)}: {why}"
     p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
     correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
     return f"{sentence} is shown on {design(comparison)}: the smallest p is {p}{correction}"
 
 
-def _in_words(test: PairTest) -> str:
-    """Say which run of a pair is better, by how much and how surely."""
+def _in_words(comparison: Comparison, test: PairTest) -> str:
+    """Say which run of a pair is better, by how much and how surely, and what else may be why."""
     better, worse = (test.a, test.b) if test.difference > 0 else (test.b, test.a)
     points = 100 * abs(test.difference)
-    return f"{better} beats {worse} by {points:.1f} points of UA (p {p_value(test.p_holm)})"
+    n = len(differing_keys(comparison, test.a, test.b))
+    also = f"; they differ in {n} config keys" * (n > 1)
+    return f"{better} beats {worse} by {points:.1f} points of UA (p {p_value(test.p_holm)}{also})"
 
 
 def _join(names: list[str]) -> str:

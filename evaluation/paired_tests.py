@@ -132,6 +132,16 @@ def paired_test(
     )
 
 
+def smallest_p_of(n_speakers: int, n_folds: int, n_seeds: int, n_draws: int = 10_000) -> float:
+    """Return the smallest p that `paired_test` can give with a design.
+
+    >>> smallest_p_of(10, 5, 1), smallest_p_of(4, 2, 3)
+    (0.0625, 0.5)
+    """
+    floors = [_floor(n_speakers, n_draws), _floor(n_folds * n_seeds, n_draws)]
+    return max(*floors, _floor(n_folds, n_draws) if n_folds < MIN_UNITS else 0.0)
+
+
 def fixed_weights_test(
     a: NDArray, b: NDArray, score: Score, n_draws: int = 10_000, seed: int = 0
 ) -> PairedTest:
@@ -195,8 +205,7 @@ def _exchange(
     """
     n_seeds, n_units = (len(a) if each_seed else 1), a.shape[1]
     n = n_seeds * n_units
-    exact = n <= MAX_EXACT
-    if exact:  # the last unit stays: swapping all others instead only changes the sign
+    if n <= MAX_EXACT:  # the last unit stays: swapping all others instead only changes the sign
         swapped = np.arange(2 ** (n - 1))[:, None] >> np.arange(n) & 1
     else:
         swapped = np.random.default_rng(seed).integers(0, 2, (n_draws, n))
@@ -205,9 +214,13 @@ def _exchange(
     swaps = mean_scores(weights, b - a, score, a.sum(1))  # (M,), theta_a'
     swaps -= mean_scores(weights, a - b, score, b.sum(1))  # (M,), d'
     as_large = int((np.abs(swaps) >= observed - SAME).sum())
-    if exact:
-        return as_large / len(swaps), 1 / len(swaps)
-    return (1 + as_large) / (1 + n_draws), 1 / (1 + n_draws)
+    p = as_large / len(swaps) if n <= MAX_EXACT else (1 + as_large) / (1 + n_draws)
+    return p, _floor(n, n_draws)
+
+
+def _floor(n_units: int, n_draws: int) -> float:
+    """Return the smallest p that exchanging so many units can give."""
+    return 2.0 ** (1 - n_units) if n_units <= MAX_EXACT else 1 / (1 + n_draws)
 
 
 def _standard_error(a: NDArray, b: NDArray, score: Score, n_draws: int, seed: int) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
 from evaluation.metrics import SCORES, confusion_matrix, recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
@@ -20,9 +21,6 @@ from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
 from system.files import write_json, write_text
 from system.locks import lock
-
-CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
-CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -58,8 +56,8 @@ def describe_run(run: Run) -> RunSummary:
     return RunSummary(
         name=run.name,
         fusion=run.config["model.fusion"],
-        corpus=_corpus_name(run.config),
-        synthetic=_is_synthetic(run.config),
+        corpus=_corpus(run)["name"],
+        synthetic=_corpus(run)["synthetic"],
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],
         speaker_dependent=run.certificate["speaker_dependent"],
@@ -118,18 +116,11 @@ def count_by_speaker(table: PredictionTable, n_classes: int) -> NDArray:
     return speaker_confusions(*columns, n_classes)[1]
 
 
-def _corpus_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the corpus for people; a manifest is called after its file."""
-    if _is_synthetic(config):
-        return "the demo corpus"
-    name = str(config["corpus.name"])
-    if name == "manifest":
-        return f"the corpus of {Path(str(config['corpus.manifest'])).name}"
-    return CORPUS_NAMES.get(name, name)
-
-
-def _is_synthetic(config: Mapping[str, Any]) -> bool:
-    return Path(str(config["corpus.root"]), "demo.json").exists()
+def _corpus(run: Run) -> Mapping[str, Any]:
+    """Return name and kind of the corpus, as they were when the run was made."""
+    of_config = (run.config[f"corpus.{key}"] for key in ("name", "root", "manifest"))
+    found: Mapping[str, Any] = run.certificate.get("corpus") or describe_corpus(*of_config)
+    return found
 
 
 def _shared_texts(run: Run) -> dict[str, int]:

@@ -4,9 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from config.effects import usual_value
 from corpora.splits import LONE, STAMP
-from evaluation.conclusion import cannot_be_tested, conclusion, design
+from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.results import Comparison
 from evaluation.wording import (
     count_of,
@@ -123,9 +122,10 @@ def pairs_caption(comparison: Comparison) -> str:
             "is the largest of exchanging speakers, of exchanging fold × seed pairs, and of whole "
             "folds; the interval is Student's t over folds"
         )
-    limit = f"{design(comparison)} allow no p below {p_value(tests[0].smallest_p)}"
-    if cannot_be_tested(comparison):
-        limit += ": no difference can be tested with this design"
+    smallest = p_value(min(test.smallest_p for test in tests))
+    limit = f"{design(comparison)}: the smallest possible p is {smallest}"
+    if why := why_untestable(comparison):
+        limit = f"{design(comparison)}: {why}"
     return (
         f"Paired tests on the same utterances{which}: difference in points; {chance}. {limit}. "
         f"Holm-corrected for {count_of(n, 'comparison')}; d_z is Cohen's, over speakers."
@@ -232,16 +232,12 @@ def _epochs(alarm: Mapping[str, Any]) -> str:
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:
-    """Return the config keys that differ between two runs, with their values; – has no effect.
-
-    A key that has an effect in one run alone differs only if its value is not the default.
-    """
-    words = []
-    for key, values in comparison.config_differences.items():
-        both = a in values and b in values
-        usual = None if both else usual_value(key)
-        if values.get(a, usual) != values.get(b, usual):
-            words.append(f"{key}: {setting(values, a)} / {setting(values, b)}")
+    """Return the config keys that differ between two runs, with their values; – has no effect."""
+    differences = comparison.config_differences
+    words = [
+        f"{key}: {setting(differences[key], a)} / {setting(differences[key], b)}"
+        for key in differing_keys(comparison, a, b)
+    ]
     return ", ".join(words) or "nothing"
 
 

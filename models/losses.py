@@ -44,7 +44,7 @@ class FusionLoss(nn.Module):
         class_weights: (K,) weights of the cross-entropy, or None.
         same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
         temperature_range: [lowest, highest] learned temperature, or None to keep it fixed.
-        diversity: `minimised` as published, or `maximised`: L_div counts with -alpha.
+        diversity: `minimised` as in GloMER's code, or `maximised`: L_div counts with -alpha.
 
     Source:
         GloMER's code, total loss, with w = 1 throughout, `cross_modal`, and L_con and L_div on the

@@ -15,6 +15,10 @@ from corpora.bad_audio import bad_audio_list, describe_bad_audio
 from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
 from data import Batch
+from evaluation.conclusion import LEVEL
+from evaluation.paired_tests import smallest_p_of
+from evaluation.significance import MIN_UNITS
+from evaluation.wording import count_of, p_value
 from features import SpectrogramImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
@@ -66,6 +70,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *_finished(config, plan, overwrite),
+            *_testable(plan),
             *plan_warnings(plan),
             *_left_out(plan),
             "Nothing was trained.",
@@ -85,6 +90,21 @@ def _finished(config: Config, plan: Plan, overwrite: bool) -> list[str]:
     which = "all" if len(done) == len(jobs) else ", ".join(done)
     more = "; nothing would be trained" if len(done) == len(jobs) else ""
     return [f"finished     {which}: skipped, --overwrite starts anew{more}"]
+
+
+def _testable(plan: Plan) -> list[str]:
+    """Say if no paired test could tell this run from others, however much they differ."""
+    speakers = {u.speaker for split in plan.wanted() for u in split.test}
+    seeds = plan.config.run.seeds
+    least = smallest_p_of(len(speakers), len(plan.wanted()), len(seeds))
+    if 3 * least < LEVEL:  # Holm's factor for three fusions
+        return []
+    return [
+        f"comparison   with {count_of(len(speakers), 'speaker')} in "
+        f"{count_of(len(plan.wanted()), 'fold')} and {count_of(len(seeds), 'seed')}, paired tests "
+        f"of two runs allow no p below {p_value(least)}, of three {p_value(min(1.0, 3 * least))}: "
+        f"more folds{' or run.seeds' * (len(plan.wanted()) >= MIN_UNITS)} can show more"
+    ]
 
 
 def _first_batch(

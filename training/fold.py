@@ -170,7 +170,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             certificate=fold.session.plan.certificate,
             fold=fold.split.fold,
             seed=fold.seed,
-            training_data=training_range([recordings[u.path].facts for u in fold.split.train]),
+            training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
         )
 
 

@@ -3,7 +3,9 @@
 import json
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 from scipy.stats import binomtest, ttest_1samp
@@ -12,13 +14,14 @@ from statsmodels.stats.multitest import multipletests
 from evaluation.calibration import Bin, Calibration, RiskCoverage
 from evaluation.comparison import compare
 from evaluation.comparison_file import comparison_json, read_comparison
-from evaluation.conclusion import conclusion
+from evaluation.conclusion import conclusion, is_at_chance
 from evaluation.results import (
     Breakdown,
     ConditionScores,
     FoldConfusions,
     GroupScores,
     Robustness,
+    ScoreSummary,
 )
 from evaluation.tables import comparison_latex, comparison_markdown
 from storage.run_folder import read_run
@@ -252,16 +255,15 @@ def test_the_conclusion_says_that_nothing_is_shown_and_whether_anything_could_be
     found = compare(runs)
     sentence = (
         "no difference in UA between one, two and three can be shown on 3 speakers in 1 fold with "
-        "1 seed: they cannot be tested with this design, which allows no p below 1.000 (1.000 "
+        "1 seed: nothing can be tested with this design, which allows no p below 1.000 (1.000 "
         "corrected); one, two and three are not "
         "shown to be above chance (UA 50.0)"
     )
     assert conclusion(found) == f"On IEMOCAP, {sentence}."
     assert comparison_markdown(found).startswith(f"On IEMOCAP, {sentence}.\n\nProtocol")
     assert f"On IEMOCAP, {sentence}. Protocol" in comparison_latex(found)
-    for run in runs:
-        run.config["corpus.root"] = str(tmp_path)
-    (tmp_path / "demo.json").touch()
+    for run in runs:  # what the certificate says counts; the corpus may be gone
+        run.certificate["corpus"] = {"name": "the demo corpus", "synthetic": True}
     assert conclusion(compare(runs)) == (
         f"On the demo corpus, {sentence}; the speech is synthetic and says nothing about people."
     )
@@ -300,8 +302,39 @@ def test_the_conclusion_counts_the_comparisons_that_the_least_p_is_corrected_for
     poor = {f"s{i}": (4, 3, 4, 2) for i in range(6)}
     runs = [make(name, good, apart=True) for name in ("one", "two")]
     found = compare([*runs, make("three", poor, apart=True)])
-    assert "which allows no p below 0.031 (0.094 corrected)" in conclusion(found)
-    assert "no difference can be tested with this design" in comparison_markdown(found)
+    why = "3 comparisons allow no corrected p below 0.094, so compare fewer runs"
+    on = "6 speakers in 6 folds with 1 seed"
+    assert conclusion(found).endswith(f"can be shown on {on}: {why}.")
+    assert f"of whole folds; the interval is Student's t over folds. {on}: {why}." in (
+        comparison_markdown(found)
+    )
+    assert f"{on}: the smallest possible p is 0.031." in comparison_markdown(compare(runs))
+
+
+def test_the_conclusion_says_that_runs_differ_in_more_than_one_key(make):
+    good = {f"s{i}": (4, 4, 4, 4) for i in range(8)}
+    poor = {f"s{i}": (4, 3, 4, 2) for i in range(8)}
+    runs = [make("good", good, apart=True), make("poor", poor, fusion="concat", apart=True)]
+    assert "beats poor by 37.5 points of UA (p 0.008);" in conclusion(compare(runs))
+    runs[1].config["optim.lr"] = 1.0
+    assert "37.5 points of UA (p 0.008; they differ in 2 config keys);" in conclusion(compare(runs))
+
+
+def test_the_conclusion_names_every_corpus(make):
+    runs = [make("one", FIRST), make("two", SECOND)]
+    runs[1].config["corpus.name"] = "ravdess"
+    assert conclusion(compare(runs)).startswith("On IEMOCAP and RAVDESS, no difference")
+
+
+def test_runs_that_always_predict_one_class_are_at_chance_for_any_number_of_classes_and_seeds():
+    for n_classes, n_seeds in ((5, 3), (9, 5), (9, 6), (9, 7), (10, 3), (11, 6), (11, 7)):
+        recall = [1.0] + [0.0] * (n_classes - 1)
+        ua = float(np.mean([np.mean(recall)] * n_seeds))  # a rounding above 1 / K for some
+        folds = {"1": ua}
+        score = ScoreSummary(
+            mean=ua, std=None, seed_std=None, folds=folds, pooled=ua, interval=None
+        )
+        assert is_at_chance(SimpleNamespace(test={"ua": score}, per_class_recall=recall))
 
 
 def test_a_corpus_is_named_as_people_know_it(make):

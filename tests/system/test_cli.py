@@ -209,6 +209,19 @@ def test_a_finished_run_prints_its_table_and_where_it_is(run, tmp_path: Path) ->
     assert command[0].endswith("train.py") and "train.epochs=1" in command
 
 
+def test_a_dry_run_says_that_too_few_folds_or_seeds_show_no_difference(run) -> None:
+    two = "paired tests of two runs allow no p below"
+    for overrides, words in {
+        "run.folds=[1,2]": f"4 speakers in 2 folds and 1 seed, {two} 0.500, of three 1.000: more "
+        "folds can show more",
+        "run.folds=null": f"10 speakers in 5 folds and 1 seed, {two} 0.062, of three 0.188: more "
+        "folds or run.seeds can show more",
+    }.items():
+        assert f"comparison   with {words}\n" in run("train_gmu.py", "--dry-run", overrides).out
+    many = run("train_gmu.py", "--dry-run", "run.folds=null", "run.seeds=[0,1]").out
+    assert "comparison" not in many
+
+
 def test_a_dry_run_says_which_folds_are_finished(run, tmp_path: Path) -> None:
     command = ["train.py", "model.fusion=concat", "train.epochs=1"]
     assert "finished" not in run(*command, "--dry-run").out

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from config.loading import load_config
-from evaluation.comparison import compare, conclusion
+from evaluation.comparison import compare
+from evaluation.conclusion import conclusion
 from evaluation.robustness import _stored
 from evaluation.subgroups import breakdown
 from gates.results import read_analysis
@@ -81,7 +82,7 @@ def attempts(run: Path, name: str) -> list[Callable[[], object]]:
         comparison = compare([opened])
         assert markdown(comparison)
         breakdown(opened)
-        conclusion([opened], comparison)
+        conclusion(comparison)
         for fold in opened.folds:
             assert fold.environment() and fold.history() and fold.dev
         weights_digests(opened)
