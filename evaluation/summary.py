@@ -56,8 +56,8 @@ def describe_run(run: Run) -> RunSummary:
     return RunSummary(
         name=run.name,
         fusion=run.config["model.fusion"],
-        corpus=_corpus(run)["name"],
-        synthetic=_corpus(run)["synthetic"],
+        corpus=corpus_of(run)["name"],
+        synthetic=corpus_of(run)["synthetic"],
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],
         speaker_dependent=run.certificate["speaker_dependent"],
@@ -116,7 +116,7 @@ def count_by_speaker(table: PredictionTable, n_classes: int) -> NDArray:
     return speaker_confusions(*columns, n_classes)[1]
 
 
-def _corpus(run: Run) -> Mapping[str, Any]:
+def corpus_of(run: Run) -> Mapping[str, Any]:
     """Return name and kind of the corpus, as they were when the run was made."""
     of_config = (run.config[f"corpus.{key}"] for key in ("name", "root", "manifest"))
     found: Mapping[str, Any] = run.certificate.get("corpus") or describe_corpus(*of_config)

@@ -11,7 +11,7 @@ import numpy as np
 from config.fusions import GATED
 from evaluation.consistency import check_scores
 from evaluation.figures import MANY, png_bytes, svg_text
-from evaluation.summary import summarize
+from evaluation.summary import corpus_of, summarize
 from gates import figures
 from gates.agreement import judge
 from gates.branch_ablation import (
@@ -165,6 +165,7 @@ def _results(
     return GateResults(
         version=2,
         run=run.name,
+        corpus=corpus_of(run)["name"],
         fusion=run.config["model.fusion"],
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],

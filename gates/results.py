@@ -208,6 +208,7 @@ class GateResults:
     gates: GateDescription | None  # None for a fusion without a gate
     branch_ablation: BranchAblation | None  # None where not asked for
     verdicts: Annotated[list[Verdict], Field(max_length=MAX_CLASSES + 1)]
+    corpus: Word = "a corpus that was not recorded"
     # For the reader; it holds for the nested dataclasses, too.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 

@@ -105,6 +105,7 @@ def gates_markdown(results: GateResults) -> str:
     protocol, certificate = in_code(results.protocol), in_code(results.certificate)
     blocks = [f"# Gates and branch ablation of {in_markdown(results.run)}"]
     blocks += [f"**{STAMP}**"] if results.speaker_dependent else []
+    blocks.append(in_markdown(opening(results)))
     blocks.append(
         f"Fusion {in_code(results.fusion)}; protocol {protocol}, certificate {certificate}; "
         f"{count_of(len(results.weights), 'frozen model')}; "
@@ -125,6 +126,19 @@ def gates_markdown(results: GateResults) -> str:
         ]
         blocks += ["## Do gate and branch ablation agree?", VERDICTS_CAPTION, "\n".join(lines)]
     return "\n\n".join(blocks) + "\n"
+
+
+def opening(results: GateResults) -> str:
+    """Return one sentence that says on which corpus what was found."""
+    whole = next((v.words for v in results.verdicts if v.class_name is None), None)
+    if whole:
+        said = whole[:1].lower() + whole[1:]
+    elif results.gates is not None:
+        mean = gate_value(results.gates.mean)
+        said = f"the mean gate is {mean}; no branch ablation says what depends on it."
+    else:
+        said = "this fusion has no gate; the branch ablation says what the loss of a branch costs."
+    return f"On {results.corpus}, {said}"
 
 
 def brackets_caption(results: GateResults) -> str:
