@@ -24,13 +24,13 @@ from evaluation.wording import markdown_table, percent, with_interval
 from inference.predictor import (
     FoldModel,
     check_same_classes,
-    chosen_device,
     model_name,
     weights_digests,
 )
 from storage.folders import CARD
 from storage.ledger import record_test_evaluation
 from storage.run_folder import FoldResult, Run
+from system.devices import usable_device
 from system.errors import InputError, RunError
 from system.files import corrupt_file, is_unreachable, read_json, write_json
 from system.output import progress_bar
@@ -248,7 +248,7 @@ def _measure(
     run: Run, fold: FoldResult, files: Mapping[str, AudioSource], weights: str, bar: tqdm
 ) -> FoldConfusions:
     """Evaluate one fold and seed under all conditions."""
-    model = FoldModel(fold.folder, chosen_device(run.config))
+    model = FoldModel(fold.folder, usable_device(run.config["run.device"]))
     card = read_json(fold.folder / CARD)
     targets, of_speaker = fold.test.targets.tolist(), fold.test.speakers.tolist()
     speakers: list[str] = []

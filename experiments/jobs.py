@@ -286,7 +286,11 @@ def _visible_gpus() -> tuple[str, list[str]]:
     """
     import torch
 
+    from system.devices import cuda_problem
+
     variable = "CUDA_VISIBLE_DEVICES"
+    if cuda_problem() is not None:  # the jobs will take the CPU, too
+        return variable, []
     given = os.environ.get(variable)
     if torch.version.hip is not None:
         given = os.environ.get("HIP_VISIBLE_DEVICES") or given

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from config.loading import flatten, load_stored_config
+from config.loading import load_stored_config
 from config.schema import Config
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
-from inference.predictor import check_same_classes, chosen_device, frozen_model
+from inference.predictor import check_same_classes, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from storage.folders import CARD, CONFIG
 from storage.ledger import record_test_evaluation
@@ -190,11 +190,10 @@ class FrozenRun:
         Raises:
             RunError: A file of a fold is corrupt, or not of this run.
         """
-        device = chosen_device(flatten(self.session.config.model_dump()))
         for result in self.run.folds:
-            yield self._open(result, device)
+            yield self._open(result)
 
-    def _open(self, result: FoldResult, device: str) -> FrozenFold:
+    def _open(self, result: FoldResult) -> FrozenFold:
         folder, card = result.folder, read_card(result.folder)
         images = card.features.model_dump() == feature_settings(self.session.config)
         if tuple(card.classes) != result.classes or not images:
@@ -205,7 +204,8 @@ class FrozenRun:
         if fold.ids(split.test) != result.test.utterances.tolist():
             reason = "its test utterances are not those of the split"
             raise corrupt_file(folder / "predictions.csv", reason, remove=folder)
-        return FrozenFold(result, fold, frozen_model(folder, card).to(device))
+        model = frozen_model(folder, card).to(self.session.accelerator.device)
+        return FrozenFold(result, fold, model)
 
 
 def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:

@@ -112,9 +112,7 @@ def gates_markdown(results: GateResults) -> str:
         f"{count_of(results.n, 'test utterance')} of {count_of(results.n_speakers, 'speaker')}. "
         f"Gate: **{POLARITY}**. {brackets_caption(results)}"
     )
-    if results.gates is None:
-        blocks.append("This fusion has no gate.")
-    else:
+    if results.gates is not None:
         blocks += _gate_blocks(results, results.gates)
     if results.branch_ablation is not None:
         blocks += _ablation_blocks(results, results.branch_ablation)

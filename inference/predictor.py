@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +18,6 @@ from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult, Run
 from storage.tensors import load_tensors, tensor_shapes
-from system.devices import cuda_problem
 from system.errors import InputError, RunError
 from system.files import corrupt_file
 from system.regular import file_sha256
@@ -158,11 +156,6 @@ def _digest(folder: Path) -> str:
         return file_sha256(file)
     except OSError as error:
         raise corrupt_file(file, error, remove=folder) from error
-
-
-def chosen_device(config: Mapping[str, Any]) -> str:
-    """Return the device for frozen weights of a run; `config` has dotted keys."""
-    return "cuda" if config["run.device"] != "cpu" and cuda_problem() is None else "cpu"
 
 
 def check_same_classes(result: FoldResult, preds: NDArray, precision: str, what: str) -> None:

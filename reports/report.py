@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from config.effects import TOKENS
 from corpora.splits import STAMP
 from evaluation import figures
 from evaluation.calibration import Calibration
@@ -94,6 +95,7 @@ def write_report(
     shown = shown_classes(comparison)
     page = environment.get_template("report.html").render(
         c=comparison,
+        tokens=TOKENS,
         answer=conclusion(comparison),
         chance=chance_ua(comparison.runs[0]),
         shown=shown,

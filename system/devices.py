@@ -1,5 +1,6 @@
 """Which device computes: the one that `run.device` names, and why it is not a GPU."""
 
+import logging
 import os
 import re
 from typing import NamedTuple
@@ -7,6 +8,8 @@ from typing import NamedTuple
 import torch
 
 from system.errors import InputError
+
+log = logging.getLogger(__name__)
 
 CUDA_NAME = re.compile(r"cuda(?::(\d+))?")
 
@@ -49,6 +52,19 @@ def choose_device(wanted: str) -> Device:
         there = ", ".join(_devices_there())
         raise InputError(f"run.device={wanted} cannot be used: {problem}; there is: {there}")
     return Device(wanted)
+
+
+def usable_device(wanted: str) -> str:
+    """Return the device for a run that may come from another machine: the one it names, or another.
+
+    Args:
+        wanted: `run.device` of the run.
+    """
+    try:
+        return choose_device(wanted).name
+    except InputError as error:
+        log.info("%s; another device computes", error)
+        return choose_device("auto").name
 
 
 def cuda_problem(index: int = 0) -> str | None:

@@ -1,5 +1,6 @@
 """Errors of a device in words: memory used up, no deterministic form, another process gone."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,6 +11,7 @@ from system.errors import RunError, is_out_of_memory
 from training.distributed import PEER_ENDED, is_lost_peer
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
+CUBLAS = "is not deterministic because it uses CuBLAS"  # with a workspace that the user has set
 
 
 class OutOfMemory(RunError):
@@ -39,6 +41,12 @@ def explain_device_errors(config: Config, device: torch.device) -> Iterator[None
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         if is_out_of_memory(error):
             raise OutOfMemory(_ways_on(config, device, first_line)) from error
+        if CUBLAS in str(error):
+            raise RunError(
+                "train.deterministic=true, and CUBLAS_WORKSPACE_CONFIG="
+                f"{os.environ.get('CUBLAS_WORKSPACE_CONFIG')} leaves cuBLAS no deterministic form: "
+                "unset it, so that training sets :4096:8, and give the same command again"
+            ) from error
         if NOT_DETERMINISTIC in first_line:
             raise RunError(
                 f"train.deterministic=true, and on {device} {first_line.split(', but')[0]}: give "
@@ -51,12 +59,15 @@ def explain_device_errors(config: Config, device: torch.device) -> Iterator[None
 def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
     train, model = config.train, config.model
     half = max(2, train.batch_size // 2)
+    n_step = train.batch_size * train.accumulate
     ways = []
     if half < train.batch_size:
+        accumulate = round(n_step / half)
+        same = "as many" if half * accumulate == n_step else f"{half * accumulate} for {n_step}"
         contrast = " (NT-Xent then has fewer negatives)" if "contrastive" in model.fusion else ""
         ways.append(
-            f"train.batch_size={half} with train.accumulate={2 * train.accumulate}, as many "
-            f"utterances a step as now{contrast}"
+            f"train.batch_size={half} with train.accumulate={accumulate}, {same} utterances a step"
+            f"{contrast}"
         )
     if train.precision == "float32" and device.type != "cpu":
         ways.append("train.precision=bfloat16")

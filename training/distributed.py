@@ -27,7 +27,7 @@ from system.files import disk_error, make_folder
 T = TypeVar("T")
 PATIENCE = timedelta(days=30)
 PEER_ENDED = "another process of this training ended: its message says why"
-VISIBLE_AFTER = 20.0  # seconds until a file of one node is surely seen on the others
+VISIBLE_AFTER = 90.0  # seconds until others see a file; NFS may keep an older list for 60
 
 
 def gather_views(z: Tensor) -> Tensor:

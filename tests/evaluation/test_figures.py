@@ -69,6 +69,20 @@ def test_an_interval_reaches_from_end_to_end():
     assert end - start > 150
 
 
+def test_chance_crosses_its_own_row_alone():
+    rows, dots = ["WA", "UA", "F1"], [Dots([0.25] * 3, [None] * 3)]
+    svg = dot_plot(rows, dots, "percent", {"UA": 0.25})
+    ((x0, y0, x1, y1),) = [
+        [float(word) for word in node.get("d", "").split() if word not in "ML"]
+        for node in ElementTree.fromstring(svg).iter(f"{SVG}path")
+        if "dasharray" in node.get("style", "")
+    ]
+    (x, wa), (_, ua), (_, f1) = places(svg, COLOURS[0])
+    assert (x0, x1) == pytest.approx((x, x))
+    assert wa < min(y0, y1) < ua < max(y0, y1) < f1
+    assert "dasharray" not in dot_plot(rows, dots, "percent")
+
+
 @pytest.mark.parametrize("name", ["<b>&", "$x^2$", "_hidden", "$", "a very long name of a class"])
 def test_names_are_text_and_no_formulas(name):
     svgs = [

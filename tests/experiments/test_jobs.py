@@ -16,6 +16,7 @@ import torch
 
 from experiments import jobs
 from experiments.jobs import Job, is_busy, run_jobs, slot_environments
+from system import devices
 from system.errors import RunError
 from system.locks import lock
 from tests.support.paths import ROOT
@@ -377,6 +378,7 @@ def test_a_job_that_could_not_speak_on_a_full_disk(job, monkeypatch, code, ends)
 )
 def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, device, expected):
     monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(devices, "cuda_problem", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible is not None:
@@ -397,6 +399,7 @@ def test_slots_take_the_visible_gpus_in_turn(monkeypatch, visible, n_gpus, n, de
 )
 def test_slots_on_rocm_narrow_what_the_variables_leave(monkeypatch, variables, n_gpus, expected):
     monkeypatch.setattr(torch.version, "hip", "6.4")
+    monkeypatch.setattr(devices, "cuda_problem", lambda: None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
@@ -414,6 +417,7 @@ def test_a_gpu_that_is_named_serves_all_slots(monkeypatch):
     ("n_gpus", "n", "device", "given", "expected"),
     [
         (0, 2, "auto", None, {"OMP_NUM_THREADS": "4"}),
+        (1, 2, "auto", None, {"OMP_NUM_THREADS": "4"}),  # torch counts it, but has no kernels
         (2, 3, "cpu", None, {"OMP_NUM_THREADS": "2"}),
         (0, 20, "cpu", None, {"OMP_NUM_THREADS": "1"}),
         (0, 1, "cpu", None, {}),
@@ -424,6 +428,7 @@ def test_without_gpus_slots_share_the_threads(
     monkeypatch, caplog, n_gpus, n, device, given, expected
 ):
     caplog.set_level(logging.INFO, "experiments.jobs")
+    monkeypatch.setattr(devices, "cuda_problem", lambda: "no kernels")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
     monkeypatch.delenv("OMP_NUM_THREADS")

@@ -313,6 +313,8 @@ def test_branches_are_compared_by_their_losses(counted):
         ([0.35, 0.45], [0.02, 0.2], "disagree", "Mel", "CQT"),
         ([0.55, 0.65], [-0.2, -0.02], "disagree", "CQT", "Mel"),
         ([0.45, 0.55], [0.02, 0.2], "undecided", None, "CQT"),
+        ([0.505, 0.515], [0.02, 0.2], "undecided", None, "CQT"),  # surely above, but by 0.01
+        ([0.485, 0.495], [-0.2, -0.02], "undecided", None, "Mel"),
         ([0.55, 0.65], [-0.02, 0.2], "undecided", "CQT", None),
         (None, [0.02, 0.2], "undecided", None, "CQT"),
         ([0.55, 0.65], None, "undecided", "CQT", None),
@@ -369,6 +371,8 @@ def test_runs_of_one_branch_stand_beside(runs):
         )
         assert one.weights == weights_digests(read_run(folder)) and one.differs == []
     text = (gmu / "gates/gates.md").read_text()
+    whole = found.verdicts[0]
+    assert whole.class_name is None and f"\n\nOn IEMOCAP, t{whole.words[1:]}\n\n" in text[:300]
     assert f"CQT trained alone ({cqt.name})" in text and f"Mel trained alone ({mel.name})" in text
 
 
@@ -412,7 +416,8 @@ def test_fusions_without_a_gate_have_branches_to_ablate(runs, fusion):
         and not (folder / "gates/utterances.csv").exists()
     )
     assert {one.changed for one in found.branch_ablation.interventions} == {"cqt", "mel"}
-    assert "This fusion has no gate." in (folder / "gates/gates.md").read_text()
+    text = (folder / "gates/gates.md").read_text()
+    assert "\n\nOn IEMOCAP, this fusion has no gate; the branch" in text
     lines = (folder / "ledger.jsonl").read_text().splitlines()
     assert ['"kind": "branch ablation"' in line for line in lines] == [False, True]
 

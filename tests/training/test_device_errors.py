@@ -38,6 +38,26 @@ def test_out_of_memory_names_the_settings_and_the_ways_on(tiny: Callable, error)
     assert "\n" not in words and raised.value.__cause__ is error
 
 
+def test_the_number_of_utterances_a_step_is_said_where_it_changes(tiny: Callable) -> None:
+    for size, accumulate, words in (
+        (3, 4, "2 with train.accumulate=6, as many"),
+        (15, 1, "7 with train.accumulate=2, 14 for 15"),
+        (5, 3, "2 with train.accumulate=8, 16 for 15"),
+    ):
+        config = tiny(f"train.batch_size={size}", f"train.accumulate={accumulate}")
+        with pytest.raises(OutOfMemory, match=f"batch_size={words} utterances a step"):
+            with explain_device_errors(config, CUDA):
+                raise MemoryError
+
+
+def test_a_workspace_of_cublas_that_is_not_deterministic_is_named(tiny, monkeypatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":0:0")
+    words = "Deterministic behavior was enabled with `x`, but this operation is not deterministic "
+    with pytest.raises(RunError, match="CUBLAS_WORKSPACE_CONFIG=:0:0 leaves .* unset it"):
+        with explain_device_errors(tiny("train.deterministic=true"), CUDA):
+            raise RuntimeError(f"{words}because it uses CuBLAS and you have CUDA >= 10.2. To")
+
+
 def test_ways_that_are_taken_already_are_not_advised(tiny: Callable) -> None:
     config = tiny("train.batch_size=2", "train.precision=bfloat16")
     with pytest.raises(OutOfMemory) as raised, explain_device_errors(config, CUDA):
