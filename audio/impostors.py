@@ -31,7 +31,7 @@ def what_else(file: FileIO) -> str | None:
     """
     file.seek(0)
     head = file.read(HEAD)
-    if is_text_mode_wav(file, head):
+    if is_text_mode(file, head):
         return TEXT_MODE
     file.seek(0)
     for start, words in NOT_AUDIO.items():
@@ -44,8 +44,8 @@ def what_else(file: FileIO) -> str | None:
     return None
 
 
-def is_text_mode_wav(file: FileIO, head: bytes) -> bool:
-    r"""Whether a transfer in text mode wrote \r\n for each \n of a WAV.
+def is_text_mode(file: FileIO, head: bytes) -> bool:
+    r"""Whether a transfer in text mode wrote \r\n for each \n of a WAV, RF64, W64 or AIFF.
 
     Then each line feed is behind a carriage return, and without these the file is as long as its
     header says.
@@ -54,10 +54,9 @@ def is_text_mode_wav(file: FileIO, head: bytes) -> bool:
         file: Open file; its position changes.
         head: Its first bytes.
     """
-    restored = head.replace(b"\r\n", b"\n")  # the sizes in the header may hold a line feed too
-    if restored[:4] != b"RIFF" or restored[8:12] != b"WAVE":
+    size = _size_by_header(head.replace(b"\r\n", b"\n"))  # it may hold a line feed too
+    if size is None:
         return False
-    size = int.from_bytes(restored[4:8], "little") + 8  # bytes
     spare = file.seek(0, 2) - size
     if spare < SURE - 1:  # a byte that pads the last chunk may be missing
         return False
@@ -69,3 +68,16 @@ def is_text_mode_wav(file: FileIO, head: bytes) -> bool:
             return False
         n, last = n + found, block
     return n >= SURE and abs(n - spare) <= 1
+
+
+def _size_by_header(head: bytes) -> int | None:
+    """Return the bytes that a file has by its header; None for a format that does not say."""
+    if head[:4] == b"RIFF" and head[8:12] == b"WAVE":
+        return int.from_bytes(head[4:8], "little") + 8
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return int.from_bytes(head[4:8], "big") + 8
+    if head[:4] == b"RF64" and head[8:16] == b"WAVEds64":
+        return int.from_bytes(head[20:28], "little") + 8
+    if head[:4] == b"riff" and head[24:28] == b"wave":
+        return int.from_bytes(head[16:24], "little")
+    return None

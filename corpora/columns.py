@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ from system.text import short_repr, truncate
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 DELIMITERS = (",", ";", "\t")
 SURPLUS = "more fields than the header"  # key of fields that no column names
+NO_HEADER = (
+    "This line names no column that is read: remove what stands above the header, such as sep=; or "
+    "a comment, or write a header"
+)
 FROM_JSON = (
     "write one object a line, for example with jq -c '.[]' FILE > list.jsonl for a list of "
     "objects, or jq -c '.meta_data[]' FILE > list.jsonl for a list of s3prl"
@@ -143,9 +148,10 @@ def _read_csv(text: str, header: _Header, required: Sequence[str]) -> Iterator[t
         raise ValueError(
             f"line {line}: the header must name {', '.join(required)}; {', '.join(missing)} not "
             f"found in: {truncate(', '.join(columns)) or 'an empty file'}. {header.others(missing)}"
+            + ("" if header.count(columns) else f". {NO_HEADER}")
         )
     for line, fields in rows:
-        row: Row = {name: value for name, value in zip(names, fields, strict=False) if name}
+        row: Row = {name: value for name, value in zip_longest(names, fields[: len(names)]) if name}
         if len(fields) > len(names):
             row[SURPLUS] = fields[len(names) :]
         yield line, row

@@ -5,7 +5,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PureWindowsPath
 from typing import Any
@@ -13,7 +13,7 @@ from unicodedata import normalize
 
 from corpora.columns import SURPLUS, read_rows
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
-from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id
+from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
 from system.errors import InputError
 from system.files import MAX_WORD
@@ -71,6 +71,8 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
             two spellings, there are no rows, or all audio files are missing.
     """
     table = read_rows(manifest, COLUMNS, REQUIRED)
+    if times := unread_times({name for _, row in table for name in row}):
+        raise InputError(_unread_times(manifest, times))
     problems = []
     rows: list[Row] = []
     utterances = []
@@ -106,6 +108,15 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     return utterances
 
 
+def _unread_times(manifest: Path, names: Sequence[str]) -> str:
+    shown = truncate(", ".join(map(repr, names)))
+    return (
+        f"{manifest}: the columns {shown} look like times of a part of the file and are not read. "
+        "If they are such times, write them as start and end in seconds (milliseconds / 1000, "
+        "samples / sampling rate), else rename or remove them"
+    )
+
+
 def _wrong_rows(manifest: Path, problems: list[str], n_rows: int, root: Path) -> str:
     shown = "\n".join(problems[:PROBLEMS_SHOWN])
     more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
@@ -116,15 +127,19 @@ def _wrong_rows(manifest: Path, problems: list[str], n_rows: int, root: Path) ->
 
 
 def _clean_row(raw: Mapping[str, Any]) -> Row:
-    """Return all fields of `COLUMNS` as text: names checked and cleaned, null and NaN empty."""
+    """Return the fields of `COLUMNS` as text: names checked and cleaned, null and NaN empty.
+
+    All are there but those of `SEGMENT_COLUMNS` that the row does not name.
+    """
     if SURPLUS in raw:
         raise InputError(f"{SURPLUS}: {truncate(str(raw[SURPLUS]))}; quote text with commas")
-    row = {field: _as_text(field, raw.get(field)) for field in COLUMNS}
+    fields = (field for field in COLUMNS if field in raw or field not in SEGMENT_COLUMNS)
+    row = {field: _as_text(field, raw.get(field)) for field in fields}
     _check_path(row["path"])
     for field in NAMES:
         _check_name(field, row[field])
         row[field] = clean_name(row[field])
-    row["text"] = clean_text(row["text"])
+    row["text"] = "" if is_placeholder(row["text"]) else clean_text(row["text"])
     for field in ("path", "label"):
         if not row[field]:
             raise InputError(f"{field!r} is empty or null; fill it in, or remove the row")

@@ -14,7 +14,7 @@ from audio.segment import AudioSource, as_segment
 from system.files import atomic_write, corrupt_file, make_folder
 from system.output import progress_bar
 
-FILE = "recordings-4.npz"  # 4: raised when a `Recording`, or what counts as usable, changes
+FILE = "recordings-5.npz"  # 5: raised when a `Recording`, or what counts as usable, changes
 FACTS = {"seconds": "f", "rate": "i", "level": "f", "bandwidth": "f"}  # of `RecordingFacts`
 KINDS = {"sha256": "U", "hash": "U", **FACTS, "lengths": "i", "words": "u"}  # of columns
 SHOW_PROGRESS = 1000  # files and more get a progress bar

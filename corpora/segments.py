@@ -3,7 +3,7 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from audio.segment import MIN_SECONDS, AudioSource, Segment, format_seconds
 from corpora.utterance import Utterance
@@ -11,11 +11,21 @@ from system.errors import InputError
 from system.text import short_repr
 
 # Columns: audformat has start and end, NeMo offset and duration, EmoBox start_time and end_time.
-STARTS = ("start", "begin", "offset", "start_time")
+STARTS = ("start", "begin", "onset", "start_time", "begin_time")
+OFFSET = "offset"  # a start; an end in a row that has an onset
 ENDS = ("end", "end_time")
 DURATION = "duration"
 TIME_COLUMNS = (STARTS[0], ENDS[0])  # as written
-SEGMENT_COLUMNS = (*STARTS, *ENDS, DURATION)
+SEGMENT_COLUMNS = (*STARTS, OFFSET, *ENDS, DURATION)
+# Words of other columns for times, whose unit or meaning is not sure: xmin is one of images too.
+EDGES = set("start starts begin begins beg onset offset end ends stop stops".split())
+EDGES |= set("starttime begintime endtime stoptime xmin xmax tmin tmax".split())
+LENGTHS = set("duration dur length len frames samples".split())
+BESIDE = set(
+    "time timestamp ts s sec secs second seconds ms msec millis milliseconds us ns".split()
+)
+BESIDE |= set("sample frame num n at in pos position index idx".split())
+BESIDE |= set("segment seg utterance utt clip turn file audio speech".split())
 OPEN = ("", "nat", "nan")  # how audformat and pandas write a time that is not given
 MAX_TIME = 1e9  # s, 30 years
 AGREE = 0.01  # s, by which two columns for one time may differ: tables round
@@ -33,7 +43,8 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
     """Return start and end of the part of its file that a row names; (0, None) is the whole file.
 
     Times are seconds, or text as '0 days 00:00:01.5'. A start that is not given is 0, an end that
-    is not given the end of the file; `duration` counts from the start.
+    is not given the end of the file; `duration` counts from the start; `offset` is a start, but an
+    end in a row that has the column `onset`, whether or not it is filled in.
 
     Args:
         row: Values by column; those not in `SEGMENT_COLUMNS` are not read.
@@ -44,8 +55,9 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
     """
     times = {name: _read_time(name, row[name]) for name in SEGMENT_COLUMNS if row.get(name)}
     given = {name: time for name, time in times.items() if time is not None}
-    start = _agreed({name: given[name] for name in STARTS if name in given}) or 0.0
-    ends = {name: given[name] for name in ENDS if name in given}
+    start_names, end_names = _time_names(row)
+    start = _agreed({name: given[name] for name in start_names if name in given}) or 0.0
+    ends = {name: given[name] for name in end_names if name in given}
     if DURATION in given:  # rounded: 0.1 + 0.2 is the 0.3 of another row
         ends[f"start + {DURATION}"] = round(start + given[DURATION], 9)
     end = _agreed(ends)
@@ -56,6 +68,24 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
             "beginning of the file"
         )
     return start, end
+
+
+def unread_times(columns: Iterable[str]) -> list[str]:
+    """Return columns that seem to name a part of a file and are not read.
+
+    None where both a start and an end are read; lengths only where a start is read without an end.
+
+    >>> unread_times({"path", "start_ms", "num_frames"}), unread_times({"start", "num_frames"})
+    (['start_ms'], ['num_frames'])
+    """
+    read, others = set(columns) & set(SEGMENT_COLUMNS), set(columns) - set(SEGMENT_COLUMNS)
+    starts, ends = _time_names(read)
+    if read & set(starts) and read & {*ends, DURATION}:
+        return []
+    telling = EDGES | LENGTHS if read & set(starts) else EDGES
+    words = {name: set(re.findall("[a-z]+", name)) for name in others}
+    known = EDGES | LENGTHS | BESIDE
+    return sorted(name for name in others if words[name] & telling and words[name] <= known)
 
 
 def segment_id(file_id: str, start: float, end: float | None) -> str:
@@ -105,6 +135,13 @@ def overlaps(
                 last[group] = u
 
 
+def _time_names(columns: Container[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of starts and of ends among some columns."""
+    if "onset" in columns:
+        return STARTS, (*ENDS, OFFSET)
+    return (*STARTS, OFFSET), ENDS
+
+
 def _end(utterance: Utterance) -> float:
     return math.inf if utterance.end is None else utterance.end
 
@@ -130,5 +167,8 @@ def _agreed(times: Mapping[str, float]) -> float | None:
         return None
     if max(times.values()) - min(times.values()) > AGREE:
         shown = ", ".join(f"{name} {format_seconds(time)} s" for name, time in times.items())
-        raise InputError(f"columns contradict each other: {shown}; keep one of them")
+        raise InputError(
+            f"columns contradict each other: {shown}; keep one of them, or rename those that mean "
+            "something else"
+        )
     return next(iter(times.values()))

@@ -23,6 +23,7 @@ REFUSALS = (  # how models refuse a size, a bare assert among them
     *(ArithmeticError, AssertionError, AttributeError, LookupError),
     *(RuntimeError, TypeError, ValueError),
 )
+WITHOUT_WORDS = "the model refuses this size and gives no reason"
 CLASS_TOKEN = "cls_token"  # in timm's names of parameters
 
 default_cfgs = generate_default_cfgs(  # timm finds it by this name
@@ -147,7 +148,7 @@ def check_name(name: str, branch: str) -> None:
             f"model.{branch}_backbone={name!r} is not a timm model; {nearest(name, family)}"
         )
     tagged = get_arch_pretrained_cfgs(architecture)
-    if tag and name not in tagged:
+    if "." in name and name not in tagged:  # the tag may be empty
         raise InputError(
             f"model.{branch}_backbone={name!r}: timm knows {architecture}, but not with the tag "
             f"{tag!r}; {nearest(name, tagged)}"
@@ -202,7 +203,7 @@ def _try(name: str, image_size: int) -> _Trial:
             model = timm.create_model(name, num_classes=0, img_size=image_size).eval()
             output = model(torch.zeros(1, 3, image_size, image_size))
     except REFUSALS as error:
-        return _Trial(first_line(error))
+        return _Trial(first_line(error) if str(error).strip() else WITHOUT_WORDS)
     return _Trial(None, _shape(output), int(model.num_features))  # type: ignore[arg-type]
 
 

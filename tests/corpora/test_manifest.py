@@ -64,16 +64,15 @@ def test_a_separator_in_a_quoted_column_name_does_not_count(root):
 
 
 def test_every_other_name_of_a_column_is_read(root):
+    row = {"path": "1.wav", "label": "joy", "speaker": "ann", "id": "x", "gender": "f"}
+    row |= {"session": "one", "text": "oh no", "split": "dev", "fold": "2"}
+    (under_ours,) = read_corpus("manifest", root, jsonl(root, row))
+    assert (under_ours.session, under_ours.text_id, under_ours.split) == ("one", "oh no", "dev")
     for ours, others in COLUMNS.items():
         for other in others:
-            row = {"path": "1.wav", "label": "joy", "speaker": "ann", "id": "x", "gender": "f"}
-            row[other] = row.pop(ours, "word")
-            (found,) = read_corpus("manifest", root, jsonl(root, row))
-            assert (found.id, found.label, found.speaker) == (
-                "x" if ours != "id" else "x",
-                "joy",
-                "ann",
-            )
+            renamed = {(other if name == ours else name): value for name, value in row.items()}
+            assert other in renamed
+            assert read_corpus("manifest", root, jsonl(root, renamed)) == [under_ours], other
 
 
 def test_renamed_and_unused_columns_are_said_once(root, caplog):
@@ -148,6 +147,16 @@ def test_a_word_for_unknown_is_no_name(root, field, word):
         InputError, match=f"line 1: '{field}' is '{word}', .* fill it in, or {todo}"
     ):
         read_corpus("manifest", root, jsonl(root, row))
+
+
+@pytest.mark.parametrize("word", ["nan", "NaN", "null", "None", "N/A", "<NA>", " na "])
+def test_a_word_for_unknown_is_no_text(root, word):
+    path = table(root, "path,label,speaker,text", [(*row, word) for row in ROWS])
+    assert {one.text_id for one in read_corpus("manifest", root, path)} == {None}
+    path = table(root, "path,label,speaker,text", [(*row, f"{word} oh") for row in ROWS])
+    assert {one.text_id for one in read_corpus("manifest", root, path)} == {
+        f"{word.strip().lower()} oh"
+    }
 
 
 def test_a_name_that_nobody_sees_is_empty(root):
@@ -251,3 +260,14 @@ def test_a_header_that_lacks_a_column_says_what_it_may_be_called(root):
         InputError, match="path not found in: who, label, speaker. .* wav, .* audio"
     ):
         read_corpus("manifest", root, table(root, "who,label,speaker"))
+
+
+@pytest.mark.parametrize("above", ["sep=;", "# made by hand", "1.wav;joy;ann"])
+def test_a_first_line_that_is_no_header_is_named_with_the_way_on(root, above):
+    path = table(root, f"{above}\npath;label;speaker", mark=";")
+    way_on = "line 1: .*names no column that is read: remove what stands above the header"
+    with pytest.raises(InputError, match=way_on):
+        read_corpus("manifest", root, path)
+    with pytest.raises(InputError) as refused:
+        read_corpus("manifest", root, table(root, "who,label,speaker"))
+    assert "above the header" not in str(refused.value)

@@ -17,6 +17,7 @@ from corpora.plan import Plan, make_plan, make_tuning_plan
 from corpora.readers import read_corpus
 from corpora.recordings import FILE, index_audio
 from corpora.segments import read_segment, segment_id
+from corpora.utterance import Utterance
 from system.errors import InputError
 from tests.conftest import RECIPE, tone
 from tests.corpora.test_recordings import opened  # noqa: F401
@@ -36,6 +37,12 @@ RATE = 16_000
         ({"start": "1.5", "end": "3"}, (1.5, 3)),
         ({"begin": "1.5", "end": "3"}, (1.5, 3)),
         ({"start_time": "1.5", "end_time": "3"}, (1.5, 3)),
+        ({"begin_time": "1.5", "end_time": "3"}, (1.5, 3)),
+        ({"onset": "1.5", "offset": "3"}, (1.5, 3)),
+        ({"onset": "1.5", "offset": "3", "duration": "1.5"}, (1.5, 3)),
+        ({"onset": "", "offset": "3"}, (0, 3)),
+        ({"onset": "1.5", "duration": "1.5"}, (1.5, 3)),
+        ({"onset": "1.5", "end": "3"}, (1.5, 3)),
         ({"offset": "1.5", "duration": "1.5"}, (1.5, 3)),
         ({"offset": "0.1", "duration": "0.2"}, (0.1, 0.3)),
         ({"duration": "3"}, (0, 3)),
@@ -65,7 +72,8 @@ def test_times_are_read_from_the_words_of_several_tools(row, times):
         ({"start": "3", "end": "3"}, "from 3 s to 3 s must end at least 10 ms after its start"),
         ({"start": "3", "end": "3.009"}, "from 3 s to 3.009 s must end at least 10 ms"),
         ({"offset": "3", "duration": "0"}, "from 3 s to 3 s must end"),
-        ({"start": "1", "offset": "2"}, "contradict each other: start 1 s, offset 2 s"),
+        ({"start": "1", "offset": "2"}, "contradict each other: start 1 s, offset 2 s; keep one"),
+        ({"onset": "2", "offset": "1"}, "from 2 s to 1 s must end"),
         (
             {"start": "1", "end": "3", "duration": "1"},
             r"contradict each other: end 3 s, start \+ duration 2 s",
@@ -79,6 +87,63 @@ def test_wrong_times_are_refused_by_line(tmp_path, row, reason):
     (tmp_path / "list.csv").write_text(f"{','.join(columns)}\n{','.join(values)}\n")
     with pytest.raises(InputError, match=rf"1 of 1 rows are wrong(.|\n)*  line 2: (.*){reason}"):
         read_corpus("manifest", tmp_path, tmp_path / "list.csv")
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "named"),
+    [
+        ("start_ms,end_ms", "'end_ms', 'start_ms'"),
+        ("Begin Time (s),End Time (s)", r"'begin_time_\(s\)', 'end_time_\(s\)'"),
+        ("begin_time,stop", "'stop'"),
+        ("StartTime,EndTime", "'endtime', 'starttime'"),
+        ("xmin,xmax", "'xmax', 'xmin'"),
+        ("frame_offset,num_frames", "'frame_offset'"),
+        ("segment-start,segment-end", "'segment_end', 'segment_start'"),
+        ("end,start_sample", "'start_sample'"),
+        ("duration,start_frame", "'start_frame'"),
+        ("start,duration_ms", "'duration_ms'"),
+        ("onset,n_samples", "'n_samples'"),
+    ],
+)
+def test_times_that_are_not_read_are_refused_by_name(tmp_path, columns, named, suffix):
+    with pytest.raises(InputError, match=rf"list.{suffix}: the columns {named} look.*in seconds"):
+        read_times(tmp_path, columns, ("1", "2"), suffix)
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+@pytest.mark.parametrize(
+    ("columns", "values", "times"),
+    [
+        ("onset,offset", (1, 2), (1, 2)),
+        ("offset,onset", (2, 1), (1, 2)),
+        ("start,end,duration_ms,start_frame", (1, 2, 1000, 16_000), (1, 2)),
+        ("num_frames,duration_ms", (16_000, 1000), (0, None)),  # of the whole file
+        ("start_date,front_end,end_reason", (2024, "x", "y"), (0, None)),
+        ("sample_rate,length,trend,weekend", (16_000, 3, 0, 1), (0, None)),
+    ],
+)
+def test_columns_beside_the_times_are_not_taken_for_times(tmp_path, columns, values, times, suffix):
+    found = read_times(tmp_path, columns, values, suffix)
+    assert (found.start, found.end) == times
+
+
+def read_times(folder: Path, columns: str, values: tuple[object, ...], suffix: str) -> Utterance:
+    """Return the utterance of a list of one row with some columns."""
+    (folder / "a.wav").touch()
+    row = {"path": "a.wav", "label": "x", "speaker": "s"}
+    row |= dict(zip(columns.split(","), map(str, values), strict=True))
+    table = f"{','.join(row)}\n{','.join(row.values())}\n"
+    (folder / f"list.{suffix}").write_text(table if suffix == "csv" else json.dumps(row))
+    (found,) = read_corpus("manifest", folder, folder / f"list.{suffix}")
+    return found
+
+
+def test_an_offset_is_an_end_in_a_row_that_is_cut_short_before_its_onset(tmp_path):
+    (tmp_path / "a.wav").touch()
+    (tmp_path / "list.csv").write_text("path,label,speaker,offset,onset\na.wav,x,s,2\n")
+    (found,) = read_corpus("manifest", tmp_path, tmp_path / "list.csv")
+    assert (found.start, found.end) == (0, 2)
 
 
 def test_csv_and_jsonl_give_the_same_segments_and_ids_of_their_own(tmp_path):

@@ -17,7 +17,7 @@ def _tried_anew():
     backbones._try.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["mvitv2_base.typo", "mvitv2_base.fb_in1"])
+@pytest.mark.parametrize("name", ["mvitv2_base.typo", "mvitv2_base.", "mvitv2_base.fb_in1"])
 def test_an_unknown_tag_is_refused_with_the_tags_that_timm_knows(name):
     words = "timm knows mvitv2_base, but not with the tag .*; did you mean 'mvitv2_base.fb_in1k'"
     with pytest.raises(InputError, match=f"model.mel_backbone='{name}': {words}") as caught:
@@ -32,7 +32,8 @@ def test_a_tag_that_timm_knows_is_accepted():
 def test_a_size_that_timm_refuses_without_words_is_one_message(monkeypatch):
     """timm's HaloNet divides the image into blocks and asserts it without a message."""
     monkeypatch.setattr(backbones, "_sizes_around", lambda size: [256])
-    words = r"model.image_size=224 does not fit halonet26t \(AssertionError\); .* fits is 256$"
+    reason = r"\(the model refuses this size and gives no reason\)"
+    words = rf"model.image_size=224 does not fit halonet26t {reason}; .* fits is 256$"
     with pytest.raises(InputError, match=words):
         check_backbone("halonet26t", 224, "cqt")
 

@@ -257,6 +257,15 @@ KINDS = [
         changed(lambda f: written(f, tone()[:7923]), text_mode),  # 15882 bytes = 0x3E0A
         TEXT_MODE,
     ),
+    *(
+        Kind(f"{form}, each line feed made two bytes", changed(make, text_mode), reason)
+        for form, make, reason in (
+            ("RF64", sound(format="RF64"), TEXT_MODE),
+            ("W64", sound(format="W64"), TEXT_MODE),
+            ("AIFF", sound("a.aiff"), TEXT_MODE),
+            ("FLAC", FLAC, "cannot be read: "),
+        )
+    ),
     Kind("WAV in which CR is before each line feed", changed(WAV, put_cr_before_lf)),
     Kind("WAV with bytes behind its samples", changed(WAV, lambda old: old + b"junk" * 99)),
     Kind("FLAC, header only", changed(FLAC, lambda old: old[:60]), "cannot be read: "),
@@ -455,7 +464,9 @@ def page() -> str:
             "corpora hold WAV and FLAC, a manifest may list OGG, Opus, MP3 and AIFF too. Refused",
             "files are named together, each with its reason. What is used and lies outside the",
             "model's training data (duration, sampling rate, bandwidth, level) is labelled and",
-            "named by `predict.py`.",
+            "named by `predict.py`. A WAV or AIFF that lost bytes in a transfer in text mode",
+            "cannot be told from one that was cut short, nor an MP3 that such a transfer damaged",
+            "from an intact one: they are used.",
             "",
             f"| {len(KINDS)} kinds of file | outcome |",
             "|---|---|",
