@@ -286,6 +286,21 @@ def _read_config(folder: Path) -> Config:
         ) from None
 
 
+def check_certificate(folder: Path, plan: "Plan") -> None:
+    """Check that a run was begun with the same data and splits, if it was begun.
+
+    Raises:
+        InputError: It has another certificate.
+    """
+    file = folder / CERTIFICATE
+    if file.exists() and (there := read_json(file, "id")["id"]) != plan.certificate["id"]:
+        raise InputError(
+            f"the corpus or its splits changed since {folder} was begun (certificate "
+            f"{there} there, {plan.certificate['id']} now): change `name` to keep "
+            "both, or give --overwrite to start anew"
+        )
+
+
 def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) -> None:
     """Write what describes a run, or check that a resumed run has the same data and splits.
 
@@ -298,18 +313,12 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
         InputError: The folder has another certificate.
         RunError: A file cannot be written, or the ledger is a link.
     """
-    file = folder / CERTIFICATE
-    if file.exists() and (there := read_json(file, "id")["id"]) != plan.certificate["id"]:
-        raise InputError(
-            f"the corpus or its splits changed since {folder} was begun (certificate "
-            f"{there} there, {plan.certificate['id']} now): change `name` to keep "
-            "both, or give --overwrite to start anew"
-        )
+    check_certificate(folder, plan)
     check_owned(folder / LEDGER)  # now, not when the first fold is tested
     remove_leftovers(folder)
     write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)
-    write_json(file, plan.certificate)
+    write_json(folder / CERTIFICATE, plan.certificate)
     write_utterances(folder, plan)
     record_environment(folder, environment)
     write_audio_lists(folder, plan)

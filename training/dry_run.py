@@ -22,7 +22,7 @@ from evaluation.wording import count_of, p_value
 from features import SpectrogramImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
-from storage.run_folder import FOLDS
+from storage.run_folder import FOLDS, check_certificate
 from system.text import format_duration
 from training.build import build_model, build_state
 from training.device_errors import explain_device_errors
@@ -43,6 +43,8 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     """
     check_run(config, overwrite)
     plan = make_plan(config)
+    if not overwrite:
+        check_certificate(Path(config.run.root, config.name), plan)
     images = SpectrogramImages(**feature_settings(config))
     session = Session(config, plan, open_store(config), make_accelerator(config))
     accelerator = session.accelerator

@@ -234,6 +234,20 @@ def test_a_dry_run_says_which_folds_are_finished(run, tmp_path: Path) -> None:
     said = run(*command, "--dry-run", "--overwrite").out
     assert "finished     1 of 1 folds x seeds; --overwrite removes them" in said
     assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    other = run(*command, "--dry-run", "corpus.labels=iemocap4")
+    assert other.status == 2 and "corpus.labels" in other.err
+
+
+def test_a_dry_run_refuses_a_run_that_was_begun_on_other_data(run, tmp_path, corpus_root) -> None:
+    own = shutil.copytree(corpus_root, tmp_path / "own")
+    command = ["train.py", "model.fusion=concat", "train.epochs=1", f"corpus.root={own}"]
+    assert run(*command).status == 0
+    table = next(own.rglob("Ses02F_impro01.txt"))
+    table.write_text(table.read_text().replace("\thap\t", "\tsad\t"))
+    for dry in ([], ["--dry-run"]):
+        said = run(*command, *dry)
+        assert said.status == 2 and "the corpus or its splits changed since" in said.err
+    assert run(*command, "--dry-run", "--overwrite").status == 0
 
 
 def test_statuses_and_messages_of_every_way_to_end(capsys) -> None:
