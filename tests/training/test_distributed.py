@@ -22,8 +22,8 @@ from models.contrastive import nt_xent
 from models.losses import FusionLoss
 from tests.support.paths import ROOT
 from training.collapse import CollapseMonitor
-from training.distributed import average_gradients, gather_labels, gather_views
-from training.engine import train_step
+from training.distributed import average_gradients
+from training.engine import loss_terms, train_step
 from training.evaluate import evaluate
 from training.optim import Schedule, build_optimizers
 from training.state import TrainingState
@@ -37,6 +37,7 @@ FORMS = {  # how views are compared
     "positives": {"same_class": "positives"},
     "ignored": {"nt_xent": "symmetric", "same_class": "ignored"},
     "learned": {"same_class": "positives", "temperature_range": [0.1, 1.0]},
+    "features": {"nt_xent": "cross_modal", "alpha_on": "features"},
 }
 CLASSES = (0, 1, 0, 0, 2, 1)  # kin on one process, and across both
 
@@ -48,13 +49,15 @@ class FusionOutput(NamedTuple):
     gate: None
     z_cqt: Tensor
     z_mel: Tensor
+    feat_cqt: Tensor
+    feat_mel: Tensor
 
 
 class Head(nn.Module):
     """What is watched."""
 
     def forward(self, z_cqt: Tensor, z_mel: Tensor, logits: Tensor) -> FusionOutput:
-        return FusionOutput(logits, None, z_cqt, z_mel)
+        return FusionOutput(logits, None, z_cqt, z_mel, z_cqt.tanh(), z_mel.tanh())
 
 
 class Views(nn.Module):
@@ -89,13 +92,10 @@ def data(n: int) -> tuple[Tensor, Tensor, Tensor]:
 
 def gradients(model: nn.Module, form: str, own: slice) -> list[Tensor]:
     cqt, mel, _ = (part[own] for part in data(WORLD * BATCH))
-    targets = torch.tensor(CLASSES)[own]
+    batch = Batch(torch.arange(WORLD * BATCH)[own], cqt, mel, torch.tensor(CLASSES)[own])
     model.zero_grad()
     loss = FusionLoss(alpha=0.3, temperature=0.5, **FORMS[form])
-    output = model(cqt, mel)
-    views = gather_views(output.z_cqt), gather_views(output.z_mel)
-    labels = gather_labels(targets)
-    loss(output.logits, targets, views, None, labels).total.backward()
+    loss_terms(loss, model(cqt, mel), batch).total.backward()
     average_gradients(loss.parameters())
     return [parameter.grad.clone() for parameter in [*model.parameters(), *loss.parameters()]]
 
