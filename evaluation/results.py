@@ -64,7 +64,7 @@ class RunSummary:
         missing_classes: Classes without a test utterance, by fold number.
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
-        runs_before: Number of other runs beside it that tested some of these utterances before.
+        runs_before: Number of other runs beside it that tested one of these folds before.
         shared_texts: Number of texts in train and test, by fold number; only where there are some.
         training_issues: Issues of the folds that had some, by fold and seed.
         unread_audio: Audio files below `corpus.root` that were not read, in words.

@@ -48,7 +48,9 @@ def record_environment(folder: Path, environment: Mapping[str, Any]) -> dict[str
     there = read_environment(folder, None) if (folder / ENVIRONMENT).exists() else {}
     if there and (changed := changes(there, now)):
         log.warning("%s goes on with other settings than before: %s", folder, changed)
-    earlier = [session for session in sessions(there) if session != now]
+    past = sessions(there)
+    past = past[:-1] if past[-1:] == [now] else past
+    earlier = [session for i, session in enumerate(past) if session not in past[:i]]
     content = {**environment, **({"earlier": earlier} if earlier else {})}
     write_environment(folder, content)
     return content

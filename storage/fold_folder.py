@@ -25,6 +25,7 @@ from storage.folders import CARD, METRICS
 from storage.issues import Count, Fallbacks, Fraction, Incidents, Warnings, Words
 from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
 from storage.training_range import TrainingRange
+from system.errors import RunError
 from system.files import (
     MAX_CLASSES,
     MAX_TABLE,
@@ -149,13 +150,22 @@ def read_metrics(folder: Path) -> FoldMetrics:
     """
     content = read_json(folder / METRICS, remove=folder)
     try:
-        return _METRICS.validate_json(json.dumps(_with_new_names(content)), strict=True)
+        metrics = _METRICS.validate_json(json.dumps(_with_new_names(content)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         reason = f"{truncate('.'.join(map(str, first['loc'])))}: {first['msg']}"
         raise corrupt_file(folder / METRICS, reason, remove=folder) from error
     except RecursionError as error:
         raise corrupt_file(folder / METRICS, error, remove=folder) from error
+    if metrics.epochs is not None and not 1 <= metrics.best_epoch <= metrics.epochs:
+        reason = f"best_epoch is {metrics.best_epoch} of {metrics.epochs} epochs"
+        raise corrupt_file(folder / METRICS, reason, remove=folder)
+    if folder.name != (name := fold_name(metrics.fold, metrics.seed)):
+        raise RunError(
+            f"{folder} is not named {name}, the fold that its {METRICS} is of: a copy would count "
+            f"twice. Move it out of {folder.parent}"
+        )
+    return metrics
 
 
 def _with_new_names(content: Any) -> Any:

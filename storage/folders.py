@@ -85,6 +85,7 @@ def _hint(folder: Path) -> str:
 
 def _nearest_beside(folder: Path, file: str) -> Path | None:
     """Return the folder beside this one with such a file whose name is closest, if one is close."""
-    names = [path.parent.name for path in folder.parent.glob(f"*/{file}")]
+    files = [path for path in folder.parent.glob(f"*/{file}") if path.is_file()]
+    names = [path.parent.name for path in files if path.parent.name != folder.name]
     close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.6)
     return folder.parent / close[0] if close else None

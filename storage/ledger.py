@@ -1,6 +1,7 @@
 """The ledger of a run: one line per evaluation on test data."""
 
 import json
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -11,6 +12,8 @@ from storage.fold_folder import WEIGHTS
 from system.errors import RunError
 from system.files import MAX_TABLE, append_line, corrupt_file, read_text
 from system.regular import file_sha256
+
+log = logging.getLogger(__name__)
 
 LEDGER = "ledger.jsonl"
 KEYS = "when run protocol certificate fold seed clips n weights kind why".split()
@@ -99,26 +102,39 @@ def count_test_evaluations(run: Path, certificate: Mapping[str, Any]) -> dict[st
 
 
 def count_runs_before(run: Path, certificate: Mapping[str, Any]) -> int:
-    """Count the other runs under `run.root` that tested some of these utterances before this one.
+    """Count the other runs under `run.root` that tested a fold's utterances before this one did.
 
     A choice made after looking at their scores is a choice made on test data, whichever run it is
-    for. A ledger without a readable time counts as earlier.
+    for. Folds count that test exactly the same recordings. Of this run the last test of a fold and
+    seed counts, which is the one that is reported. A line without a readable time counts as
+    earlier; a ledger that cannot be read is logged and not counted.
 
     Args:
         run: The run folder; the other runs lie beside it.
         certificate: The split certificate of the run.
     """
     recordings = {fold["test"]["recordings"] for fold in certificate["folds"]}
+    reported = {
+        (e["clips"], e["seed"]): _time(e) for e in read_ledger(run) if e["kind"] == "test"
+    }  # the last line of each counts
+    own: dict[Any, str] = {}
+    for (clips, _), when in reported.items():
+        own[clips] = min(when, own.get(clips, when))
 
-    def first(folder: Path) -> str | None:
-        """Return the time of the first evaluation of these utterances; None for none."""
-        times = [str(e["when"]) for e in read_ledger(folder) if e["clips"] in recordings]
-        return min(("" if time == UNREADABLE else time for time in times), default=None)
+    def was_before(folder: Path) -> bool:
+        try:
+            lines = [e for e in read_ledger(folder) if e["clips"] in recordings]
+        except RunError as error:
+            log.warning("its evaluations are not counted: %s", error)
+            return False
+        return any(e["clips"] not in own or _time(e) < own[e["clips"]] for e in lines)
 
-    own = first(run)
     others = [path.parent for path in run.resolve().parent.glob(f"*/{LEDGER}")]
-    starts = [first(other) for other in others if other.name != run.resolve().name]
-    return sum(start is not None and (own is None or start < own) for start in starts)
+    return sum(was_before(other) for other in others if other.name != run.resolve().name)
+
+
+def _time(entry: Mapping[str, Any]) -> str:
+    return "" if entry["when"] == UNREADABLE else str(entry["when"])
 
 
 def repeated_evaluations(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

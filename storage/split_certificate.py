@@ -20,6 +20,16 @@ def read_certificate(file: Path) -> dict[str, Any]:
     except (LookupError, TypeError) as error:
         raise corrupt_file(file, f"folds: {error}") from error
     typed = all(isinstance(certificate[key], kind) for key, kind in KEYS.items())
-    if not typed or not all(isinstance(k, int) and isinstance(word, str) for k, word in folds):
+    typed &= all(isinstance(k, int) and isinstance(word, str) for k, word in folds)
+    texts = [fold.get("text_in_train_and_test", {}) for fold in certificate["folds"]]
+    typed &= all(isinstance(t, dict) and isinstance(t.get("texts", 0), int) for t in texts)
+    corpus = certificate.get("corpus", {"name": "", "synthetic": False})
+    if not typed or not _is_corpus(corpus):
         raise corrupt_file(file, "its values have other types than a run writes")
     return certificate
+
+
+def _is_corpus(value: object) -> bool:
+    if not isinstance(value, dict) or value.keys() != {"name", "synthetic"}:
+        return False
+    return isinstance(value["name"], str) and isinstance(value["synthetic"], bool)

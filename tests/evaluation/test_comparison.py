@@ -1,6 +1,7 @@
 """Two runs side by side: hand-worked differences, refusals that name the key, tables to paste."""
 
 import json
+import os
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -365,6 +366,28 @@ def test_runs_that_tested_the_same_utterances_before_are_counted(make):
     assert "utterances of two were evaluated by 1 run before." in comparison_markdown(found)
     (runs[0].folder / "ledger.jsonl").write_text("torn")
     assert compare(runs).runs[1].runs_before == 0
+
+
+def test_a_test_that_is_repeated_after_other_runs_comes_after_them(make):
+    runs = [make(name, FIRST) for name in ("one", "two")]
+    first, second = (run.folder / "ledger.jsonl" for run in runs)
+    line = json.loads(first.read_text())
+    dated = [json.dumps(line | {"when": f"2026-01-0{day}"}) for day in (1, 2, 3)]
+    second.write_text(dated[1] + "\n")
+    first.write_text(dated[0] + "\n")
+    assert [run.runs_before for run in compare(runs).runs] == [0, 1]
+    first.write_text(dated[0] + "\n" + dated[2] + "\n")  # as --overwrite leaves it
+    assert [run.runs_before for run in compare(runs).runs] == [1, 1]
+
+
+def test_a_ledger_of_another_run_that_cannot_be_read_is_named_and_ends_nothing(make, caplog):
+    runs = [make("one", FIRST), make("other", FIRST)]
+    ledger = runs[1].folder / "ledger.jsonl"
+    ledger.unlink()
+    os.mkfifo(ledger)
+    assert compare(runs[:1]).runs[0].runs_before == 0
+    assert "its evaluations are not counted: cannot read" in caplog.text
+    assert str(ledger) in caplog.text
 
 
 def test_a_comparison_is_read_as_it_was_written(make, tmp_path):

@@ -43,6 +43,14 @@ ISSUES = TrainingIssues(
 )
 
 
+@pytest.fixture
+def fold(tmp_path: Path) -> Path:
+    """The folder of the fold and seed that `metrics` describes."""
+    folder = tmp_path / "fold-2_seed-1"
+    folder.mkdir()
+    return folder
+
+
 def metrics(**facts: object) -> FoldMetrics:
     return made_metrics(2, 1, list(CLASSES), 3, 4, **facts)
 
@@ -60,13 +68,13 @@ def table(gate: bool, seed: int = 0) -> PredictionTable:
     )
 
 
-def test_metrics_are_read_as_written_and_mark_the_fold_as_finished(tmp_path: Path) -> None:
+def test_metrics_are_read_as_written_and_mark_the_fold_as_finished(fold: Path) -> None:
     written = metrics(training_issues=ISSUES, gate_mean=0.25, epochs=5)
-    assert not is_finished(tmp_path)
-    write_metrics(tmp_path, written)
-    assert is_finished(tmp_path)
-    assert read_metrics(tmp_path) == written
-    assert list(read_json(tmp_path / "metrics.json")) == [
+    assert not is_finished(fold)
+    write_metrics(fold, written)
+    assert is_finished(fold)
+    assert read_metrics(fold) == written
+    assert list(read_json(fold / "metrics.json")) == [
         *("protocol", "certificate", "fold", "seed", "classes", "best_epoch", "epochs"),
         *("training_issues", "dev", "test", "gate_mean", "made_with"),
     ]
@@ -97,15 +105,15 @@ def older(written: FoldMetrics) -> dict:
     return {"trouble": issues, "val": values.pop("dev"), **values}
 
 
-def test_the_metrics_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+def test_the_metrics_of_an_earlier_version_are_read(fold: Path) -> None:
     written = metrics(training_issues=ISSUES, gate_mean=0.25)
     content = older(written)
-    write_json(tmp_path / "metrics.json", content)
+    write_json(fold / "metrics.json", content)
     assert not {"dev", "training_issues"} & content.keys()
-    assert read_metrics(tmp_path) == written
+    assert read_metrics(fold) == written
     del content["trouble"], content["epochs"], content["gate_mean"]
-    write_json(tmp_path / "metrics.json", content)
-    assert read_metrics(tmp_path) == metrics(epochs=None)
+    write_json(fold / "metrics.json", content)
+    assert read_metrics(fold) == metrics(epochs=None)
 
 
 def test_a_run_folder_of_an_earlier_version_is_read(tmp_path: Path) -> None:
@@ -148,6 +156,23 @@ def test_what_is_not_metrics_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "metrics.json").write_text(text)
     with pytest.raises(RunError, match=f"metrics.json is .*corrupt.*remove {tmp_path} "):
         read_metrics(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fold-2_seed-1 copy", "fold-2_seed-1.bak", "fold-1_seed-1"])
+def test_a_copied_or_renamed_fold_is_refused(fold: Path, name: str) -> None:
+    write_metrics(fold, metrics())
+    other = fold.rename(fold.parent / name)
+    with pytest.raises(RunError, match=f"{name} is not named fold-2_seed-1.* Move it out of"):
+        read_metrics(other)
+
+
+def test_a_best_epoch_that_was_not_trained_is_refused(fold: Path) -> None:
+    for best, epochs in ((5, 4), (0, 4)):
+        write_json(
+            fold / "metrics.json", asdict(metrics()) | {"best_epoch": best, "epochs": epochs}
+        )
+        with pytest.raises(RunError, match=f"best_epoch is {best} of 4 epochs"):
+            read_metrics(fold)
 
 
 def test_deep_nesting_in_metrics_is_refused(tmp_path: Path) -> None:

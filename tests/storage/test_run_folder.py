@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from storage.run_folder import (
     remove_run,
 )
 from system.errors import InputError, RunError
-from system.files import read_json
+from system.files import read_json, write_json
 from tests.conftest import write_fold
 
 ENVIRONMENT = {"command": ["train.py"], "git_commit": "abc", "folder": "/there"}
@@ -200,3 +201,34 @@ def test_removing_keeps_the_ledger_and_the_locks(folder) -> None:
     remove_run(folder)
     assert {path.name for path in folder.iterdir()} == {"ledger.jsonl", ".lock"}
     assert (folder / "ledger.jsonl").read_bytes() == ledger
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"text_in_train_and_test": value} for value in ([], "", True, 10**30, {"texts": "2"})],
+)
+def test_a_certificate_whose_counts_have_another_type_is_refused(folder, facts) -> None:
+    write_fold(folder, 1, 0, [("c1", "s", "a", "a")])
+    certificate = read_json(folder / "split_certificate.json")
+    certificate["folds"][0] |= facts
+    write_json(folder / "split_certificate.json", certificate)
+    with pytest.raises(RunError, match="split_certificate.json is .*corrupt"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("corpus", [[], {"name": 1, "synthetic": False}, {"name": "x"}])
+def test_a_certificate_whose_corpus_has_another_type_is_refused(folder, corpus) -> None:
+    write_fold(folder, 1, 0, [("c1", "s", "a", "a")])
+    certificate = read_json(folder / "split_certificate.json") | {"corpus": corpus}
+    write_json(folder / "split_certificate.json", certificate)
+    with pytest.raises(RunError, match="split_certificate.json is .*corrupt"):
+        read_run(folder)
+
+
+def test_a_folder_is_not_named_in_its_own_place(tmp_path: Path) -> None:
+    """config.yaml may be a pipe: the folder has one, but is not a run."""
+    (tmp_path / "run").mkdir()
+    os.mkfifo(tmp_path / "run/config.yaml")
+    with pytest.raises(InputError) as raised:
+        read_run(tmp_path / "run")
+    assert "did you mean" not in str(raised.value)
