@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from audio.windows import check_hop, check_waveform, check_whole, get_window
+from audio.windows import check_hop, check_positive, check_waveform, check_whole, get_window
 from system.errors import InputError
 
 CACHE = 2**20  # samples in a block of frames: 4 MB stay in a CPU's cache
@@ -89,8 +89,10 @@ class MelSTFT(nn.Module):
         check_whole("features.mel.n_mels", n_mels)
         check_whole("features.mel.win_length", n_fft if win_length is None else win_length)
         check_hop("mel", hop_length, sample_rate)
-        if not fmin >= 0:
-            raise InputError(f"features.mel.fmin must be a number of 0 or more, got {fmin!r}")
+        if fmin != 0:
+            check_positive("features.mel.fmin", fmin)
+        if fmax is not None:
+            check_positive("features.mel.fmax", fmax)
         self.sample_rate, self.n_fft, self.hop_length = sample_rate, n_fft, hop_length
         top = sample_rate / 2 if fmax is None else fmax
         if not fmin < top <= sample_rate / 2:

@@ -37,7 +37,10 @@ def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
 
     try:
         given = tuple(window) if isinstance(window, list) else window
-        return scipy.signal.get_window(given, length)
+        values: NDArray[np.float64] = scipy.signal.get_window(given, length)
+        if not (np.isfinite(values).all() and values.any()):
+            raise ValueError("its values are not finite, or all 0")
+        return values
     except (ValueError, TypeError) as error:
         raise InputError(
             f"features.{section}.window={window!r} is not a window: scipy.signal.get_window must "
@@ -59,11 +62,16 @@ def check_positive(name: str, value: Any) -> None:
 
 def check_waveform(waveform: Tensor) -> None:
     """Refuse what is not a batch of floating-point waveforms; integers have another full scale."""
-    if waveform.ndim != 2 or not waveform.is_floating_point():
-        raise InputError(
-            "waveform must be (B, T) of a floating-point type, with samples in [-1, 1], got "
-            f"{tuple(waveform.shape)} of {waveform.dtype}"
-        )
+    if not isinstance(waveform, Tensor):
+        got = type(waveform).__name__
+    elif waveform.ndim == 2 and waveform.is_floating_point() and len(waveform):
+        return
+    else:
+        got = f"{tuple(waveform.shape)} of {waveform.dtype}"
+    raise InputError(
+        "waveform must be a tensor (B, T) of a floating-point type, B >= 1, with samples in "
+        f"[-1, 1], got {got}"
+    )
 
 
 def check_rates(input_rate: int, sample_rate: int) -> None:

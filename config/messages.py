@@ -50,16 +50,19 @@ def explain(error: ValidationError, sources: Mapping[str, str], file: str, has_b
             words = f"no such key; {_nearest_key(path)}"
         elif finding["type"] == "missing":
             words = f"must be set; add it to {file} or give {dotted}=... on the command line"
+        elif finding["type"] in ("model_type", "dataclass_type"):
+            keys = [f"{dotted}.{name}" for name in _fields_at(path)]
+            words = f"is a section, got {short_repr(finding['input'])}: set {' or '.join(keys)}"
         else:
-            words = f"{finding['msg']}, got {short_repr(finding['input'])}{_meant(finding)}"
+            said = finding["msg"].removeprefix("Value error, ")
+            words = f"{said}, got {short_repr(finding['input'])}{_meant(finding)}"
         lines.append(f"{truncate(dotted)} (in {source}): {words}")
     if len(findings) > FINDINGS_SHOWN:
         lines.append(f"and {len(findings) - FINDINGS_SHOWN} more")
     if not has_base and any(finding["type"] == "missing" for finding in findings):
-        lines.append(
-            f"{file} has no `base:`; a config beside it gives all other keys, such as "
-            "`base: iemocap.yaml`"
-        )
+        others = [other.name for other in _yaml_files(Path(file).parent) if other != Path(file)]
+        way = f"such as `base: {others[0]}`" if others else "so put it into configs/ and name one"
+        lines.append(f"{file} has no `base:`; a config beside it gives all other keys, {way}")
     return "the configuration is wrong:\n  " + "\n  ".join(lines)
 
 
@@ -71,14 +74,20 @@ def no_such_config(path: Path, named_by: Path | None) -> str:
         named_by: The config whose `base:` it is; None for the command line.
     """
     who = "" if named_by is None else f", which {named_by} names as its base"
-    files = sorted(path.parent.glob("*.y*ml"))
+    files = _yaml_files(path.parent)
     names = difflib.get_close_matches(path.name, [file.name for file in files], n=1, cutoff=0.6)
     meant = [path.parent / name for name in names]
-    meant += [Path("configs", path.name)] if Path("configs", path.name).is_file() else []
+    if named_by is None:  # `base:` starts from the folder of its config
+        inside = (Path("configs", path.name), Path("configs", f"{path.name}.yaml"))
+        meant = [file for file in inside if file.is_file()] + meant
     if meant:
         return f"there is no config file {path}{who}; did you mean {meant[0]}?"
     there = ", ".join(file.name for file in files[:FINDINGS_SHOWN]) or "none"
     return f"there is no config file {path}{who}; YAML files in {path.parent}: {there}"
+
+
+def _yaml_files(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.glob("*.y*ml") if not file.name.startswith("."))
 
 
 def _nearest_key(path: Sequence[str]) -> str:

@@ -72,8 +72,13 @@ def _check_contrast(config: Config) -> None:
                 f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
                 "out of the loss: leave one of the two out"
             )
-    if warmup >= config.train.epochs:
+    if loss.nt_xent_weight == 0 and loss.alpha == 0:
         raise InputError(
-            f"loss.nt_xent_warmup_epochs={warmup} must be below train.epochs="
-            f"{config.train.epochs}, or NT-Xent never gets its whole weight"
+            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss, and the "
+            "projection heads untrained: set model.fusion=gmu or cross_attention, or one of the two"
+        )
+    if loss.alpha == 0 and loss.diversity == "maximised":
+        raise InputError(
+            "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
+            "out of the loss: leave one of the two out"
         )

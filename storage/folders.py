@@ -45,7 +45,7 @@ def check_is_fold(folder: Path) -> None:
         near = ("*", "folds/*", "*/folds/*")  # in folds/, a run folder, or run.root
         inside = sorted(str(p.parent) for where in near for p in folder.glob(f"{where}/{CARD}"))
         hint = f"; folds in it: {', '.join(inside[:SHOWN])}" if inside else ""
-        if not inside and (meant := _nearest_beside(folder, CARD)):
+        if not inside and (meant := _nearest(folder, CARD)):
             hint = f"; did you mean {meant}?"
         raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
 
@@ -78,14 +78,24 @@ def _hint(folder: Path) -> str:
         return f"name the run that this fold belongs to: {folder.parent.parent}"
     if inside:
         return f"runs in it: {', '.join(inside[:SHOWN])}"
-    if near := _nearest_beside(folder, CONFIG):
+    if near := _nearest(folder, CONFIG):
         return f"did you mean {near}?"
     return "name a folder in run.root"
 
 
-def _nearest_beside(folder: Path, file: str) -> Path | None:
-    """Return the folder beside this one with such a file whose name is closest, if one is close."""
-    files = [path for path in folder.parent.glob(f"*/{file}") if path.is_file()]
-    names = [path.parent.name for path in files if path.parent.name != folder.name]
-    close = difflib.get_close_matches(folder.name, names, n=1, cutoff=0.6)
-    return folder.parent / close[0] if close else None
+def _nearest(folder: Path, file: str) -> Path | None:
+    """Return a folder with such a file that may be meant, if there is one.
+
+    It lies in runs/, or has another name where the path leaves what there is.
+    """
+    inside = Path("runs", folder)
+    if not folder.is_absolute() and (inside / file).is_file():
+        return inside
+    path = folder
+    while not path.exists() and not path.parent.exists():
+        path = path.parent
+    rest = folder.relative_to(path)
+    names = [one.name for one in path.parent.iterdir() if (one / rest / file).is_file()]
+    others = [name for name in names if name != path.name]
+    close = difflib.get_close_matches(path.name, others, n=1, cutoff=0.6)
+    return path.parent / close[0] / rest if close else None

@@ -124,6 +124,19 @@ def warmup_epochs(config: Config) -> float:
     return epochs / 2
 
 
+def nt_xent_warmup_epochs(config: Config) -> int:
+    """Return the epochs over which the weight of NT-Xent rises: at most half of the training."""
+    warmup, epochs = config.loss.nt_xent_warmup_epochs or 0, config.train.epochs
+    if warmup < epochs:
+        return warmup
+    log.info(
+        "loss.nt_xent_warmup_epochs=%d leaves no epoch of train.epochs=%d with the whole weight: "
+        "it rises for %d epochs instead",
+        *(warmup, epochs, epochs // 2),
+    )
+    return epochs // 2
+
+
 def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
     """Build the loss; balanced class weights are those of the training targets (N,)."""
     weights = None
@@ -131,6 +144,8 @@ def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
         counts = torch.bincount(targets, minlength=n_classes)
         weights = len(targets) / (n_classes * counts.clamp_min(1))  # (K,)
     values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
+    if config.loss.nt_xent_warmup_epochs:
+        values["nt_xent_warmup_epochs"] = nt_xent_warmup_epochs(config)
     return FusionLoss(class_weights=weights, **values)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from config.schema import Config
 from system.errors import InputError
 
+FLAGS = ("--dry-run", "--overwrite")  # options without a value
+
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """Parse the command line of a training entry.
@@ -31,7 +33,8 @@ def check_config_option(parser: argparse.ArgumentParser, argv: Sequence[str]) ->
     options = [word.partition("=")[0] for word in argv]
     for before, word in zip(["", *argv], argv, strict=False):
         is_file = word.endswith((".yaml", ".yml")) and "=" not in word
-        if is_file and not before.startswith("--") and "--config" not in options:
+        takes_it = before.startswith("--") and before not in FLAGS
+        if is_file and not takes_it and "--config" not in options:
             parser.error(f"the config goes behind --config: --config {word}")
 
 

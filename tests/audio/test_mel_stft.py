@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio import mel_stft
+from audio.cqt import CQT
 from audio.mel_stft import MelSTFT, mel_frequencies
 from system.errors import InputError
 from tests.support.paths import ROOT
@@ -212,11 +213,26 @@ def test_full_scale_is_the_largest_answer_to_a_sine(window, sizes):
         ({"hop_length": 4001}, "features.mel.hop_length=4001 .* 16000 Hz: at most 4000"),
         ({"window": "foo"}, "features.mel.window='foo' is not a window"),
         ({"window": "kaiser"}, "features.mel.window='kaiser'"),  # without its parameter
+        ({"window": ["gaussian", 0]}, "window=.*its values are not finite"),
+        ({"fmin": "x"}, "features.mel.fmin must be a finite number above 0, got 'x'"),
+        ({"fmin": None}, "features.mel.fmin must be .* got None"),
+        ({"fmax": "x"}, "features.mel.fmax must be a finite number above 0, got 'x'"),
+        ({"fmax": float("nan")}, "features.mel.fmax must be .* got nan"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         MelSTFT(RATE, **settings)
+
+
+@pytest.mark.parametrize(
+    ("waveform", "got"),
+    [(np.zeros((1, 9)), "got ndarray"), (torch.zeros(0, 9), r"got \(0, 9\) of torch.float32")],
+)
+@pytest.mark.parametrize("module", [MelSTFT(RATE), CQT(RATE, n_bins=60)])
+def test_what_is_no_batch_of_waveforms_is_refused(module, waveform, got):
+    with pytest.raises(InputError, match=f"waveform must be a tensor .* {got}"):
+        module(waveform)
 
 
 @pytest.mark.parametrize("settings", [{"win_length": 4096}, {"hop_length": 4000}, {"fmax": 8000.0}])

@@ -153,12 +153,34 @@ def test_a_config_that_does_not_exist_is_refused_with_one_that_may_be_meant(monk
     path = CONFIGS / "iemocap_gm.yaml"
     assert f"did you mean {CONFIGS / 'iemocap_gmu.yaml'}?" in refusal(path)
     assert "did you mean configs/iemocap_gmu.yaml?" in refusal(Path("iemocap_gmu.yaml"))
+    assert "did you mean configs/demo_gmu.yaml?" in refusal(Path("demo_gmu"))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("optim.optimizer=adamW", "set optim.optimizer.cqt or optim.optimizer.mel or optim.opt"),
+        ("model=gmu", "is a section, got 'gmu': set model.fusion or "),
+        ("run.device=gpu", "run.device (in the command line): must be auto, "),
+    ],
+)
+def test_a_value_in_the_place_of_a_section_is_told_of_its_keys(small, override, words):
+    message = refusal(small, override)
+    assert words in message and "Value error" not in message and "instance of" not in message
+
+
+def test_a_parent_is_looked_for_beside_its_child(write, monkeypatch):
+    monkeypatch.chdir(ROOT)  # where there is a configs/demo_gmu.yaml
+    message = refusal(write("base: configs/demo_gmu.yaml\n", "child.yaml"))
+    assert "no config file" in message and "did you mean" not in message
 
 
 def test_a_config_that_lacks_keys_is_told_of_base(write):
     message = refusal(write("name: mine\nmodel: {fusion: gmu}\n"))
-    assert "corpus" in message and "has no `base:`; a config beside it" in message
+    assert "corpus" in message and message.endswith("so put it into configs/ and name one")
     write("name: mine\n", "parent.yaml")
+    message = refusal(write("name: mine\nmodel: {fusion: gmu}\n"))
+    assert message.endswith("a config beside it gives all other keys, such as `base: parent.yaml`")
     assert "has no `base:`" not in refusal(write("base: parent.yaml\n", "child.yaml"))
 
 
@@ -452,8 +474,12 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
             "loss.temperature_range=[0.01, 1.0] has no effect with loss.nt_xent_weight=0",
         ),
         (
-            ["model.fusion=gmu_contrastive", "loss.nt_xent_warmup_epochs=50"],
-            "loss.nt_xent_warmup_epochs=50 must be below train.epochs=50",
+            [*WEIGHTLESS, "loss.alpha=0"],
+            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss",
+        ),
+        (
+            ["model.fusion=gmu_contrastive", "loss.alpha=0", "loss.diversity=maximised"],
+            "loss.diversity=maximised has no effect with loss.alpha=0",
         ),
     ],
 )

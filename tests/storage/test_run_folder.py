@@ -12,6 +12,7 @@ from config.loading import load_config
 from corpora.audio_files import Unread
 from corpora.plan import make_plan
 from storage.audio_lists import read_unread_audio
+from storage.folders import check_is_fold
 from storage.run_folder import (
     UTTERANCE_COLUMNS,
     check_run_folder,
@@ -232,3 +233,25 @@ def test_a_folder_is_not_named_in_its_own_place(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         read_run(tmp_path / "run")
     assert "did you mean" not in str(raised.value)
+
+
+@pytest.mark.parametrize("given", ["rnus/tiny", "runs/tini", "tiny"])
+def test_a_run_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs/tiny").mkdir(parents=True)
+    (tmp_path / "runs/tiny/config.yaml").touch()
+    with pytest.raises(InputError, match=f"{given} is not a run folder .*did you mean runs/tiny"):
+        read_run(Path(given))
+
+
+@pytest.mark.parametrize(
+    "given", ["runs/tini/folds/fold-1_seed-0", "runs/tiny/folds/fold-1_seed-9", "rnus/tiny/folds/x"]
+)
+def test_a_fold_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    fold = tmp_path / "runs/tiny/folds/fold-1_seed-0"
+    fold.mkdir(parents=True)
+    (fold / "model.json").touch()
+    meant = "did you mean runs/tiny/folds/fold-1_seed-0" if given[:2] == "ru" else ""
+    with pytest.raises(InputError, match=f"{given} is not a finished fold .*{meant}"):
+        check_is_fold(Path(given))

@@ -112,6 +112,14 @@ def test_a_config_without_its_option_is_told_where_it_goes(entry: str) -> None:
     assert "the config goes behind --config: --config configs/demo_gmu.yaml" in said.stderr
 
 
+@pytest.mark.parametrize("flag", ["--dry-run", "--overwrite"])
+def test_so_is_a_config_behind_an_option_without_a_value(flag: str) -> None:
+    command = [sys.executable, "train_gmu.py", flag, "configs/demo_gmu.yaml"]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert said.returncode == 2
+    assert "the config goes behind --config: --config configs/demo_gmu.yaml" in said.stderr
+
+
 def test_an_empty_corpus_folder_is_said_to_be_empty(run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     said = run("train_gmu.py", f"corpus.root={tmp_path / 'empty'}")

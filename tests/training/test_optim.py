@@ -11,7 +11,7 @@ from torch import nn
 from config.loading import load_config
 from tests.support.models import small_model
 from tests.support.paths import ROOT
-from training.build import warmup_epochs
+from training.build import build_loss, nt_xent_warmup_epochs, warmup_epochs
 from training.optim import Schedule, build_optimizers
 
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
@@ -188,6 +188,16 @@ def test_a_warm_up_that_would_be_all_of_the_training_is_half_of_it(warmup, epoch
     assert warmup_epochs(config) == used
     said = f"optim.warmup_epochs={warmup} leaves nothing of train.epochs={epochs}"
     assert (said in caplog.text) == (used != warmup)
+
+
+@pytest.mark.parametrize(("warmup", "epochs", "used"), [(1, 1, 0), (3, 2, 1), (1, 2, 1), (0, 1, 0)])
+def test_so_is_a_warm_up_of_nt_xent(warmup, epochs, used, caplog):
+    caplog.set_level(logging.INFO)
+    words = [f"train.epochs={epochs}", f"loss.nt_xent_warmup_epochs={warmup}"]
+    config = load_config(ROOT / "configs/ravdess_small_gmu_contrastive.yaml", words)
+    assert nt_xent_warmup_epochs(config) == used
+    assert build_loss(config, torch.zeros(3), 8).warmup_epochs == used
+    assert ("NT" in caplog.text or "nt_xent" in caplog.text) == (used != warmup)
 
 
 def test_warm_up_and_cosine_by_hand(parts):
