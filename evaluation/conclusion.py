@@ -2,9 +2,9 @@
 
 from config.effects import usual_value
 from evaluation.results import Comparison, PairTest, RunSummary
-from evaluation.significance import SAME
 from evaluation.wording import count_of, p_value, percent
 
+ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
 NAMES_SHOWN = 4  # runs that are named; more are counted
 
@@ -33,7 +33,7 @@ def chance_ua(run: RunSummary) -> float:
 def is_at_chance(run: RunSummary) -> bool:
     """Return whether the interval of the pooled UA, or UA itself, does not exceed guessing."""
     ua = run.test["ua"]
-    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run) + SAME
+    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run) + ROUNDING
 
 
 def why_untestable(comparison: Comparison) -> str | None:
