@@ -89,8 +89,7 @@ class MelSTFT(nn.Module):
         check_whole("features.mel.n_mels", n_mels)
         check_whole("features.mel.win_length", n_fft if win_length is None else win_length)
         check_hop("mel", hop_length, sample_rate)
-        if fmin != 0:
-            check_positive("features.mel.fmin", fmin)
+        check_positive("features.mel.fmin", fmin, or_zero=True)
         if fmax is not None:
             check_positive("features.mel.fmax", fmax)
         self.sample_rate, self.n_fft, self.hop_length = sample_rate, n_fft, hop_length

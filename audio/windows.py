@@ -54,10 +54,12 @@ def check_whole(name: str, value: Any) -> None:
         raise InputError(f"{name} must be a whole number of 1 or more, got {value!r}")
 
 
-def check_positive(name: str, value: Any) -> None:
-    """Refuse a setting that is not a finite number above 0."""
-    if not isinstance(value, int | float | np.number) or not 0 < value < math.inf:
-        raise InputError(f"{name} must be a finite number above 0, got {value!r}")
+def check_positive(name: str, value: Any, or_zero: bool = False) -> None:
+    """Refuse a setting that is not a finite number above 0, or one of 0 or more."""
+    is_number = isinstance(value, int | float | np.number)
+    if not is_number or not 0 <= value < math.inf or (value == 0 and not or_zero):
+        allowed = "of 0 or more" if or_zero else "above 0"
+        raise InputError(f"{name} must be a finite number {allowed}, got {value!r}")
 
 
 def check_waveform(waveform: Tensor) -> None:

@@ -28,7 +28,7 @@ OUT_OF_RANGE = [  # transform, argument, values, what is allowed
     (MelSTFT, "n_fft", (0, -1, 512.0), WHOLE),
     (MelSTFT, "n_mels", (0, -1, 12.0), WHOLE),
     (MelSTFT, "win_length", (0, -1, 400.0), WHOLE),
-    (MelSTFT, "fmin", (-1.0, math.nan), "a number of 0 or more"),
+    (MelSTFT, "fmin", (-1.0, math.nan, math.inf, "x", None), "a finite number of 0 or more"),
     (SpectrogramImages, "input_rate", (0, -8000), WHOLE),
     (SpectrogramImages, "image_size", (0, 32.0), WHOLE),
     (SpectrogramImages, "top_db", (0, -80.0, math.inf), POSITIVE),
@@ -66,7 +66,7 @@ def test_a_setting_out_of_range_is_refused_by_name_value_and_what_is_allowed(
 def test_a_waveform_of_another_type_or_shape_is_refused(transform, waveform):
     module = transform(16_000, **({"fmin": 200.0, "n_bins": 24} if transform is CQT else {}))
     words = rf"\(B, T\) of a floating-point type.* got {re.escape(str(tuple(waveform.shape)))}"
-    with pytest.raises(InputError, match=f"waveform must be {words} of {waveform.dtype}"):
+    with pytest.raises(InputError, match=f"waveform must be a tensor {words} of {waveform.dtype}"):
         module(waveform)
 
 
