@@ -20,6 +20,7 @@ from torch import Tensor
 from system.errors import InputError
 
 MAX_TERM = 1000  # of the ratio of two rates
+SMALLEST_SUM = 1e-9  # of a window, as part of that of its magnitudes: a tone must not vanish
 
 
 def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
@@ -31,17 +32,19 @@ def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
         section: `cqt` or `mel`: the config section that an error message names.
 
     Raises:
-        InputError: scipy has no such window.
+        InputError: scipy has no such window, or its values are not finite or have the sum 0.
     """
     import scipy.signal  # a second of CPU time
 
     try:
         given = tuple(window) if isinstance(window, list) else window
-        values: NDArray[np.float64] = scipy.signal.get_window(given, length)
-        if not (np.isfinite(values).all() and values.any()):
-            raise ValueError("its values are not finite, or all 0")
+        with np.errstate(all="ignore"):
+            values: NDArray[np.float64] = scipy.signal.get_window(given, length)
+            power, size = np.square(values).sum(), np.abs(values).sum()
+        if not (np.isfinite(power) and abs(values.sum()) > SMALLEST_SUM * size):
+            raise ValueError("its values are not finite, or their sum is 0")
         return values
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise InputError(
             f"features.{section}.window={window!r} is not a window: scipy.signal.get_window must "
             f"know it, e.g. hann, hamming, blackmanharris or [kaiser, 14.0] ({error})"

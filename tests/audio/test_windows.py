@@ -85,6 +85,23 @@ def test_what_scipy_does_not_make_is_refused_by_its_key(window, section):
         get_window(window, 16, section)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    "window",
+    [
+        *(["gaussian", 0.0], ["kaiser", math.nan], ["kaiser", 1e9]),  # NaN
+        *(["general_hamming", 0.0], ["general_hamming", 1e300]),  # the sum 0, too large a power
+        ["chebwin", 1e9],  # overflows
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("transform", [CQT, MelSTFT])
+def test_a_window_that_cannot_measure_a_tone_is_refused_in_one_message(transform, window):
+    words = rf"features.*\.window={re.escape(repr(window))} is not a window"
+    with pytest.raises(InputError, match=words):
+        transform(44_100, window=window)
+
+
 @pytest.mark.parametrize("rate", [8000, 22_050])
 @pytest.mark.parametrize("section", ["cqt", "mel"])
 def test_a_hop_of_a_quarter_of_a_second_is_the_longest(rate, section):
