@@ -6,6 +6,7 @@ model.json                   a finished fold; metrics.json is written last
 """
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -95,7 +96,10 @@ def _nearest(folder: Path, file: str) -> Path | None:
     while not path.exists() and not path.parent.exists():
         path = path.parent
     rest = folder.relative_to(path)
-    names = [one.name for one in path.parent.iterdir() if (one / rest / file).is_file()]
-    others = [name for name in names if name != path.name]
+    others = [  # what may not be read is none of them
+        one.name
+        for one in path.parent.glob("*")
+        if one.name != path.name and os.path.isfile(one / rest / file)
+    ]
     close = difflib.get_close_matches(path.name, others, n=1, cutoff=0.6)
     return path.parent / close[0] / rest if close else None

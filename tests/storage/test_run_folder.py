@@ -255,3 +255,9 @@ def test_a_fold_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: s
     meant = "did you mean runs/tiny/folds/fold-1_seed-0" if given[:2] == "ru" else ""
     with pytest.raises(InputError, match=f"{given} is not a finished fold .*{meant}"):
         check_is_fold(Path(given))
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="file/run is not a run folder"):
+        read_run(tmp_path / "file/run")
