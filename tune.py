@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
     )
-    check_config_option(parser, sys.argv[1:])
+    check_config_option(parser, sys.argv[1:], ["--space"])
     arguments = parser.parse_intermixed_args()
     for name in ("trials", "workers"):
         if getattr(arguments, name) < 1:

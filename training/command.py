@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from config.schema import Config
 from system.errors import InputError
 
-FLAGS = ("--dry-run", "--overwrite")  # options without a value
-
 
 def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace:
     """Parse the command line of a training entry.
@@ -28,13 +26,20 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     return parser.parse_intermixed_args(argv)
 
 
-def check_config_option(parser: argparse.ArgumentParser, argv: Sequence[str]) -> None:
-    """Refuse a YAML file that does not stand behind an option, which would be an override."""
+def check_config_option(
+    parser: argparse.ArgumentParser, argv: Sequence[str], other_files: Sequence[str] = ()
+) -> None:
+    """Refuse a YAML file that does not stand behind --config, which would be an override.
+
+    Args:
+        parser: Parser that ends the process with its usage.
+        argv: Arguments of the process.
+        other_files: Other options that name a YAML file.
+    """
     options = [word.partition("=")[0] for word in argv]
     for before, word in zip(["", *argv], argv, strict=False):
         is_file = word.endswith((".yaml", ".yml")) and "=" not in word
-        takes_it = before.startswith("--") and before not in FLAGS
-        if is_file and not takes_it and "--config" not in options:
+        if is_file and before not in other_files and "--config" not in options:
             parser.error(f"the config goes behind --config: --config {word}")
 
 

@@ -112,9 +112,16 @@ def test_a_config_without_its_option_is_told_where_it_goes(entry: str) -> None:
     assert "the config goes behind --config: --config configs/demo_gmu.yaml" in said.stderr
 
 
-@pytest.mark.parametrize("flag", ["--dry-run", "--overwrite"])
-def test_so_is_a_config_behind_an_option_without_a_value(flag: str) -> None:
-    command = [sys.executable, "train_gmu.py", flag, "configs/demo_gmu.yaml"]
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("train_gmu.py --dry-run", "train.py --overwrite", "train_gmu.py --confg"),
+        "tune.py --space configs/spaces/gmu.yaml --trials=3",
+        "tune.py --space=configs/spaces/gmu.yaml",
+    ],
+)
+def test_so_is_a_config_behind_another_option(words: str) -> None:
+    command = [sys.executable, *words.split(), "configs/demo_gmu.yaml"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert said.returncode == 2
     assert "the config goes behind --config: --config configs/demo_gmu.yaml" in said.stderr
