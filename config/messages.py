@@ -77,9 +77,11 @@ def no_such_config(path: Path, named_by: Path | None) -> str:
     files = _yaml_files(path.parent)
     names = difflib.get_close_matches(path.name, [file.name for file in files], n=1, cutoff=0.6)
     meant = [path.parent / name for name in names]
-    if named_by is None:  # `base:` starts from the folder of its config
-        inside = (Path("configs", path.name), Path("configs", f"{path.name}.yaml"))
-        meant = [file for file in inside if file.is_file()] + meant
+    inside = (Path("configs", path.name), Path("configs", f"{path.name}.yaml"))
+    found = [file for file in inside if file.is_file()]
+    if named_by is not None:  # `base:` starts from the folder of its config, not from here
+        found = [file.resolve() for file in found]
+    meant = found + meant
     if meant:
         return f"there is no config file {path}{who}; did you mean {meant[0]}?"
     there = ", ".join(file.name for file in files[:FINDINGS_SHOWN]) or "none"

@@ -237,7 +237,8 @@ class LossConfig(Section):
     nt_xent_weight: Annotated[float, Field(ge=0, le=100)] | None = None
     """Weight of NT-Xent; at 0 it is only logged."""
     nt_xent_warmup_epochs: Annotated[int, Field(ge=0)] | None = None
-    """Epochs over which this weight rises in equal steps, from 0 in the first."""
+    """Epochs over which this weight rises in equal steps, from 0 in the first; where they would be
+    all epochs, half of those."""
     same_class: Literal["negatives", "ignored", "positives"] | None = None
     """How to treat other utterances of the same class: as negatives (NT-Xent), not at all, or as
     further positives (supervised contrastive, Khosla et al. 2020)."""
