@@ -10,7 +10,7 @@ Of a window h of N samples, with H(nu) its spectrum at nu cycles per sample and 
 """
 
 import math
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -59,7 +59,7 @@ def check_whole(name: str, value: Any) -> None:
 
 def check_positive(name: str, value: Any, or_zero: bool = False) -> None:
     """Refuse a setting that is not a finite number above 0, or one of 0 or more."""
-    is_number = isinstance(value, int | float | np.number)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not 0 <= value < math.inf or (value == 0 and not or_zero):
         allowed = "of 0 or more" if or_zero else "above 0"
         raise InputError(f"{name} must be a finite number {allowed}, got {value!r}")

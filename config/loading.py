@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from config.effects import ONLY_WITH, keys_without_effect, usual_values
 from config.messages import explain, no_such_config
-from config.pairs import check_pairs
+from config.pairs import check_effect, check_pairs
 from config.schema import Config
 from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
@@ -30,7 +30,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
     """
-    return _load(_read_with_parents(Path(path), ()), overrides, str(path))
+    config = _load(_read_with_parents(Path(path), ()), overrides, str(path))
+    check_effect(config)
+    return config
 
 
 def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -19,11 +19,6 @@ def check_pairs(config: Config) -> None:
                 f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
                 f"train.patience to {lowered_after + 1} or more"
             )
-    if config.augment.gain_db and config.features.reference == "clip":
-        raise InputError(
-            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
-            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
-        )
     _check_heads(config)
     _check_contrast(config)
     snr = config.augment.snr_db
@@ -38,6 +33,36 @@ def check_pairs(config: Config) -> None:
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):
             raise InputError(f"{name} must list at least one number and none twice, got {items}")
+
+
+def check_effect(config: Config) -> None:
+    """Refuse values that take the effect of another; runs of earlier versions may have them.
+
+    Raises:
+        InputError: One message that names the keys, and what to change.
+    """
+    loss = config.loss
+    if config.augment.gain_db and config.features.reference == "clip":
+        raise InputError(
+            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
+            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
+        )
+    for key in ("nt_xent_warmup_epochs", "temperature_range"):
+        if loss.nt_xent_weight == 0 and (value := getattr(loss, key)):
+            raise InputError(
+                f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
+                "out of the loss: leave one of the two out"
+            )
+    if loss.nt_xent_weight == 0 and loss.alpha == 0:
+        raise InputError(
+            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss, and the "
+            "projection heads untrained: set model.fusion=gmu or cross_attention, or one of the two"
+        )
+    if loss.alpha == 0 and loss.diversity == "maximised":
+        raise InputError(
+            "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
+            "out of the loss: leave one of the two out"
+        )
 
 
 def _check_heads(config: Config) -> None:
@@ -65,20 +90,3 @@ def _check_contrast(config: Config) -> None:
                 f"loss.temperature={loss.temperature:g} must lie between the two values of "
                 f"loss.temperature_range={between}, lowest first: learning starts there"
             )
-    warmup = loss.nt_xent_warmup_epochs or 0
-    for key, value in (("nt_xent_warmup_epochs", warmup), ("temperature_range", between)):
-        if loss.nt_xent_weight == 0 and value:
-            raise InputError(
-                f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
-                "out of the loss: leave one of the two out"
-            )
-    if loss.nt_xent_weight == 0 and loss.alpha == 0:
-        raise InputError(
-            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss, and the "
-            "projection heads untrained: set model.fusion=gmu or cross_attention, or one of the two"
-        )
-    if loss.alpha == 0 and loss.diversity == "maximised":
-        raise InputError(
-            "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
-            "out of the loss: leave one of the two out"
-        )

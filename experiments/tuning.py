@@ -22,6 +22,7 @@ from config.loading import (
     load_stored_config,
     with_new_names,
 )
+from config.pairs import check_effect
 from config.schema import Config
 from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
@@ -294,9 +295,10 @@ def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config
     """
     config = flatten(tuning.config.model_dump())
     free = {key: value for key, value in config.items() if key.startswith(FREE)} | {"name": name}
-    return load_stored_config(
-        tuning.folder / CONFIG, [*as_overrides(free), *trial_overrides(values)]
-    )
+    overrides = [*as_overrides(free), *trial_overrides(values)]
+    trial = load_stored_config(tuning.folder / CONFIG, overrides)
+    check_effect(trial)
+    return trial
 
 
 def _record(tuning: Tuning, data: str) -> dict[str, Any]:

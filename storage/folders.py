@@ -43,11 +43,13 @@ def check_is_fold(folder: Path) -> None:
         InputError: It has no model.json; names finished folds below it.
     """
     if not (folder / CARD).is_file():
-        near = ("*", "folds/*", "*/folds/*")  # in folds/, a run folder, or run.root
-        inside = sorted(str(p.parent) for where in near for p in folder.glob(f"{where}/{CARD}"))
-        hint = f"; folds in it: {', '.join(inside[:SHOWN])}" if inside else ""
-        if not inside and (meant := _nearest(folder, CARD)):
+        hint = ""
+        if inside := _folds_in(folder):
+            hint = f"; folds in it: {', '.join(inside[:SHOWN])}"
+        elif meant := _nearest(folder, CARD):
             hint = f"; did you mean {meant}?"
+        elif (run := _nearest(folder, CONFIG)) and (inside := _folds_in(run)):
+            hint = f"; did you mean {run}? Folds in it: {', '.join(inside[:SHOWN])}"
         raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
 
 
@@ -82,6 +84,12 @@ def _hint(folder: Path) -> str:
     if near := _nearest(folder, CONFIG):
         return f"did you mean {near}?"
     return "name a folder in run.root"
+
+
+def _folds_in(folder: Path) -> list[str]:
+    """Return the finished folds below `folds`, a run folder, or run.root."""
+    near = ("*", "folds/*", "*/folds/*")
+    return sorted(str(card.parent) for where in near for card in folder.glob(f"{where}/{CARD}"))
 
 
 def _nearest(folder: Path, file: str) -> Path | None:

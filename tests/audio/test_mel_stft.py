@@ -217,6 +217,8 @@ def test_full_scale_is_the_largest_answer_to_a_sine(window, sizes):
         ({"fmin": "x"}, "features.mel.fmin must be a finite number of 0 or more, got 'x'"),
         ({"fmin": None}, "features.mel.fmin must be .* got None"),
         ({"fmax": "x"}, "features.mel.fmax must be a finite number above 0, got 'x'"),
+        ({"fmax": True}, "features.mel.fmax must be .* got True"),
+        ({"fmax": np.complex64(9)}, "features.mel.fmax must be .* got "),
         ({"fmax": float("nan")}, "features.mel.fmax must be .* got nan"),
     ],
 )

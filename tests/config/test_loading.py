@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from config.effects import ONLY_WITH
-from config.loading import dump_config, flatten, json_schema, load_config
+from config.loading import dump_config, flatten, json_schema, load_config, load_stored_config
 from config.schema import Config
 from system.errors import InputError
 from tests.support.paths import ROOT
@@ -486,6 +486,21 @@ def test_a_wrong_value_is_refused_where_its_key_applies(small, choice, override)
 )
 def test_peer_22_values_that_are_wrong_together_are_refused(small, overrides, words):
     assert words in refusal(small, *overrides)
+
+
+def test_a_stored_run_may_have_values_without_effect_that_earlier_versions_took(small, tmp_path):
+    chosen = ["model.fusion=gmu_contrastive", "loss.alpha=0"]
+    values = load_config(small, chosen).model_dump()
+    values["loss"] |= {"diversity": "maximised", "nt_xent_weight": 0.0}
+    stored = tmp_path / "config.yaml"
+    stored.write_text(yaml.safe_dump(values))
+    assert load_stored_config(stored).loss.diversity == "maximised"
+    assert "leave nothing of the contrastive loss" in refusal(stored)
+    values["model"] |= {"fusion_hidden_dim": 30}
+    values["model"]["fusion"], values["model"]["attention_heads"] = "cross_attention_contrastive", 4
+    stored.write_text(yaml.safe_dump(values))
+    with pytest.raises(InputError, match="attention_heads=4 must divide"):
+        load_stored_config(stored)
 
 
 @pytest.mark.parametrize("key", ONLY_WITH)

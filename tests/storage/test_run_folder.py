@@ -245,14 +245,24 @@ def test_a_run_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: st
 
 
 @pytest.mark.parametrize(
-    "given", ["runs/tini/folds/fold-1_seed-0", "runs/tiny/folds/fold-1_seed-9", "rnus/tiny/folds/x"]
+    ("given", "meant"),
+    [
+        ("runs/tini/folds/fold-1_seed-0", "did you mean runs/tiny/folds/fold-1_seed-0"),
+        ("runs/tiny/folds/fold-1_seed-9", "did you mean runs/tiny/folds/fold-1_seed-0"),
+        ("rnus/tiny/folds/x", ""),
+        ("runs/tini", "mean runs/tiny. Folds in it: runs/tiny/folds/fold-1_seed-0"),
+        ("tiny", "mean runs/tiny. Folds in it: runs/tiny/folds/fold-1_seed-0"),
+        ("runs/tiny", "folds in it: runs/tiny/folds/fold-1_seed-0"),
+    ],
 )
-def test_a_fold_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: str) -> None:
+def test_a_fold_that_may_be_meant_is_named(
+    tmp_path: Path, monkeypatch, given: str, meant: str
+) -> None:
     monkeypatch.chdir(tmp_path)
     fold = tmp_path / "runs/tiny/folds/fold-1_seed-0"
     fold.mkdir(parents=True)
     (fold / "model.json").touch()
-    meant = "did you mean runs/tiny/folds/fold-1_seed-0" if given[:2] == "ru" else ""
+    (tmp_path / "runs/tiny/config.yaml").touch()
     with pytest.raises(InputError, match=f"{given} is not a finished fold .*{meant}"):
         check_is_fold(Path(given))
 
