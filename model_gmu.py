@@ -19,6 +19,7 @@ from config.fusions import FUSIONS
 from config.schema import ModelConfig
 from models.backbones import check_name, check_tokens, create_backbone, drop_head, tokens
 from models.heads import FusionOutput, build_head, check_equal_widths
+from models.recompute import recompute_blocks
 from models.settings import ModelSettings
 from models.weights import find_weights
 from system.errors import InputError
@@ -126,6 +127,21 @@ class MaxMViTGMU(nn.Module):
             getattr(self, f"{branch}_mean").copy_(mean[:, None, None])
             getattr(self, f"{branch}_std").copy_(std[:, None, None])
 
+    def checkpoint_gradients(self) -> None:
+        """Let each block of the backbones keep its input alone in training, and compute it again.
+
+        Raises:
+            InputError: A backbone has no blocks.
+        """
+        for branch in sorted(self.fusion.branches):
+            if not recompute_blocks(getattr(self, f"{branch}_branch")):
+                name = getattr(self.settings, f"{branch}_backbone")
+                raise InputError(
+                    f"train.gradient_checkpointing=true: model.{branch}_backbone={name!r} has no "
+                    "blocks under timm's name: set it to false, or use a model of the MaxViT, "
+                    "MViTv2, ViT or Swin family"
+                )
+
     def widths(self) -> tuple[int, int]:
         """Return the widths of both backbones' features, 0 for a branch that is not read."""
         return _width(self.cqt_branch), _width(self.mel_branch)
@@ -188,22 +204,30 @@ class MaxMViTGMU(nn.Module):
         return torch.autocast(self.cqt_mean.device.type, enabled=False)
 
 
-def check_settings(model: ModelConfig, alpha_on: str | None = None, n_classes: int = 2) -> None:
+def check_settings(
+    model: ModelConfig,
+    alpha_on: str | None = None,
+    n_classes: int = 2,
+    gradient_checkpointing: bool = False,
+) -> None:
     """Refuse section `model` if no network can be built from it; needs no memory, reads no weights.
 
     Args:
         model: Section `model` of a config.
         alpha_on: `loss.alpha_on` of the same config.
         n_classes: Number of classes.
+        gradient_checkpointing: `train.gradient_checkpointing` of the same config.
 
     Raises:
-        InputError: A backbone, an image size or a number of heads does not fit, or the loss would
-            compare features of two widths.
+        InputError: A backbone, an image size or a number of heads does not fit, the loss would
+            compare features of two widths, or a backbone has no blocks to compute again.
     """
     with torch.device("meta"):
         network = MaxMViTGMU(ModelSettings.from_config(model, n_classes))
     if alpha_on == "features" and not network.fusion.reads_tokens:
         check_equal_widths(network.widths(), "loss.alpha_on=features")
+    if gradient_checkpointing:
+        network.checkpoint_gradients()
 
 
 def find_first_weights(model: ModelConfig) -> bool:

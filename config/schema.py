@@ -290,6 +290,9 @@ class TrainConfig(Section):
     """Epochs without a better dev UA before training stops; null trains all epochs."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """float16 is not offered, because MViTv2 overflows in it."""
+    gradient_checkpointing: bool = False
+    """True keeps only what enters each block of the backbones, and computes the blocks again in the
+    backward pass: less memory for more time, with equal results."""
     checkpoint_minutes: Positive | None = 15.0
     """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
     only that one. Does not change results, and may differ when a run is resumed."""

@@ -56,6 +56,8 @@ def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if config.train.gradient_checkpointing:
+        model.checkpoint_gradients()
     return model
 
 

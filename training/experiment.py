@@ -112,7 +112,8 @@ def check_model(config: Config) -> None:
         RunError: Weights cannot be downloaded, or those in a cache are damaged.
     """
     has_weights = find_first_weights(config.model)
-    check_settings(config.model, config.loss.alpha_on)
+    recompute = config.train.gradient_checkpointing
+    check_settings(config.model, config.loss.alpha_on, gradient_checkpointing=recompute)
     if has_weights:
         n_channels = SpectrogramImages(**feature_settings(config)).n_channels
         MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)

@@ -19,6 +19,7 @@ import torch
 
 from config.loading import flatten, load_config
 from config.schema import Config
+from models import recompute
 from models.losses import FusionLoss, LossTerms
 from storage.tensors import save_tensors
 from system.devices import Device
@@ -323,6 +324,19 @@ def channels_last_orders_the_kernels(runs: Runs, monkeypatch) -> None:
         assert all(ordered) if wanted else not all(ordered)
 
 
+def blocks_are_computed_again_with_equal_results(runs: Runs, monkeypatch) -> None:
+    again = []
+    checkpoint = recompute.checkpoint
+    monkeypatch.setattr(
+        recompute,
+        "checkpoint",
+        lambda *args, **options: again.append(1) or checkpoint(*args, **options),
+    )
+    before = runs.outcome()
+    assert not again
+    assert runs.outcome("train.gradient_checkpointing=true") == before and again
+
+
 def minutes_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
     saved = []
     save = Checkpoints.save
@@ -365,6 +379,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.device": device_reaches_accelerate,
     "train.deterministic": determinism_is_strict_or_warns,
     "train.channels_last": channels_last_orders_the_kernels,
+    "train.gradient_checkpointing": blocks_are_computed_again_with_equal_results,
     "train.checkpoint_minutes": minutes_pass_between_two_checkpoints,
     "train.max_bad_steps": bad_steps_are_borne,
 }

@@ -1,0 +1,69 @@
+"""Gradient checkpointing: a block keeps its input alone and is computed again in the backward pass.
+
+The second computation repeats the first: the same random numbers (dropout, stochastic depth), and
+batch norms that take the statistics of the batch again but count it once.
+
+Source:
+    Chen et al. 2016, "Training deep nets with sublinear memory cost".
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+BLOCKS = "blocks"  # timm's name for what a stage consists of, in all families that it fits
+
+
+def recompute_blocks(backbone: nn.Module) -> int:
+    """Let each block of a backbone keep its input alone in training.
+
+    Args:
+        backbone: Of timm; changed in place. Its weights keep their names.
+
+    Returns:
+        Number of blocks; 0 where the backbone has none under timm's name.
+    """
+    n_blocks = 0
+    wrapped: tuple[str, ...] = ()
+    for name, module in backbone.named_modules():
+        inside = any(name.startswith(f"{outer}.") for outer in wrapped)
+        if name.split(".")[-1] != BLOCKS or inside:
+            continue
+        wrapped += (name,)
+        for block in module.children():
+            _recompute(block)
+            n_blocks += 1
+    return n_blocks
+
+
+def _recompute(block: nn.Module) -> None:
+    forward = block.forward
+    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+
+    def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        return nullcontext(), _counted(norms)
+
+    def run(*inputs: Any, **options: Any) -> Any:
+        if not (block.training and torch.is_grad_enabled()):
+            return forward(*inputs, **options)
+        return checkpoint(forward, *inputs, use_reentrant=False, context_fn=contexts, **options)
+
+    block.forward = run
+
+
+@contextmanager
+def _counted(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Keep the running statistics of batch norms as they are."""
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None  # weight of the batch, counter
+    try:
+        yield
+    finally:
+        for norm, (momentum, counter) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
