@@ -44,7 +44,7 @@ def get_window(window: Any, length: int, section: str) -> NDArray[np.float64]:
         if not (np.isfinite(power) and abs(values.sum()) > SMALLEST_SUM * size):
             raise ValueError("its values are not finite, or their sum is 0")
         return values
-    except (ValueError, TypeError, OverflowError) as error:
+    except (ValueError, TypeError, OverflowError, LookupError) as error:
         raise InputError(
             f"features.{section}.window={window!r} is not a window: scipy.signal.get_window must "
             f"know it, e.g. hann, hamming, blackmanharris or [kaiser, 14.0] ({error})"

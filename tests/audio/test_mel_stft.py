@@ -214,6 +214,7 @@ def test_full_scale_is_the_largest_answer_to_a_sine(window, sizes):
         ({"window": "foo"}, "features.mel.window='foo' is not a window"),
         ({"window": "kaiser"}, "features.mel.window='kaiser'"),  # without its parameter
         ({"window": ["gaussian", 0]}, "window=.*its values are not finite"),
+        ({"window": []}, r"features.mel.window=\[\] is not a window"),
         ({"fmin": "x"}, "features.mel.fmin must be a finite number of 0 or more, got 'x'"),
         ({"fmin": None}, "features.mel.fmin must be .* got None"),
         ({"fmax": "x"}, "features.mel.fmax must be a finite number above 0, got 'x'"),
