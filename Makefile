@@ -26,7 +26,7 @@ test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
 	$(PYTEST)
 
 test-slow: $(VENV)/.dev  ## tests that need minutes: count every promise of docs/RELIABILITY.md
-	$(BIN)/python -m pytest -m "slow or promise" --record=results/reliability.json
+	$(PYTEST) -m "slow or promise" --record=results/reliability.json
 	$(BIN)/python -m scripts.write_tables
 
 coverage: $(VENV)/.dev  ## run the tests, print the share of lines and branches run, by room

@@ -217,7 +217,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--record"):
         settings.load_profile("search")
-        config.pluginmanager.register(Recorder(config.getoption("--record")), "recorder")
+        if not hasattr(config, "workerinput"):  # of several processes the first hears of all tests
+            config.pluginmanager.register(Recorder(config.getoption("--record")), "recorder")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
