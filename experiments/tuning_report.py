@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from config.fusions import FUSIONS
-from config.loading import dump_config, load_config
+from config.loading import dump_config, load_stored_config
 from experiments.study import COMPLETE, Result, Study
 from storage.folders import CONFIG
 from system.files import atomic_write, write_csv, write_text
@@ -127,7 +127,7 @@ def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) 
     ranked, file = best_first(trials), study.folder / "best.yaml"
     best = ranked[0]
     name = f"name={study.folder.name.removesuffix('_tuning')}_tuned"
-    config = load_config(study.trial_folder(best.number) / CONFIG, [name])
+    config = load_stored_config(study.trial_folder(best.number) / CONFIG, [name])
     header = HEADER.format(
         n=len(ranked),
         total=len(trials),

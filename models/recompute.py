@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
@@ -23,7 +23,8 @@ def recompute_blocks(backbone: nn.Module) -> int:
     """Let each block of a backbone keep its input alone in training.
 
     Args:
-        backbone: Of timm; changed in place. Its weights keep their names.
+        backbone: Of timm; changed in place. Its weights keep their names. A deep copy of it would
+            compute with the weights of the original.
 
     Returns:
         Number of blocks; 0 where the backbone has none under timm's name.
@@ -46,7 +47,9 @@ def _recompute(block: nn.Module) -> None:
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return nullcontext(), _counted(norms)
+        # torch repeats the random numbers of the CPU and of CUDA, and forgets those of MPS
+        state = torch.mps.get_rng_state() if _is_on_mps(block) else None
+        return nullcontext(), _again(norms, state)
 
     def run(*inputs: Any, **options: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
@@ -57,13 +60,22 @@ def _recompute(block: nn.Module) -> None:
 
 
 @contextmanager
-def _counted(norms: Sequence[_BatchNorm]) -> Iterator[None]:
-    """Keep the running statistics of batch norms as they are."""
+def _again(norms: Sequence[_BatchNorm], state: Tensor | None) -> Iterator[None]:
+    """Keep the running statistics of batch norms, and draw from a random state of MPS again."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None  # weight of the batch, counter
+    if state is not None:
+        now = torch.mps.get_rng_state()
+        torch.mps.set_rng_state(state)
     try:
         yield
     finally:
         for norm, (momentum, counter) in zip(norms, before, strict=True):
             norm.momentum, norm.num_batches_tracked = momentum, counter
+        if state is not None:
+            torch.mps.set_rng_state(now)
+
+
+def _is_on_mps(block: nn.Module) -> bool:
+    return any(parameter.device.type == "mps" for parameter in block.parameters())

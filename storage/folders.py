@@ -46,6 +46,8 @@ def check_is_fold(folder: Path) -> None:
         hint = ""
         if inside := _folds_in(folder):
             hint = f"; folds in it: {', '.join(inside[:SHOWN])}"
+        elif (folder / CONFIG).is_file():
+            hint = "; it is a run without a finished fold yet"
         elif meant := _nearest(folder, CARD):
             hint = f"; did you mean {meant}?"
         elif (run := _nearest(folder, CONFIG)) and (inside := _folds_in(run)):

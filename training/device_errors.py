@@ -72,7 +72,10 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
     if train.precision == "float32" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
     if not train.gradient_checkpointing:
-        ways.append("train.gradient_checkpointing=true, more time with equal results")
+        ways.append(
+            "train.gradient_checkpointing=true, more time with equal results, where both backbones "
+            "have blocks (MaxViT, MViTv2, ViT, Swin)"
+        )
     ways += ["a smaller backbone or model.image_size", "more processes or a larger device"]
     return (
         f"out of memory on {device} with train.batch_size={train.batch_size}, "

@@ -55,6 +55,31 @@ def test_it_keeps_less_with_equal_gradients_and_statistics(name: str, n_blocks: 
         assert trackers and all(counted[key] == 2 for key in trackers)
 
 
+def test_random_numbers_of_mps_are_drawn_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.14.1 repeats them for the CPU and CUDA alone; a generator stands for those of MPS."""
+    device = torch.Generator()
+
+    class Dropping(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * torch.bernoulli(torch.full_like(x, 0.5), generator=device)
+
+    def slopes(again: bool) -> torch.Tensor:
+        torch.manual_seed(0)
+        device.manual_seed(0)
+        stage = nn.Module()
+        stage.blocks = nn.Sequential(Dropping(64, 64), Dropping(64, 64))
+        if again:
+            assert recompute_blocks(stage) == 2
+        stage.blocks(torch.rand(2, 64)).square().sum().backward()
+        left = torch.bernoulli(torch.full((64,), 0.5), generator=device)
+        return torch.cat([stage.blocks[0].weight.grad.flatten(), left])
+
+    monkeypatch.setattr("models.recompute._is_on_mps", lambda block: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", device.get_state)
+    monkeypatch.setattr(torch.mps, "set_rng_state", device.set_state)
+    assert torch.equal(slopes(True), slopes(False))
+
+
 def test_evaluation_computes_once(monkeypatch: pytest.MonkeyPatch) -> None:
     model = backbone("test_maxvit").eval()
     expected = model(images := torch.rand(2, 1, SIDE, SIDE))

@@ -253,6 +253,7 @@ def test_a_run_that_may_be_meant_is_named(tmp_path: Path, monkeypatch, given: st
         ("runs/tini", "mean runs/tiny. Folds in it: runs/tiny/folds/fold-1_seed-0"),
         ("tiny", "mean runs/tiny. Folds in it: runs/tiny/folds/fold-1_seed-0"),
         ("runs/tiny", "folds in it: runs/tiny/folds/fold-1_seed-0"),
+        ("runs/tiny2", "it is a run without a finished fold yet$"),
     ],
 )
 def test_a_fold_that_may_be_meant_is_named(
@@ -263,6 +264,8 @@ def test_a_fold_that_may_be_meant_is_named(
     fold.mkdir(parents=True)
     (fold / "model.json").touch()
     (tmp_path / "runs/tiny/config.yaml").touch()
+    (tmp_path / "runs/tiny2").mkdir()
+    (tmp_path / "runs/tiny2/config.yaml").touch()
     with pytest.raises(InputError, match=f"{given} is not a finished fold .*{meant}"):
         check_is_fold(Path(given))
 
