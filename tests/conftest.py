@@ -33,6 +33,7 @@ from tests.support.promises import PROMISES
 os.environ["OMP_NUM_THREADS"] = "1"  # for subprocesses: the same sums in the same order
 torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which shells ignore in background jobs
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 settings.register_profile("tests", max_examples=60, deadline=None, derandomize=True)
 settings.register_profile("search", max_examples=60, deadline=None)  # draws others in every run
 settings.load_profile("tests")
