@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -20,7 +21,8 @@ from audio import reading as audio
 from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
 from experiments import study as trials
-from experiments.study import MAX_STARTS, STORE
+from experiments import tuning_report
+from experiments.study import COMPLETE, MAX_STARTS, STORE, Result
 from experiments.tuning import Tuning, load_tuning, tune
 from experiments.tuning_report import describe_study, draw_figures
 from system.errors import InputError, RunError
@@ -371,3 +373,16 @@ def test_bad_clips_of_train_and_dev_are_refused_or_left_out(tiny, deaf) -> None:
         make_tuning_plan(tiny(f"corpus.root={deaf}"))
     plan = make_tuning_plan(tiny(f"corpus.root={deaf}", "corpus.on_bad_audio=skip"))
     assert len(plan.splits[0].train) == 23 and len(plan.bad) == 1
+
+
+def test_a_best_trial_of_an_earlier_version_is_written(tmp_path: Path) -> None:
+    """Its values may have no effect today; only new configs are refused for that."""
+    study = SimpleNamespace(folder=tmp_path / "a_tuning", trial_folder=lambda number: tmp_path)
+    study.folder.mkdir()
+    values = load_config(ROOT / "configs/demo_gmu_contrastive.yaml").model_dump()
+    values["loss"] |= {"nt_xent_weight": 0.0, "nt_xent_warmup_epochs": 5}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(values))
+    best = Result(0, COMPLETE, 0.5, 1, 1, 1.0, {}, "")
+    tuning_report._write_best(study, [best], ["tune.py"])
+    written = yaml.safe_load((study.folder / "best.yaml").read_text())
+    assert written["name"] == "a_tuned" and written["loss"]["nt_xent_warmup_epochs"] == 5
