@@ -1,8 +1,8 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
 import signal
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -27,11 +27,12 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 
+T = TypeVar("T")
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
 
 
 class Batch(NamedTuple):
-    """What the model and the loss read."""
+    """What the model and the loss read; images are float16 as stored until they are on a device."""
 
     utterance: Tensor  # (B,) index of the utterance in the split
     cqt: Tensor  # (B, C, H, W) dB
@@ -40,8 +41,12 @@ class Batch(NamedTuple):
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
 
     def to(self, device: torch.device) -> "Batch":
-        """Move all tensors to a device."""
-        return Batch(*(_move(value, device) for value in self))
+        """Move all tensors to a device; images become float32 there."""
+        return Batch(*(_move(value, device) for value in self)).widened()
+
+    def widened(self) -> "Batch":
+        """Return the batch with images in float32."""
+        return self._replace(cqt=self.cqt.float(), mel=self.mel.float())
 
     def pin_memory(self) -> "Batch":
         """Pin all tensors; DataLoader calls this on a GPU."""
@@ -72,6 +77,8 @@ class ImageAugment(NamedTuple):
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
         """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
+        if any(self):
+            batch = batch.widened()
         if any(self[:3]):
             pairs = [
                 augment_images((cqt, mel), key, *self[:3])
@@ -132,7 +139,7 @@ class ImageDataset(Dataset):
         return self.augment(self._batch(index, rows), keys)
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
-        cqt, mel = (torch.from_numpy(images[rows]).float() for images in self.stored)
+        cqt, mel = (torch.from_numpy(images[rows]) for images in self.stored)
         return Batch(torch.from_numpy(utterances), cqt, mel, self.targets[utterances])
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
@@ -301,6 +308,18 @@ def build_loader(
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
+
+
+def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Yield batches n at a time; the last window may be shorter."""
+    window: list[T] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == n:
+            yield window
+            window = []
+    if window:
+        yield window
 
 
 def _ignore_signals(worker: int) -> None:

@@ -102,9 +102,10 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
     import torch
     from accelerate.utils import set_seed
 
+    from data import in_windows
     from training.device_errors import explain_device_errors
     from training.divergence import Diverged
-    from training.engine import in_windows, train_step
+    from training.engine import train_step
 
     state, loader = training
     groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
@@ -118,18 +119,18 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
 
     windows = batches()
 
-    def step(rate: float) -> float:
+    def loss_at(rate: float) -> float:
         for group, scale in zip(groups, scales, strict=True):
             is_tensor = torch.is_tensor(group["lr"])
             group["lr"] = torch.tensor(rate * scale) if is_tensor else rate * scale
         try:
             with explain_device_errors(config, state.accelerator.device):
-                losses = train_step(state, next(windows))
+                step = train_step(state, next(windows))
         except Diverged:
             return math.nan
-        return float(np.mean([float(loss.total) for loss in losses]))
+        return float(np.mean([float(terms["total"]) for terms in step.losses]))
 
-    return step
+    return loss_at
 
 
 def _publish(folder: Path, config: Config, seeds: Sequence[int], sweeps: Sequence[Sweep]) -> str:

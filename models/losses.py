@@ -23,6 +23,10 @@ class LossTerms(NamedTuple):
     consistency: Tensor | None
     diversity: Tensor | None
 
+    def named(self) -> dict[str, Tensor]:
+        """Return the total and the terms that there are, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
     def detach(self) -> "LossTerms":
         """Return the same values without their graphs."""
         return LossTerms(*(None if term is None else term.detach() for term in self))  # type: ignore[arg-type]

@@ -69,18 +69,28 @@ class Progress:
         waited = self.epoch - self.best_epoch
         return self.epoch >= epochs or (patience is not None and waited >= patience)
 
-    def add_losses(self, terms: LossTerms, n: int) -> None:
-        """Add the losses of a batch of n utterances to the sums of the epoch."""
-        for name, value in terms._asdict().items():
-            if value is not None:
-                self.sums[name] = self.sums.get(name, 0.0) + float(value) * n
-        self.sums["n"] = self.sums.get("n", 0.0) + n
+    def add_step(
+        self,
+        window: Sequence[Batch],
+        losses: Sequence[Mapping[str, float]],
+        measures: Mapping[str, float],
+    ) -> None:
+        """Add a step to the sums of the epoch.
 
-    def add_measures(self, values: Mapping[str, float]) -> None:
-        """Add what was measured in a step; the history has the mean over the good steps."""
-        for name, value in values.items():
+        Args:
+            window: Batches of the step.
+            losses: Losses of each batch by name; none where the step was skipped.
+            measures: What was measured in it; the history has the mean over the good steps.
+        """
+        self.batch += len(window)
+        if not losses:
+            return
+        for terms, batch in zip(losses, window, strict=True):
+            n = len(batch.targets)
+            for name, value in [*((name, value * n) for name, value in terms.items()), ("n", n)]:
+                self.sums[name] = self.sums.get(name, 0.0) + value
+        for name, value in [*measures.items(), ("steps", 1.0)]:
             self.measured[name] = self.measured.get(name, 0.0) + value
-        self.measured["steps"] = self.measured.get("steps", 0.0) + 1
 
     def record_warnings(self, warnings: Sequence[CollapseWarning]) -> list[CollapseWarning]:
         """Record the warnings of an epoch; return those of a kind that is new."""
@@ -95,9 +105,8 @@ class Progress:
 
     def record_skipped_step(self, incident: dict[str, Any], terms: LossTerms) -> None:
         """Count a step that was not taken; its losses get columns but do not count."""
-        for name, value in terms._asdict().items():
-            if value is not None:
-                self.sums.setdefault(name, 0.0)
+        for name in terms.named():
+            self.sums.setdefault(name, 0.0)
         self.bad_in_row += 1
         self.bad_steps += 1
         self.sums["skipped_steps"] = self.sums.get("skipped_steps", 0.0) + 1
@@ -237,6 +246,7 @@ class CheckpointSaver:
         stop: Whether the process was asked to end.
         accelerator: Processes of this training; the first writes, all end at the same step.
         snapshot: Returns state and place, or None where the weights are not finite.
+        look_every: Batches of an evaluation between two looks for a request to end.
     """
 
     def __init__(
@@ -246,11 +256,13 @@ class CheckpointSaver:
         stop: Stop,
         accelerator: Accelerator,
         snapshot: Callable[[], tuple[Mapping[str, Any], Place] | None],
+        look_every: int = 1,
     ) -> None:
         self.checkpoints, self.stop, self.accelerator = checkpoints, stop, accelerator
         self.seconds = float("inf") if minutes is None else 60 * minutes
         self.snapshot, self.saved_at = snapshot, time.monotonic()
         self.saved: Place | None = None
+        self.look_every = look_every
 
     def save(self, again: bool = False) -> None:
         """Save the current state unless it is saved already; `again=True` rewrites it."""
@@ -274,7 +286,8 @@ class CheckpointSaver:
             self.save()
 
     def watched(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; the training may end between two of them."""
-        for batch in loader:
-            self.maybe_save()
+        """Yield the batches of an evaluation; the training may end between some of them."""
+        for i, batch in enumerate(loader):
+            if i % self.look_every == 0:
+                self.maybe_save()
             yield batch

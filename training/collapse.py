@@ -40,19 +40,21 @@ class CollapseMonitor:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
+        parts = model.parts()  # type: ignore[operator]
+        self.branches = {name: part for name, part in parts.items() if name != "head"}
         self._seen: dict[str, list[Tensor]] = {}  # rows of the dev crops, by name
 
-    def gradient_norms(self) -> dict[str, float]:
+    def gradient_norms(self) -> dict[str, Tensor]:
         """Return the root mean square gradient of a parameter of each branch, before clipping.
 
         0 for a branch that gets none.
         """
         found = {}
-        for part, parameters in self.model.parts().items():  # type: ignore[operator]
-            if part != "head":
-                slopes = [p.grad for p in parameters if p.grad is not None]
-                n = max(sum(slope.numel() for slope in slopes), 1)
-                found[f"grad_{part}"] = float(nn.utils.get_total_norm(slopes)) / math.sqrt(n)
+        for part, parameters in self.branches.items():
+            slopes = [p.grad for p in parameters if p.grad is not None]
+            n = max(sum(slope.numel() for slope in slopes), 1)
+            norm = nn.utils.get_total_norm(slopes) if slopes else parameters[0].new_zeros(())
+            found[f"grad_{part}"] = norm.detach() / math.sqrt(n)
         return found
 
     @contextmanager

@@ -153,8 +153,8 @@ def is_finite(model: nn.Module) -> bool:
 
 
 def _is_bad(tensors: Sequence[Tensor]) -> bool:
-    floats = [tensor for tensor in tensors if tensor.is_floating_point()]
-    return any(not bool(tensor.isfinite().all()) for tensor in floats)
+    finite = [tensor.isfinite().all() for tensor in tensors if tensor.is_floating_point()]
+    return bool(finite) and not bool(torch.stack(finite).all())  # one look at the device
 
 
 def _where(parts: Sequence[str]) -> str:

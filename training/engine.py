@@ -3,16 +3,19 @@
     fit                  epochs: train, evaluate dev, keep the best weights, stop early
       train_one_epoch    batches in windows of `accumulate`
         train_step       forward, loss, backward, clip, optimizers; a bad step moves nothing
+        train_unseen     several such steps before the host waits for the device
 
 Selection, schedule and early stopping all read dev UA. The module knows neither corpora nor run
 folders. Random draws of a step depend on (seed, epoch, batch, rank) alone, so a training that was
 stopped anywhere ends in the bytes of one that never was.
 """
 
+import itertools
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -20,7 +23,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Batch, ImageLoader
+from data import Batch, ImageLoader, in_windows
 from evaluation.metrics import scores
 from model_gmu import FusionOutput
 from models.losses import FusionLoss, LossTerms
@@ -71,7 +74,9 @@ def fit(
         KeyboardInterrupt: The process was asked to end; the state is saved.
         RunError: Losses or gradients stay NaN or infinite; the last good state is kept.
     """
-    saver = CheckpointSaver(checkpoints, minutes, state.stop, state.accelerator, state.snapshot)
+    saver = CheckpointSaver(
+        checkpoints, minutes, state.stop, state.accelerator, state.snapshot, state.look_every
+    )
     resume(state, checkpoints, saver)
     n, title = len(train_loader), state.title
     hidden = not title or not state.accelerator.is_main_process
@@ -117,31 +122,52 @@ def train_one_epoch(
     progress = state.progress
     loader.batch_sampler.set_epoch(progress.epoch, progress.batch)  # type: ignore[union-attr]
     state.criterion.start_epoch(progress.epoch)
-    for window in in_windows(loader, state.accumulate):
-        place = (progress.epoch, progress.batch, state.accelerator.process_index)
-        set_seed(int(np.random.SeedSequence((state.seed, *place)).generate_state(1)[0]))
-        for batch, terms in zip(window, train_step(state, window), strict=False):
-            progress.add_losses(terms, len(batch.targets))
-        progress.batch += len(window)
+    windows = in_windows(loader, state.accumulate)
+    while taken := train_unseen(state, windows):
+        for window, step in taken:
+            if step is None:
+                _seed(state, progress.batch)
+                step = read([train_step(state, window)])[0]
+            progress.add_step(window, step.losses, step.norms)
         if saver is not None:
             saver.maybe_save()
         if bar is not None:
-            bar.update(len(window))
+            bar.update(sum(len(window) for window, _ in taken))
 
 
-def train_step(state: TrainingState, window: Sequence[Batch]) -> list[LossTerms]:
-    """Take one optimizer step on the mean loss of some batches; return their losses.
+class Step(NamedTuple):
+    """What a step gives: tensors on the device, or numbers once they are read."""
+
+    losses: list[dict[str, Any]]  # of each batch by name; none of a step that was skipped
+    norm: Any  # of all gradients, before clipping
+    norms: dict[str, Any]  # of the gradients of each branch, see `CollapseMonitor`
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether losses and gradients are finite."""
+        return all(map(math.isfinite, (self.norm, *(terms["total"] for terms in self.losses))))
+
+
+def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True) -> Step:
+    """Take one optimizer step on the mean loss of some batches.
 
     Where a loss or gradient is NaN or infinite on any process, no optimizer on any process moves,
     running statistics are restored, and no losses are returned.
 
+    Args:
+        state: The training.
+        window: Batches of the step.
+        look: Wait for the device to see whether all is finite; without, the caller has to look.
+
     Raises:
         Diverged: More than `max_bad_steps` consecutive steps were skipped.
     """
-    state.model.train()
     accelerator = state.accelerator
     window = [batch.to(accelerator.device) for batch in window]
-    statistics = [(buffer, buffer.clone()) for buffer in state.model.buffers()]
+    if not state.model.training:
+        state.model.train()
+    if look:
+        state.undo.keep_statistics()
     losses: list[LossTerms] = []
     for i, batch in enumerate(window):
         is_last = i + 1 == len(window)
@@ -151,15 +177,14 @@ def train_step(state: TrainingState, window: Sequence[Batch]) -> list[LossTerms]
             accelerator.backward(terms.total / len(window))
         losses.append(terms.detach())
     average_gradients(state.criterion.parameters())  # which DDP does not know
-    gradient_norms = state.monitor.gradient_norms()
+    norms = state.monitor.gradient_norms()
     norm = clip_gradients(state.trained, state.clip_grad_norm)
-    finite = torch.stack([*(terms.total for terms in losses), norm]).isfinite().all()
+    step = Step([terms.named() for terms in losses], norm, norms)
     incident = None
-    if on_any_process(not finite, accelerator):
+    if look and on_any_process(not read([step])[0].is_finite, accelerator):
         totals, names = [terms.total for terms in losses], state.names.get("train", ())
         incident = describe(state.model, window, totals, names, accelerator)
-        for buffer, value in statistics:
-            buffer.copy_(value)
+        state.undo.restore_statistics()
     for optimizer in state.optimizers:
         if incident is None:
             optimizer.step()
@@ -167,10 +192,60 @@ def train_step(state: TrainingState, window: Sequence[Batch]) -> list[LossTerms]
     state.schedule.after_step()
     if incident is not None:
         _skip_step(state, incident, losses[0])
+        return step._replace(losses=[])
+    if look:
+        state.progress.bad_in_row = 0
+    return step
+
+
+def train_unseen(
+    state: TrainingState, windows: Iterator[list[Batch]]
+) -> list[tuple[list[Batch], Step | None]]:
+    """Take a step on each of the next windows before the host waits for the device; read them.
+
+    Each step is taken as its window arrives, so that the device computes while others are loaded.
+
+    Returns:
+        The windows with their steps; None where one was not finite on some process and all were
+        undone, so that `train_step` takes them one at a time. One window without its step while the
+        optimizers have no state to go back to, and where each step is looked at. None at the end.
+    """
+    most = max(1, state.look_every // state.accumulate)
+    if most == 1 or not state.undo.is_ready():
+        return [(window, None) for window in itertools.islice(windows, 1)]
+    taken: list[list[Batch]] = []
+    steps: list[Step] = []
+    batch = state.progress.batch
+    for window in itertools.islice(windows, most):
+        if not taken:
+            state.undo.keep_all()
+        taken.append(window)
+        _seed(state, batch)
+        steps.append(train_step(state, window, look=False))
+        batch += len(window)
+    if not taken:
         return []
+    steps = read(steps)
+    if on_any_process(not all(step.is_finite for step in steps), state.accelerator):
+        state.undo.restore_all()
+        return [(window, None) for window in taken]
     state.progress.bad_in_row = 0
-    state.progress.add_measures(gradient_norms)
-    return losses
+    return list(zip(taken, steps, strict=True))
+
+
+def read(steps: Sequence[Step]) -> list[Step]:
+    """Return steps with numbers, all of them in one transfer from the device."""
+    named = [[{"": step.norm}, step.norms, *step.losses] for step in steps]
+    values = [value for step in named for part in step for value in part.values()]
+    numbers = iter(torch.stack(values).tolist())
+    parts = [[{name: next(numbers) for name in part} for part in step] for step in named]
+    return [Step(losses, norm[""], norms) for norm, norms, *losses in parts]
+
+
+def _seed(state: TrainingState, batch: int) -> None:
+    """Seed all that a step draws, by its place."""
+    place = (state.progress.epoch, batch, state.accelerator.process_index)
+    set_seed(int(np.random.SeedSequence((state.seed, *place)).generate_state(1)[0]))
 
 
 def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> LossTerms:
@@ -198,18 +273,6 @@ def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSave
     state.accelerator.wait_for_everyone()  # all have read before one writes
     if saved is None:
         saver.save()
-
-
-def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
-    """Yield batches n at a time; the last window may be shorter."""
-    window: list[T] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == n:
-            yield window
-            window = []
-    if window:
-        yield window
 
 
 def _skip_step(state: TrainingState, incident: dict[str, Any], terms: LossTerms) -> None:

@@ -8,11 +8,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data import Batch
 from training.divergence import DATA, Diverged, named, not_finite
+
+READ_EVERY = 32  # batches before the host reads predictions
 
 
 class Predictions(NamedTuple):
@@ -49,21 +51,14 @@ def evaluate(
     """
     model.eval()
     parts: list[tuple[NDArray, ...]] = []
+    waiting: list[tuple[Tensor, ...]] = []  # predictions on the device
     for batch in loader:
-        batch = batch.to(accelerator.device)
-        output = model(batch.cqt, batch.mel)
-        logits = output.logits.float()
-        losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
-        gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-        tensors = (
-            batch.utterance,
-            batch.targets,
-            logits.softmax(1),
-            gates,
-            losses,
-            not_finite(batch),
-        )
-        parts.append(tuple(tensor.cpu().numpy() for tensor in tensors))
+        waiting.append(_predict(model, batch.to(accelerator.device)))
+        if len(waiting) == READ_EVERY:
+            parts.append(_read(waiting))
+            waiting = []
+    if waiting:
+        parts.append(_read(waiting))
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
     columns = zip(*parts, strict=True)
@@ -84,3 +79,16 @@ def evaluate(
         over_crops(gate) if gate.shape[1] else None,
         float(over_crops(ce).mean()),
     )
+
+
+def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
+    """Return utterances, targets, probabilities, gates, losses and what is not finite, by crop."""
+    output = model(batch.cqt, batch.mel)
+    logits = output.logits.float()
+    losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
+    gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
+    return batch.utterance, batch.targets, logits.softmax(1), gates, losses, not_finite(batch)
+
+
+def _read(rows: Sequence[tuple[Tensor, ...]]) -> tuple[NDArray, ...]:
+    return tuple(torch.cat(column).cpu().numpy() for column in zip(*rows, strict=True))

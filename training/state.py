@@ -16,6 +16,9 @@ from training.checkpoints import Place, Progress
 from training.collapse import CollapseMonitor
 from training.divergence import is_finite
 from training.optim import Schedule
+from training.undo import Undo
+
+LOOK_EVERY = 20  # steps on a GPU before the host reads losses and norms, or a request to end
 
 
 @dataclass
@@ -56,6 +59,9 @@ class TrainingState:
         self.progress = Progress()
         self.monitor = CollapseMonitor(self.model)
         self.trained = [*self.model.parameters(), *self.criterion.parameters()]
+        self.undo = Undo((self.model, self.criterion), self.optimizers, self.schedule)
+        on_host = self.accelerator.device.type == "cpu"  # where nothing waits
+        self.look_every = 1 if on_host else LOOK_EVERY
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later process needs to resume.

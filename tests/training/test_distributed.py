@@ -1,6 +1,7 @@
 """Two processes on one CPU: the same gradients as one, and a whole run from the command line."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -19,11 +20,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 from data import Batch, EvalBatches
 from models.contrastive import nt_xent
-from models.losses import FusionLoss
+from models.losses import FusionLoss, LossTerms
 from tests.support.paths import ROOT
 from training.collapse import CollapseMonitor
 from training.distributed import average_gradients
-from training.engine import loss_terms, train_step
+from training.engine import loss_terms, train_step, train_unseen
 from training.evaluate import evaluate
 from training.optim import Schedule, build_optimizers
 from training.state import TrainingState
@@ -125,13 +126,14 @@ def one_process(rank: int, folder: Path) -> None:
     lone = nn.Parameter(torch.zeros(2))
     lone.grad = torch.tensor([1.0, rank])
     average_gradients([lone, nn.Parameter(torch.zeros(1))])
-    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank), lone.grad)
+    unseen = unseen_steps_with_one_bad_process(rank)
+    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank), lone.grad, unseen)
     torch.save(result, folder / f"rank{rank}.pt")
     dist.destroy_process_group()
 
 
-def steps_with_one_bad_process(rank: int) -> dict[str, object]:
-    """Take a good step, one in which the second process has a NaN, and a good one again."""
+def guarded(rank: int) -> tuple[TrainingState, Batch, Batch]:
+    """Return a training, a good batch, and one in which the second process has a NaN."""
     model = Views()
     optimizers = build_optimizers(model.parts(), dict.fromkeys(model.parts(), "adam"), 0.1)
     names = {"train": [f"clip_{i}" for i in range(WORLD * BATCH)]}
@@ -143,12 +145,41 @@ def steps_with_one_bad_process(rank: int) -> dict[str, object]:
     good = Batch(own, cqt, mel, targets)
     bad = good._replace(mel=mel.clone())
     bad.mel[1, 0] = float("nan") if rank == 1 else bad.mel[1, 0]
+    return trainer, good, bad
+
+
+def steps_with_one_bad_process(rank: int) -> dict[str, object]:
+    """Take a good step, one in which the second process has a NaN, and a good one again."""
+    trainer, good, bad = guarded(rank)
     weights = []
     for batch in (good, bad, good):
         train_step(trainer, [batch])
-        weights.append([p.detach().clone() for p in model.parameters()])
-    taken = [int(state["step"]) for o in optimizers for state in o.state.values()]
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+    taken = [int(state["step"]) for o in trainer.optimizers for state in o.state.values()]
     return {"weights": weights, "taken": taken, "progress": vars(trainer.progress)}
+
+
+def unseen_steps_with_one_bad_process(rank: int) -> dict[str, object]:
+    """Take two unseen steps; again, where the second process has a loss of inf, finite gradients.
+
+    A NaN would reach the gradients of all: there each process sees it by itself.
+    """
+    trainer, good, _ = guarded(rank)
+    trainer.look_every = 2
+    loss = trainer.criterion.forward
+    train_step(trainer, [good])
+    taken, weights = [], []
+    for extra in (0.0, math.inf):
+        own = extra if rank == 1 else 0.0
+        trainer.criterion.forward = lambda *args, own=own: _plus(loss(*args), own)
+        steps = [step for _, step in train_unseen(trainer, iter([[good], [good]]))]
+        taken.append([step is not None for step in steps])
+        weights.append([p.detach().clone() for p in trainer.model.parameters()])
+    return {"taken": taken, "weights": weights}
+
+
+def _plus(terms: LossTerms, extra: float) -> LossTerms:
+    return terms._replace(total=terms.total + extra)
 
 
 def steps_that_learn(rank: int, world: int = WORLD) -> list[float]:
@@ -204,6 +235,14 @@ def test_a_temperature_is_learned_alike_on_all_processes_and_as_on_one(two) -> N
     first, second = (found[4] for found in two)
     assert first == second and len(set(first)) == 4
     assert first == pytest.approx(steps_that_learn(0, world=1), rel=1e-5)
+
+
+def test_a_bad_loss_of_one_process_undoes_the_unseen_steps_on_all(two) -> None:
+    first, second = (found[6] for found in two)
+    assert first["taken"] == second["taken"] == [[True, True], [False, False]]
+    for one, other in zip(first["weights"], second["weights"], strict=True):
+        assert all(map(torch.equal, one, other))
+    assert all(map(torch.equal, *first["weights"]))  # as before the steps that were undone
 
 
 def test_gradients_that_ddp_does_not_know_are_averaged(two) -> None:

@@ -72,7 +72,7 @@ def test_a_loss_that_is_nan_moves_nothing_and_names_branch_and_clips(
     moments = [len(optimizer.state) for optimizer in trainer.optimizers]
     steps = [{k: v["step"].clone() for k, v in o.state.items()} for o in trainer.optimizers]
     assert moments == [4 if branch == "cqt" else 2, 4 if branch == "mel" else 2, 2]
-    assert train_step(trainer, [batch(4, first=4)]) == []
+    assert train_step(trainer, [batch(4, first=4)]).losses == []
     assert_unmoved(trainer, before)  # running statistics too
     for optimizer, taken in zip(trainer.optimizers, steps, strict=True):
         assert all(optimizer.state[p]["step"] == n for p, n in taken.items())
@@ -96,7 +96,7 @@ def test_a_gradient_that_is_infinite_moves_nothing_and_names_the_part(part: str,
     trainer = make_trainer(clip_grad_norm=1.0)
     before = copy_of(trainer)
     getattr(trainer.model, part).weight.register_hook(lambda slope: slope * float("inf"))
-    assert train_step(trainer, [batch(4)]) == []
+    assert train_step(trainer, [batch(4)]).losses == []
     assert_unmoved(trainer, before)
     (incident,) = trainer.progress.incidents
     assert (incident["what"], incident["parts"]) == ("gradient", [part])
@@ -109,7 +109,7 @@ def test_of_accumulated_batches_the_bad_one_is_named_and_none_counts(count) -> N
     before = copy_of(trainer)
     bad = batch(4, first=4)
     bad.mel[2, 0, 1, 1] = float("inf")
-    assert train_step(trainer, [batch(4), bad]) == []
+    assert train_step(trainer, [batch(4), bad]).losses == []
     assert_unmoved(trainer, before)
     assert trainer.progress.incidents[0]["parts"] == ["data"]
     assert trainer.progress.incidents[0]["utterances"] == ["Ses01_006"]
@@ -193,9 +193,7 @@ def _learning(model: nn.Module, criterion: FusionLoss) -> TrainingState:
 
 def test_rows_of_an_earlier_version_get_the_columns_they_lack() -> None:
     progress = Progress(epoch=1, history=[{"epoch": 1, "loss": 2.0, "old": 5.0}])
-    terms = LossTerms(torch.tensor(1.0), torch.tensor(1.0), None, None, None)
-    progress.add_losses(terms, 4)
-    progress.add_measures({"grad_cqt": 0.5})
+    progress.add_step([batch(4)], [{"total": 1.0, "cross_entropy": 1.0}], {"grad_cqt": 0.5})
     record = progress.close_epoch({"lr_head": 0.1}, {"dev_ua": 0.25}, {"rank_cqt": 3.0})
     first, second = progress.history
     assert record is second and list(first) == list(second)

@@ -114,7 +114,7 @@ def made(folder: Path) -> Checkpoints:
 
 def batch(n: int, first: int = 0) -> Batch:
     clips = fake_clips(first + n)
-    return clips.__getitems__([(0, i) for i in range(first, first + n)])
+    return clips.__getitems__([(0, i) for i in range(first, first + n)]).widened()
 
 
 def test_overfits_a_few_clips(tmp_path: Path) -> None:
@@ -299,7 +299,7 @@ def test_a_mixed_batch_is_trained_on_both_targets() -> None:
     trainer = make_trainer()
     logits = trainer.model(batch.cqt, batch.mel).logits
     expected = FusionLoss()(logits, batch.targets, None, batch.mix).total
-    assert train_step(trainer, [batch])[0].total == pytest.approx(
+    assert train_step(trainer, [batch]).losses[0]["total"] == pytest.approx(
         float(expected.detach()), rel=1e-5
     )
     assert abs(float(expected) - float(FusionLoss()(logits, batch.targets, None).total)) > 1e-3
@@ -445,7 +445,7 @@ def test_the_temperature_is_clipped_and_checked_with_the_rest() -> None:
     assert before - place.item() == pytest.approx(step, rel=0.05)
     place.register_hook(lambda slope: slope * float("nan"))
     weights = [p.detach().clone() for p in trainer.trained]
-    assert train_step(trainer, [batch(8)]) == []
+    assert train_step(trainer, [batch(8)]).losses == []
     assert all(map(torch.equal, weights, trainer.trained))
 
 
