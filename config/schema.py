@@ -7,19 +7,17 @@ what editors show: `python -m scripts.make_schema` writes them to configs/schema
 import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, Field
 
 from config.fusions import FUSIONS
+from config.section import Count, Fraction, Positive, Section
+from config.training_schema import OptimConfig, TrainConfig
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
-Positive = Annotated[float, Field(gt=0, le=1e30)]  # float32 ends at 3e38
 Decibel = Annotated[float, Field(ge=-20, le=100)]
-Count = Annotated[int, Field(ge=1)]
 Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
-Optimizer = Literal["adam", "radam", "adamw", "sgd"]
 
 
 def _known_device(name: str) -> str:
@@ -36,18 +34,6 @@ if TYPE_CHECKING:
     FusionName = str
 else:
     FusionName = Literal[tuple(FUSIONS)]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys and wrong types are refused, values never change."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
 
 
 class CorpusConfig(Section):
@@ -242,74 +228,6 @@ class LossConfig(Section):
     same_class: Literal["negatives", "ignored", "positives"] | None = None
     """How to treat other utterances of the same class: as negatives (NT-Xent), not at all, or as
     further positives (supervised contrastive, Khosla et al. 2020)."""
-
-
-class BranchOptimizers(Section):
-    """The optimizer of each part of the model."""
-
-    cqt: Optimizer | None = None
-    """null is adam, or none with mel_only."""
-    mel: Optimizer | None = None
-    """null is radam, or none with cqt_only."""
-    head: Optimizer = "adam"
-
-
-class OptimConfig(Section):
-    """Optimizers and the learning-rate schedule."""
-
-    optimizer: BranchOptimizers = BranchOptimizers()
-    lr: Positive = 0.02
-    """Learning rate of the head, and of the backbones before backbone_lr_scale."""
-    backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Learning rate of both backbones, as a multiple of `lr`."""
-    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
-    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
-    plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Multiplies the learning rate at a plateau of dev UA."""
-    plateau_patience: Annotated[int, Field(ge=0)] | None = None
-    """Epochs without a better dev UA that are tolerated; the next one lowers the learning rate."""
-    min_lr: Annotated[float, Field(ge=0)] | None = None
-    """Lowest learning rate of the head; the backbones' is in proportion."""
-    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
-    """Epochs of linear rise before the cosine; where they would be all epochs, half of those."""
-
-
-class TrainConfig(Section):
-    """Training of one fold."""
-
-    epochs: Count = 50
-    batch_size: Annotated[int, Field(ge=2)] = 16
-    """Utterances per step and process."""
-    accumulate: Count = 1
-    """Batches whose gradients are added up before each optimizer step. The contrastive loss sees
-    one batch at a time: its negatives come from batch_size and processes, not from this."""
-    clip_grad_norm: Positive | None = None
-    """Largest norm of the gradient; null does not clip."""
-    patience: Count | None = None
-    """Epochs without a better dev UA before training stops; null trains all epochs."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float16 is not offered, because MViTv2 overflows in it."""
-    gradient_checkpointing: bool = False
-    """True keeps only what enters each block of the backbones, and computes the blocks again in the
-    backward pass: less memory for more time, with equal results."""
-    checkpoint_minutes: Positive | None = 15.0
-    """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
-    only that one. Does not change results, and may differ when a run is resumed."""
-    deterministic: bool = False
-    """True stops at an operation that has no deterministic form on the device; false warns of it.
-    Both take deterministic forms where there are some."""
-    max_bad_steps: Annotated[int, Field(ge=0)] = 3
-    """Consecutive steps that may be skipped because the loss or a gradient is NaN or infinite.
-    After more, training returns to the last epoch's end and tries float32, or stops."""
-    channels_last: bool = True
-    """Memory format of the convolution kernels: channels last, or contiguous."""
-    normalize: bool = True
-    """Subtract the mean of the training images and divide by their deviation, per branch and
-    channel; false passes dB to the networks."""
-    images: Literal["stored", "computed"] = "stored"
-    """Training images: read from the feature store, or computed from waveforms batch by batch on
-    the training device. Evaluation always reads the store."""
 
 
 class RunConfig(Section):

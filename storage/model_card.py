@@ -7,7 +7,8 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationError
 
 from config.effects import keys_without_effect
-from config.schema import FeaturesConfig, ImageSize, ModelConfig, Section
+from config.schema import FeaturesConfig, ImageSize, ModelConfig
+from config.section import Section
 from models.settings import ModelSettings
 from storage.folders import CARD
 from storage.training_range import TrainingRange

@@ -7,7 +7,7 @@ import numpy as np
 from pydantic import Field
 
 from audio.description import RecordingFacts
-from config.schema import Section
+from config.section import Section
 
 DECIMALS = {"seconds": 3, "level": 2, "bandwidth": 1}  # kept of each quantity
 

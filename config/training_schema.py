@@ -1,0 +1,77 @@
+"""The sections `optim` and `train` of the schema: how one fold is trained."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from config.section import Count, Positive, Section
+
+Optimizer = Literal["adam", "radam", "adamw", "sgd"]
+
+
+class BranchOptimizers(Section):
+    """The optimizer of each part of the model."""
+
+    cqt: Optimizer | None = None
+    """null is adam, or none with mel_only."""
+    mel: Optimizer | None = None
+    """null is radam, or none with cqt_only."""
+    head: Optimizer = "adam"
+
+
+class OptimConfig(Section):
+    """Optimizers and the learning-rate schedule."""
+
+    optimizer: BranchOptimizers = BranchOptimizers()
+    lr: Positive = 0.02
+    """Learning rate of the head, and of the backbones before backbone_lr_scale."""
+    backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Learning rate of both backbones, as a multiple of `lr`."""
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
+    """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
+    schedule: Literal["plateau", "cosine", "constant"] = "plateau"
+    plateau_factor: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Multiplies the learning rate at a plateau of dev UA."""
+    plateau_patience: Annotated[int, Field(ge=0)] | None = None
+    """Epochs without a better dev UA that are tolerated; the next one lowers the learning rate."""
+    min_lr: Annotated[float, Field(ge=0)] | None = None
+    """Lowest learning rate of the head; the backbones' is in proportion."""
+    warmup_epochs: Annotated[float, Field(ge=0)] | None = None
+    """Epochs of linear rise before the cosine; where they would be all epochs, half of those."""
+
+
+class TrainConfig(Section):
+    """Training of one fold."""
+
+    epochs: Count = 50
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """Utterances per step and process."""
+    accumulate: Count = 1
+    """Batches whose gradients are added up before each optimizer step. The contrastive loss sees
+    one batch at a time: its negatives come from batch_size and processes, not from this."""
+    clip_grad_norm: Positive | None = None
+    """Largest norm of the gradient; null does not clip."""
+    patience: Count | None = None
+    """Epochs without a better dev UA before training stops; null trains all epochs."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """float16 is not offered, because MViTv2 overflows in it."""
+    gradient_checkpointing: bool = False
+    """True keeps only what enters each block of the backbones, and computes the blocks again in the
+    backward pass: less memory for more time, with equal results."""
+    checkpoint_minutes: Positive | None = 15.0
+    """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
+    only that one. Does not change results, and may differ when a run is resumed."""
+    deterministic: bool = False
+    """True stops at an operation that has no deterministic form on the device; false warns of it.
+    Both take deterministic forms where there are some."""
+    max_bad_steps: Annotated[int, Field(ge=0)] = 3
+    """Consecutive steps that may be skipped because the loss or a gradient is NaN or infinite.
+    After more, training returns to the last epoch's end and tries float32, or stops."""
+    channels_last: bool = True
+    """Memory format of the convolution kernels: channels last, or contiguous."""
+    normalize: bool = True
+    """Subtract the mean of the training images and divide by their deviation, per branch and
+    channel; false passes dB to the networks."""
+    images: Literal["stored", "computed"] = "stored"
+    """Training images: read from the feature store, or computed from waveforms batch by batch on
+    the training device. Evaluation always reads the store."""
