@@ -62,16 +62,16 @@ $(VENV)/.run: requirements.txt
 	$(BIN)/python -m pip install $(PIP_FLAGS) --requirement requirements.txt
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt $(VENV)/.run
+$(VENV)/.dev: requirements-dev.txt requirements-cluster.txt $(VENV)/.run
 	@echo "[set-up] Install the tools for tests and development"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --requirement requirements.txt \
-		--requirement requirements-dev.txt
+		--requirement requirements-dev.txt --requirement requirements-cluster.txt
 	@touch $@
 
 # The lowest version of each requirement, as pip constraints: make setup PIP_FLAGS="-c build/lowest.txt"
-build/lowest.txt: requirements.txt requirements-dev.txt
+build/lowest.txt: requirements.txt requirements-dev.txt requirements-cluster.txt
 	@mkdir -p $(@D)
-	sed -nE 's/^([A-Za-z][A-Za-z0-9_-]*)>=([0-9.]+).*/\1==\2/p' $^ > $@
+	sed -nE 's/^([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $^ > $@
 
 build/lowest-torch.txt: build/lowest.txt
 	grep -E '^(torch|torchvision|torchaudio|timm)==' $< > $@

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from corpora.readers import check_corpus_exists
+from experiments.storages import SQLITE
 from experiments.tuning import load_tuning, tune
 from system.cli import run_cli, run_entry
 from system.signals import Stop
@@ -26,6 +27,13 @@ def main() -> int:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="processes; 1 per GPU")
     parser.add_argument(
+        "--storage",
+        default=SQLITE,
+        metavar="WHERE",
+        help="of the trials: sqlite (one machine, default), journal (a shared mount) or "
+        "postgresql://user@host/database",
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[1]"
     )
     check_config_option(parser, sys.argv[1:], ["--space"])
@@ -35,11 +43,15 @@ def main() -> int:
             parser.error(f"--{name} must be 1 or more, got {getattr(arguments, name)}")
     entry = str(Path(sys.argv[0]))
     files = ["--config", arguments.config, "--space", arguments.space]
-    command = ["python", entry, *files, "--trials", str(arguments.trials), *arguments.overrides]
+    command = ["python", entry, *files, "--trials", str(arguments.trials)]
+    command += [] if arguments.storage == SQLITE else ["--storage", arguments.storage]
+    command += arguments.overrides
     stop = Stop()
 
     def work() -> None:
-        tuning = load_tuning(arguments.config, arguments.space, arguments.overrides, command)
+        tuning = load_tuning(
+            arguments.config, arguments.space, arguments.overrides, command, arguments.storage
+        )
         check_corpus_exists(tuning.config.corpus.root, tuning.config.corpus.manifest)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 

@@ -1,12 +1,13 @@
-"""Trials of an Optuna study in SQLite, on which several processes work at once.
+"""Trials of an Optuna study, on which several processes work at once.
 
 A process holds the study's lock while it takes a trial, and the trial's lock until the trial is
 finished. The system frees a lock when its process ends, so a running trial without a lock has lost
 its process: it returns to Optuna's queue, and the next process resumes it from its saved state.
-(Optuna's heartbeat needs minutes to notice a death, and gives the trial another number.)
+In PostgreSQL it must also have no recent heartbeat: some shared mounts keep locks within a machine.
 """
 
 import logging
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -15,13 +16,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
 from experiments.search_space import Space
-from experiments.study_store import UNREADABLE, check_store
+from experiments.storages import SQLITE, Store, heartbeat, stale_trials
+from experiments.study_store import UNREADABLE
 from storage.folders import CONFIG
 from system.errors import RunError, first_line
 from system.files import make_folder
 from system.locks import is_held, lock
-from system.owned import check_owned
-from system.placeholders import LFS_POINTER, is_lfs_pointer
 from system.text import truncate
 
 if TYPE_CHECKING:
@@ -30,10 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-STORE = "study.db"
-STORE_FILES = ("", "-journal", "-wal", "-shm")  # that SQLite writes
 LOCK = ".lock"  # of a study folder, held while a process takes a trial
-STORE_TIMEOUT = 120.0  # seconds that SQLite waits for other writers
 N_STARTUP_PRUNING = 5  # complete trials before one is pruned
 MAX_STARTS = 3  # of a trial whose process dies without a message, e.g. when memory is full
 # All options of the sampler that change a draw: their defaults differ between Optuna 4 and 5.
@@ -69,39 +66,36 @@ class Study:
         space: Distribution of each varied key.
         seed: Seed; combined with a trial's number and the earlier trials, it decides its values.
         epochs: Epochs of a whole training; no trial is pruned in its first third.
+        storage: Where the trials are, see `Store`.
 
     Raises:
         RunError: The store cannot be read, or lost trials whose folders exist.
     """
 
-    def __init__(self, folder: Path, space: Space, seed: int, epochs: int) -> None:
+    def __init__(
+        self, folder: Path, space: Space, seed: int, epochs: int, storage: str = SQLITE
+    ) -> None:
         import optuna
-        from sqlalchemy import URL
 
         self.folder, self.space, self.seed = folder, space, seed
-        optuna.logging.disable_default_handler()
-        url = URL.create("sqlite", database=str(folder / STORE)).render_as_string()
-        wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
+        self.store = Store(folder, storage)
         with (
             lock(folder / LOCK, f"the study {folder}", blocking=True),
-            store_errors(folder, OSError, *UNREADABLE),
+            store_errors(self.store, OSError, *UNREADABLE),
         ):
-            for ending in STORE_FILES:
-                check_owned(folder / f"{STORE}{ending}")
-            check_store(folder / STORE, STORE_TIMEOUT)
             trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
-            self._storage = optuna.storages.RDBStorage(url, engine_kwargs=wait)
+            self._storage = self.store.open()
             self.optuna = optuna.create_study(
                 storage=self._storage,
                 pruner=optuna.pruners.MedianPruner(N_STARTUP_PRUNING, epochs // 3 + 1),
-                study_name="study",
+                study_name=self.store.study_name,
                 direction="maximize",
                 load_if_exists=True,
             )
             known = {str(result.number) for result in self.results()}
         if not trained <= known:
             raise RunError(
-                f"{folder / STORE} does not know all trials in {folder / 'trials'}: restore the "
+                f"{self.store.place} does not know all trials in {folder / 'trials'}: restore the "
                 f"store that does, or remove {folder} to start anew"
             )
 
@@ -133,6 +127,7 @@ class Study:
                 if trial is not None:
                     folder = self.trial_folder(trial.number)
                     make_folder(folder / "state", inside=self.folder)
+                    locks.enter_context(heartbeat(self._storage, trial._trial_id))
                     locks.enter_context(lock(folder / "lock", f"trial {trial.number}"))
             yield trial
 
@@ -191,25 +186,43 @@ class Study:
         number = min(queue, default=len(trials))
         (rng_seed,) = SeedSequence((self.seed, number)).generate_state(1)
         self.optuna.sampler = TPESampler(seed=int(rng_seed), **SAMPLER)
-        trial = self.optuna.ask(dict(sorted(self.space.items())))  # the file's order has no effect
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Heartbeat of storage")  # `claim` records it
+            # The file's order has no effect
+            trial = self.optuna.ask(dict(sorted(self.space.items())))
         trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
+        trial.set_user_attr("released", False)
         if queue:
             log.info("trial %d was interrupted: resuming it", number)
         return trial
 
     def _queue_lost_trials(self) -> None:
-        """Requeue running trials that no process holds; fail those that crashed too often."""
+        """Requeue running trials that lost their process; fail those that crashed too often."""
         from optuna.trial import Trial, TrialState
 
-        for lost in self._trials():
-            is_running = lost.state == TrialState.RUNNING
-            if not is_running or is_held(self.trial_folder(lost.number) / "lock"):
+        stale = stale_trials(self._storage, self.optuna._study_id)
+        for trial in self._trials():
+            if trial.state != TrialState.RUNNING or not self._is_lost(trial, stale):
                 continue
-            if lost.user_attrs.get("starts", 0) < MAX_STARTS:
-                self._storage.set_trial_state_values(lost._trial_id, TrialState.WAITING)
+            if trial.user_attrs.get("starts", 0) < MAX_STARTS:
+                self._storage.set_trial_state_values(trial._trial_id, TrialState.WAITING)
             else:
                 reason = f"its process ended {MAX_STARTS} times without a message"
-                self.finish(Trial(self.optuna, lost._trial_id), FAILED, reason=reason)
+                self.finish(Trial(self.optuna, trial._trial_id), FAILED, reason=reason)
+
+    def _is_lost(self, trial: "FrozenTrial", stale: set[int] | None) -> bool:
+        """Return whether a running trial has no process; hold the lock of the study meanwhile.
+
+        Args:
+            trial: The trial.
+            stale: Trials without a recent heartbeat; None where there are no heartbeats.
+        """
+        file = self.trial_folder(trial.number) / "lock"
+        if is_held(file):
+            return False
+        if stale is None or trial._trial_id in stale or trial.user_attrs.get("released"):
+            return True
+        return not file.exists()  # its process ended before the first heartbeat
 
 
 def release(trial: "Trial") -> None:
@@ -218,10 +231,11 @@ def release(trial: "Trial") -> None:
         seconds = (datetime.now() - trial.datetime_start).total_seconds()  # type: ignore[operator]
         trial.set_user_attr("seconds", trial.user_attrs.get("seconds", 0.0) + seconds)
         trial.set_user_attr("starts", trial.user_attrs["starts"] - 1)
+        trial.set_user_attr("released", True)
 
 
 @contextmanager
-def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
+def store_errors(store: Store, *more: type[Exception]) -> Iterator[None]:
     """Translate what Optuna and SQLAlchemy raise about the store of a study into one message.
 
     Raises:
@@ -230,14 +244,8 @@ def store_errors(folder: Path, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except (*_store_exceptions(), *more) as error:
-        if is_lfs_pointer(folder / STORE):
-            raise RunError(f"{folder / STORE} {LFS_POINTER}") from error
         reason = truncate(first_line(error.__cause__ or error), 500)
-        raise RunError(
-            f"cannot read or write the trials in {folder / STORE}: {reason}. If its disk is full "
-            "or another process blocks it, solve that and give the same command again; if it is "
-            f"corrupt, remove {folder}"
-        ) from error
+        raise RunError(store.problem(reason)) from error
 
 
 def _store_exceptions() -> tuple[type[Exception], ...]:

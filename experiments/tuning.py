@@ -26,6 +26,7 @@ from config.pairs import check_effect
 from config.schema import Config
 from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
+from experiments.storages import SQLITE, Store, check_storage
 from experiments.study import (
     COMPLETE,
     DIVERGED,
@@ -72,11 +73,13 @@ class Tuning:
         config: Config of one fold and one seed.
         space: Distribution of each varied key.
         command: Command that resumes the tuning, without a number of workers.
+        storage: Where the trials are: `sqlite`, `journal`, or a URL of PostgreSQL.
     """
 
     config: Config
     space: Space
     command: Sequence[str]
+    storage: str = SQLITE
 
     @property
     def folder(self) -> Path:
@@ -85,13 +88,19 @@ class Tuning:
 
 
 def load_tuning(
-    config_file: str, space_file: str, overrides: Sequence[str], command: Sequence[str]
+    config_file: str,
+    space_file: str,
+    overrides: Sequence[str],
+    command: Sequence[str],
+    storage: str = SQLITE,
 ) -> Tuning:
     """Read config and space, and check them against the study if it exists.
 
     Raises:
-        InputError: Config or space is wrong, names several folds or seeds, or is not the study's.
+        InputError: Config, space or storage is wrong or not the study's, or the config names
+            several folds or seeds.
     """
+    check_storage(storage)
     config = load_config(config_file, overrides)
     folds, seeds = config.run.folds or [1], config.run.seeds
     for name, items in (("run.folds", folds), ("run.seeds", seeds)):
@@ -106,7 +115,7 @@ def load_tuning(
     for line in left_out:
         log.info("%s", line)
     config = load_config(config_file, [*overrides, *as_overrides({"run.folds": folds})])
-    tuning = Tuning(config, space, command)
+    tuning = Tuning(config, space, command, storage)
     _check_study(tuning)
     # These import torch: after what is cheap to check
     from training.experiment import check_model, check_places
@@ -133,9 +142,9 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
     """
     plan = open_folder(tuning)
     seed, epochs = tuning.config.run.seeds[0], tuning.config.train.epochs
-    study = Study(tuning.folder, tuning.space, seed, epochs)
+    study = Study(tuning.folder, tuning.space, seed, epochs, tuning.storage)
     failures: Sequence[Failure] = ()
-    with store_errors(tuning.folder):
+    with store_errors(study.store):
         if n_workers == 1:
             Worker(tuning, plan, study, stop).train_trials(n_trials)
         else:
@@ -312,6 +321,7 @@ def _record(tuning: Tuning, data: str) -> dict[str, Any]:
         "sampler": f"TPESampler of Optuna {version.partition('.')[0]} with {options}",
         "train and dev utterances": data,
         "optuna": version,
+        "storage": Store(tuning.folder, tuning.storage).kind,
     }
 
 
@@ -325,7 +335,7 @@ def _check_study(tuning: Tuning, data: str | None = None) -> None:
     stored = read_json(folder / STUDY, "sampler", "train and dev utterances", remove=folder)
     # Trials are built from this file: it counts, also where it was edited
     config = flatten(load_stored_config(folder / CONFIG).model_dump())
-    stored = with_new_names(stored) | config
+    stored = {"storage": SQLITE} | with_new_names(stored) | config  # older ones had no other
     now = _record(tuning, data or stored["train and dev utterances"])
     differences = describe_changes(stored, now, FREE)
     if differences:

@@ -12,7 +12,8 @@ from packaging.utils import canonicalize_name
 from tests.support.paths import CODE, ROOT
 from tests.test_architecture import LEVELS
 
-FILES = ("requirements.txt", "requirements-dev.txt")
+FILES = ("requirements.txt", "requirements-dev.txt", "requirements-cluster.txt")
+EXTRAS = ("dev", "cluster")
 
 
 def requirements(file: str) -> list[Requirement]:
@@ -27,8 +28,9 @@ def test_pyproject_installs_every_room_and_reads_the_requirements_files():
     assert sorted(setuptools["packages"]) == folders
     assert sorted(setuptools["py-modules"]) == sorted(LEVELS.keys() - set(folders))
     dynamic = setuptools["dynamic"]
-    named = (dynamic["dependencies"], dynamic["optional-dependencies"]["dev"])
-    assert named == tuple({"file": [file]} for file in FILES)
+    extras = [dynamic["optional-dependencies"][name] for name in EXTRAS]
+    assert [dynamic["dependencies"], *extras] == [{"file": [file]} for file in FILES]
+    assert dynamic["optional-dependencies"].keys() == set(EXTRAS)
 
 
 def test_the_constraints_pin_every_requirement_within_its_range():

@@ -14,6 +14,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from experiments.search_space import Space
+from experiments.storages import SQLITE, STORE_FILES
 from experiments.study import (
     COMPLETE,
     DIVERGED,
@@ -24,7 +25,6 @@ from experiments.study import (
     PRUNED,
     RUNNING,
     SAMPLER,
-    STORE,
     Study,
     release,
     store_errors,
@@ -38,6 +38,7 @@ SPACE: Space = {
     "train.batch_size": IntDistribution(4, 16, step=4),
 }
 EPOCHS = 9
+STORE = STORE_FILES[SQLITE]
 
 
 def finish_all(study: Study, n_trials: int, limit: int = 1000) -> None:
@@ -277,7 +278,7 @@ def test_every_error_of_the_store_is_translated(study, monkeypatch, error) -> No
         study()
     if not isinstance(error, RuntimeError):  # one of training's own, while trials are trained
         with pytest.raises(RunError, match="cannot read or write the trials in .*: full"):
-            with store_errors(opened.folder):
+            with store_errors(opened.store):
                 opened.n_finished()
 
 

@@ -6,10 +6,13 @@ from contextlib import closing
 
 import pytest
 
-from experiments.study import STORE, Study
+from experiments.storages import SQLITE, STORE_FILES
+from experiments.study import Study
 from experiments.study_store import MAX_STORE, check_store
 from system.errors import RunError
 from tests.experiments.test_study import EPOCHS, SPACE, finish_all
+
+STORE = STORE_FILES[SQLITE]
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
 from experiments import study as trials
 from experiments import tuning_report
-from experiments.study import COMPLETE, MAX_STARTS, STORE, Result
+from experiments.storages import Store
+from experiments.study import COMPLETE, MAX_STARTS, Result
 from experiments.tuning import Tuning, load_tuning, tune
 from experiments.tuning_report import describe_study, draw_figures
 from system.errors import InputError, RunError
@@ -333,7 +334,7 @@ def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) ->
         with pytest.raises(subprocess.TimeoutExpired):
             waiting.wait(4)
     assert waiting.wait(60) == 0
-    assert (tuned.folder / STORE).is_file()
+    assert Path(Store(tuned.folder).place).is_file()
 
 
 def test_random_utterances_cannot_be_tuned(tiny) -> None:

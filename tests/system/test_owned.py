@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from experiments import jobs
-from experiments.study import STORE_FILES, Study
+from experiments.storages import SQLITE_FILES
+from experiments.study import Study
 from gates import analysis
 from reports.publish import publish
 from storage.feature_store import IMAGES, FeatureStore
@@ -205,7 +206,7 @@ def test_a_log_of_a_job_is_not_written_through_a_link(foreign: Path, mine: Path)
         jobs.run_jobs([job], [{}])
 
 
-@pytest.mark.parametrize("ending", STORE_FILES)
+@pytest.mark.parametrize("ending", SQLITE_FILES)
 def test_a_study_is_not_written_through_a_link(foreign: Path, mine: Path, ending: str) -> None:
     (foreign / f"study.db{ending}").symlink_to(mine)
     with pytest.raises(RunError, match="is a link"):

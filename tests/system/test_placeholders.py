@@ -7,7 +7,8 @@ import pytest
 
 from config.loading import load_config
 from corpora.readers import read_corpus
-from experiments.study import STORE, store_errors
+from experiments.storages import Store
+from experiments.study import store_errors
 from storage.fold_folder import read_metrics, read_table
 from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
@@ -88,7 +89,8 @@ def test_tables_of_published_corpora_that_are_pointers(tmp_path):
 
 
 def test_a_study_that_is_a_pointer(tmp_path):
-    pointer(tmp_path / STORE)
-    with pytest.raises(RunError, match=PULL) as error, store_errors(tmp_path, ValueError):
+    store = Store(tmp_path)
+    pointer(Path(store.place))
+    with pytest.raises(RunError, match=PULL) as error, store_errors(store, ValueError):
         raise ValueError("file is not a database")
     assert "remove" not in str(error.value)
