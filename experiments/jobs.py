@@ -9,11 +9,11 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from storage.folders import is_finished
 from system.files import MAX_TABLE, disk_error, is_full, read_text, write_all
@@ -99,19 +99,24 @@ def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Fa
         RunError: A job cannot be started, or its log cannot be written.
     """
     pool = JobPool(jobs, slots)
+    run_pool(pool)
+    return pool.failures
+
+
+def run_pool(pool: "JobPool") -> None:
+    """Run the jobs of a pool until none waits or runs; see `run_jobs`."""
     epochs = EpochReporter()
-    n_finished = len(jobs) - len(pool.waiting)
-    log.info("%d jobs, %d finished before, %d at a time", len(jobs), n_finished, len(slots))
+    n_finished = pool.n_jobs - len(pool.waiting)
+    log.info("%d jobs, %d finished before, %d at a time", pool.n_jobs, n_finished, pool.n_slots)
     with (stop := Stop()).install_handlers(), stop.deferred():
         try:
-            while (pool.waiting or pool.running) and not stop.requested:
+            while (pool.waiting or pool.at_work) and not stop.requested:
                 pool.collect_ended()
                 pool.start_waiting()
-                epochs.report([running.job for running in pool.running])
+                epochs.report(pool.at_work)
                 time.sleep(TICK)
         finally:
             pool.stop()
-    return pool.failures
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,22 +131,47 @@ class RunningJob:
 
     def failure_reason(self) -> str:
         """Return why it ended: its last message to the user if it wrote one, else its last line."""
-        try:
-            with self.job.log.open("rb") as file:
-                file.seek(self.offset)
-                lines = file.read().decode(errors="replace").splitlines()
-        except OSError as error:
-            lines = [f"status {self.process.returncode}; its log cannot be read: {error.strerror}"]
-        lines = [line.strip() for line in lines if line.strip()]
-        messages = [
-            line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))
-        ]
-        if (number := -self.process.returncode) > 0 and not messages:
-            return f"ended by signal {number} ({signal.strsignal(number)})"
-        last = (messages or lines or [f"ended with status {self.process.returncode}"])[-1]
-        if not messages and self.job.log.parent.exists() and is_full(self.job.log.parent):
-            return f"{last} (the disk of its log is full: free some space)"
-        return last
+        return failure_reason(self.job, self.offset, self.process.returncode)
+
+
+def failure_reason(job: Job, offset: int, status: int | None) -> str:
+    """Return why a job ended: its last message to the user if it wrote one, else its last line.
+
+    Args:
+        job: The job.
+        offset: Byte at which its part of the log begins.
+        status: Exit status of its process; None where it is not known.
+    """
+    ended = "ended without a result" if status is None else f"ended with status {status}"
+    try:
+        with job.log.open("rb") as file:
+            file.seek(offset)
+            lines = file.read().decode(errors="replace").splitlines()
+    except OSError as error:
+        lines = [f"{ended}; its log cannot be read: {error.strerror}"]
+    lines = [line.strip() for line in lines if line.strip()]
+    messages = [line for line in lines if line.startswith(("failed: ", "wrong input: ", "stopped"))]
+    if status is not None and status < 0 and not messages:
+        return f"ended by signal {-status} ({signal.strsignal(-status)})"
+    last = (messages or lines or [ended])[-1]
+    if not messages and job.log.parent.exists() and is_full(job.log.parent):
+        return f"{last} (the disk of its log is full: free some space)"
+    return last
+
+
+class Ended(Protocol):
+    """A job that has ended, in any pool."""
+
+    @property
+    def job(self) -> Job:
+        """The job."""
+
+    @property
+    def start(self) -> float:
+        """Its start, as time.monotonic()."""
+
+    def failure_reason(self) -> str:
+        """Return why it has no result."""
 
 
 class JobPool:
@@ -151,11 +181,16 @@ class JobPool:
         self.waiting = [job for job in jobs if not job.finished]
         self.running: list[RunningJob] = []
         self.failures: list[Failure] = []
-        self._n_jobs, self._n_slots = len(jobs), len(slots)
+        self.n_jobs, self.n_slots = len(jobs), len(slots)
         self._free = list(slots)
         self._seconds: list[float] = []  # of each job that was done here
         self._busy: list[str] = []  # titles of jobs that the log says other processes run
         self._next_check = 0.0  # time.monotonic()
+
+    @property
+    def at_work(self) -> list[Job]:
+        """Jobs that were started and have not ended."""
+        return [running.job for running in self.running]
 
     def collect_ended(self) -> None:
         """Free the slots of the jobs that have ended."""
@@ -169,21 +204,15 @@ class JobPool:
         if not self._free or time.monotonic() < self._next_check:
             return
         busy = []
-        for job in list(self.waiting):
+        for job in self._unfinished():
             if not self._free:
                 return
-            if job.finished:
-                self.waiting.remove(job)
-                self._report(job, "done by another process")
-            elif is_busy(job.folder):
+            if is_busy(job.folder):
                 busy.append(job.title)
             else:
                 self.waiting.remove(job)
                 self._start(job)
-        self._next_check = time.monotonic() + BUSY_TICK
-        if busy and not self.running and busy != self._busy:
-            log.info("waiting for other processes, which are at work on %s", ", ".join(busy))
-            self._busy = busy
+        self._check_later(busy)
 
     def stop(self) -> None:
         """End the running jobs: SIGTERM, so that they save, then SIGKILL for all they started."""
@@ -218,7 +247,23 @@ class JobPool:
         self.running.append(RunningJob(job, slot, process, time.monotonic(), offset))
         log.info("%s: started, its output goes to %s", job.title, job.log)
 
-    def _record(self, ended: RunningJob) -> None:
+    def _unfinished(self) -> Iterator[Job]:
+        """Yield the waiting jobs; report those that others have finished meanwhile."""
+        for job in list(self.waiting):
+            if job.finished:
+                self.waiting.remove(job)
+                self._report(job, "done by another process")
+            else:
+                yield job
+
+    def _check_later(self, busy: list[str]) -> None:
+        """Set when to check the waiting jobs again; say once which ones other processes run."""
+        self._next_check = time.monotonic() + BUSY_TICK
+        if busy and not self.at_work and busy != self._busy:
+            log.info("waiting for other processes, which are at work on %s", ", ".join(busy))
+            self._busy = busy
+
+    def _record(self, ended: Ended) -> None:
         """Report how a job ended; put it back if another process holds its fold."""
         job, seconds = ended.job, time.monotonic() - ended.start
         if job.finished:
@@ -235,12 +280,12 @@ class JobPool:
 
     def _report(self, job: Job, event: str) -> None:
         """Log an event of a job, with the number of jobs done and the time left."""
-        left = len(self.waiting) + len(self.running)
+        left = len(self.waiting) + len(self.at_work)
         time_left = ""
         if left and self._seconds:
             mean = sum(self._seconds) / len(self._seconds)
-            time_left = f"; about {format_duration(mean * left / min(left, self._n_slots))} left"
-        log.info("[%d/%d] %s: %s%s", self._n_jobs - left, self._n_jobs, job.title, event, time_left)
+            time_left = f"; about {format_duration(mean * left / min(left, self.n_slots))} left"
+        log.info("[%d/%d] %s: %s%s", self.n_jobs - left, self.n_jobs, job.title, event, time_left)
 
 
 class EpochReporter:

@@ -9,10 +9,11 @@ processes work on one fold.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.loading import dump_config
+from config.schema import Config
 from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
@@ -24,7 +25,8 @@ from experiments.ablation import (
     load_variants,
     open_runs,
 )
-from experiments.jobs import Failure, run_jobs, slot_environments
+from experiments.cluster import EXECUTORS, Executor, check_executor, run_by_submitit
+from experiments.jobs import Failure, Job, run_jobs, slot_environments
 from storage.folders import CONFIG, METRICS
 from system.cli import run_cli, run_entry
 from system.errors import InputError, RunError, nearest
@@ -48,15 +50,24 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             runs = load_variants(configs, name, kind, arguments.only, overrides)
         else:
             runs = load_fusions(configs, name, arguments.fusions, overrides)
+        if arguments.executor:
+            check_executor(arguments.executor, arguments.slurm)
         corpus = runs[0].config.corpus
         check_corpus_exists(corpus.root, corpus.manifest)
         if arguments.dry_run:
             check_dry(runs, arguments.overwrite)
             return
-        jobs, config = open_runs(runs, arguments.overwrite), runs[0].config
+        config, title = runs[0].config, f"{name}_{kind or 'ablation'}"
+        jobs = open_runs(runs, arguments.overwrite)
         stop.begun = True
-        failures = run_jobs(jobs, slot_environments(arguments.jobs, config.run.device))
-        out = Path(config.run.root) / f"{name}_{kind or 'ablation'}"
+        failures = _run(jobs, config, title, arguments)
+        if failures is None:
+            print(
+                "Submitted. The same command, with or without --no-wait, submits what failed and "
+                "nothing that is queued, running or finished; without, it waits and compares"
+            )
+            return
+        out = Path(config.run.root) / title
         _finish(runs, failures, out, reference=0 if kind else None)
 
     return run_cli(work, ["scripts/ablation.sh", *argv], stop)
@@ -83,6 +94,20 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
     return conclusion(comparison)
 
 
+def _run(
+    jobs: Sequence[Job], config: Config, title: str, arguments: argparse.Namespace
+) -> list[Failure] | None:
+    """Run the unfinished jobs here or on a cluster; return the failures, None if not waited for."""
+    if arguments.executor is None:
+        return run_jobs(jobs, slot_environments(arguments.jobs or 1, config.run.device))
+    folder = Path(config.run.root) / "cluster"
+    executor = Executor(arguments.executor, folder, title, arguments.slurm, arguments.jobs)
+    slots: Sequence[Mapping[str, str]] = [{}] * len(jobs)
+    if arguments.executor == "local":
+        slots = slot_environments(arguments.jobs or 1, config.run.device)
+    return run_by_submitit(jobs, executor, slots, not arguments.no_wait)
+
+
 def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Return the arguments, and the overrides in their order."""
     parser = argparse.ArgumentParser(
@@ -92,31 +117,62 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
     parser.add_argument("--variants", choices=VARIED, help="vary one config instead")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="some variants; default: all")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="at a time; 1 per GPU")
+    parser.add_argument("--jobs", type=int, metavar="N", help="at a time; 1 per GPU")
+    parser.add_argument("--executor", choices=EXECUTORS, help="submit the jobs by submitit")
+    parser.add_argument(
+        "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. partition=gpu time=600"
+    )
+    parser.add_argument("--no-wait", action="store_true", help="submit to Slurm, then end")
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start these runs anew")
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
-    # Taken out first, because --fusions and --only take all words behind them
-    overrides = [word for word in argv if "=" in word and not word.startswith("-")]
-    arguments = parser.parse_intermixed_args([word for word in argv if word not in overrides])
-    for option in ("--fusions", "--variants", "--only"):
+    words, overrides = _split(argv)
+    arguments = parser.parse_intermixed_args(words)
+    _check(parser, arguments, argv)
+    arguments.fusions, arguments.only = arguments.fusions or list(FUSIONS), arguments.only or []
+    return arguments, [*overrides, *arguments.overrides]
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides out, because --fusions and --only take all words behind them.
+
+    Keys of overrides have a section, those of --slurm have none.
+    """
+    words, overrides, option = [], [], ""
+    for word in argv:
+        key, equals, _ = word.partition("=")
+        if word.startswith("-"):
+            option = word
+        elif equals and not (option == "--slurm" and "." not in key):
+            overrides.append(word)
+            continue
+        words.append(word)
+    return words, overrides
+
+
+def _check(
+    parser: argparse.ArgumentParser, arguments: argparse.Namespace, argv: Sequence[str]
+) -> None:
+    """End with a message if arguments do not fit one another."""
+    for option in ("--fusions", "--variants", "--only", "--slurm"):
         if sum(word.partition("=")[0] == option for word in argv) > 1:
             parser.error(f"{option} must be given once")
         names = getattr(arguments, option.removeprefix("--"))
         if isinstance(names, list) and len(set(names)) < len(names):
             parser.error(f"{option} must name each once")
-    if arguments.jobs < 1:
+    if arguments.jobs is not None and arguments.jobs < 1:
         parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
     if arguments.variants and arguments.fusions:
         parser.error("--fusions and --variants are two different ablations: give one")
     if arguments.only and not arguments.variants:
         parser.error("--only names some of --variants: give it, too")
-    arguments.fusions, arguments.only = arguments.fusions or list(FUSIONS), arguments.only or []
-    if unknown := [fusion for fusion in arguments.fusions if fusion not in FUSIONS]:
+    if unknown := [fusion for fusion in arguments.fusions or [] if fusion not in FUSIONS]:
         parser.error(f"--fusions {unknown[0]}: {nearest(unknown[0], FUSIONS)}")
-    return arguments, [*overrides, *arguments.overrides]
+    for option, given in (("--slurm", arguments.slurm), ("--no-wait", arguments.no_wait)):
+        if given and arguments.executor != "slurm":
+            parser.error(f"{option} has an effect with --executor slurm alone")
 
 
 def _finish(
