@@ -29,7 +29,7 @@ from system.placeholders import LFS_POINTER, is_lfs_pointer
 from system.regular import check_regular
 
 if TYPE_CHECKING:
-    from optuna.storages import BaseStorage
+    from optuna.storages import BaseStorage, RDBStorage
 
 log = logging.getLogger(__name__)
 
@@ -108,8 +108,12 @@ class Store:
             write_text(file, uuid4().hex)
         return f"{self.folder.name}-{read_text(file, MAX_CONFIG).strip()}"
 
-    def open(self) -> "BaseStorage":
+    def open(self) -> "tuple[BaseStorage, RDBStorage | None]":
         """Check and open the store, or begin it; hold the lock of the folder meanwhile.
+
+        Returns:
+            The storage, and the same one with heartbeats where it can have them: with
+            `Study.ask`, Optuna leaves recording them to us, and warns of a study that has them.
 
         Raises:
             OSError: A file cannot be read, or is not a regular file.
@@ -121,23 +125,23 @@ class Store:
 
         optuna.logging.disable_default_handler()
         if self.kind == JOURNAL:
-            return optuna.storages.JournalStorage(_journal(Path(self.place)))
+            return optuna.storages.JournalStorage(_journal(Path(self.place))), None
         if self.kind == SQLITE:
             for ending in SQLITE_FILES:
                 check_owned(Path(f"{self.place}{ending}"))
             check_store(Path(self.place), STORE_TIMEOUT)
             url = URL.create("sqlite", database=self.place).render_as_string()
             wait = {"connect_args": {"timeout": STORE_TIMEOUT}}
-            return optuna.storages.RDBStorage(url, engine_kwargs=wait)
+            return optuna.storages.RDBStorage(url, engine_kwargs=wait), None
         url = make_url(self.storage).set(drivername=f"{POSTGRESQL}+psycopg").render_as_string()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.storages.RDBStorage(
-                url,
-                engine_kwargs={"pool_pre_ping": True},  # a server that was restarted meanwhile
-                heartbeat_interval=HEARTBEAT,
-                grace_period=GRACE,
+        alive = {"pool_pre_ping": True}  # the server may have been restarted meanwhile
+        storage = optuna.storages.RDBStorage(url, engine_kwargs=alive)
+        experimental = optuna.exceptions.ExperimentalWarning
+        with warnings.catch_warnings(action="ignore", category=experimental):  # heartbeats are
+            heartbeats = optuna.storages.RDBStorage(
+                url, engine_kwargs=alive, heartbeat_interval=HEARTBEAT, grace_period=GRACE
             )
+        return storage, heartbeats
 
     def problem(self, reason: str) -> str:
         """Return the message about a store that cannot be read or written."""
@@ -156,35 +160,35 @@ class Store:
         )
 
 
-def stale_trials(storage: "BaseStorage", study_id: int) -> set[int] | None:
-    """Return the ids of running trials without a recent heartbeat; None where there is none.
+def stale_trials(heartbeats: "RDBStorage | None", study_id: int) -> set[int] | None:
+    """Return the ids of running trials without a recent heartbeat; None where there are none.
 
     Optuna's own `fail_stale_trials` would fail them, and its callback begin others with new
     numbers: here a trial keeps its number, its values and its saved state.
     """
-    from optuna.storages import RDBStorage
-
-    if not isinstance(storage, RDBStorage) or storage.heartbeat_interval is None:
-        return None
-    return set(storage._get_stale_trial_ids(study_id))
+    return None if heartbeats is None else set(heartbeats._get_stale_trial_ids(study_id))
 
 
 @contextmanager
-def heartbeat(storage: "BaseStorage", trial_id: int) -> Iterator[None]:
+def heartbeat(heartbeats: "RDBStorage | None", trial_id: int) -> Iterator[None]:
     """Record the heartbeat of a trial inside this block, where the storage has one."""
-    from optuna.storages import RDBStorage
+    from optuna.exceptions import OptunaError
+    from sqlalchemy.exc import SQLAlchemyError
 
-    if not isinstance(storage, RDBStorage) or storage.heartbeat_interval is None:
+    if heartbeats is None:
         yield
         return
-    ended, interval = Event(), storage.heartbeat_interval
-    storage.record_heartbeat(trial_id)
+    ended = Event()
+    heartbeats.record_heartbeat(trial_id)
 
     def beat() -> None:
-        while not ended.wait(interval):
+        while not ended.wait(heartbeats.heartbeat_interval):
             try:
-                storage.record_heartbeat(trial_id)
-            except Exception as error:  # the server may come back; the trial will see if not
+                heartbeats.record_heartbeat(trial_id)
+            except (
+                OptunaError,
+                SQLAlchemyError,
+            ) as error:  # the server may come back; the trial will see if not
                 log.warning("no heartbeat of a trial: %s", first_line(error))
 
     thread = Thread(target=beat, daemon=True)

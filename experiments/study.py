@@ -7,7 +7,6 @@ In PostgreSQL it must also have no recent heartbeat: some shared mounts keep loc
 """
 
 import logging
-import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
@@ -84,7 +83,7 @@ class Study:
             store_errors(self.store, OSError, *UNREADABLE),
         ):
             trained = {path.parent.name for path in folder.glob(f"trials/*/{CONFIG}")}
-            self._storage = self.store.open()
+            self._storage, self._heartbeats = self.store.open()
             self.optuna = optuna.create_study(
                 storage=self._storage,
                 pruner=optuna.pruners.MedianPruner(N_STARTUP_PRUNING, epochs // 3 + 1),
@@ -127,7 +126,7 @@ class Study:
                 if trial is not None:
                     folder = self.trial_folder(trial.number)
                     make_folder(folder / "state", inside=self.folder)
-                    locks.enter_context(heartbeat(self._storage, trial._trial_id))
+                    locks.enter_context(heartbeat(self._heartbeats, trial._trial_id))
                     locks.enter_context(lock(folder / "lock", f"trial {trial.number}"))
             yield trial
 
@@ -186,10 +185,7 @@ class Study:
         number = min(queue, default=len(trials))
         (rng_seed,) = SeedSequence((self.seed, number)).generate_state(1)
         self.optuna.sampler = TPESampler(seed=int(rng_seed), **SAMPLER)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Heartbeat of storage")  # `claim` records it
-            # The file's order has no effect
-            trial = self.optuna.ask(dict(sorted(self.space.items())))
+        trial = self.optuna.ask(dict(sorted(self.space.items())))  # the file's order has no effect
         trial.set_user_attr("starts", trial.user_attrs.get("starts", 0) + 1)
         trial.set_user_attr("released", False)
         if queue:
@@ -200,7 +196,7 @@ class Study:
         """Requeue running trials that lost their process; fail those that crashed too often."""
         from optuna.trial import Trial, TrialState
 
-        stale = stale_trials(self._storage, self.optuna._study_id)
+        stale = stale_trials(self._heartbeats, self.optuna._study_id)
         for trial in self._trials():
             if trial.state != TrialState.RUNNING or not self._is_lost(trial, stale):
                 continue

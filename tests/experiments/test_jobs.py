@@ -346,7 +346,7 @@ def test_a_log_folder_that_is_gone_is_reported_and_not_made_again(job, tmp_path)
 def test_a_log_that_is_gone_when_its_job_fails_is_reported(job, tmp_path):
     one = job("a", "os.unlink(root + '/logs/a.log'); sys.exit(3)")
     ((_, why),) = run_jobs([one, job("b")], [{}])
-    assert why == "status 3; its log cannot be read: No such file or directory"
+    assert why == "ended with status 3; its log cannot be read: No such file or directory"
     assert calls(tmp_path) == ["a", "b"]
 
 
