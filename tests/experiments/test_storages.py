@@ -139,16 +139,23 @@ def test_without_a_lock_a_recent_heartbeat_keeps_the_trial(
 ) -> None:
     """As on a mount whose locks hold within one machine alone."""
     monkeypatch.setattr("experiments.study.is_held", lambda path: False)
+    monkeypatch.setattr(storages, "HEARTBEAT", 1)
+    monkeypatch.setattr(storages, "GRACE", 3)
     study = open_study(tmp_path, server)
-    with study.claim(2) as first, study.claim(2) as second, study.claim(2) as none:
-        assert [first.number, second.number, none] == [0, 1, None]
+    with study.claim(2) as first:
+        time.sleep(2 * storages.GRACE)
+        with study.claim(2) as second, study.claim(2) as none:
+            assert [first.number, second.number, none] == [0, 1, None]
+    time.sleep(2 * storages.GRACE)
+    with study.claim(2) as again:
+        assert again.number == 0
 
 
 @pytest.mark.parametrize("marks", [pytest.param("", marks=needs_postgresql)])
 def test_studies_of_two_folders_are_apart_on_one_server(server, marks, tmp_path) -> None:
-    for name in ("one", "two"):
+    for name, n_trials in (("one", 3), ("two", 1)):
         (tmp_path / name / "a_tuning").mkdir(parents=True)
-        finish_all(open_study(tmp_path / name / "a_tuning", server), 1)
+        finish_all(open_study(tmp_path / name / "a_tuning", server), n_trials)
     assert open_study(tmp_path / "two/a_tuning", server).n_finished() == 1
 
 
