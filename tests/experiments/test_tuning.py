@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +23,7 @@ from config.loading import flatten, load_config
 from corpora.plan import make_plan, make_tuning_plan
 from experiments import study as trials
 from experiments import tuning_report
-from experiments.storages import Store
+from experiments.storages import JOURNAL, Store
 from experiments.study import COMPLETE, MAX_STARTS, Result
 from experiments.tuning import Tuning, load_tuning, tune
 from experiments.tuning_report import describe_study, draw_figures
@@ -227,6 +228,15 @@ def test_another_config_or_space_or_corpus_is_refused(study, quick, deaf, tmp_pa
     shutil.rmtree(tmp_path / "runs/tiny_tuning/trials")
     (tmp_path / "runs/tiny_tuning/study.json").unlink()
     with pytest.raises(InputError, match="is not a study"):
+        study()
+
+
+def test_a_study_in_a_journal_is_tuned_and_another_storage_is_refused(study, quick) -> None:
+    tuned = replace(study(), storage=JOURNAL)
+    tune(tuned, 2, 1, Stop())
+    assert [row["state"] for row in rows_of(tuned.folder)] == ["complete"] * 2
+    assert (tuned.folder / "study.journal").is_file() and not (tuned.folder / "study.db").exists()
+    with pytest.raises(InputError, match="storage: 'journal' there, 'sqlite' now"):
         study()
 
 
