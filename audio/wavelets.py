@@ -10,6 +10,8 @@ Hamming, which has steps at its ends). So W_k is kept on
     nu_k - s/l_k  to  nu_k + s/l_k  cycles per sample,    s/l_k = `reach`:
 the longer the wavelet, the narrower. In a block of P = q H samples W_k[f] has f = nu P, and lies in
 row r = floor(f/q) = floor(nu H): the rows of a bin do not depend on the length of the block.
+There W_k[f] is, but for TOLERANCE, the FFT of every d-th sample of w_k times d, whose copies of the
+spectrum are 1/d apart: an FFT of P/d points instead of P (`_step` chooses d).
 
 Per frame a bin costs l_k multiplications as a matrix product, and as many as it has rows, about
 2 reach H, by aliasing (`cqt.py`). A matrix product does PRODUCT_SPEED multiplications in the time
@@ -218,7 +220,7 @@ class Wavelets:
         return max((d for d in range(1, int(most) + 1) if n_points % d == 0), default=1)
 
     def _window(self, k: int) -> tuple[NDArray[np.float64], int]:
-        """Return |w_k| (signed) on librosa's support, and how many samples have n < 0."""
+        """Return sqrt(l_k) v / sum |v| on librosa's support, and its samples with n < 0."""
         if k not in self._windows:
             length = self.lengths[k]
             n = np.arange(-length // 2, length // 2)  # (L,)

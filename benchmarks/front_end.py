@@ -14,7 +14,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,7 +35,7 @@ from system.files import make_folder, write_json
 ROOT = Path(__file__).resolve().parent.parent
 
 LENGTHS: tuple[float, ...] = (4.5, 20, 60)  # seconds
-LENGTH_ROUNDS = 5  # for each length
+LENGTH_ROUNDS = 3  # for each length
 FIRST_CALLS = 5  # of one length, its kernels dropped before each
 THREADS = (1, 2)
 PROMISES = (  # what, transform, beside whom, least or most
@@ -64,10 +64,10 @@ Row = dict[str, Any]
 Times = dict[str, dict[str, dict[str, dict[int, float]]]]  # setting, transform, name, threads
 
 
-def side_by_side() -> Times:
+def side_by_side(threads: Sequence[int]) -> Times:
     """Return the milliseconds of all candidates, at all settings and numbers of threads."""
     times: Times = {}
-    for n_threads in THREADS:
+    for n_threads in threads:
         with threadpool_limits(n_threads):  # of NumPy and SciPy
             torch.set_num_threads(n_threads)
             found = {
@@ -85,10 +85,10 @@ def side_by_side() -> Times:
     return times
 
 
-def by_length() -> list[Row]:
+def by_length(threads: Sequence[int]) -> list[Row]:
     """Return times by length of the waveform and number of threads, at the paper's settings."""
     rows = []
-    for n_threads in THREADS:
+    for n_threads in threads:
         with threadpool_limits(n_threads):  # of NumPy and SciPy
             torch.set_num_threads(n_threads)
             for seconds in LENGTHS:
@@ -212,6 +212,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
     parser.add_argument("--lengths", action="store_true", help="only the tables by length")
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS, help="numbers of them")
     parser.add_argument("--profile", action="store_true", help="print torch.profiler's tables only")
     arguments = parser.parse_args()
     if arguments.json:
@@ -226,12 +227,12 @@ def main() -> None:
         "seconds": candidates.SECONDS,
     }
     print(f"{host}; least over alternating rounds")
-    figures |= {"by_length": by_length(), "gpu": on_gpu()}
+    figures |= {"by_length": by_length(arguments.threads), "gpu": on_gpu()}
     print(f"\n## Time against length\n\n{table(figures['by_length'])}")
     if figures["gpu"]:
         print(f"\n## CQT on the GPU, ms\n\n{table(figures['gpu'])}")
     if not arguments.lengths:
-        times, memory = side_by_side(), peak_memory()
+        times, memory = side_by_side(arguments.threads), peak_memory()
         figures |= {"summary": summarize(times, memory), "ms": times, "peak_mb": memory}
         print(f"\n## Promises\n\n{table(figures['summary'])}")
         print(f"\n## Side by side, {candidates.SECONDS:g} s\n\n{side_by_side_tables(times)}")
