@@ -10,6 +10,8 @@ Hamming, which has steps at its ends). So W_k is kept on
     nu_k - s/l_k  to  nu_k + s/l_k  cycles per sample,    s/l_k = `reach`:
 the longer the wavelet, the narrower. In a block of P = q H samples W_k[f] has f = nu P, and lies in
 row r = floor(f/q) = floor(nu H): the rows of a bin do not depend on the length of the block.
+There W_k[f] is, but for TOLERANCE, the FFT of every d-th sample of w_k times d, whose copies of the
+spectrum are 1/d apart: an FFT of P/d points instead of P (`_step` chooses d).
 
 Per frame a bin costs l_k multiplications as a matrix product, and as many as it has rows, about
 2 reach H, by aliasing (`cqt.py`). A matrix product does PRODUCT_SPEED multiplications in the time
@@ -93,6 +95,7 @@ class Wavelets:
         is_even = self.lengths % 2 == 0  # exactly: librosa would centre these elsewhere
         self.lengths[is_even] = np.nextafter(self.lengths[is_even], np.inf)
         shape = get_window(window, 4096, "cqt")
+        self._windows: dict[int, tuple[NDArray[np.float64], int]] = {}  # 3 MB as published
         self._check(bandwidth(shape))
         lobes = side_lobes(shape, TOLERANCE)  # s
         self.reach = np.minimum(lobes / self.lengths, 1)  # (n_bins,) cycles per sample; 1 is all
@@ -157,8 +160,9 @@ class Wavelets:
         half = ceil(self.lengths[group.first] / 2)
         matrix = np.zeros((group.end - group.first, 2 * half), complex)
         for row, k in zip(matrix, range(group.first, group.end), strict=True):
-            wavelet, before = self._wavelet(k)
-            row[half - before :][: len(wavelet)] = wavelet.conj()
+            window, before = self._window(k)
+            angles = 2 * np.pi * self.frequencies[k] / self.sample_rate * np.arange(-before, half)
+            row[half - before :][: len(window)] = window * np.exp(-1j * angles[: len(window)])
         return np.concatenate([matrix.real, matrix.imag]).T.copy()
 
     def band(self, group: Group, q: int, n_samples: int) -> tuple[int, NDArray]:
@@ -183,24 +187,43 @@ class Wavelets:
         nu = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
         low, high = self.rows(group, q, n_samples)
         n_points = q * self.hop_length  # P
+        step = self._step(group, low, high, n_points)  # d
         f = np.arange(low * q, high * q)  # (rows * q,)
         half_sample = np.exp(-1j * np.pi / n_points * f)
-        band = np.empty((len(nu), len(f)), complex)
-        for row, k, nu_k in zip(band, range(group.first, group.end), nu, strict=True):
-            wavelet, before = self._wavelet(k)
-            circle = np.zeros(n_points, complex)
-            circle[: len(wavelet)] = wavelet * np.exp(1j * np.pi * nu_k)
-            spectrum = fft(np.roll(circle, -before))[f % n_points]
-            row[:] = (spectrum * half_sample).conj()
+        circles = np.zeros((len(nu), n_points // step), complex)  # n = 0, d, 2 d, ...
+        for circle, k, nu_k in zip(circles, range(group.first, group.end), nu, strict=True):
+            window, before = self._window(k)
+            first = before // step  # kept samples with n < 0
+            kept = window[before % step :: step]
+            n = step * np.arange(-first, len(kept) - first)
+            kept = kept * np.exp(2j * np.pi * (nu_k - low / self.hop_length) * n)  # row low is at 0
+            kept *= step * np.exp(1j * np.pi * nu_k)
+            circle[: len(kept) - first] = kept[first:]
+            circle[len(circle) - first :] = kept[:first]
+        band = fft(circles, overwrite_x=True)[:, : len(f)]
+        band *= half_sample
+        np.conjugate(band, out=band)
         if n_samples != n_points:
             band[:, 2 * np.abs(f) >= min(n_samples, n_points)] = 0
         is_real = np.abs(band.imag).max() <= TOLERANCE * np.abs(band.real).max()
         return low, (band.real.copy() if is_real else band).reshape(len(nu), high - low, q)
 
-    def _wavelet(self, k: int) -> tuple[NDArray[np.complex128], int]:
-        """Return w_k on librosa's support, and how many of its samples have n < 0."""
-        length = self.lengths[k]
-        n = np.arange(-length // 2, length // 2)  # (L,)
-        wavelet = np.exp(2j * np.pi * self.frequencies[k] / self.sample_rate * n)
-        wavelet *= get_window(self.window, len(n), "cqt")
-        return wavelet * (np.sqrt(length) / np.abs(wavelet).sum()), -int(n[0])
+    def _step(self, group: Group, low: int, high: int, n_points: int) -> int:
+        """Return d, the samples from one that the FFTs of a group's wavelets read to the next.
+
+        Every d-th sample times d has the spectrum W_k plus its copies 1/d, 2/d, ... apart. In the
+        rows of the group, these copies must be twice as far from their centre as `reach`.
+        """
+        nu = self.frequencies[group.first : group.end] / self.sample_rate  # (n,)
+        first, last = min(low / self.hop_length, nu[0]), max(high / self.hop_length, nu[-1])
+        most = 1 / (last - first + 2 * self.reach[group.first])
+        return max((d for d in range(1, int(most) + 1) if n_points % d == 0), default=1)
+
+    def _window(self, k: int) -> tuple[NDArray[np.float64], int]:
+        """Return sqrt(l_k) v / sum |v| on librosa's support, and its samples with n < 0."""
+        if k not in self._windows:
+            length = self.lengths[k]
+            n = np.arange(-length // 2, length // 2)  # (L,)
+            window = get_window(self.window, len(n), "cqt")
+            self._windows[k] = window * (np.sqrt(length) / np.abs(window).sum()), -int(n[0])
+        return self._windows[k]

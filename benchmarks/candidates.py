@@ -1,7 +1,8 @@
 """What `front_end.py` compares and how it is timed: transforms of four libraries, in rounds.
 
 In each of ROUNDS rounds every candidate is called several times in a row, so that its data are in
-the cache, as in a loop over a corpus. Its time is the median over rounds of the median over calls.
+the cache, as in a loop over a corpus. Its time is the least over rounds of the median over calls:
+other programs only make it longer.
 Inputs are seeded noise: no time depends on the content. "Bare FFTs" are the FFTs of our method
 alone, a lower bound of its time.
 """
@@ -101,6 +102,15 @@ def librosa_images(samples: NDArray[np.float32], setting: Setting) -> list[Tenso
 LIBROSA: dict[str, Callable] = {"cqt": librosa_cqt, "mel": librosa_mel, "both": librosa_images}
 
 
+def nn_audio_cqts(setting: Setting) -> dict[str, Any]:
+    """Return nnAudio's transforms by name."""
+    settings = {"fmin": FMIN, "verbose": False} | setting.cqt
+    return {
+        f"nnAudio {name}": getattr(nnAudio.features, name)(setting.sample_rate, **settings)
+        for name in NN_AUDIO
+    }
+
+
 class Recording:
     """A waveform and the candidates for its transforms, by transform and name."""
 
@@ -120,12 +130,9 @@ class Recording:
 
     def measure_all(self) -> dict[str, dict[str, float]]:
         """Return milliseconds; both images are made with the fastest of nnAudio's CQTs, too."""
-        rate, settings = self.setting.sample_rate, {"fmin": FMIN, "verbose": False}
+        rate = self.setting.sample_rate
         bare_cqt, bare_mel = self._bare_cqt(), self._bare_mel()
-        cqts = {
-            f"nnAudio {name}": getattr(nnAudio.features, name)(rate, **settings, **self.setting.cqt)
-            for name in NN_AUDIO
-        }
+        cqts = nn_audio_cqts(self.setting)
         theirs = {name: partial(cqt, self.x) for name, cqt in cqts.items()}
         cqt = measure(self.pairs["cqt"] | theirs | bare_cqt)
         nn_mel = nnAudio.features.MelSpectrogram(rate, **self.setting.mel, verbose=False)
@@ -194,14 +201,14 @@ def resampled() -> dict[str, Candidates]:
     }
 
 
-def measure(candidates: Candidates) -> dict[str, float]:
-    """Return the milliseconds of each, over alternating rounds."""
+def measure(candidates: Candidates, rounds: int | None = None) -> dict[str, float]:
+    """Return the milliseconds of each, the least over alternating rounds, ROUNDS or as given."""
     found: dict[str, list[float]] = {name: [] for name in candidates}
     with torch.inference_mode():
-        for _ in range(WARM_UP + ROUNDS):
+        for _ in range(WARM_UP + (rounds or ROUNDS)):
             for name, work in candidates.items():
                 found[name].append(in_a_row(work))
-    return {name: statistics.median(times[WARM_UP:]) for name, times in found.items()}
+    return {name: min(times[WARM_UP:]) for name, times in found.items()}
 
 
 def in_a_row(work: Callable[[], Any]) -> float:

@@ -2,34 +2,41 @@
 
     python -m benchmarks.front_end                # Markdown tables, the promises first; minutes
     python -m benchmarks.front_end --json FILE    # the same as JSON, too
+    python -m benchmarks.front_end --lengths --json results/front_end.json   # by length only
     python -m benchmarks.front_end --profile      # where the time goes, by torch.profiler
 
-`candidates.py` says what is compared and how it is timed.
+`candidates.py` says what is compared and how it is timed. Where CUDA is available, the CQT is also
+timed there, beside nnAudio's.
 """
 
 import argparse
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from threadpoolctl import threadpool_limits
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
 from benchmarks import candidates
 from benchmarks.candidates import PAPER, QUICKEST, RFFT, Recording, measure, noise
-from storage.provenance import processor
+from storage.provenance import git_commit, processor
 from system.cli import run_entry
 from system.files import make_folder, write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 
-LENGTHS: tuple[float, ...] = (1, 2, 5, 10, 20, 60)  # seconds
+LENGTHS: tuple[float, ...] = (4.5, 20, 60)  # seconds
+LENGTH_ROUNDS = 3  # for each length
+FIRST_CALLS = 5  # of one length, its kernels dropped before each
 THREADS = (1, 2)
 PROMISES = (  # what, transform, beside whom, least or most
     ("CQT: times as fast as librosa", "cqt", "librosa", ">=", 12),
@@ -57,10 +64,10 @@ Row = dict[str, Any]
 Times = dict[str, dict[str, dict[str, dict[int, float]]]]  # setting, transform, name, threads
 
 
-def side_by_side() -> Times:
+def side_by_side(threads: Sequence[int]) -> Times:
     """Return the milliseconds of all candidates, at all settings and numbers of threads."""
     times: Times = {}
-    for n_threads in THREADS:
+    for n_threads in threads:
         with threadpool_limits(n_threads):  # of NumPy and SciPy
             torch.set_num_threads(n_threads)
             found = {
@@ -78,16 +85,55 @@ def side_by_side() -> Times:
     return times
 
 
-def by_length() -> list[Row]:
-    """Return times by length of the waveform, at the paper's settings."""
+def by_length(threads: Sequence[int]) -> list[Row]:
+    """Return times by length of the waveform and number of threads, at the paper's settings."""
+    rows = []
+    for n_threads in threads:
+        with threadpool_limits(n_threads):  # of NumPy and SciPy
+            torch.set_num_threads(n_threads)
+            for seconds in LENGTHS:
+                row: Row = {"seconds": seconds, "threads": n_threads}
+                recording = Recording(seconds, PAPER)
+                for transform in ("cqt", "mel"):
+                    found = measure(recording.pairs[transform], LENGTH_ROUNDS)
+                    row[f"{transform}, ms"] = found["ours"]
+                    row[f"{transform}, librosa's times ours"] = found["librosa"] / found["ours"]
+                rows.append(row | {"CQT's first call, ms": first_call(seconds)})
+    return rows
+
+
+@torch.inference_mode()
+def first_call(seconds: float) -> float:
+    """Return the least milliseconds of a CQT's first call for a length, after one of another."""
+    cqt, times = CQT(PAPER.sample_rate, **PAPER.cqt), []
+    cqt(noise(seconds / 3, PAPER.sample_rate))
+    waveform = noise(seconds, PAPER.sample_rate)
+    for _ in range(FIRST_CALLS):
+        cqt._kernels.clear()
+        start = time.perf_counter()
+        cqt(waveform)
+        times.append(1e3 * (time.perf_counter() - start))
+    return min(times)
+
+
+def on_gpu() -> list[Row]:
+    """Return milliseconds of the CQT beside nnAudio's on a GPU, by length; [] without a GPU."""
+    if not torch.cuda.is_available():
+        return []
+
+    def synchronized(transform: Callable[[Tensor], Tensor], waveform: Tensor) -> Callable[[], None]:
+        def work() -> None:
+            transform(waveform)
+            torch.cuda.synchronize()
+
+        return work
+
+    cqts = {"ours": CQT(PAPER.sample_rate, **PAPER.cqt)} | candidates.nn_audio_cqts(PAPER)
     rows = []
     for seconds in LENGTHS:
-        row: Row = {"seconds": seconds}
-        for transform, pair in Recording(seconds, PAPER).pairs.items():
-            found = measure(pair)
-            row[f"{transform}, ms"] = found["ours"]
-            row[f"{transform}, librosa's times ours"] = found["librosa"] / found["ours"]
-        rows.append(row | {"both, ms a second": row["both, ms"] / seconds})
+        waveform = noise(seconds, PAPER.sample_rate).cuda()
+        found = measure({name: synchronized(cqt.cuda(), waveform) for name, cqt in cqts.items()})
+        rows.append({"seconds": seconds, "gpu": torch.cuda.get_device_name()} | found)
     return rows
 
 
@@ -165,6 +211,8 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there, too")
+    parser.add_argument("--lengths", action="store_true", help="only the tables by length")
+    parser.add_argument("--threads", type=int, nargs="+", default=THREADS, help="numbers of them")
     parser.add_argument("--profile", action="store_true", help="print torch.profiler's tables only")
     arguments = parser.parse_args()
     if arguments.json:
@@ -172,17 +220,24 @@ def main() -> None:
     if arguments.profile:
         return print_profile()
     host = machine()
-    times, lengths, memory = side_by_side(), by_length(), peak_memory()
-    summary = summarize(times, memory)
-    print(host)
-    print(
-        f"recordings of {candidates.SECONDS:g} s; medians of {candidates.ROUNDS} alternating rounds"
-    )
-    print(f"\n## Promises\n\n{table(summary)}\n\n## Side by side\n\n{side_by_side_tables(times)}")
-    print(f"\n## Time against length, threads: {THREADS[-1]}\n\n{table(lengths)}")
+    figures: dict[str, Any] = {
+        "command": " ".join(["python -m benchmarks.front_end", *sys.argv[1:]]),
+        "commit": git_commit(),
+        "machine": host,
+        "seconds": candidates.SECONDS,
+    }
+    print(f"{host}; least over alternating rounds")
+    figures |= {"by_length": by_length(arguments.threads), "gpu": on_gpu()}
+    print(f"\n## Time against length\n\n{table(figures['by_length'])}")
+    if figures["gpu"]:
+        print(f"\n## CQT on the GPU, ms\n\n{table(figures['gpu'])}")
+    if not arguments.lengths:
+        times, memory = side_by_side(arguments.threads), peak_memory()
+        figures |= {"summary": summarize(times, memory), "ms": times, "peak_mb": memory}
+        print(f"\n## Promises\n\n{table(figures['summary'])}")
+        print(f"\n## Side by side, {candidates.SECONDS:g} s\n\n{side_by_side_tables(times)}")
     if arguments.json:
-        figures = {"summary": summary, "ms": times, "by_length": lengths, "peak_mb": memory}
-        write_json(arguments.json, {"machine": host, "seconds": candidates.SECONDS, **figures})
+        write_json(arguments.json, figures)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from audio import cqt as cqt_module
 from audio.cqt import BUCKETS, CQT
-from audio.wavelets import Group, Wavelets
+from audio.wavelets import TOLERANCE, Group, Wavelets
 from system.errors import InputError
 from tests.support.paths import ROOT
 
@@ -250,6 +250,27 @@ def test_wavelets_are_librosas(rate, fmin, n_bins, per_octave, window, filter_sc
         real, imaginary = ours.matrix(Group(k, k + 1, True)).T
         found = np.trim_zeros(real - 1j * imaginary) / np.sqrt(lengths[k])
         np.testing.assert_allclose(found, np.trim_zeros(theirs[k]), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("window", "filter_scale"), SHAPES)
+@pytest.mark.parametrize(
+    ("rate", "hop", "fmin", "n_bins"), [(44_100, 512, 32.7, 84), (8000, 81, 60.0, 50)]
+)
+def test_bands_are_the_spectra_of_the_whole_wavelets(rate, hop, fmin, n_bins, window, filter_scale):
+    """Whichever samples their FFTs read: against sums over all samples, at some frequencies."""
+    wavelets = Wavelets(rate, hop, fmin, n_bins, 12, window, filter_scale)
+    q = 4 * int(np.ceil(wavelets.lengths[0] / hop / 4) + 1)
+    for group in [Group(0, 2, False), Group(n_bins // 3, n_bins // 3 + 2, False)]:
+        low, band = wavelets.band(group, q, q * hop)
+        f = np.random.default_rng(0).integers(0, band[0].size, 200)
+        real, imaginary = wavelets.matrix(group).T.reshape(2, 2, -1)  # conj(w_k), centred
+        n = np.arange(real.shape[1]) - real.shape[1] // 2 + 0.5  # bands count from n = -1/2
+        phase = np.exp(-1j * np.pi * wavelets.frequencies[group.first : group.end, None] / rate)
+        waves = np.exp(2j * np.pi * np.outer(n, low * q + f) / (q * hop))
+        expected = phase * ((real + 1j * imaginary) @ waves)
+        assert (
+            np.abs(band.reshape(2, -1)[:, f] - expected).max() <= TOLERANCE * np.abs(expected).max()
+        )
 
 
 def test_the_cqt_is_nnaudios():

@@ -50,7 +50,10 @@ def test_front_end_measures_every_candidate_and_writes_json(tiny, tmp_path, monk
     assert list(figures["ms"][candidates.RESAMPLED]["cqt"]) == [
         *("ours", "soxr, then ours", "soxr, then librosa")
     ]
-    assert [row["seconds"] for row in figures["by_length"]] == [0.5, 1.0]
+    rows = figures["by_length"]
+    assert [(row["seconds"], row["threads"]) for row in rows] == [(0.5, 1), (1.0, 1)]
+    assert all(row["CQT's first call, ms"] > row["cqt, ms"] for row in rows)
+    assert figures["command"].endswith(f"--json {path}")
     assert 0 < figures["peak_mb"] < front_end.MEMORY_TARGET
     printed = capsys.readouterr().out
     assert all(f"| {name} |" in printed for names in NAMES.values() for name in names)
