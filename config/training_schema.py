@@ -53,8 +53,14 @@ class TrainConfig(Section):
     """Largest norm of the gradient; null does not clip."""
     patience: Count | None = None
     """Epochs without a better dev UA before training stops; null trains all epochs."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """float16 is not offered, because MViTv2 overflows in it."""
+    eval_batch_size: Count | None = None
+    """Crops of a batch and process in dev and test evaluation; null is batch_size."""
+    ema: Annotated[float, Field(ge=0.5, lt=1)] | None = None
+    """Decay of an average of the weights (EMA), which dev selects, test reads and the fold keeps in
+    their place; smaller in the first steps. null keeps the weights themselves."""
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    """Of matrix products and convolutions alike. tf32 rounds their inputs to 10 bits (NVIDIA, from
+    compute capability 8.0 on; elsewhere as float32). MViTv2 overflows in float16: not offered."""
     gradient_checkpointing: bool = False
     """True keeps only what enters each block of the backbones, and computes the blocks again in the
     backward pass: less memory for more time, with equal results."""

@@ -25,7 +25,7 @@ from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
-from training.build import make_dataset
+from training.build import eval_batch_size, make_dataset
 from training.session import Fold, Session, feature_settings, open_session
 
 BRANCHES = ("cqt", "mel")
@@ -170,7 +170,7 @@ class FrozenFold:
 
     def _loader(self, split: str) -> DataLoader:
         config, dataset = self.fold.config, self._dataset(split)
-        batches = EvalBatches(len(dataset), config.train.batch_size)
+        batches = EvalBatches(len(dataset), eval_batch_size(config))
         return build_loader(dataset, batches, self.device, config.run.workers)
 
     def _batches(self, split: str) -> Iterator[Batch]:

@@ -24,7 +24,11 @@ from system.regular import file_sha256
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
-NEAR_TIE = {"float32": 0.01, "bfloat16": 0.1}  # largest change of a difference by rounding
+NEAR_TIE = {
+    "float32": 0.01,
+    "tf32": 0.1,
+    "bfloat16": 0.1,
+}  # largest change of a difference by rounding
 
 
 @dataclass(frozen=True)

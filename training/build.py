@@ -104,6 +104,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         names={part: fold.ids(utterances) for part, utterances in fold.split.parts()},
         stop=fold.session.stop,
         title=_title(fold),
+        ema=config.train.ema,
     )
 
 
@@ -162,11 +163,16 @@ def make_dataset(
 
 def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
     """Return this process's batches of a split, each crop once."""
-    size, rank, world = _batch_share(fold)
+    _, rank, world = _batch_share(fold)
     dataset = make_dataset(fold, utterances)
-    batches = EvalBatches(len(dataset), size, rank, world)
+    batches = EvalBatches(len(dataset), eval_batch_size(fold.config), rank, world)
     device, workers = fold.session.accelerator.device, fold.config.run.workers
     return build_loader(dataset, batches, device, workers)
+
+
+def eval_batch_size(config: Config) -> int:
+    """Return the number of crops of a batch in evaluation, on one process."""
+    return config.train.eval_batch_size or config.train.batch_size
 
 
 def train_batches(fold: Fold, n: int) -> TrainBatches:

@@ -69,7 +69,7 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
             f"train.batch_size={half} with train.accumulate={accumulate}, {same} utterances a step"
             f"{contrast}"
         )
-    if train.precision == "float32" and device.type != "cpu":
+    if train.precision != "bfloat16" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
     if not train.gradient_checkpointing:
         ways.append(

@@ -90,7 +90,7 @@ def fit(
             bar.set_description(epoch, refresh=False)
             try:
                 train_one_epoch(state, train_loader, bar, saver)
-                with state.monitor.recording():
+                with state.monitor.recording(), state.evaluated():
                     batches, names = saver.watched(dev_loader), state.names.get("dev", ())
                     dev = evaluate(state.wrapped, batches, state.accelerator, names)
             except Diverged as error:
@@ -190,6 +190,8 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
             optimizer.step()
         optimizer.zero_grad()
     state.schedule.after_step()
+    if incident is None and state.average is not None:
+        state.average.update(state.schedule.steps)
     if incident is not None:
         _skip_step(state, incident, losses[0])
         return step._replace(losses=[])
@@ -346,5 +348,5 @@ def _close_epoch(
     if record["dev_ua"] > progress.best_ua:
         progress.best_ua, progress.best_epoch = record["dev_ua"], progress.epoch
         if state.accelerator.is_main_process:
-            checkpoints.save_best(state.model.state_dict(), progress.epoch)
+            checkpoints.save_best(state.selected_weights(), progress.epoch)
     return record

@@ -15,6 +15,8 @@ OPTIMIZERS: dict[str, Any] = {
     "adamw": torch.optim.AdamW,
     "sgd": torch.optim.SGD,
 }
+FUSED = ("adam", "adamw", "sgd")  # one kernel for all parameters; torch has none of RAdam
+FUSED_ON = ("cpu", "cuda")
 
 
 def build_optimizers(
@@ -49,6 +51,8 @@ def build_optimizers(
         ]
         scale = 1.0 if part == "head" else backbone_lr_scale
         extra: dict[str, Any] = {"momentum": 0.9} if optimizer[part] == "sgd" else {}
+        if optimizer[part] in FUSED and all(p.device.type in FUSED_ON for p in parameters):
+            extra["fused"] = True
         built.append(OPTIMIZERS[optimizer[part]](groups, lr=lr * scale, **extra))
     return built
 
@@ -87,6 +91,7 @@ class Schedule:
         min_lr: float = 0.0,
     ) -> None:
         self.optimizers = optimizers
+        self.steps = 0  # taken or skipped
         self.by_step: list[LambdaLR] = []
         self.by_epoch: list[ReduceLROnPlateau] = []
         top = max(group["lr"] for o in optimizers[-1:] for group in o.param_groups)
@@ -110,6 +115,7 @@ class Schedule:
 
     def after_step(self) -> None:
         """Move on by one optimizer step."""
+        self.steps += 1
         for schedule in self.by_step:
             schedule.step()
 
@@ -125,6 +131,7 @@ class Schedule:
     def state_dict(self) -> dict[str, Any]:
         """Return the state that `load_state_dict` restores."""
         return {
+            "steps": self.steps,
             "by_step": [{"last_epoch": s.last_epoch} for s in self.by_step],
             "by_epoch": [
                 {k: getattr(s, k) for k in ("best", "num_bad_epochs", "last_epoch")}
@@ -134,6 +141,7 @@ class Schedule:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore a saved state; the optimizers restore their own rates."""
+        self.steps = state.get("steps", 0)  # earlier versions had no average, which reads it
         for schedules, saved in (
             (self.by_step, state["by_step"]),
             (self.by_epoch, state["by_epoch"]),

@@ -155,6 +155,7 @@ def make_accelerator(config: Config) -> Accelerator:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = choose_device(config.run.device)
     choose_deterministic(config.train.deterministic, torch.device(device.name))
+    choose_tf32(config.train.precision == "tf32")
     precision = "bf16" if config.train.precision == "bfloat16" else "no"
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if n_processes == 1 and device.name != "cpu":  # of several each takes the GPU of its rank
@@ -186,6 +187,23 @@ def choose_deterministic(strict: bool, device: torch.device) -> None:
         torch.backends.cuda.enable_cudnn_sdp(strict)
 
 
+def choose_tf32(wanted: bool) -> None:
+    """Let float32 products and convolutions round alike: torch has TF32 in convolutions alone.
+
+    The older switches: a process that used the newer ones (`fp32_precision`) cannot compile, since
+    the compiler reads the older (pytorch issue 189955).
+    """
+    torch.set_float32_matmul_precision("high" if wanted else "highest")
+    torch.backends.cudnn.allow_tf32 = wanted
+
+
+def has_tf32(device: torch.device) -> bool:
+    """Return whether a device computes in TF32: NVIDIA, from compute capability 8.0 on."""
+    if device.type != "cuda" or torch.version.hip is not None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 def _log_device(accelerator: Accelerator, config: Config, reason: str) -> None:
     here = describe_process(accelerator.device)
     n = accelerator.num_processes
@@ -199,3 +217,5 @@ def _log_device(accelerator: Accelerator, config: Config, reason: str) -> None:
         f", {n} processes" if n > 1 else "",
         f"; no GPU: {reason}" if reason else "",
     )
+    if config.train.precision == "tf32" and not has_tf32(accelerator.device):
+        log.warning("train.precision=tf32: this device has no TF32 and computes in float32")

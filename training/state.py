@@ -1,17 +1,19 @@
 """The state of a training: one dataclass of named fields, saved and loaded whole."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from models.losses import FusionLoss
 from storage.fold_folder import RENAMED
 from system.errors import first_line
 from system.signals import Stop
+from training.average import WeightAverage
 from training.checkpoints import Place, Progress
 from training.collapse import CollapseMonitor
 from training.divergence import is_finite
@@ -38,6 +40,7 @@ class TrainingState:
         names: Utterance ids of the `train` and `dev` splits, for messages.
         stop: Whether the process was asked to end.
         title: Name of the progress bar; empty shows none.
+        ema: Decay of the average of the weights that is evaluated; None evaluates the weights.
     """
 
     model: nn.Module
@@ -52,6 +55,7 @@ class TrainingState:
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)
     stop: Stop = field(default_factory=Stop)
     title: str = ""
+    ema: float | None = None
 
     def __post_init__(self) -> None:
         self.wrapped = self.accelerator.prepare(self.model)  # DDP where there are processes
@@ -59,18 +63,32 @@ class TrainingState:
         self.progress = Progress()
         self.monitor = CollapseMonitor(self.model)
         self.trained = [*self.model.parameters(), *self.criterion.parameters()]
-        self.undo = Undo((self.model, self.criterion), self.optimizers, self.schedule)
+        self.average = None if self.ema is None else WeightAverage(self.model, self.ema)
+        averages = [] if self.average is None else self.average.values
+        modules = (self.model, self.criterion)
+        self.undo = Undo(modules, self.optimizers, self.schedule, averages)
         on_host = self.accelerator.device.type == "cpu"  # where nothing waits
         self.look_every = 1 if on_host else LOOK_EVERY
+
+    def evaluated(self) -> AbstractContextManager[None]:
+        """Let the model have the weights that dev selects: the average, where there is one."""
+        return nullcontext() if self.average is None else self.average.in_model()
+
+    def selected_weights(self) -> dict[str, Tensor]:
+        """Return the weights that dev selects."""
+        return self.model.state_dict() if self.average is None else self.average.averages()
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that a later process needs to resume.
 
         There is no random state in it: the draws of a step follow from seed, epoch, batch and rank.
         """
+        average = self.average
+        averages = {} if average is None else {"average": average.averages()}
         return {
             "progress": vars(self.progress),
-            "model": self.model.state_dict(),
+            "model": self.model.state_dict() if average is None else average.weights(),
+            **averages,
             "criterion": self.criterion.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedule": self.schedule.state_dict(),
@@ -90,6 +108,8 @@ class TrainingState:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.schedule.load_state_dict(state["schedule"])
+            if self.average is not None:
+                self.average.load(state["average"])
         except (RuntimeError, KeyError, TypeError) as error:
             raise ValueError(first_line(error)) from error
         use_float32(self.model, self.progress.float32)

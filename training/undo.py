@@ -19,13 +19,19 @@ class Undo:
         modules: Network and loss.
         optimizers: Optimizers of their parameters.
         schedule: Schedule of the optimizers.
+        averages: Averages of the weights, which steps move, too.
     """
 
     def __init__(
-        self, modules: Sequence[nn.Module], optimizers: Sequence[Optimizer], schedule: Schedule
+        self,
+        modules: Sequence[nn.Module],
+        optimizers: Sequence[Optimizer],
+        schedule: Schedule,
+        averages: Sequence[Tensor] = (),
     ) -> None:
         self.optimizers, self.schedule = optimizers, schedule
         self.parameters = [p.detach() for module in modules for p in module.parameters()]
+        self.parameters += averages
         self.buffers = [buffer for module in modules for buffer in module.buffers()]
         self._copies: dict[str, list[Tensor]] = {}
         self._plain: list[Any] = []
