@@ -170,7 +170,8 @@ class FrozenFold:
 
     def _loader(self, split: str) -> DataLoader:
         config, dataset = self.fold.config, self._dataset(split)
-        batches = EvalBatches(len(dataset), config.train.batch_size)
+        size = config.train.backbone_batch or config.train.batch_size
+        batches = EvalBatches(len(dataset), size)
         return build_loader(dataset, batches, self.device, config.run.workers)
 
     def _batches(self, split: str) -> Iterator[Batch]:
