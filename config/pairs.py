@@ -19,6 +19,11 @@ def check_pairs(config: Config) -> None:
                 f"lowered, because optim.plateau_patience={optim.plateau_patience}: set "
                 f"train.patience to {lowered_after + 1} or more"
             )
+    if train.backbone_batch is not None and train.backbone_batch >= train.batch_size:
+        raise InputError(
+            f"train.backbone_batch={train.backbone_batch} must be less than train.batch_size="
+            f"{train.batch_size}, which it divides: lower it, or set it to null"
+        )
     _check_heads(config)
     _check_contrast(config)
     snr = config.augment.snr_db

@@ -46,15 +46,23 @@ class TrainConfig(Section):
     epochs: Count = 50
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Utterances per step and process."""
+    backbone_batch: Count | None = None
+    """Utterances of a batch that the backbones compute at once, in two forward passes instead of
+    one, with equal gradients; head and loss, and so NT-Xent, see all of batch_size. Batch norms of
+    the backbones see these utterances alone. null is the whole batch."""
     accumulate: Count = 1
     """Batches whose gradients are added up before each optimizer step. The contrastive loss sees
     one batch at a time: its negatives come from batch_size and processes, not from this."""
+    sync_batch_norm: bool = False
+    """True lets batch norms use the batches of all processes, so that several equal one with a
+    batch as large as all of theirs; false leaves each process its own. Alone it changes nothing."""
     clip_grad_norm: Positive | None = None
     """Largest norm of the gradient; null does not clip."""
     patience: Count | None = None
     """Epochs without a better dev UA before training stops; null trains all epochs."""
     eval_batch_size: Count | None = None
-    """Crops of a batch and process in dev and test evaluation; null is batch_size."""
+    """Crops of a batch and process in dev and test evaluation; null is backbone_batch, else
+    batch_size."""
     ema: Annotated[float, Field(ge=0.5, lt=1)] | None = None
     """Decay of an average of the weights (EMA), which dev selects, test reads and the fold keeps in
     their place; smaller in the first steps. null keeps the weights themselves."""

@@ -24,11 +24,8 @@ from system.regular import file_sha256
 from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
-NEAR_TIE = {
-    "float32": 0.01,
-    "tf32": 0.1,
-    "bfloat16": 0.1,
-}  # largest change of a difference by rounding
+# Largest change by rounding of a difference between two probabilities
+NEAR_TIE = {"float32": 0.01, "tf32": 0.1, "bfloat16": 0.1}
 
 
 @dataclass(frozen=True)

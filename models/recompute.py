@@ -44,12 +44,12 @@ def recompute_blocks(backbone: nn.Module) -> int:
 
 def _recompute(block: nn.Module) -> None:
     forward = block.forward
-    norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
 
     def contexts() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
         # torch repeats the random numbers of the CPU and of CUDA, and forgets those of MPS
         state = torch.mps.get_rng_state() if _is_on_mps(block) else None
-        return nullcontext(), _again(norms, state)
+        norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
+        return nullcontext(), keep_statistics(norms, state)
 
     def run(*inputs: Any, **options: Any) -> Any:
         if not (block.training and torch.is_grad_enabled()):
@@ -60,11 +60,14 @@ def _recompute(block: nn.Module) -> None:
 
 
 @contextmanager
-def _again(norms: Sequence[_BatchNorm], state: Tensor | None) -> Iterator[None]:
+def keep_statistics(norms: Sequence[_BatchNorm], state: Tensor | None = None) -> Iterator[None]:
     """Keep the running statistics of batch norms, and draw from a random state of MPS again."""
     before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None  # weight of the batch, counter
+        counter = norm.num_batches_tracked
+        norm.momentum = 0.0  # weight of the batch
+        needs_one = isinstance(norm, nn.SyncBatchNorm) and counter is not None
+        norm.num_batches_tracked = counter.clone() if needs_one else None  # type: ignore[union-attr]
     if state is not None:
         now = torch.mps.get_rng_state()
         torch.mps.set_rng_state(state)

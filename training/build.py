@@ -24,6 +24,7 @@ from data import (
 from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
+from models.synced_norms import sync_batch_norms
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
 from training.session import Fold
@@ -71,6 +72,8 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
     """
     config, optim, accelerator = fold.config, fold.config.optim, fold.session.accelerator
     loss = build_loss(config, train_targets, len(fold.classes)).to(accelerator.device)
+    if config.train.sync_batch_norm:
+        sync_batch_norms(model, accelerator.device)
     parts = model.to(accelerator.device).parts()
     optimizers = build_optimizers(
         {**parts, "head": [*parts["head"], *loss.parameters()]},
@@ -99,6 +102,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         accelerator=accelerator,
         seed=fold.rng_seed,
         accumulate=config.train.accumulate,
+        backbone_batch=config.train.backbone_batch,
         clip_grad_norm=config.train.clip_grad_norm,
         max_bad_steps=config.train.max_bad_steps,
         names={part: fold.ids(utterances) for part, utterances in fold.split.parts()},
@@ -172,7 +176,8 @@ def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
 
 def eval_batch_size(config: Config) -> int:
     """Return the number of crops of a batch in evaluation, on one process."""
-    return config.train.eval_batch_size or config.train.batch_size
+    train = config.train
+    return train.eval_batch_size or train.backbone_batch or train.batch_size
 
 
 def train_batches(fold: Fold, n: int) -> TrainBatches:

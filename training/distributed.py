@@ -72,6 +72,18 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
             parameter.grad /= dist.get_world_size()
 
 
+def mean_of_processes(values: Tensor) -> Tensor:
+    """Return the mean over all processes, NaN or infinite where one is; call it on all of them.
+
+    Shape:
+        (N,) -> (N,)
+    """
+    if not _is_alone():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
 def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
     """Return whether the flag is set on any process; call it on all of them."""
     if accelerator.num_processes == 1:

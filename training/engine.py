@@ -37,12 +37,14 @@ from training.distributed import (
     from_first,
     gather_labels,
     gather_views,
-    on_any_process,
+    mean_of_processes,
 )
-from training.divergence import PARTS, Diverged, describe
+from training.divergence import Diverged, describe
 from training.evaluate import Predictions, evaluate
+from training.fallback import fall_back_to_float32, skip_step
+from training.gradient_cache import cached_backward
 from training.optim import clip_gradients
-from training.state import TrainingState, use_float32
+from training.state import TrainingState
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -94,7 +96,7 @@ def fit(
                     batches, names = saver.watched(dev_loader), state.names.get("dev", ())
                     dev = evaluate(state.wrapped, batches, state.accelerator, names)
             except Diverged as error:
-                _fall_back_to_float32(state, error, checkpoints, saver)
+                fall_back_to_float32(state, error, checkpoints, saver)
                 continue
             record = _close_epoch(state, dev, checkpoints)
             if state.accelerator.is_main_process:
@@ -171,17 +173,22 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
     losses: list[LossTerms] = []
     for i, batch in enumerate(window):
         is_last = i + 1 == len(window)
+        if state.backbone_batch is not None:
+            terms = cached_backward(state, batch, loss_terms, len(window))
+            losses.append(terms.detach())
+            continue
         with nullcontext() if is_last else accelerator.no_sync(state.wrapped):
             output = state.wrapped(batch.cqt, batch.mel)
             terms = loss_terms(state.criterion, output, batch)
             accelerator.backward(terms.total / len(window))
         losses.append(terms.detach())
-    average_gradients(state.criterion.parameters())  # which DDP does not know
+    ddp_knows = state.backbone_batch is None
+    average_gradients(state.criterion.parameters() if ddp_knows else state.trained)
     norms = state.monitor.gradient_norms()
     norm = clip_gradients(state.trained, state.clip_grad_norm)
     step = Step([terms.named() for terms in losses], norm, norms)
     incident = None
-    if look and on_any_process(not read([step])[0].is_finite, accelerator):
+    if look and not read([step])[0].is_finite:
         totals, names = [terms.total for terms in losses], state.names.get("train", ())
         incident = describe(state.model, window, totals, names, accelerator)
         state.undo.restore_statistics()
@@ -193,7 +200,7 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
     if incident is None and state.average is not None:
         state.average.update(state.schedule.steps)
     if incident is not None:
-        _skip_step(state, incident, losses[0])
+        skip_step(state, incident, losses[0])
         return step._replace(losses=[])
     if look:
         state.progress.bad_in_row = 0
@@ -228,7 +235,7 @@ def train_unseen(
     if not taken:
         return []
     steps = read(steps)
-    if on_any_process(not all(step.is_finite for step in steps), state.accelerator):
+    if not all(step.is_finite for step in steps):
         state.undo.restore_all()
         return [(window, None) for window in taken]
     state.progress.bad_in_row = 0
@@ -236,10 +243,10 @@ def train_unseen(
 
 
 def read(steps: Sequence[Step]) -> list[Step]:
-    """Return steps with numbers, all of them in one transfer from the device."""
+    """Return steps with numbers, means over all processes, in one transfer from the device."""
     named = [[{"": step.norm}, step.norms, *step.losses] for step in steps]
     values = [value for step in named for part in step for value in part.values()]
-    numbers = iter(torch.stack(values).tolist())
+    numbers = iter(mean_of_processes(torch.stack(values)).tolist())
     parts = [[{name: next(numbers) for name in part} for part in step] for step in named]
     return [Step(losses, norm[""], norms) for norm, norms, *losses in parts]
 
@@ -275,58 +282,6 @@ def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSave
     state.accelerator.wait_for_everyone()  # all have read before one writes
     if saved is None:
         saver.save()
-
-
-def _skip_step(state: TrainingState, incident: dict[str, Any], terms: LossTerms) -> None:
-    """Record a step that was not taken; raise after too many in a row."""
-    progress = state.progress
-    place = {"epoch": progress.epoch + 1, "batch": progress.batch + 1}
-    progress.record_skipped_step(place | incident, terms)
-    error = Diverged(**incident)
-    log.warning(
-        "epoch %(epoch)d, batch %(batch)d is skipped: %(error)s; its utterances: %(utterances)s",
-        {**place, "error": error, "utterances": ", ".join(error.utterances)},
-    )
-    if progress.bad_in_row > state.max_bad_steps:
-        raise error
-
-
-def _fall_back_to_float32(
-    state: TrainingState, error: Diverged, checkpoints: Checkpoints, saver: CheckpointSaver
-) -> None:
-    """Return to the end of the last epoch; from there the parts that failed compute in float32.
-
-    Always an epoch's end, so that what follows does not depend on when a state was saved.
-
-    Raises:
-        RunError: The parts were in float32 already, or the data are the cause: it would fail again.
-    """
-    before = state.progress
-    reduced = state.accelerator.mixed_precision != "no"
-    suspects = [part for part in error.parts or PARTS if part not in before.float32]
-    is_main = state.accelerator.is_main_process
-    saved = from_first(lambda: checkpoints.load(between_epochs=True))
-    if error.is_data or not reduced or not suspects or saved is None:
-        precision = "bfloat16 and in float32 alike" if before.float32 else "float32"
-        raise error.because(state.schedule.rates(), precision) from error
-    state.load_state_dict(saved)
-    state.accelerator.wait_for_everyone()
-    progress = state.progress
-    fallback = {"epoch": before.epoch + 1, "what": error.what, "float32": suspects}
-    fallback["back_to_epoch"] = progress.epoch
-    progress.float32_fallbacks = [*before.float32_fallbacks, fallback]
-    progress.bad_steps, progress.incidents = before.bad_steps, before.incidents
-    progress.float32 = [*before.float32, *suspects]
-    use_float32(state.model, progress.float32)
-    saver.save(again=True)
-    if is_main:
-        checkpoints.remove_after(progress.place)
-    log.warning(
-        "%s: back to the end of epoch %d, from there with %s in float32",
-        error,
-        progress.epoch,
-        " and ".join(suspects),
-    )
 
 
 def _close_epoch(

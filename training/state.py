@@ -35,6 +35,8 @@ class TrainingState:
         accelerator: Device, precision and processes.
         seed: Base seed; combined with epoch, batch and rank it seeds every step.
         accumulate: Batches of one optimizer step.
+        backbone_batch: Utterances that the backbones compute at once, see `gradient_cache`; None is
+            the whole batch.
         clip_grad_norm: Largest gradient norm; None does not clip.
         max_bad_steps: Largest number of consecutive steps that may be skipped as not finite.
         names: Utterance ids of the `train` and `dev` splits, for messages.
@@ -50,6 +52,7 @@ class TrainingState:
     accelerator: Accelerator
     seed: int = 0
     accumulate: int = 1
+    backbone_batch: int | None = None
     clip_grad_norm: float | None = None
     max_bad_steps: int = 3
     names: Mapping[str, Sequence[str]] = field(default_factory=dict)

@@ -133,6 +133,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.epochs": ((), "2"),
     "train.batch_size": ((), "6"),
     "train.accumulate": ((), "2"),
+    "train.backbone_batch": ((), "2"),
     "train.clip_grad_norm": ((), "0.1"),
     "train.patience": (STUCK, "1"),
     "train.precision": ((), "bfloat16"),
@@ -337,6 +338,16 @@ def blocks_are_computed_again_with_equal_results(runs: Runs, monkeypatch) -> Non
     assert runs.outcome("train.gradient_checkpointing=true") == before and again
 
 
+def batch_norms_are_of_all_processes(runs: Runs, monkeypatch) -> None:
+    synced = []
+    sync = build.sync_batch_norms
+    monkeypatch.setattr(build, "sync_batch_norms", lambda *args: synced.append(sync(*args)))
+    before = runs.outcome()
+    assert not synced
+    assert runs.outcome("train.sync_batch_norm=true") == before  # alone
+    assert synced[0] > 2
+
+
 def minutes_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
     saved = []
     save = Checkpoints.save
@@ -380,6 +391,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "train.deterministic": determinism_is_strict_or_warns,
     "train.channels_last": channels_last_orders_the_kernels,
     "train.gradient_checkpointing": blocks_are_computed_again_with_equal_results,
+    "train.sync_batch_norm": batch_norms_are_of_all_processes,
     "train.checkpoint_minutes": minutes_pass_between_two_checkpoints,
     "train.max_bad_steps": bad_steps_are_borne,
 }
