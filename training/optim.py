@@ -57,6 +57,20 @@ def build_optimizers(
     return built
 
 
+def load_optimizer(optimizer: Optimizer, saved: dict[str, Any]) -> None:
+    """Restore an optimizer; moments get the memory format of their parameters.
+
+    Files hold contiguous tensors. Fused optimizers of torch (seen in 2.14.1) take the elements of
+    weights and moments as they lie in memory, so that those of a kernel in channels-last order
+    would meet the moments of other elements, without a word.
+    """
+    optimizer.load_state_dict(saved)
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if torch.is_tensor(value) and value.shape == parameter.shape:
+                state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+
+
 def clip_gradients(parameters: Iterable[nn.Parameter], longest: float | None) -> Tensor:
     """Return the norm of all gradients together; one that is longer than allowed is shortened."""
     trained = [p for p in parameters if p.grad is not None]

@@ -17,7 +17,7 @@ from training.average import WeightAverage
 from training.checkpoints import Place, Progress
 from training.collapse import CollapseMonitor
 from training.divergence import is_finite
-from training.optim import Schedule
+from training.optim import Schedule, load_optimizer
 from training.undo import Undo
 
 LOOK_EVERY = 20  # steps on a GPU before the host reads losses and norms, or a request to end
@@ -109,7 +109,7 @@ class TrainingState:
             self.model.load_state_dict(state["model"])
             self.criterion.load_state_dict(state.get("criterion", self.criterion.state_dict()))
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
+                load_optimizer(optimizer, saved)
             self.schedule.load_state_dict(state["schedule"])
             if self.average is not None:
                 self.average.load(state["average"])

@@ -26,6 +26,7 @@ from system.devices import Device
 from system.errors import InputError, RunError
 from tests.support.runs import run_experiment
 from training import build
+from training import evaluate as evaluation
 from training import session as session_module
 from training.checkpoints import Checkpoints
 
@@ -137,6 +138,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "train.clip_grad_norm": ((), "0.1"),
     "train.patience": (STUCK, "1"),
     "train.precision": ((), "bfloat16"),
+    "train.ema": ((), "0.9"),
     "run.folds": ((), "[2]"),
     "run.seeds": ((), "[1]"),
 }
@@ -311,6 +313,18 @@ def device_reaches_accelerate(runs: Runs, monkeypatch) -> None:
     assert asked == [(True, ""), "cuda:1", (False, "cuda:1")]
 
 
+def evaluation_has_batches_of_its_own(runs: Runs, monkeypatch) -> None:
+    sizes = []
+    evaluate = evaluation._predict
+    monkeypatch.setattr(
+        evaluation,
+        "_predict",
+        lambda model, batch: sizes.append(len(batch.targets)) or evaluate(model, batch),
+    )
+    run_experiment(runs.config("train.eval_batch_size=1", f"run.root={runs.root / 'eval'}"), [])
+    assert set(sizes) == {1}
+
+
 def determinism_is_strict_or_warns(runs: Runs, monkeypatch) -> None:
     for value, mode in (("true", 2), ("false", 1)):
         session_module.make_accelerator(runs.config(f"train.deterministic={value}"))
@@ -388,6 +402,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
+    "train.eval_batch_size": evaluation_has_batches_of_its_own,
     "train.deterministic": determinism_is_strict_or_warns,
     "train.channels_last": channels_last_orders_the_kernels,
     "train.gradient_checkpointing": blocks_are_computed_again_with_equal_results,

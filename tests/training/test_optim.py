@@ -12,7 +12,7 @@ from config.loading import load_config
 from tests.support.models import small_model
 from tests.support.paths import ROOT
 from training.build import build_loss, nt_xent_warmup_epochs, warmup_epochs
-from training.optim import Schedule, build_optimizers
+from training.optim import Schedule, build_optimizers, load_optimizer
 
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
 
@@ -60,6 +60,33 @@ def test_a_name_gives_its_optimizer(parts, name, kind):
     for optimizer in build(parts, dict.fromkeys(parts, name)):
         assert type(optimizer).__name__ == kind
         assert optimizer.defaults.get("momentum", 0.9) == 0.9
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_fused_optimizer_steps_as_a_plain_one_also_after_a_resume(name):
+    """In channels-last order; files hold contiguous tensors."""
+
+    def trained(fused, resumed):
+        torch.manual_seed(1)
+        kernel = nn.Parameter(torch.randn(4, 3, 3, 3).to(memory_format=torch.channels_last))
+        parts, kinds = {"head": [kernel]}, {"head": name}
+        (optimizer,) = build_optimizers(parts, kinds, 0.1)
+        assert optimizer.defaults["fused"]
+        optimizer.param_groups[0]["fused"] = fused
+        for i in range(4):
+            if resumed and i == 2:
+                saved = copy.deepcopy(optimizer.state_dict())
+                for state in saved["state"].values():
+                    state |= {k: v.contiguous() for k, v in state.items() if torch.is_tensor(v)}
+                (optimizer,) = build_optimizers(parts, kinds, 0.1)
+                load_optimizer(optimizer, saved)
+            grad = torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(i))
+            kernel.grad = grad.to(memory_format=torch.channels_last)
+            optimizer.step()
+        return kernel.detach()
+
+    assert torch.equal(trained(True, False), trained(True, True))
+    assert torch.allclose(trained(True, True), trained(False, False), atol=1e-5)
 
 
 def test_every_parameter_is_in_exactly_one_optimizer(parts):

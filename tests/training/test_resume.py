@@ -33,7 +33,7 @@ HARD = [  # chance, accumulation, states between steps; small, since many states
 WAVEFORMS = ["train.images=computed", "augment.speed=0.1", "augment.snr_db=[10,30]"]
 SCHEDULES = {
     "concat": ["optim.schedule=plateau", "optim.plateau_patience=0"],
-    "gmu": ["optim.schedule=cosine", "optim.warmup_epochs=0.5", *WAVEFORMS],
+    "gmu": ["optim.schedule=cosine", "optim.warmup_epochs=0.5", "train.ema=0.9", *WAVEFORMS],
     "gmu_contrastive": ["train.clip_grad_norm=1.0", "loss.temperature_range=[0.01,1.0]"],
 }
 

@@ -27,6 +27,7 @@ def contrastive(look_every: int, **kwargs: object) -> TrainingState:
         criterion=FusionLoss(temperature_range=(0.01, 1.0)),
         schedule={"kind": "cosine", "n_steps": 40, "n_warmup": 5},
         clip_grad_norm=1.0,
+        ema=0.9,
         **kwargs,
     )
     state.look_every = look_every
