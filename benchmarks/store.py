@@ -2,9 +2,12 @@
 
 python -m benchmarks.store path/to/RAVDESS              # 180 recordings
 python -m benchmarks.store path/to/RAVDESS --clips 0    # all recordings
+python -m benchmarks.store --index 100000               # no audio: the index alone
 """
 
 import argparse
+import hashlib
+import json
 import multiprocessing
 import os
 import statistics
@@ -25,8 +28,9 @@ from benchmarks.candidates import PAPER, librosa_images, noise
 from benchmarks.front_end import machine, table
 from data import ImageDataset, TrainBatches
 from features import SpectrogramImages
-from storage.feature_store import FeatureStore
+from storage.feature_store import COMMIT_EVERY, IMAGES, FeatureStore
 from system.cli import run_entry
+from system.files import read_json, write_json
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}
@@ -121,13 +125,82 @@ def clips_per_second(paths: Mapping[str, Path]) -> dict[str, float]:
     return {name: len(paths) / statistics.median(rounds) for name, rounds in seconds.items()}
 
 
+def index_seconds(n: int) -> list[dict[str, object]]:
+    """Time the index of a store of n recordings, and the JSON object that it was before.
+
+    Returns:
+        Rows of opening the store, and of committing the next recordings; medians of ROUNDS.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        store = FeatureStore(Path(folder), SpectrogramImages(**SETTINGS))
+        store.folder.mkdir()
+        for name in IMAGES:  # sparse files: rows count, not what is in them
+            with (store.folder / f"{name}.f16").open("wb") as file:
+                file.truncate((n + ROUNDS * COMMIT_EVERY) * store._record_bytes)
+        keys = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(n)]
+        rows = {key: range(i, i + 1) for i, key in enumerate(keys)}
+        store._write_index(rows)
+        older = Path(folder) / "older.json"
+        write_json(older, {key: [place.start, place.stop] for key, place in rows.items()})
+        seconds: dict[str, list[float]] = {"open": [], "commit": []}
+        before: dict[str, list[float]] = {"open": [], "commit": []}
+        for i in range(ROUNDS):
+            before["open"].append(timed(lambda: open_older(older)))
+            seconds["open"].append(timed(lambda: open_and_check(Path(folder), n)))
+            new = {f"{i}-{j}": range(n + j, n + j + 1) for j in range(COMMIT_EVERY)}
+            all_rows = {**rows, **new}
+            before["commit"].append(timed(lambda rows=all_rows: write_older(older, rows)))
+            again = FeatureStore(Path(folder), SpectrogramImages(**SETTINGS))
+            seconds["commit"].append(timed(lambda new=new, store=again: store._write_index(new)))
+    result: list[dict[str, object]] = []
+    for what in seconds:
+        old, now = statistics.median(before[what]), statistics.median(seconds[what])
+        result.append({"what": what, "older s": old, "s": now, "ratio": old / now})
+    return result
+
+
+def open_and_check(root: Path, n: int) -> None:
+    """Open a store of at least n recordings."""
+    assert len(FeatureStore(root, SpectrogramImages(**SETTINGS)).rows) >= n
+
+
+def open_older(file: Path) -> None:
+    """Open an index as the store did when it was one JSON object."""
+    rows = {key: range(*place) for key, place in read_json(file).items()}
+    assert rows and all(place.stop for place in rows.values())
+
+
+def write_older(file: Path, rows: Mapping[str, range]) -> None:
+    """Commit recordings as the store did when its index was one JSON object."""
+    write_json(file, {key: [place.start, place.stop] for key, place in rows.items()})
+
+
+def timed(work: Callable[[], None]) -> float:
+    """Return how long work takes, seconds."""
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
 def main() -> None:
-    """Print two Markdown tables."""
+    """Print Markdown tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("root", type=Path, help="folder with recordings")
+    parser.add_argument("root", type=Path, nargs="?", help="folder with recordings")
+    parser.add_argument("--index", type=int, metavar="N", help="time the index of N recordings")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="with --index: write JSON, too")
     parser.add_argument("--clips", type=int, default=180, help="number of recordings; 0 is all")
     arguments = parser.parse_args()
     host = machine()
+    if arguments.index:
+        rows = index_seconds(arguments.index)
+        print(f"{host}; index of {arguments.index} recordings, medians of {ROUNDS} rounds\n")
+        print(table(rows))
+        if arguments.out:
+            result = {"machine": host, "recordings": arguments.index, "rows": rows}
+            arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return
+    if arguments.root is None:
+        parser.error("name a folder with recordings, or give --index")
     files = sorted(p for p in arguments.root.rglob("*") if p.suffix in (".wav", ".flac"))
     paths = {inspect_audio(path).hash: path for path in files[: arguments.clips or None]}
     rates = clips_per_second(paths)

@@ -2,9 +2,9 @@
 
 A store is a folder named after everything that decides a pixel: version and settings of the front
 end. In it `cqt.f16` and `mel.f16` hold one record per recording, or one per crop where images show
-crops of a fixed length, and `index.json` maps each audio hash to its rows. Records are written
-before the index that names them is renamed into place, so an interrupted build resumes from the
-last index.
+crops of a fixed length. `index.json` has one line for each recording: its audio hash and rows.
+Records are synced before the lines that name them are appended, so an interrupted build resumes
+from the last whole line.
 """
 
 import hashlib
@@ -23,14 +23,28 @@ from tqdm import tqdm
 
 from audio.reading import BadAudio, in_parallel, read_audio
 from audio.segment import AudioSource, as_segment
-from system.files import corrupt_file, disk_error, make_folder, read_json, write_all, write_json
+from storage.store_index import index_lines, is_of_older_version, read_rows
+from system.files import (
+    MAX_TABLE,
+    append,
+    corrupt_file,
+    disk_error,
+    make_folder,
+    read_json,
+    read_text,
+    write_all,
+    write_json,
+    write_text,
+)
 from system.locks import lock
 from system.output import progress_bar
 from system.owned import open_owned
 from system.regular import open_regular
 
 IMAGES = ("cqt", "mel")
-COMMIT_EVERY = 64  # recordings between two writes of the index
+INDEX = "index.json"
+TO_BE_REWRITTEN = -1  # bytes of an index whose lines are not those of the rows in memory
+COMMIT_EVERY = 64  # recordings between two writes to the index
 COMMIT_BYTES = 64e6  # of their files: long ones have many crops, all in memory until then
 BYTE_RATE = 96_000  # bytes/s of a segment, about: 16 bits at 48 kHz
 
@@ -74,6 +88,8 @@ class FeatureStore:
         self.folder = root / key
         self._record_bytes = 2 * int(np.prod(self.record))  # float16
         self.rows: dict[str, range] = {}
+        self._n_rows = 0  # in the data files, as far as the index names them
+        self._index_bytes = 0  # of the index, as it was read or written
         self._check_settings()
         self._read_index()
 
@@ -99,7 +115,7 @@ class FeatureStore:
             write_json(self.folder / "settings.json", self._described)
         with self._locked():
             self._read_index()
-            self._write_index(self.rows)  # lost rows leave the index before they are reused
+            self._write_index({})  # lost rows leave the index before they are reused
             missing = [item for item in sources.items() if item[0] not in self.rows]
             missing.sort(key=lambda item: _size(item[1]))  # like lengths share CQT kernels
             bad: dict[AudioSource, str] = {}
@@ -115,7 +131,7 @@ class FeatureStore:
         Raises:
             RunError: The file was removed or cut short; images that are already mapped stay valid.
         """
-        shape = (self._n_rows(), *self.record)
+        shape = (self._n_rows, *self.record)
         try:
             with open_regular(self._data_file(name)) as file:
                 return np.memmap(file, np.float16, "r", shape=shape)  # type: ignore[call-overload]
@@ -153,7 +169,7 @@ class FeatureStore:
 
     def _append(self, computed: Sequence[tuple[str, Sequence[NDArray]]]) -> None:
         """Write records after the last row in the index, then the index."""
-        first = self._n_rows()
+        first = self._n_rows
         start = first * self._record_bytes
         try:
             for v, name in enumerate(IMAGES):
@@ -165,11 +181,11 @@ class FeatureStore:
             needs = sum(image.nbytes for _, images in computed for image in images)
             what = f"cannot write {file} of the feature store"
             raise disk_error(what, self.folder, error, needs, "Finished images are kept") from error
-        rows = dict(self.rows)
+        new: dict[str, range] = {}
         for key, images in computed:
-            rows[key] = range(first, first + len(images[0]))
-            first = rows[key].stop
-        self._write_index(rows)
+            new[key] = range(first, first + len(images[0]))
+            first = new[key].stop
+        self._write_index(new)
 
     def _write_records(self, path: Path, start: int, records: Sequence[NDArray]) -> None:
         """Write records from a byte on and sync them: the index must never be ahead of them."""
@@ -181,26 +197,43 @@ class FeatureStore:
             file.truncate()
             os.fsync(file.fileno())
 
-    def _n_rows(self) -> int:
-        return max((rows.stop for rows in self.rows.values()), default=0)
-
-    def _write_index(self, rows: dict[str, range]) -> None:
-        places = {key: [place.start, place.stop] for key, place in rows.items()}
-        write_json(self.folder / "index.json", places)
-        self.rows = rows
+    def _write_index(self, new: Mapping[str, range]) -> None:
+        """Append lines to the index; write it anew if it is not what was read or written last."""
+        index, lines = self.folder / INDEX, index_lines(new)
+        n_bytes = index.stat().st_size if index.exists() else 0
+        if n_bytes != self._index_bytes:  # torn, with lost rows, removed or of an older version
+            lines = index_lines({**self.rows, **new})
+            write_text(index, lines)
+            n_bytes = 0
+        elif new:
+            append(index, lines.encode())
+        self._index_bytes = n_bytes + len(lines)
+        self._take(new)
 
     def _read_index(self) -> None:
         """Read the index; rows that the data files do not hold completely count as missing."""
-        index = self.folder / "index.json"
+        index = self.folder / INDEX
         if not index.exists():
             return
         sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, IMAGES)]
         n_complete = min(sizes) // self._record_bytes
         try:
-            rows = {key: _rows(*place) for key, place in read_json(index).items()}
-        except (AttributeError, TypeError, ValueError) as error:
+            text = read_text(index, MAX_TABLE, errors="replace")  # a torn end may be anything
+        except (OSError, ValueError) as error:
+            raise corrupt_file(index, error) from error
+        try:
+            rows = read_rows(text)
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             raise corrupt_file(index, f"rows are not as written: {error}", self.folder) from error
-        self.rows = {key: place for key, place in rows.items() if place.stop <= n_complete}
+        self.rows, self._n_rows = {}, 0
+        self._take({key: place for key, place in rows.items() if place.stop <= n_complete})
+        is_whole = len(self.rows) == len(rows) and not is_of_older_version(text)
+        self._index_bytes = text.rfind("\n") + 1 if is_whole else TO_BE_REWRITTEN
+
+    def _take(self, rows: Mapping[str, range]) -> None:
+        """Add rows to those in memory."""
+        self.rows.update(rows)
+        self._n_rows = max([self._n_rows, *(place.stop for place in rows.values())])
 
     def _check_settings(self) -> None:
         """Refuse a folder that was moved here by hand: its images have other settings."""
@@ -221,17 +254,6 @@ class FeatureStore:
             raise disk_error(f"cannot open {path} to write", self.folder, error) from error
         with lock(self.folder / "lock", f"the feature store {self.folder}", blocking=True):
             yield
-
-
-def _rows(first: int, stop: int) -> range:
-    """Return the rows of a recording.
-
-    >>> _rows(2, 4)
-    range(2, 4)
-    """
-    if not 0 <= first < stop:
-        raise ValueError(f"{first} to {stop}")
-    return range(first, stop)
 
 
 def _size(source: AudioSource) -> float:

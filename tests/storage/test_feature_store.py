@@ -20,7 +20,7 @@ from features import SpectrogramImages
 from storage import feature_store as store_module
 from storage.feature_store import FeatureStore
 from system.errors import RunError
-from system.files import write_all, write_json
+from system.files import append, write_all
 
 RATE = 8000
 SETTINGS = {
@@ -302,13 +302,11 @@ def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
     file = first.folder / "mel.f16"
     file.write_bytes(file.read_bytes()[: 3 * RECORD_BYTES])
 
-    def crash(path: Path, value: object) -> None:
-        if len(value) > 3:  # after the records were written, before the index is
-            raise KeyboardInterrupt
-        write_json(path, value)
+    def crash(path: Path, lines: bytes) -> None:
+        raise KeyboardInterrupt  # after the records were written, before the index is
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_json", crash)
+        patch.setattr(store_module, "append", crash)
         with pytest.raises(KeyboardInterrupt):
             make_store().build(dict(reversed(clips.items())), workers=0)
     last = make_store()
@@ -335,7 +333,7 @@ def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store, monke
         with pytest.raises(RunError, match="(?s)cannot write.*No space left.*run.store") as caught:
             make_store().build(clips, workers=0)
     assert str(first.folder) in str(caught.value)
-    assert json.loads(index.read_text()) == {} == make_store().rows
+    assert index.read_text() == "" and make_store().rows == {}
     again = make_store()
     assert again.build(clips, workers=0) == {} and again.rows.keys() == clips.keys()
 
@@ -343,14 +341,15 @@ def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store, monke
 def test_full_disk_at_the_index_commits_nothing(clips, make_store, monkeypatch) -> None:
     store = make_store()
 
-    def full(**where: object) -> None:
+    def full(opened, data: bytes) -> None:
+        opened.write(data[:10])
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("system.files.tempfile.mkdtemp", full)
-        with pytest.raises(RunError, match="No space left"):
+        patch.setattr("system.files.write_all", full)
+        with pytest.raises(RunError, match="cannot append .*No space left"):
             store.build(clips, workers=0)
-    assert make_store().rows == {} and not list(store.folder.glob(".*"))
+    assert make_store().rows == {} and (store.folder / "index.json").read_bytes() == b""
     again = make_store()
     assert again.build(clips, workers=0) == {} and again.rows.keys() == clips.keys()
 
@@ -369,7 +368,6 @@ def test_a_full_disk_gives_back_the_room_of_what_was_not_finished(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_json", lambda path, value: None)  # the index as it was
         patch.setattr("storage.feature_store.os.fsync", full)
         with pytest.raises(RunError, match=r"mel.f16 .*No space left on device \(needs 1.3 kB"):
             make_store().build(clips, workers=0)
@@ -396,31 +394,108 @@ def test_kernels_are_made_once_a_length_however_lengths_are_mixed(tmp_path, monk
     assert len(made) == len(set(made)) > 1
 
 
-@pytest.mark.parametrize(
-    "index",
-    [{"a": 3}, {"a": ["x", "y"]}, {"a": None}, {"a": [0, 2, 0]}, {"a": [3, 3]}, [1], "text"],
-)
+WRONG_LINES = ["3", "null", '"text"', '["a"]', '["a", 3]', '["a", "x", "y"]', '["a", 0, 2, 0]']
+WRONG_LINES += ['["a", 3, 3]', '["a", -5, -3]', '["a", 0, 1.0]', "text", "\0"]
+WRONG_OBJECTS = [{"a": 3}, {"a": ["x", "y"]}, {"a": None}, {"a": [0, 2, 0]}, {"a": [3, 3]}]
+
+
+@pytest.mark.parametrize("index", [*WRONG_LINES, *map(json.dumps, WRONG_OBJECTS)])
 def test_an_index_that_is_not_as_written_is_reported(make_store, clips, index) -> None:
     store = make_store()
     store.build(clips, workers=0)
-    (store.folder / "index.json").write_text(json.dumps(index))
+    (store.folder / "index.json").write_text(f"{index}\n")
     with pytest.raises(RunError, match="rows are not as written.*remove") as caught:
         make_store()
     assert str(store.folder) in str(caught.value)
 
 
+def lines_of(store: FeatureStore) -> list[list]:
+    """Read the index by itself."""
+    lines = (store.folder / "index.json").read_text().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.promise("bad_audio")
-@pytest.mark.parametrize("size", [0, 1, 20, -3])
+@pytest.mark.parametrize("junk", [b"", b'["', b"\0" * 40, b"\xff\xfe"])
+def test_a_torn_last_line_counts_as_missing_and_is_cut(
+    make_store, clips, monkeypatch, junk, count
+) -> None:
+    store = make_store()
+    store.build(clips, workers=0)
+    before, index = np.array(store.images("cqt")), store.folder / "index.json"
+    index.write_bytes(index.read_bytes()[:-5] + junk)
+    read = read_counter(monkeypatch)
+    again = make_store()
+    assert list(again.rows) == list(clips)[:-1]
+    assert again.build(clips, workers=0) == {} and read == list(clips.values())[-1:]
+    assert lines_of(again) == [[key, i, i + 1] for i, key in enumerate(clips)]
+    np.testing.assert_array_equal(again.images("cqt"), before)
+    count("corrupt stores")
+
+
+@pytest.mark.promise("bad_audio")
+@pytest.mark.parametrize("size", [1, 20, -3])
 def test_a_torn_index_is_reported_with_the_fix(make_store, clips, size, count) -> None:
     store = make_store()
     store.build(clips, workers=0)
     index = store.folder / "index.json"
-    index.write_bytes(index.read_bytes()[:size])
-    with pytest.raises(RunError, match=f"corrupt .*: remove {index} and run the same"):
+    index.write_text(older_index(store)[:size])
+    with pytest.raises(RunError, match=f"{index} is .*corrupt .*remove {store.folder} and run"):
         make_store()
     index.unlink()
     assert make_store().build(clips, workers=0) == {}
     count("corrupt stores")
+
+
+def older_index(store: FeatureStore) -> str:
+    """Return the index as it was written until November 2026."""
+    rows = {key: [place.start, place.stop] for key, place in store.rows.items()}
+    return json.dumps(rows, indent=2) + "\n"
+
+
+def test_an_index_of_an_older_version_is_carried_over(make_store, clips, monkeypatch) -> None:
+    items = list(clips.items())
+    store = make_store()
+    store.build(dict(items[:5]), workers=0)
+    index = store.folder / "index.json"
+    index.write_text(older := older_index(store))
+    again = make_store()
+    assert again.rows == store.rows and again.build(dict(items[:5]), workers=0) == {}
+    assert index.read_text() == older  # a complete store is not written to: it may be read-only
+    read = read_counter(monkeypatch)
+    assert again.build(clips, workers=0) == {} and read == list(clips.values())[5:]
+    assert lines_of(again) == [[key, i, i + 1] for i, key in enumerate(clips)]
+    assert make_store().rows == again.rows
+
+
+def test_the_index_only_grows(make_store, clips, monkeypatch) -> None:
+    """What a commit writes does not depend on how much is stored."""
+    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    written: list[int] = []
+    monkeypatch.setattr(
+        store_module, "append", lambda path, data: written.append(len(data)) or append(path, data)
+    )
+    monkeypatch.setattr(store_module, "write_text", None)  # would write it anew
+    store = make_store()
+    store.build(clips, workers=0)
+    assert len(written) == 4 and max(written) < 2 * 80
+    assert sum(written) == (store.folder / "index.json").stat().st_size
+    assert make_store().rows == store.rows
+
+
+def test_an_index_removed_in_a_build_is_written_anew(make_store, clips, monkeypatch) -> None:
+    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    store = make_store()
+    last = list(clips.values())[-1]
+
+    def read_and_remove(path: Path, *which: object) -> np.ndarray:
+        if path == last:
+            (store.folder / "index.json").unlink()
+        return read_audio(path, *which)
+
+    monkeypatch.setattr(store_module, "read_audio", read_and_remove)
+    assert store.build(clips, workers=0) == {}
+    assert make_store().rows == store.rows and store.rows.keys() == clips.keys()
 
 
 @pytest.mark.promise("bad_audio")
@@ -479,11 +554,3 @@ def test_a_file_that_changed_since_it_was_indexed_is_named_and_not_stored(
     soundfile.write(path, samples, RATE)
     assert store.build(clips, workers=0) == {} and key in store.rows
     count("files that changed in between")
-
-
-def test_rows_before_the_first_are_not_rows_of_another_clip(make_store, clips) -> None:
-    store = make_store()
-    store.build(clips, workers=0)
-    (store.folder / "index.json").write_text(json.dumps({"a": [-5, -3]}))
-    with pytest.raises(RunError, match="-5 to -3"):
-        make_store()

@@ -433,9 +433,14 @@ SITUATIONS = [
         "tests/storage/test_feature_store.py::test_a_store_without_its_images_makes_them_again",
     ),
     (
-        "a store whose index is torn or not as written",
+        "a store whose index ends in a torn line",
+        "the line is cut, its images are made again",
+        "tests/storage/test_feature_store.py::test_a_torn_last_line_counts_as_missing_and_is_cut",
+    ),
+    (
+        "a store whose index is not as written",
         "refused with what to remove",
-        "tests/storage/test_feature_store.py::test_a_torn_index_is_reported_with_the_fix",
+        "tests/storage/test_feature_store.py::test_an_index_that_is_not_as_written_is_reported",
     ),
     (
         "a store of another version of the front end, or of other settings",

@@ -172,9 +172,10 @@ def assert_whole(root: Path, appended: bool = True) -> None:
     for path in root.rglob("*"):
         is_lock = path.name.startswith(".lock") and ".tmp" not in path.name
         assert is_lock or not path.name.startswith("."), path
-        if path.suffix == ".json":
+        is_lines = path.suffix == ".jsonl" or path.name == "index.json"  # of the feature store
+        if path.suffix == ".json" and not is_lines:
             json.loads(path.read_text())
-        elif path.suffix == ".jsonl" and appended:
+        elif is_lines and appended:
             text = path.read_text()
             assert text == "".join(json.dumps(json.loads(x)) + "\n" for x in text.splitlines())
         elif path.suffix == ".csv":
