@@ -58,32 +58,6 @@ def is_busy(folder: Path) -> bool:
     return is_held(folder / "state" / "lock")
 
 
-def slot_environments(n: int, device: str) -> list[dict[str, str]]:
-    """Return the environment variables of each slot: its GPU, or its share of the threads.
-
-    Args:
-        n: Number of jobs that run at a time.
-        device: `run.device`; with `cpu` or `mps` no GPU is chosen, and `cuda:1` serves all slots.
-    """
-    variable, gpus = _visible_gpus() if device in ("auto", "cuda") else ("", [])
-    if gpus:
-        return [{variable: gpus[i % len(gpus)]} for i in range(n)]
-    if device.startswith("cuda:"):
-        return [{} for _ in range(n)]
-    if n == 1 or "OMP_NUM_THREADS" in os.environ:
-        return [{} for _ in range(n)]
-    import torch
-
-    threads = str(max(1, torch.get_num_threads() // n))
-    log.info(
-        "%d jobs at a time share the cores, OMP_NUM_THREADS=%s each: the number of threads may "
-        "change the last bits of a result",
-        n,
-        threads,
-    )
-    return [{"OMP_NUM_THREADS": threads} for _ in range(n)]
-
-
 def run_jobs(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Failure]:
     """Run the unfinished jobs in order, as many at a time as there are slots; return the failures.
 
@@ -320,28 +294,3 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
         return len(rows), float(rows[-1]["dev_ua"])
     except (OSError, ValueError, LookupError, TypeError, csv.Error):
         return 0, math.nan  # progress is for people: a file that cannot be read stops no job
-
-
-def _visible_gpus() -> tuple[str, list[str]]:
-    """Return the variable that chooses GPUs here, and their names as it takes them.
-
-    ROCm renumbers what `ROCR_VISIBLE_DEVICES` leaves, then reads `HIP_VISIBLE_DEVICES`, or
-    `CUDA_VISIBLE_DEVICES` in its place. A process sees at most one MIG instance, so that of
-    several named ones torch counts one.
-    """
-    import torch
-
-    from system.devices import cuda_problem
-
-    variable = "CUDA_VISIBLE_DEVICES"
-    if cuda_problem() is not None:  # the jobs will take the CPU, too
-        return variable, []
-    given = os.environ.get(variable)
-    if torch.version.hip is not None:
-        given = os.environ.get("HIP_VISIBLE_DEVICES") or given
-        variable = "HIP_VISIBLE_DEVICES"
-    n = torch.cuda.device_count()
-    names = [name.strip() for name in (given or "").split(",") if name.strip()]
-    if n and names and names[0].startswith("MIG-"):
-        return variable, names
-    return variable, names[:n] if names else [str(i) for i in range(n)]

@@ -24,8 +24,9 @@ from config.loading import (
 )
 from config.pairs import check_effect
 from config.schema import Config
-from experiments.jobs import Failure, Job, run_jobs, slot_environments
+from experiments.jobs import Failure, Job, run_jobs
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
+from experiments.slots import slot_environments
 from experiments.storages import SQLITE, Store, check_storage
 from experiments.study import (
     COMPLETE,

@@ -13,7 +13,7 @@ set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 python3 -m venv "$work/venv"
-"$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.14.1 safetensors==0.6.2 numpy
+"$work/venv/bin/pip" install --quiet --disable-pip-version-check torch==2.14.1 safetensors==0.6.2 numpy packaging
 cd "$work"
 venv/bin/python - <<'PYTHON'
 import torch

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from config.loading import dump_config
-from config.schema import Config
 from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
@@ -26,7 +25,8 @@ from experiments.ablation import (
     open_runs,
 )
 from experiments.cluster import EXECUTORS, Executor, check_executor, run_by_submitit
-from experiments.jobs import Failure, Job, run_jobs, slot_environments
+from experiments.jobs import Failure, Job, run_jobs
+from experiments.slots import AUTO, choose_slots, slot_environments
 from storage.folders import CONFIG, METRICS
 from system.cli import run_cli, run_entry
 from system.errors import InputError, RunError, nearest
@@ -60,7 +60,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         config, title = runs[0].config, f"{name}_{kind or 'ablation'}"
         jobs = open_runs(runs, arguments.overwrite)
         stop.begun = True
-        failures = _run(jobs, config, title, arguments)
+        failures = _run(jobs, runs[0], title, arguments)
         if failures is None:
             print(
                 "Submitted. The same command, with or without --no-wait, submits what failed and "
@@ -95,11 +95,17 @@ def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -
 
 
 def _run(
-    jobs: Sequence[Job], config: Config, title: str, arguments: argparse.Namespace
+    jobs: Sequence[Job], run: PlannedRun, title: str, arguments: argparse.Namespace
 ) -> list[Failure] | None:
     """Run the unfinished jobs here or on a cluster; return the failures, None if not waited for."""
+    config = run.config
+    if arguments.executor is None and arguments.jobs is None:
+        n_left = sum(not job.finished for job in jobs)
+        folder = Path(config.run.root) / title
+        words = ("--config", str(run.file), *run.overrides)
+        return run_jobs(jobs, choose_slots(words, config.run.device, n_left, folder))
     if arguments.executor is None:
-        return run_jobs(jobs, slot_environments(arguments.jobs or 1, config.run.device))
+        return run_jobs(jobs, slot_environments(arguments.jobs, config.run.device))
     folder = Path(config.run.root) / "cluster"
     executor = Executor(arguments.executor, folder, title, arguments.slurm, arguments.jobs)
     slots: Sequence[Mapping[str, str]] = [{}] * len(jobs)
@@ -117,7 +123,12 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
     parser.add_argument("--variants", choices=VARIED, help="vary one config instead")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="some variants; default: all")
-    parser.add_argument("--jobs", type=int, metavar="N", help="at a time; 1 per GPU")
+    parser.add_argument(
+        "--jobs",
+        type=lambda word: None if word == AUTO else int(word),
+        metavar="N",
+        help="at a time; auto, the default: 1 per GPU, as many as prove quickest on a CPU",
+    )
     parser.add_argument("--executor", choices=EXECUTORS, help="submit the jobs by submitit")
     parser.add_argument(
         "--slurm", nargs="+", default=[], metavar="KEY=VALUE", help="e.g. partition=gpu time=600"

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 from experiments import jobs
-from experiments.jobs import Job, is_busy, run_jobs, slot_environments
+from experiments.jobs import Job, is_busy, run_jobs
+from experiments.slots import slot_environments
 from system import devices
 from system.errors import RunError
 from system.locks import lock
@@ -427,7 +428,7 @@ def test_a_gpu_that_is_named_serves_all_slots(monkeypatch):
 def test_without_gpus_slots_share_the_threads(
     monkeypatch, caplog, n_gpus, n, device, given, expected
 ):
-    caplog.set_level(logging.INFO, "experiments.jobs")
+    caplog.set_level(logging.INFO, "experiments.slots")
     monkeypatch.setattr(devices, "cuda_problem", lambda: "no kernels")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: n_gpus)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
