@@ -39,7 +39,8 @@ def main(
         from training.fold import run_fold
 
         if arguments.dry_run:
-            say(dry_run(config, arguments.overwrite))
+            if report := dry_run(config, arguments.overwrite):
+                say(report)
             return result.status
         with open_run(config, command, arguments.overwrite, stop) as session:
             # The corpus is indexed, split and certified; its images are in the feature store.

@@ -72,9 +72,13 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """True keeps only what enters each block of the backbones, and computes the blocks again in the
     backward pass: less memory for more time, with equal results."""
-    checkpoint_minutes: Positive | None = 15.0
-    """Minutes between checkpoints within an epoch, in addition to the one at its end; null saves
-    only that one. Does not change results, and may differ when a run is resumed."""
+    checkpoint_epochs: Count | None = None
+    """Epochs between checkpoints at an epoch's end. null takes every end before which saving took
+    at most a tenth of the time. The first and the last are always saved. Does not change results,
+    and may differ when a run is resumed."""
+    checkpoint_minutes: Positive | None = None
+    """Minutes between checkpoints within an epoch. null is 15, or more where saving would take more
+    than a tenth of the time. Does not change results, and may differ when a run is resumed."""
     deterministic: bool = False
     """True stops at an operation that has no deterministic form on the device; false warns of it.
     Both take deterministic forms where there are some."""

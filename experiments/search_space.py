@@ -25,7 +25,7 @@ if TYPE_CHECKING:  # 0.3 s of imports that a mistyped key need not wait for
     from optuna.distributions import BaseDistribution
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
-FIXED = ("train.precision", "train.checkpoint_minutes")  # one per process; no effect on a score
+FIXED = ("train.precision", "train.checkpoint_")  # one per process; no effect on a score
 MAX_STEPS = 10**6  # of a range
 OPTIONS = ("low", "high", "log", "step", "choices")
 
@@ -165,7 +165,7 @@ def _check_key(where: str, key: str, config: Mapping[str, Any]) -> None:
         tunable = [name for name in config if name.startswith(SECTIONS)]
         same_section = [name for name in tunable if name.startswith(f"{section}.")]
         raise InputError(f"{where} is not a config key; {nearest(key, same_section or tunable)}")
-    if key in FIXED:
+    if key.startswith(FIXED):
         raise InputError(f"{where} cannot be tuned: give it on the command line")
 
 

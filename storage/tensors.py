@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,9 +17,36 @@ from system.files import atomic_write, corrupt_file
 from system.regular import check_regular
 
 
+class StateCopy(NamedTuple):
+    """A copy of a nested state in host memory, which may be written while the state moves on."""
+
+    tree: Any  # as JSON, with the names of tensors in their places
+    tensors: dict[str, torch.Tensor]
+
+    def state(self) -> dict[str, Any]:
+        """Return the state, as `load_state` does; it shares the tensors."""
+        return _put_back_tensors(self.tree, self.tensors)
+
+
+def copy_tensors(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors to host memory; views and tensors that share memory are copied, too."""
+    return _arrived({name: _copy(tensor) for name, tensor in tensors.items()})
+
+
+def copy_state(state: Mapping[str, Any]) -> StateCopy:
+    """Copy a nested state (dicts, lists, tensors, numbers, strings, None) to host memory."""
+    tensors: dict[str, torch.Tensor] = {}
+    tree = _take_out_tensors(state, tensors)
+    return StateCopy(tree, _arrived(tensors))
+
+
 def save_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write tensors atomically; views and tensors that share memory are copied."""
-    copies = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    write_tensors(path, copy_tensors(tensors))
+
+
+def write_tensors(path: Path, copies: Mapping[str, torch.Tensor]) -> None:
+    """Write what `copy_tensors` copied, atomically."""
     with atomic_write(path, _n_bytes(copies)) as temporary:
         _save(copies, temporary, _about(copies))
 
@@ -52,16 +79,19 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a nested state (dicts, lists, tensors, numbers, strings, None) as one safetensors file.
+    """Write a nested state, see `copy_state` and `write_state`."""
+    write_state(path, copy_state(state))
+
+
+def write_state(path: Path, copy: StateCopy) -> None:
+    """Write a copied state as one safetensors file.
 
     The rest of the state is JSON in the header, with the names of tensors in their places. One file
     and one rename: tensors and numbers of different moments never mix.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    tree = _take_out_tensors(state, tensors)
-    about = _about(tensors, state=tree)
-    with atomic_write(path, _n_bytes(tensors) + len(about["about"])) as temporary:
-        _save(tensors, temporary, about)
+    about = _about(copy.tensors, state=copy.tree)
+    with atomic_write(path, _n_bytes(copy.tensors) + len(about["about"])) as temporary:
+        _save(copy.tensors, temporary, about)
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -119,6 +149,23 @@ def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
+def _copy(tensor: torch.Tensor) -> torch.Tensor:
+    """Copy a tensor once, to host memory in the plain order of its elements.
+
+    From CUDA into pinned memory, so that the host waits once for all copies, in `_arrived`.
+    """
+    pinned = tensor.device.type == "cuda"
+    copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
+    return copy.copy_(tensor.detach(), non_blocking=pinned)
+
+
+def _arrived(copies: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Wait until the copies are whole."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+    return copies
+
+
 def _n_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
@@ -126,7 +173,7 @@ def _n_bytes(tensors: Mapping[str, torch.Tensor]) -> int:
 def _take_out_tensors(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, torch.Tensor):
         name = f"t{len(tensors)}"
-        tensors[name] = value.detach().cpu().clone().contiguous()
+        tensors[name] = _copy(value)
         return {"__tensor__": name}
     if isinstance(value, Mapping):
         return {"__dict__": [[k, _take_out_tensors(v, tensors)] for k, v in value.items()]}

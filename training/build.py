@@ -43,13 +43,13 @@ class Training(NamedTuple):
 def build_training(fold: Fold) -> Training:
     """Build a fold's model, what trains it, and the batches of its training split."""
     torch.manual_seed(fold.rng_seed)
-    store, device = fold.session.store, fold.session.accelerator.device
+    store = fold.session.store
     train = make_dataset(fold, fold.split.train, training=True)
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize:
         model.set_normalization(_statistics(fold, train))
     state = build_state(fold, model, train.targets)
-    return Training(state, _train_loader(fold, train, device))
+    return Training(state, make_train_loader(fold, train))
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
@@ -193,11 +193,9 @@ def _batch_share(fold: Fold) -> tuple[int, int, int]:
     return size, accelerator.process_index, accelerator.num_processes
 
 
-def _train_loader(
-    fold: Fold, train: ImageDataset, device: torch.device
-) -> DataLoader | ImageLoader:
+def make_train_loader(fold: Fold, train: ImageDataset) -> DataLoader | ImageLoader:
     """Return the batches of the training split, from the store or from waveforms."""
-    config = fold.config
+    config, device = fold.config, fold.session.accelerator.device
     batches = train_batches(fold, len(train))
     if config.train.images == "stored":
         return build_loader(train, batches, device, config.run.workers)

@@ -1,25 +1,28 @@
-"""Checkpoints of one training: its progress, its saved states, and when they are saved."""
+"""Checkpoints of one training: its progress and its saved states."""
 
 import logging
 import re
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from accelerate import Accelerator
 from torch import Tensor
 
 from data import Batch
 from models.losses import LossTerms
 from storage.fold_folder import TrainingIssues
-from storage.tensors import load_state, load_tensors, save_state, save_tensors
+from storage.tensors import (
+    StateCopy,
+    copy_state,
+    load_state,
+    load_tensors,
+    write_state,
+    write_tensors,
+)
 from system.errors import RunError
 from system.files import corrupt_file, is_unreachable
-from system.signals import Stop
 from training.collapse import CollapseWarning
-from training.distributed import on_any_process
 
 log = logging.getLogger(__name__)
 
@@ -159,13 +162,14 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, state: Mapping[str, Any], place: Place) -> None:
+    def save(self, state: Mapping[str, Any] | StateCopy, place: Place) -> None:
         """Write a state, then remove the states and best weights that it replaces.
 
         Raises:
             RunError: The state cannot be written; earlier states are unchanged.
         """
-        save_state(self._file(place), state)
+        copy = state if isinstance(state, StateCopy) else copy_state(state)
+        write_state(self._file(place), copy)
         places = self._places()
         kept = {*places[:STATES_KEPT], *[place for place in places if place.batch == 0][:1]}
         needed = {*map(self._file, kept), *(self.best(place.best_epoch) for place in kept)}
@@ -173,8 +177,8 @@ class Checkpoints:
             file.unlink(missing_ok=True)
 
     def save_best(self, weights: Mapping[str, Tensor], epoch: int) -> None:
-        """Write the weights of the best epoch so far, before the state that names it."""
-        save_tensors(self.best(epoch), weights)
+        """Write copied weights of the best epoch so far, before the state that names it."""
+        write_tensors(self.best(epoch), weights)
 
     def best(self, epoch: int) -> Path:
         """Return the file with the weights of an epoch that was the best."""
@@ -235,59 +239,3 @@ def _remove_corrupt(broken: list[Path], used: str) -> None:
     for file in broken:
         log.warning("%s is corrupt and was removed; resuming from %s", file, used)
         file.unlink(missing_ok=True)
-
-
-class CheckpointSaver:
-    """Saves the state every few minutes, at the end of an epoch, and when asked to stop.
-
-    Args:
-        checkpoints: Folder of the states.
-        minutes: Minutes between two saves within an epoch; None saves at its end only.
-        stop: Whether the process was asked to end.
-        accelerator: Processes of this training; the first writes, all end at the same step.
-        snapshot: Returns state and place, or None where the weights are not finite.
-        look_every: Batches of an evaluation between two looks for a request to end.
-    """
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        minutes: float | None,
-        stop: Stop,
-        accelerator: Accelerator,
-        snapshot: Callable[[], tuple[Mapping[str, Any], Place] | None],
-        look_every: int = 1,
-    ) -> None:
-        self.checkpoints, self.stop, self.accelerator = checkpoints, stop, accelerator
-        self.seconds = float("inf") if minutes is None else 60 * minutes
-        self.snapshot, self.saved_at = snapshot, time.monotonic()
-        self.saved: Place | None = None
-        self.look_every = look_every
-
-    def save(self, again: bool = False) -> None:
-        """Save the current state unless it is saved already; `again=True` rewrites it."""
-        self.saved_at = time.monotonic()
-        if not self.accelerator.is_main_process or (snapshot := self.snapshot()) is None:
-            return
-        if again or snapshot[1] != self.saved:
-            self.checkpoints.save(*snapshot)
-            self.saved = snapshot[1]
-
-    def maybe_save(self) -> None:
-        """Save if `minutes` have passed, or the process was asked to end.
-
-        Raises:
-            KeyboardInterrupt: A process was asked to end; the state is saved.
-        """
-        if on_any_process(self.stop.requested, self.accelerator):
-            self.save()
-            raise self.stop.interrupt()
-        if time.monotonic() - self.saved_at >= self.seconds:
-            self.save()
-
-    def watched(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """Yield the batches of an evaluation; the training may end between some of them."""
-        for i, batch in enumerate(loader):
-            if i % self.look_every == 0:
-                self.maybe_save()
-            yield batch

@@ -1,10 +1,16 @@
-"""Check everything a run needs and estimate its time; trains nothing and writes no run folder."""
+"""Check all that a run needs, estimate time and memory; trains nothing, leaves nothing behind."""
 
+import resource
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -14,7 +20,7 @@ from config.schema import Config
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
 from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
-from data import Batch
+from data import Batch, EvalBatches
 from evaluation.conclusion import LEVEL
 from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
@@ -23,11 +29,21 @@ from features import SpectrogramImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
-from system.text import format_duration
-from training.build import build_model, build_state
+from storage.tensors import copy_state, write_state
+from system.text import format_bytes, format_duration
+from training.build import (
+    build_model,
+    build_state,
+    make_dataset,
+    make_train_loader,
+    train_batches,
+)
 from training.device_errors import explain_device_errors
+from training.distributed import gather
 from training.engine import train_step, train_unseen
+from training.estimate import Costs, epoch_parts, shares
 from training.experiment import check_run
+from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
 
@@ -36,6 +52,8 @@ TIMED_STEPS = 2  # after one that warms up
 
 def dry_run(config: Config, overwrite: bool = False) -> str:
     """Read the corpus, certify the splits, compute one batch, take a step; return a report.
+
+    Of several processes the first returns it, the others an empty text.
 
     Raises:
         InputError: As the run itself would.
@@ -54,8 +72,23 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     model = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
         state = build_state(fold, model, batch.targets)
-        step_seconds, eval_seconds = _time_steps(state, batch.to(accelerator.device))
-    total = _estimate(plan, len(some), image_seconds, step_seconds, eval_seconds * n_crops)
+        step, evaluation = _time_steps(state, batch.to(accelerator.device))
+        reading = _time_input(fold, some, batch, images)
+    copy, write = _time_save(state, config)
+    on_gpu, stored = accelerator.device.type == "cuda", config.train.images == "stored"
+    loaders = config.run.workers if on_gpu and stored else 0
+    costs = Costs(reading, step, evaluation, copy, write, loaders, is_shared=not on_gpu)
+    missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
+    total = image_seconds * len(missing) / max(config.run.workers, 1)
+    total += sum(
+        len(config.run.seeds) * _training_seconds(fold, costs, n_crops)
+        for fold in (session.fold(split, 0) for split in plan.wanted())
+    )
+    parts = _epoch_parts(fold, costs, n_crops)
+    peaks = [max(values) for values in zip(*gather(_peak_memory(accelerator)), strict=True)]
+    if not session.is_main:
+        return ""
+    n = accelerator.num_processes
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
@@ -67,8 +100,12 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             ),
             f"images       2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms each",
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
-            f"one step     {step_seconds:.2f} s for {len(some)} of them on {accelerator.device}, "
+            f"one step     {step:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
+            f"peak memory  {_in_words(accelerator, peaks)}",
+            f"one epoch    {format_duration(sum(parts.values()))}: {shares(parts)}",
+            f"one state    copied in {copy:.2f} s, written beside training in {write:.2f} s",
+            f"processes    {n}" + "; memory is the largest, times are the first's" * (n > 1),
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
             *_finished(config, plan, overwrite),
@@ -152,17 +189,91 @@ def _wait(accelerator: Accelerator) -> None:
         torch.accelerator.synchronize()  # kernels run on after Python returns
 
 
-def _estimate(plan: Plan, n_batch: int, image: float, step: float, evaluation: float) -> float:
-    """Return the seconds of the whole run on this one process."""
-    config = plan.config
-    workers = max(config.run.workers, 1)
-    total = image * len(plan.utterances) / workers
-    for split in plan.wanted():
-        epoch = len(split.train) / n_batch * step + len(split.dev) / n_batch * evaluation
-        if config.train.images == "computed":
-            epoch += len(split.train) * image
-        total += len(config.run.seeds) * config.train.epochs * epoch
-    return total
+def _time_input(
+    fold: Fold, some: Sequence[Utterance], batch: Batch, images: SpectrogramImages
+) -> float:
+    """Return the seconds in which this process loads a batch as in training.
+
+    Stored images are read from memory, as from files that the system has in its cache.
+    """
+    hashes = fold.hashes(some)
+    store: Any = _Images(batch, hashes, images)
+    run = fold.config.run.model_copy(update={"workers": 0})
+    config = fold.config.model_copy(update={"run": run})
+    session = replace(fold.session, config=config, store=store)
+    small = replace(fold, session=session, split=replace(fold.split, train=tuple(some)))
+    loader = make_train_loader(small, make_dataset(small, some, training=True))
+    n_loaded, seconds = 0, 0.0
+    for is_timed in (False, True):
+        _wait(fold.session.accelerator)
+        start = time.perf_counter()
+        for loaded in loader:
+            loaded.to(fold.session.accelerator.device)
+            n_loaded += is_timed
+        _wait(fold.session.accelerator)
+        seconds = time.perf_counter() - start
+    return seconds / n_loaded
+
+
+class _Images:
+    """The images of a batch, in the place of a feature store."""
+
+    def __init__(self, batch: Batch, hashes: Sequence[str], images: SpectrogramImages) -> None:
+        self.settings, self.record = images.settings, tuple(batch.cqt.shape[1:])
+        self.rows = {key: range(i, i + 1) for i, key in enumerate(hashes)}
+        self._images = {"cqt": batch.cqt.half().numpy(), "mel": batch.mel.half().numpy()}
+
+    def images(self, name: str) -> np.ndarray:
+        """Return the images of `cqt` or `mel`."""
+        return self._images[name]
+
+
+def _time_save(state: TrainingState, config: Config) -> tuple[float, float]:
+    """Return the seconds of a state's copy and of its write, to a file that is removed again."""
+    run = Path(config.run.root, config.name)
+    place = next(folder for folder in (run.parent, *run.absolute().parents) if folder.is_dir())
+    start = time.perf_counter()
+    copy = copy_state(state.state_dict())
+    copied = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=place, prefix=".dry-run.") as folder:
+        write_state(Path(folder, "state.safetensors"), copy)
+        written = time.perf_counter()
+    return copied - start, written - copied
+
+
+def _peak_memory(accelerator: Accelerator) -> tuple[int, int]:
+    """Return the largest memory until now in bytes: of the device, and of this process."""
+    device = accelerator.device
+    on_device = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes of a unit of ru_maxrss
+    return on_device, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _in_words(accelerator: Accelerator, peaks: Sequence[int]) -> str:
+    host = f"{format_bytes(peaks[1])} of the process, with one copy of the state"
+    return f"{format_bytes(peaks[0])} on {accelerator.device}, {host}" if peaks[0] else host
+
+
+def _epoch_parts(fold: Fold, costs: Costs, n_crops: float) -> dict[str, float]:
+    """Return the seconds of each part of an epoch of a fold on these processes."""
+    train = fold.config.train
+    n_train = len(train_batches(fold, len(fold.split.train)))
+    spacing = Spacing(train.checkpoint_epochs, train.checkpoint_minutes)
+    return epoch_parts(costs, n_train, _eval_batches(fold, len(fold.split.dev), n_crops), spacing)
+
+
+def _eval_batches(fold: Fold, n: int, n_crops: float) -> int:
+    accelerator, size = fold.session.accelerator, fold.config.train.batch_size
+    return len(EvalBatches(round(n * n_crops), size, 0, accelerator.num_processes))
+
+
+def _training_seconds(fold: Fold, costs: Costs, n_crops: float) -> float:
+    """Return the seconds of all epochs, of dev and test evaluated at the end, and of two states."""
+    n_last = sum(
+        _eval_batches(fold, len(part), n_crops) for part in (fold.split.dev, fold.split.test)
+    )
+    epochs = fold.config.train.epochs * sum(_epoch_parts(fold, costs, n_crops).values())
+    return epochs + n_last * costs.evaluation + 2 * (costs.copy + costs.write)
 
 
 def _left_out(plan: Plan) -> list[str]:

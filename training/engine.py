@@ -29,7 +29,7 @@ from model_gmu import FusionOutput
 from models.losses import FusionLoss, LossTerms
 from system.files import corrupt_file
 from system.output import progress_bar
-from training.checkpoints import Checkpoints, CheckpointSaver, Progress
+from training.checkpoints import Checkpoints, Progress
 from training.collapse import collapse_warnings
 from training.distributed import (
     average_gradients,
@@ -44,6 +44,7 @@ from training.evaluate import Predictions, evaluate
 from training.fallback import fall_back_to_float32, skip_step
 from training.gradient_cache import cached_backward
 from training.optim import clip_gradients
+from training.saver import AFFORDABLE, CheckpointSaver, Spacing
 from training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ def fit(
     epochs: int,
     patience: int | None,
     checkpoints: Checkpoints,
-    minutes: float | None = None,
+    spacing: Spacing = AFFORDABLE,
     after_epoch: Callable[[dict[str, float], Predictions], None] = lambda record, dev: None,
 ) -> Progress:
-    """Train to the end, or resume; save a state at every epoch's end and the best weights.
+    """Train to the end, or resume; save states and the best weights.
 
     Args:
         state: The model and what trains it.
@@ -69,7 +70,7 @@ def fit(
         epochs: Largest number of epochs.
         patience: Epochs without a better dev UA before training stops early; None never does.
         checkpoints: Where states are saved, and found again. Of equal epochs the first is best.
-        minutes: Minutes between two saves within an epoch; None saves at its end only.
+        spacing: How often a state is saved; the first and the last always are.
         after_epoch: Called on one process with each row of the history and the dev predictions.
 
     Raises:
@@ -77,15 +78,16 @@ def fit(
         RunError: Losses or gradients stay NaN or infinite; the last good state is kept.
     """
     saver = CheckpointSaver(
-        checkpoints, minutes, state.stop, state.accelerator, state.snapshot, state.look_every
+        checkpoints, spacing, state.stop, state.accelerator, state.snapshot, state.look_every
     )
-    resume(state, checkpoints, saver)
     n, title = len(train_loader), state.title
     hidden = not title or not state.accelerator.is_main_process
     with (
         progress_bar(epochs * n, title, "batch", hidden) as bar,
         state.stop.deferred(),
+        saver,
     ):
+        resume(state, checkpoints, saver)
         bar.update(state.progress.epoch * n + state.progress.batch)
         while not state.progress.is_done(epochs, patience):
             epoch = f"{title}, epoch {state.progress.epoch + 1} of {epochs}"
@@ -96,14 +98,15 @@ def fit(
                     batches, names = saver.watched(dev_loader), state.names.get("dev", ())
                     dev = evaluate(state.wrapped, batches, state.accelerator, names)
             except Diverged as error:
-                fall_back_to_float32(state, error, checkpoints, saver)
+                fall_back_to_float32(state, error, saver)
                 continue
-            record = _close_epoch(state, dev, checkpoints)
+            record = _close_epoch(state, dev, saver)
             if state.accelerator.is_main_process:
                 after_epoch(record, dev)
-            saver.save()
+            saver.end_epoch()
             shown = {"loss": f"{record['loss']:.3f}", "dev_ua": f"{record['dev_ua']:.3f}"}
             bar.set_postfix(shown, refresh=False)
+        saver.finish()
         saver.maybe_save()  # all processes continue with the test, or none
     state.accelerator.wait_for_everyone()
     return state.progress
@@ -278,6 +281,7 @@ def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSave
             state.load_state_dict(saved)
         except ValueError as error:
             raise corrupt_file(checkpoints.folder, error) from error
+        saver.saved = state.progress.place
         log.info("resuming after epoch %d, batch %d", *state.progress.place[:2])
     state.accelerator.wait_for_everyone()  # all have read before one writes
     if saved is None:
@@ -285,7 +289,7 @@ def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSave
 
 
 def _close_epoch(
-    state: TrainingState, dev: Predictions, checkpoints: Checkpoints
+    state: TrainingState, dev: Predictions, saver: CheckpointSaver
 ) -> dict[str, float]:
     """Move the schedule, keep the weights if they are the best, return the history's row."""
     progress, n_classes = state.progress, dev.probs.shape[1]
@@ -302,6 +306,5 @@ def _close_epoch(
     state.schedule.after_epoch(record["dev_ua"])
     if record["dev_ua"] > progress.best_ua:
         progress.best_ua, progress.best_epoch = record["dev_ua"], progress.epoch
-        if state.accelerator.is_main_process:
-            checkpoints.save_best(state.selected_weights(), progress.epoch)
+        saver.keep_best(state.selected_weights(), progress.epoch)
     return record

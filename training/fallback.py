@@ -4,9 +4,9 @@ import logging
 from typing import Any
 
 from models.losses import LossTerms
-from training.checkpoints import Checkpoints, CheckpointSaver
 from training.distributed import from_first
 from training.divergence import PARTS, Diverged
+from training.saver import CheckpointSaver
 from training.state import TrainingState, use_float32
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,7 @@ def skip_step(state: TrainingState, incident: dict[str, Any], terms: LossTerms) 
         raise error
 
 
-def fall_back_to_float32(
-    state: TrainingState, error: Diverged, checkpoints: Checkpoints, saver: CheckpointSaver
-) -> None:
+def fall_back_to_float32(state: TrainingState, error: Diverged, saver: CheckpointSaver) -> None:
     """Return to the end of the last epoch; from there the parts that failed compute in float32.
 
     Always an epoch's end, so that what follows does not depend on when a state was saved.
@@ -39,8 +37,7 @@ def fall_back_to_float32(
     before = state.progress
     reduced = state.accelerator.mixed_precision != "no"
     suspects = [part for part in error.parts or PARTS if part not in before.float32]
-    is_main = state.accelerator.is_main_process
-    saved = from_first(lambda: checkpoints.load(between_epochs=True))
+    saved = from_first(saver.load_epoch_end)
     if error.is_data or not reduced or not suspects or saved is None:
         precision = "bfloat16 and in float32 alike" if before.float32 else "float32"
         raise error.because(state.schedule.rates(), precision) from error
@@ -53,9 +50,7 @@ def fall_back_to_float32(
     progress.bad_steps, progress.incidents = before.bad_steps, before.incidents
     progress.float32 = [*before.float32, *suspects]
     use_float32(state.model, progress.float32)
-    saver.save(again=True)
-    if is_main:
-        checkpoints.remove_after(progress.place)
+    saver.rewrite()
     log.warning(
         "%s: back to the end of epoch %d, from there with %s in float32",
         error,

@@ -39,6 +39,7 @@ from training.distributed import from_first, on_all_processes
 from training.divergence import Diverged
 from training.engine import fit
 from training.evaluate import Predictions, evaluate
+from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
 from training.tensorboard import Tracker
@@ -69,7 +70,7 @@ def run_fold(fold: Fold) -> None:
             epochs=settings.epochs,
             patience=settings.patience,
             checkpoints=checkpoints,
-            minutes=settings.checkpoint_minutes,
+            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
             after_epoch=_epoch_writer(fold, fold.folder, state),
         )
         _load_best(fold, state, checkpoints)
@@ -131,7 +132,7 @@ def train_fold(
             epochs=settings.epochs,
             patience=settings.patience,
             checkpoints=Checkpoints(folder / STATE),
-            minutes=settings.checkpoint_minutes,
+            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
             after_epoch=_epoch_writer(fold, folder, state, watch),
         )
 

@@ -380,6 +380,19 @@ def minutes_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
         assert sorted({place.batch for place in saved}) == expected
 
 
+def epochs_pass_between_two_checkpoints(runs: Runs, monkeypatch) -> None:
+    saved = []
+    save = Checkpoints.save
+    monkeypatch.setattr(
+        Checkpoints, "save", lambda self, *args: saved.append(args[1]) or save(self, *args)
+    )
+    for epochs, expected in (("1", [0, 1, 2, 3]), ("2", [0, 2, 3]), ("5", [0, 3])):
+        saved.clear()
+        root = f"run.root={runs.root / f'epochs {epochs}'}"
+        run_experiment(runs.config(f"train.checkpoint_epochs={epochs}", "train.epochs=3", root), [])
+        assert [place.epoch for place in saved] == expected
+
+
 def bad_steps_are_borne(runs: Runs, monkeypatch) -> None:
     losses = iter([float("nan")] * 2 + [1.0] * 100)
     loss = FusionLoss.forward
@@ -407,6 +420,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "train.channels_last": channels_last_orders_the_kernels,
     "train.gradient_checkpointing": blocks_are_computed_again_with_equal_results,
     "train.sync_batch_norm": batch_norms_are_of_all_processes,
+    "train.checkpoint_epochs": epochs_pass_between_two_checkpoints,
     "train.checkpoint_minutes": minutes_pass_between_two_checkpoints,
     "train.max_bad_steps": bad_steps_are_borne,
 }

@@ -26,7 +26,7 @@ PLACES = {
     "writing the store's index": ("storage.feature_store", "FeatureStore._write_index"),
     "a training step": ("training.engine", "train_step"),
     "a backward pass": ("training.engine", "loss_terms"),
-    "writing best weights": ("training.checkpoints", "save_tensors"),
+    "writing best weights": ("training.checkpoints", "write_tensors"),
     "writing a checkpoint": ("storage.tensors", "save_file"),
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),

@@ -211,6 +211,9 @@ def test_dry_run_checks_everything_writes_nothing_and_trains_nothing(
     for fold in range(1, 6):
         assert re.search(rf"fold {fold} +train 24, dev 8, test 8", said.out)
     assert "2 x (1, 32, 32)" in said.out and "forward, backward" in said.out
+    shares = "input .* %, step .* %, evaluation .* %, checkpoint .* %"
+    assert re.search(rf"one epoch    [\d.]+ (s|min|h): {shares}\n", said.out)
+    assert re.search(r"peak memory  [\d.]+ [MG]B of the process", said.out)
     assert re.search(r"about [\d.]+ (s|min|h) for 5 folds x 1 seeds", said.out)
     assert not list(tmp_path.iterdir())
 
@@ -241,14 +244,15 @@ def test_a_dry_run_says_which_folds_are_finished(run, tmp_path: Path) -> None:
     command = ["train.py", "model.fusion=concat", "train.epochs=1"]
     assert "finished" not in run(*command, "--dry-run").out
     assert run(*command).status == 0
-    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    before = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.is_file()}
     kept = "skipped, --overwrite starts anew"
     assert f"finished     all: {kept}; nothing would be trained" in run(*command, "--dry-run").out
     two = run(*command, "--dry-run", "run.folds=[1,2]").out
     assert f"finished     fold-1_seed-0: {kept}\n" in two
     said = run(*command, "--dry-run", "--overwrite").out
     assert "finished     1 of 1 folds x seeds; --overwrite removes them" in said
-    assert before == {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*")}
+    after = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert before == {file: file.stat().st_mtime_ns for file in after}
     other = run(*command, "--dry-run", "corpus.labels=iemocap4")
     assert other.status == 2 and "corpus.labels" in other.err
 

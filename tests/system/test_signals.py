@@ -101,7 +101,7 @@ def test_a_shell_shows_130_and_ends_its_script_after_ctrl_c() -> None:
 
 def command(recipe: Path, tmp_path: Path) -> list[str]:
     keys = [f"run.root={tmp_path / 'runs'}", f"run.store={tmp_path / 'store'}"]
-    keys += ["train.epochs=10000", "train.checkpoint_minutes=null"]
+    keys += ["train.epochs=10000", "train.checkpoint_epochs=1"]
     return [PYTHON, str(ROOT / "train_gmu.py"), "--config", str(recipe), *keys]
 
 

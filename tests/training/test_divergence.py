@@ -25,6 +25,7 @@ from training.divergence import Diverged
 from training.engine import fit, train_step
 from training.evaluate import evaluate
 from training.optim import Schedule, build_optimizers
+from training.saver import Spacing
 from training.session import open_session
 from training.state import TrainingState
 
@@ -313,7 +314,7 @@ def test_weights_that_are_not_finite_are_never_kept(monkeypatch, tmp_path: Path)
 
     monkeypatch.setattr(engine, "train_step", overshoot)
     with pytest.raises(RunError, match="cause is the learning rate"):
-        fit(trainer, train, dev, 3, None, keep_all, minutes=1e-9)
+        fit(trainer, train, dev, 3, None, keep_all, Spacing(1, 1e-9))
     (state,) = tmp_path.glob("epoch-*")
     assert state.name.startswith("epoch-0000_batch-00000")
     assert torch.isfinite(load_state(state)["model"]["head.weight"]).all()

@@ -24,6 +24,7 @@ from training.checkpoints import Checkpoints
 from training.engine import fit, loss_terms, train_one_epoch, train_step
 from training.evaluate import Predictions, evaluate
 from training.optim import Schedule, build_optimizers
+from training.saver import Spacing
 from training.state import TrainingState
 
 CPU = torch.device("cpu")
@@ -188,7 +189,7 @@ def fit_on_script(
     def keep(record: dict[str, float], dev: Predictions) -> None:
         weights.append({k: v.clone() for k, v in trainer.model.state_dict().items()})
 
-    fit(trainer, *loaders(), len(uas), patience, Checkpoints(folder), None, keep)
+    fit(trainer, *loaders(), len(uas), patience, Checkpoints(folder), Spacing(), keep)
     return trainer, weights
 
 
@@ -242,10 +243,10 @@ def test_peer_24_resumed_training_equals_uninterrupted_to_the_bit(
 
     clips = {"side": SIDE, "augment": ImageAugment(time_mask=0.3, time_shift=0.3)}
     whole, parts = made(tmp_path / "whole"), made(tmp_path / "parts")
-    fit(trainer(), *loaders(8, 4, **clips), 3, None, whole)
-    fit(trainer(), *loaders(8, 4, **clips), 1, None, parts)
+    fit(trainer(), *loaders(8, 4, **clips), 3, None, whole, Spacing(1))
+    fit(trainer(), *loaders(8, 4, **clips), 1, None, parts, Spacing(1))
     torch.rand(7)  # chance elsewhere does not reach into a step
-    fit(trainer(), *loaders(8, 4, **clips), 3, None, parts)
+    fit(trainer(), *loaders(8, 4, **clips), 3, None, parts, Spacing(1))
     files = [sorted(folder.folder.iterdir()) for folder in (whole, parts)]
     assert [path.name for path in files[0]] == [path.name for path in files[1]]
     for ours, theirs in zip(*files, strict=True):  # weights, optimizers, schedule, history

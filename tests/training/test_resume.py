@@ -24,6 +24,7 @@ HARD = [  # chance, accumulation, states between steps; small, since many states
     "train.epochs=2",
     "train.batch_size=4",
     "train.accumulate=2",
+    "train.checkpoint_epochs=1",
     "train.checkpoint_minutes=1e-9",
     "model.dropout=0.5",
     "augment.time_mask=0.3",
@@ -246,7 +247,7 @@ def test_a_signal_saves_the_state_and_prints_how_to_resume(
     recipe: Path, tmp_path: Path, undisturbed, count, number: int
 ) -> None:
     fusion = "gmu" if number == signal.SIGTERM else "concat"
-    run = Run(recipe, tmp_path, fusion, "train.checkpoint_minutes=null")
+    run = Run(recipe, tmp_path, fusion, "train.checkpoint_minutes=1000")
     run.argv.append("--overwrite")
     for place, n, newest in STOPS:
         assert run.until(place, n, number) == 128 + number, f"{place}: {run.log.read_text()}"
