@@ -18,6 +18,10 @@ from benchmarks import (
     resilience,
     store,
 )
+from benchmarks import (
+    train_step as train_step_benchmark,
+)
+from config.loading import load_config
 from models.contrastive import nt_xent
 from training.engine import train_step
 
@@ -154,3 +158,14 @@ def test_loss_gradients_are_those_of_single_backward_passes(monkeypatch, capsys)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "cross_entropy: 1.0 [1.0, 1.0] times cross-entropy's"
     assert [line.split(":")[0] for line in lines] == list(loss_gradients.TERMS)
+
+
+def test_a_training_step_waits_for_the_device_once_in_all_steps_of_a_block(recipe):
+    """The real networks, losses and optimizers; the wait is the transfer of all their losses."""
+    config = load_config(
+        recipe, ["model.fusion=gmu_contrastive", "train.ema=0.9", "train.clip_grad_norm=1.0"]
+    )
+    steps = train_step_benchmark.LOOK_EVERY
+    figures = train_step_benchmark.measure(config, steps, rounds=1)
+    assert figures["waits a step"] == 1 / steps <= 1 / 10
+    assert figures["operations a step"] > 100 and figures["ours / bare"] > 0

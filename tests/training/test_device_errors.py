@@ -12,7 +12,7 @@ from tests.support.runs import run_experiment
 from training import engine, fold
 from training import session as session_module
 from training.device_errors import OutOfMemory, explain_device_errors
-from training.session import choose_deterministic, make_accelerator
+from training.session import choose_deterministic, choose_tf32, has_tf32, make_accelerator
 
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 OUT = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 10 GiB"
@@ -126,6 +126,34 @@ def test_strict_determinism_is_an_error_and_the_default_warns(tiny: Callable) ->
             assert not torch.utils.deterministic.fill_uninitialized_memory
     finally:
         choose_deterministic(False, CPU)
+
+
+@pytest.mark.parametrize(
+    ("precision", "products", "convolutions"),
+    [("float32", "highest", False), ("tf32", "high", True), ("bfloat16", "highest", False)],
+)
+def test_precision_holds_for_products_and_convolutions_alike(
+    tiny: Callable, caplog, precision: str, products: str, convolutions: bool
+) -> None:
+    try:
+        accelerator = make_accelerator(tiny(f"train.precision={precision}"))
+        assert torch.get_float32_matmul_precision() == products
+        assert torch.backends.cuda.matmul.allow_tf32 is convolutions
+        assert torch.backends.cudnn.allow_tf32 is convolutions
+    finally:
+        choose_tf32(False)
+    assert accelerator.mixed_precision == ("bf16" if precision == "bfloat16" else "no")
+    said = "train.precision=tf32: this device has no TF32 and computes in float32"
+    assert (said in caplog.messages) is (precision == "tf32")
+
+
+def test_tf32_is_what_ampere_and_later_cards_have(monkeypatch) -> None:
+    monkeypatch.setattr(torch.version, "hip", None)
+    for capability, expected in (((7, 5), False), ((8, 0), True), ((9, 0), True)):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, c=capability: c)
+        assert has_tf32(CUDA) is expected
+    monkeypatch.setattr(torch.version, "hip", "6.4")
+    assert not has_tf32(CUDA) and not has_tf32(CPU)
 
 
 def test_attention_on_cuda_is_deterministic_in_both_modes(monkeypatch) -> None:
