@@ -72,12 +72,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     model = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
         state = build_state(fold, model, batch.targets)
-        step, evaluation = _time_steps(state, batch.to(accelerator.device))
-        reading = _time_input(fold, some, batch, images)
-    copy, write = _time_save(state, config)
-    on_gpu, stored = accelerator.device.type == "cuda", config.train.images == "stored"
-    loaders = config.run.workers if on_gpu and stored else 0
-    costs = Costs(reading, step, evaluation, copy, write, loaders, is_shared=not on_gpu)
+        costs = _measure(fold, state, some, batch, images)
     missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
     total = image_seconds * len(missing) / max(config.run.workers, 1)
     total += sum(
@@ -92,19 +87,14 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
     return "\n".join(
         [
-            f"corpus       {len(plan.utterances)} utterances{_segments(plan)}, {_per_class(plan)}",
-            f"protocol     {plan.certificate['protocol']}, certificate {plan.certificate['id']}",
-            *(
-                f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)}"
-                for s in plan.wanted()
-            ),
+            *_corpus(plan),
             f"images       2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms each",
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
-            f"one step     {step:.2f} s for {len(some)} of them on {accelerator.device}, "
+            f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
             f"peak memory  {_in_words(accelerator, peaks)}",
             f"one epoch    {format_duration(sum(parts.values()))}: {shares(parts)}",
-            f"one state    copied in {copy:.2f} s, written beside training in {write:.2f} s",
+            f"one state    copied in {costs.copy:.2f} s, then written in {costs.write:.2f} s",
             f"processes    {n}" + "; memory is the largest, times are the first's" * (n > 1),
             f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
             f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
@@ -115,6 +105,18 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             "Nothing was trained.",
         ]
     )
+
+
+def _corpus(plan: Plan) -> list[str]:
+    """Say what the corpus and its splits are."""
+    return [
+        f"corpus       {len(plan.utterances)} utterances{_segments(plan)}, {_per_class(plan)}",
+        f"protocol     {plan.certificate['protocol']}, certificate {plan.certificate['id']}",
+        *(
+            f"fold {s.fold:<7} train {len(s.train)}, dev {len(s.dev)}, test {len(s.test)}"
+            for s in plan.wanted()
+        ),
+    ]
 
 
 def _finished(config: Config, plan: Plan, overwrite: bool) -> list[str]:
@@ -187,6 +189,23 @@ def _time_steps(state: TrainingState, batch: Batch) -> tuple[float, float]:
 def _wait(accelerator: Accelerator) -> None:
     if accelerator.device.type != "cpu":
         torch.accelerator.synchronize()  # kernels run on after Python returns
+
+
+def _measure(
+    fold: Fold,
+    state: TrainingState,
+    some: Sequence[Utterance],
+    batch: Batch,
+    images: SpectrogramImages,
+) -> Costs:
+    """Return the seconds of each part of a training, measured on one batch."""
+    device = fold.session.accelerator.device
+    step, evaluation = _time_steps(state, batch.to(device))
+    reading = _time_input(fold, some, batch, images)
+    copy, write = _time_save(state, fold.config)
+    on_gpu, stored = device.type == "cuda", fold.config.train.images == "stored"
+    loaders = fold.config.run.workers if on_gpu and stored else 0
+    return Costs(reading, step, evaluation, copy, write, loaders, is_shared=not on_gpu)
 
 
 def _time_input(

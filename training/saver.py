@@ -16,6 +16,7 @@ from torch import Tensor
 from data import Batch
 from storage.tensors import StateCopy, copy_state, copy_tensors
 from system.background import Background
+from system.errors import RunError
 from system.signals import Stop
 from training.checkpoints import Checkpoints, Place
 from training.distributed import on_any_process
@@ -75,10 +76,10 @@ class CheckpointSaver:
     ) -> None:
         if kind is None:
             self._writing.wait()
-        elif not issubclass(kind, KeyboardInterrupt):  # forced to end: the last state is as it was
+        elif not issubclass(kind, KeyboardInterrupt):  # which waits only when the process ends
             try:
                 self._writing.wait()
-            except Exception as also:  # the first error is the one that ends the training
+            except (RunError, OSError) as also:  # the first error is the one that ends the training
                 log.warning("%s", also)
 
     def save(self, again: bool = False) -> None:
