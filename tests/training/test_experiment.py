@@ -219,7 +219,7 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
 def test_a_run_stopped_in_an_epoch_resumes_to_the_same_result(
     tiny: Callable, fusions: dict[str, Path], monkeypatch, epoch: int
 ) -> None:
-    config = tiny("name=gmu")
+    config = tiny("name=gmu", "train.checkpoint_epochs=1")
     with monkeypatch.context() as patch:
         crash_after(patch, epoch)
         with pytest.raises(KeyboardInterrupt):
@@ -235,10 +235,10 @@ def test_a_run_stopped_in_an_epoch_resumes_to_the_same_result(
 def test_a_killed_process_resumes_to_the_same_result(
     tiny: Callable, fusions: dict[str, Path], recipe: Path
 ) -> None:
-    config = tiny("name=gmu")
+    config = tiny("name=gmu", "train.checkpoint_epochs=1")
     run = Path(config.run.root) / "gmu"
     command = [sys.executable, str(ROOT / "train_gmu.py"), "--config", str(recipe)]
-    command += [f"run.root={config.run.root}", "name=gmu"]
+    command += [f"run.root={config.run.root}", "name=gmu", "train.checkpoint_epochs=1"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL, cwd=run.parent.parent) as process:
         state = run / FOLD / "state"
         while process.poll() is None and not any(state.glob("epoch-0001*")):
