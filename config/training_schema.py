@@ -46,7 +46,7 @@ class TrainConfig(Section):
     epochs: Count = 50
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Utterances per step and process."""
-    backbone_batch: Count | None = None
+    backbone_batch: Annotated[int, Field(ge=2)] | None = None
     """Utterances of a batch that the backbones compute at once, in two forward passes instead of
     one, with equal gradients; head and loss, and so NT-Xent, see all of batch_size. Batch norms of
     the backbones see these utterances alone. null is the whole batch."""

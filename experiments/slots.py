@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from os import cpu_count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from system.files import make_folder, read_json, write_json
 log = logging.getLogger(__name__)
 
 AUTO = "auto"
-CHOICE = "jobs.json"  # in the folder of the tables: a resumed job keeps its threads, and its bits
+CHOICES = "jobs.json"  # in the folder of the tables: a resumed job keeps its threads, and its bits
 THREADS = "OMP_NUM_THREADS"
 MEMORY_SHARE = 0.8  # of the memory that is free, for all jobs
 
@@ -33,6 +34,7 @@ class Choice(NamedTuple):
     threads: int  # of each
     utterances: float  # a second, of all jobs together
     bytes: float  # of the largest job
+    most: int  # jobs that were tried
 
 
 def slot_environments(n: int, device: str) -> list[dict[str, str]]:
@@ -68,14 +70,22 @@ def choose_slots(
     gpus = _visible_gpus()[1] if device in ("auto", "cuda") else []
     if gpus:
         return slot_environments(min(len(gpus), max(1, n_jobs)), device)
-    if device not in ("auto", "cpu") or n_jobs < 2 or THREADS in os.environ:
+    if THREADS in os.environ:
+        log.info("%s=%s is given: one job at a time, or --jobs N", THREADS, os.environ[THREADS])
         return slot_environments(1, device)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    choice = _kept(folder / CHOICE, cores or 1) or _measure(command, cores or 1, n_jobs)
-    if choice is None:
+    from system.devices import choose_device
+
+    if device not in ("auto", "cpu") or choose_device(device).name != "cpu":
         return slot_environments(1, device)
-    make_folder(folder)
-    write_json(folder / CHOICE, {"cores": cores, **choice._asdict()})
+    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpu_count())
+    kept = _kept(folder / CHOICES)
+    choice = _choice(kept.get(cores), command)
+    if choice is None or (choice.jobs == choice.most < min(int(cores), n_jobs)):
+        if n_jobs < 2 or (choice := _measure(command, int(cores), n_jobs)) is None:
+            return slot_environments(1, device)
+        make_folder(folder)
+        kept[cores] = {"command": list(command), **choice._asdict()}
+        write_json(folder / CHOICES, kept)
     return _sharing(choice.jobs, choice.threads)
 
 
@@ -88,13 +98,22 @@ def _sharing(n: int, threads: int) -> list[dict[str, str]]:
     return [{THREADS: str(threads)} for _ in range(n)]
 
 
-def _kept(file: Path, cores: int) -> Choice | None:
-    """Return the choice of an earlier command on as many cores."""
-    with suppress(RunError, AttributeError, TypeError):
-        known: dict[str, Any] = read_json(file) if file.exists() else {}
-        if known.pop("cores", None) == cores:
-            return Choice(**known)
-    return None
+def _kept(file: Path) -> dict[str, Any]:
+    """Return the choices of earlier commands, by the number of cores; none from a corrupt file."""
+    with suppress(RunError):
+        known = read_json(file) if file.exists() else {}
+        return known if isinstance(known, dict) else {}
+    return {}
+
+
+def _choice(known: Any, command: Sequence[str]) -> Choice | None:
+    """Return a choice that was kept for a command, or None."""
+    if not isinstance(known, dict) or known.get("command") != list(command):
+        return None
+    values: list[Any] = [known.get(name) for name in Choice._fields]
+    if not all(isinstance(value, int | float) and value >= 1 for value in values):
+        return None
+    return Choice(*values)
 
 
 def _measure(command: Sequence[str], cores: int, n_jobs: int) -> Choice | None:
@@ -113,7 +132,7 @@ def _measure(command: Sequence[str], cores: int, n_jobs: int) -> Choice | None:
         n *= 2
     if not found:
         return None
-    best = max(found, key=lambda choice: choice.utterances)
+    best = max(found, key=lambda choice: choice.utterances)._replace(most=found[-1].jobs)
     for choice in found:
         log.info(
             "%d job%s with %d thread%s each: %.2f times as fast as one at a time",
@@ -144,7 +163,7 @@ def _probe(command: Sequence[str], n: int, threads: int) -> Choice | None:
                 process.kill()
             process.wait()
     speed = sum(result["utterances"] for result in results)
-    return Choice(n, threads, speed, max(result["bytes"] for result in results))
+    return Choice(n, threads, speed, max(result["bytes"] for result in results), n)
 
 
 def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[str]:

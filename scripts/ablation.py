@@ -125,7 +125,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="some variants; default: all")
     parser.add_argument(
         "--jobs",
-        type=lambda word: None if word == AUTO else int(word),
+        type=_n_jobs,
         metavar="N",
         help="at a time; auto, the default: 1 per GPU, as many as prove quickest on a CPU",
     )
@@ -144,6 +144,15 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     _check(parser, arguments, argv)
     arguments.fusions, arguments.only = arguments.fusions or list(FUSIONS), arguments.only or []
     return arguments, [*overrides, *arguments.overrides]
+
+
+def _n_jobs(word: str) -> int | None:
+    """Return the number of jobs at a time, None for `auto`."""
+    if word == AUTO:
+        return None
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, or {AUTO}, got {word}")
+    return int(word)
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -173,8 +182,6 @@ def _check(
         names = getattr(arguments, option.removeprefix("--"))
         if isinstance(names, list) and len(set(names)) < len(names):
             parser.error(f"{option} must name each once")
-    if arguments.jobs is not None and arguments.jobs < 1:
-        parser.error(f"--jobs must be 1 or more, got {arguments.jobs}")
     if arguments.variants and arguments.fusions:
         parser.error("--fusions and --variants are two different ablations: give one")
     if arguments.only and not arguments.variants:

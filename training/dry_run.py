@@ -34,6 +34,7 @@ from system.text import format_bytes, format_duration
 from training.build import (
     build_model,
     build_state,
+    eval_batch_size,
     make_dataset,
     make_train_loader,
     train_batches,
@@ -165,8 +166,8 @@ def _first_batch(
     return Batch(torch.arange(len(some)), cqt, mel, targets), seconds, n_crops / len(some)
 
 
-def _time_steps(state: TrainingState, batch: Batch) -> tuple[float, float]:
-    """Return the seconds of one training step and of one evaluation."""
+def _time_steps(state: TrainingState, batch: Batch, n_eval: int) -> tuple[float, float]:
+    """Return the seconds of one training step and of one evaluation of n_eval crops."""
     accelerator = state.accelerator
     train_step(state, [batch])
     train_unseen(state, iter([[batch]]))  # which needs most memory
@@ -179,9 +180,10 @@ def _time_steps(state: TrainingState, batch: Batch) -> tuple[float, float]:
     _wait(accelerator)
     seconds = (time.perf_counter() - start) / TIMED_STEPS
     state.wrapped.eval()
+    crops = torch.arange(n_eval) % len(batch.targets)
     start = time.perf_counter()
-    with torch.inference_mode():
-        state.wrapped(batch.cqt, batch.mel)
+    with torch.inference_mode(), state.evaluated():
+        state.wrapped(batch.cqt[crops], batch.mel[crops])
     _wait(accelerator)
     return seconds, time.perf_counter() - start
 
@@ -200,7 +202,7 @@ def _measure(
 ) -> Costs:
     """Return the seconds of each part of a training, measured on one batch."""
     device = fold.session.accelerator.device
-    step, evaluation = _time_steps(state, batch.to(device))
+    step, evaluation = _time_steps(state, batch.to(device), eval_batch_size(fold.config))
     reading = _time_input(fold, some, batch, images)
     copy, write = _time_save(state, fold.config)
     on_gpu, stored = device.type == "cuda", fold.config.train.images == "stored"
@@ -282,7 +284,7 @@ def _epoch_parts(fold: Fold, costs: Costs, n_crops: float) -> dict[str, float]:
 
 
 def _eval_batches(fold: Fold, n: int, n_crops: float) -> int:
-    accelerator, size = fold.session.accelerator, fold.config.train.batch_size
+    accelerator, size = fold.session.accelerator, eval_batch_size(fold.config)
     return len(EvalBatches(round(n * n_crops), size, 0, accelerator.num_processes))
 
 

@@ -285,7 +285,7 @@ def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSave
         log.info("resuming after epoch %d, batch %d", *state.progress.place[:2])
     state.accelerator.wait_for_everyone()  # all have read before one writes
     if saved is None:
-        saver.save()
+        saver.finish()  # before processes that load data are forked beside its thread
 
 
 def _close_epoch(

@@ -42,7 +42,8 @@ def cached_backward(
         n_batches: Batches of the optimizer step, by which the loss is divided.
     """
     model, accelerator = state.model, state.accelerator
-    n_chunks = -(-len(batch.targets) // (state.backbone_batch or len(batch.targets)))
+    n = len(batch.targets)
+    n_chunks = min(-(-n // (state.backbone_batch or n)), n // 2)  # batch norms take no chunk of one
     chunks = list(
         zip(batch.cqt.tensor_split(n_chunks), batch.mel.tensor_split(n_chunks), strict=True)
     )

@@ -155,7 +155,7 @@ def make_accelerator(config: Config) -> Accelerator:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     device = choose_device(config.run.device)
     choose_deterministic(config.train.deterministic, torch.device(device.name))
-    choose_tf32(config.train.precision == "tf32")
+    choose_tf32(config.train.precision == "tf32" and has_tf32(torch.device(device.name)))
     precision = "bf16" if config.train.precision == "bfloat16" else "no"
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if n_processes == 1 and device.name != "cpu":  # of several each takes the GPU of its rank

@@ -197,7 +197,7 @@ def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_
         (["no_such"], "wrong input: there are no configs 'no_such'"),
         (["tiny", "name=x"], "wrong input: name=x is set by each of the configs"),
         (["tiny", "model.fusion=gmu"], "wrong input: model.fusion=gmu is set by each"),
-        (["tiny", "--jobs", "0"], "--jobs must be 1 or more, got 0"),
+        (["tiny", "--jobs", "0"], "--jobs: must be 1 or more, or auto, got 0"),
         (["tiny", "--fusions", "gum"], "did you mean 'gmu'?"),
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
         (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),

@@ -21,7 +21,7 @@ def probed(monkeypatch) -> list[tuple[int, int]]:
 
     def probe(command, n, threads):
         started.append((n, threads))
-        return Choice(n, threads, SPEEDS[n], 1e9)
+        return Choice(n, threads, SPEEDS[n], 1e9, n)
 
     monkeypatch.setattr(slots, "_probe", probe)
     monkeypatch.setattr(slots, "_free_memory", lambda: 100e9)
@@ -37,7 +37,8 @@ def test_the_quickest_number_is_taken_and_kept(probed, tmp_path: Path, caplog) -
     assert probed == [(1, 8), (2, 4), (4, 2), (8, 1)]
     assert "2 jobs with 4 threads each: 1.60 times as fast as one at a time" in caplog.messages
     assert choose_slots([], "cpu", 5, tmp_path) == chosen and len(probed) == 4
-    assert read_json(tmp_path / "jobs.json")["cores"] == 8
+    assert choose_slots([], "cpu", 1, tmp_path) == chosen[:1] * 2  # the last job of a resume
+    assert read_json(tmp_path / "jobs.json")["8"]["jobs"] == 2
 
 
 def test_another_number_of_cores_is_measured_anew(probed, tmp_path: Path, monkeypatch) -> None:
@@ -45,13 +46,29 @@ def test_another_number_of_cores_is_measured_anew(probed, tmp_path: Path, monkey
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     assert choose_slots([], "cpu", 20, tmp_path) == [{"OMP_NUM_THREADS": "1"}] * 2
     assert probed[4:] == [(1, 2), (2, 1)]
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert choose_slots([], "cpu", 20, tmp_path) == [{"OMP_NUM_THREADS": "4"}] * 2
+    assert len(probed) == 6  # both are kept
+    choose_slots(["model.image_size=32"], "cpu", 20, tmp_path)
+    assert len(probed) == 10
 
 
-@pytest.mark.parametrize("text", ["[]", "{", '{"cores": 8}', '{"cores": 8, "n": 1}'])
+def test_more_jobs_than_were_tried_are_measured_where_more_may_be_quicker(probed, tmp_path) -> None:
+    assert len(choose_slots([], "cpu", 2, tmp_path)) == 2 and probed == [(1, 8), (2, 4)]
+    choose_slots([], "cpu", 20, tmp_path)
+    assert probed[2:] == [(1, 8), (2, 4), (4, 2), (8, 1)]
+    choose_slots([], "cpu", 20, tmp_path)
+    assert len(probed) == 6  # 2 are quicker than 4
+
+
+ZERO = '{"8": {"command": [], "jobs": 0, "threads": 4, "utterances": 1, "bytes": 1, "most": 2}}'
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"8": 8}', ZERO, ZERO.replace("0,", '"x",')])
 def test_a_file_that_is_no_choice_is_measured_anew(probed, tmp_path: Path, text: str) -> None:
     (tmp_path / "jobs.json").write_text(text)
     assert len(choose_slots([], "cpu", 20, tmp_path)) == 2
-    assert read_json(tmp_path / "jobs.json")["jobs"] == 2
+    assert read_json(tmp_path / "jobs.json")["8"]["jobs"] == 2
 
 
 def test_few_jobs_and_little_memory_are_not_exceeded(probed, tmp_path: Path, monkeypatch) -> None:

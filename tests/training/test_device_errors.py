@@ -132,9 +132,19 @@ def test_strict_determinism_is_an_error_and_the_default_warns(tiny: Callable) ->
     ("precision", "products", "convolutions"),
     [("float32", "highest", False), ("tf32", "high", True), ("bfloat16", "highest", False)],
 )
+@pytest.mark.parametrize("card", [True, False])
 def test_precision_holds_for_products_and_convolutions_alike(
-    tiny: Callable, caplog, precision: str, products: str, convolutions: bool
+    tiny: Callable,
+    caplog,
+    monkeypatch,
+    precision: str,
+    products: str,
+    convolutions: bool,
+    card: bool,
 ) -> None:
+    monkeypatch.setattr(session_module, "has_tf32", lambda device: card)
+    if not card:
+        products, convolutions = "highest", False
     try:
         accelerator = make_accelerator(tiny(f"train.precision={precision}"))
         assert torch.get_float32_matmul_precision() == products
@@ -144,7 +154,7 @@ def test_precision_holds_for_products_and_convolutions_alike(
         choose_tf32(False)
     assert accelerator.mixed_precision == ("bf16" if precision == "bfloat16" else "no")
     said = "train.precision=tf32: this device has no TF32 and computes in float32"
-    assert (said in caplog.messages) is (precision == "tf32")
+    assert (said in caplog.messages) is (precision == "tf32" and not card)
 
 
 def test_tf32_is_what_ampere_and_later_cards_have(monkeypatch) -> None:

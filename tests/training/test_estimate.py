@@ -2,6 +2,8 @@
 
 import pytest
 
+from model_gmu import MaxMViTGMU
+from training.dry_run import dry_run
 from training.estimate import Costs, epoch_parts
 from training.saver import Spacing
 
@@ -27,3 +29,21 @@ def test_unasked_states_take_a_tenth_at_most_and_asked_ones_what_they_take() -> 
     assert epoch_parts(costs, 40, 0, Spacing(epochs=1))["checkpoint"] == 20.0
     assert epoch_parts(costs, 1000, 0, Spacing())["checkpoint"] == 20.0  # one at each end
     assert epoch_parts(costs, 1000, 0, Spacing(1, 5.0))["checkpoint"] == 80.0  # 3 more
+
+
+@pytest.mark.parametrize(
+    ("size", "overrides"),
+    [(8, []), (4, ["train.backbone_batch=4"]), (19, ["train.eval_batch_size=19"])],
+)
+def test_a_dry_run_evaluates_in_the_batches_of_the_training(tiny, monkeypatch, size, overrides):
+    seen = set()
+    forward = MaxMViTGMU.forward
+
+    def watched(self, cqt, mel):
+        if not self.training:
+            seen.add(len(cqt))
+        return forward(self, cqt, mel)
+
+    monkeypatch.setattr(MaxMViTGMU, "forward", watched)
+    assert "peak memory" in dry_run(tiny("train.batch_size=8", *overrides))
+    assert seen == {size}

@@ -158,3 +158,16 @@ def test_a_part_as_large_as_the_batch_is_refused(recipe) -> None:
     words = "train.backbone_batch=16 must be less than train.batch_size=16"
     with pytest.raises(InputError, match=words):
         load_config(recipe, ["train.batch_size=16", "train.backbone_batch=16"])
+
+
+@pytest.mark.parametrize(("n", "chunk", "sizes"), [(5, 2, [3, 2]), (3, 2, [3]), (8, 2, [2] * 4)])
+def test_no_chunk_has_one_utterance_which_batch_norms_cannot_take(monkeypatch, n, chunk, sizes):
+    state, seen = training(chunk), []
+    features = type(state.model).features
+    monkeypatch.setattr(
+        type(state.model),
+        "features",
+        lambda self, cqt, mel: seen.append(len(cqt)) or features(self, cqt, mel),
+    )
+    cached_backward(state, batch_of(n), loss_terms, 1)
+    assert seen == sizes * 2  # both passes
