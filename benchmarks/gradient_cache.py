@@ -19,6 +19,8 @@ from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.settings import ModelSettings
+from system.cli import run_entry
+from system.files import write_json
 from training.engine import train_step
 from training.optim import Schedule, build_optimizers
 from training.state import TrainingState
@@ -94,8 +96,8 @@ def main() -> None:
             f"{per_utterance:.2f} times the time of an utterance"
         )
     if arguments.json:
-        arguments.json.write_text(json.dumps({"side": arguments.side, **found}, indent=2) + "\n")
+        write_json(arguments.json, {"side": arguments.side, **found})
 
 
 if __name__ == "__main__":
-    main()
+    run_entry(main)

@@ -18,6 +18,7 @@ from data import Batch
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.settings import ModelSettings
+from storage.tensors import copy_state
 from system.cli import run_entry
 from training.checkpoints import Checkpoints
 from training.engine import train_step
@@ -81,7 +82,9 @@ def state_seconds(state: TrainingState) -> tuple[float, float, int]:
     """Return how long saving and loading a state take, and its bytes."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoints = Checkpoints(Path(folder))
-        saving = seconds(lambda: checkpoints.save(state.state_dict(), state.progress.place))
+        saving = seconds(
+            lambda: checkpoints.save(copy_state(state.state_dict()), state.progress.place)
+        )
         size = sum(file.stat().st_size for file in Path(folder).iterdir())
         loading = seconds(lambda: state.load_state_dict(checkpoints.load() or {}))
     return saving, loading, size

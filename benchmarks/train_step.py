@@ -33,7 +33,7 @@ from model_gmu import MaxMViTGMU
 from system.cli import run_entry
 from system.files import write_json
 from training import engine
-from training.build import build_loss, build_model
+from training.build import build_loss, build_untrained
 from training.optim import Schedule, build_optimizers
 from training.session import make_accelerator
 from training.state import LOOK_EVERY, TrainingState
@@ -66,12 +66,7 @@ class Count(TorchDispatchMode):
 
 def make_state(config: Config, accelerator: Accelerator) -> TrainingState:
     """Return the training of a config, without corpus."""
-    model = config.model.model_copy(
-        update={"pretrained": False, "cqt_weights": None, "mel_weights": None}
-    )
-    n_channels = 3 if config.features.channels == "delta" else 1
-    network = build_model(config.model_copy(update={"model": model}), CLASSES, n_channels)
-    network = network.to(accelerator.device)
+    network = build_untrained(config, CLASSES).to(accelerator.device)
     loss = build_loss(config, torch.arange(CLASSES), CLASSES).to(accelerator.device)
     parts, names = network.parts(), config.optim.optimizer.model_dump(exclude_none=True)
     parts["head"] = [*parts["head"], *loss.parameters()]
@@ -114,8 +109,8 @@ def measure(config: Config, steps: int, rounds: int) -> dict[str, Any]:
     accelerator = make_accelerator(config)
     device, n = accelerator.device, config.train.batch_size
     state = make_state(config, accelerator)
-    channels = 3 if config.features.channels == "delta" else 1
-    images = torch.randn(2, n, channels, config.model.image_size, config.model.image_size)
+    channels, size = len(state.model.cqt_mean), config.model.image_size  # type: ignore[arg-type]
+    images = torch.randn(2, n, channels, size, size)
     batch = Batch(torch.arange(n), images[0], images[1], torch.arange(n) % CLASSES).to(device)
 
     def ours() -> None:

@@ -9,7 +9,6 @@ then submitit puts the task back into the queue, where it resumes.
 """
 
 import getpass
-import importlib.util
 import logging
 import os
 import re
@@ -25,13 +24,13 @@ from typing import Any
 from experiments.cluster_task import Task
 from experiments.jobs import GRACE, TICK, Failure, Job, JobPool, failure_reason, is_busy, run_pool
 from system.errors import InputError, RunError, first_line
+from system.extras import check_extra
 from system.files import make_folder, read_text, write_text
 from system.locks import lock
 
 log = logging.getLogger(__name__)
 
 EXECUTORS = ("slurm", "local")
-EXTRA = "it comes with the extra `cluster`: pip install -r requirements-cluster.txt"
 SIGNAL = "USR1"  # submitit's default, USR2, would do, too
 QUEUE_TICK = 15.0  # seconds between two questions to Slurm
 AFTER_TERM = 300.0  # seconds that an ended task waits for Slurm: a preempted one is requeued
@@ -55,8 +54,7 @@ def check_executor(name: str, words: Sequence[str]) -> None:
     Raises:
         InputError: submitit or Slurm is missing, or a parameter is wrong.
     """
-    if importlib.util.find_spec("submitit") is None:
-        raise InputError(f"--executor {name} needs submitit; {EXTRA}")
+    check_extra(f"--executor {name}", "submitit", "cluster")
     if name == "slurm":
         missing = [tool for tool in ("sbatch", "squeue", "srun") if shutil.which(tool) is None]
         if missing:

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from config.loading import load_config
-from training.build import build_model
+from training.build import build_untrained
 from training.session import make_accelerator
 
 SECONDS = 5.0  # of the measurement
@@ -29,12 +29,9 @@ CLASSES = 4
 def measure(config_file: Path, overrides: Sequence[str]) -> dict[str, float]:
     """Return `utterances` a second and `bytes` of memory at most."""
     config = load_config(config_file, overrides)
-    size = config.model.image_size
-    n_channels = 3 if config.features.channels == "delta" else 1
-    accelerator = make_accelerator(config)
-    untrained = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
-    model = config.model.model_copy(update=untrained)
-    network = build_model(config.model_copy(update={"model": model}), CLASSES, n_channels).train()
+    size, accelerator = config.model.image_size, make_accelerator(config)
+    network = build_untrained(config, CLASSES).train()
+    n_channels = len(network.cqt_mean)
 
     def step(n: int) -> float:
         start = time.monotonic()

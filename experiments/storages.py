@@ -8,7 +8,6 @@ Settings, checkpoints, logs and results stay in the study's folder, which all wo
 - `postgresql://...`: a server; running trials have a heartbeat there.
 """
 
-import importlib.util
 import logging
 import os
 import warnings
@@ -23,6 +22,7 @@ from uuid import uuid4
 
 from experiments.study_store import MAX_STORE, check_store
 from system.errors import InputError, first_line, nearest
+from system.extras import check_extra
 from system.files import MAX_CONFIG, read_text, write_text
 from system.owned import check_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer
@@ -41,7 +41,6 @@ HEARTBEAT = 30  # seconds between two heartbeats of a running trial in PostgreSQ
 GRACE = 120  # seconds without a heartbeat after which a trial has lost its process
 IDENTITY = "study_id"  # file that names the study in PostgreSQL, where others are, too
 PASSWORDS = {"password", "sslpassword"}  # parameters of a URL
-EXTRA = "it comes with the extra `cluster`: pip install -r requirements-cluster.txt"
 
 
 def check_storage(storage: str) -> None:
@@ -71,8 +70,7 @@ def check_storage(storage: str) -> None:
         )
     if not well_formed:
         raise InputError("--storage must be like postgresql://user@host:5432/database")
-    if importlib.util.find_spec("psycopg") is None:
-        raise InputError(f"--storage postgresql://... needs psycopg; {EXTRA}")
+    check_extra("--storage postgresql://...", "psycopg", "cluster")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from training.undo import copy_into
+
 
 class WeightAverage:
     """Averages parameters and running statistics of a model over its steps.
@@ -47,11 +49,11 @@ class WeightAverage:
     def in_model(self) -> Iterator[None]:
         """Let the model have the averages as weights."""
         self._held = [own.clone() for own in self.own]
-        _copy(self.own, self.values)
+        copy_into(self.own, self.values)
         try:
             yield
         finally:
-            _copy(self.own, self._held)
+            copy_into(self.own, self._held)
             self._held = None
 
     def averages(self) -> dict[str, Tensor]:
@@ -64,10 +66,4 @@ class WeightAverage:
 
     def load(self, averages: dict[str, Tensor]) -> None:
         """Take saved averages."""
-        _copy(self.values, [averages[name] for name in self.names])
-
-
-@torch.no_grad()
-def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
-    for target, source in zip(targets, sources, strict=True):
-        target.copy_(source)
+        copy_into(self.values, [averages[name] for name in self.names])

@@ -27,7 +27,7 @@ from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
-from training.session import Fold
+from training.session import Fold, feature_settings
 from training.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -60,6 +60,14 @@ def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     if config.train.gradient_checkpointing:
         model.checkpoint_gradients()
     return model
+
+
+def build_untrained(config: Config, n_classes: int) -> MaxMViTGMU:
+    """Build a config's network for a measurement: no corpus is opened, no weights are read."""
+    wishes = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
+    model = config.model.model_copy(update=wishes)
+    n_channels = SpectrogramImages(**feature_settings(config)).n_channels
+    return build_model(config.model_copy(update={"model": model}), n_classes, n_channels)
 
 
 def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> TrainingState:

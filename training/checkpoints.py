@@ -14,7 +14,6 @@ from models.losses import LossTerms
 from storage.fold_folder import TrainingIssues
 from storage.tensors import (
     StateCopy,
-    copy_state,
     load_state,
     load_tensors,
     write_state,
@@ -162,14 +161,13 @@ class Checkpoints:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def save(self, state: Mapping[str, Any] | StateCopy, place: Place) -> None:
+    def save(self, state: StateCopy, place: Place) -> None:
         """Write a state, then remove the states and best weights that it replaces.
 
         Raises:
             RunError: The state cannot be written; earlier states are unchanged.
         """
-        copy = state if isinstance(state, StateCopy) else copy_state(state)
-        write_state(self._file(place), copy)
+        write_state(self._file(place), state)
         places = self._places()
         kept = {*places[:STATES_KEPT], *[place for place in places if place.batch == 0][:1]}
         needed = {*map(self._file, kept), *(self.best(place.best_epoch) for place in kept)}

@@ -84,14 +84,14 @@ class CheckpointSaver:
 
     def save(self, again: bool = False) -> None:
         """Copy the state and start to write it, unless it is saved; `again=True` rewrites it."""
-        if not self.accelerator.is_main_process:
-            return
+        if self.accelerator.is_main_process and (snapshot := self.snapshot()) is not None:
+            self._save(*snapshot, again)
+
+    def _save(self, state: Mapping[str, Any], place: Place, again: bool = False) -> None:
         self._writing.wait()
-        snapshot = self.snapshot()
-        if snapshot is None or (snapshot[1] == self.saved and not again):
+        if place == self.saved and not again:
             return
         self._began = time.monotonic()
-        state, place = snapshot
         before = [self._epoch_end] if self._epoch_end and place.batch else []
         self._epoch_end = None
         self._start([*before, (copy_state(state), place)])
@@ -116,7 +116,7 @@ class CheckpointSaver:
         state, place = snapshot
         every = self.spacing.epochs
         if self._is_affordable(0) if every is None else place.epoch % every == 0:
-            self.save()
+            self._save(state, place)
         elif self.accelerator.mixed_precision != "no":
             self._epoch_end = copy_state(state), place
 

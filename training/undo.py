@@ -43,7 +43,7 @@ class Undo:
 
     def restore_statistics(self) -> None:
         """Put the running statistics back."""
-        _copy(self.buffers, self._copies["buffers"])
+        copy_into(self.buffers, self._copies["buffers"])
 
     def is_ready(self) -> bool:
         """Whether all optimizers have taken a step: before it they have no moments to copy."""
@@ -61,11 +61,11 @@ class Undo:
     def restore_all(self) -> None:
         """Put back what `keep_all` has copied."""
         self.restore_statistics()
-        _copy(self.parameters, self._copies["parameters"])
+        copy_into(self.parameters, self._copies["parameters"])
         for optimizer, held in zip(self.optimizers, self._held, strict=True):
             for parameter in set(optimizer.state) - held:
                 del optimizer.state[parameter]
-        _copy(self._moments(), self._copies["moments"])
+        copy_into(self._moments(), self._copies["moments"])
         rates, schedule = self._plain
         for optimizer, own in zip(self.optimizers, rates, strict=True):
             for group, rate in zip(optimizer.param_groups, own, strict=True):
@@ -79,10 +79,11 @@ class Undo:
     def _keep(self, name: str, tensors: Sequence[Tensor]) -> None:
         if len(self._copies.get(name, [])) != len(tensors) or not tensors:
             self._copies[name] = [torch.empty_like(tensor) for tensor in tensors]
-        _copy(self._copies[name], tensors)
+        copy_into(self._copies[name], tensors)
 
 
-def _copy(to: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
+@torch.no_grad()
+def copy_into(to: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     """Copy tensors; those of one device and type at once, which torch would else copy singly."""
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for target, tensor in zip(to, tensors, strict=True):

@@ -18,6 +18,7 @@ from system.errors import InputError, RunError
 from tests.experiments.test_study import EPOCHS, SPACE, finish_all
 from tests.support.paths import ROOT
 from tests.support.postgres import BINARIES, postgresql
+from tests.support.processes import workers
 
 WORKER = """
 import sys, time
@@ -57,19 +58,8 @@ def storage(request, monkeypatch) -> str:
 @pytest.fixture
 def worker(storage: str, tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen]]:
     """Start a process that begins a trial and never ends it; returns when it has."""
-    started = []
-
-    def start() -> subprocess.Popen:
-        command = [sys.executable, "-c", WORKER, str(tmp_path), storage]
-        started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout.readline().strip() == "0"
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with workers(WORKER) as start:
+        yield lambda: start(tmp_path, storage)
 
 
 def open_study(folder: Path, storage: str) -> Study:

@@ -5,7 +5,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 
@@ -30,7 +29,7 @@ from experiments.study import (
     store_errors,
 )
 from system.errors import RunError
-from tests.support.paths import ROOT
+from tests.support.processes import workers
 
 SPACE: Space = {
     "optim.lr": FloatDistribution(1e-5, 1e-1, log=True),
@@ -126,19 +125,8 @@ with study.claim(5) as trial:
 @pytest.fixture
 def worker() -> Iterator[Callable[[Study], subprocess.Popen]]:
     """Start a process that holds trial 0; returns when it does."""
-    started = []
-
-    def start(study: Study) -> subprocess.Popen:
-        command = [sys.executable, "-c", CLAIM, str(study.folder)]
-        started.append(subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True))
-        assert started[-1].stdout.readline().strip() == "0"
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
-        process.stdout.close()
+    with workers(CLAIM) as start:
+        yield lambda study: start(study.folder)
 
 
 def test_a_killed_process_s_trial_is_resumed_with_its_values(study, worker, recwarn) -> None:

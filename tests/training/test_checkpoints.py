@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from storage.tensors import copy_state
 from system.errors import RunError
 from training.checkpoints import Checkpoints, Place
 
@@ -22,7 +23,7 @@ def kept(tmp_path: Path) -> Checkpoints:
     for place in PLACES:
         if place.best_epoch:
             checkpoints.save_best({"weights": torch.ones(3)}, place.best_epoch)
-        checkpoints.save(state(place), place)
+        checkpoints.save(copy_state(state(place)), place)
     return checkpoints
 
 
@@ -47,7 +48,7 @@ def test_the_newest_is_loaded_and_two_are_kept(kept: Checkpoints) -> None:
 
 def test_within_an_epoch_its_beginning_is_kept_as_well(kept: Checkpoints) -> None:
     for batch in (8, 12, 16):
-        kept.save(state(Place(1, batch, 1)), Place(1, batch, 1))
+        kept.save(copy_state(state(Place(1, batch, 1))), Place(1, batch, 1))
     assert names(kept) == [
         "best-0001",
         "epoch-0001_batch-00000_best-0001",
@@ -60,7 +61,7 @@ def test_within_an_epoch_its_beginning_is_kept_as_well(kept: Checkpoints) -> Non
 def test_best_weights_that_no_state_needs_are_removed(kept: Checkpoints) -> None:
     for epoch in (2, 3):
         kept.save_best({"weights": torch.ones(3)}, epoch)
-        kept.save(state(Place(epoch, 0, epoch)), Place(epoch, 0, epoch))
+        kept.save(copy_state(state(Place(epoch, 0, epoch))), Place(epoch, 0, epoch))
     assert [name for name in names(kept) if name.startswith("best")] == ["best-0002", "best-0003"]
 
 
@@ -124,7 +125,7 @@ def test_where_all_are_corrupt_the_fix_is_printed_and_nothing_is_removed(
 @pytest.mark.promise("checkpoint")
 def test_a_state_is_as_good_as_its_best_weights(kept: Checkpoints) -> None:
     kept.save_best({"weights": torch.ones(3)}, 2)
-    kept.save(state(Place(2, 0, 2)), Place(2, 0, 2))
+    kept.save(copy_state(state(Place(2, 0, 2))), Place(2, 0, 2))
     damage(kept.best(2), "cut short")
     assert (kept.load() or {})["place"] == [1, 4, 1]
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -22,6 +20,7 @@ from data import Batch, EvalBatches
 from models.contrastive import nt_xent
 from models.losses import FusionLoss, LossTerms
 from tests.support.paths import ROOT
+from tests.support.processes import joined
 from training.collapse import CollapseMonitor
 from training.distributed import average_gradients
 from training.engine import loss_terms, train_step, train_unseen
@@ -103,33 +102,35 @@ def gradients(model: nn.Module, form: str, own: slice) -> list[Tensor]:
 
 def one_process(rank: int, folder: Path) -> None:
     """Write what this process of two finds."""
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD}
-    os.environ |= {name: str(value) for name, value in where.items()}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # accelerate only reads them
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "rendezvous"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    model = DistributedDataParallel(Views())
-    own = slice(rank * BATCH, (rank + 1) * BATCH)
-    found = {form: gradients(model, form, own) for form in FORMS}
-    model.module.shift[rank] += rank  # as running statistics drift apart: the first one's count
-    cqt, mel, targets = data(N_EVAL)
-    loader = [
-        Batch(torch.tensor(clips), cqt[clips], mel[clips], targets[clips])
-        for clips in ([i for _, i in batch] for batch in EvalBatches(N_EVAL, 4, rank, WORLD))
-    ]
-    accelerator, signs = Accelerator(cpu=True), CollapseMonitor(model.module)
-    with signs.recording():
-        predictions = evaluate(model, loader, accelerator)
-    seen = signs.epoch_measures(None, accelerator)
-    spoiled = steps_with_one_bad_process(rank)
-    lone = nn.Parameter(torch.zeros(2))
-    lone.grad = torch.tensor([1.0, rank])
-    average_gradients([lone, nn.Parameter(torch.zeros(1))])
-    unseen = unseen_steps_with_one_bad_process(rank)
-    result = (found, predictions.probs, spoiled, seen, steps_that_learn(rank), lone.grad, unseen)
-    torch.save(result, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    with joined(rank, WORLD, folder):
+        model = DistributedDataParallel(Views())
+        own = slice(rank * BATCH, (rank + 1) * BATCH)
+        found = {form: gradients(model, form, own) for form in FORMS}
+        model.module.shift[rank] += rank  # as running statistics drift apart: the first one's count
+        cqt, mel, targets = data(N_EVAL)
+        loader = [
+            Batch(torch.tensor(clips), cqt[clips], mel[clips], targets[clips])
+            for clips in ([i for _, i in batch] for batch in EvalBatches(N_EVAL, 4, rank, WORLD))
+        ]
+        accelerator, signs = Accelerator(cpu=True), CollapseMonitor(model.module)
+        with signs.recording():
+            predictions = evaluate(model, loader, accelerator)
+        seen = signs.epoch_measures(None, accelerator)
+        spoiled = steps_with_one_bad_process(rank)
+        lone = nn.Parameter(torch.zeros(2))
+        lone.grad = torch.tensor([1.0, rank])
+        average_gradients([lone, nn.Parameter(torch.zeros(1))])
+        unseen = unseen_steps_with_one_bad_process(rank)
+        result = (
+            found,
+            predictions.probs,
+            spoiled,
+            seen,
+            steps_that_learn(rank),
+            lone.grad,
+            unseen,
+        )
+        torch.save(result, folder / f"rank{rank}.pt")
 
 
 def guarded(rank: int) -> tuple[TrainingState, Batch, Batch]:

@@ -16,7 +16,7 @@ from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, b
 from models.contrastive import consistency, diversity, nt_xent
 from models.heads import FusionOutput
 from models.losses import FusionLoss, LossTerms, Temperature
-from storage.tensors import load_state, load_tensors
+from storage.tensors import copy_state, load_state, load_tensors
 from system.errors import RunError
 from tests.support.models import small_model
 from training import engine
@@ -343,7 +343,7 @@ def test_a_state_of_another_number_of_processes_is_refused(tmp_path: Path) -> No
     train, dev = loaders()
     of_two = make_trainer()
     checkpoints = Checkpoints(tmp_path)
-    checkpoints.save({**of_two.state_dict(), "processes": 2}, of_two.progress.place)
+    checkpoints.save(copy_state({**of_two.state_dict(), "processes": 2}), of_two.progress.place)
     with pytest.raises(RunError, match="on 2 processes, this one is on 1.*start it on 2"):
         fit(of_two, train, dev, 1, None, checkpoints)
 

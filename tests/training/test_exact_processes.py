@@ -1,12 +1,10 @@
 """N processes train as one with the N-fold batch: losses, gradients, dev scores, weights."""
 
-import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 
@@ -14,6 +12,7 @@ from data import EvalBatches, ImageAugment, TrainBatches, build_loader
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from tests.support.models import small_model
+from tests.support.processes import joined
 from tests.training.test_engine import CPU, fake_clips
 from training.checkpoints import Checkpoints
 from training.engine import fit
@@ -71,16 +70,10 @@ def train(folder: Path, rank: int, world: int, synced: bool = True, **settings: 
 
 def one_process(rank: int, folder: Path) -> None:
     """Write what this process of two finds."""
-    where = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": WORLD}
-    os.environ |= {name: str(value) for name, value in where.items()}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": "0"}  # accelerate only reads them
-    torch.set_num_threads(1)
-    store = dist.FileStore(str(folder / "rendezvous"), WORLD)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=WORLD)
-    found = {name: train(folder / name, rank, WORLD, **case) for name, case in CASES.items()}
-    found["apart"] = train(folder / "apart", rank, WORLD, synced=False)
-    torch.save(found, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
+    with joined(rank, WORLD, folder):
+        found = {name: train(folder / name, rank, WORLD, **case) for name, case in CASES.items()}
+        found["apart"] = train(folder / "apart", rank, WORLD, synced=False)
+        torch.save(found, folder / f"rank{rank}.pt")
 
 
 @pytest.fixture(scope="module")
