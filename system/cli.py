@@ -20,6 +20,9 @@ from system.owned import NO_LOCKS, has_locks
 from system.signals import Stop
 from system.text import printable
 
+# Read when torch is loaded, after an entry has begun. Threads that wait for one another spin by
+# default: where other processes want the cores, two of them then get little done
+SLEEPING = ("OMP_WAIT_POLICY", "passive")
 DONE, FAILED, WRONG_INPUT, BY_SIGNAL = 0, 1, 2, 128
 
 
@@ -49,6 +52,7 @@ def run_entry(main: Callable[..., int | None], *arguments: Any) -> NoReturn:
         arguments: Its arguments.
     """
     protect_output()
+    os.environ.setdefault(*SLEEPING)
     if not has_locks():
         sys.exit(_report("failed", NO_LOCKS, FAILED))
     with exit_status() as result:

@@ -1,5 +1,6 @@
 """Help and mistakes are answered before anything slow is imported, by every entry."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -107,3 +108,19 @@ def test_a_command_that_ends_otherwise_here_stops_the_measurement(monkeypatch) -
     monkeypatch.setattr(startup, "TORCH", ("-c", ""))
     with pytest.raises(SystemExit, match="compare.py /nowhere did not end with status 0"):
         startup.measure([ROOT], 1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, "passive"), ("active", "active")])
+def test_threads_sleep_unless_asked_otherwise_and_torch_is_loaded_later(
+    given: str | None, expected: str
+) -> None:
+    code = (
+        "import os, sys; from system.cli import run_entry; "
+        "run_entry(lambda: print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules))"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == [expected, "False"], done.stderr
