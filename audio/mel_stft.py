@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from audio.windows import check_hop, check_positive, check_waveform, check_whole, get_window
 from system.errors import InputError
 
-CACHE = 2**20  # samples in a block of frames: 4 MB stay in a CPU's cache
+CACHE = 2**18  # samples in a block: its frames, FFT and squares are 1 MB each and stay in the cache
 GPU = 2**26  # the same on other devices: 256 MB
 BANDS_AT_ONCE = 16  # neighbours share most of the FFT bins that they read
 
