@@ -40,6 +40,7 @@ class Session:
         accelerator: Device, precision and processes.
         stop: Flag, set by signals, that asks the run to end.
         environment: Command, commit, machine and versions, see `storage.provenance`.
+        resume_with: Number of these processes, where they may resume what others have saved.
     """
 
     config: Config
@@ -48,6 +49,7 @@ class Session:
     accelerator: Accelerator
     stop: Stop = field(default_factory=Stop)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    resume_with: int | None = None
 
     @property
     def folder(self) -> Path:
