@@ -17,6 +17,7 @@ from tests.training.test_engine import CPU, fake_clips
 from training.checkpoints import Checkpoints
 from training.engine import fit
 from training.optim import Schedule, build_optimizers
+from training.session import DDP
 from training.state import TrainingState
 
 WORLD, GLOBAL_BATCH, N, SIDE = 2, 8, 16, 32
@@ -48,7 +49,7 @@ def train(
     criterion, parts = FusionLoss(temperature_range=[0.05, 0.5]), model.parts()
     parts["head"] = [*parts["head"], *criterion.parameters()]
     optimizers = build_optimizers(parts, dict.fromkeys(parts, "sgd"), 0.05)
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[DDP])
     state = TrainingState(
         model,
         criterion,
