@@ -243,9 +243,9 @@ class ImageLoader:
 class TrainBatches(Sampler):
     """Shuffled batches of nearly equal size; (seed, epoch) decides the order.
 
-    An epoch is split evenly, so there is no short last batch to drop, and no batch of a single
-    utterance, which batch normalization cannot take. Every process gets the same number of batches
-    of the same sizes; for that, up to `world - 1` utterances are repeated.
+    An epoch is split evenly, so no short batch is dropped, and none is of a single utterance, which
+    batch normalization cannot take. Every process gets as many batches of the same sizes; for that,
+    up to `world - 1` utterances are repeated, or in each batch where others began the training.
 
     Args:
         n: Number of utterances in the split.
@@ -257,22 +257,23 @@ class TrainBatches(Sampler):
 
     def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
         self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.epoch = self.first = 0
-        self.n_own = -(-n // world)
-        self.n_batches = max(1, min(-(-self.n_own // batch_size), self.n_own // 2))
+        self.epoch, self.first, self.divisor = 0, 0, world
+        n_own = -(-n // world)
+        self.n_batches = max(1, min(-(-n_own // batch_size), n_own // 2))
 
-    def set_epoch(self, epoch: int, first: int = 0) -> None:
-        """Choose the order of the next pass, and how many of its batches to skip (on resume)."""
-        self.epoch, self.first = epoch, first
+    def set_epoch(self, epoch: int, first: int = 0, divisor: int | None = None) -> None:
+        """Choose order, batches to skip (on resume), and how many processes began the training."""
+        self.epoch, self.first, self.divisor = epoch, first, divisor or self.world
 
     def __len__(self) -> int:
         return self.n_batches
 
     def __iter__(self) -> Iterator[list[Item]]:
         order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
-        order = np.resize(order, self.n_own * self.world)  # repeats from the start to fill up
-        for own in np.array_split(order[self.rank :: self.world], self.n_batches)[self.first :]:
-            yield [(self.epoch, int(i)) for i in own]
+        order = np.resize(order, (-(-self.n // self.divisor), self.divisor))  # filled by repeats
+        for batch in np.array_split(order, self.n_batches)[self.first :]:
+            shares = np.resize(batch, (-(-batch.size // self.world), self.world))
+            yield [(self.epoch, int(i)) for i in shares[:, self.rank]]
 
 
 class EvalBatches(Sampler):

@@ -8,7 +8,7 @@ from config.loading import load_config
 from corpora.readers import check_corpus_exists
 from system.cli import exit_status, run_entry, say
 from system.signals import Stop
-from training.command import check_fusion, launcher, parse_arguments
+from training.command import check_fusion, check_processes, launcher, parse_arguments
 
 
 def main(
@@ -31,6 +31,7 @@ def main(
         config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
         check_fusion(config, arguments.config, fusions, other_entry)
         check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_processes(arguments)
 
         # torch is imported only now, so that a mistake above is reported within a second.
         from evaluation.summary import summarize
@@ -39,10 +40,11 @@ def main(
         from training.fold import run_fold
 
         if arguments.dry_run:
-            if report := dry_run(config, arguments.overwrite):
+            if report := dry_run(config, arguments.overwrite, arguments.resume_with):
                 say(report)
             return result.status
-        with open_run(config, command, arguments.overwrite, stop) as session:
+        wishes = {"overwrite": arguments.overwrite, "resume_with": arguments.resume_with}
+        with open_run(config, command, stop=stop, **wishes) as session:
             # The corpus is indexed, split and certified; its images are in the feature store.
             for fold in session.folds():  # folds x seeds
                 run_fold(fold)  # train, select an epoch on dev, test once

@@ -18,7 +18,7 @@ FILE = "recordings-5.npz"  # 5: raised when a `Recording`, or what counts as usa
 FACTS = {"seconds": "f", "rate": "i", "level": "f", "bandwidth": "f"}  # of `RecordingFacts`
 KINDS = {"sha256": "U", "hash": "U", **FACTS, "lengths": "i", "words": "u"}  # of columns
 SHOW_PROGRESS = 1000  # files and more get a progress bar
-SAVE_EVERY = 1000  # files
+SAVE_EVERY = 1000  # files, then half of those so far: what is written grows as the index does
 
 
 def index_audio(
@@ -46,7 +46,7 @@ def index_audio(
     recordings: dict[AudioSource, Recording] = {}
     bad: dict[AudioSource, str] = {}
     inspected = in_parallel(lambda group: _inspect(group, known), groups, workers)
-    quiet = len(groups) < SHOW_PROGRESS
+    quiet, due = len(groups) < SHOW_PROGRESS, SAVE_EVERY
     try:
         with progress_bar(len(groups), "index audio", "file", hidden=quiet) as bar:
             for n, (group, results) in enumerate(inspected, start=1):
@@ -57,8 +57,9 @@ def index_audio(
                         bad[source] = str(result)
                     else:
                         recordings[source] = result
-                if keep and n % SAVE_EVERY == 0:
+                if keep and n == due:
                     save_index(recordings.values(), folder)
+                    due += max(SAVE_EVERY, n // 2)
                 bar.update()
     finally:
         if keep:

@@ -45,13 +45,7 @@ from storage.ledger import LEDGER
 from storage.split_certificate import read_certificate
 from storage.utterance_table import UTTERANCE_COLUMNS, UTTERANCES, write_utterances
 from system.errors import InputError
-from system.files import (
-    corrupt_file,
-    make_folder,
-    read_json,
-    write_json,
-    write_text,
-)
+from system.files import corrupt_file, make_folder, read_json, write_json, write_text
 from system.locks import lock
 from system.owned import check_inside, check_owned, remove
 from system.temporary import remove_leftovers
@@ -235,7 +229,9 @@ def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
     return joined.take(joined.utterances.argsort(kind="stable"))
 
 
-def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
+def check_run_folder(
+    folder: Path, config: Config, overwrite: bool, free: Sequence[str] = ()
+) -> None:
     """Refuse a folder that belongs to another config, or is not a run folder.
 
     Keys that start with one of `FREE` may differ: they say where the corpus is and how much to run.
@@ -245,6 +241,7 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
         folder: The run folder; may be missing or empty.
         config: Config of the run that wants to write to it.
         overwrite: Whether the run will remove what the folder holds; the config may then differ.
+        free: More such keys.
 
     Raises:
         InputError: The folder cannot be used.
@@ -263,7 +260,7 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
     if overwrite:
         return
     stored = flatten(_read_config(folder).model_dump())
-    differences = describe_changes(stored, flatten(config.model_dump()), FREE)
+    differences = describe_changes(stored, flatten(config.model_dump()), (*FREE, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"

@@ -107,6 +107,21 @@ def load_state(path: Path) -> dict[str, Any]:
         raise corrupt_file(path, error) from error
 
 
+def read_state_values(path: Path) -> dict[str, Any]:
+    """Read what is no tensor in the first level of a state, not the tensors.
+
+    Raises:
+        RunError: The file is missing, cut short or not such a state.
+    """
+    try:
+        check_regular(path)
+        with _as_os_error(), safe_open(path, framework="pt") as file:
+            items = json.loads(file.metadata()["about"])["state"]["__dict__"]
+        return {key: value for key, value in items if not isinstance(value, list | dict)}
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise corrupt_file(path, error) from error
+
+
 def _about(tensors: Mapping[str, torch.Tensor], **more: Any) -> dict[str, str]:
     """Return the header; a single entry, because safetensors keeps no order of several."""
     return {"about": json.dumps({"sha256": _digest(tensors), **more})}

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ from storage.tensors import (
     StateCopy,
     load_state,
     load_tensors,
+    read_state_values,
     write_state,
     write_tensors,
 )
@@ -212,6 +214,14 @@ class Checkpoints:
             return state
         if broken:
             raise corrupt_file(broken[0], reason, remove=self.folder.parent)
+        return None
+
+    def processes(self) -> int | None:
+        """Return how many processes saved the newest readable state; None is unknown."""
+        for place in self._places():
+            with suppress(RunError):  # `load` says so
+                number = read_state_values(self._file(place)).get("processes")
+                return number if isinstance(number, int) else None
         return None
 
     def remove_after(self, place: Place) -> None:

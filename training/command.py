@@ -20,6 +20,13 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     parser.add_argument("--dry-run", action="store_true", help="check everything, train nothing")
     parser.add_argument("--overwrite", action="store_true", help="start a run of this name anew")
     parser.add_argument(
+        "--resume-with",
+        type=int,
+        metavar="N",
+        help="resume, on N processes, a run begun with another number; train.batch_size x "
+        "processes must stay",
+    )
+    parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
     check_config_option(parser, argv)
@@ -56,6 +63,24 @@ def check_fusion(config: Config, file: str, fusions: Sequence[str], other_entry:
         raise InputError(
             f"this entry trains model.fusion {' or '.join(fusions)}, and {file} says "
             f"{config.model.fusion}: run `python {other_entry} --config {file}`"
+        )
+
+
+def check_processes(arguments: argparse.Namespace) -> None:
+    """Refuse --resume-with for another number of processes than were started, or a new start.
+
+    Args:
+        arguments: From `parse_arguments`.
+    """
+    wanted, started = arguments.resume_with, int(os.environ.get("WORLD_SIZE", "1"))
+    if wanted is None:
+        return
+    if arguments.overwrite:
+        raise InputError("--resume-with resumes a run, --overwrite starts it anew: give one")
+    if wanted != started:
+        raise InputError(
+            f"--resume-with {wanted}, and {started} process{'es were' if started > 1 else ' was'} "
+            f"started: give --resume-with {started}, or start {wanted} by torchrun"
         )
 
 

@@ -69,6 +69,12 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
             f"train.batch_size={half} with train.accumulate={accumulate}, {same} utterances a step"
             f"{contrast}"
         )
+    chunk = train.backbone_batch or train.batch_size
+    if chunk >= 4:
+        ways.append(
+            f"train.backbone_batch={chunk // 2}, the same step with the backbones in chunks: more "
+            "time, and batch norms that see a chunk"
+        )
     if train.precision != "bfloat16" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
     if not train.gradient_checkpointing:

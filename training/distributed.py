@@ -93,26 +93,6 @@ def on_any_process(flag: bool, accelerator: Accelerator) -> bool:
     return bool(flags)
 
 
-def check_same_number(before: int | None, accelerator: Accelerator, folder: Path) -> None:
-    """Refuse a state saved by another number of processes, whose batches were different.
-
-    Args:
-        before: Number of processes that saved the state; None is unknown.
-        accelerator: Accelerator of the session.
-        folder: Folder of the state, for the message.
-
-    Raises:
-        RunError: The numbers differ.
-    """
-    now = accelerator.num_processes
-    if before not in (None, now):
-        raise RunError(
-            f"{folder} was saved by a training on {before} process{'es' * (before != 1)}, this one "
-            f"is on {now} and would get different batches: start it on {before}, or remove "
-            f"{folder} to train this fold anew"
-        )
-
-
 @contextmanager
 def on_all_processes() -> Iterator[None]:
     """Do something on every process and wait for the slowest; where one fails, all fail alike.

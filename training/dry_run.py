@@ -44,6 +44,7 @@ from training.distributed import gather
 from training.engine import train_step, train_unseen
 from training.estimate import Costs, epoch_parts, shares
 from training.experiment import check_run
+from training.resume_with import describe_resume
 from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
@@ -51,7 +52,7 @@ from training.state import TrainingState
 TIMED_STEPS = 2  # after one that warms up
 
 
-def dry_run(config: Config, overwrite: bool = False) -> str:
+def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = None) -> str:
     """Read the corpus, certify the splits, compute one batch, take a step; return a report.
 
     Of several processes the first returns it, the others an empty text.
@@ -60,7 +61,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
         InputError: As the run itself would.
         RunError: As the run itself would, for instance for weights that cannot be reached.
     """
-    check_run(config, overwrite)
+    check_run(config, overwrite, resume_with)
     plan = make_plan(config)
     if not overwrite:
         check_certificate(Path(config.run.root, config.name), plan)
@@ -103,6 +104,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
             *_testable(plan),
             *plan_warnings(plan),
             *_left_out(plan),
+            *([] if resume_with is None else [describe_resume(config, resume_with)]),
             "Nothing was trained.",
         ]
     )

@@ -33,7 +33,6 @@ from training.checkpoints import Checkpoints, Progress
 from training.collapse import collapse_warnings
 from training.distributed import (
     average_gradients,
-    check_same_number,
     from_first,
     gather_labels,
     gather_views,
@@ -44,6 +43,7 @@ from training.evaluate import Predictions, evaluate
 from training.fallback import fall_back_to_float32, skip_step
 from training.gradient_cache import cached_backward
 from training.optim import clip_gradients
+from training.resume_with import check_same_number
 from training.saver import AFFORDABLE, CheckpointSaver, Spacing
 from training.state import TrainingState
 
@@ -60,6 +60,7 @@ def fit(
     checkpoints: Checkpoints,
     spacing: Spacing = AFFORDABLE,
     after_epoch: Callable[[dict[str, float], Predictions], None] = lambda record, dev: None,
+    resume_with: int | None = None,
 ) -> Progress:
     """Train to the end, or resume; save states and the best weights.
 
@@ -72,6 +73,7 @@ def fit(
         checkpoints: Where states are saved, and found again. Of equal epochs the first is best.
         spacing: How often a state is saved; the first and the last always are.
         after_epoch: Called on one process with each row of the history and the dev predictions.
+        resume_with: Number of processes that may resume the state of another number.
 
     Raises:
         KeyboardInterrupt: The process was asked to end; the state is saved.
@@ -82,12 +84,8 @@ def fit(
     )
     n, title = len(train_loader), state.title
     hidden = not title or not state.accelerator.is_main_process
-    with (
-        progress_bar(epochs * n, title, "batch", hidden) as bar,
-        state.stop.deferred(),
-        saver,
-    ):
-        resume(state, checkpoints, saver)
+    with progress_bar(epochs * n, title, "batch", hidden) as bar, state.stop.deferred(), saver:
+        resume(state, checkpoints, saver, resume_with)
         bar.update(state.progress.epoch * n + state.progress.batch)
         while not state.progress.is_done(epochs, patience):
             epoch = f"{title}, epoch {state.progress.epoch + 1} of {epochs}"
@@ -125,7 +123,9 @@ def train_one_epoch(
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
     progress = state.progress
-    loader.batch_sampler.set_epoch(progress.epoch, progress.batch)  # type: ignore[union-attr]
+    loader.batch_sampler.set_epoch(  # type: ignore[union-attr]
+        progress.epoch, progress.batch, state.divisor
+    )
     state.criterion.start_epoch(progress.epoch)
     windows = in_windows(loader, state.accumulate)
     while taken := train_unseen(state, windows):
@@ -272,19 +272,28 @@ def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> Los
     return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 
-def resume(state: TrainingState, checkpoints: Checkpoints, saver: CheckpointSaver) -> None:
-    """Load the newest state; where there is none, save the one before the first step."""
+def resume(
+    state: TrainingState,
+    checkpoints: Checkpoints,
+    saver: CheckpointSaver,
+    resume_with: int | None = None,
+) -> None:
+    """Load the newest state; save the one before the first step, or that of other processes."""
     saved = from_first(checkpoints.load)  # one process decides which state is intact
+    now, before = state.accelerator.num_processes, None
     if saved is not None:
-        check_same_number(saved.get("processes"), state.accelerator, checkpoints.folder)
+        before = saved.get("processes") or now
+        check_same_number(before, now, checkpoints.folder, resume_with)
         try:
             state.load_state_dict(saved)
         except ValueError as error:
             raise corrupt_file(checkpoints.folder, error) from error
-        saver.saved = state.progress.place
+        state.divisor = saved.get("divisor") or before
+        if before == now:
+            saver.saved = state.progress.place
         log.info("resuming after epoch %d, batch %d", *state.progress.place[:2])
     state.accelerator.wait_for_everyone()  # all have read before one writes
-    if saved is None:
+    if before != now:
         saver.finish()  # before processes that load data are forked beside its thread
 
 

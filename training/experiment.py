@@ -14,12 +14,13 @@ from features import SpectrogramImages
 from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment, describe_process, package_versions
-from storage.run_folder import LOCK, check_run_folder, open_run_folder, remove_run
+from storage.run_folder import LOCK, open_run_folder, remove_run
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
+from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,11 @@ OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run
 
 @contextmanager
 def open_run(
-    config: Config, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
+    config: Config,
+    command: Sequence[str],
+    overwrite: bool = False,
+    stop: Stop | None = None,
+    resume_with: int | None = None,
 ) -> Iterator[Session]:
     """Certify the corpus, compute its images, open the run folder; yield the session.
 
@@ -39,6 +44,7 @@ def open_run(
         command: Command line, for environment.json.
         overwrite: Remove an earlier run of this name, all but its ledger.
         stop: Flag, set by signals, that asks the run to end.
+        resume_with: Number of these processes, where they may resume a run of another number.
 
     Raises:
         InputError: The config, the corpus or the run folder cannot be used.
@@ -51,12 +57,13 @@ def open_run(
     check_shared(folder)
     with ExitStack() as claim:
         with on_all_processes():  # each at its own pace: the training's collectives do not wait
-            check_run(config, overwrite)
+            check_run(config, overwrite, resume_with)
             if accelerator.is_main_process and (folder / LOCK).exists():
                 with _claimed(folder, config, overwrite):
                     pass  # refused now, not after all audio was indexed
             plan = make_plan(config, keep=True)
-            session = Session(config, plan, open_store(config), accelerator, stop)
+            store = open_store(config)
+            session = Session(config, plan, store, accelerator, stop, resume_with=resume_with)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
@@ -77,7 +84,9 @@ def _open_folder(session: Session, overwrite: bool) -> None:
     with lock(folder / ".lock.opening", str(folder), blocking=True):
         if overwrite:
             remove_run(folder)
-        check_run_folder(folder, session.config, overwrite)  # others may have begun meanwhile
+        check_resumable(session.config, overwrite, session.resume_with)  # others may have begun
+        if session.resume_with is not None:
+            log.info("%s", describe_resume(session.config, session.resume_with))
         open_run_folder(folder, session.plan, session.environment)
         _log_warnings(session.plan)
 
@@ -96,9 +105,9 @@ def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
     return describe_environment(command, processes, n_step, train.precision, train.deterministic)
 
 
-def check_run(config: Config, overwrite: bool) -> None:
+def check_run(config: Config, overwrite: bool, resume_with: int | None = None) -> None:
     """Check run folder, places, tables, model settings and first weights; index no audio."""
-    check_run_folder(Path(config.run.root) / config.name, config, overwrite)
+    check_resumable(config, overwrite, resume_with)
     check_places(config)
     check_listing(config)  # before weights are downloaded
     check_model(config)

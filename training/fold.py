@@ -39,6 +39,7 @@ from training.distributed import from_first, on_all_processes
 from training.divergence import Diverged
 from training.engine import fit
 from training.evaluate import Predictions, evaluate
+from training.resume_with import check_fold
 from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
@@ -60,6 +61,7 @@ def run_fold(fold: Fold) -> None:
     with _claimed(fold, checkpoints) as is_open:
         if not is_open:
             return
+        from_first(lambda: check_fold(fold))
         made_with = from_first(lambda: record_environment(fold.folder, session.environment))
         state, train_loader = build_training(fold)
         dev_loader = eval_loader(fold, fold.split.dev)
@@ -72,6 +74,7 @@ def run_fold(fold: Fold) -> None:
             checkpoints=checkpoints,
             spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
             after_epoch=_epoch_writer(fold, fold.folder, state),
+            resume_with=session.resume_with,
         )
         _load_best(fold, state, checkpoints)
         with session.stop.deferred():  # an interrupted test would be evaluated a second time

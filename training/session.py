@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
 
 from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
@@ -27,6 +28,8 @@ from system.devices import choose_device
 from system.signals import Stop
 
 log = logging.getLogger(__name__)
+# Gradients are views of what is sent, not copies; `static_graph` fails together with `no_sync`
+DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class Session:
         accelerator: Device, precision and processes.
         stop: Flag, set by signals, that asks the run to end.
         environment: Command, commit, machine and versions, see `storage.provenance`.
+        resume_with: Number of these processes, where they may resume what others have saved.
     """
 
     config: Config
@@ -48,6 +52,7 @@ class Session:
     accelerator: Accelerator
     stop: Stop = field(default_factory=Stop)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    resume_with: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -162,7 +167,8 @@ def make_accelerator(config: Config) -> Accelerator:
         os.environ["ACCELERATE_TORCH_DEVICE"] = device.name  # its constructor takes no device
         if device.name.startswith("cuda:"):
             torch.cuda.set_device(device.name)
-    accelerator = Accelerator(mixed_precision=precision, cpu=device.name == "cpu")
+    on_cpu = device.name == "cpu"
+    accelerator = Accelerator(mixed_precision=precision, cpu=on_cpu, kwargs_handlers=[DDP])
     if accelerator.is_main_process:
         _log_device(accelerator, config, device.reason)
     return accelerator

@@ -63,6 +63,7 @@ class TrainingState:
     def __post_init__(self) -> None:
         self.wrapped = self.accelerator.prepare(self.model)  # DDP where there are processes
         self.criterion = self.criterion.to(self.accelerator.device)
+        self.divisor = self.accelerator.num_processes  # of batches, see `TrainBatches`
         self.progress = Progress()
         self.monitor = CollapseMonitor(self.model)
         self.trained = [*self.model.parameters(), *self.criterion.parameters()]
@@ -96,6 +97,7 @@ class TrainingState:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "schedule": self.schedule.state_dict(),
             "processes": self.accelerator.num_processes,
+            "divisor": self.divisor,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -10,7 +10,8 @@ import pytest
 import soundfile
 
 from audio import reading
-from audio.reading import inspect_audio, read_audio
+from audio.description import RecordingFacts
+from audio.reading import Recording, inspect_audio, read_audio
 from corpora import recordings as room
 from corpora.recordings import index_audio, save_index
 from system.errors import RunError
@@ -108,6 +109,28 @@ def test_a_corrupt_index_is_refused(tmp_path, damage):
     (tmp_path / "store" / room.FILE).write_bytes(damage)
     with pytest.raises(RunError, match=f"{room.FILE} is missing, corrupt .* remove "):
         index_audio([path], 0, tmp_path / "store")
+
+
+@pytest.mark.parametrize("n", [100, 400])
+def test_what_is_written_grows_as_the_index_does(tmp_path, monkeypatch, n):
+    """Each save rewrites the index: were it saved after every file, n / 2 times its size."""
+    facts, words = RecordingFacts(1.0, RATE, -20.0, 4000.0), np.arange(500, dtype=np.uint32)
+    monkeypatch.setattr(room, "SAVE_EVERY", 1)
+    monkeypatch.setattr(
+        room,
+        "_inspect",
+        lambda group, known: [Recording(group[0].name, facts, words, group[0].name)],
+    )
+    sizes, save = [], room._save
+
+    def watched(path, known):
+        save(path, known)
+        sizes.append(path.stat().st_size)
+
+    monkeypatch.setattr(room, "_save", watched)
+    index_audio([Path(f"{i:04}.wav") for i in range(n)], 0, tmp_path, keep=True)
+    assert len(room._load(tmp_path / room.FILE)) == n and len(sizes) > 8
+    assert sum(sizes) < 4 * sizes[-1]
 
 
 def test_an_interrupted_index_is_saved(tmp_path, monkeypatch):

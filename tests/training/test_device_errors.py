@@ -35,7 +35,7 @@ def test_out_of_memory_names_the_settings_and_the_ways_on(tiny: Callable, error)
     assert "on cuda with train.batch_size=12, train.accumulate=1, train.precision=float32" in words
     assert "train.batch_size=6 with train.accumulate=2" in words and "fewer negatives" in words
     assert "train.precision=bfloat16" in words and "state is kept" in words
-    assert "train.gradient_checkpointing=true" in words
+    assert "train.gradient_checkpointing=true" in words and "train.backbone_batch=6," in words
     assert "\n" not in words and raised.value.__cause__ is error
 
 
@@ -65,9 +65,13 @@ def test_ways_that_are_taken_already_are_not_advised(tiny: Callable) -> None:
     with pytest.raises(OutOfMemory) as raised, explain_device_errors(config, CUDA):
         raise torch.OutOfMemoryError(OUT)
     ways = str(raised.value).partition("Ways on")[2]
-    for taken in ("batch_size", "bfloat16", "gradient_checkpointing"):
+    for taken in ("batch_size", "backbone_batch", "bfloat16", "gradient_checkpointing"):
         assert taken not in ways
     assert "image_size" in ways
+    config = tiny("train.batch_size=12", "train.backbone_batch=4")
+    with pytest.raises(OutOfMemory, match="train.backbone_batch=2,"):
+        with explain_device_errors(config, CUDA):
+            raise torch.OutOfMemoryError(OUT)
 
 
 def test_other_errors_stay_as_they_are(tiny: Callable) -> None:

@@ -17,6 +17,7 @@ from tests.training.test_engine import CPU, fake_clips
 from training.checkpoints import Checkpoints
 from training.engine import fit
 from training.optim import Schedule, build_optimizers
+from training.session import DDP
 from training.state import TrainingState
 
 WORLD, GLOBAL_BATCH, N, SIDE = 2, 8, 16, 32
@@ -29,7 +30,15 @@ CASES: dict[str, dict[str, Any]] = {
 MASKS = ImageAugment(freq_mask=0.3, time_mask=0.3)  # drawn by (seed, epoch, utterance)
 
 
-def train(folder: Path, rank: int, world: int, synced: bool = True, **settings: Any) -> dict:
+def train(
+    folder: Path,
+    rank: int,
+    world: int,
+    synced: bool = True,
+    n: int = N,
+    resume_with: int | None = None,
+    **settings: Any,
+) -> dict:
     """Train as one of some processes; return all that can be compared."""
     torch.manual_seed(0)
     model = small_model("gmu_contrastive", dropout=0.0, image_size=SIDE)
@@ -40,7 +49,7 @@ def train(folder: Path, rank: int, world: int, synced: bool = True, **settings: 
     criterion, parts = FusionLoss(temperature_range=[0.05, 0.5]), model.parts()
     parts["head"] = [*parts["head"], *criterion.parameters()]
     optimizers = build_optimizers(parts, dict.fromkeys(parts, "sgd"), 0.05)
-    accelerator = Accelerator(cpu=True)
+    accelerator = Accelerator(cpu=True, kwargs_handlers=[DDP])
     state = TrainingState(
         model,
         criterion,
@@ -51,9 +60,9 @@ def train(folder: Path, rank: int, world: int, synced: bool = True, **settings: 
         **settings,
     )
     size = GLOBAL_BATCH // world
-    train_set, dev_set = fake_clips(N, SIDE, MASKS), fake_clips(N - 3, SIDE)
-    loader = build_loader(train_set, TrainBatches(N, size, 1, rank, world), CPU, 0)
-    dev_loader = build_loader(dev_set, EvalBatches(N - 3, size, rank, world), CPU, 0)
+    train_set, dev_set = fake_clips(n, SIDE, MASKS), fake_clips(n - 3, SIDE)
+    loader = build_loader(train_set, TrainBatches(n, size, 1, rank, world), CPU, 0)
+    dev_loader = build_loader(dev_set, EvalBatches(n - 3, size, rank, world), CPU, 0)
     slopes: list[list[torch.Tensor]] = []
     step = optimizers[0].step
 
@@ -63,7 +72,8 @@ def train(folder: Path, rank: int, world: int, synced: bool = True, **settings: 
 
     optimizers[0].step = watched  # type: ignore[method-assign]
     folder.mkdir(exist_ok=True)
-    progress = fit(state, loader, dev_loader, EPOCHS, None, Checkpoints(folder))
+    where = Checkpoints(folder)
+    progress = fit(state, loader, dev_loader, EPOCHS, None, where, resume_with=resume_with)
     best = {name: value.clone() for name, value in model.state_dict().items()}
     return {"progress": vars(progress), "slopes": slopes, "weights": best}
 

@@ -1,9 +1,6 @@
 """Several processes decide together: nodes that do not fit are refused, and no try hangs."""
 
 import os
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
@@ -16,13 +13,11 @@ import torch.multiprocessing as mp
 
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
-from tests.support.paths import ROOT
+from tests.support.processes import train_on
 from training import distributed
 from training.distributed import check_alike, check_shared, from_first, gather, on_all_processes
 
 WORLD = 2
-START = "import sys; sys.path.insert(0, {root!r}); import training.distributed as d\n"
-START += "d.VISIBLE_AFTER = 1.0\n{patch}\nimport train_gmu; sys.exit(train_gmu.main({argv!r}))"
 
 
 def said(work: Callable[[], object]) -> object:
@@ -142,35 +137,11 @@ def test_a_single_process_asks_nobody(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def nodes(recipe: Path, tmp_path: Path):
-    """Start a training of two machines, without a launcher that would end one with the other."""
+def nodes(recipe: Path, tmp_path: Path) -> Callable[..., list[tuple[str, int]]]:
+    """Train on two machines in this test's folder, for an epoch."""
 
-    def start(roots: Sequence[str], *overrides: str, patches: Sequence[str] = ("", "")) -> list:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        processes = []
-        for rank, (root, patch) in enumerate(zip(roots, patches, strict=True)):
-            argv = ["--config", str(recipe), f"run.root={root}", "train.epochs=1", *overrides]
-            code = START.format(root=str(ROOT), patch=patch, argv=argv)
-            where = {"RANK": rank, "LOCAL_RANK": 0, "WORLD_SIZE": WORLD, "LOCAL_WORLD_SIZE": 1}
-            where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
-            environment = os.environ | {name: str(value) for name, value in where.items()}
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-c", code],
-                    cwd=tmp_path,
-                    env=environment,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    text=True,
-                )
-            )
-        try:
-            return [(p.communicate(timeout=400)[0], p.returncode) for p in processes]
-        finally:
-            for process in processes:
-                process.kill()
+    def start(roots: Sequence[str], *overrides: str, patches: Sequence[str] = ()) -> list:
+        return train_on(recipe, tmp_path, roots, "train.epochs=1", *overrides, patches=patches)
 
     return start
 
