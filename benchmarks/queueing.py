@@ -120,7 +120,9 @@ def _check(stations: Sequence[Station]) -> None:
             raise ValueError(f"only the last station may have groups, not {station.name!r}")
         if station.places is not None and station.places < max(station.servers, last.group):
             needed = f"{station.servers} servers and groups of {last.group}"
-            raise ValueError(f"{station.places} places of {station.name!r} are too few for {needed}")
+            raise ValueError(
+                f"{station.places} places of {station.name!r} are too few for {needed}"
+            )
 
 
 def _draw(station: Station, n: int, rng: np.random.Generator) -> NDArray:
