@@ -24,6 +24,7 @@ from benchmarks.costs import (
     SPREAD,
     STATE,
     TIMM,
+    TIMMS,
     Measured,
     Setting,
     flow,
@@ -222,7 +223,9 @@ def main() -> None:
         heads = [column["name"] for column in one["columns"]]
         print(f"{name}\n\n{table([dict(zip(heads, row, strict=True)) for row in one['rows']])}\n")
     command = {"command": "python -m benchmarks.scaling", "commit": git_commit()}
-    counted = {"published pair": found["published pair"], "timm_forward": TIMM}
+    bound = 1 / max(Measured(found).forward(CARDS[TIMMS]))
+    counted = {"published pair": found["published pair"]}
+    counted |= {"timm_forward": TIMM, "forward_bound": bound}
     write_json(arguments.json, {**command, "stages": made_of, **counted, "tables": tables})
 
 
