@@ -27,7 +27,7 @@ from training.engine import train_step
 from training.session import make_accelerator
 
 BATCH = 8  # utterances
-PASSES = 4  # over the utterances, in one epoch of the loader
+PASSES = 2  # over the utterances, in one epoch of the loader
 PREFETCH = 2  # batches a worker, DataLoader's default
 N_CLASSES = 4
 SIMULATED = 4000  # batches
@@ -35,7 +35,7 @@ PIPELINES = (("train", 0), ("train", 1), ("take", 1), ("take", 2))  # what is do
 ROUNDS = 2  # the quickest counts
 LOAD, STEP = (0.04, 0.02), (0.015, 0.005)  # seconds of sleep and their standard deviation
 ASLEEP = (1, 2, 3, 6)  # workers
-SLEEPS = 300  # batches
+SLEEPS = 200  # batches
 
 
 class ComputedImages(WaveformDataset):

@@ -53,7 +53,7 @@ SMALL = "configs/ravdess_small_gmu.yaml"  # networks small enough to train here
 MEAN, SD = 4.5, 2.25  # seconds of an utterance, gamma distributed; IEMOCAP's mean is 4.55
 SHORTEST = 0.5  # seconds
 ROUNDS = 3  # the least counts
-STEPS = 12
+STEPS = 6
 STATES = (50, 200, 800)  # MB
 INDEXED = 50_000  # recordings
 
