@@ -44,8 +44,8 @@ def stage_table(measured: Measured) -> dict[str, Any]:
         each = row["seconds"] / row["utterances"]
         spread = row["sd"] / row["utterances"]
         rows.append([row["stage"], row["utterances"], 1e3 * each, 1e3 * spread, 1 / each])
-    columns = [("stage", ""), ("utterances at once", "d"), ("ms an utterance", ".3f")]
-    return _table([*columns, ("sd, ms", ".3f"), ("utterances/s a core", ",.0f")], rows)
+    columns = [("stage", ""), ("utterances at once", "d"), ("ms an utterance, m", ".3f")]
+    return _table([*columns, ("sd, ms, m", ".3f"), ("utterances/s a core, m", ",.0f")], rows)
 
 
 def state_table(measured: Measured) -> dict[str, Any]:
@@ -56,7 +56,7 @@ def state_table(measured: Measured) -> dict[str, Any]:
     ]
     size = STATE * measured.work["parameters"] / 1e9
     rows.append([f"{size:.2f} GB: the published pair, in proportion", *measured.state()])
-    return _table([("state", ""), ("copy, s", ".2f"), ("write, s", ".2f")], rows)
+    return _table([("state", ""), ("copy, s, m", ".2f"), ("write, s, m", ".2f")], rows)
 
 
 def card_table(measured: Measured) -> dict[str, Any]:
@@ -67,10 +67,13 @@ def card_table(measured: Measured) -> dict[str, Any]:
         forward, step = max(measured.forward(card)), max(flops, moved)
         rows.append([name, card.bfloat16 / 1e12, card.bandwidth / 1e12, 1e3 * flops, 1e3 * moved])
         rows[-1] += [1 / step, HALF / step, 1 / forward, 1e3 * measured.front_end(card)]
-    columns = [("card", ""), ("bfloat16, TFLOP/s", ".0f"), ("memory, TB/s", ".2f")]
-    columns += [("step by FLOPs, ms", ".2f"), ("step by bytes, ms", ".2f")]
-    columns += [("training, at most, utterances/s", ".0f"), ("half of it", ".0f")]
-    columns += [("forward, at most, utterances/s", ".0f"), ("both images by bytes, ms", ".3f")]
+    columns = [("card", ""), ("bfloat16, TFLOP/s, p", ".0f"), ("memory, TB/s, p", ".2f")]
+    columns += [("step by FLOPs, ms, e", ".2f"), ("step by bytes, ms, e", ".2f")]
+    columns += [("training, at most, utterances/s, e", ".0f"), ("half of it, e", ".0f")]
+    columns += [
+        ("forward, at most, utterances/s, e", ".0f"),
+        ("both images by bytes, ms, e", ".3f"),
+    ]
     return _table(columns, rows)
 
 
@@ -86,7 +89,11 @@ def core_table(measured: Measured) -> dict[str, Any]:
     for name, card in CARDS.items():
         rate = 1 / max(measured.step(card))
         rows.append([name, rate, *(rate * seconds for seconds in ways.values())])
-    columns = [("card", ""), ("utterances/s", ".0f"), *((way, ".2f") for way in ways)]
+    columns = [
+        ("card", ""),
+        ("utterances/s, e", ".0f"),
+        *((f"{way}, m / e", ".3f") for way in ways),
+    ]
     return _table(columns, rows)
 
 
@@ -108,10 +115,15 @@ def corpus_table(measured: Measured, rates: Mapping[int, float]) -> dict[str, An
         rows.append([name, n, flac / 1e9, n * measured.image_bytes / 1e9, n * each / 3600])
         rows[-1] += [n * build / 3600, n * build / 3600 / 64, f"{_hours(gpu)} to {_hours(2 * gpu)}"]
         rows[-1] += [_hours(n / rate / 3600) for rate in rates.values()]
-    columns = [("corpus", ""), ("utterances", ",.0f"), ("FLAC, GB", ",.1f"), ("images, GB", ",.1f")]
-    columns += [("index, core hours", ",.2f"), ("cold store, core hours", ",.2f")]
-    columns += [("on 64 cores, h", ",.2f"), ("GPU hours an epoch", "")]
-    return _table([*columns, *((f"epoch on {n}", "") for n in rates)], rows)
+    columns = [
+        ("corpus", ""),
+        ("utterances, p", ",.0f"),
+        ("FLAC, GB, m", ",.1f"),
+        ("images, GB, c", ",.1f"),
+    ]
+    columns += [("index, core hours, m", ",.2f"), ("cold store, core hours, m", ",.2f")]
+    columns += [("on 64 cores, h, m", ",.2f"), ("GPU hours an epoch, e", "")]
+    return _table([*columns, *((f"epoch on {n}, s", "") for n in rates)], rows)
 
 
 def memory_table(measured: Measured) -> dict[str, Any]:
@@ -122,8 +134,8 @@ def memory_table(measured: Measured) -> dict[str, Any]:
         seconds = n * (index["index_s"] + index["dataset_s"])
         memory = n * (index["index_bytes"] + index["dataset_bytes"])
         rows.append([name, n * index["file_bytes"] / 1e6, seconds, memory / 1e6])
-    columns = [("corpus", ""), ("index file, MB", ",.1f"), ("to read, s", ",.2f")]
-    return _table([*columns, ("memory of a process, MB", ",.0f")], rows)
+    columns = [("corpus", ""), ("index file, MB, m", ",.1f"), ("to read, s, m", ",.2f")]
+    return _table([*columns, ("memory of a process, MB, m", ",.0f")], rows)
 
 
 def flow_table(measured: Measured, flows: Mapping[Setting, Flow]) -> dict[str, Any]:
@@ -137,10 +149,10 @@ def flow_table(measured: Measured, flows: Mapping[Setting, Flow]) -> dict[str, A
         rows[-1] += [found.per_second, 100 * found.per_second / best / setting.n_gpus]
         rows[-1] += [_percent(found.busy.get(name)) for name in ("mount", "workers", "GPUs")]
         rows[-1].append(_bottleneck(measured, setting, found))
-    columns = [("images", ""), ("GPUs", "d"), ("network, Gbit/s a node", "")]
-    columns += [("utterances/s", ",.0f"), ("of the GPUs' best, %", ".0f")]
-    columns += [("mount busy, %", ""), ("workers busy, %", ""), ("GPUs busy, %", "")]
-    return _table([*columns, ("busiest", "")], rows)
+    columns = [("images", ""), ("GPUs, a", "d"), ("network, Gbit/s a node, a", "")]
+    columns += [("utterances/s, s", ",.0f"), ("of the GPUs' best, %, s", ".0f")]
+    columns += [("mount busy, %, s", ""), ("workers busy, %, s", ""), ("GPUs busy, %, s", "")]
+    return _table([*columns, ("busiest, s", "")], rows)
 
 
 def _bottleneck(measured: Measured, setting: Setting, found: Flow) -> str:
@@ -155,8 +167,8 @@ def pipeline_table(measured: Measured) -> dict[str, Any]:
     """Return real pipelines beside simulated ones."""
     rows = [list(row.values()) for row in measured.found["pipelines"]]
     columns = [("a worker", ""), ("the training process", ""), ("workers", "d")]
-    columns += [("measured, a second", ".1f"), ("simulated", ".1f")]
-    return _table([*columns, ("simulated / measured", ".2f")], rows)
+    columns += [("a second, m", ".1f"), ("a second, s", ".1f")]
+    return _table([*columns, ("s / m", ".2f")], rows)
 
 
 def _percent(share: float | None) -> str:
