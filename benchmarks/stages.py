@@ -11,13 +11,11 @@ that are made for a new length do not; mean and standard deviation are over the 
 """
 
 import argparse
-import hashlib
 import os
 import shlex
 import sys
 import tempfile
 import time
-import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,15 +30,15 @@ from audio.reading import inspect_audio, read_audio
 from benchmarks.candidates import noise
 from benchmarks.front_end import machine, table
 from benchmarks.loading import compare_pipelines
+from benchmarks.store import index_costs
 from benchmarks.train_step import make_state
 from benchmarks.work import front_end_bytes, network_work
 from config.loading import load_config
 from config.schema import Config
-from data import Batch, ImageAugment, ImageDataset
+from data import Batch, ImageDataset
 from features import SpectrogramImages
 from storage.feature_store import COMMIT_EVERY, IMAGES, FeatureStore
 from storage.provenance import git_commit
-from storage.store_index import index_lines, read_rows
 from storage.tensors import copy_state, write_state
 from system.cli import run_entry
 from system.files import make_folder, write_json
@@ -116,7 +114,7 @@ def least(
         work: What is measured.
         items: Its arguments, one a call.
         rounds: Calls of each.
-        clock: `process_time`, since only one thread works; `perf_counter` where it waits for a disk.
+        clock: `process_time`, since one thread works; `perf_counter` where a disk is waited for.
     """
     taken = np.empty((len(items), rounds))
     for item, seconds in zip(items, taken, strict=True):
@@ -244,41 +242,6 @@ def network_stages(config: Config) -> Iterator[dict[str, Any]]:
     yield stage("evaluation forward, small pair", forward, n)
 
 
-class _NoImages:
-    """A store of so many recordings that lie nowhere, to see what their names take."""
-
-    def __init__(self, rows: dict[str, range]) -> None:
-        self.rows = rows
-
-    def images(self, name: str) -> NDArray:
-        """Return images without pixels."""
-        return np.empty((len(self.rows), 0))
-
-
-def index_costs(n: int = INDEXED) -> dict[str, float]:
-    """Return what a recording takes to be known to a process: in the index, and in a dataset."""
-    rows = {hashlib.sha256(str(i).encode()).hexdigest(): range(i, i + 1) for i in range(n)}
-    text = index_lines(rows)
-    seconds = least(read_rows, [text])[0]
-    tracemalloc.start()
-    store: Any = _NoImages(read_rows(text))
-    in_index = tracemalloc.get_traced_memory()[0]
-    keys = list(store.rows)
-    dataset = ImageDataset(store, keys, [0] * n, ImageAugment())
-    both = tracemalloc.get_traced_memory()[0]
-    tracemalloc.stop()
-    assert len(dataset) == n
-    build = least(lambda keys: ImageDataset(store, keys, [0] * n, ImageAugment()), [keys])[0]
-    return {
-        "recordings": n,
-        "index_s": float(seconds / n),
-        "index_bytes": in_index / n,
-        "dataset_s": float(build / n),
-        "dataset_bytes": (both - in_index) / n,
-        "file_bytes": len(text) / n,
-    }
-
-
 def checkpoint_stages(folder: Path) -> list[dict[str, float]]:
     """Measure the copy and the write of states by size, one after the other."""
     rows = []
@@ -327,7 +290,7 @@ def measure(source: Path | None, n: int) -> dict[str, Any]:
         "front_end_bytes": front_end_bytes(front_end, waveform),
         "stages": rows,
         "states": states,
-        "index": index_costs(),
+        "index": index_costs(INDEXED),
         "published pair": network_work("paper"),
         "pipelines": pipelines,
     }

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from benchmarks import costs, loading, scaling, stages
+from benchmarks import costs, loading, scaling, stages, store
 from benchmarks.candidates import noise
 from benchmarks.work import network_work
 from system.files import read_json
@@ -125,6 +125,14 @@ def test_stages_are_measured_and_tables_made_of_them(small, tmp_path, monkeypatc
     for table in tables.values():
         assert table["rows"] and {len(row) for row in table["rows"]} == {len(table["columns"])}
     assert "utterances/s a core, m" in capsys.readouterr().out
+
+
+def test_names_of_recordings_take_what_python_says():
+    found = store.index_costs(1000)
+    assert found["file_bytes"] == pytest.approx(64 + 2 + 2 * 3 + 6, abs=1)  # digits of two rows
+    held = sys.getsizeof("0" * 64) + sys.getsizeof(range(1))
+    assert held < found["index_bytes"] < 3 * held
+    assert found["index_s"] > 0 and found["dataset_s"] > 0 and found["dataset_bytes"] > 8
 
 
 def test_there_must_be_recordings(tmp_path):
