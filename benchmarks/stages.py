@@ -24,6 +24,7 @@ import numpy as np
 import soundfile
 import torch
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from audio.reading import inspect_audio, read_audio
@@ -310,12 +311,13 @@ def main() -> None:
     words = [
         w if Path(w) != arguments.recordings else f"path/to/{Path(w).name}" for w in sys.argv[1:]
     ]
-    figures = {
+    figures: dict[str, Any] = {
         "command": shlex.join(["python", "-m", "benchmarks.stages", *words]),
         "commit": git_commit(),
         "machine": machine(),
-        **measure(arguments.recordings, arguments.utterances),
     }
+    with threadpool_limits(1):  # of NumPy and SciPy
+        figures |= measure(arguments.recordings, arguments.utterances)
     print(f"{figures['machine']}; one thread\n")
     for name in ("stages", "states", "pipelines"):
         print(f"{table(figures[name])}\n")
