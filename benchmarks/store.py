@@ -13,9 +13,11 @@ import os
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
+from typing import Any
 
 import librosa
 import numpy as np
@@ -26,9 +28,10 @@ from numpy.typing import NDArray
 from audio.reading import inspect_audio
 from benchmarks.candidates import PAPER, librosa_images, noise
 from benchmarks.front_end import machine, table
-from data import ImageDataset, TrainBatches
+from data import ImageAugment, ImageDataset, TrainBatches
 from features import SpectrogramImages
 from storage.feature_store import COMMIT_EVERY, IMAGES, FeatureStore
+from storage.store_index import index_lines, read_rows
 from system.cli import run_entry
 from system.files import read_json, write_json
 
@@ -157,6 +160,41 @@ def index_seconds(n: int) -> list[dict[str, object]]:
         old, now = statistics.median(before[what]), statistics.median(seconds[what])
         result.append({"what": what, "older s": old, "s": now, "ratio": old / now})
     return result
+
+
+class _NoImages:
+    """A store of recordings whose images lie nowhere, to see what their names take."""
+
+    def __init__(self, rows: Mapping[str, range]) -> None:
+        self.rows = rows
+
+    def images(self, name: str) -> np.ndarray:
+        """Return images without pixels."""
+        return np.empty((len(self.rows), 0))
+
+
+def index_costs(n: int) -> dict[str, float]:
+    """Return what a recording takes to be known to a process: in the index, and in a dataset."""
+    keys = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(n)]
+    text = index_lines({key: range(i, i + 1) for i, key in enumerate(keys)})
+    tracemalloc.start()
+    store: Any = _NoImages(read_rows(text))
+    in_index = tracemalloc.get_traced_memory()[0]
+    dataset = ImageDataset(store, keys, [0] * n, ImageAugment())
+    both = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert len(dataset) == n
+    return {
+        "recordings": n,
+        "index_s": min(timed(lambda: read_rows(text)) for _ in range(ROUNDS)) / n,
+        "index_bytes": in_index / n,
+        "dataset_s": min(
+            timed(lambda: ImageDataset(store, keys, [0] * n, ImageAugment())) for _ in range(ROUNDS)
+        )
+        / n,
+        "dataset_bytes": (both - in_index) / n,
+        "file_bytes": len(text) / n,
+    }
 
 
 def open_and_check(root: Path, n: int) -> None:
