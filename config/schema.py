@@ -237,6 +237,9 @@ class RunConfig(Section):
     """Folder of the run folders."""
     store: str = "runs/features"
     """Folder of the feature store, shared by all runs."""
+    compile_cache: str | None = None
+    """Folder of compiled graphs, shared by all runs, with `train.compile`; null is `compiled`
+    beside run.store. Code in it is executed: nobody else should be able to write there."""
     folds: list[Count] | None = None
     """Folds to run, e.g. [1, 2]; null runs all."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]

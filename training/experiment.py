@@ -20,12 +20,21 @@ from system.locks import lock
 from system.signals import Stop
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
-from training.session import Session, feature_settings, make_accelerator, open_store
+from training.session import (
+    Session,
+    compile_cache,
+    feature_settings,
+    make_accelerator,
+    open_store,
+)
 
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run.device")
+OF_MACHINE = (
+    *("corpus.root", "corpus.manifest"),
+    *("run.store", "run.compile_cache", "run.workers", "run.device"),
+)
 
 
 @contextmanager
@@ -137,6 +146,9 @@ def check_places(config: Config) -> None:
     check_writable(Path(config.run.root) / config.name, f"run.root={config.run.root}")
     if not Path(config.run.store).exists():
         check_writable(Path(config.run.store), f"run.store={config.run.store}")
+    if config.train.compile:
+        cache = compile_cache(config)
+        check_writable(cache, f"run.compile_cache={cache}")
 
 
 def _log_warnings(plan: Plan) -> None:

@@ -1,0 +1,142 @@
+"""Backbones as graphs of torch.compile, one for each size of a batch that is known before training.
+
+A batch is computed by a graph where its size is one of the training batches' (exactly: batch norms
+take no padding), or in evaluation where it is at most that of an evaluation batch, to which it is
+padded with zeros that are cut off again. All other batches run eagerly. So the config and the split
+decide which batches run compiled, never what ran before them: a resumed training repeats the bits
+of one that was never interrupted.
+
+The compiler is told to
+- draw random numbers as eager code does (`fallback_random`), so that both draw the same,
+- make one graph or fail (`fullgraph`), with static sizes (`dynamic=False`),
+- leave out a fusion of reductions that dropped gradients in torch 2.10 to 2.13
+  (`triton.mix_order_reduction`).
+torch's deterministic mode, which every training sets, keeps it from choosing kernels by timing.
+"""
+
+import functools
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from system.errors import RunError, first_line
+
+Encode = Callable[[nn.Module, Tensor], Tensor]  # a backbone and its images to features
+
+BACKEND = "inductor"
+OPTIONS = {"fallback_random": True, "triton.mix_order_reduction": False}
+MOST_GRAPHS = 1024  # of a process; torch would silently run eagerly after 8
+OF_COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch")  # modules of its errors
+
+
+@dataclass(frozen=True)
+class Graphs:
+    """Computes backbones by graphs, in batches of known sizes.
+
+    Args:
+        train_sizes: Utterances of the training batches, or of the chunks in which gradient caching
+            takes them.
+        eval_size: Crops of an evaluation batch.
+        chunked: Training also computes without gradients, see `training.gradient_cache`.
+    """
+
+    train_sizes: frozenset[int] = frozenset()
+    eval_size: int = 0
+    chunked: bool = False
+
+    def encode(self, encode: Encode, backbone: nn.Module, images: Tensor) -> Tensor:
+        """Return a backbone's features, by a graph where there is one for this batch.
+
+        Args:
+            encode: Function of a module, by which its graphs are found.
+            backbone: The network.
+            images: (B, C, H, W)
+
+        Raises:
+            RunError: torch cannot compile it.
+        """
+        n = len(images)
+        if backbone.training:
+            wanted = self.chunked or torch.is_grad_enabled()
+            if not wanted or n not in self.train_sizes:
+                return encode(backbone, images)
+            return _run(encode, backbone, images)
+        if not 0 < n <= self.eval_size:
+            return encode(backbone, images)
+        padding = self.eval_size - n
+        return _run(encode, backbone, F.pad(images, [0] * 7 + [padding]) if padding else images)[:n]
+
+
+def _run(encode: Encode, backbone: nn.Module, images: Tensor) -> Tensor:
+    shape = images.shape
+    images = images.flatten().view(shape)  # strides that follow from the shape, as guards ask
+    try:
+        return _compiled(encode, BACKEND)(backbone, images)
+    except Exception as error:
+        if (failure := compile_failure(error)) is not None:
+            raise failure from error
+        raise
+
+
+@functools.cache
+def _compiled(encode: Encode, backend: str) -> Encode:
+    """Return a function as compiled graphs; they serve all networks of the same form."""
+    import torch._dynamo  # slow
+
+    config: Any = torch._dynamo.config
+    config.recompile_limit = config.accumulated_recompile_limit = MOST_GRAPHS
+    config.fail_on_recompile_limit_hit = True
+    config.optimize_ddp = False  # it would cut the graphs at the buckets of DDP
+    clock()
+    options: Any = {"options": OPTIONS} if backend == "inductor" else {}
+    made: Encode = torch.compile(encode, fullgraph=True, dynamic=False, backend=backend, **options)
+    return made
+
+
+def compile_failure(error: BaseException) -> RunError | None:
+    """Return what to say of an error of the compiler; None for an error of another kind."""
+    chain: list[BaseException] = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    if not any(type(e).__module__.startswith(OF_COMPILER) for e in chain):
+        return None
+    return RunError(
+        f"train.compile=true: torch cannot compile ({first_line(error)}): give "
+        "train.compile=false, or choose another backbone"
+    )
+
+
+class CompileClock:
+    """Seconds that this process has spent on compiling, and whether the cache had all graphs."""
+
+    def __init__(self) -> None:
+        from torch._dynamo.callback import callback_handler
+
+        self.seconds, self.graphs = 0.0, 0
+        self._start = 0.0
+        callback_handler.register_start_callback(self._begin)
+        callback_handler.register_end_callback(self._end)
+
+    def _begin(self, about: Any) -> None:
+        self._start = time.perf_counter()
+
+    def _end(self, about: Any) -> None:
+        self.seconds += time.perf_counter() - self._start
+        self.graphs += 1
+
+    def misses(self) -> int:
+        """Return the number of graphs that were not in the cache."""
+        from torch._dynamo.utils import counters
+
+        return int(counters["inductor"]["fxgraph_cache_miss"])
+
+
+@functools.cache
+def clock() -> CompileClock:
+    """Return the clock of this process."""
+    return CompileClock()
