@@ -5,6 +5,7 @@ what editors show: `python -m scripts.make_schema` writes them to configs/schema
 """
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -249,6 +250,12 @@ class RunConfig(Section):
     device: DeviceName = "auto"
     """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
     GPU) and mps are refused where they are not there."""
+
+    @property
+    def compile_folder(self) -> Path:
+        """Folder of compiled graphs."""
+        beside = Path(self.store).parent / "compiled"
+        return beside if self.compile_cache is None else Path(self.compile_cache)
 
 
 class Config(Section):

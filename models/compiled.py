@@ -15,15 +15,18 @@ torch's deterministic mode, which every training sets, keeps it from choosing ke
 """
 
 import functools
+import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from system.compilers import CACHE_VARIABLE
 from system.errors import RunError, first_line
 
 Encode = Callable[[nn.Module, Tensor], Tensor]  # a backbone and its images to features
@@ -32,6 +35,20 @@ BACKEND = "inductor"
 OPTIONS = {"fallback_random": True, "triton.mix_order_reduction": False}
 MOST_GRAPHS = 1024  # of a process; torch would silently run eagerly after 8
 OF_COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch")  # modules of its errors
+
+log = logging.getLogger(__name__)
+
+
+class Cost(NamedTuple):
+    """What compiling has cost: forward and backward are graphs of their own."""
+
+    seconds: float
+    compiled: int  # graphs that were not in the cache
+    cached: int  # graphs that were
+
+    def since(self, before: "Cost") -> "Cost":
+        """Return what was added to an earlier cost."""
+        return Cost(*(now - then for now, then in zip(self, before, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -92,7 +109,7 @@ def _compiled(encode: Encode, backend: str) -> Encode:
     config.recompile_limit = config.accumulated_recompile_limit = MOST_GRAPHS
     config.fail_on_recompile_limit_hit = True
     config.optimize_ddp = False  # it would cut the graphs at the buckets of DDP
-    clock()
+    _clock()
     options: Any = {"options": OPTIONS} if backend == "inductor" else {}
     made: Encode = torch.compile(encode, fullgraph=True, dynamic=False, backend=backend, **options)
     return made
@@ -112,31 +129,59 @@ def compile_failure(error: BaseException) -> RunError | None:
 
 
 class CompileClock:
-    """Seconds that this process has spent on compiling, and whether the cache had all graphs."""
+    """What compiling has cost this process."""
 
     def __init__(self) -> None:
+        self.seconds = 0.0
+        self.told = Cost(0.0, 0, 0)
+        self._start = 0.0
+        self.register()
+
+    def register(self) -> None:
+        """Let the compiler say when it begins and ends."""
         from torch._dynamo.callback import callback_handler
 
-        self.seconds, self.graphs = 0.0, 0
-        self._start = 0.0
         callback_handler.register_start_callback(self._begin)
         callback_handler.register_end_callback(self._end)
+
+    def read(self) -> Cost:
+        """Return the cost until now."""
+        from torch._dynamo.utils import counters
+
+        found = counters["inductor"]
+        return Cost(self.seconds, found["fxgraph_cache_miss"], found["fxgraph_cache_hit"])
 
     def _begin(self, about: Any) -> None:
         self._start = time.perf_counter()
 
     def _end(self, about: Any) -> None:
         self.seconds += time.perf_counter() - self._start
-        self.graphs += 1
-
-    def misses(self) -> int:
-        """Return the number of graphs that were not in the cache."""
-        from torch._dynamo.utils import counters
-
-        return int(counters["inductor"]["fxgraph_cache_miss"])
 
 
 @functools.cache
-def clock() -> CompileClock:
-    """Return the clock of this process."""
+def _clock() -> CompileClock:
     return CompileClock()
+
+
+def compile_cost() -> Cost:
+    """Return what compiling has cost this process until now."""
+    return _clock().read()
+
+
+def forget_graphs() -> None:
+    """Forget all graphs of this process; those in the cache stay."""
+    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    _clock().register()  # which was forgotten, too
+
+
+def log_compiling(model: nn.Module) -> None:
+    """Log what compiling has cost since it was last logged, if the model has graphs."""
+    if getattr(model, "graphs", None) is None:
+        return
+    now = compile_cost()
+    cost, _clock().told = now.since(_clock().told), now
+    if cost.compiled or cost.cached:
+        log.info(
+            "train.compile: %.0f s for graphs, %d compiled and %d from the cache %s",
+            *(cost.seconds, cost.compiled, cost.cached, os.environ.get(CACHE_VARIABLE)),
+        )

@@ -249,11 +249,15 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
     Raises:
         InputError: The folder cannot be used.
     """
-    if Path(config.run.store).resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
-            "removes: change name or run.store"
-        )
+    places = {"run.store": config.run.store}
+    if config.train.compile:
+        places["run.compile_cache"] = str(config.run.compile_folder)
+    for key, place in places.items():
+        if Path(place).resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"{key}={place} lies in the run folder {folder}, which --overwrite removes: change "
+                f"name or {key}"
+            )
     if not folder.exists() or all(_may_precede_run(path) for path in folder.iterdir()):
         return
     foreign = [name for name in (STUDY, RANGE_TEST) if (folder / name).exists()]

@@ -1,4 +1,4 @@
-"""The compiler behind torch.compile: whether this machine has one, and where its results are kept."""
+"""The compiler behind torch.compile: whether the machine has one, and where graphs are kept."""
 
 import importlib.metadata
 import importlib.util

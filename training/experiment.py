@@ -15,18 +15,13 @@ from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment, describe_process, package_versions
 from storage.run_folder import LOCK, check_run_folder, open_run_folder, remove_run
+from system.compilers import compiler_version
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
-from training.session import (
-    Session,
-    compile_cache,
-    feature_settings,
-    make_accelerator,
-    open_store,
-)
+from training.session import Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +97,10 @@ def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
     train = session.config.train
     processes = gather(describe_process(session.accelerator.device))
     n_step = train.batch_size * train.accumulate
-    return describe_environment(command, processes, n_step, train.precision, train.deterministic)
+    compiler = compiler_version(session.accelerator.device.type) if train.compile else None
+    return describe_environment(
+        command, processes, n_step, train.precision, train.deterministic, compiler
+    )
 
 
 def check_run(config: Config, overwrite: bool) -> None:
@@ -147,7 +145,7 @@ def check_places(config: Config) -> None:
     if not Path(config.run.store).exists():
         check_writable(Path(config.run.store), f"run.store={config.run.store}")
     if config.train.compile:
-        cache = compile_cache(config)
+        cache = config.run.compile_folder
         check_writable(cache, f"run.compile_cache={cache}")
 
 

@@ -180,13 +180,7 @@ def prepare_compiler(config: Config, device: str) -> None:
     """
     if problem := compiler_problem(device):
         raise InputError(f"train.compile=true: {problem}; or give train.compile=false")
-    use_compile_cache(compile_cache(config))
-
-
-def compile_cache(config: Config) -> Path:
-    """Return the folder of compiled graphs: `run.compile_cache`, or `compiled` beside the store."""
-    given, beside = config.run.compile_cache, Path(config.run.store).parent / "compiled"
-    return beside if given is None else Path(given)
+    use_compile_cache(config.run.compile_folder)
 
 
 def choose_deterministic(strict: bool, device: torch.device) -> None:
