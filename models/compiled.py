@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from system.compilers import CACHE_VARIABLE
-from system.errors import RunError, first_line
+from system.errors import RunError
 
 Encode = Callable[[nn.Module, Tensor], Tensor]  # a backbone and its images to features
 
@@ -122,8 +122,10 @@ def compile_failure(error: BaseException) -> RunError | None:
         chain.append(cause)
     if not any(type(e).__module__.startswith(OF_COMPILER) for e in chain):
         return None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
     return RunError(
-        f"train.compile=true: torch cannot compile ({first_line(error)}): give "
+        f"train.compile=true: torch cannot compile ({said}): give "
         "train.compile=false, or choose another backbone"
     )
 

@@ -67,13 +67,16 @@ class CompileCosts:
         return f"{words}it pays after {steps} steps, an epoch has {steps_per_epoch}"
 
 
-def measure_compiling(state: TrainingState, batch: Batch, sizes: Iterable[int]) -> CompileCosts:
+def measure_compiling(
+    state: TrainingState, batch: Batch, sizes: Iterable[int], rounds: int = ROUNDS
+) -> CompileCosts:
     """Make all graphs of a training, and compare its steps with eager ones.
 
     Args:
         state: The training; its weights are moved.
         batch: Batch on its device, of the largest size.
         sizes: Sizes of the training batches.
+        rounds: Steps of each kind that are timed.
     """
     ordered = sorted(sizes)
     first = cached = _make_graphs(state, batch, ordered)
@@ -83,7 +86,7 @@ def measure_compiling(state: TrainingState, batch: Batch, sizes: Iterable[int]) 
     graphs = state.model.graphs
     seconds = {True: math.inf, False: math.inf}
     try:
-        for is_first in (True, *[False] * ROUNDS):
+        for is_first in (True, *[False] * rounds):
             for is_eager in seconds:
                 state.model.graphs = None if is_eager else graphs  # type: ignore[assignment]
                 taken = _timed_step(state, batch)

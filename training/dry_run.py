@@ -1,4 +1,7 @@
-"""Check all that a run needs, estimate time and memory; trains nothing, leaves nothing behind."""
+"""Check all that a run needs, estimate time and memory; trains nothing, leaves no file behind.
+
+With train.compile it makes all graphs of a training, which stay in their cache for the run.
+"""
 
 import resource
 import sys
