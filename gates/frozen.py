@@ -215,6 +215,8 @@ class FrozenRun:
             raise corrupt_file(folder / "predictions.csv", reason, remove=folder)
         model = frozen_model(folder, card).to(self.session.accelerator.device)
         if fold.config.train.compile:
+            if fold.config.train.channels_last:  # as the weights were when the graphs were made
+                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             model.graphs = Graphs(eval_size=eval_batch_size(fold.config))
         return FrozenFold(result, fold, model)
 

@@ -249,14 +249,12 @@ def check_run_folder(folder: Path, config: Config, overwrite: bool) -> None:
     Raises:
         InputError: The folder cannot be used.
     """
-    places = {"run.store": config.run.store}
-    if config.train.compile:
-        places["run.compile_cache"] = str(config.run.compile_folder)
-    for key, place in places.items():
-        if Path(place).resolve().is_relative_to(folder.resolve()):
+    graphs = [("compile_cache", config.run.compile_folder)] * config.train.compile
+    for key, place in [("store", Path(config.run.store)), *graphs]:
+        if place.resolve().is_relative_to(folder.resolve()):
             raise InputError(
-                f"{key}={place} lies in the run folder {folder}, which --overwrite removes: change "
-                f"name or {key}"
+                f"run.{key}={place} lies in the run folder {folder}, which --overwrite removes: "
+                f"change name or run.{key}"
             )
     if not folder.exists() or all(_may_precede_run(path) for path in folder.iterdir()):
         return
