@@ -48,7 +48,11 @@ class Cost(NamedTuple):
 
     def since(self, before: "Cost") -> "Cost":
         """Return what was added to an earlier cost."""
-        return Cost(*(now - then for now, then in zip(self, before, strict=True)))
+        return Cost(
+            self.seconds - before.seconds,
+            self.compiled - before.compiled,
+            self.cached - before.cached,
+        )
 
 
 @dataclass(frozen=True)
@@ -172,7 +176,7 @@ def compile_cost() -> Cost:
 
 def forget_graphs() -> None:
     """Forget all graphs of this process; those in the cache stay."""
-    torch.compiler.reset()  # type: ignore[no-untyped-call]
+    torch.compiler.reset()
     _clock().register()  # which was forgotten, too
 
 

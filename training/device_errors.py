@@ -75,9 +75,10 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
     if train.precision != "bfloat16" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
     if not train.gradient_checkpointing:
+        eager = " with train.compile=false" if train.compile else ""
         ways.append(
-            "train.gradient_checkpointing=true, more time with equal results, where both backbones "
-            "have blocks (MaxViT, MViTv2, ViT, Swin)"
+            f"train.gradient_checkpointing=true{eager}, more time with equal results, where "
+            "both backbones have blocks (MaxViT, MViTv2, ViT, Swin)"
         )
     ways += ["a smaller backbone or model.image_size", "more processes or a larger device"]
     return (

@@ -72,14 +72,14 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     session = Session(config, plan, open_store(config), make_accelerator(config))
     accelerator = session.accelerator
     fold = next(session.folds())
-    sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
-    n_first = max(sizes) if config.train.compile else config.train.batch_size
+    step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
+    n_first = max(step_sizes) if config.train.compile else config.train.batch_size
     some = fold.split.train[:n_first]
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
     model = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
         state = build_state(fold, model, batch.targets)
-        compiling = _compiling(fold, state, batch.to(accelerator.device), sizes)
+        compiling = _compiling(fold, state, batch.to(accelerator.device), step_sizes)
         costs = _measure(fold, state, some, batch, images)
     missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
     total = image_seconds * len(missing) / max(config.run.workers, 1)

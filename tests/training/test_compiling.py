@@ -22,6 +22,7 @@ from storage.environment import read_environment
 from storage.run_folder import read_run
 from system.compilers import compiler_problem
 from system.errors import InputError, RunError
+from tests.support import kills
 from tests.support.models import small_model
 from tests.support.processes import joined
 from tests.support.runs import run_experiment
@@ -33,9 +34,10 @@ from training.compiling import CompileCosts, training_graphs
 from training.device_errors import explain_device_errors
 from training.divergence import offending_parts
 from training.dry_run import dry_run
-from training.engine import loss_terms
+from training.engine import loss_terms, train_step
 from training.gradient_cache import cached_backward
 from training.optim import Schedule, build_optimizers
+from training.state import use_float32
 
 PAIR = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")
 COMPILED = (*PAIR, "train.compile=true", "train.epochs=1")
@@ -127,6 +129,41 @@ def test_cached_gradients_by_graphs_are_those_of_the_whole_batch(made) -> None:
     assert sorted(made) == [2, 2, 3, 3]  # without gradients and with; both branches share them
 
 
+def test_a_part_that_falls_back_to_float32_gets_a_graph_of_its_own(made) -> None:
+    model = small_model(**VITS).train()
+    eager = copy.deepcopy(model)
+    model.graphs = Graphs(frozenset({10}), 10)
+    batch = batch_of()
+    found = []
+    for parts, n_graphs in (((), 1), (("mel",), 2), ((), 2)):
+        use_float32(model, parts)
+        use_float32(eager, parts)
+        with torch.autocast("cpu", torch.bfloat16):
+            ours, theirs = (one.features(batch.cqt, batch.mel) for one in (model, eager))
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other)
+        found.append(ours[1])
+        assert len(made) == n_graphs  # both branches share them
+    assert torch.equal(found[0], found[2]) and not torch.equal(found[0], found[1])
+
+
+def test_a_step_that_is_not_finite_is_undone_as_in_eager_code(made) -> None:
+    torch.manual_seed(0)
+    model = small_model(cqt_backbone="test_vit", mel_backbone="test_byobnet")
+    state = make_trainer(model)
+    state.model.graphs = Graphs(frozenset({10}), 10)
+    train_step(state, [batch_of()])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    bad = batch_of()
+    bad.mel[0] = float("nan")
+    train_step(state, [bad])
+    assert state.progress.bad_in_row == 1 and len(made) == 2
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    train_step(state, [batch_of()])
+    assert len(made) == 2 and state.progress.bad_in_row == 0
+
+
 def test_nothing_is_compiled_to_find_where_values_are_not_finite(made) -> None:
     model = small_model(**VITS).train()
     model.graphs = Graphs(frozenset({10}), 10)
@@ -214,6 +251,25 @@ def test_two_processes_have_the_mean_gradient_of_eager_ones(tmp_path: Path) -> N
     for ours_one, others_one, eager_one in zip(ours, others, eager, strict=True):
         assert torch.equal(ours_one, others_one)
         torch.testing.assert_close(ours_one, eager_one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(compiler_problem("cpu") is not None, reason="no compiler")
+def test_jobs_that_compile_at_once_into_one_cache_do_not_disturb_each_other(
+    recipe: Path, tmp_path: Path
+) -> None:
+    wishes = ["model.cqt_backbone=test_vit", "train.compile=true", "train.epochs=1"]
+    cache = f"run.compile_cache={tmp_path / 'cache'}"
+    runs = [Run(recipe, tmp_path / name, "concat", *wishes, cache) for name in ("one", "two")]
+    processes = [kills.start(run.argv, run.log) for run in runs]
+    for run, process in zip(runs, processes, strict=True):
+        process.join(SLOW)
+        assert process.exitcode == 0, run.log.read_text()
+    one, two = (run.results() for run in runs)
+    assert one == two
+    again = Run(recipe, tmp_path / "again", "concat", *wishes, cache)
+    assert again.until(seconds=SLOW) == 0 and again.results() == one
+    assert "0 compiled and" in again.log.read_text()
 
 
 @pytest.mark.slow
