@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from config.fusions import FUSIONS
 from config.schema import ModelConfig
-from models.backbones import check_name, check_tokens, create_backbone, drop_head, tokens
+from models.backbones import check_name, check_tokens, create_backbone, drop_head, pooled, tokens
+from models.compiled import Graphs
 from models.heads import FusionOutput, build_head, check_equal_widths
 from models.recompute import recompute_blocks
 from models.settings import ModelSettings
@@ -63,6 +64,7 @@ class MaxMViTGMU(nn.Module):
         self.mel_branch = self._build_branch("mel", settings.mel_backbone, pretrained, mel_weights)
         self.head = build_head(self.widths(), settings)
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
+        self.graphs: Graphs | None = None  # of the backbones, with train.compile
         for branch in ("cqt", "mel"):  # statistics of the training images in dB
             self.register_buffer(f"{branch}_mean", torch.zeros(settings.n_channels, 1, 1))
             self.register_buffer(f"{branch}_std", torch.ones(settings.n_channels, 1, 1))
@@ -192,10 +194,10 @@ class MaxMViTGMU(nn.Module):
     def _encode(self, part: str, backbone: nn.Module, image: Tensor) -> Tensor:
         """Return pooled features (B, D) of an image, or its tokens (B, N, D)."""
         with self._precision(part):
-            if self.fusion.reads_tokens:
-                return tokens(backbone, image)
-            features: Tensor = backbone(image)
-            return features
+            encode = tokens if self.fusion.reads_tokens else pooled
+            if self.graphs is None:
+                return encode(backbone, image)
+            return self.graphs.encode(encode, backbone, image)
 
     def _precision(self, part: str) -> AbstractContextManager[object]:
         """Switch autocast off where a part has to compute in float32."""

@@ -24,6 +24,7 @@ def check_pairs(config: Config) -> None:
             f"train.backbone_batch={train.backbone_batch} must be less than train.batch_size="
             f"{train.batch_size}, which it divides: lower it, or set it to null"
         )
+    _check_compile(config)
     _check_heads(config)
     _check_contrast(config)
     snr = config.augment.snr_db
@@ -68,6 +69,27 @@ def check_effect(config: Config) -> None:
             "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
             "out of the loss: leave one of the two out"
         )
+
+
+def _check_compile(config: Config) -> None:
+    """Refuse what cannot be compiled, and a cache of nothing."""
+    train = config.train
+    if not train.compile:
+        if config.run.compile_cache is not None:
+            raise InputError(
+                f"run.compile_cache={config.run.compile_cache} has no effect with train.compile="
+                "false: set it to null, or train.compile to true"
+            )
+        return
+    for key, why in (
+        ("gradient_checkpointing", "a compiled graph decides itself what it keeps"),
+        ("sync_batch_norm", "its processes wait for one another within a graph"),
+    ):
+        if getattr(train, key):
+            raise InputError(
+                f"train.compile=true and train.{key}=true exclude each other ({why}): set one of "
+                "the two to false"
+            )
 
 
 def _check_heads(config: Config) -> None:

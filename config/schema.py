@@ -5,6 +5,7 @@ what editors show: `python -m scripts.make_schema` writes them to configs/schema
 """
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -237,6 +238,9 @@ class RunConfig(Section):
     """Folder of the run folders."""
     store: str = "runs/features"
     """Folder of the feature store, shared by all runs."""
+    compile_cache: str | None = None
+    """Folder of compiled graphs, shared by all runs, with `train.compile`; null is `compiled`
+    beside run.store. Code in it is executed: nobody else should be able to write there."""
     folds: list[Count] | None = None
     """Folds to run, e.g. [1, 2]; null runs all."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
@@ -246,6 +250,12 @@ class RunConfig(Section):
     device: DeviceName = "auto"
     """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
     GPU) and mps are refused where they are not there."""
+
+    @property
+    def compile_folder(self) -> Path:
+        """Folder of compiled graphs."""
+        beside = Path(self.store).parent / "compiled"
+        return beside if self.compile_cache is None else Path(self.compile_cache)
 
 
 class Config(Section):

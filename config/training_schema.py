@@ -72,6 +72,10 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = False
     """True keeps only what enters each block of the backbones, and computes the blocks again in the
     backward pass: less memory for more time, with equal results."""
+    compile: bool = False
+    """True computes both backbones as graphs of torch.compile, training and evaluation alike:
+    quicker steps after minutes of compiling, which `run.compile_cache` keeps for later jobs. Needs
+    a C++ compiler, or Triton on a GPU. Changes results within rounding."""
     checkpoint_epochs: Count | None = None
     """Epochs between checkpoints at an epoch's end. null takes every end before which saving took
     at most a tenth of the time. The first and the last are always saved. Does not change results,

@@ -25,7 +25,11 @@ if TYPE_CHECKING:  # 0.3 s of imports that a mistyped key need not wait for
     from optuna.distributions import BaseDistribution
 
 SECTIONS = ("features", "augment", "model", "loss", "optim", "train")  # others change the question
-FIXED = ("train.precision", "train.checkpoint_")  # one per process; no effect on a score
+FIXED = (
+    "train.precision",
+    "train.compile",
+    "train.checkpoint_",
+)  # one per process; no effect on a score
 MAX_STEPS = 10**6  # of a range
 OPTIONS = ("low", "high", "log", "step", "choices")
 

@@ -58,7 +58,7 @@ log = logging.getLogger(__name__)
 
 # Keys that may differ when a study is resumed
 FREE = (
-    *("run.root", "run.store", "run.workers", "run.device", "optuna"),
+    *("run.root", "run.store", "run.compile_cache", "run.workers", "run.device", "optuna"),
     *("corpus.root", "corpus.manifest", "train.checkpoint_"),
 )
 # Keys of section `model` that decide which first weights are read

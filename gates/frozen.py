@@ -1,5 +1,6 @@
 """A finished run opened again: its frozen models, their images, and the inputs of their heads."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,17 +20,25 @@ from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
 from inference.predictor import check_same_classes, frozen_model
 from model_gmu import Features, MaxMViTGMU
+from models.compiled import Graphs
 from storage.folders import CARD, CONFIG
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
+from system.compilers import compiler_problem
+from system.devices import choose_device
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
 from training.build import eval_batch_size, make_dataset
 from training.session import Fold, Session, feature_settings, open_session
 
+log = logging.getLogger(__name__)
+
 BRANCHES = ("cqt", "mel")
-PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")
+PLACES = (
+    *("corpus.root", "corpus.manifest"),
+    *("run.store", "run.compile_cache", "run.device", "run.workers"),
+)
 CROPS_AT_ONCE = 256  # through the head
 OnBatch = Callable[[], Any]  # called after each batch
 
@@ -205,6 +214,10 @@ class FrozenRun:
             reason = "its test utterances are not those of the split"
             raise corrupt_file(folder / "predictions.csv", reason, remove=folder)
         model = frozen_model(folder, card).to(self.session.accelerator.device)
+        if fold.config.train.compile:
+            if fold.config.train.channels_last:  # as the weights were when the graphs were made
+                model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            model.graphs = Graphs(eval_size=eval_batch_size(fold.config))
         return FrozenFold(result, fold, model)
 
 
@@ -226,12 +239,26 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
     config = _moved(load_stored_config(run.folder / CONFIG, overrides), run)
+    config = _compiled_where_possible(config)
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)
     session = open_session(config, plan)
     _check_same_utterances(session.plan, run)
     return FrozenRun(run, session)
+
+
+def _compiled_where_possible(config: Config) -> Config:
+    """Evaluate eagerly on a machine without a compiler, which changes rounding alone."""
+    if not config.train.compile:
+        return config
+    device = torch.device(choose_device(config.run.device).name).type
+    if (problem := compiler_problem(device)) is None:
+        return config
+    log.info("evaluated eagerly, though the run was compiled: %s", problem)
+    eager = config.train.model_copy(update={"compile": False})
+    run = config.run.model_copy(update={"compile_cache": None})
+    return config.model_copy(update={"train": eager, "run": run})
 
 
 def _moved(config: Config, run: Run) -> Config:
@@ -247,6 +274,8 @@ def _moved(config: Config, run: Run) -> Config:
     if config.corpus.manifest is not None:
         corpus["manifest"] = place(config.corpus.manifest)
     own = {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
+    if config.run.compile_cache is not None:
+        own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
         update={
             "corpus": config.corpus.model_copy(update=corpus),

@@ -89,6 +89,12 @@ def create_backbone(
     )
 
 
+def pooled(model: nn.Module, images: Tensor) -> Tensor:
+    """Return a backbone's pooled features: (B, C, H, W) -> (B, D)."""
+    features: Tensor = model(images)
+    return features
+
+
 def tokens(model: nn.Module, images: Tensor) -> Tensor:
     """Return a backbone's features at each place, before pooling: (B, C, H, W) -> (B, N, D).
 

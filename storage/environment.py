@@ -14,7 +14,10 @@ from system.files import corrupt_file, read_json, write_json
 log = logging.getLogger(__name__)
 
 ENVIRONMENT = "environment.json"
-OF_SESSION = ("global_batch", "precision", "deterministic", "tf32_matmul", "tf32_cudnn", "python")
+OF_SESSION = (
+    *("global_batch", "precision", "deterministic"),
+    *("tf32_matmul", "tf32_cudnn", "compiler", "python"),
+)
 OF_PROCESS = ("device", "driver", "processor", "threads")
 OF_CONFIG = ("global_batch", "precision", "deterministic")  # follow from config and processes
 NAMES = {"tf32_matmul": "TF32 in matmul", "tf32_cudnn": "TF32 in cuDNN"}

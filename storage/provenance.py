@@ -22,6 +22,7 @@ def describe_environment(
     batch_size: int,
     precision: str,
     deterministic: bool,
+    compiler: str | None = None,
 ) -> dict[str, Any]:
     """Return command, commit, versions and machines of a session, ready for JSON.
 
@@ -31,6 +32,7 @@ def describe_environment(
         batch_size: Utterances of one optimizer step on one process.
         precision: `train.precision`.
         deterministic: `train.deterministic`.
+        compiler: What compiled the backbones; None where they run eagerly.
     """
     first = processes[0]
     on_cuda = torch.cuda.is_initialized()
@@ -51,6 +53,7 @@ def describe_environment(
         "precision": precision,
         **(tf32 if on_cuda else {}),
         "deterministic": deterministic,
+        **({} if compiler is None else {"compiler": compiler}),
         "packages": package_versions(),
     }
 

@@ -246,11 +246,13 @@ def check_run_folder(
     Raises:
         InputError: The folder cannot be used.
     """
-    if Path(config.run.store).resolve().is_relative_to(folder.resolve()):
-        raise InputError(
-            f"run.store={config.run.store} lies in the run folder {folder}, which --overwrite "
-            "removes: change name or run.store"
-        )
+    graphs = [("compile_cache", config.run.compile_folder)] * config.train.compile
+    for key, place in [("store", Path(config.run.store)), *graphs]:
+        if place.resolve().is_relative_to(folder.resolve()):
+            raise InputError(
+                f"run.{key}={place} lies in the run folder {folder}, which --overwrite removes: "
+                f"change name or run.{key}"
+            )
     if not folder.exists() or all(_may_precede_run(path) for path in folder.iterdir()):
         return
     foreign = [name for name in (STUDY, RANGE_TEST) if (folder / name).exists()]

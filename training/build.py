@@ -25,6 +25,7 @@ from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
+from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
 from training.session import Fold, feature_settings
@@ -82,6 +83,9 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
     loss = build_loss(config, train_targets, len(fold.classes)).to(accelerator.device)
     if config.train.sync_batch_norm:
         sync_batch_norms(model, accelerator.device)
+    batches = train_batches(fold, len(fold.split.train))
+    if config.train.compile:
+        model.graphs = training_graphs(config, batches, eval_batch_size(config))
     parts = model.to(accelerator.device).parts()
     optimizers = build_optimizers(
         {**parts, "head": [*parts["head"], *loss.parameters()]},
@@ -91,8 +95,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         optim.weight_decay,
         model.without_decay(),
     )
-    n_batches = len(train_batches(fold, len(fold.split.train)))
-    steps_per_epoch = -(-n_batches // config.train.accumulate)
+    steps_per_epoch = -(-len(batches) // config.train.accumulate)
     schedule = Schedule(
         optimizers,
         optim.schedule,

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from config.schema import Config
+from models.compiled import compile_failure
 from system.errors import RunError, is_out_of_memory
 from training.distributed import PEER_ENDED, is_lost_peer
 
@@ -38,6 +39,8 @@ def explain_device_errors(config: Config, device: torch.device) -> Iterator[None
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and is_lost_peer(error):
             raise RunError(PEER_ENDED) from error
+        if (failure := compile_failure(error)) is not None:
+            raise failure from error
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         if is_out_of_memory(error):
             raise OutOfMemory(_ways_on(config, device, first_line)) from error
@@ -78,9 +81,10 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
     if train.precision != "bfloat16" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
     if not train.gradient_checkpointing:
+        eager = " with train.compile=false" if train.compile else ""
         ways.append(
-            "train.gradient_checkpointing=true, more time with equal results, where both backbones "
-            "have blocks (MaxViT, MViTv2, ViT, Swin)"
+            f"train.gradient_checkpointing=true{eager}, more time with equal results, where "
+            "both backbones have blocks (MaxViT, MViTv2, ViT, Swin)"
         )
     ways += ["a smaller backbone or model.image_size", "more processes or a larger device"]
     return (

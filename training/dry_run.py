@@ -1,4 +1,7 @@
-"""Check all that a run needs, estimate time and memory; trains nothing, leaves nothing behind."""
+"""Check all that a run needs, estimate time and memory; trains nothing, leaves no file behind.
+
+With train.compile it makes all graphs of a training, which stay in their cache for the run.
+"""
 
 import resource
 import sys
@@ -39,6 +42,7 @@ from training.build import (
     make_train_loader,
     train_batches,
 )
+from training.compiling import batch_sizes, measure_compiling
 from training.device_errors import explain_device_errors
 from training.distributed import gather
 from training.engine import train_step, train_unseen
@@ -69,11 +73,14 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     session = Session(config, plan, open_store(config), make_accelerator(config))
     accelerator = session.accelerator
     fold = next(session.folds())
-    some = fold.split.train[: config.train.batch_size]
+    step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
+    n_first = max(step_sizes) if config.train.compile else config.train.batch_size
+    some = fold.split.train[:n_first]
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
     model = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
         state = build_state(fold, model, batch.targets)
+        compiling = _compiling(fold, state, batch.to(accelerator.device), step_sizes)
         costs = _measure(fold, state, some, batch, images)
     missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
     total = image_seconds * len(missing) / max(config.run.workers, 1)
@@ -94,6 +101,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
             f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
+            *compiling,
             f"peak memory  {_in_words(accelerator, peaks)}",
             f"one epoch    {format_duration(sum(parts.values()))}: {shares(parts)}",
             f"one state    copied in {costs.copy:.2f} s, then written in {costs.write:.2f} s",
@@ -166,6 +174,17 @@ def _first_batch(
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
     targets = torch.tensor(fold.targets(some))
     return Batch(torch.arange(len(some)), cqt, mel, targets), seconds, n_crops / len(some)
+
+
+def _compiling(fold: Fold, state: TrainingState, batch: Batch, sizes: set[int]) -> list[str]:
+    """Make all graphs; say what they cost and when they pay."""
+    config = fold.config
+    if not config.train.compile:
+        return []
+    costs = measure_compiling(state, batch, sizes)
+    n_batches = len(train_batches(fold, len(fold.split.train)))
+    said = costs.describe(config.run.compile_folder, -(-n_batches // config.train.accumulate))
+    return [f"compiling    {said}"]
 
 
 def _time_steps(state: TrainingState, batch: Batch, n_eval: int) -> tuple[float, float]:

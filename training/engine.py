@@ -26,6 +26,7 @@ from tqdm import tqdm
 from data import Batch, ImageLoader, in_windows
 from evaluation.metrics import scores
 from model_gmu import FusionOutput
+from models.compiled import log_compiling
 from models.losses import FusionLoss, LossTerms
 from system.files import corrupt_file
 from system.output import progress_bar
@@ -100,6 +101,7 @@ def fit(
                 continue
             record = _close_epoch(state, dev, saver)
             if state.accelerator.is_main_process:
+                log_compiling(state.model)
                 after_epoch(record, dev)
             saver.end_epoch()
             shown = {"loss": f"{record['loss']:.3f}", "dev_ua": f"{record['dev_ua']:.3f}"}

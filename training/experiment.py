@@ -15,6 +15,7 @@ from model_gmu import MaxMViTGMU, check_settings, find_first_weights
 from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment, describe_process, package_versions
 from storage.run_folder import LOCK, open_run_folder, remove_run
+from system.compilers import compiler_version
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
@@ -26,7 +27,10 @@ from training.session import Session, feature_settings, make_accelerator, open_s
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run.device")
+OF_MACHINE = (
+    *("corpus.root", "corpus.manifest"),
+    *("run.store", "run.compile_cache", "run.workers", "run.device"),
+)
 
 
 @contextmanager
@@ -102,7 +106,10 @@ def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
     train = session.config.train
     processes = gather(describe_process(session.accelerator.device))
     n_step = train.batch_size * train.accumulate
-    return describe_environment(command, processes, n_step, train.precision, train.deterministic)
+    compiler = compiler_version(session.accelerator.device.type) if train.compile else None
+    return describe_environment(
+        command, processes, n_step, train.precision, train.deterministic, compiler
+    )
 
 
 def check_run(config: Config, overwrite: bool, resume_with: int | None = None) -> None:
@@ -146,6 +153,9 @@ def check_places(config: Config) -> None:
     check_writable(Path(config.run.root) / config.name, f"run.root={config.run.root}")
     if not Path(config.run.store).exists():
         check_writable(Path(config.run.store), f"run.store={config.run.store}")
+    if config.train.compile:
+        cache = config.run.compile_folder
+        check_writable(cache, f"run.compile_cache={cache}")
 
 
 def _log_warnings(plan: Plan) -> None:

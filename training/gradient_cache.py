@@ -43,7 +43,7 @@ def cached_backward(
     """
     model, accelerator = state.model, state.accelerator
     n = len(batch.targets)
-    n_chunks = min(-(-n // (state.backbone_batch or n)), n // 2)  # batch norms take no chunk of one
+    n_chunks = chunk_count(n, state.backbone_batch)
     chunks = list(
         zip(batch.cqt.tensor_split(n_chunks), batch.mel.tensor_split(n_chunks), strict=True)
     )
@@ -71,6 +71,11 @@ def cached_backward(
         for i, of_chunk in enumerate(zip(*slopes, strict=True)):
             _backward(features(i), of_chunk)
     return terms
+
+
+def chunk_count(n: int, backbone_batch: int | None) -> int:
+    """Return into how many chunks of nearly equal size n utterances are split."""
+    return min(-(-n // (backbone_batch or n)), n // 2)  # batch norms take no chunk of one
 
 
 def _leaf(parts: tuple[Tensor | None, ...]) -> Tensor | None:

@@ -24,7 +24,9 @@ from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
 from storage.provenance import describe_process
+from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
+from system.errors import InputError
 from system.signals import Stop
 
 log = logging.getLogger(__name__)
@@ -161,6 +163,8 @@ def make_accelerator(config: Config) -> Accelerator:
     device = choose_device(config.run.device)
     choose_deterministic(config.train.deterministic, torch.device(device.name))
     choose_tf32(config.train.precision == "tf32" and has_tf32(torch.device(device.name)))
+    if config.train.compile:
+        prepare_compiler(config, torch.device(device.name).type)
     precision = "bf16" if config.train.precision == "bfloat16" else "no"
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if n_processes == 1 and device.name != "cpu":  # of several each takes the GPU of its rank
@@ -172,6 +176,17 @@ def make_accelerator(config: Config) -> Accelerator:
     if accelerator.is_main_process:
         _log_device(accelerator, config, device.reason)
     return accelerator
+
+
+def prepare_compiler(config: Config, device: str) -> None:
+    """Check that torch can compile here, and let it keep its graphs where the config says.
+
+    Raises:
+        InputError: The machine lacks what torch needs to compile for the device.
+    """
+    if problem := compiler_problem(device):
+        raise InputError(f"train.compile=true: {problem}; or give train.compile=false")
+    use_compile_cache(config.run.compile_folder)
 
 
 def choose_deterministic(strict: bool, device: torch.device) -> None:

@@ -19,9 +19,10 @@ import torch
 
 from config.loading import flatten, load_config
 from config.schema import Config
-from models import recompute
+from models import compiled, recompute
 from models.losses import FusionLoss, LossTerms
 from storage.tensors import save_tensors
+from system.compilers import CACHE_VARIABLE
 from system.devices import Device
 from system.errors import InputError, RunError
 from tests.support.runs import run_experiment
@@ -49,6 +50,7 @@ MANIFEST = (
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
+VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
@@ -409,12 +411,38 @@ def bad_steps_are_borne(runs: Runs, monkeypatch) -> None:
     run_experiment(runs.config("train.max_bad_steps=2", root, "name=max_bad_steps"), [])
 
 
+def both_backbones_are_compiled(runs: Runs, monkeypatch) -> None:
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list, **options: object) -> Callable:
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(compiled, "BACKEND", backend)
+    before, after = (
+        {name: value for name, value in runs.outcome(*VITS, *wish).items() if "json" not in name}
+        for wish in ((), ("train.compile=true",))
+    )
+    assert after == before  # the compiler changes nothing; metrics.json names it
+    assert len(graphs) == 2  # of training and evaluation, the same for both of equal form
+
+
+def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
+    monkeypatch.setenv(CACHE_VARIABLE, "")
+    for wish in (f"run.compile_cache={runs.root / 'graphs'}", f"run.store={runs.root}/a/b"):
+        session_module.make_accelerator(runs.config("train.compile=true", wish))
+        kept = runs.root / ("graphs" if "cache" in wish else "a/compiled")
+        assert os.environ[CACHE_VARIABLE] == str(kept)
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
+    "run.compile_cache": graphs_are_kept_where_the_config_says,
+    "train.compile": both_backbones_are_compiled,
     "train.eval_batch_size": evaluation_has_batches_of_its_own,
     "train.deterministic": determinism_is_strict_or_warns,
     "train.channels_last": channels_last_orders_the_kernels,

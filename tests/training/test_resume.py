@@ -50,10 +50,12 @@ class Run:
         self.folder, self.log = folder / "run", folder / "log"
         folder.mkdir(parents=True, exist_ok=True)
 
-    def until(self, place: str = "", n: int = 1, number: int = signal.SIGKILL) -> int | None:
+    def until(
+        self, place: str = "", n: int = 1, number: int = signal.SIGKILL, seconds: float = 120
+    ) -> int | None:
         """Run until a place, or to the end; return the exit status."""
         process = kills.start(self.argv, self.log, place, n, number)
-        process.join(120)
+        process.join(seconds)
         assert process.exitcode is not None, "it hangs"
         return process.exitcode
 
