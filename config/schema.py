@@ -237,6 +237,10 @@ class RunConfig(Section):
     """Folder of the run folders."""
     store: str = "runs/features"
     """Folder of the feature store, shared by all runs."""
+    shards: str | None = None
+    """Folder of shards (scripts/write_shards.py) from which training reads: its audio with
+    train.images=computed, its images with train.images=stored. Then the feature store holds dev and
+    test alone. null reads audio files and feature store; the results are the same."""
     folds: list[Count] | None = None
     """Folds to run, e.g. [1, 2]; null runs all."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]

@@ -65,7 +65,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     if not overwrite:
         check_certificate(Path(config.run.root, config.name), plan)
     images = SpectrogramImages(**feature_settings(config))
-    session = Session(config, plan, open_store(config), make_accelerator(config))
+    session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
     accelerator = session.accelerator
     fold = next(session.folds())
     some = fold.split.train[: config.train.batch_size]
@@ -74,7 +74,7 @@ def dry_run(config: Config, overwrite: bool = False) -> str:
     with explain_device_errors(config, accelerator.device):
         state = build_state(fold, model, batch.targets)
         costs = _measure(fold, state, some, batch, images)
-    missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
+    missing = [u for u in session.stored() if plan.hashes[u.audio] not in session.store.rows]
     total = image_seconds * len(missing) / max(config.run.workers, 1)
     total += sum(
         len(config.run.seeds) * _training_seconds(fold, costs, n_crops)

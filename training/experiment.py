@@ -21,11 +21,13 @@ from system.signals import Stop
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
 from training.session import Session, feature_settings, make_accelerator, open_store
+from training.stream import check_shards
 
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run.device")
+PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.shards")
+OF_MACHINE = (*PLACES, "run.workers", "run.device")
 
 
 @contextmanager
@@ -100,6 +102,7 @@ def check_run(config: Config, overwrite: bool) -> None:
     """Check run folder, places, tables, model settings and first weights; index no audio."""
     check_run_folder(Path(config.run.root) / config.name, config, overwrite)
     check_places(config)
+    check_shards(config)
     check_listing(config)  # before weights are downloaded
     check_model(config)
 

@@ -23,8 +23,10 @@ from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
 from storage.provenance import describe_process
+from storage.shards import Shards
 from system.devices import choose_device
 from system.signals import Stop
+from training.stream import open_shards
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +42,7 @@ class Session:
         accelerator: Device, precision and processes.
         stop: Flag, set by signals, that asks the run to end.
         environment: Command, commit, machine and versions, see `storage.provenance`.
+        shards: What training reads in place of audio files or the store, or None.
     """
 
     config: Config
@@ -48,6 +51,7 @@ class Session:
     accelerator: Accelerator
     stop: Stop = field(default_factory=Stop)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    shards: Shards | None = None
 
     @property
     def folder(self) -> Path:
@@ -71,10 +75,21 @@ class Session:
 
     def with_images(self) -> "Session":
         """Compute the images that the store lacks; leave out audio that proves bad."""
-        plan = self.plan
-        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in plan.utterances}
+        session, plan = self.with_shards(), self.plan
+        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in session.stored()}
         bad = self.store.build(sources, self.config.run.workers)
-        return replace(self, plan=without_bad_audio(plan, bad))
+        return replace(session, plan=without_bad_audio(plan, bad))
+
+    def with_shards(self) -> "Session":
+        """Open the shards that the config names."""
+        return replace(self, shards=open_shards(self.config, self.plan, self.store))
+
+    def stored(self) -> Sequence[Utterance]:
+        """Return the utterances whose images are in the feature store: with shards, not train's."""
+        if self.shards is None:
+            return self.plan.utterances
+        splits = self.plan.wanted()
+        return list(dict.fromkeys(u for split in splits for u in (*split.dev, *split.test)))
 
 
 @dataclass(frozen=True)
