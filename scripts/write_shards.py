@@ -53,8 +53,8 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         number, total = parse_shard(arguments.shard)
         config = load_config(arguments.config, arguments.overrides)
-        check_extra("scripts/write_shards.py", "webdataset", "stream")
         check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_extra("scripts/write_shards.py", "webdataset", "stream")
 
         # torch is imported only now, so that a mistake above is reported within a second.
         from corpora.plan import make_plan
