@@ -6,16 +6,17 @@
 Writes shards of the corpus to a temporary folder, and reads training batches from them as a run
 with `train.images=computed` does, with gain and speed changed anew in each pass, so that no pass
 can be served from what an earlier one left. Resident memory (RSS) is read after each pass, in a
-process that does nothing else; nothing is trained. By default it streams 100 passes over 36
+process that did nothing else; nothing is trained. By default it streams 100 passes over 36
 utterances; `--utterances 0` is all, which takes hours on two cores.
 """
 
 import argparse
 import multiprocessing
+import re
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from multiprocessing.pool import Pool
 from pathlib import Path
@@ -57,8 +58,8 @@ def write(config: Config) -> int:
     return len(plan.utterances)
 
 
-def stream(config: Config, n_passes: int, n_utterances: int) -> list[dict[str, float]]:
-    """Stream passes over some utterances; return a row for each pass.
+def stream(config: Config, n_passes: int, n_utterances: int) -> Iterator[dict[str, float]]:
+    """Stream passes over some utterances; yield memory and time after each.
 
     Args:
         config: Config whose `run.shards` hold the corpus.
@@ -70,15 +71,12 @@ def stream(config: Config, n_passes: int, n_utterances: int) -> list[dict[str, f
     split = replace(plan.splits[0], train=tuple(plan.utterances[i] for i in sorted(some)))
     fold = Session(config, plan, store, make_accelerator(config)).with_shards().fold(split, 0)
     loader = make_train_loader(fold, make_waveforms(fold))
-    measured: list[dict[str, float]] = []
     start = time.perf_counter()
     for epoch in range(n_passes):
         loader.batch_sampler.set_epoch(epoch)  # type: ignore[union-attr]
         n = sum(len(batch.targets) for batch in loader)
         assert n == len(some)
-        measured.append({"MB": resident_mb(), "s": time.perf_counter() - start})
-        print(f"pass {epoch + 1}: {measured[-1]['MB']:.1f} MB", flush=True)
-    return measured
+        yield {"MB": resident_mb(), "s": time.perf_counter() - start}
 
 
 def summary(measured: Sequence[dict[str, float]], n_utterances: int) -> dict[str, Any]:
@@ -119,22 +117,24 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON, too")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     arguments = parser.parse_intermixed_args()
-    host = machine()
+    words = [re.sub("^corpus.root=.*", "corpus.root=/path/to/ravdess", w) for w in sys.argv[1:]]
+    command = f"python -m benchmarks.stream {' '.join(words)}"
+    facts = {"machine": machine(), "git_commit": git_commit(), "command": command}
     with tempfile.TemporaryDirectory() as folder:
         places = [f"run.shards={folder}/shards", f"run.store={folder}/store"]
         config = load_config(arguments.config, [*arguments.overrides, *CHANGES, *places])
-        with alone() as process:
+        with alone() as process:  # its memory is not that of the stream
             n_all = process.apply(write, (config,))
         n = min(arguments.utterances, n_all) or n_all
-        with alone() as process:
-            measured = process.apply(stream, (config, arguments.passes, n))
-    found = summary(measured, n)
-    print("\n".join(f"{name}: {value:g}" for name, value in found.items()))
-    if arguments.json:
-        make_folder(arguments.json.parent)
-        command = f"python -m benchmarks.stream {' '.join(sys.argv[1:])}"
-        facts = {"machine": host, "git_commit": git_commit(), "command": command, **found}
-        write_json(arguments.json, facts | {"MB by pass": [row["MB"] for row in measured]})
+        measured: list[dict[str, float]] = []
+        for row in stream(config, arguments.passes, n):
+            measured.append(row)
+            print(f"pass {len(measured)}: {row['MB']:.1f} MB", flush=True)
+            if arguments.json:  # after each pass: what was streamed when it was ended is recorded
+                make_folder(arguments.json.parent)
+                memory = {"MB by pass": [round(row["MB"], 1) for row in measured]}
+                write_json(arguments.json, facts | summary(measured, n) | memory)
+    print("\n".join(f"{name}: {value:g}" for name, value in summary(measured, n).items()))
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def open_run(
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
                 claim.enter_context(_claimed(folder, config, overwrite))
-            session = session.with_images()
+            session = session.with_shards().with_images()
         check_alike(_settings(session))
         session = replace(session, environment=_environment(session, command))
         with on_all_processes():

@@ -75,18 +75,18 @@ class Session:
 
     def with_images(self) -> "Session":
         """Compute the images that the store lacks; leave out audio that proves bad."""
-        session, plan = self.with_shards(), self.plan
-        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in session.stored()}
+        plan = self.plan
+        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in self.stored()}
         bad = self.store.build(sources, self.config.run.workers)
-        return replace(session, plan=without_bad_audio(plan, bad))
+        return replace(self, plan=without_bad_audio(plan, bad))
 
     def with_shards(self) -> "Session":
-        """Open the shards that the config names."""
+        """Open the shards that the config names, from which training reads."""
         return replace(self, shards=open_shards(self.config, self.plan, self.store))
 
     def stored(self) -> Sequence[Utterance]:
         """Return the utterances whose images are in the feature store: with shards, not train's."""
-        if self.shards is None:
+        if self.config.run.shards is None:
             return self.plan.utterances
         splits = self.plan.wanted()
         return list(dict.fromkeys(u for split in splits for u in (*split.dev, *split.test)))
@@ -140,14 +140,14 @@ class Fold:
 
 
 def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Session:
-    """Open a session whose images are in the feature store.
+    """Open a session whose images are in the feature store and in the shards, to train.
 
     Raises:
         InputError: Audio that proves bad may not be left out.
         RunError: The store cannot be read or written.
     """
     session = Session(config, plan, open_store(config), make_accelerator(config), stop or Stop())
-    return session.with_images()
+    return session.with_shards().with_images()
 
 
 def open_store(config: Config) -> FeatureStore:

@@ -24,10 +24,17 @@ def check_shards(config: Config) -> None:
     """Refuse a folder without all of its shards, before any audio is indexed.
 
     Raises:
-        InputError: Some are missing.
+        InputError: Some are missing, or they lie in the run folder.
     """
-    if config.run.shards is not None:
-        list_shards(Path(config.run.shards))
+    if config.run.shards is None:
+        return
+    shards, folder = Path(config.run.shards), Path(config.run.root) / config.name
+    if shards.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"run.shards={shards} lies in the run folder {folder}, which --overwrite removes: "
+            "change name or move the shards"
+        )
+    list_shards(shards)
 
 
 def open_shards(config: Config, plan: Plan, store: FeatureStore) -> Shards | None:

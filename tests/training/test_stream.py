@@ -1,5 +1,6 @@
 """Training from shards: the same bytes as from files and the feature store, also when resumed."""
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,9 @@ from config.schema import Config
 from corpora.plan import make_plan, make_tuning_plan
 from data import Batch
 from features import SpectrogramImages
+from gates.frozen import open_run as open_frozen
 from scripts.write_shards import main as write_shards
+from storage.run_folder import read_run
 from storage.shards import Shards
 from system.errors import InputError, RunError
 from tests.support.runs import run_experiment
@@ -212,6 +215,23 @@ def test_a_missing_shard_stops_a_run_before_audio_is_indexed(tiny, shards, tmp_p
     monkeypatch.setattr("training.experiment.make_plan", lambda *args, **kwargs: pytest.fail())
     with pytest.raises(InputError, match=r"1 of 3 shards are missing .*--shard 1/3"):
         run_experiment(tiny("train.images=computed", f"run.shards={tmp_path}"), [])
+
+
+def test_shards_in_the_run_folder_are_refused(tiny, tmp_path):
+    inside = f"run.shards={tmp_path / 'runs' / 'tiny' / 'shards'}"
+    with pytest.raises(InputError, match="run.shards=.* lies in the run folder .*--overwrite"):
+        run_experiment(tiny("train.images=computed", inside), [])
+
+
+def test_gates_are_analysed_without_the_shards(tiny, shards, tmp_path):
+    """Training is over: dev and test are in the store, and no other image is made for it."""
+    copy = tmp_path / "shards"
+    shutil.copytree(shards("images"), copy)
+    config = tiny(f"run.shards={copy}", f"run.store={tmp_path / 'store'}")
+    run = run_experiment(config, [])
+    shutil.rmtree(copy)
+    frozen = open_frozen(read_run(run))
+    assert len(frozen.session.store.rows) == len(open_store(config).rows) == 16
 
 
 def test_a_changed_recording_stops_a_run_with_the_name_of_its_shard(tiny, shards, tmp_path):
