@@ -1,7 +1,7 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
 import signal
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -21,9 +21,9 @@ from audio.augment import (
     mix_images,
 )
 from audio.reading import BadAudio, read_audio
-from audio.segment import AudioSource
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
+from storage.shards import ShardImages
 from system.errors import RunError
 from system.signals import SIGNALS
 
@@ -100,7 +100,7 @@ class ImageDataset(Dataset):
     and all crops of all utterances come. Workers hold no state: an item decides what is drawn.
 
     Args:
-        store: Feature store with the images of all utterances.
+        store: Feature store, or shards, with the images of all utterances.
         hashes: Audio hash of each utterance.
         targets: Class index of each utterance.
         augment: Random changes in training; None for dev and test.
@@ -109,13 +109,13 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        store: FeatureStore,
+        store: FeatureStore | ShardImages,
         hashes: Sequence[str],
         targets: Sequence[int],
         augment: ImageAugment | None = None,
         seed: int = 0,
     ) -> None:
-        self.stored = store.images("cqt"), store.images("mel")
+        self.store, self.stored = store, (store.images("cqt"), store.images("mel"))
         self.crops = [store.rows[key] for key in hashes]
         self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
         self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
@@ -151,26 +151,28 @@ class WaveformDataset(Dataset):
     """The waveforms of the training split, randomly changed; items are (epoch, index).
 
     Args:
-        sources: Audio file of each utterance, or the segment of it.
+        sources: Audio file of each utterance, a segment of it, or a member of a shard.
         hashes: Audio hash of each utterance.
         targets: Class index of each utterance.
         sample_rate: Sampling rate of the waveforms, Hz.
         crop_size: Samples of a random crop; None keeps whole recordings.
         augment: Keyword arguments of `augment_waveform`.
         seed: Base seed of the augmentation.
+        read: Reads a source at a rate, and checks that it has a hash; as `read_audio`.
     """
 
     def __init__(
         self,
-        sources: Sequence[AudioSource],
+        sources: Sequence[Any],
         hashes: Sequence[str],
         targets: Sequence[int],
         sample_rate: int,
         crop_size: int | None,
         augment: Mapping[str, Any],
         seed: int = 0,
+        read: Callable[[Any, int, str], NDArray[np.float32]] = read_audio,
     ) -> None:
-        self.sources, self.hashes = sources, hashes
+        self.sources, self.hashes, self.read = sources, hashes, read
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.sample_rate, self.crop_size = sample_rate, crop_size
@@ -195,11 +197,10 @@ class WaveformDataset(Dataset):
 
     def _waveform(self, i: int, key: Sequence[int]) -> Tensor:
         try:
-            samples = read_audio(self.sources[i], self.sample_rate, self.hashes[i])
+            samples = self.read(self.sources[i], self.sample_rate, self.hashes[i])
         except BadAudio as error:
-            raise RunError(
-                f"{self.sources[i]} {error}. Put the recording back, and run the same command again"
-            ) from error
+            words = "Put the recording back, and run the same command again"
+            raise RunError(f"{self.sources[i]} {error}. {words}") from error
         changed = torch.from_numpy(augment_waveform(samples, self.sample_rate, key, **self.augment))
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)
 

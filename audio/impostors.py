@@ -1,6 +1,6 @@
 """Recognise files that are named as audio and hold something else, or damaged audio."""
 
-from io import FileIO
+from io import BytesIO, FileIO
 
 from system.placeholders import LFS_POINTER, LFS_START
 
@@ -23,7 +23,7 @@ TEXT_MODE = (
 SURE = 4  # line feeds, all behind a carriage return: by chance one in 256 is
 
 
-def what_else(file: FileIO) -> str | None:
+def what_else(file: FileIO | BytesIO) -> str | None:
     """Return what a file is that its first bytes show not to be intact audio, else None.
 
     Args:
@@ -44,7 +44,7 @@ def what_else(file: FileIO) -> str | None:
     return None
 
 
-def is_text_mode(file: FileIO, head: bytes) -> bool:
+def is_text_mode(file: FileIO | BytesIO, head: bytes) -> bool:
     r"""Whether a transfer in text mode wrote \r\n for each \n of a WAV, RF64, W64 or AIFF.
 
     Then each line feed is behind a carriage return, and without these the file is as long as its

@@ -1,13 +1,12 @@
 """Audio files to mono waveforms. A file that cannot be used raises `BadAudio` with the reason."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from io import FileIO
+from io import BytesIO, FileIO
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import soundfile
@@ -80,12 +79,34 @@ def read_audio(
             the segment reaches beyond it.
     """
     segment = as_segment(source)
-    with open_file(segment.path) as file, _open_audio(file) as audio:
+    with open_file(segment.path) as file:
+        return _decode(file, segment, sample_rate, recording)[0]
+
+
+def read_samples(source: AudioSource, recording: str | None) -> tuple[NDArray[np.float32], int]:
+    """Read a file or a segment as `read_audio` does, at its own rate: samples (T,), rate in Hz."""
+    segment = as_segment(source)
+    with open_file(segment.path) as file:
+        return _decode(file, segment, None, recording)
+
+
+def decode_audio(
+    content: bytes, sample_rate: int, recording: str | None = None
+) -> NDArray[np.float32]:
+    """Decode the bytes of an audio file as `read_audio` reads a file: (T,)."""
+    return _decode(BytesIO(content), Segment(Path()), sample_rate, recording)[0]
+
+
+def _decode(
+    file: FileIO | BytesIO, segment: Segment, sample_rate: int | None, recording: str | None
+) -> tuple[NDArray[np.float32], int]:
+    """Return a segment at a rate, None for that of the file, and the rate of the file."""
+    with _open_audio(file) as audio:
         sound = _Sound(audio, segment)
-        waveform = _resample(sound, sample_rate, "HQ")
+        waveform = _resample(sound, sample_rate or sound.rate, "HQ")
     if recording not in (None, sound.hash):
         raise BadAudio(CHANGED)
-    return waveform
+    return waveform, sound.rate
 
 
 def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32], RecordingFacts]:
@@ -160,24 +181,6 @@ def _identify(file: FileIO, segment: Segment, name: str) -> Recording | BadAudio
         return error
     words = fingerprint.fingerprint(narrow, fingerprint.SAMPLE_RATE)
     return Recording(sound.hash, description.facts(), words, name)
-
-
-def in_parallel(
-    work: Callable[[Any], Any], items: Sequence[Any], workers: int
-) -> Iterator[tuple[Any, Any]]:
-    """Yield (item, result) in order, with threads if workers > 1; a BadAudio is a result."""
-
-    def attempt(item: Any) -> Any:
-        try:
-            return work(item)
-        except BadAudio as error:
-            return error
-
-    if workers <= 1:
-        yield from ((item, attempt(item)) for item in items)
-        return
-    with ThreadPoolExecutor(workers) as pool:  # reading, resampling and FFTs release the GIL
-        yield from zip(items, pool.map(attempt, items), strict=True)
 
 
 class _Stream(soundfile.SoundFile):
@@ -314,7 +317,7 @@ def _hash_bytes(file: FileIO) -> str:
 
 
 @contextmanager
-def _open_audio(file: FileIO) -> Iterator[soundfile.SoundFile]:
+def _open_audio(file: FileIO | BytesIO) -> Iterator[soundfile.SoundFile]:
     """Decode an open file from its beginning, in the format that its content has.
 
     Raises:
@@ -324,7 +327,8 @@ def _open_audio(file: FileIO) -> Iterator[soundfile.SoundFile]:
     if reason := what_else(file):
         raise BadAudio(reason)
     try:
-        with _Stream(file.fileno(), closefd=False) as audio:
+        place = file if isinstance(file, BytesIO) else file.fileno()
+        with _Stream(place, closefd=False) as audio:
             if not MIN_RATE <= audio.samplerate <= MAX_RATE:
                 allowed = f"{MIN_RATE} to {MAX_RATE} Hz are read"
                 raise BadAudio(f"has a sampling rate of {audio.samplerate} Hz; {allowed}")

@@ -51,6 +51,10 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
     "scripts.make_schema": [["--chek"]],
     "scripts.draw_architecture": [["--chek"]],
     "scripts.coverage_by_room": [["--chek"]],
+    "scripts.write_shards": [
+        ["--config", CONFIG, "--to", "/nowhere", "--shard", "4/3"],
+        ["--config", CONFIG, "--to", "/nowhere", NOWHERE],
+    ],
 }
 
 

@@ -241,6 +241,10 @@ class RunConfig(Section):
     compile_cache: str | None = None
     """Folder of compiled graphs, shared by all runs, with `train.compile`; null is `compiled`
     beside run.store. Code in it is executed: nobody else should be able to write there."""
+    shards: str | None = None
+    """Folder of shards (scripts/write_shards.py) from which training reads: its audio with
+    train.images=computed, its images with train.images=stored. Then the feature store holds dev and
+    test alone. null reads audio files and feature store; the results are the same."""
     folds: list[Count] | None = None
     """Folds to run, e.g. [1, 2]; null runs all."""
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]

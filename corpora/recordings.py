@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.description import RecordingFacts
-from audio.reading import BadAudio, Recording, in_parallel, inspect_audio, inspect_segments
+from audio.parallel import in_parallel
+from audio.reading import BadAudio, Recording, inspect_audio, inspect_segments
 from audio.segment import AudioSource, as_segment
 from system.files import atomic_write, corrupt_file, make_folder
 from system.output import progress_bar

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from tqdm import tqdm
 
 from audio.augment import augment_waveform
-from audio.reading import BadAudio, in_parallel, read_audio
+from audio.parallel import in_parallel
+from audio.reading import BadAudio, read_audio
 from audio.segment import AudioSource
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness

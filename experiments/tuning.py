@@ -58,7 +58,8 @@ log = logging.getLogger(__name__)
 
 # Keys that may differ when a study is resumed
 FREE = (
-    *("run.root", "run.store", "run.compile_cache", "run.workers", "run.device", "optuna"),
+    *("run.root", "run.store", "run.compile_cache", "run.shards", "run.workers"),
+    *("run.device", "optuna"),
     *("corpus.root", "corpus.manifest", "train.checkpoint_"),
 )
 # Keys of section `model` that decide which first weights are read
@@ -286,7 +287,7 @@ class Worker:
         plan, store = replace(self.plan, config=config), open_store(config)
         session = Session(config, plan, store, self.accelerator, self.stop)
         try:
-            session = session.with_images()
+            session = session.with_shards().with_images()
         except InputError as error:
             raise RunError(str(error)) from error  # bad audio: every trial would fail alike
         fold = session.fold(session.plan.splits[0], config.run.seeds[0])

@@ -30,7 +30,7 @@ from system.devices import choose_device
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
 from training.build import eval_batch_size, make_dataset
-from training.session import Fold, Session, feature_settings, open_session
+from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
@@ -243,7 +243,8 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)
-    session = open_session(config, plan)
+    session = Session(config, plan, open_store(config), make_accelerator(config))
+    session = session.with_images()  # of dev and test alone where training read shards
     _check_same_utterances(session.plan, run)
     return FrozenRun(run, session)
 

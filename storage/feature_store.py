@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from audio.reading import BadAudio, in_parallel, read_audio
+from audio.parallel import in_parallel
+from audio.reading import BadAudio, read_audio
 from audio.segment import AudioSource, as_segment
 from storage.store_index import index_lines, is_of_older_version, read_rows
 from system.files import (
@@ -140,7 +141,15 @@ class FeatureStore:
 
     def statistics(self, rows: Sequence[int]) -> dict[str, tuple[Tensor, Tensor]]:
         """Return mean and std of each image over some rows: 2 x ((C,), (C,)), dB."""
-        return {name: _mean_and_std(self.images(name), np.sort(rows)) for name in IMAGES}
+        return {name: mean_and_std(self.images(name), np.sort(rows)) for name in IMAGES}
+
+    def compute(self, item: Item) -> list[NDArray]:
+        """Return the images of (audio hash, file or segment): 2 x (n, C, H, W), float16."""
+        key, source = item
+        waveform = torch.from_numpy(read_audio(source, self._front_end.input_rate, key))
+        with torch.inference_mode():
+            pair = self._front_end(self._front_end.cut(waveform))
+        return [images.to(torch.float16).numpy() for images in pair]
 
     def _build_chunk(
         self,
@@ -151,21 +160,13 @@ class FeatureStore:
     ) -> None:
         """Compute the images of a chunk and commit them; add unusable files to `bad`."""
         computed: list[tuple[str, list[NDArray]]] = []
-        for (key, source), result in in_parallel(self._compute, chunk, workers):
+        for (key, source), result in in_parallel(self.compute, chunk, workers):
             bar.update()
             if isinstance(result, BadAudio):
                 bad[source] = str(result)
             else:
                 computed.append((key, result))
         self._append(computed)
-
-    def _compute(self, item: Item) -> list[NDArray]:
-        """Return the images of (audio hash, file or segment): 2 x (n, C, H, W)."""
-        key, source = item
-        waveform = torch.from_numpy(read_audio(source, self._front_end.input_rate, key))
-        with torch.inference_mode():
-            pair = self._front_end(self._front_end.cut(waveform))
-        return [images.to(torch.float16).numpy() for images in pair]
 
     def _append(self, computed: Sequence[tuple[str, Sequence[NDArray]]]) -> None:
         """Write records after the last row in the index, then the index."""
@@ -299,14 +300,18 @@ def _torch_threads(n: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _mean_and_std(images: NDArray, rows: NDArray) -> tuple[Tensor, Tensor]:
-    """Add up in float64, a few records at a time: the store may be larger than memory."""
+def mean_and_std(images: Any, rows: NDArray) -> tuple[Tensor, Tensor]:
+    """Return mean and std of rows of an array, added up in float64, a few at a time: 2 x (C,)."""
     total = squares = np.zeros(images.shape[1])  # (C,)
     for start in range(0, len(rows), COMMIT_EVERY):
         block = images[rows[start : start + COMMIT_EVERY]].astype(np.float64)  # (b, C, H, W)
         total = total + block.sum((0, 2, 3))
         squares = squares + np.square(block).sum((0, 2, 3))
-    n = len(rows) * images.shape[2] * images.shape[3]
+    return moments(len(rows) * images.shape[2] * images.shape[3], total, squares)
+
+
+def moments(n: int, total: NDArray, squares: NDArray) -> tuple[Tensor, Tensor]:
+    """Return mean and std of n pixels from their sum and the sum of their squares: 2 x (C,)."""
     mean = total / n
     std = np.sqrt(np.maximum(squares / n - mean**2, 1e-6))  # constant images have none
     return torch.from_numpy(mean).float(), torch.from_numpy(std).float()

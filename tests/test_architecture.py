@@ -1,6 +1,7 @@
 """The house keeps its shape: levels, sizes, licence, and a README whose commands work."""
 
 import ast
+import importlib
 import re
 import shlex
 import shutil
@@ -117,6 +118,11 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
         assert (ROOT / words[0]).is_file()
         if study:
             assert load_variants(ROOT / "configs", words[1], study, [], words[2:3])
+        return
+    if words[1] == "-m":
+        script = importlib.import_module(words[2])
+        assert script.main([*words[3:], f"corpus.root={tmp_path}/absent"]) == 2
+        assert "absent" in capsys.readouterr().err
         return
     assert (ROOT / words[1]).is_file()
     if words[1] in ("compare.py", "predict.py", "analyze_gates.py"):

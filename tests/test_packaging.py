@@ -12,8 +12,8 @@ from packaging.utils import canonicalize_name
 from tests.support.paths import CODE, ROOT
 from tests.test_architecture import LEVELS
 
-FILES = ("requirements.txt", "requirements-dev.txt", "requirements-cluster.txt")
-EXTRAS = ("dev", "cluster")
+EXTRAS = ("dev", "cluster", "stream")
+FILES = ("requirements.txt", *(f"requirements-{name}.txt" for name in EXTRAS))
 
 
 def requirements(file: str) -> list[Requirement]:

@@ -1,15 +1,17 @@
 """Build what trains one fold from its config: model, loss, optimizers, schedule, loaders."""
 
 import logging
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from audio.reading import read_audio
 from config.schema import Config
 from corpora.utterance import Utterance
 from data import (
@@ -30,6 +32,7 @@ from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
 from training.session import Fold, feature_settings
 from training.state import TrainingState
+from training.stream import waveform_statistics
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +48,7 @@ def build_training(fold: Fold) -> Training:
     """Build a fold's model, what trains it, and the batches of its training split."""
     torch.manual_seed(fold.rng_seed)
     store = fold.session.store
-    train = make_dataset(fold, fold.split.train, training=True)
+    train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize:
         model.set_normalization(_statistics(fold, train))
@@ -173,7 +176,39 @@ def make_dataset(
     """Return the stored images of one split; only training is augmented."""
     augment = _image_augment(fold.config) if training else None
     hashes, targets = fold.hashes(utterances), fold.targets(utterances)
-    return ImageDataset(fold.session.store, hashes, targets, augment, fold.rng_seed)
+    shards, store = fold.session.shards, fold.session.store
+    if training and shards is not None and shards.has_images:
+        return ImageDataset(shards.images(hashes), hashes, targets, augment, fold.rng_seed)
+    return ImageDataset(store, hashes, targets, augment, fold.rng_seed)
+
+
+def make_train_data(fold: Fold) -> ImageDataset | WaveformDataset:
+    """Return the training split: its stored images, or its audio where the store has none of it."""
+    shards = fold.session.shards
+    if shards is not None and not shards.has_images:
+        return make_waveforms(fold)
+    return make_dataset(fold, fold.split.train, training=True)
+
+
+def make_waveforms(fold: Fold, augmented: bool = True) -> WaveformDataset:
+    """Return the waveforms of the training split; cropped and changed as in training, or not."""
+    images = SpectrogramImages(**fold.session.store.settings)
+    hashes, shards = fold.hashes(fold.split.train), fold.session.shards
+    sources: Sequence[Any] = [utterance.audio for utterance in fold.split.train]
+    read: Callable[[Any, int, str], NDArray[np.float32]] = read_audio
+    if shards is not None:
+        sources, read = shards.audio(hashes), shards.read_audio
+    augment = fold.config.augment.model_dump(exclude=set(ImageAugment._fields))
+    return WaveformDataset(
+        sources,
+        hashes,
+        fold.targets(fold.split.train),
+        images.input_rate,
+        images.crop_size if augmented else None,
+        augment if augmented else {},
+        fold.rng_seed,
+        read,
+    )
 
 
 def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
@@ -204,23 +239,16 @@ def _batch_share(fold: Fold) -> tuple[int, int, int]:
     return size, accelerator.process_index, accelerator.num_processes
 
 
-def make_train_loader(fold: Fold, train: ImageDataset) -> DataLoader | ImageLoader:
+def make_train_loader(
+    fold: Fold, train: ImageDataset | WaveformDataset
+) -> DataLoader | ImageLoader:
     """Return the batches of the training split, from the store or from waveforms."""
     config, device = fold.config, fold.session.accelerator.device
     batches = train_batches(fold, len(train))
     if config.train.images == "stored":
         return build_loader(train, batches, device, config.run.workers)
     images = SpectrogramImages(**fold.session.store.settings)
-    waveforms = WaveformDataset(
-        [utterance.audio for utterance in fold.split.train],
-        fold.hashes(fold.split.train),
-        train.targets.tolist(),
-        images.input_rate,
-        images.crop_size,
-        config.augment.model_dump(exclude=set(ImageAugment._fields)),
-        fold.rng_seed,
-    )
-    loader = build_loader(waveforms, batches, device, config.run.workers)
+    loader = build_loader(make_waveforms(fold), batches, device, config.run.workers)
     return ImageLoader(loader, images, _image_augment(config), device)
 
 
@@ -229,18 +257,26 @@ def _image_augment(config: Config) -> ImageAugment:
     return ImageAugment(*(values[name] for name in ImageAugment._fields))
 
 
-def _statistics(fold: Fold, train: ImageDataset) -> dict[str, tuple[Tensor, Tensor]]:
+def _statistics(
+    fold: Fold, train: ImageDataset | WaveformDataset
+) -> dict[str, tuple[Tensor, Tensor]]:
     """Return mean and deviation of the training images.
 
     Raises:
         RunError: Some images are not finite; normalised by these numbers all would be NaN.
     """
-    statistics = fold.session.store.statistics(train.rows.tolist())
-    if not all(bool(values.isfinite().all()) for pair in statistics.values() for values in pair):
-        finite = [
-            all(np.isfinite(images[row]).all() for images in train.stored) for row in train.rows
-        ]
-        bad = np.unique(train.utterances[~np.array(finite)])[:UTTERANCES_NAMED]
-        names = named(bad.tolist(), fold.ids(fold.split.train))
+    if not isinstance(train, ImageDataset):
+        images = SpectrogramImages(**fold.session.store.settings)
+        device, workers = fold.session.accelerator.device, fold.config.run.workers
+        plain = make_waveforms(fold, augmented=False)
+        statistics, bad = waveform_statistics(plain, images, device, workers)
+    else:
+        statistics = train.store.statistics(train.rows.tolist())
+        bad = []
+        if not all(bool(v.isfinite().all()) for pair in statistics.values() for v in pair):
+            finite = [all(np.isfinite(x[row]).all() for x in train.stored) for row in train.rows]
+            bad = np.unique(train.utterances[~np.array(finite)]).tolist()
+    if bad:
+        names = named(bad[:UTTERANCES_NAMED], fold.ids(fold.split.train))
         raise Diverged("normalization", [DATA], names).because((), "")
     return statistics

@@ -70,7 +70,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     if not overwrite:
         check_certificate(Path(config.run.root, config.name), plan)
     images = SpectrogramImages(**feature_settings(config))
-    session = Session(config, plan, open_store(config), make_accelerator(config))
+    session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
     accelerator = session.accelerator
     fold = next(session.folds())
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
@@ -82,7 +82,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
         state = build_state(fold, model, batch.targets)
         compiling = _compiling(fold, state, batch.to(accelerator.device), step_sizes)
         costs = _measure(fold, state, some, batch, images)
-    missing = [u for u in plan.utterances if plan.hashes[u.audio] not in session.store.rows]
+    missing = [u for u in session.stored() if plan.hashes[u.audio] not in session.store.rows]
     total = image_seconds * len(missing) / max(config.run.workers, 1)
     total += sum(
         len(config.run.seeds) * _training_seconds(fold, costs, n_crops)

@@ -23,14 +23,13 @@ from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
 from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
+from training.stream import check_shards
 
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-OF_MACHINE = (
-    *("corpus.root", "corpus.manifest"),
-    *("run.store", "run.compile_cache", "run.workers", "run.device"),
-)
+PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.compile_cache", "run.shards")
+OF_MACHINE = (*PLACES, "run.workers", "run.device")
 
 
 @contextmanager
@@ -72,7 +71,7 @@ def open_run(
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
                 claim.enter_context(_claimed(folder, config, overwrite))
-            session = session.with_images()
+            session = session.with_shards().with_images()
         check_alike(_settings(session))
         session = replace(session, environment=_environment(session, command))
         with on_all_processes():
@@ -116,6 +115,7 @@ def check_run(config: Config, overwrite: bool, resume_with: int | None = None) -
     """Check run folder, places, tables, model settings and first weights; index no audio."""
     check_resumable(config, overwrite, resume_with)
     check_places(config)
+    check_shards(config)
     check_listing(config)  # before weights are downloaded
     check_model(config)
 

@@ -24,10 +24,12 @@ from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
 from storage.provenance import describe_process
+from storage.shards import Shards
 from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
+from training.stream import open_shards
 
 log = logging.getLogger(__name__)
 # Gradients are views of what is sent, not copies; `static_graph` fails together with `no_sync`
@@ -46,6 +48,7 @@ class Session:
         stop: Flag, set by signals, that asks the run to end.
         environment: Command, commit, machine and versions, see `storage.provenance`.
         resume_with: Number of these processes, where they may resume what others have saved.
+        shards: What training reads in place of audio files or the store, or None.
     """
 
     config: Config
@@ -55,6 +58,7 @@ class Session:
     stop: Stop = field(default_factory=Stop)
     environment: Mapping[str, Any] = field(default_factory=dict)
     resume_with: int | None = None
+    shards: Shards | None = None
 
     @property
     def folder(self) -> Path:
@@ -79,9 +83,20 @@ class Session:
     def with_images(self) -> "Session":
         """Compute the images that the store lacks; leave out audio that proves bad."""
         plan = self.plan
-        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in plan.utterances}
+        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in self.stored()}
         bad = self.store.build(sources, self.config.run.workers)
         return replace(self, plan=without_bad_audio(plan, bad))
+
+    def with_shards(self) -> "Session":
+        """Open the shards that the config names, from which training reads."""
+        return replace(self, shards=open_shards(self.config, self.plan, self.store))
+
+    def stored(self) -> Sequence[Utterance]:
+        """Return the utterances whose images are in the feature store: with shards, not train's."""
+        if self.config.run.shards is None:
+            return self.plan.utterances
+        splits = self.plan.wanted()
+        return list(dict.fromkeys(u for split in splits for u in (*split.dev, *split.test)))
 
 
 @dataclass(frozen=True)
@@ -132,14 +147,14 @@ class Fold:
 
 
 def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Session:
-    """Open a session whose images are in the feature store.
+    """Open a session whose images are in the feature store and in the shards, to train.
 
     Raises:
         InputError: Audio that proves bad may not be left out.
         RunError: The store cannot be read or written.
     """
     session = Session(config, plan, open_store(config), make_accelerator(config), stop or Stop())
-    return session.with_images()
+    return session.with_shards().with_images()
 
 
 def open_store(config: Config) -> FeatureStore:

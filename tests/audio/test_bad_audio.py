@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 import soundfile
 
-import data as data_module
 import predict
 from audio.reading import BadAudio, inspect_audio, read_audio
 from corpora.plan import make_plan
@@ -32,6 +31,7 @@ from tests.inference.test_predictor import FEATURES, fold  # noqa: F401  a fixtu
 from tests.support.battery import KINDS, PITCH, RATE, SITUATIONS, USED, Kind, page, tone, written
 from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
+from training import build
 
 NOBODY = 65534  # a user without rights
 PERMISSION = [kind for kind in KINDS if "permission" in kind.name]
@@ -312,7 +312,7 @@ def watch_epochs(monkeypatch: pytest.MonkeyPatch, n_clips: int, act: Callable[[]
         read.append(path)
         return read_audio(path, *which)
 
-    monkeypatch.setattr(data_module, "read_audio", counted)
+    monkeypatch.setattr(build, "read_audio", counted)
 
 
 @bad_audio

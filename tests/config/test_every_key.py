@@ -21,6 +21,8 @@ from config.loading import flatten, load_config
 from config.schema import Config
 from models import compiled, recompute
 from models.losses import FusionLoss, LossTerms
+from scripts.write_shards import main as write_shards
+from storage.shards import Shards
 from storage.tensors import save_tensors
 from system.compilers import CACHE_VARIABLE
 from system.devices import Device
@@ -270,6 +272,18 @@ def store_is_where_the_images_are(runs: Runs, monkeypatch) -> None:
     assert len(list(elsewhere.glob("*/cqt.f16"))) == 1
 
 
+def shards_are_where_training_reads(runs: Runs, monkeypatch) -> None:
+    folder = runs.root / "shards"
+    argv = ["--config", str(runs.recipe), "--to", str(folder), "--format", "images", *SMALL]
+    assert write_shards(argv) == 0
+    before = runs.outcome()
+    read = []
+    images = Shards.images
+    monkeypatch.setattr(Shards, "images", lambda *args: read.append(args) or images(*args))
+    assert runs.outcome(f"run.shards={folder}") == before
+    assert len(read) == 1  # the training split
+
+
 def workers_load_and_build(runs: Runs, monkeypatch) -> None:
     asked = []
     build_loader = build.build_loader
@@ -438,6 +452,7 @@ def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
+    "run.shards": shards_are_where_training_reads,
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
     "run.device": device_reaches_accelerate,
