@@ -1,8 +1,8 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +27,6 @@ from storage.shards import ShardImages
 from system.errors import RunError
 from system.signals import SIGNALS
 
-T = TypeVar("T")
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
 
 
@@ -310,18 +309,6 @@ def build_loader(
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
-
-
-def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
-    """Yield batches n at a time; the last window may be shorter."""
-    window: list[T] = []
-    for batch in batches:
-        window.append(batch)
-        if len(window) == n:
-            yield window
-            window = []
-    if window:
-        yield window
 
 
 def _ignore_signals(worker: int) -> None:

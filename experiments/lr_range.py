@@ -102,10 +102,9 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
     import torch
     from accelerate.utils import set_seed
 
-    from data import in_windows
     from training.device_errors import explain_device_errors
     from training.divergence import Diverged
-    from training.engine import train_step
+    from training.engine import in_windows, train_step
 
     state, loader = training
     groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]

@@ -20,7 +20,7 @@ ROUNDS = 3  # of steps of each kind, which alternate; the quickest counts
 
 def batch_sizes(batches: TrainBatches) -> set[int]:
     """Return the sizes of training batches, which differ by one at most."""
-    n, n_batches = batches.n_own, batches.n_batches
+    n, n_batches = -(-batches.n // batches.world), batches.n_batches
     return {n // n_batches, -(-n // n_batches)}
 
 

@@ -13,7 +13,7 @@ stopped anywhere ends in the bytes of one that never was.
 import itertools
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
 
@@ -23,7 +23,7 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from data import Batch, ImageLoader, in_windows
+from data import Batch, ImageLoader
 from evaluation.metrics import scores
 from model_gmu import FusionOutput
 from models.compiled import log_compiling
@@ -140,6 +140,18 @@ def train_one_epoch(
             saver.maybe_save()
         if bar is not None:
             bar.update(sum(len(window) for window, _ in taken))
+
+
+def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
+    """Yield batches n at a time; the last window may be shorter."""
+    window: list[T] = []
+    for batch in batches:
+        window.append(batch)
+        if len(window) == n:
+            yield window
+            window = []
+    if window:
+        yield window
 
 
 class Step(NamedTuple):
