@@ -73,8 +73,9 @@ class TrainConfig(Section):
     """True keeps only what enters each block of the backbones, and computes the blocks again in the
     backward pass: less memory for more time, with equal results."""
     compile: bool = False
-    """True computes both backbones as graphs of torch.compile, training and evaluation alike:
-    quicker steps after minutes of compiling, which `run.compile_cache` keeps for later jobs. Needs
+    """True computes both backbones as graphs of torch.compile, training and evaluation alike. It
+    takes minutes once, since `run.compile_cache` keeps the graphs for later jobs; whether steps are
+    quicker, and after how many it pays, depends on network and machine: `--dry-run` says it. Needs
     a C++ compiler, or Triton on a GPU. Changes results within rounding."""
     checkpoint_epochs: Count | None = None
     """Epochs between checkpoints at an epoch's end. null takes every end before which saving took
