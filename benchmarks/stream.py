@@ -80,10 +80,15 @@ def stream(config: Config, n_passes: int, n_utterances: int) -> Iterator[dict[st
 
 
 def summary(measured: Sequence[dict[str, float]], n_utterances: int) -> dict[str, Any]:
-    """Return how memory went: once settled, at the end, at most, and its trend by least squares."""
+    """Return how memory went: once settled, at the end, at most, and its trend by least squares.
+
+    The allocator keeps the blocks of some batches or gives them back, so that memory goes up and
+    down between passes. What a leak would raise is the least of each tenth of the passes.
+    """
     memory = np.array([row["MB"] for row in measured])
     first = int(SETTLED * len(memory))
     rest = memory[first:]
+    tenths = np.array_split(memory, min(10, len(memory)))
     slope = float(np.polyfit(np.arange(len(rest)), rest, 1)[0]) if len(rest) > 1 else 0.0
     return {
         "passes": len(memory),
@@ -92,6 +97,7 @@ def summary(measured: Sequence[dict[str, float]], n_utterances: int) -> dict[str
         f"MB after {first + 1} passes": float(rest[0]),
         "MB at the end": float(memory[-1]),
         "MB at most": float(memory.max()),
+        "MB at least, by tenths": [round(float(t.min()), 1) for t in tenths],
         f"MB per pass after {first + 1}": slope,
         "s": measured[-1]["s"],
     }
@@ -134,7 +140,7 @@ def main() -> None:
                 make_folder(arguments.json.parent)
                 memory = {"MB by pass": [round(row["MB"], 1) for row in measured]}
                 write_json(arguments.json, facts | summary(measured, n) | memory)
-    print("\n".join(f"{name}: {value:g}" for name, value in summary(measured, n).items()))
+    print("\n".join(f"{name}: {value}" for name, value in summary(measured, n).items()))
 
 
 if __name__ == "__main__":

@@ -38,11 +38,14 @@ def test_a_stream_is_measured_pass_by_pass(recipe, tmp_path, monkeypatch, capsys
 def test_the_summary_tells_growth_from_noise():
     flat = [{"MB": 400.0 + i % 2, "s": i} for i in range(101)]
     growing = [{"MB": 400.0 + 0.15 * i, "s": i} for i in range(101)]
-    (_, level), (_, slope) = (list(stream.summary(rows, 36).items())[6] for rows in (flat, growing))
+    name = "MB per pass after 21"
+    level, slope = (stream.summary(rows, 36)[name] for rows in (flat, growing))
     assert abs(level) < 0.01 and slope == pytest.approx(0.15)
     found = stream.summary(growing, 36)
     assert found["MB after 21 passes"] == pytest.approx(403.0)
     assert found["MB at the end"] == pytest.approx(415.0)
+    assert set(stream.summary(flat, 36)["MB at least, by tenths"]) == {400.0}
+    assert found["MB at least, by tenths"][-1] == pytest.approx(413.6, abs=0.2)
 
 
 def test_resident_memory_is_that_of_this_process():
