@@ -21,6 +21,7 @@ from audio.augment import (
     mix_images,
 )
 from audio.reading import BadAudio, read_audio
+from audio.trim import trim_silence
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.shards import ShardImages
@@ -158,6 +159,7 @@ class WaveformDataset(Dataset):
         augment: Keyword arguments of `augment_waveform`.
         seed: Base seed of the augmentation.
         read: Reads a source at a rate, and checks that it has a hash; as `read_audio`.
+        trim_db: Silence to leave out at both ends, see `trim_silence`.
     """
 
     def __init__(
@@ -170,12 +172,13 @@ class WaveformDataset(Dataset):
         augment: Mapping[str, Any],
         seed: int = 0,
         read: Callable[[Any, int, str], NDArray[np.float32]] = read_audio,
+        trim_db: float | None = None,
     ) -> None:
         self.sources, self.hashes, self.read = sources, hashes, read
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
         self.sample_rate, self.crop_size = sample_rate, crop_size
-        self.augment, self.seed = dict(augment), seed
+        self.augment, self.seed, self.trim_db = dict(augment), seed, trim_db
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -200,6 +203,7 @@ class WaveformDataset(Dataset):
         except BadAudio as error:
             words = "Put the recording back, and run the same command again"
             raise RunError(f"{self.sources[i]} {error}. {words}") from error
+        samples = trim_silence(torch.from_numpy(samples), self.sample_rate, self.trim_db).numpy()
         changed = torch.from_numpy(augment_waveform(samples, self.sample_rate, key, **self.augment))
         return changed if self.crop_size is None else draw_crop(changed, self.crop_size, key)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from audio.cqt import CQT
 from audio.mel_stft import MelSTFT
+from audio.trim import trim_silence
 from audio.windows import check_positive, check_rates, check_waveform, check_whole
 from system.errors import InputError
 
@@ -47,6 +48,8 @@ class SpectrogramImages(nn.Module):
         channels: `static`, or `delta` for static + delta + delta-delta.
         seconds: Length of the crops that `cut` makes; None stretches whole recordings to the
             width of the image.
+        trim_db: Silence at the ends of a recording that `cut` leaves out: frames this many dB below
+            the loudest one; None keeps all.
         input_rate: Sampling rate of the waveforms in Hz, None for `sample_rate`. They are
             resampled once for both transforms.
 
@@ -73,12 +76,14 @@ class SpectrogramImages(nn.Module):
         reference: str = "clip",
         channels: str = "static",
         seconds: float | None = None,
+        trim_db: float | None = None,
         input_rate: int | None = None,
     ) -> None:
         super().__init__()
         check_whole("model.image_size", image_size)
         check_positive("features.top_db", top_db)
         check_positive("features.seconds", 1.0 if seconds is None else seconds)
+        check_positive("features.trim_db", 1.0 if trim_db is None else trim_db)
         for name, value, allowed in (
             ("reference", reference, ("clip", "full_scale")),
             ("channels", channels, ("static", "delta")),
@@ -94,9 +99,10 @@ class SpectrogramImages(nn.Module):
             "reference": reference,
             "channels": channels,
             "seconds": seconds,
+            "trim_db": trim_db,
             "image_size": image_size,
         }
-        self.image_size, self.top_db = image_size, top_db
+        self.image_size, self.top_db, self.trim_db = image_size, top_db, trim_db
         self.reference, self.channels = reference, channels
         self.sample_rate = sample_rate
         self.input_rate = sample_rate if input_rate is None else input_rate
@@ -152,7 +158,8 @@ class SpectrogramImages(nn.Module):
         return self.cqt.full_scale, self.mel.full_scale
 
     def cut(self, waveform: Tensor) -> Tensor:
-        """Cut a recording into the fewest crops that cover it: (T,) -> (n, crop_size) or (1, T)."""
+        """Trim a recording and cut it into the fewest crops: (T,) -> (n, crop_size) or (1, T')."""
+        waveform = trim_silence(waveform, self.input_rate, self.trim_db)
         return waveform[None] if self.crop_size is None else crops(waveform, self.crop_size)
 
     def _images_of_frames(self, power: Tensor, full_scale: float, n_frames: Tensor) -> Tensor:

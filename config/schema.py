@@ -133,6 +133,9 @@ class FeaturesConfig(Section):
     seconds: Annotated[float, Field(ge=0.1, le=60)] | None = None
     """Length of a crop: training takes one at random, evaluation averages over all crops; null
     stretches each recording to the image width."""
+    trim_db: Annotated[float, Field(ge=10, le=120)] | None = None
+    """Leave out silence at both ends of a recording: frames this many dB below its loudest one.
+    null keeps all."""
 
 
 class AugmentConfig(Section):

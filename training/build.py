@@ -191,7 +191,7 @@ def make_train_data(fold: Fold) -> ImageDataset | WaveformDataset:
 
 
 def make_waveforms(fold: Fold, augmented: bool = True) -> WaveformDataset:
-    """Return the waveforms of the training split; cropped and changed as in training, or not."""
+    """Return waveforms of the training split: trimmed, cropped, changed as in training, or not."""
     images = SpectrogramImages(**fold.session.store.settings)
     hashes, shards = fold.hashes(fold.split.train), fold.session.shards
     sources: Sequence[Any] = [utterance.audio for utterance in fold.split.train]
@@ -208,6 +208,7 @@ def make_waveforms(fold: Fold, augmented: bool = True) -> WaveformDataset:
         augment if augmented else {},
         fold.rng_seed,
         read,
+        images.trim_db if augmented else None,
     )
 
 

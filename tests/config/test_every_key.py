@@ -17,6 +17,7 @@ import soundfile
 import timm
 import torch
 
+import features
 from config.loading import flatten, load_config
 from config.schema import Config
 from models import compiled, recompute
@@ -272,6 +273,14 @@ def store_is_where_the_images_are(runs: Runs, monkeypatch) -> None:
     assert len(list(elsewhere.glob("*/cqt.f16"))) == 1
 
 
+def silent_ends_are_left_out(runs: Runs, monkeypatch) -> None:
+    before, asked = runs.outcome(), []
+    half = lambda waveform, rate, db: asked.append(db) or waveform[: len(waveform) // 2]  # noqa: E731
+    monkeypatch.setattr(features, "trim_silence", half)
+    assert runs.outcome("features.trim_db=40") != before
+    assert set(asked) == {40.0}
+
+
 def shards_are_where_training_reads(runs: Runs, monkeypatch) -> None:
     folder = runs.root / "shards"
     argv = ["--config", str(runs.recipe), "--to", str(folder), "--format", "images", *SMALL]
@@ -452,6 +461,7 @@ def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
+    "features.trim_db": silent_ends_are_left_out,
     "run.shards": shards_are_where_training_reads,
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
