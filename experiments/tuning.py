@@ -59,7 +59,7 @@ log = logging.getLogger(__name__)
 # Keys that may differ when a study is resumed
 FREE = (
     *("run.root", "run.store", "run.workers", "run.device", "optuna"),
-    *("corpus.root", "corpus.manifest", "train.checkpoint_"),
+    *("corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_"),
 )
 # Keys of section `model` that decide which first weights are read
 NETWORK = {f"model.{key}" for key in (*FIRST_WEIGHTS, *BACKBONES, "fusion", "image_size")}

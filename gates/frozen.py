@@ -29,7 +29,10 @@ from training.build import eval_batch_size, make_dataset
 from training.session import Fold, Session, feature_settings, open_session
 
 BRANCHES = ("cqt", "mel")
-PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.device", "run.workers")
+PLACES = (
+    *("corpus.root", "corpus.manifest", "protocol.folds"),
+    *("run.store", "run.device", "run.workers"),
+)
 CROPS_AT_ONCE = 256  # through the head
 OnBatch = Callable[[], Any]  # called after each batch
 
@@ -246,10 +249,13 @@ def _moved(config: Config, run: Run) -> Config:
     corpus = {"root": place(config.corpus.root)}
     if config.corpus.manifest is not None:
         corpus["manifest"] = place(config.corpus.manifest)
+    folds = config.protocol.folds
+    protocol = {"folds": None if folds is None else place(folds)}
     own = {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
     return config.model_copy(
         update={
             "corpus": config.corpus.model_copy(update=corpus),
+            "protocol": config.protocol.model_copy(update=protocol),
             "run": config.run.model_copy(update=own),
         }
     )

@@ -25,7 +25,10 @@ from training.session import Session, feature_settings, make_accelerator, open_s
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-OF_MACHINE = ("corpus.root", "corpus.manifest", "run.store", "run.workers", "run.device")
+OF_MACHINE = (
+    *("corpus.root", "corpus.manifest", "protocol.folds"),
+    *("run.store", "run.workers", "run.device"),
+)
 
 
 @contextmanager
