@@ -28,7 +28,7 @@ EMOBOX_NAME = re.compile(r".+_(train|valid|test)_fold_\d+\.jsonl")
 HEAD = ("made_by", "source", "note")
 S3PRL = "meta_data"
 BY_NAME = ("speakers", "utterances")  # keys of JSON that map names to folds or parts
-USED = ("id", "path", "label", "speaker", "session", "text", "split", "fold")
+USED = ("id", "path", "label", "speaker", "session", "text", "dataset", "split", "fold")
 
 log = logging.getLogger(__name__)
 
@@ -79,9 +79,11 @@ def read_list(path: Path) -> FoldList:
         raise InputError(f"cannot read {path}: {error}") from None
     if not rows:
         raise InputError(f"{path} has no rows")
-    header.report(path)
-    emobox = suffix == ".jsonl" and all("dataset" in row for _, row in numbered)
-    return FoldList(path, "EmoBox" if emobox else form, head, rows)
+    if suffix == ".jsonl" and all("dataset" in row for _, row in numbered):
+        form = "EmoBox"
+    if form == "a table":  # the columns of the other forms are known
+        header.report(path)
+    return FoldList(path, form, head, rows)
 
 
 def _split_head(text: str) -> tuple[dict[str, str], str]:
@@ -205,7 +207,8 @@ def list_folder(folder: Path) -> list[tuple[str, dict[str, Path]]]:
 def _part_files(folder: Path) -> dict[str, Path]:
     lists = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and part_of_name(p))
     emobox = [path for path in lists if EMOBOX_NAME.fullmatch(path.name)]
-    if emobox and (others := [path.name for path in lists if path not in emobox]):
+    stems = {path.stem for path in emobox}  # EmoBox has each list as JSON for SpeechBrain, too
+    if emobox and (others := [path.name for path in lists if path.stem not in stems]):
         log.info("%s: lists that EmoBox does not read: %s", folder, truncate(", ".join(others)))
     return by_part(emobox or lists)
 

@@ -94,8 +94,12 @@ def shipped_tables() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.csv"))}
 
 
-def find_partition(folds: str) -> Path:
+def find_partition(folds: str, key: str = "protocol.folds") -> Path:
     """Return the file or folder that a value of `protocol.folds` names.
+
+    Args:
+        folds: The value.
+        key: What messages call it.
 
     Raises:
         InputError: There is none.
@@ -106,7 +110,7 @@ def find_partition(folds: str) -> Path:
         return tables[folds]
     if not path.exists():
         raise InputError(
-            f"protocol.folds: there is no file or folder {folds}, and no table of this name comes "
+            f"{key}: there is no file or folder {folds}, and no table of this name comes "
             f"with the code; {nearest(folds, tables)}"
         )
     return path
