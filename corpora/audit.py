@@ -12,6 +12,7 @@ from audio.fingerprint import near_copies
 from audio.reading import Recording
 from audio.segment import AudioSource, Segment
 from corpora.audit_members import Members
+from corpora.leakage import PARTS
 from corpora.partition import Partition
 from corpora.segments import overlaps
 from corpora.utterance import Utterance
@@ -146,12 +147,11 @@ def _audio_checks(
     if not recordings:
         return [Check(name, NO_AUDIO) for name in ("recording", "near-identical")]
     hashes = {source: recording.hash for source, recording in recordings.items()}
-    sources = {one.audio for one in everyone}
-    lacking = len(sources - hashes.keys())
+    sources = list(dict.fromkeys(one.audio for one in everyone))  # the order of the lists
+    there = [source for source in sources if source in hashes]
+    lacking = len(sources) - len(there)
     partly = f"; audio of {lacking} of {len(sources)} utterances was not there" if lacking else ""
-    words = {
-        recordings[source].hash: recordings[source].words for source in sources & hashes.keys()
-    }
+    words = {hashes[source]: recordings[source].words for source in there}
     near = [(copy.first, copy.second) for copy in near_copies(words)]
     checks = [
         _check("recording", _shared(folds, lambda one: hashes.get(one.audio), 12), partly),
@@ -200,7 +200,7 @@ def _pairs(
             for a, id_a in where[first].items():
                 for b, id_b in where[second].items():
                     if a != b:
-                        yield Leak(fold.fold, f"{a} and {b}", f"{id_a}, {id_b}", (id_a, id_b))
+                        yield _pair(fold.fold, (a, id_a), (b, id_b))
 
 
 def _overlapping(folds: Sequence[Members], files: Mapping[AudioSource, str]) -> Iterator[Leak]:
@@ -209,7 +209,13 @@ def _overlapping(folds: Sequence[Members], files: Mapping[AudioSource, str]) -> 
         inside = [(part, one) for part, one in fold if one.audio in files]
         for (a, one), (b, other) in overlaps(inside, files):
             if a != b:
-                yield Leak(fold.fold, f"{a} and {b}", f"{one.id}, {other.id}", (one.id, other.id))
+                yield _pair(fold.fold, (a, one.id), (b, other.id))
+
+
+def _pair(fold: str, *members: tuple[str, str]) -> Leak:
+    """Return two (part, id) as a leak, in the order of the parts."""
+    (a, id_a), (b, id_b) = sorted(members, key=lambda member: PARTS.index(member[0]))
+    return Leak(fold, f"{a} and {b}", f"{id_a}, {id_b}", (id_a, id_b))
 
 
 def _describe(fold: Members) -> dict[str, Any]:
@@ -232,9 +238,10 @@ def audit_markdown(found: Audit) -> str:
     who = sorted({one.speaker for fold in found.folds for _, one in fold})
     ids = {one.id for fold in found.folds for _, one in fold}
     source = f"; {partition.source}" if partition.source else ""
+    utterances = "" if partition.by_speaker and ids == set(who) else f"{len(ids)} utterances, "
     lines = [
-        f"{partition.name} on {found.corpus}: {n_folds} fold{'s' * (n_folds > 1)}, {len(ids)} "
-        f"utterances, {len(who)} speakers. Made by: {partition.made_by}{source}",
+        f"{partition.name} on {found.corpus}: {n_folds} fold{'s' * (n_folds > 1)}, {utterances}"
+        f"{len(who)} speakers. Made by: {partition.made_by}{source}",
         "",
         "| must not be in two parts | result |",
         "|---|---|",

@@ -108,7 +108,7 @@ def match(
         if names.find(entry) is None
     ]
     twice: dict[str, None] = {}
-    without: list[str] = []
+    without: dict[str, None] = {}
     folds = []
     for fold in partition.folds:
         parts: dict[str, str] = {}
@@ -122,13 +122,19 @@ def match(
                 continue
             first[name] = entry
             parts |= dict.fromkeys(names.known[name], entry.part)
-        of_fold = f" in fold {fold}" if fold else ""
-        without += [f"{one.id} of {one.speaker}{of_fold}" for one in needed if one.id not in parts]
+        of_fold = f" in fold {fold}" if fold and not partition.rotating else ""
+        for one in needed:
+            if one.id not in parts:
+                name = one.speaker if partition.by_speaker else f"{one.id} of {one.speaker}"
+                without[f"{name}{of_fold}"] = None
         folds.append(parts)
     problems = [
         *_listed(unknown, f"{what} that the corpus does not have"),
         *_listed(list(twice), f"{what} that are named twice"),
-        *_listed(without, "utterances without a part in a fold; name them, or write excluded"),
+        *_listed(
+            list(without),
+            f"{what} of the corpus without a fold or part; name them, or write excluded",
+        ),
     ]
     if problems:
         raise InputError(f"{partition.name} does not fit the corpus:\n  " + "\n  ".join(problems))
