@@ -12,9 +12,9 @@ SEED = 20  # fixed, so that the folds never change
 RULES = {  # protocol.dev: the rule in words
     "given": "as the folds give it",
     "fold": "the utterances that the next fold tests",
-    "speakers": "a fifth of the training speakers, of each gender at least one; whole sessions "
-    "where there are some",
-    "dialogs": "whole dialogues with a fifth of the utterances of each training session",
+    "speakers": "whole speakers of each gender until they hold a fifth of its training utterances, "
+    "or whole sessions where there are some",
+    "dialogs": "whole dialogues of each training session until they hold a fifth of its utterances",
     "random": "a fifth of the training utterances of each class",
 }
 SHARING = ("dialogs", "random")  # rules by which dev shares speakers with train

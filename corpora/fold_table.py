@@ -70,11 +70,8 @@ class GivenFolds:
 
     def words(self) -> str:
         """Say in one line where the folds come from."""
-        shared = f"; {SHARED_DEV_STAMP}" if self.shared_dev else ""
-        return (
-            f"folds of {self.partition.name}, made by {self.partition.made_by}; dev: "
-            f"{RULES[self.dev]}{shared}"
-        )
+        made_by = self.partition.made_by
+        return f"folds of {self.partition.name}, made by {made_by}; dev: {RULES[self.dev]}"
 
 
 def load_given_folds(

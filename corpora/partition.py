@@ -11,6 +11,7 @@ lines `# made_by: words`, `# source: words` and `# note: words`; JSON has them a
 `speakers` or `utterances` ({name: fold or part}) or `rows`. Lists of others: `corpora.fold_lists`.
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +109,7 @@ def find_partition(folds: str, key: str = "protocol.folds") -> Path:
     path = Path(folds).expanduser()
     if folds in tables:
         return tables[folds]
-    if not path.exists():
+    if not os.path.exists(path):  # also False for a name that is too long
         raise InputError(
             f"{key}: there is no file or folder {folds}, and no table of this name comes "
             f"with the code; {nearest(folds, tables)}"

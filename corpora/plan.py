@@ -147,7 +147,7 @@ def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
     if plan.given is not None:
-        warnings += [SHARED_DEV_STAMP] * plan.given.shared_dev
+        warnings += [SHARED_DEV_STAMP] * plan.given.shared_dev + [plan.given.words()]
     warnings += plan.unread.words()
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}

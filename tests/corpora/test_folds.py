@@ -367,6 +367,7 @@ def test_a_dev_that_shares_speakers_with_training_is_stamped_and_test_is_apart(c
     table = "speaker,fold\n" + "".join(f"{who},{k}\n" for who, k in TESTED.items())
     plan = make_plan(planned(clips, table, dev="random"))
     assert plan.certificate["protocol"].split("/")[2] == "dev-random-DEV-SHARES-SPEAKERS"
+    assert plan_warnings(plan)[1].startswith("folds of folds.csv, made by not stated in folds.csv")
     assert plan_warnings(plan)[0] == (
         "DEV-SHARES-SPEAKERS: dev has speakers of train; test has not"
     )
