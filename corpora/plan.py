@@ -179,7 +179,9 @@ def _warn_of_columns(plan: Plan) -> list[str]:
             "test share no speaker, and intervals and tests take utterances as independent"
         )
     protocol = plan.config.protocol
-    return warnings + unused_columns(plan.utterances, protocol.split, protocol.folds)
+    manifest = plan.config.corpus.manifest
+    folds = None if protocol.folds == manifest else protocol.folds  # it may be both
+    return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
 def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:

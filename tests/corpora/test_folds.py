@@ -385,6 +385,14 @@ def test_a_column_beside_folds_is_said_to_be_unused(clips):
     assert any("column `fold` is not used: protocol.folds is" in one for one in plan_warnings(plan))
 
 
+def test_a_manifest_may_give_its_own_folds_and_have_its_dev_drawn(clips):
+    rows = corpus(fold="1 2 3 1 2 3")
+    plan = make_plan(config_of(clips, rows, folds=str(clips / "list.csv"), dev="speakers"))
+    assert [speakers(split.test) for split in plan.splits] == ["ad", "be", "cf"]
+    assert plan.certificate["protocol"].split("/")[2] == "dev-speakers"
+    assert not any("not used" in line for line in plan_warnings(plan))
+
+
 def test_four_sessions_of_iemocap_train_and_a_dialogue_of_each_is_dev(tiny):
     plan = make_plan(
         tiny("protocol.split=given", "protocol.folds=iemocap_sessions5", "protocol.dev=dialogs")
