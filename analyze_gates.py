@@ -21,7 +21,8 @@ def main() -> int:
         default=[],
         metavar="UNIMODAL_RUN | section.key=value",
         help="run folders of model.fusion cqt_only or mel_only, to compare with; and overrides "
-        "of paths and devices: corpus.root=..., corpus.manifest=..., run.store=..., run.device=...",
+        "of paths and devices: corpus.root=..., corpus.manifest=..., protocol.folds=..., "
+        "run.store=..., run.device=...",
     )
     parser.add_argument("--no-branch-ablation", action="store_true", help="analyze the gates only")
     parser.add_argument(

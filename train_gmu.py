@@ -30,7 +30,7 @@ def main(
     with exit_status([*launcher(), *command], stop) as result:
         config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
         check_fusion(config, arguments.config, fusions, other_entry)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         check_processes(arguments)
 
         # torch is imported only now, so that a mistake above is reported within a second.

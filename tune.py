@@ -52,7 +52,8 @@ def main() -> int:
         tuning = load_tuning(
             arguments.config, arguments.space, arguments.overrides, command, arguments.storage
         )
-        check_corpus_exists(tuning.config.corpus.root, tuning.config.corpus.manifest)
+        config = tuning.config
+        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 
     return run_cli(work, ["python", *sys.argv], stop)

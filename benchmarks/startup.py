@@ -32,6 +32,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
     ],
     "compare": [["/nowhere"]],
     "analyze_gates": [["/nowhere"]],
+    "audit": [["/nowhere"], ["ravdess_papers5", "--corpus", "ravdes"]],
     "tune": [
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", "optim.learning_rate=1"],
         ["--config", CONFIG, "--space", "nowhere.yaml"],

@@ -25,6 +25,7 @@ ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
     "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
+    "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
     "augment.gain_db": Condition("train.images", ("computed",), 0.0),
     "augment.snr_db": Condition("train.images", ("computed",), None),

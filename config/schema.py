@@ -67,13 +67,20 @@ class ProtocolConfig(Section):
         "random-utterance",
         "given",
     ]
-    """How folds are made; `given` takes them from the manifest's column `split` or `fold`."""
-    dev: Literal["session", "speaker", "fold", "speakers", "random", "given"] | None = None
+    """How folds are made; `given` takes them from `folds`, or from the manifest's column `split` or
+    `fold`."""
+    folds: str | None = None
+    """A table that comes with the code (configs/folds), a CSV or JSON, or a folder of lists of
+    train and test (EmoBox, s3prl, SpeechBrain); only with `split: given`."""
+    dev: Literal["session", "speaker", "fold", "speakers", "dialogs", "random", "given"] | None = (
+        None
+    )
     """What the dev split consists of; null is the usual choice for the split."""
     n_folds: Annotated[int, Field(ge=3)] | None = None
     """Number of folds; only with speaker-k-fold and random-utterance."""
     allow_speaker_overlap: bool = False
-    """Required for random-utterance, whose scores say nothing about unseen speakers."""
+    """Required for random-utterance, and for `folds` that share speakers: their scores say nothing
+    about unseen speakers."""
     text_groups: Annotated[int, Field(ge=2)] | None = None
     """Split the sentences into this many groups, and make one fold for each part and group: no
     tested sentence is trained or selected on. null allows shared sentences and counts them."""

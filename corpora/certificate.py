@@ -9,6 +9,7 @@ from typing import Any
 
 from audio.fingerprint import Copy
 from audio.segment import AudioSource
+from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
 from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
@@ -29,6 +30,7 @@ def protocol_id(
     n_folds: int | None,
     text_groups: int | None = None,
     assignment: str = "",
+    folds: GivenFolds | None = None,
 ) -> str:
     """Return the id of a protocol; only results with equal ids may be compared.
 
@@ -40,18 +42,22 @@ def protocol_id(
         n_folds: Value of `protocol.n_folds`.
         text_groups: Value of `protocol.text_groups`.
         assignment: From `given_digest`; only for `given`.
+        folds: Folds of `protocol.folds`, in the place of `assignment`.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
     """
-    dev = check_settings(split, dev, n_folds)
+    dev = check_settings(split, dev if folds is None else None, n_folds)
     scheme = {
         "speaker-k-fold": f"speaker-{n_folds}-fold",
         "random-utterance": f"random-utterance-{n_folds}-fold-{SPEAKER_DEPENDENT}",
         GIVEN: f"{GIVEN}-{assignment}",
     }.get(split, split)
     texts = "" if text_groups is None else f"/{text_groups}{TEXT_GROUPS}"
-    return f"{label_set_name}/{scheme}/dev-{dev}/{subset}{texts}"
+    dev_scheme = f"dev-{dev}"
+    if folds is not None:
+        scheme, dev_scheme = folds.scheme, folds.dev_scheme
+    return f"{label_set_name}/{scheme}/{dev_scheme}/{subset}{texts}"
 
 
 def protocol_parts(protocol: str) -> dict[str, str]:
@@ -81,6 +87,7 @@ def certify(
     copies: Sequence[Copy] = (),
     refuse_near: bool = True,
     files: Mapping[AudioSource, str] = NO_FILES,
+    folds: GivenFolds | None = None,
 ) -> dict[str, Any]:
     """Check all folds for leaks and return their certificate.
 
@@ -98,6 +105,7 @@ def certify(
         copies: Near-identical recordings, by hash.
         refuse_near: Whether near-identical recordings in two splits are refused, or only counted.
         files: Hash of the bytes of each utterance's file; segments of one may not overlap.
+        folds: Folds of `protocol.folds`; `given` in the certificate says who made them.
 
     Returns:
         The certificate, ready for JSON. Its `id` is a digest of utterances and folds, equal on any
@@ -110,11 +118,11 @@ def certify(
     if speaker_dependent != (SPEAKER_DEPENDENT in split):
         raise ValueError(f"speaker_dependent={speaker_dependent}, but the protocol is {protocol}")
     utterances = everyone(splits)
-    rules = _rules(protocol, utterances, speaker_dependent, refuse_near)
+    rules = _rules(protocol, utterances, speaker_dependent, refuse_near, folds)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
     _refuse(protocol, leaks)
     if split.startswith(GIVEN):
-        results["folds"] = describe_given(utterances)
+        results["folds"] = describe_given(utterances) if folds is None else folds.words()
     certificate = {
         "protocol": protocol,
         "speaker_dependent": speaker_dependent,
@@ -123,20 +131,30 @@ def certify(
         "folds": [_describe(split, hashes) for split in splits],
     }
     facts = {"checks": results, "near_identical": describe_copies(splits, hashes, copies)}
+    facts |= {} if folds is None else {"given": folds.describe()}
     return {"id": _digest(certificate)[:10], **certificate, **facts}
 
 
 def _rules(
-    protocol: str, utterances: Sequence[Utterance], speaker_dependent: bool, refuse_near: bool
+    protocol: str,
+    utterances: Sequence[Utterance],
+    speaker_dependent: bool,
+    refuse_near: bool,
+    folds: GivenFolds | None,
 ) -> LeakageRules:
     split = protocol_parts(protocol)["protocol.split"]
     has_sessions = any(u.session is not None for u in utterances)
+    if folds is not None:
+        one_test = not folds.partition.rotating
+    else:
+        one_test = split.startswith(GIVEN) and given_column(utterances) == "split"
     return LeakageRules(
         speaker_dependent,
         shared_session=split == "leave-one-speaker-out" and has_sessions,
         texts_apart=protocol.endswith(TEXT_GROUPS),
         refuse_near=refuse_near,
-        one_test=split.startswith(GIVEN) and given_column(utterances) == "split",
+        one_test=one_test,
+        shared_dev=folds is not None and folds.shared_dev,
     )
 
 

@@ -55,13 +55,13 @@ def read_rows(
     if suffix not in SUFFIXES:
         more = f"; {FROM_JSON}" if suffix == ".json" else ""
         raise InputError(f"corpus.manifest must end in .csv, .tsv or .jsonl, got {manifest}{more}")
-    header = _Header(columns)
+    header = Header(columns)
     try:
         text = read_text(manifest, MAX_MANIFEST, "utf-8-sig")
         if suffix == ".jsonl":
-            rows = list(_read_jsonl(text, header))
+            rows = list(read_jsonl(text, header))
         else:
-            rows = list(_read_csv(text, header, required))
+            rows = list(read_csv(text, header, required))
     except FileNotFoundError:
         raise InputError(f"corpus.manifest: there is no file {manifest}") from None
     except (OSError, ValueError) as error:
@@ -70,7 +70,7 @@ def read_rows(
     return rows
 
 
-class _Header:
+class Header:
     """Gives columns our names, and remembers which it renamed and which it does not know."""
 
     def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
@@ -137,7 +137,12 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s-]", "_", clean_name(name)).casefold()
 
 
-def _read_csv(text: str, header: _Header, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
+def read_csv(text: str, header: Header, required: Sequence[str]) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, row) of CSV or TSV.
+
+    Raises:
+        ValueError: It is not a table, or lacks a required column; names the line.
+    """
     rows = csv_rows(text, _delimiter(text, header))
     line, columns = next(rows, (1, []))
     try:
@@ -157,7 +162,7 @@ def _read_csv(text: str, header: _Header, required: Sequence[str]) -> Iterator[t
         yield line, row
 
 
-def _delimiter(text: str, header: _Header) -> str:
+def _delimiter(text: str, header: Header) -> str:
     """Return the delimiter that separates most column names that are known."""
     first = next((line for line in io.StringIO(text, newline="") if line.strip()), "")
 
@@ -170,12 +175,17 @@ def _delimiter(text: str, header: _Header) -> str:
     return max(DELIMITERS, key=known)
 
 
-def _read_jsonl(text: str, header: _Header) -> Iterator[tuple[int, Row]]:
+def read_jsonl(text: str, header: Header) -> Iterator[tuple[int, Row]]:
+    """Yield (line number, row) of JSONL.
+
+    Raises:
+        ValueError: A line is not an object; names it.
+    """
     for number, line in enumerate(io.StringIO(text, newline=None), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_pairs_hook=_object)
+            row = json.loads(line, object_pairs_hook=unique_object)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"line {number}: not JSON: {error}") from error
         if not isinstance(row, dict):
@@ -187,7 +197,7 @@ def _read_jsonl(text: str, header: _Header) -> Iterator[tuple[int, Row]]:
         yield number, dict(zip(names, row.values(), strict=True))
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def unique_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Refuse a key that occurs twice: JSON readers would take the last."""
     values = dict(pairs)
     if len(values) < len(pairs):

@@ -76,7 +76,7 @@ def given_folds(utterances: Sequence[Utterance]) -> list[str]:
     Raises:
         InputError: There are too few, or one has two spellings.
     """
-    folds = sorted({utterance.fold or "" for utterance in utterances}, key=_in_order)
+    folds = sorted({utterance.fold or "" for utterance in utterances}, key=in_order)
     for first, second in two_spellings(folds):
         raise InputError(
             f"the column `fold` says {short_repr(first)} and {short_repr(second)}: write each fold "
@@ -109,14 +109,34 @@ def describe_given(utterances: Sequence[Utterance]) -> str:
     )
 
 
+def unused_columns(utterances: Sequence[Utterance], split: str, folds: str | None) -> list[str]:
+    """Say which columns of a manifest give folds in vain.
+
+    Args:
+        utterances: Utterances of the corpus.
+        split: Value of `protocol.split`.
+        folds: Value of `protocol.folds`.
+    """
+    if split == GIVEN and folds is None:
+        return []
+    used = f"protocol.split is {split}; protocol.split={GIVEN} takes the folds from it"
+    if folds is not None:
+        used = f"protocol.folds is {folds}; without it the column gives the folds"
+    return [
+        f"the manifest's column `{column}` is not used: {used}"
+        for column in ("split", "fold")
+        if any(getattr(one, column) for one in utterances)
+    ]
+
+
 def _is_missing(word: str | None) -> bool:
     return word is None or is_placeholder(word)
 
 
-def _in_order(name: str) -> list[tuple[int, str]]:
+def in_order(name: str) -> list[tuple[int, str]]:
     """Return a sort key that puts fold 10 after fold 2.
 
-    >>> sorted(["fold10", "fold2"], key=_in_order)
+    >>> sorted(["fold10", "fold2"], key=in_order)
     ['fold2', 'fold10']
     """
     words = re.split(r"(\d+)", name)  # every second one is a number

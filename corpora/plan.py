@@ -14,15 +14,16 @@ from audio.segment import AudioSource
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
-from corpora.certificate import certify, describe_corpus, protocol_id
-from corpora.given import GIVEN, given_digest
+from corpora.certificate import certify, describe_corpus
+from corpora.fold_table import SHARED_DEV_STAMP, GivenFolds
+from corpora.given import unused_columns
 from corpora.labels import LabelSet, label_set, select_labels
-from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers, group_recordings
+from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
+from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
-from corpora.splits import STAMP, Split, check_train_classes, get_fold, make_splits
-from corpora.text_groups import cross_with_texts
+from corpora.splits import STAMP, Split, check_train_classes, get_fold
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -41,6 +42,7 @@ class Plan:
         certificate: Facts about the splits, with their hash as `id`.
         has_test: False for a tuning plan, whose test utterances were not opened.
         unread: Audio files below `corpus.root` that the reader did not read.
+        given: Folds of `protocol.folds`.
     """
 
     config: Config
@@ -52,6 +54,7 @@ class Plan:
     certificate: Mapping[str, Any]
     has_test: bool = True
     unread: Unread = Unread()
+    given: GivenFolds | None = None
 
     @cached_property
     def hashes(self) -> dict[AudioSource, str]:
@@ -69,7 +72,7 @@ def check_listing(config: Config) -> None:
     Raises:
         InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
     """
-    _, utterances, _, _ = _read(config)
+    utterances = _read(config)[1]
     refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
@@ -113,7 +116,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
     labels, utterances, protocol, _ = _read(config)
-    split = get_fold(_split(config, utterances, {}, ()), config.run.folds[0])
+    split = get_fold(split_corpus(config, protocol.given, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
     recordings, bad = _index(config, opened, keep)
@@ -132,7 +135,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     """
     if not bad:
         return plan
-    protocol = plan.certificate["protocol"]
+    protocol = Protocol(plan.certificate["protocol"], plan.given)
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
@@ -143,6 +146,8 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
 def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    if plan.given is not None:
+        warnings += [SHARED_DEV_STAMP] * plan.given.shared_dev + [plan.given.words()]
     warnings += plan.unread.words()
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
@@ -173,17 +178,13 @@ def _warn_of_columns(plan: Plan) -> list[str]:
             "that `speaker` holds speakers, not recordings. Otherwise nothing shows that train and "
             "test share no speaker, and intervals and tests take utterances as independent"
         )
-    split = plan.config.protocol.split
-    for column in ("split", "fold"):
-        if split != GIVEN and any(getattr(u, column) for u in plan.utterances):
-            warnings.append(
-                f"the manifest's column `{column}` is not used: protocol.split is {split}; "
-                f"protocol.split={GIVEN} takes the folds from it"
-            )
-    return warnings
+    protocol = plan.config.protocol
+    manifest = plan.config.corpus.manifest
+    folds = None if protocol.folds == manifest else protocol.folds  # it may be both
+    return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance], str, Unread]:
+def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     """Read the corpus, choose labels, name the protocol, list audio that was not read.
 
     No audio is opened.
@@ -200,7 +201,10 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], str, Unread]:
         chosen = select_labels(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
         raise InputError("\n".join([str(error), *unread.words()])) from error
-    return labels, chosen, _protocol_id(config, labels, chosen), unread
+    given = read_given_folds(config, utterances, chosen)
+    if given is not None:
+        chosen = [utterance for utterance in chosen if given.used(utterance)]
+    return labels, chosen, name_protocol(config, labels, chosen, given), unread
 
 
 def _index(
@@ -213,7 +217,7 @@ def _index(
 def _settle(
     config: Config,
     labels: LabelSet,
-    protocol: str,
+    protocol: Protocol,
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
@@ -225,26 +229,22 @@ def _settle(
         Copy(hashes[one.audio], hashes[other.audio], 0.0)
         for (_, one), (_, other) in overlaps([("", u) for u in utterances], files)
     ]
-    splits = _split(config, utterances, hashes, [*copies, *together])
-    certificate = certify(
-        splits,
-        hashes,
-        protocol,
-        config.protocol.allow_speaker_overlap,
-        copies,
-        config.protocol.near_identical == "refuse",
-        files,
-    )
+    given = protocol.given
+    splits = split_corpus(config, given, utterances, hashes, [*copies, *together])
+    overlap = config.protocol.allow_speaker_overlap if given is None else given.speaker_dependent
+    refuse_near = config.protocol.near_identical == "refuse"
+    certificate = certify(splits, hashes, protocol.id, overlap, copies, refuse_near, files, given)
     corpus = config.corpus
     certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
-    return Plan(config, labels, utterances, recordings, bad, splits, certificate)
+    plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
+    return replace(plan, given=given)
 
 
 def _settle_without_test(
     config: Config,
     labels: LabelSet,
-    protocol: str,
+    protocol: Protocol,
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
@@ -260,7 +260,9 @@ def _settle_without_test(
     check_train_classes([split])
     hashes, files = _hashes(recordings)
     refuse_near = config.protocol.near_identical == "refuse"
-    rules = LeakageRules(False, False, False, refuse_near, untested=True)
+    given = protocol.given
+    shared_dev = given is not None and given.shared_dev
+    rules = LeakageRules(False, False, False, refuse_near, untested=True, shared_dev=shared_dev)
     checks, leaks = check_leakage([split], hashes, copies, rules, files)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
@@ -270,9 +272,10 @@ def _settle_without_test(
         for utterance in part
     )
     digest = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:10]
-    facts = {"protocol": protocol, "fold": split.fold, "without": "test"}
+    facts = {"protocol": protocol.id, "fold": split.fold, "without": "test"}
     certificate = {"id": digest, **facts, "checks": checks}
-    return Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
+    plan = Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
+    return replace(plan, given=given)
 
 
 def _usable(
@@ -308,34 +311,3 @@ def _hashes(
 def _wanted(config: Config, splits: Sequence[Split]) -> Sequence[Split]:
     folds = config.run.folds
     return splits if folds is None else [get_fold(splits, k) for k in folds]
-
-
-def _split(
-    config: Config,
-    utterances: Sequence[Utterance],
-    hashes: Mapping[AudioSource, str],
-    copies: Sequence[Copy],
-) -> list[Split]:
-    protocol = config.protocol
-    splits = make_splits(
-        utterances,
-        protocol.split,
-        protocol.dev,
-        protocol.n_folds,
-        group_recordings(hashes, copies),
-        protocol.allow_speaker_overlap,
-    )
-    return cross_with_texts(splits, protocol.text_groups) if protocol.text_groups else splits
-
-
-def _protocol_id(config: Config, labels: LabelSet, utterances: Sequence[Utterance]) -> str:
-    protocol = config.protocol
-    return protocol_id(
-        labels.name,
-        protocol.split,
-        protocol.dev,
-        config.corpus.subset,
-        protocol.n_folds,
-        protocol.text_groups,
-        given_digest(utterances) if protocol.split == GIVEN else "",
-    )

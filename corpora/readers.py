@@ -19,6 +19,7 @@ from corpora.layout import (
     search,
 )
 from corpora.manifest import read_manifest
+from corpora.partition import find_partition
 from corpora.utterance import ESD_EMOTIONS, Utterance, from_name, is_audio
 from system.errors import InputError, nearest
 from system.tables import csv_table
@@ -64,15 +65,18 @@ def read_corpus(
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
-def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) -> None:
+def check_corpus_exists(
+    root: str | Path, manifest: str | Path | None = None, folds: str | None = None
+) -> None:
     """Refuse a wrong path before anything slow is imported or read.
 
     Args:
         root: Value of `corpus.root`.
         manifest: Value of `corpus.manifest`.
+        folds: Value of `protocol.folds`.
 
     Raises:
-        InputError: There is no such folder or file.
+        InputError: There is no such folder, file or table.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -80,6 +84,8 @@ def check_corpus_exists(root: str | Path, manifest: str | Path | None = None) ->
         raise InputError(f"corpus.root: there is no folder {root}; {list_folder(near)}")
     if manifest is not None and not os.path.lexists(Path(manifest).expanduser()):
         raise InputError(f"corpus.manifest: there is no file {manifest}")
+    if folds is not None:
+        find_partition(folds)
 
 
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:

@@ -16,8 +16,9 @@ DEV_OF_SPLIT = {
     "leave-one-speaker-out": ("speaker",),
     "speaker-k-fold": ("fold", "speakers"),
     "random-utterance": ("random",),
-    GIVEN: ("given",),
+    GIVEN: ("given",),  # with protocol.folds also `DEV_OF_FOLDS`
 }
+DEV_OF_FOLDS = ("fold", "speakers", "dialogs", "random")
 TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
 MIN_GROUPS = 3  # for train, dev and test
 RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never change
@@ -106,8 +107,10 @@ def check_settings(split: str, dev: str | None, n_folds: int | None) -> str:
     if split not in DEV_OF_SPLIT:
         raise InputError(f"protocol.split {split!r} is not known; {nearest(split, DEV_OF_SPLIT)}")
     if dev is not None and dev not in DEV_OF_SPLIT[split]:
+        more = f" (with protocol.folds also {', '.join(DEV_OF_FOLDS)})" if split == GIVEN else ""
         raise InputError(
             f"protocol.dev {dev!r} does not go with {split}; {nearest(dev, DEV_OF_SPLIT[split])}"
+            f"{more}"
         )
     if split in TAKES_N_FOLDS and (n_folds is None or n_folds < MIN_GROUPS):
         raise InputError(

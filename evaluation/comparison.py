@@ -23,7 +23,7 @@ from storage.run_folder import Run
 from system.errors import InputError
 
 TESTED = ("ua", "wa")
-NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest")
+NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest", "protocol.folds")
 
 
 def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:

@@ -60,7 +60,7 @@ log = logging.getLogger(__name__)
 FREE = (
     *("run.root", "run.store", "run.compile_cache", "run.shards", "run.workers"),
     *("run.device", "optuna"),
-    *("corpus.root", "corpus.manifest", "train.checkpoint_"),
+    *("corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_"),
 )
 # Keys of section `model` that decide which first weights are read
 NETWORK = {f"model.{key}" for key in (*FIRST_WEIGHTS, *BACKBONES, "fusion", "image_size")}

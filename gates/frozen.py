@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 BRANCHES = ("cqt", "mel")
 PLACES = (
-    *("corpus.root", "corpus.manifest"),
+    *("corpus.root", "corpus.manifest", "protocol.folds"),
     *("run.store", "run.compile_cache", "run.device", "run.workers"),
 )
 CROPS_AT_ONCE = 256  # through the head
@@ -274,12 +274,15 @@ def _moved(config: Config, run: Run) -> Config:
     corpus = {"root": place(config.corpus.root)}
     if config.corpus.manifest is not None:
         corpus["manifest"] = place(config.corpus.manifest)
+    folds = config.protocol.folds
+    protocol = {"folds": None if folds is None else place(folds)}
     own = {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
     if config.run.compile_cache is not None:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
         update={
             "corpus": config.corpus.model_copy(update=corpus),
+            "protocol": config.protocol.model_copy(update=protocol),
             "run": config.run.model_copy(update=own),
         }
     )

@@ -53,7 +53,7 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
         if arguments.executor:
             check_executor(arguments.executor, arguments.slurm)
         corpus = runs[0].config.corpus
-        check_corpus_exists(corpus.root, corpus.manifest)
+        check_corpus_exists(corpus.root, corpus.manifest, runs[0].config.protocol.folds)
         if arguments.dry_run:
             check_dry(runs, arguments.overwrite)
             return

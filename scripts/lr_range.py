@@ -32,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         config = load_config(arguments.config, arguments.overrides)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         options = (arguments.lowest, arguments.highest, arguments.steps, arguments.repeats)
         print(printable(run_range_test(config, *options)))
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 CERTIFICATE = "split_certificate.json"
 FOLDS, LOCK = "folds", ".lock"
 # Keys that may differ when a run is resumed
-FREE = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_")
+FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,10 @@ from training.stream import check_shards
 log = logging.getLogger(__name__)
 
 # Keys that may differ between the machines of one training
-PLACES = ("corpus.root", "corpus.manifest", "run.store", "run.compile_cache", "run.shards")
-OF_MACHINE = (*PLACES, "run.workers", "run.device")
+OF_MACHINE = (
+    *("corpus.root", "corpus.manifest", "protocol.folds"),
+    *("run.store", "run.compile_cache", "run.shards", "run.workers", "run.device"),
+)
 
 
 @contextmanager

@@ -54,6 +54,7 @@ TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
+GIVEN = ("protocol.split=given", "protocol.folds=iemocap_sessions5")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
@@ -66,6 +67,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "corpus.labels": ((), "iemocap4"),
     "corpus.subset": ((), "scripted"),
     "protocol.split": ((), "speaker-k-fold"),
+    "protocol.folds": (GIVEN, "{tables}/folds.csv"),
     "protocol.dev": (GROUPS, "speakers"),
     "protocol.n_folds": (GROUPS, "4"),
     "protocol.text_groups": (TEXTS, "2"),
@@ -184,6 +186,8 @@ def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[
 
 def _write_tables(folder: Path, corpus_root: Path) -> None:
     shutil.copytree(corpus_root, folder)
+    rows = [f"Ses0{k}_{sex},{k % 5}\n" for k in range(1, 6) for sex in "FM"]  # session 5 is first
+    (folder / "folds.csv").write_text("".join(["speaker,fold\n", *rows]))
     clips = sorted(path.relative_to(folder) for path in folder.rglob("*F_impro01_F*.wav"))
     for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4), ("outside", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
