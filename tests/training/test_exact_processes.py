@@ -17,7 +17,7 @@ from tests.training.test_engine import CPU, fake_clips
 from training.checkpoints import Checkpoints
 from training.engine import fit
 from training.optim import Schedule, build_optimizers
-from training.session import DDP
+from training.session import DDP, make_accelerator
 from training.state import TrainingState
 
 WORLD, GLOBAL_BATCH, N, SIDE = 2, 8, 16, 32
@@ -64,9 +64,13 @@ def train(
     loader = build_loader(train_set, TrainBatches(n, size, 1, rank, world), CPU, 0)
     dev_loader = build_loader(dev_set, EvalBatches(n - 3, size, rank, world), CPU, 0)
     slopes: list[list[torch.Tensor]] = []
+    views = 0  # gradients in memory that they share
     step = optimizers[0].step
 
     def watched(*args: Any) -> Any:
+        nonlocal views
+        grads = [p.grad for p in state.trained if p.grad is not None]
+        views += sum(grad.untyped_storage().nbytes() > grad.nbytes for grad in grads)
         slopes.append([p.grad.clone() for p in state.trained if p.grad is not None])
         return step(*args)
 
@@ -75,7 +79,7 @@ def train(
     where = Checkpoints(folder)
     progress = fit(state, loader, dev_loader, EPOCHS, None, where, resume_with=resume_with)
     best = {name: value.clone() for name, value in model.state_dict().items()}
-    return {"progress": vars(progress), "slopes": slopes, "weights": best}
+    return {"progress": vars(progress), "slopes": slopes, "weights": best, "views": views}
 
 
 def one_process(rank: int, folder: Path) -> None:
@@ -121,6 +125,14 @@ def test_batch_norms_of_their_own_give_other_gradients(two, tmp_path: Path) -> N
     """The test above can fail."""
     alone = train(tmp_path / "alone", 0, 1, synced=False)
     assert distance(two[0]["apart"]["slopes"][0], alone["slopes"][0]) > 0.05
+
+
+def test_gradients_are_views_of_what_is_sent(two, tiny) -> None:
+    """Where DDP sends them: gradient caching averages by itself."""
+    assert make_accelerator(tiny()).ddp_handler is DDP
+    for process in two:
+        assert process["plain"]["views"] and process["accumulated"]["views"]
+        assert not process["cached"]["views"]
 
 
 def test_the_processes_share_the_batches_of_one() -> None:
