@@ -53,14 +53,14 @@ def open_run(
         with on_all_processes():  # each at its own pace: the training's collectives do not wait
             check_run(config, overwrite)
             if accelerator.is_main_process and (folder / LOCK).exists():
-                with _claimed(folder, config, overwrite):
+                with claimed(folder, config, overwrite):
                     pass  # refused now, not after all audio was indexed
             plan = make_plan(config, keep=True)
             session = Session(config, plan, open_store(config), accelerator, stop)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
-                claim.enter_context(_claimed(folder, config, overwrite))
+                claim.enter_context(claimed(folder, config, overwrite))
             session = session.with_images()
         check_alike(_settings(session))
         session = replace(session, environment=_environment(session, command))
@@ -79,7 +79,7 @@ def _open_folder(session: Session, overwrite: bool) -> None:
             remove_run(folder)
         check_run_folder(folder, session.config, overwrite)  # others may have begun meanwhile
         open_run_folder(folder, session.plan, session.environment)
-        _log_warnings(session.plan)
+        log_warnings(session.plan)
 
 
 def _settings(session: Session) -> dict[str, Any]:
@@ -119,7 +119,7 @@ def check_model(config: Config) -> None:
         MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)
 
 
-def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
+def claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
     """Lock a run: exclusively, or shared with processes that train other folds of it."""
     make_folder(folder)
     shared = config.run.folds is not None and not overwrite
@@ -139,7 +139,8 @@ def check_places(config: Config) -> None:
         check_writable(Path(config.run.store), f"run.store={config.run.store}")
 
 
-def _log_warnings(plan: Plan) -> None:
+def log_warnings(plan: Plan) -> None:
+    """Log what the leakage check allowed, and audio that was left out."""
     for line in plan_warnings(plan):
         log.info("%s", line)
     if plan.bad:

@@ -1,0 +1,58 @@
+"""Run a baseline on a fusion's folds.
+
+python baseline.py --config configs/iemocap_gmu.yaml --kind svm_images
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from config.baselines import KINDS, check_kind, load_baseline
+from corpora.readers import check_corpus_exists
+from system.cli import exit_status, run_entry, say
+from system.signals import Stop
+from training.command import check_config_option
+
+
+def main(argv: Sequence[str]) -> int:
+    """Fit, choose on dev and test every fold with every seed; return the exit status."""
+    arguments = parse_arguments(argv)
+    stop = Stop()
+    with exit_status(["python", sys.argv[0], *argv], stop) as result:
+        check_kind(arguments.kind)
+        config = load_baseline(arguments.config, arguments.kind, None, arguments.overrides)
+        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+
+        from baselines.fold import run_fold  # slow: torch, scikit-learn
+        from baselines.session import open_baseline
+        from evaluation.summary import summarize
+
+        with open_baseline(config, [sys.argv[0], *argv], arguments.overwrite, stop) as baseline:
+            # The corpus is indexed, split and certified, exactly as for the fusion.
+            for fold in baseline.folds():  # folds x seeds
+                run_fold(baseline, fold)  # fit, choose on dev, test once
+            folder = baseline.session.folder
+            summarize(folder)
+        say((folder / "summary.md").read_text(encoding="utf-8"))
+        say(f"Everything is in {folder}")
+    return result.status
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--config", required=True, type=Path, metavar="FILE", help="YAML config of a fusion"
+    )
+    parser.add_argument("--kind", required=True, help=f"one of {', '.join(KINDS)}")
+    parser.add_argument("--overwrite", action="store_true", help="start a run of this name anew")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="section.key=value", help="e.g. corpus.root=data"
+    )
+    check_config_option(parser, argv)
+    return parser.parse_intermixed_args(argv)
+
+
+if __name__ == "__main__":
+    run_entry(main, sys.argv[1:])

@@ -1,0 +1,127 @@
+"""Open the run of a baseline: the fusions' plan, splits and store, and a run folder of its own."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from baselines.band_statistics import BandStatistics
+from baselines.fitted import Fitted
+from baselines.majority import fit_majority
+from baselines.svm import fit_svm
+from config.baselines import BaselineRun
+from corpora.plan import check_listing, make_plan
+from corpora.utterance import Utterance
+from storage.provenance import describe_environment, describe_process
+from storage.run_folder import check_run_folder, open_run_folder, remove_run
+from system.errors import InputError
+from system.locks import lock
+from system.signals import Stop
+from training.experiment import check_places, claimed, log_warnings
+from training.session import Fold, Session, make_accelerator, open_store
+
+NETWORKS = ("lstm",)
+OF_NETWORKS = ("global_batch", "precision", "deterministic")  # of environment.json
+
+
+@dataclass(frozen=True)
+class BaselineSession:
+    """The opened run of a baseline.
+
+    Args:
+        config: Config of the run.
+        session: Plan, store and folder, as those of a fusion.
+    """
+
+    config: BaselineRun
+    session: Session
+
+    def folds(self) -> Iterator[Fold]:
+        """Yield the folds that the config asks for, with each seed."""
+        return self.session.folds()
+
+    def fit(self, fold: Fold) -> Fitted:
+        """Fit on the fold's train split and choose on its dev split."""
+        kind, n_classes = self.config.baseline.kind, len(fold.classes)
+        if kind == "majority":
+            return fit_majority(fold.targets(fold.split.train), n_classes)
+        split = fold.split
+        return fit_svm(self._vectors, split.train, split.dev, fold.targets, n_classes)
+
+    def _vectors(self, utterances: Sequence[Utterance]) -> NDArray:
+        """Return one vector an utterance: (N, D)."""
+        hashes = self.session.plan.hashes
+        return self._band_statistics([hashes[utterance.audio] for utterance in utterances])
+
+    @cached_property
+    def _band_statistics(self) -> BandStatistics:
+        return BandStatistics(self.session.store)
+
+
+@contextmanager
+def open_baseline(
+    config: BaselineRun, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
+) -> Iterator[BaselineSession]:
+    """Certify the corpus, compute what the baseline reads, open the run folder.
+
+    Args:
+        config: Config of the run.
+        command: Command line, for environment.json.
+        overwrite: Remove an earlier run of this name, all but its ledger.
+        stop: Flag, set by signals, that asks the run to end.
+
+    Raises:
+        InputError: The config, the corpus or the run folder cannot be used.
+        RunError: Something could not be written, or another process works on the same run.
+        KeyboardInterrupt: The process was asked to end; what was finished is kept.
+    """
+    stop, full = stop or Stop(), config.as_config()
+    check_baseline(config, overwrite)
+    folder = Path(full.run.root) / full.name
+    with claimed(folder, full, overwrite):
+        plan = make_plan(full, keep=True)
+        session = Session(full, plan, open_store(full), make_accelerator(full), stop)
+        if config.reads_images:
+            session = session.with_images()
+        session = replace(session, environment=_environment(session, config, command))
+        with lock(folder / ".lock.opening", str(folder), blocking=True):
+            if overwrite:
+                remove_run(folder)
+            check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
+            open_run_folder(folder, session.plan, session.environment, config)
+        log_warnings(session.plan)
+        stop.begun = True
+        yield BaselineSession(config, session)
+
+
+def check_baseline(config: BaselineRun, overwrite: bool) -> None:
+    """Check processes, run folder, places and tables; index no audio.
+
+    Raises:
+        InputError: One of them cannot be used.
+        RunError: Something cannot be written.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a baseline runs in one process: give the command without torchrun")
+    full = config.as_config()
+    check_run_folder(Path(full.run.root) / full.name, config, overwrite)
+    check_places(full)
+    check_listing(full)
+
+
+def _environment(session: Session, config: BaselineRun, command: Sequence[str]) -> dict[str, Any]:
+    """Return what made the run; batch and precision only where a network is trained."""
+    train = session.config.train
+    processes = [describe_process(session.accelerator.device)]
+    found = describe_environment(
+        command, processes, train.batch_size, train.precision, train.deterministic
+    )
+    packages = {**found["packages"], "scikit-learn": version("scikit-learn")}
+    idle = () if config.baseline.kind in NETWORKS else OF_NETWORKS
+    return {**{k: v for k, v in found.items() if k not in idle}, "packages": packages}
