@@ -9,14 +9,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from baselines.band_statistics import BandStatistics
 from baselines.fitted import Fitted
+from baselines.lstm import fit_lstm, with_differences
 from baselines.majority import fit_majority
 from baselines.svm import fit_svm
+from baselines.waveform_features import WaveformFeatures, mfcc_statistics
 from config.baselines import BaselineRun
-from corpora.plan import check_listing, make_plan
+from corpora.plan import check_listing, make_plan, plan_warnings, without_bad_audio
 from corpora.utterance import Utterance
 from storage.provenance import describe_environment, describe_process
 from storage.run_folder import check_run_folder, open_run_folder, remove_run
@@ -37,10 +40,12 @@ class BaselineSession:
     Args:
         config: Config of the run.
         session: Plan, store and folder, as those of a fusion.
+        waveform_features: What it reads of waveforms, if it does.
     """
 
     config: BaselineRun
     session: Session
+    waveform_features: WaveformFeatures | None = None
 
     def folds(self) -> Iterator[Fold]:
         """Yield the folds that the config asks for, with each seed."""
@@ -48,16 +53,33 @@ class BaselineSession:
 
     def fit(self, fold: Fold) -> Fitted:
         """Fit on the fold's train split and choose on its dev split."""
-        kind, n_classes = self.config.baseline.kind, len(fold.classes)
+        kind, n_classes, split = self.config.baseline.kind, len(fold.classes), fold.split
         if kind == "majority":
-            return fit_majority(fold.targets(fold.split.train), n_classes)
-        split = fold.split
-        return fit_svm(self._vectors, split.train, split.dev, fold.targets, n_classes)
+            return fit_majority(fold.targets(split.train), n_classes)
+        of_split = (split.train, split.dev, fold.targets, n_classes)
+        if kind == "lstm":
+            device = self.session.accelerator.device
+            return fit_lstm(self._sequences, *of_split, fold.rng_seed, device)
+        return fit_svm(self._vectors, *of_split)
 
     def _vectors(self, utterances: Sequence[Utterance]) -> NDArray:
         """Return one vector an utterance: (N, D)."""
-        hashes = self.session.plan.hashes
-        return self._band_statistics([hashes[utterance.audio] for utterance in utterances])
+        keys = self._hashes(utterances)
+        if self.waveform_features is None:
+            return self._band_statistics(keys)
+        found = [self.waveform_features[key] for key in keys]
+        if self.config.baseline.functionals == "mfcc":
+            found = [mfcc_statistics(frames) for frames in found]
+        return np.stack(found)
+
+    def _sequences(self, utterances: Sequence[Utterance]) -> list[NDArray]:
+        """Return the MFCC of each utterance with their differences: (T, 40) each."""
+        assert self.waveform_features is not None
+        keys = self._hashes(utterances)
+        return [with_differences(self.waveform_features[key]) for key in keys]
+
+    def _hashes(self, utterances: Sequence[Utterance]) -> list[str]:
+        return [self.session.plan.hashes[utterance.audio] for utterance in utterances]
 
     @cached_property
     def _band_statistics(self) -> BandStatistics:
@@ -87,8 +109,13 @@ def open_baseline(
     with claimed(folder, full, overwrite):
         plan = make_plan(full, keep=True)
         session = Session(full, plan, open_store(full), make_accelerator(full), stop)
+        features = _open_features(config)
         if config.reads_images:
             session = session.with_images()
+        elif features is not None:
+            sources = {plan.hashes[u.audio]: u.audio for u in plan.utterances}
+            bad = features.build(sources, full.run.workers)
+            session = replace(session, plan=without_bad_audio(plan, bad))
         session = replace(session, environment=_environment(session, config, command))
         with lock(folder / ".lock.opening", str(folder), blocking=True):
             if overwrite:
@@ -97,7 +124,37 @@ def open_baseline(
             open_run_folder(folder, session.plan, session.environment, config)
         log_warnings(session.plan)
         stop.begun = True
-        yield BaselineSession(config, session)
+        yield BaselineSession(config, session, features)
+
+
+def _open_features(config: BaselineRun) -> WaveformFeatures | None:
+    kind = "mfcc" if config.baseline.kind == "lstm" else config.baseline.functionals
+    return None if kind is None else WaveformFeatures(Path(config.run.store), kind)
+
+
+def dry_run(config: BaselineRun, overwrite: bool) -> str:
+    """Check everything and make the plan; fit nothing. Return what a run would do.
+
+    Raises:
+        InputError: See `open_baseline`.
+    """
+    check_baseline(config, overwrite)
+    plan = make_plan(config.as_config(), keep=True)
+    lines = [
+        f"fold {split.fold}: train {len(split.train)}, dev {len(split.dev)}, "
+        f"test {len(split.test)} utterances"
+        for split in plan.wanted()
+    ]
+    n_seeds = len(config.run.seeds)
+    return "\n".join(
+        [
+            f"baseline {config.baseline.kind}, certificate {plan.certificate['id']}, "
+            f"{n_seeds} seed{'s' * (n_seeds > 1)}",
+            *lines,
+            *plan_warnings(plan),
+            "Nothing was fitted.",
+        ]
+    )
 
 
 def check_baseline(config: BaselineRun, overwrite: bool) -> None:
@@ -122,6 +179,7 @@ def _environment(session: Session, config: BaselineRun, command: Sequence[str]) 
     found = describe_environment(
         command, processes, train.batch_size, train.precision, train.deterministic
     )
-    packages = {**found["packages"], "scikit-learn": version("scikit-learn")}
+    own = ["scikit-learn", *["opensmile"] * (config.baseline.functionals == "egemaps")]
+    packages = {**found["packages"], **{name: version(name) for name in own}}
     idle = () if config.baseline.kind in NETWORKS else OF_NETWORKS
     return {**{k: v for k, v in found.items() if k not in idle}, "packages": packages}

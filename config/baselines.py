@@ -5,6 +5,7 @@ A baseline takes corpus, protocol, `run` and, where it reads images, `features` 
 fusion's config has no effect, and its run folder does not store it.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
@@ -32,13 +33,18 @@ from config.schema import (
 )
 from config.section import Section
 from system.errors import InputError, nearest
+from system.extras import check_extra, is_installed
+
+log = logging.getLogger(__name__)
 
 Kind = Literal["majority", "svm_images", "svm_functionals", "lstm"]
 Functionals = Literal["egemaps", "mfcc"]
 KINDS: tuple[str, ...] = get_args(Kind)
+FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
 CHEAP = ("majority", "svm_images")  # seconds a fold, on what the fusions read anyway
 SHARED = ("corpus", "protocol", "run")  # sections that every baseline takes from a fusion's config
 READ_IMAGES = ("svm_images",)
+AUTO = "auto"  # of --functionals
 
 
 class BaselineConfig(Section):
@@ -124,6 +130,32 @@ def load_baseline(
     name = config.name if "name" in keys else f"{config.name.removesuffix(f'_{fusion}')}_{kind}"
     baseline = BaselineConfig.model_validate({"kind": kind, "functionals": functionals})
     return BaselineRun(name=name, baseline=baseline, **sections)
+
+
+def choose_functionals(kind: str, wanted: str) -> Functionals | None:
+    """Return what `svm_functionals` reads, resolved once so that a run never mixes two.
+
+    Args:
+        kind: Kind of the baseline.
+        wanted: egemaps, mfcc, or auto: eGeMAPS where opensmile is installed.
+
+    Raises:
+        InputError: Another kind reads no functionals, or opensmile is wanted and missing.
+    """
+    if kind != "svm_functionals":
+        if wanted != AUTO:
+            raise InputError(f"--functionals has an effect with --kind svm_functionals, not {kind}")
+        return None
+    if wanted == "egemaps":
+        check_extra("--functionals egemaps", "opensmile", "classic")
+    if wanted == "mfcc" or not is_installed("opensmile"):
+        if wanted == AUTO:
+            log.warning(
+                "opensmile is not installed (extra `classic`: pip install -r "
+                "requirements-classic.txt): statistics of MFCC take the place of eGeMAPS"
+            )
+        return "mfcc"
+    return "egemaps"
 
 
 def concerns(key: str, kind: str) -> bool:

@@ -12,8 +12,13 @@ from packaging.utils import canonicalize_name
 from tests.support.paths import CODE, ROOT
 from tests.test_architecture import LEVELS
 
-FILES = ("requirements.txt", "requirements-dev.txt", "requirements-cluster.txt")
-EXTRAS = ("dev", "cluster")
+FILES = (
+    "requirements.txt",
+    "requirements-dev.txt",
+    "requirements-cluster.txt",
+    "requirements-classic.txt",
+)
+EXTRAS = ("dev", "cluster", "classic")
 
 
 def requirements(file: str) -> list[Requirement]:
