@@ -1,6 +1,7 @@
 """Baselines on the tiny corpus: the fusion's splits, dev-only choice, one test, the same tables."""
 
 from collections import Counter
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from sklearn.svm import SVC
 
 from baseline import main
 from baselines.fold import run_fold
+from baselines.lstm import fit_lstm
 from baselines.session import open_baseline
 from config.baselines import load_baseline, load_stored_run
 from corpora.plan import make_plan
@@ -266,3 +268,28 @@ def test_robustness_is_measured_for_fusions_and_says_who_is_left_out(
     assert "not for tiny_svm_images" in caplog.text
     with pytest.raises(InputError, match="these are baselines"):
         gather([baseline], robustness=True)
+
+
+def test_an_svm_of_mfcc_statistics_and_an_lstm_run_end_to_end(run_baseline, monkeypatch):
+    monkeypatch.setattr("baselines.session.fit_lstm", partial(fit_lstm, epochs=3))
+    folder = run_baseline("svm_functionals", functionals="mfcc")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["baseline"] == {
+        "kind": "svm_functionals",
+        "functionals": "mfcc",
+    }
+    svm, lstm = read_run(folder), read_run(run_baseline("lstm"))
+    assert svm.folds[0].history() == []
+    assert [row["epoch"] for row in lstm.folds[0].history()] == [1, 2, 3]
+    assert 1 <= lstm.folds[0].metrics.best_epoch <= 3
+    _, comparison = gather([svm.folder, lstm.folder])
+    assert [run.fusion for run in comparison.runs] == ["svm_functionals", "lstm"]
+
+
+def test_the_command_line_runs_resumes_and_checks_dry(recipe, tmp_path, capsys):
+    words = ["--config", str(recipe), "--kind", "majority", f"run.root={tmp_path / 'runs'}"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "Nothing was fitted" in capsys.readouterr().out
+    assert not (tmp_path / "runs/tiny_majority/config.yaml").exists()
+    assert main(words) == main(words) == 0
+    assert "tiny_majority has UA 25.0" in capsys.readouterr().out
+    assert len(read_ledger(tmp_path / "runs/tiny_majority")) == 1
