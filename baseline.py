@@ -18,6 +18,7 @@ from config.baselines import (
 )
 from corpora.readers import check_corpus_exists
 from system.cli import exit_status, run_entry, say
+from system.files import MAX_TABLE, read_text
 from system.signals import Stop
 from training.command import check_config_option
 
@@ -45,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
                 run_fold(baseline, fold)  # fit, choose on dev, test once
             folder = baseline.session.folder
             summarize(folder)
-        say((folder / "summary.md").read_text(encoding="utf-8"))
+        say(read_text(folder / "summary.md", MAX_TABLE))
         say(f"Everything is in {folder}")
     return result.status
 

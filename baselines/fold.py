@@ -45,7 +45,7 @@ def run_fold(baseline: BaselineSession, fold: Fold) -> None:
         fold: One of its folds with a seed.
 
     Raises:
-        RunError: A file could not be written, or another process is at work on this fold.
+        RunError: A file could not be written.
         KeyboardInterrupt: The process was asked to end.
     """
     with _claimed(fold) as is_open:
@@ -67,9 +67,10 @@ def _shown(value: Any) -> str:
 
 @contextmanager
 def _claimed(fold: Fold) -> Iterator[bool]:
-    """Hold the fold's folder; yield whether there is something to do."""
+    """Hold the fold's folder; yield whether there is something to do. A second process waits."""
     make_folder(fold.folder / STATE, inside=fold.session.folder)
-    with lock(fold.folder / STATE / "lock", f"{fold.name} in {fold.session.folder}"):
+    place = fold.folder / STATE / "lock"
+    with lock(place, f"{fold.name} in {fold.session.folder}", blocking=True):
         remove_leftovers(fold.folder)
         if finished := is_finished(fold.folder):
             log.info("%s is finished", fold.name)

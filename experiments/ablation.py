@@ -247,19 +247,30 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
 
 
 def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
-    """Return all jobs; the runs of one fold follow one another, so that they soon compare."""
+    """Return all jobs; the runs of one fold follow one another, so that they soon compare.
+
+    A baseline is one job after all others: its folds take less time than a process needs to start.
+    """
     from storage.fold_folder import fold_name
 
-    jobs = []
-    for seed in plan.config.run.seeds:
+    jobs, folds, seeds = [], [split.fold for split in plan.wanted()], plan.config.run.seeds
+    fusions = [run for run in runs if run.fusion is not None]
+    for seed in seeds:
         for split in plan.wanted():
             fold = fold_name(split.fold, seed)
-            for run in runs:
+            for run in fusions:
                 title = f"{run.config.name} fold {split.fold} seed {seed}"
                 command = run.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]")
                 log = run.folder / "logs" / f"{fold}.log"
                 folder = run.folder / "folds" / fold
                 jobs.append(Job(title, command, folder, log, epochs=run.epochs))
+    for run in [run for run in runs if run.fusion is None]:
+        # The folds by name, so that several machines may work on them
+        command = run.command(f"run.folds={folds}".replace(" ", ""), f"run.seeds={list(seeds)}")
+        names = [fold_name(fold, seed) for seed in seeds for fold in folds]
+        first, *others = [run.folder / "folds" / name for name in names]
+        log = run.folder / "logs" / "all.log"
+        jobs.append(Job(run.config.name, command, first, log, others=tuple(others)))
     return jobs
 
 
