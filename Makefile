@@ -19,7 +19,7 @@ setup: $(VENV)/.dev  ## build .venv with everything, for use and for development
 demo: $(VENV)/.run  ## set up, synthesise the demo corpus, train all three fusions on CPU, compare
 	@echo "[demo 1/2] Synthesise the demo corpus in data/demo: about a minute"
 	@$(BIN)/python -m scripts.make_demo_corpus
-	@echo "[demo 2/2] Train 3 fusions x 2 folds = 6 jobs on the CPU, a few minutes each, and compare them"
+	@echo "[demo 2/2] Train 3 fusions x 2 folds = 6 jobs on the CPU, a few minutes each, and 4 of baselines; compare them"
 	@PYTHON=$(BIN)/python scripts/ablation.sh demo
 
 test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)

@@ -30,6 +30,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, NOWHERE],
         ["--config", CONFIG, "--dry-run", NOWHERE],
     ],
+    "baseline": [
+        ["--config", CONFIG, "--kind", "svm"],
+        ["--config", CONFIG, "--kind", "majority", "optim.lr=1e-3"],
+        ["--config", CONFIG, "--kind", "majority", NOWHERE],
+    ],
     "compare": [["/nowhere"]],
     "analyze_gates": [["/nowhere"]],
     "audit": [["/nowhere"], ["ravdess_papers5", "--corpus", "ravdes"]],

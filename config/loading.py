@@ -46,7 +46,21 @@ def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         InputError: See `load_config`.
     """
     files = [(file, with_new_names(mapping)) for file, mapping in _read_with_parents(path, ())]
+    if any("baseline" in mapping for _, mapping in files):
+        raise InputError(f"{path} is of a baseline, which has no network: name a run of a fusion")
     return _load(files, overrides, str(path))
+
+
+def read_stored(path: Path) -> dict[str, Any]:
+    """Return the sections of a config.yaml that a run wrote, unchecked.
+
+    Raises:
+        InputError: It cannot be read or is not YAML.
+    """
+    values: dict[str, Any] = {}
+    for file, mapping in _read_with_parents(path, ()):
+        _merge(values, mapping, str(file), {})
+    return values
 
 
 def with_new_names(mapping: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     FusionName = str
 else:
     FusionName = Literal[tuple(FUSIONS)]
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class CorpusConfig(Section):
@@ -275,7 +276,7 @@ class RunConfig(Section):
 class Config(Section):
     """A whole run."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: RunName
     """Name of the run folder."""
     corpus: CorpusConfig
     protocol: ProtocolConfig

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
 from typing import Any
 
 from config.effects import has_effect, usual_value
 from corpora.certificate import protocol_parts
+from evaluation.families import Pair, families_of_pairs
 from evaluation.metrics import SCORES
 from evaluation.paired_tests import paired_test
 from evaluation.results import (
@@ -30,8 +30,8 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
     """Return everything that tables and report show of several runs.
 
     `tests` are the paired tests of `paired_tests`, `mcnemar` McNemar's tests over utterances,
-    one for each seed. P-values are Holm-corrected over the pairs of a score, McNemar's over the
-    pairs and seeds.
+    one for each seed. P-values are Holm-corrected over the pairs of a family and score, McNemar's
+    over the pairs of a family and seeds; see `families`.
 
     Args:
         runs: At least one run.
@@ -46,14 +46,16 @@ def compare(runs: Sequence[Run], reference: int | None = None) -> Comparison:
         replace(describe_run(run), name=name) for run, name in zip(runs, names, strict=True)
     ]
     _check_alike(summaries, runs)
-    pairs = _pairs(names, reference)
+    whom = None if reference is None else names[reference]
+    baselines = {summary.name for summary in summaries if summary.baseline}
+    families = families_of_pairs(names, baselines, whom)
     return Comparison(
         **{**shared_facts(summaries[0]), "corpus": _corpora(summaries)},
         runs=summaries,
-        reference=None if reference is None else names[reference],
+        reference=whom,
         config_differences=config_differences(runs, names),
-        tests=_paired_tests(runs, names, pairs),
-        mcnemar=_mcnemar_tests(runs, names, pairs),
+        tests=[test for pairs in families for test in _paired_tests(runs, names, pairs)],
+        mcnemar=[test for pairs in families for test in _mcnemar_tests(runs, names, pairs)],
         made_with=_made_with(runs),
     )
 
@@ -68,16 +70,13 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
 
     A key that has an effect with some values of another key alone (`loss.alpha` with
     `model.fusion`) has values only for those runs. It is returned only if two of them differ, or
-    one is not the default.
+    one is not the default. A baseline has few of the keys; the others say nothing about it.
     """
     differences = {}
-    for key in runs[0].config:
-        values = {
-            name: run.config.get(key)
-            for name, run in zip(names, runs, strict=True)
-            if has_effect(run.config, key)
-        }
-        default = [usual_value(key)] if 0 < len(values) < len(runs) else []
+    for key in dict.fromkeys(key for run in runs for key in run.config):
+        having = [(name, run) for name, run in zip(names, runs, strict=True) if key in run.config]
+        values = {name: run.config[key] for name, run in having if has_effect(run.config, key)}
+        default = [usual_value(key)] if 0 < len(values) < len(having) else []
         if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
             differences[key] = values
     return differences
@@ -142,15 +141,8 @@ def _explain_certificates(runs: Sequence[Run]) -> str:
     return f"\n  utterances: {counts}; folds that differ: {', '.join(differ) or 'none'}"
 
 
-def _pairs(names: Sequence[str], reference: int | None) -> list[tuple[str, str]]:
-    """Return the pairs to compare: all, or each of the others with the reference."""
-    if reference is None:
-        return list(combinations(names, 2))
-    return [(name, names[reference]) for name in names if name != names[reference]]
-
-
 def _paired_tests(
-    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
+    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[Pair]
 ) -> list[PairTest]:
     counts = {name: by_fold_and_speaker(run) for name, run in zip(names, runs, strict=True)}
     rows = []
@@ -168,7 +160,7 @@ def _paired_tests(
 
 
 def _mcnemar_tests(
-    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[tuple[str, str]]
+    runs: Sequence[Run], names: Sequence[str], pairs: Sequence[Pair]
 ) -> list[McNemarRow]:
     by_name = dict(zip(names, runs, strict=True))
     places = [(a, b, seed) for a, b in pairs for seed in runs[0].seeds]

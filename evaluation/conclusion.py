@@ -1,12 +1,14 @@
 """What a comparison answers, in one sentence: it stands above every table and the report."""
 
 from config.effects import usual_value
+from evaluation.families import baselines_of, families_of_tests
 from evaluation.results import Comparison, PairTest, RunSummary
 from evaluation.wording import count_of, p_value, percent
 
 ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
 NAMES_SHOWN = 4  # runs that are named; more are counted
+GUESSING = "majority"  # the baseline that is at chance by its making
 
 
 def conclusion(comparison: Comparison) -> str:
@@ -17,7 +19,8 @@ def conclusion(comparison: Comparison) -> str:
     """
     answer = _of_tests(comparison) if comparison.tests else _of_one(comparison.runs[0])
     chance = chance_ua(comparison.runs[0])
-    at_chance = [run.name for run in comparison.runs if is_at_chance(run)]
+    meant = [run for run in comparison.runs if run.fusion != GUESSING]
+    at_chance = [run.name for run in meant if is_at_chance(run)]
     if comparison.tests and at_chance:
         verb = "is" if len(at_chance) == 1 else "are"
         answer += f"; {_join(at_chance)} {verb} not shown to be above chance (UA {percent(chance)})"
@@ -39,9 +42,9 @@ def is_at_chance(run: RunSummary) -> bool:
 def why_untestable(comparison: Comparison) -> str | None:
     """Return why no difference of UA could reach the level, whatever its size; None if one could.
 
-    Holm multiplies the smallest p by the number of comparisons.
+    Holm multiplies the smallest p by the number of comparisons of a family; the first one counts.
     """
-    tests = [test for test in comparison.tests if test.metric == "ua"]
+    tests = families_of_tests(comparison, "ua")[0]
     n, smallest = len(tests), min(test.smallest_p for test in tests)
     corrected = p_value(min(1.0, n * smallest))
     if smallest >= LEVEL:
@@ -56,10 +59,14 @@ def why_untestable(comparison: Comparison) -> str | None:
 def differing_keys(comparison: Comparison, a: str, b: str) -> list[str]:
     """Return the config keys in which two runs differ.
 
-    A key that has an effect in one run alone differs only if its value is not the default.
+    A key that has an effect in one run alone differs only if its value is not the default. Of a
+    baseline and a fusion, which are two methods, only the keys that both have can differ.
     """
     keys = []
+    two_methods = len(baselines_of(comparison) & {a, b}) == 1
     for key, values in comparison.config_differences.items():
+        if two_methods and not (a in values and b in values):
+            continue
         usual = None if a in values and b in values else usual_value(key)
         if values.get(a, usual) != values.get(b, usual):
             keys.append(key)
@@ -88,19 +95,42 @@ def _of_one(run: RunSummary) -> str:
 
 
 def _of_tests(comparison: Comparison) -> str:
-    tests = [test for test in comparison.tests if test.metric == "ua"]
+    among, *beside = families_of_tests(comparison, "ua")
+    answer = _of_family(comparison, among)
+    return f"{answer}; {_of_baselines(beside[0])}" if beside else answer
+
+
+def _of_family(comparison: Comparison, tests: list[PairTest]) -> str:
     n = len(tests)
     if shown := [_in_words(comparison, test) for test in tests if test.p_holm < LEVEL]:
         rest = "" if len(shown) == n else "no other difference is shown; "
         corrected = f"p corrected for {count_of(n, 'comparison')}, {design(comparison)}"
         return f"{', '.join(shown)}; {rest}{corrected}"
-    whom = _join([run.name for run in comparison.runs])
+    tested = {name for test in tests for name in (test.a, test.b)}
+    whom = _join([run.name for run in comparison.runs if run.name in tested])
     sentence = f"no difference in UA between {whom}"
     if why := why_untestable(comparison):
         return f"{sentence} can be shown on {design(comparison)}: {why}"
     p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
     correction = f" ({p_holm} after correction for {n} comparisons)" if n > 1 else ""
     return f"{sentence} is shown on {design(comparison)}: the smallest p is {p}{correction}"
+
+
+def _of_baselines(tests: list[PairTest]) -> str:
+    """Say which fusions are shown to differ from each baseline; `a` is the fusion of a pair."""
+    said = []
+    for baseline in dict.fromkeys(test.b for test in tests):
+        own = [test for test in tests if test.b == baseline]
+        shown = [test for test in own if test.p_holm < LEVEL]
+        better = [test.a for test in shown if test.difference > 0]
+        worse = [test.a for test in shown if test.difference < 0]
+        if better:
+            said.append(f"{_join(better)} beat{'s' * (len(better) == 1)} the baseline {baseline}")
+        if worse:
+            said.append(f"the baseline {baseline} beats {_join(worse)}")
+        if rest := [test.a for test in own if test not in shown]:
+            said.append(f"no difference between the baseline {baseline} and {_join(rest)} is shown")
+    return f"{', '.join(said)} (corrected apart, for {count_of(len(tests), 'comparison')})"
 
 
 def _in_words(comparison: Comparison, test: PairTest) -> str:

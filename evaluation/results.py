@@ -45,7 +45,8 @@ class RunSummary:
 
     Attributes:
         name: Name of the run; its folder in a comparison of two runs of one name.
-        fusion: `model.fusion`.
+        fusion: `model.fusion`, or the kind of baseline.
+        baseline: Whether it is a baseline.
         corpus: Name of the corpus, for people.
         synthetic: Whether it is the demo corpus, whose speech is synthetic.
         protocol: Labels and splits in words.
@@ -75,6 +76,7 @@ class RunSummary:
 
     name: str
     fusion: str
+    baseline: bool = False
     corpus: str = UNKNOWN
     synthetic: bool = False
     protocol: str

@@ -55,7 +55,8 @@ def describe_run(run: Run) -> RunSummary:
     recall = recalls(confusion)
     return RunSummary(
         name=run.name,
-        fusion=run.config["model.fusion"],
+        fusion=run.method,
+        baseline=run.is_baseline,
         corpus=corpus_of(run)["name"],
         synthetic=corpus_of(run)["synthetic"],
         protocol=run.certificate["protocol"],

@@ -6,6 +6,7 @@ from typing import Any
 
 from corpora.splits import LONE, STAMP
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
+from evaluation.families import families_of_tests
 from evaluation.results import Comparison
 from evaluation.wording import (
     count_of,
@@ -112,7 +113,8 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 def pairs_caption(comparison: Comparison) -> str:
     """Return how the paired tests were made, which chance is in them, and what they can show."""
     tests, reference = comparison.tests, comparison.reference
-    n = len([test for test in tests if test.metric == "ua"])
+    among, *beside = map(len, families_of_tests(comparison, "ua"))
+    apart = f", and apart for {beside[0]} with baselines" if beside else ""
     which = "" if reference is None else f", each run with {in_code(reference)}"
     if tests[0].p_folds is None:  # of an earlier version
         chance = "p and interval count the choice of speakers alone, trained weights held fixed"
@@ -128,7 +130,7 @@ def pairs_caption(comparison: Comparison) -> str:
         limit = f"{design(comparison)}: {why}"
     return (
         f"Paired tests on the same utterances{which}: difference in points; {chance}. {limit}. "
-        f"Holm-corrected for {count_of(n, 'comparison')}; d_z is Cohen's, over speakers."
+        f"Holm-corrected for {count_of(among, 'comparison')}{apart}; d_z is Cohen's, over speakers."
     )
 
 
@@ -232,9 +234,15 @@ def _epochs(alarm: Mapping[str, Any]) -> str:
 
 
 def _differences(comparison: Comparison, a: str, b: str) -> str:
-    """Return the config keys that differ between two runs, with their values; – has no effect."""
+    """Return the config keys that differ between two runs, with their values; – has no effect.
+
+    Of a fusion and a baseline the methods come first.
+    """
     differences = comparison.config_differences
-    words = [
+    of = {run.name: run for run in comparison.runs}
+    two_methods = of[a].baseline != of[b].baseline
+    words = [f"method: {of[a].fusion} / {of[b].fusion}"] if two_methods else []
+    words += [
         f"{key}: {setting(differences[key], a)} / {setting(differences[key], b)}"
         for key in differing_keys(comparison, a, b)
     ]

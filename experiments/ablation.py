@@ -18,9 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.baselines import (
+    AUTO,
+    CHEAP,
+    BaselineRun,
+    choose_functionals,
+    concerns,
+    dump_run,
+    load_baseline,
+)
 from config.effects import deciding_key, keys_without_effect
 from config.fusions import FUSIONS as ALL_FUSIONS
-from config.loading import dump_config, flatten, load_config, parse_override, read_yaml
+from config.loading import flatten, load_config, parse_override, read_yaml
 from config.schema import Config
 from experiments.jobs import Job
 from experiments.search_space import SECTIONS, as_overrides
@@ -39,21 +48,36 @@ SAME = ("corpus", "protocol", "run.root", "run.folds", "run.seeds")  # in all ru
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A config file, its overrides, and the config that they give."""
+    """A config file, its overrides, and the config that they give, of a fusion or a baseline."""
 
     file: Path
     overrides: Sequence[str]
-    config: Config
+    config: Config | BaselineRun
 
     @property
     def folder(self) -> Path:
         """The run folder."""
         return Path(self.config.run.root) / self.config.name
 
+    @property
+    def fusion(self) -> str | None:
+        """`model.fusion`; None of a baseline."""
+        return self.config.model.fusion if isinstance(self.config, Config) else None
+
+    @property
+    def epochs(self) -> int | None:
+        """Most epochs that a job trains; None of a baseline."""
+        return self.config.train.epochs if isinstance(self.config, Config) else None
+
     def command(self, *arguments: str) -> tuple[str, ...]:
         """Return the command that trains it; of a key given twice the last value counts."""
-        entry = ALL_FUSIONS[self.config.model.fusion].entry
         config = ("--config", str(self.file), *self.overrides)
+        if isinstance(self.config, BaselineRun):
+            kind, functionals = self.config.baseline.kind, self.config.baseline.functionals
+            chosen = () if functionals is None else ("--functionals", functionals)
+            baseline = (str(HERE / "baseline.py"), "--kind", kind, *chosen)
+            return (sys.executable, *baseline, *config, *arguments)
+        entry = ALL_FUSIONS[self.config.model.fusion].entry
         return (sys.executable, str(HERE / entry), *config, *arguments)
 
 
@@ -81,11 +105,31 @@ def load_fusions(
         if fusion == "concat" and not file.is_file():
             file = configs / f"{name}.yaml"
         run = _planned_run(file, [], share)
-        if (actual := run.config.model.fusion) != fusion:
-            raise InputError(f"{file} must have model.fusion={fusion}, got {actual}")
+        if run.fusion != fusion:
+            raise InputError(f"{file} must have model.fusion={fusion}, got {run.fusion}")
         runs.append(run)
     _check_comparable(runs)
     return runs
+
+
+def load_baselines(
+    run: PlannedRun, overrides: Sequence[str], kinds: Sequence[str] = CHEAP
+) -> list[PlannedRun]:
+    """Load baselines that stand beside fusions, on the folds of one of these.
+
+    Args:
+        run: A fusion.
+        overrides: Overrides from the command line; what has no effect on a baseline is left out.
+        kinds: Kinds of baselines.
+    """
+    leaves = {key: value for o in overrides for key, value in flatten(parse_override(o)).items()}
+    found = []
+    for kind in kinds:
+        share = as_overrides({key: v for key, v in leaves.items() if concerns(key, kind)})
+        functionals = choose_functionals(kind, AUTO)
+        config = load_baseline(run.file, kind, functionals, share)
+        found.append(PlannedRun(run.file, share, config))
+    return found
 
 
 def load_variants(
@@ -188,32 +232,45 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
 
     for run in runs:
         check_run_folder(run.folder, run.config, overwrite)
-    plan = make_plan(runs[0].config, keep=True)
+    fusion = runs[0].config
+    assert isinstance(fusion, Config)
+    plan = make_plan(fusion, keep=True)
     for run in runs:
         make_folder(run.folder)
         if overwrite:
             with lock(run.folder / LOCK, str(run.folder)):
                 remove_run(run.folder)
         if not (run.folder / CONFIG).exists():  # without it the folder is not a run
-            write_text(run.folder / CONFIG, dump_config(run.config))
+            write_text(run.folder / CONFIG, dump_run(run.config))
         make_folder(run.folder / "logs", inside=run.folder)
     return plan_jobs(runs, plan)
 
 
 def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
-    """Return all jobs; the runs of one fold follow one another, so that they soon compare."""
+    """Return all jobs; the runs of one fold follow one another, so that they soon compare.
+
+    A baseline is one job after all others: its folds take less time than a process needs to start.
+    """
     from storage.fold_folder import fold_name
 
-    jobs = []
-    for seed in plan.config.run.seeds:
+    jobs, folds, seeds = [], [split.fold for split in plan.wanted()], plan.config.run.seeds
+    fusions = [run for run in runs if run.fusion is not None]
+    for seed in seeds:
         for split in plan.wanted():
             fold = fold_name(split.fold, seed)
-            for run in runs:
+            for run in fusions:
                 title = f"{run.config.name} fold {split.fold} seed {seed}"
                 command = run.command(f"run.folds=[{split.fold}]", f"run.seeds=[{seed}]")
                 log = run.folder / "logs" / f"{fold}.log"
-                folder, epochs = run.folder / "folds" / fold, run.config.train.epochs
-                jobs.append(Job(title, command, folder, log, epochs=epochs))
+                folder = run.folder / "folds" / fold
+                jobs.append(Job(title, command, folder, log, epochs=run.epochs))
+    for run in [run for run in runs if run.fusion is None]:
+        # The folds by name, so that several machines may work on them
+        command = run.command(f"run.folds={folds}".replace(" ", ""), f"run.seeds={list(seeds)}")
+        names = [fold_name(fold, seed) for seed in seeds for fold in folds]
+        first, *others = [run.folder / "folds" / name for name in names]
+        log = run.folder / "logs" / "all.log"
+        jobs.append(Job(run.config.name, command, first, log, others=tuple(others)))
     return jobs
 
 

@@ -32,18 +32,19 @@ EPOCH_INTERVAL = 20.0  # seconds between two reports of the epochs that running 
 
 @dataclass(frozen=True)
 class Job:
-    """One fold with one seed of one run, as a command."""
+    """One fold with one seed of one run, as a command; or several quick ones."""
 
     title: str
     command: tuple[str, ...]
     folder: Path  # of the fold
     log: Path  # stdout and stderr are appended to it
     epochs: int | None = field(default=None, kw_only=True)  # most that it trains, for the progress
+    others: tuple[Path, ...] = field(default=(), kw_only=True)  # folders of its other folds
 
     @property
     def finished(self) -> bool:
-        """Whether the fold was tested, by this job or by another process."""
-        return is_finished(self.folder)
+        """Whether all its folds were tested, by this job or by another process."""
+        return all(is_finished(folder) for folder in (self.folder, *self.others))
 
 
 class Failure(NamedTuple):

@@ -65,7 +65,7 @@ def compare_unimodal(run: Run, unimodal: Sequence[Run]) -> list[UnimodalRun]:
             seeds.
     """
     for alone in unimodal:
-        if (fusion := alone.config["model.fusion"]) not in ONE_BRANCH:
+        if (fusion := alone.method) not in ONE_BRANCH:
             raise InputError(
                 f"{alone.folder} has model.fusion={fusion}: only runs of one branch "
                 f"({' or '.join(ONE_BRANCH)}) can be compared with the interventions"
@@ -74,11 +74,13 @@ def compare_unimodal(run: Run, unimodal: Sequence[Run]) -> list[UnimodalRun]:
 
 
 def check_two_branches(run: Run) -> None:
-    """Refuse a run with one branch.
+    """Refuse a run with one branch, or none.
 
     Raises:
-        InputError: It has one branch.
+        InputError: It has one branch, or is of a baseline.
     """
+    if run.is_baseline:
+        raise InputError(f"{run.folder} is of a baseline, which has no branches: name a fusion's")
     if (fusion := run.config["model.fusion"]) in ONE_BRANCH:
         raise InputError(
             f"{run.folder} has model.fusion={fusion}, which reads one branch: there is no gate "

@@ -69,7 +69,10 @@ def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> li
         wrong = {u: place.sure for u, place in by_utterance.items() if place.sure}
         for utterance in sorted(wrong, key=lambda u: (-wrong[u], u))[:per_run]:
             sure[utterance] = max(sure.get(utterance, 0.0), wrong[utterance])
-    images = SpectrogramImages(**read_card(runs[0].folds[0].folder).features.model_dump())
+    shown = run_of_images(runs)
+    images = None
+    if shown is not None:
+        images = SpectrogramImages(**read_card(shown.folds[0].folder).features.model_dump())
     return [
         _example(
             runs[0],
@@ -84,6 +87,11 @@ def worst_errors(runs: Sequence[Run], audio: bool, per_run: int = PER_RUN) -> li
         )
         for utterance in sorted(sure, key=lambda u: (-sure[u], u))
     ]
+
+
+def run_of_images(runs: Sequence[Run]) -> Run | None:
+    """Return the run whose images are shown, the first of a fusion; None among baselines alone."""
+    return next((run for run in runs if not run.is_baseline), None)
 
 
 def _targets(run: Run) -> dict[str, str]:
@@ -136,7 +144,7 @@ def _example(
     utterance: str,
     target: str,
     verdicts: Sequence[Verdict],
-    front_end: SpectrogramImages,
+    front_end: SpectrogramImages | None,
     audio: bool,
 ) -> Example:
     facts: dict[str, Any] = {
@@ -145,14 +153,14 @@ def _example(
         "about": run.about.get(utterance, {}),
         "verdicts": verdicts,
         "classes": _shown_classes(run.classes, target, verdicts),
-        "floor": -front_end.top_db,
+        "floor": 0.0 if front_end is None else -front_end.top_db,
     }
     recording = facts["about"].get("audio", "")
     if not recording or "path" not in facts["about"]:
         return Example(**facts, sound=None, images={}, problem=NO_HASH)
     source = run.audio_file(utterance)
     try:
-        images = _images(source, front_end, recording)
+        images = {} if front_end is None else _images(source, front_end, recording)
         sound = _sound(source, recording) if audio else None
     except BadAudio as error:
         return Example(**facts, sound=None, images={}, problem=f"{source.name} {error}")

@@ -1,5 +1,6 @@
 """A comparison as files: Markdown, LaTeX, JSON and a report."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,8 @@ from storage.run_folder import Run, read_run
 from system.errors import InputError
 from system.files import make_folder, write_json, write_text
 
+log = logging.getLogger(__name__)
+
 
 def gather(
     folders: Sequence[Path],
@@ -37,16 +40,21 @@ def gather(
 
     Raises:
         InputError: Protocol, splits, folds or seeds differ, or the corpus that `robustness` needs
-            is missing.
+            is missing, or there are baselines alone, which it does not measure.
         RunError: A file of a run is corrupt.
     """
     runs = [read_run(folder) for folder in folders]
     comparison = compare(runs, reference)  # refuses before anything is measured
     named = list(zip(run_names(runs), runs, strict=True))
     if robustness:
-        measured = {name: measure_robustness(run) for name, run in named}
-        for folder in folders:
-            summarize(folder)  # it counts the test evaluations
+        networks = {name: run for name, run in named if not run.is_baseline}
+        if not networks:
+            raise InputError("robustness is measured for fusions, and these are baselines")
+        if left_out := [name for name, run in named if run.is_baseline]:
+            log.info("robustness is measured for fusions alone, not for %s", ", ".join(left_out))
+        measured = {name: measure_robustness(run) for name, run in networks.items()}
+        for run in networks.values():
+            summarize(run.folder)  # it counts the test evaluations
         comparison = replace(compare(runs, reference), robustness=measured)
     if breakdowns:
         parts = {name: breakdown(run) for name, run in named}

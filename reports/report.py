@@ -22,7 +22,7 @@ from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
 from reports.classes import largest_confusions, shown_classes
-from reports.examples import PER_RUN, data_uri, worst_errors
+from reports.examples import PER_RUN, data_uri, run_of_images, worst_errors
 from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.files import write_text
@@ -102,7 +102,8 @@ def write_report(
         confusions=largest_confusions(comparison),
         runs=_runs(runs, comparison),
         errors=worst_errors(runs, audio),
-        axes=_axes(runs[0].config),
+        axes=_axes(runs),
+        images_of=run_of_images(runs),
         figures=_figures(runs, comparison, shown),
         gates=_gates(runs, shown),
         analyses=_analyses(runs),
@@ -174,8 +175,11 @@ def _command(words: Sequence[str]) -> str:
     return shlex.join([*python, *words])
 
 
-def _axes(config: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
-    """Return the frequencies in Hz at the bottom and the top of both images."""
+def _axes(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
+    """Return the frequencies in Hz at the bottom and the top of both images that are shown."""
+    if (run := run_of_images(runs)) is None:
+        return {}
+    config = run.config
     octaves = (config["features.cqt.n_bins"] - 1) / config["features.cqt.bins_per_octave"]
     lowest = config["features.cqt.fmin"]
     highest = config["features.mel.fmax"] or config["features.sample_rate"] / 2
@@ -207,17 +211,24 @@ def _figures(runs: Sequence[Run], comparison: Comparison, shown: Sequence[int]) 
         **{
             key: figures.epochs(_histories(runs, key), *how)
             for key, how in HISTORIES.items()
-            if all(key in fold.history()[0] for run in runs for fold in run.folds)
+            if _has_history(runs, key)
         },
     }
     return {name: _svg_uri(plot) for name, plot in plots.items()}
+
+
+def _has_history(runs: Sequence[Run], key: str) -> bool:
+    """Return whether there are epochs, and all of them have a column; some baselines have none."""
+    histories = [rows for run in runs for fold in run.folds if (rows := fold.history())]
+    return bool(histories) and all(key in rows[0] for rows in histories)
 
 
 def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
     lines = []
     for place, run in enumerate(runs):
         for fold in run.folds:
-            rows = fold.history()
+            if not (rows := fold.history()):
+                continue
             x, y = [row["epoch"] for row in rows], [row[key] for row in rows]
             lines.append(figures.Line(place, x, y, fold.metrics.best_epoch))
     return lines

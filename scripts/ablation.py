@@ -1,9 +1,10 @@
 """Train the fusions, or variants of one config, on the same folds, and compare them.
 
 Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the configs that
-have them. A folder configs/ablation/KIND holds what its variants change in one config;
-each variant is compared with that config. The command may be stopped at any point and given again,
-also on several machines at once that share run.root: finished jobs are skipped, and no two
+have them. Two cheap baselines stand in the same table: the majority class, and an SVM on the band
+statistics of the images. A folder configs/ablation/KIND holds what its variants change in one
+config; each variant is compared with that config. The command may be stopped at any point and given
+again, also on several machines at once that share run.root: finished jobs are skipped, and no two
 processes work on one fold.
 """
 
@@ -12,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from config.loading import dump_config
+from config.baselines import dump_run
 from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
@@ -20,6 +21,7 @@ from experiments.ablation import (
     VARIED,
     PlannedRun,
     check_dry,
+    load_baselines,
     load_fusions,
     load_variants,
     open_runs,
@@ -50,6 +52,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             runs = load_variants(configs, name, kind, arguments.only, overrides)
         else:
             runs = load_fusions(configs, name, arguments.fusions, overrides)
+            if not arguments.no_baselines:
+                runs += load_baselines(runs[0], overrides)
         if arguments.executor:
             check_executor(arguments.executor, arguments.slurm)
         corpus = runs[0].config.corpus
@@ -121,6 +125,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     )
     parser.add_argument("name", metavar="NAME", help="configs/NAME_*.yaml, e.g. demo")
     parser.add_argument("--fusions", nargs="+", metavar="FUSION", help="default: all three")
+    parser.add_argument(
+        "--no-baselines", action="store_true", help="leave out majority and svm_images"
+    )
     parser.add_argument("--variants", choices=VARIED, help="vary one config instead")
     parser.add_argument("--only", nargs="+", metavar="VARIANT", help="some variants; default: all")
     parser.add_argument(
@@ -184,6 +191,8 @@ def _check(
             parser.error(f"{option} must name each once")
     if arguments.variants and arguments.fusions:
         parser.error("--fusions and --variants are two different ablations: give one")
+    if arguments.variants and arguments.no_baselines:
+        parser.error("--variants has no baselines: drop --no-baselines")
     if arguments.only and not arguments.variants:
         parser.error("--only names some of --variants: give it, too")
     if unknown := [fusion for fusion in arguments.fusions or [] if fusion not in FUSIONS]:
@@ -207,7 +216,7 @@ def _finish(
         for run in runs:
             if any(run.folder.glob(f"folds/*/{METRICS}")):
                 # Again with all folds: each job has written those of its own fold only
-                write_text(run.folder / CONFIG, dump_config(run.config))
+                write_text(run.folder / CONFIG, dump_run(run.config))
                 summarize(run.folder)
         print(f"Compare the {len(runs)} runs; write tables and report to {out}", flush=True)
         answer = conclude([run.folder for run in runs], out, reference)
@@ -219,7 +228,7 @@ def _finish(
         raise RunError("\n".join(problems))
     print(
         f"Open {out / 'report.html'} in a browser; the tables to paste are beside it. What the\n"
-        f"figures mean: FUSION_COMPARISON.md. Predictions and history: {runs[-1].folder}/folds;\n"
+        f"figures mean: FUSION_COMPARISON.md. Predictions and history: {runs[0].folder}/folds;\n"
         f"curves and gates: tensorboard --logdir {out.parent}"
     )
     print(answer)

@@ -119,7 +119,8 @@ class FoldMetrics:
     fold: Count
     seed: Count
     classes: Annotated[Sequence[Words], Field(min_length=1, max_length=MAX_CLASSES)]
-    best_epoch: Count  # the epoch whose weights were tested, counted from 1
+    # The epoch whose weights were tested, counted from 1; 0 of a baseline without epochs
+    best_epoch: Count
     epochs: Count | None = None  # epochs trained; None in folders of an early version
     training_issues: TrainingIssues = field(default_factory=TrainingIssues)
     dev: Scores
@@ -157,7 +158,8 @@ def read_metrics(folder: Path) -> FoldMetrics:
         raise corrupt_file(folder / METRICS, reason, remove=folder) from error
     except RecursionError as error:
         raise corrupt_file(folder / METRICS, error, remove=folder) from error
-    if metrics.epochs is not None and not 1 <= metrics.best_epoch <= metrics.epochs:
+    first = 0 if metrics.epochs == 0 else 1
+    if metrics.epochs is not None and not first <= metrics.best_epoch <= metrics.epochs:
         reason = f"best_epoch is {metrics.best_epoch} of {metrics.epochs} epochs"
         raise corrupt_file(folder / METRICS, reason, remove=folder)
     if folder.name != (name := fold_name(metrics.fold, metrics.seed)):

@@ -1,8 +1,8 @@
 """model.json: the settings that rebuild a fold's model and images, checked before use."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
@@ -10,9 +10,11 @@ from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig
 from config.section import Section
 from models.settings import ModelSettings
+from storage.fold_folder import recordings_digest
 from storage.folders import CARD
 from storage.training_range import TrainingRange
-from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json
+from system.errors import InputError
+from system.files import MAX_CARD, MAX_CLASSES, MAX_WORD, corrupt_file, read_json, write_json
 from system.text import short_repr, truncate
 
 FINDINGS_SHOWN = 5
@@ -63,9 +65,12 @@ def read_card(folder: Path) -> ModelCard:
         folder: Folder of the finished fold.
 
     Raises:
+        InputError: The fold is of a baseline.
         RunError: The card is missing or corrupt; the message names each wrong key.
     """
     file = folder / CARD
+    if "baseline" in read_json(file, remove=folder, limit=MAX_CARD):
+        raise InputError(f"{folder} is of a baseline, not of a network: name a fold of a fusion")
     value = read_json(
         file, "model", "classes", "features", "protocol", remove=folder, limit=MAX_CARD
     )
@@ -76,6 +81,40 @@ def read_card(folder: Path) -> ModelCard:
     if problem := next(_contradictions(card), None):
         raise corrupt_file(file, problem, remove=folder)
     return card
+
+
+def write_baseline_card(
+    folder: Path,
+    *,
+    baseline: Mapping[str, Any],
+    classes: Sequence[str],
+    corpus: str,
+    certificate: Mapping[str, Any],
+    fold: int,
+    seed: int,
+) -> None:
+    """Write the model.json of a baseline, which has no network to rebuild.
+
+    Args:
+        folder: Folder of the fold.
+        baseline: Its kind, and what was chosen on dev.
+        classes: Class names, in the order of the targets.
+        corpus: `corpus.name`.
+        certificate: The split certificate of the run.
+        fold: Fold number.
+        seed: Seed of the fit.
+    """
+    card = {
+        "baseline": dict(baseline),
+        "classes": list(classes),
+        "corpus": corpus,
+        "protocol": certificate["protocol"],
+        "certificate": certificate["id"],
+        "fold": fold,
+        "seed": seed,
+        "test_clips": recordings_digest(certificate, fold),
+    }
+    write_json(folder / CARD, card)
 
 
 def _contradictions(card: ModelCard) -> Iterator[str]:

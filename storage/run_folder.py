@@ -20,19 +20,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from audio.segment import AudioSource, audio_source
-from config.loading import dump_config, flatten, load_stored_config
+from config.baselines import BaselineRun, dump_run, load_stored_run, run_values
 from config.schema import Config
 from corpora.segments import read_segment
 from storage.audio_lists import write_audio_lists
-from storage.environment import read_environment, record_environment
-from storage.fold_folder import (
-    FoldMetrics,
-    PredictionTable,
-    read_history,
-    read_metrics,
-    read_predictions,
-    read_table,
-)
+from storage.environment import record_environment
+from storage.fold_folder import PredictionTable, read_metrics, read_table
+from storage.fold_result import FoldResult
 from storage.folders import (
     CONFIG,
     METRICS,
@@ -61,47 +55,6 @@ FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.check
 
 
 @dataclass(frozen=True)
-class FoldResult:
-    """One finished fold with one seed."""
-
-    folder: Path
-    metrics: FoldMetrics
-
-    @property
-    def fold(self) -> int:
-        """Fold number, counted from 1."""
-        return self.metrics.fold
-
-    @property
-    def seed(self) -> int:
-        """Seed of the training."""
-        return self.metrics.seed
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the targets."""
-        return tuple(self.metrics.classes)
-
-    @cached_property
-    def test(self) -> PredictionTable:
-        """Predictions of the test split."""
-        return read_predictions(self.folder, self.classes, "test", self.metrics.test.n)
-
-    @cached_property
-    def dev(self) -> PredictionTable:
-        """Predictions of the dev split, by the same weights."""
-        return read_predictions(self.folder, self.classes, "dev", self.metrics.dev.n)
-
-    def history(self) -> list[dict[str, float]]:
-        """Return one mapping per epoch: losses, learning rates, dev scores."""
-        return read_history(self.folder)
-
-    def environment(self) -> dict[str, Any]:
-        """Return what sessions made this fold with, see `storage.environment`."""
-        return read_environment(self.folder, remove=self.folder)
-
-
-@dataclass(frozen=True)
 class Run:
     """A run with at least one finished fold."""
 
@@ -115,6 +68,16 @@ class Run:
     def name(self) -> str:
         """Name of the run folder."""
         return self.folder.resolve().name
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is of a baseline, not of a fusion."""
+        return "baseline.kind" in self.config
+
+    @property
+    def method(self) -> str:
+        """Its fusion, or the kind of baseline."""
+        return str(self.config["baseline.kind" if self.is_baseline else "model.fusion"])
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -186,7 +149,7 @@ def read_run(folder: Path) -> Run:
         _check_belongs(result, certificate)
     common = of_common_folds(finished)
     left_out = [result.folder.name for result in finished if result not in common]
-    config = flatten(load_stored_config(folder / CONFIG).model_dump())
+    config = run_values(load_stored_run(folder / CONFIG))
     return Run(folder, config, certificate, common, left_out)
 
 
@@ -230,7 +193,7 @@ def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
 
 
 def check_run_folder(
-    folder: Path, config: Config, overwrite: bool, free: Sequence[str] = ()
+    folder: Path, config: Config | BaselineRun, overwrite: bool, free: Sequence[str] = ()
 ) -> None:
     """Refuse a folder that belongs to another config, or is not a run folder.
 
@@ -261,8 +224,8 @@ def check_run_folder(
         raise InputError(f"{folder} is not a run folder ({why}): change name or run.root")
     if overwrite:
         return
-    stored = flatten(_read_config(folder).model_dump())
-    differences = describe_changes(stored, flatten(config.model_dump()), (*FREE, *free))
+    stored = run_values(_read_config(folder))
+    differences = describe_changes(stored, run_values(config), (*FREE, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"
@@ -276,9 +239,9 @@ def _may_precede_run(path: Path) -> bool:
     return path.name == LEDGER or path.name.startswith(".")
 
 
-def _read_config(folder: Path) -> Config:
+def _read_config(folder: Path) -> Config | BaselineRun:
     try:
-        return load_stored_config(folder / CONFIG)
+        return load_stored_run(folder / CONFIG)
     except InputError as error:
         raise InputError(
             f"{error}\n{folder} is corrupt or of another version: give --overwrite to start anew"
@@ -300,13 +263,19 @@ def check_certificate(folder: Path, plan: "Plan") -> None:
         )
 
 
-def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) -> None:
+def open_run_folder(
+    folder: Path,
+    plan: "Plan",
+    environment: Mapping[str, Any],
+    config: BaselineRun | None = None,
+) -> None:
     """Write what describes a run, or check that a resumed run has the same data and splits.
 
     Args:
         folder: The run folder; exists.
         plan: Config, utterances, bad audio and certificate of the run.
         environment: From `describe_environment`.
+        config: Config of a baseline, written in the place of the plan's.
 
     Raises:
         InputError: The folder has another certificate.
@@ -315,7 +284,7 @@ def open_run_folder(folder: Path, plan: "Plan", environment: Mapping[str, Any]) 
     check_certificate(folder, plan)
     check_owned(folder / LEDGER)  # now, not when the first fold is tested
     remove_leftovers(folder)
-    write_text(folder / CONFIG, dump_config(plan.config))  # first: now it is a run folder
+    write_text(folder / CONFIG, dump_run(config or plan.config))  # first: now it is a run folder
     make_folder(folder / FOLDS, inside=folder)
     write_json(folder / CERTIFICATE, plan.certificate)
     write_utterances(folder, plan)

@@ -16,8 +16,13 @@ def check_extra(wanted_by: str, package: str, extra: str) -> None:
     Raises:
         InputError: It is missing; says how to install it.
     """
-    if importlib.util.find_spec(package) is None:
+    if not is_installed(package):
         raise InputError(
             f"{wanted_by} needs {package}; it comes with the extra `{extra}`: "
             f"pip install -r requirements-{extra}.txt"
         )
+
+
+def is_installed(package: str) -> bool:
+    """Return whether a package is there, without importing it."""
+    return importlib.util.find_spec(package) is not None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from baseline import main as baseline_main
 from config.fusions import GATED, UNGATED
 from config.loading import load_config
 from experiments.ablation import VARIED, load_variants
@@ -132,10 +133,15 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
     if words[1] == "tune.py":
         assert read_space(ROOT / words[5], ROOT / words[3], overrides)
         return
-    assert (config.model.fusion in UNGATED) == (words[1] == "train.py")
-    other = UNGATED if words[1] == "train.py" else GATED
     nowhere = [f"run.root={tmp_path}/runs", f"run.store={tmp_path}/store"]
     missing = [f"corpus.root={tmp_path}/absent", *nowhere]
+    if words[1] == "baseline.py":
+        argv = ["--config", str(ROOT / words[3]), *words[4:6], *overrides, *missing]
+        assert baseline_main(argv) == 2
+        assert "absent" in capsys.readouterr().err
+        return
+    assert (config.model.fusion in UNGATED) == (words[1] == "train.py")
+    other = UNGATED if words[1] == "train.py" else GATED
     argv = ["--config", str(ROOT / words[3]), *overrides, *missing]
     status = train_main(argv, "", other, "train.py")
     assert status == 2

@@ -64,7 +64,7 @@ def open_run(
         with on_all_processes():  # each at its own pace: the training's collectives do not wait
             check_run(config, overwrite, resume_with)
             if accelerator.is_main_process and (folder / LOCK).exists():
-                with _claimed(folder, config, overwrite):
+                with claimed(folder, config, overwrite):
                     pass  # refused now, not after all audio was indexed
             plan = make_plan(config, keep=True)
             store = open_store(config)
@@ -72,7 +72,7 @@ def open_run(
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
-                claim.enter_context(_claimed(folder, config, overwrite))
+                claim.enter_context(claimed(folder, config, overwrite))
             session = session.with_shards().with_images()
         check_alike(_settings(session))
         session = replace(session, environment=_environment(session, command))
@@ -93,7 +93,7 @@ def _open_folder(session: Session, overwrite: bool) -> None:
         if session.resume_with is not None:
             log.info("%s", describe_resume(session.config, session.resume_with))
         open_run_folder(folder, session.plan, session.environment)
-        _log_warnings(session.plan)
+        log_warnings(session.plan)
 
 
 def _settings(session: Session) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def check_model(config: Config) -> None:
         MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)
 
 
-def _claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
+def claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:
     """Lock a run: exclusively, or shared with processes that train other folds of it."""
     make_folder(folder)
     shared = config.run.folds is not None and not overwrite
@@ -160,7 +160,8 @@ def check_places(config: Config) -> None:
         check_writable(cache, f"run.compile_cache={cache}")
 
 
-def _log_warnings(plan: Plan) -> None:
+def log_warnings(plan: Plan) -> None:
+    """Log what the leakage check allowed, and audio that was left out."""
     for line in plan_warnings(plan):
         log.info("%s", line)
     if plan.bad:

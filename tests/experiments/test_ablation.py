@@ -35,11 +35,14 @@ name = next((w[5:] for w in sys.argv if w.startswith("name=")), config.removesuf
 if name in os.environ.get("BROKEN", "").split(","):
     sys.exit("failed: %s is broken" % name if "--dry-run" not in sys.argv else 2)
 if "--dry-run" not in sys.argv:
-    fold, seed = (int(word.split("[")[1].rstrip("]")) for word in sys.argv[-2:])
+    if entry == "baseline.py":
+        name = "tiny_" + config
+    folds, seeds = (json.loads(word.partition("=")[2]) for word in sys.argv[-2:])
     run = here + "/runs/" + name
-    folder = "%s/folds/fold-%d_seed-%d" % (run, fold, seed)
-    os.makedirs(folder, exist_ok=True)
-    open(folder + "/metrics.json", "w").write("{}")
+    for fold, seed in [(fold, seed) for fold in folds for seed in seeds]:
+        folder = "%s/folds/fold-%d_seed-%d" % (run, fold, seed)
+        os.makedirs(folder, exist_ok=True)
+        open(folder + "/metrics.json", "w").write("{}")
     open(run + "/ledger.jsonl", "a").write("{}\\n")
     config = open(run + "/config.yaml").read()
     config = config.replace("  folds:\\n  - 1\\n  - 2", "  folds: [2]")  # as jobs do
@@ -78,7 +81,9 @@ def run(configs: Path, tmp_path: Path, monkeypatch, capsys) -> Callable[..., Sai
     monkeypatch.setattr("evaluation.summary.summarize", lambda run: None)
     monkeypatch.setattr(ablation, "conclude", lambda runs, out, reference: "")
 
-    def call(*arguments: str) -> Said:
+    def call(*arguments: str, baselines: bool = False) -> Said:
+        if arguments and not (baselines or "--variants" in arguments):
+            arguments = (*arguments, "--no-baselines")
         log = tmp_path / "calls"
         log.unlink(missing_ok=True)
         try:
@@ -305,6 +310,32 @@ def test_a_failed_job_ends_in_status_1_even_with_a_table(run, monkeypatch):
     )
 
 
+def test_two_cheap_baselines_stand_beside_the_fusions_by_default(run, tmp_path, monkeypatch):
+    """Each is one job after all others; it gets the overrides that have an effect on it."""
+    concluded = []
+    monkeypatch.setattr(ablation, "conclude", lambda runs, *words: concluded.append(runs))
+    wishes = ("tiny", "--fusions", "concat", "gmu", "run.folds=[1,2]", "run.seeds=[0,3]")
+    own = ("optim.lr=0.1", "features.top_db=60.0", "model.image_size=48")
+    said = run(*wishes, *own, baselines=True)
+    assert said.status == 0, said.err
+    calls = [call.replace(", ", ",").split() for call in said.calls]
+    assert [call[0] for call in calls[:8]] == ["train.py", "train_gmu.py"] * 4
+    shared = ["--config", str(tmp_path / "configs/tiny_concat.yaml")]
+    grid = ["run.folds=[1,2]", "run.seeds=[0,3]"]
+    majority, images = calls[8:]
+    assert majority == ["baseline.py", "majority", *shared, *grid, *grid]
+    assert images == ["baseline.py", "svm_images", *shared, *grid, *own[1:], *grid]
+    names = ["tiny_concat", "tiny_gmu", "tiny_majority", "tiny_svm_images"]
+    assert [folder.name for folder in concluded[0]] == names
+    stored = yaml.safe_load((tmp_path / "runs/tiny_svm_images/config.yaml").read_text())
+    assert stored["model"] == {"image_size": 48} and stored["run"]["folds"] == [1, 2]
+    again = run(*wishes, *own, baselines=True)
+    assert (again.status, again.calls) == (0, [])
+    (tmp_path / "runs/tiny_svm_images/folds/fold-2_seed-3/metrics.json").unlink()
+    again = run(*wishes, *own, baselines=True)
+    assert [call.split()[:2] for call in again.calls] == [["baseline.py", "svm_images"]]
+
+
 def test_the_run_folder_has_the_config_of_all_folds(run, tmp_path: Path):
     run("tiny", "run.folds=[1,2]")
     config = yaml.safe_load((tmp_path / "runs" / "tiny_gmu" / "config.yaml").read_text())
@@ -367,8 +398,8 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     assert planner.exitcode == -signal.SIGKILL
     assert ablation.main([*wishes, "--jobs", "2"], configs) == 0
     said = capsys.readouterr()
-    assert "[2/2]" in caplog.messages[-1]
-    for name in ("tiny_gmu", "tiny_concat"):
+    assert "[4/4]" in caplog.messages[-1]
+    for name in ("tiny_gmu", "tiny_concat", "tiny_majority", "tiny_svm_images"):
         assert len((runs / name / "ledger.jsonl").read_text().splitlines()) == 1
         assert read_json(runs / name / "summary.json")["folds"] == [1]
         assert f"| {name} |" in said.out
@@ -377,7 +408,7 @@ def test_killed_and_started_again_every_fold_is_trained_and_tested_once(
     assert "tiny_gmu" in (runs / "tiny_ablation" / "report.html").read_text()
 
     assert ablation.main(wishes, configs) == 0
-    assert caplog.messages[-1] == "2 jobs, 2 finished before, 1 at a time"
+    assert caplog.messages[-1] == "4 jobs, 4 finished before, 1 at a time"
 
 
 def test_variants_end_in_a_table_of_each_beside_the_recipe(

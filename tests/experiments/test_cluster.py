@@ -304,7 +304,7 @@ def test_an_ablation_on_slurm_is_interrupted_requeued_and_compared(
     """Real trainings: one of them gets SIGUSR1 after its first epoch."""
     monkeypatch.chdir(ROOT)
     words = ["tiny", "--fusions", "concat", "gmu", "--executor", "slurm", "--jobs", "1"]
-    words += ["--slurm", "time=600", "partition=gpu", "train.epochs=3"]
+    words += ["--no-baselines", "--slurm", "time=600", "partition=gpu", "train.epochs=3"]
     fold = tmp_path / "runs/tiny_concat/folds/fold-1_seed-0"
 
     def preempt() -> None:

@@ -1,0 +1,185 @@
+"""Open the run of a baseline: the fusions' plan, splits and store, and a run folder of its own."""
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from baselines.band_statistics import BandStatistics
+from baselines.fitted import Fitted
+from baselines.lstm import fit_lstm, with_differences
+from baselines.majority import fit_majority
+from baselines.svm import fit_svm
+from baselines.waveform_features import WaveformFeatures, mfcc_statistics
+from config.baselines import BaselineRun
+from corpora.plan import check_listing, make_plan, plan_warnings, without_bad_audio
+from corpora.utterance import Utterance
+from storage.provenance import describe_environment, describe_process
+from storage.run_folder import check_run_folder, open_run_folder, remove_run
+from system.errors import InputError
+from system.locks import lock
+from system.signals import Stop
+from training.experiment import check_places, claimed, log_warnings
+from training.session import Fold, Session, make_accelerator, open_store
+
+NETWORKS = ("lstm",)
+OF_NETWORKS = ("global_batch", "precision", "deterministic")  # of environment.json
+
+
+@dataclass(frozen=True)
+class BaselineSession:
+    """The opened run of a baseline.
+
+    Args:
+        config: Config of the run.
+        session: Plan, store and folder, as those of a fusion.
+        waveform_features: What it reads of waveforms, if it does.
+    """
+
+    config: BaselineRun
+    session: Session
+    waveform_features: WaveformFeatures | None = None
+
+    def folds(self) -> Iterator[Fold]:
+        """Yield the folds that the config asks for, with each seed."""
+        return self.session.folds()
+
+    def fit(self, fold: Fold) -> Fitted:
+        """Fit on the fold's train split and choose on its dev split."""
+        kind, n_classes, split = self.config.baseline.kind, len(fold.classes), fold.split
+        if kind == "majority":
+            return fit_majority(fold.targets(split.train), n_classes)
+        of_split = (split.train, split.dev, fold.targets, n_classes)
+        if kind == "lstm":
+            device = self.session.accelerator.device
+            return fit_lstm(self._sequences, *of_split, fold.rng_seed, device)
+        return fit_svm(self._vectors, *of_split)
+
+    def _vectors(self, utterances: Sequence[Utterance]) -> NDArray:
+        """Return one vector an utterance: (N, D)."""
+        keys = self._hashes(utterances)
+        if self.waveform_features is None:
+            return self._band_statistics(keys)
+        found = [self.waveform_features[key] for key in keys]
+        if self.config.baseline.functionals == "mfcc":
+            found = [mfcc_statistics(frames) for frames in found]
+        return np.stack(found)
+
+    def _sequences(self, utterances: Sequence[Utterance]) -> list[NDArray]:
+        """Return the MFCC of each utterance with their differences: (T, 40) each."""
+        assert self.waveform_features is not None
+        keys = self._hashes(utterances)
+        return [with_differences(self.waveform_features[key]) for key in keys]
+
+    def _hashes(self, utterances: Sequence[Utterance]) -> list[str]:
+        return [self.session.plan.hashes[utterance.audio] for utterance in utterances]
+
+    @cached_property
+    def _band_statistics(self) -> BandStatistics:
+        return BandStatistics(self.session.store)
+
+
+@contextmanager
+def open_baseline(
+    config: BaselineRun, command: Sequence[str], overwrite: bool = False, stop: Stop | None = None
+) -> Iterator[BaselineSession]:
+    """Certify the corpus, compute what the baseline reads, open the run folder.
+
+    Args:
+        config: Config of the run.
+        command: Command line, for environment.json.
+        overwrite: Remove an earlier run of this name, all but its ledger.
+        stop: Flag, set by signals, that asks the run to end.
+
+    Raises:
+        InputError: The config, the corpus or the run folder cannot be used.
+        RunError: Something could not be written, or another process works on the same run.
+        KeyboardInterrupt: The process was asked to end; what was finished is kept.
+    """
+    stop, full = stop or Stop(), config.as_config()
+    check_baseline(config, overwrite)
+    folder = Path(full.run.root) / full.name
+    with claimed(folder, full, overwrite):
+        plan = make_plan(full, keep=True)
+        session = Session(full, plan, open_store(full), make_accelerator(full), stop)
+        features = _open_features(config)
+        if config.reads_images:
+            session = session.with_images()
+        elif features is not None:
+            sources = {plan.hashes[u.audio]: u.audio for u in plan.utterances}
+            bad = features.build(sources, full.run.workers)
+            session = replace(session, plan=without_bad_audio(plan, bad))
+        session = replace(session, environment=_environment(session, config, command))
+        with lock(folder / ".lock.opening", str(folder), blocking=True):
+            if overwrite:
+                remove_run(folder)
+            check_run_folder(folder, config, overwrite)  # others may have begun meanwhile
+            open_run_folder(folder, session.plan, session.environment, config)
+        log_warnings(session.plan)
+        stop.begun = True
+        yield BaselineSession(config, session, features)
+
+
+def _open_features(config: BaselineRun) -> WaveformFeatures | None:
+    kind = "mfcc" if config.baseline.kind == "lstm" else config.baseline.functionals
+    return None if kind is None else WaveformFeatures(Path(config.run.store), kind)
+
+
+def dry_run(config: BaselineRun, overwrite: bool) -> str:
+    """Check everything and make the plan; fit nothing. Return what a run would do.
+
+    Raises:
+        InputError: See `open_baseline`.
+    """
+    check_baseline(config, overwrite)
+    plan = make_plan(config.as_config(), keep=True)
+    lines = [
+        f"fold {split.fold}: train {len(split.train)}, dev {len(split.dev)}, "
+        f"test {len(split.test)} utterances"
+        for split in plan.wanted()
+    ]
+    n_seeds = len(config.run.seeds)
+    return "\n".join(
+        [
+            f"baseline {config.baseline.kind}, certificate {plan.certificate['id']}, "
+            f"{n_seeds} seed{'s' * (n_seeds > 1)}",
+            *lines,
+            *plan_warnings(plan),
+            "Nothing was fitted.",
+        ]
+    )
+
+
+def check_baseline(config: BaselineRun, overwrite: bool) -> None:
+    """Check processes, run folder, places and tables; index no audio.
+
+    Raises:
+        InputError: One of them cannot be used.
+        RunError: Something cannot be written.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise InputError("a baseline runs in one process: give the command without torchrun")
+    full = config.as_config()
+    check_run_folder(Path(full.run.root) / full.name, config, overwrite)
+    check_places(full)
+    check_listing(full)
+
+
+def _environment(session: Session, config: BaselineRun, command: Sequence[str]) -> dict[str, Any]:
+    """Return what made the run; batch and precision only where a network is trained."""
+    train = session.config.train
+    processes = [describe_process(session.accelerator.device)]
+    found = describe_environment(
+        command, processes, train.batch_size, train.precision, train.deterministic
+    )
+    own = ["scikit-learn", *["opensmile"] * (config.baseline.functionals == "egemaps")]
+    packages = {**found["packages"], **{name: version(name) for name in own}}
+    idle = () if config.baseline.kind in NETWORKS else OF_NETWORKS
+    return {**{k: v for k, v in found.items() if k not in idle}, "packages": packages}

@@ -1,0 +1,207 @@
+"""Configs of baselines: what such a run keeps of a fusion's config, and its own section.
+
+A baseline takes corpus, protocol, `run` and, where it reads images, `features` and
+`model.image_size` from a fusion's config, so both have the same splits. Every other key of the
+fusion's config has no effect, and its run folder does not store it.
+"""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from config.loading import (
+    flatten,
+    load_config,
+    load_stored_config,
+    parse_override,
+    read_stored,
+)
+from config.messages import explain
+from config.schema import (
+    Config,
+    CorpusConfig,
+    FeaturesConfig,
+    ImageSize,
+    ModelConfig,
+    ProtocolConfig,
+    RunConfig,
+    RunName,
+)
+from config.section import Section
+from system.errors import InputError, nearest
+from system.extras import check_extra, is_installed
+
+log = logging.getLogger(__name__)
+
+Kind = Literal["majority", "svm_images", "svm_functionals", "lstm"]
+Functionals = Literal["egemaps", "mfcc"]
+KINDS: tuple[str, ...] = get_args(Kind)
+FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
+CHEAP = ("majority", "svm_images")  # seconds a fold, on what the fusions read anyway
+SHARED = ("corpus", "protocol", "run")  # sections that every baseline takes from a fusion's config
+READ_IMAGES = ("svm_images",)
+AUTO = "auto"  # of --functionals
+
+
+class BaselineConfig(Section):
+    """Which simple method stands beside the fusions."""
+
+    kind: Kind
+    """The class frequencies of training; an SVM on the images' band statistics or on functionals
+    of the waveform; or a small LSTM on MFCC."""
+    functionals: Functionals | None = None
+    """What svm_functionals reads: openSMILE's eGeMAPSv02 (extra `classic`), or statistics of MFCC;
+    null with other kinds."""
+
+    @model_validator(mode="after")
+    def _check_effect(self) -> Self:
+        if (self.functionals is None) == (self.kind == "svm_functionals"):
+            needed = "egemaps or mfcc" if self.functionals is None else "null"
+            raise ValueError(f"functionals must be {needed} with kind {self.kind}")
+        return self
+
+
+class ImageConfig(Section):
+    """The one key of a fusion's section `model` that decides the images."""
+
+    image_size: ImageSize
+    """Height and width in pixels."""
+
+
+class BaselineRun(Section):
+    """A whole run of a baseline."""
+
+    name: RunName
+    corpus: CorpusConfig
+    protocol: ProtocolConfig
+    features: FeaturesConfig | None = None
+    """Only where it reads images, as `model`."""
+    model: ImageConfig | None = None
+    baseline: BaselineConfig
+    run: RunConfig
+
+    @property
+    def reads_images(self) -> bool:
+        """Whether it reads the feature store."""
+        return self.baseline.kind in READ_IMAGES
+
+    def as_config(self) -> Config:
+        """Return a config with these sections, as plan and feature store read it."""
+        model = {} if self.model is None else {"image_size": self.model.image_size}
+        return Config(
+            name=self.name,
+            corpus=self.corpus,
+            protocol=self.protocol,
+            features=self.features or FeaturesConfig(),
+            model=ModelConfig(fusion="concat", **model),
+            run=self.run,
+        )
+
+
+def load_baseline(
+    path: Path, kind: str, functionals: Functionals | None, overrides: Sequence[str] = ()
+) -> BaselineRun:
+    """Read a fusion's config as that of a baseline.
+
+    Args:
+        path: Config of a fusion.
+        kind: Kind of the baseline.
+        functionals: What `svm_functionals` reads; None with other kinds.
+        overrides: Of keys that have an effect on this kind. Without `name=` the run is named after
+            the config, with the kind in the place of the fusion: ravdess_small_svm_images.
+
+    Raises:
+        InputError: See `load_config`; or an override has no effect on a baseline.
+    """
+    keys = {key for override in overrides for key in flatten(parse_override(override))}
+    for key in sorted(keys):
+        if not concerns(key, kind):
+            raise InputError(f"{key} has no effect on the baseline {kind}: leave it out")
+    config = load_config(path, overrides)
+    sections: dict[str, Any] = {key: getattr(config, key) for key in SHARED}
+    if kind in READ_IMAGES:
+        sections["features"] = config.features
+        sections["model"] = ImageConfig(image_size=config.model.image_size)
+    fusion = config.model.fusion
+    name = config.name if "name" in keys else f"{config.name.removesuffix(f'_{fusion}')}_{kind}"
+    baseline = BaselineConfig.model_validate({"kind": kind, "functionals": functionals})
+    return BaselineRun(name=name, baseline=baseline, **sections)
+
+
+def choose_functionals(kind: str, wanted: str) -> Functionals | None:
+    """Return what `svm_functionals` reads, resolved once so that a run never mixes two.
+
+    Args:
+        kind: Kind of the baseline.
+        wanted: egemaps, mfcc, or auto: eGeMAPS where opensmile is installed.
+
+    Raises:
+        InputError: Another kind reads no functionals, or opensmile is wanted and missing.
+    """
+    if kind != "svm_functionals":
+        if wanted != AUTO:
+            raise InputError(f"--functionals has an effect with --kind svm_functionals, not {kind}")
+        return None
+    if wanted == "egemaps":
+        check_extra("--functionals egemaps", "opensmile", "classic")
+    if wanted == "mfcc" or not is_installed("opensmile"):
+        if wanted == AUTO:
+            log.warning(
+                "opensmile is not installed (extra `classic`: pip install -r "
+                "requirements-classic.txt): statistics of MFCC take the place of eGeMAPS"
+            )
+        return "mfcc"
+    return "egemaps"
+
+
+def concerns(key: str, kind: str) -> bool:
+    """Return whether a key of a fusion's config has an effect on a baseline.
+
+    >>> concerns("corpus.root", "majority"), concerns("optim.lr", "majority")
+    (True, False)
+    """
+    section = key.partition(".")[0]
+    if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
+        return True
+    return key == "name" or section in SHARED
+
+
+def check_kind(kind: str) -> None:
+    """Refuse a kind that does not exist.
+
+    Raises:
+        InputError: Names the nearest.
+    """
+    if kind not in KINDS:
+        raise InputError(f"there is no baseline {kind!r}: {nearest(kind, KINDS)}")
+
+
+def dump_run(config: Config | BaselineRun) -> str:
+    """Return the complete config of a run as YAML, which `load_stored_run` reads back."""
+    values = {key: value for key, value in config.model_dump().items() if value is not None}
+    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def run_values(config: Config | BaselineRun) -> dict[str, Any]:
+    """Return the values of a run's config by dotted key; of a baseline, those that it has."""
+    return flatten({k: v for k, v in config.model_dump().items() if v is not None})
+
+
+def load_stored_run(path: Path) -> Config | BaselineRun:
+    """Read the config.yaml that a run wrote, of a fusion or of a baseline.
+
+    Raises:
+        InputError: See `load_config`.
+    """
+    values = read_stored(path)
+    if "baseline" not in values:
+        return load_stored_config(path)
+    try:
+        return BaselineRun.model_validate(values)
+    except ValidationError as error:
+        sources = dict.fromkeys(flatten(values), str(path))
+        raise InputError(explain(error, sources, str(path), False)) from None

@@ -1,0 +1,295 @@
+"""Baselines on the tiny corpus: the fusion's splits, dev-only choice, one test, the same tables."""
+
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import yaml
+from sklearn.metrics import recall_score
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from baseline import main
+from baselines.fold import run_fold
+from baselines.lstm import fit_lstm
+from baselines.session import open_baseline
+from config.baselines import load_baseline, load_stored_run
+from corpora.plan import make_plan
+from evaluation.conclusion import conclusion
+from evaluation.summary import summarize
+from reports.publish import gather, markdown, publish
+from storage.ledger import read_ledger
+from storage.model_card import read_card
+from storage.run_folder import read_run
+from storage.tensors import load_tensors
+from system.errors import InputError
+from system.files import read_json
+from tests.support.runs import run_experiment
+from training.session import open_store
+
+
+@pytest.fixture
+def run_baseline(recipe, tmp_path):
+    """Run a baseline on the tiny config; return its run folder."""
+
+    def run(kind, *overrides, overwrite=False, functionals=None):
+        words = [f"run.root={tmp_path / 'runs'}", *overrides]
+        config = load_baseline(recipe, kind, functionals, words)
+        with open_baseline(config, ["baseline.py"], overwrite) as baseline:
+            for fold in baseline.folds():
+                run_fold(baseline, fold)
+        summarize(baseline.session.folder)
+        return baseline.session.folder
+
+    return run
+
+
+def split_and_targets(folder):
+    """Return the plan's first wanted split, and a function from utterances to class indices."""
+    plan = make_plan(load_stored_run(folder / "config.yaml").as_config())
+    classes = list(plan.labels.classes)
+    return plan, plan.wanted()[0], lambda part: [classes.index(u.label) for u in part]
+
+
+def test_majority_predicts_the_most_frequent_class_of_training(run_baseline):
+    folder = run_baseline("majority", "corpus.labels=iemocap4-exc")
+    (fold,) = read_run(folder).folds
+    _, split, targets = split_and_targets(folder)
+    counts = Counter(targets(split.train))
+    prior = [counts[k] / len(split.train) for k in range(len(fold.classes))]
+    for table in (fold.dev, fold.test):
+        assert np.allclose(table.probs, prior, atol=1e-6)
+        assert (table.preds == int(np.argmax(prior))).all()
+    assert fold.metrics.test.ua == pytest.approx(1 / len(fold.classes))
+    assert load_tensors(fold.folder / "model.safetensors")["prior"].tolist() == prior
+
+
+def test_svm_predicts_as_plain_scikit_learn_chosen_by_a_loop_over_dev(run_baseline):
+    """Features, standardisation, grid and choice, worked again from the stored images."""
+    folder = run_baseline("svm_images", "run.folds=[2]")
+    (fold,) = read_run(folder).folds
+    plan, split, targets = split_and_targets(folder)
+    store = open_store(plan.config)
+    views = [np.array(store.images(name), dtype=float)[:, 0] for name in ("cqt", "mel")]
+
+    def features(part):
+        rows = [store.rows[plan.hashes[u.audio]].start for u in part]
+        return np.hstack([f(view[rows], axis=2) for view in views for f in (np.mean, np.std)])
+
+    scaler = StandardScaler().fit(features(split.train))
+    x, x_dev, x_test = (
+        scaler.transform(features(part)) for part in (split.train, split.dev, split.test)
+    )
+    best = (-1.0, None)
+    for factor in (1.0, 0.25):
+        for cost in (0.3, 1.0, 3.0, 10.0, 30.0):
+            svc = SVC(C=cost, gamma=factor / x.shape[1], class_weight="balanced", break_ties=True)
+            preds = svc.fit(x, targets(split.train)).predict(x_dev)
+            ua = recall_score(targets(split.dev), preds, average="macro")
+            best = max(best, (ua, svc), key=lambda pair: pair[0])  # of equals the first
+    ua, svc = best
+    assert fold.metrics.dev.ua == pytest.approx(ua)
+    assert fold.test.preds.tolist() == svc.predict(x_test).tolist()
+    card = read_json(fold.folder / "model.json")["baseline"]
+    assert (card["C"], card["dev_ua"]) == (svc.C, pytest.approx(ua))
+    stored = load_tensors(fold.folder / "model.safetensors")
+    assert np.allclose(stored["support_vectors"], svc.support_vectors_)
+    assert np.allclose(stored["mean"], features(split.train).mean(0))
+
+
+@pytest.mark.parametrize("kind", ["majority", "svm_images"])
+def test_labels_of_test_utterances_change_nothing_but_the_test_scores(
+    run_baseline, kind, monkeypatch
+):
+    first = read_run(run_baseline(kind, "name=first")).folds[0]
+    before = fold_targets()
+    monkeypatch.setattr("training.session.Fold.targets", rotated(before))
+    second = read_run(run_baseline(kind, "name=second")).folds[0]
+    assert (first.test.targets != second.test.targets).all()
+    assert (first.test.probs == second.test.probs).all()
+    assert (first.dev.probs == second.dev.probs).all()
+    assert first.metrics.dev == second.metrics.dev
+    assert read_json(first.folder / "model.json") == read_json(second.folder / "model.json")
+
+
+def fold_targets():
+    from training.session import Fold
+
+    return Fold.targets
+
+
+def rotated(targets):
+    """Return `Fold.targets` with wrong answers for the test split alone."""
+
+    def of(fold, utterances):
+        found = targets(fold, utterances)
+        is_test = utterances and utterances[0] in fold.split.test
+        return [(k + 1) % len(fold.classes) for k in found] if is_test else found
+
+    return of
+
+
+def test_features_of_test_utterances_are_read_after_the_choice(run_baseline, monkeypatch):
+    """Until the choice only train and dev are asked for, and then dev and test once each."""
+    asked = []
+    from baselines.band_statistics import BandStatistics
+
+    plain = BandStatistics.__call__
+    monkeypatch.setattr(
+        BandStatistics, "__call__", lambda self, keys: asked.append(keys) or plain(self, keys)
+    )
+    folder = run_baseline("svm_images", "name=asked")
+    plan, split, _ = split_and_targets(folder)
+    parts = {"train": split.train, "dev": split.dev, "test": split.test}
+    keys = {name: [plan.hashes[u.audio] for u in part] for name, part in parts.items()}
+    assert asked == [keys[name] for name in ("train", "dev", "dev", "test")]
+
+
+def test_a_baseline_has_the_fusions_certificate_and_stands_in_its_tables(
+    run_baseline, tiny, tmp_path
+):
+    fusions = [
+        run_experiment(tiny(f"name=tiny_{fusion}", *words, "train.epochs=1", "run.folds=[1,2]"), [])
+        for fusion, words in {"gmu": [], "concat": ["model.fusion=concat"]}.items()
+    ]
+    folders = [run_baseline(kind, "run.folds=[1,2]") for kind in ("svm_images", "majority")]
+    assert [folder.name for folder in folders] == ["tiny_svm_images", "tiny_majority"]
+    certificates = {read_json(f / "split_certificate.json")["id"] for f in [*fusions, *folders]}
+    assert len(certificates) == 1
+    runs, comparison = gather([*folders[:1], *fusions, *folders[1:]], breakdowns=True)
+    assert [run.fusion for run in comparison.runs] == ["svm_images", "gmu", "concat", "majority"]
+    assert [run.baseline for run in comparison.runs] == [True, False, False, True]
+    pairs = [(test.a, test.b) for test in comparison.tests if test.metric == "ua"]
+    assert pairs[0] == ("tiny_gmu", "tiny_concat")
+    assert set(pairs[1:]) == {
+        (fusion, baseline)
+        for fusion in ("tiny_gmu", "tiny_concat")
+        for baseline in ("tiny_svm_images", "tiny_majority")
+    }
+    alone = gather(fusions)[1]
+    assert comparison.tests[:2] == alone.tests  # p and corrected p: baselines cost nothing
+    assert comparison.config_differences == {
+        "model.fusion": {"tiny_gmu": "gmu", "tiny_concat": "concat"},
+        "baseline.kind": {"tiny_svm_images": "svm_images", "tiny_majority": "majority"},
+    }
+    text = markdown(comparison)
+    assert "method: gmu / svm_images" in text
+    assert "Holm-corrected for 1 comparison, and apart for 4 with baselines" in text
+    said = conclusion(comparison)
+    assert "config keys" not in said
+    assert "majority is not shown to be above chance" not in said
+    publish(tmp_path / "out", runs, comparison)
+    page = (tmp_path / "out/report.html").read_text()
+    assert "svm_images" in page
+    publish(tmp_path / "baselines", *gather(folders))  # neither epochs nor images to show
+    assert "No run here was trained in epochs" in (tmp_path / "baselines/report.html").read_text()
+
+
+def test_a_finished_fold_is_skipped_and_tested_once(run_baseline, caplog):
+    folder = run_baseline("svm_images", "run.folds=[1]")
+    before = (folder / "folds/fold-1_seed-0/metrics.json").stat().st_mtime_ns
+    caplog.set_level("INFO")
+    run_baseline("svm_images", "run.folds=[1,2]")
+    assert "fold-1_seed-0 is finished" in caplog.text
+    assert (folder / "folds/fold-1_seed-0/metrics.json").stat().st_mtime_ns == before
+    assert [(line["fold"], line["kind"]) for line in read_ledger(folder)] == [
+        (1, "test"),
+        (2, "test"),
+    ]
+    run_baseline("svm_images", "run.folds=[1]", overwrite=True)
+    assert [line["fold"] for line in read_ledger(folder)] == [1, 2, 1]
+    assert not (folder / "folds/fold-2_seed-0").exists()
+
+
+def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
+    stored = yaml.safe_load((run_baseline("majority") / "config.yaml").read_text())
+    assert list(stored) == ["name", "corpus", "protocol", "baseline", "run"]
+    folder = run_baseline("svm_images")
+    stored = yaml.safe_load((folder / "config.yaml").read_text())
+    assert list(stored) == ["name", "corpus", "protocol", "features", "model", "baseline", "run"]
+    assert stored["model"] == {"image_size": 32}
+    (folder / "config.yaml").write_text(yaml.safe_dump(stored | {"optim": {"lr": 1.0}}))
+    with pytest.raises(InputError, match=r"optim .*no such key"):
+        load_stored_run(folder / "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--kind", "svm_image"], "no baseline 'svm_image'.*svm_images"),
+        (["--kind", "majority", "optim.lr=1"], "optim.lr has no effect on the baseline majority"),
+        (["--kind", "majority", "features.top_db=60.0"], "features.top_db has no effect"),
+        (["--kind", "svm_images", "model.fusion=concat"], "model.fusion has no effect"),
+        (["--kind", "majority", "corpus.root=nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes_are_one_message_and_status_2(recipe, tmp_path, capsys, words, message):
+    status = main(["--config", str(recipe), f"run.root={tmp_path}", *words])
+    assert status == 2
+    assert not (tmp_path / "tiny_majority").exists()
+    import re
+
+    assert re.search(message, capsys.readouterr().err)
+
+
+def test_a_run_of_another_config_is_refused(run_baseline):
+    run_baseline("svm_images")
+    with pytest.raises(
+        InputError, match=r"made with another config:\n  model.image_size: 32 there"
+    ):
+        run_baseline("svm_images", "model.image_size=64")
+
+
+def test_what_needs_a_network_refuses_a_baseline_with_one_message(run_baseline, tmp_path):
+    from config.loading import load_stored_config
+    from gates.analysis import analyze
+    from inference.predictor import FoldModel
+
+    folder = run_baseline("svm_images")
+    fold = folder / "folds/fold-1_seed-0"
+    for refuse in (lambda: read_card(fold), lambda: FoldModel(fold)):
+        with pytest.raises(InputError, match="is of a baseline, not of a network"):
+            refuse()
+    for refuse in (lambda: load_stored_config(folder / "config.yaml"), lambda: analyze(folder)):
+        with pytest.raises(InputError, match="is of a baseline"):
+            refuse()
+
+
+def test_robustness_is_measured_for_fusions_and_says_who_is_left_out(
+    run_baseline, tiny, caplog, monkeypatch
+):
+    fusion, baseline = run_experiment(tiny("train.epochs=1"), []), run_baseline("svm_images")
+    measured = []
+    monkeypatch.setattr("reports.publish.measure_robustness", lambda run: measured.append(run.name))
+    caplog.set_level("INFO")
+    gather([fusion, baseline], robustness=True)
+    assert measured == ["tiny"]
+    assert "not for tiny_svm_images" in caplog.text
+    with pytest.raises(InputError, match="these are baselines"):
+        gather([baseline], robustness=True)
+
+
+def test_an_svm_of_mfcc_statistics_and_an_lstm_run_end_to_end(run_baseline, monkeypatch):
+    monkeypatch.setattr("baselines.session.fit_lstm", partial(fit_lstm, epochs=3))
+    folder = run_baseline("svm_functionals", functionals="mfcc")
+    assert yaml.safe_load((folder / "config.yaml").read_text())["baseline"] == {
+        "kind": "svm_functionals",
+        "functionals": "mfcc",
+    }
+    svm, lstm = read_run(folder), read_run(run_baseline("lstm"))
+    assert svm.folds[0].history() == []
+    assert [row["epoch"] for row in lstm.folds[0].history()] == [1, 2, 3]
+    assert 1 <= lstm.folds[0].metrics.best_epoch <= 3
+    _, comparison = gather([svm.folder, lstm.folder])
+    assert [run.fusion for run in comparison.runs] == ["svm_functionals", "lstm"]
+
+
+def test_the_command_line_runs_resumes_and_checks_dry(recipe, tmp_path, capsys):
+    words = ["--config", str(recipe), "--kind", "majority", f"run.root={tmp_path / 'runs'}"]
+    assert main([*words, "--dry-run"]) == 0
+    assert "Nothing was fitted" in capsys.readouterr().out
+    assert not (tmp_path / "runs/tiny_majority/config.yaml").exists()
+    assert main(words) == main(words) == 0
+    assert "tiny_majority has UA 25.0" in capsys.readouterr().out
+    assert len(read_ledger(tmp_path / "runs/tiny_majority")) == 1
