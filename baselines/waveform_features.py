@@ -16,7 +16,8 @@ from scipy.fft import dct
 from tqdm import tqdm
 
 from audio.mel_stft import MelSTFT
-from audio.reading import BadAudio, in_parallel, read_audio
+from audio.parallel import in_parallel
+from audio.reading import BadAudio, read_audio
 from audio.segment import AudioSource
 from storage.tensors import load_tensors, save_tensors
 from system.files import make_folder

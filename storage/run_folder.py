@@ -209,8 +209,10 @@ def check_run_folder(
     Raises:
         InputError: The folder cannot be used.
     """
-    graphs = [("compile_cache", config.run.compile_folder)] * config.train.compile
-    for key, place in [("store", Path(config.run.store)), *graphs]:
+    places = [("store", Path(config.run.store))]
+    if isinstance(config, Config) and config.train.compile:
+        places.append(("compile_cache", config.run.compile_folder))
+    for key, place in places:
         if place.resolve().is_relative_to(folder.resolve()):
             raise InputError(
                 f"run.{key}={place} lies in the run folder {folder}, which --overwrite removes: "
