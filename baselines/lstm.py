@@ -36,6 +36,8 @@ class AttentionLSTM(nn.Module):
 
     def __init__(self, mean: Tensor, std: Tensor, n_classes: int) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("std", std)
         self.lstm = nn.LSTM(len(mean), HIDDEN, batch_first=True)

@@ -67,7 +67,7 @@ class BaselineSession:
         keys = self._hashes(utterances)
         if self.waveform_features is None:
             return self._band_statistics(keys)
-        found = [self.waveform_features[key] for key in keys]
+        found: list[NDArray] = [self.waveform_features[key] for key in keys]
         if self.config.baseline.functionals == "mfcc":
             found = [mfcc_statistics(frames) for frames in found]
         return np.stack(found)

@@ -86,7 +86,7 @@ def choose(
     for factor in GAMMAS:
         for cost in COSTS:
             gamma = factor / x.shape[1]
-            svc = SVC(C=cost, gamma=gamma, class_weight="balanced", break_ties=True)
+            svc = SVC(C=cost, gamma=gamma, class_weight="balanced")
             found = Choice(scaler, svc.fit(x, y_train), cost, gamma, 0.0)
             preds = probabilities(found, x_dev).argmax(1).tolist()
             ua = scores(list(y_dev), preds, n_classes)["ua"]
@@ -98,6 +98,8 @@ def choose(
 
 def probabilities(choice: Choice, x: NDArray) -> NDArray:
     """Return the softmax of the decision values (N, K): it sums to 1, and is not calibrated.
+
+    The most probable class is what scikit-learn predicts with `break_ties`.
 
     Platt's probabilities would come from another model than the one that was chosen, fitted by an
     inner cross-validation that splits speakers.

@@ -91,13 +91,15 @@ class BaselineRun(Section):
 
     def as_config(self) -> Config:
         """Return a config with these sections, as plan and feature store read it."""
-        model = {} if self.model is None else {"image_size": self.model.image_size}
+        model = ModelConfig(fusion="concat")  # not built
+        if self.model is not None:
+            model = ModelConfig(fusion="concat", image_size=self.model.image_size)
         return Config(
             name=self.name,
             corpus=self.corpus,
             protocol=self.protocol,
             features=self.features or FeaturesConfig(),
-            model=ModelConfig(fusion="concat", **model),
+            model=model,
             run=self.run,
         )
 

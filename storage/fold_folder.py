@@ -158,8 +158,8 @@ def read_metrics(folder: Path) -> FoldMetrics:
         raise corrupt_file(folder / METRICS, reason, remove=folder) from error
     except RecursionError as error:
         raise corrupt_file(folder / METRICS, error, remove=folder) from error
-    first = 0 if metrics.epochs == 0 else 1
-    if metrics.epochs is not None and not first <= metrics.best_epoch <= metrics.epochs:
+    least = 0 if metrics.epochs == 0 else 1
+    if metrics.epochs is not None and not least <= metrics.best_epoch <= metrics.epochs:
         reason = f"best_epoch is {metrics.best_epoch} of {metrics.epochs} epochs"
         raise corrupt_file(folder / METRICS, reason, remove=folder)
     if folder.name != (name := fold_name(metrics.fold, metrics.seed)):

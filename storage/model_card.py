@@ -69,7 +69,8 @@ def read_card(folder: Path) -> ModelCard:
         RunError: The card is missing or corrupt; the message names each wrong key.
     """
     file = folder / CARD
-    if "baseline" in read_json(file, remove=folder, limit=MAX_CARD):
+    content = read_json(file, remove=folder, limit=MAX_CARD)
+    if isinstance(content, dict) and "baseline" in content:
         raise InputError(f"{folder} is of a baseline, not of a network: name a fold of a fusion")
     value = read_json(
         file, "model", "classes", "features", "protocol", remove=folder, limit=MAX_CARD
