@@ -20,7 +20,7 @@ HIDDEN = 88  # states
 DROPOUT = 0.3
 EPOCHS = 40
 BATCH_SIZE = 32  # utterances
-LR, WEIGHT_DECAY, CLIP = 1e-3, 1e-2, 1.0
+LR, WEIGHT_DECAY, CLIP = 3e-3, 1e-2, 1.0
 
 Sequences = Callable[[Sequence[Utterance]], list[NDArray]]
 

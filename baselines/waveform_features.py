@@ -1,7 +1,7 @@
 """Features of the waveform, read at one stated rate: MFCC and openSMILE's eGeMAPSv02.
 
-Half of openSMILE's functionals change with the sampling rate alone (its loudness most), so every
-recording is resampled to `RATE`, whatever the corpus was recorded at. Neither normalises the level.
+openSMILE's functionals change with the sampling rate alone, so every recording is resampled to
+`RATE`, whatever the corpus was recorded at. Neither normalises the level.
 """
 
 import threading

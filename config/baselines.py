@@ -184,13 +184,19 @@ def check_kind(kind: str) -> None:
 
 def dump_run(config: Config | BaselineRun) -> str:
     """Return the complete config of a run as YAML, which `load_stored_run` reads back."""
-    values = {key: value for key, value in config.model_dump().items() if value is not None}
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(_values(config), sort_keys=False, allow_unicode=True)
 
 
 def run_values(config: Config | BaselineRun) -> dict[str, Any]:
     """Return the values of a run's config by dotted key; of a baseline, those that it has."""
-    return flatten({k: v for k, v in config.model_dump().items() if v is not None})
+    return flatten(_values(config))
+
+
+def _values(config: Config | BaselineRun) -> dict[str, Any]:
+    values = {key: value for key, value in config.model_dump().items() if value is not None}
+    if isinstance(config, BaselineRun):
+        values["baseline"] = config.baseline.model_dump(exclude_none=True)
+    return values
 
 
 def load_stored_run(path: Path) -> Config | BaselineRun:

@@ -130,7 +130,9 @@ def _of_baselines(tests: list[PairTest]) -> str:
             said.append(f"the baseline {baseline} beats {_join(worse)}")
         if rest := [test.a for test in own if test not in shown]:
             said.append(f"no difference between the baseline {baseline} and {_join(rest)} is shown")
-    return f"{', '.join(said)} (corrected apart, for {count_of(len(tests), 'comparison')})"
+    n, least = len(tests), min(1.0, len(tests) * min(test.smallest_p for test in tests))
+    limit = f", which allow no p below {p_value(least)}" * (least >= LEVEL)
+    return f"{', '.join(said)} (corrected apart, for {count_of(n, 'comparison')}{limit})"
 
 
 def _in_words(comparison: Comparison, test: PairTest) -> str:

@@ -39,6 +39,12 @@ SECTIONS = {
         "Acted speech of people, a part of the folds and one seed: no ranking to rely on.",
         'scripts/ablation.sh ravdess_small corpus.root=/path/to/ravdess "run.folds={folds}"',
     ),
+    "ravdess_baselines": Section(
+        "RAVDESS, baselines",
+        "All folds, on the images and splits of the small fusions; functionals are eGeMAPSv02.",
+        "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
+        "corpus.root=/path/to/ravdess  # and majority, svm_functionals; then compare.py",
+    ),
     "demo": Section(
         "Demo corpus",
         "Synthetic speech: it shows that the pipeline works, and nothing about people.",
