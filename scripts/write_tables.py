@@ -43,7 +43,7 @@ SECTIONS = {
         "RAVDESS, baselines",
         "All folds, on the images and splits of the small fusions; functionals are eGeMAPSv02.",
         "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
-        "corpus.root=/path/to/ravdess  # and majority, svm_functionals; then compare.py",
+        "corpus.root=/path/to/ravdess  # and majority, svm_functionals, lstm; then compare.py",
     ),
     "demo": Section(
         "Demo corpus",
