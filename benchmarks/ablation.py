@@ -71,38 +71,39 @@ def ablation(checkout: Path, root: Path, overrides: Sequence[str], name: str) ->
     return {"seconds": round(seconds, 1), "dev UA": dev_ua(root)}
 
 
+def train_on_one_thread(
+    checkout: Path, root: Path, overrides: Sequence[str], name: str, epochs: int
+) -> float:
+    """Return the seconds of a training of the gated fusion with some epochs on one thread."""
+    config = f"configs/{name}_gmu.yaml"
+    words = [sys.executable, "train_gmu.py", "--config", config, f"run.root={root}"]
+    words += [*overrides, f"train.epochs={epochs}"]
+    return timed(words, checkout, {"OMP_NUM_THREADS": "1"})
+
+
 def epoch_on_one_thread(checkout: Path, root: Path, overrides: Sequence[str], name: str) -> float:
     """Return the seconds of one epoch of the gated fusion on one thread, evaluation included."""
-    few, many = (
-        timed(
-            [
-                *(sys.executable, "train_gmu.py", "--config", f"configs/{name}_gmu.yaml"),
-                *(f"run.root={root / str(epochs)}", *overrides, f"train.epochs={epochs}"),
-            ],
-            checkout,
-            {"OMP_NUM_THREADS": "1"},
-        )
-        for epochs in EPOCHS_ON_ONE_THREAD
-    )
-    return (many - few) / (EPOCHS_ON_ONE_THREAD[1] - EPOCHS_ON_ONE_THREAD[0])
+    few, many = EPOCHS_ON_ONE_THREAD
+    times = [train_on_one_thread(checkout, root / str(n), overrides, name, n) for n in (few, many)]
+    return (times[1] - times[0]) / (many - few)
 
 
 def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Return the figures of both checkouts, in turns."""
     checkouts = {"ours": HERE, arguments.beside: extract(arguments.beside, folder / "beside")}
     wishes = [f"corpus.root={arguments.corpus.resolve()}", "run.folds=[1]"]
-    rows: dict[str, dict[str, Any]] = {who: {"ablation": []} for who in checkouts}
+    rows: dict[str, dict[str, Any]] = {
+        who: {"an epoch on one thread, s": [], "ablation": []} for who in checkouts
+    }
     overrides = {who: [*wishes, f"run.store={folder / who / 'features'}"] for who in checkouts}
-    for who, checkout in checkouts.items():  # fills the feature store
-        seconds = epoch_on_one_thread(
-            checkout, folder / who / "warm", overrides[who], arguments.name
-        )
-        rows[who]["an epoch on one thread, s"] = [round(seconds, 1)]
+    for who, checkout in checkouts.items():  # fills the feature store; not counted
+        train_on_one_thread(checkout, folder / who / "warm", overrides[who], arguments.name, 1)
     for i in range(arguments.rounds):
         for who, checkout in checkouts.items():
             root = folder / who / f"one_thread_{i}"
             seconds = epoch_on_one_thread(checkout, root, overrides[who], arguments.name)
             rows[who]["an epoch on one thread, s"].append(round(seconds, 1))
+            print(who, rows[who], flush=True)
     epochs = [f"train.epochs={arguments.epochs}"] if arguments.epochs else []
     for i in range(arguments.rounds):
         for who, checkout in checkouts.items():
@@ -123,6 +124,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="of both commands, in turns")
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()
+    if arguments.rounds < 1:
+        parser.error("--rounds must be 1 or more")
     on = machine()
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(arguments, Path(folder))
@@ -141,6 +144,7 @@ def main() -> None:
         command = [*("python", "-m", "benchmarks.ablation", arguments.name)]
         command += ["--beside", arguments.beside, "--corpus", "DIR"]
         command += ["--epochs", str(arguments.epochs)] if arguments.epochs else []
+        command += ["--rounds", str(arguments.rounds)] if arguments.rounds > 1 else []
         figures = {"command": shlex.join(command), "commit": git_commit(), "machine": on}
         write_json(arguments.json, figures | {"times as fast": ratios, "measured": rows})
 
