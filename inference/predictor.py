@@ -96,7 +96,7 @@ class FoldModel:
 
     def _images(self, waveform: Tensor) -> Images:
         """Return the images of a recording's crops in the store's precision: 2 x (n, C, H, W)."""
-        pair = self.images(self.images.cut(waveform.to(self.device)))
+        pair = self.images(self.images.cut(waveform).to(self.device))
         return Images(*(image.half().float() for image in pair))
 
     def _run_model(self, images: Sequence[Images]) -> list[FusionOutput]:

@@ -39,6 +39,10 @@ OF_COMPILER = ("torch._dynamo", "torch._inductor", "torch._functorch")  # module
 log = logging.getLogger(__name__)
 
 
+class CompileFailed(RunError):
+    """torch cannot compile a backbone."""
+
+
 class Cost(NamedTuple):
     """What compiling has cost: forward and backward are graphs of their own."""
 
@@ -119,7 +123,7 @@ def _compiled(encode: Encode, backend: str) -> Encode:
     return made
 
 
-def compile_failure(error: BaseException) -> RunError | None:
+def compile_failure(error: BaseException) -> CompileFailed | None:
     """Return what to say of an error of the compiler; None for an error of another kind."""
     chain: list[BaseException] = [error]
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
@@ -128,7 +132,7 @@ def compile_failure(error: BaseException) -> RunError | None:
         return None
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = next((line for line in lines if not line.endswith("raised:")), type(error).__name__)
-    return RunError(
+    return CompileFailed(
         f"train.compile=true: torch cannot compile ({said}): give "
         "train.compile=false, or choose another backbone"
     )

@@ -27,6 +27,8 @@ from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
+from storage.fold_folder import STATE
+from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.optim import Schedule, build_optimizers
@@ -230,7 +232,9 @@ def eval_batch_size(config: Config) -> int:
 def train_batches(fold: Fold, n: int) -> TrainBatches:
     """Return this process's batches of n training utterances, as indices."""
     size, rank, world = _batch_share(fold)
-    return TrainBatches(n, size, fold.rng_seed, rank, world)
+    batches = TrainBatches(n, size, fold.rng_seed, rank, world)
+    batches.set_epoch(0, divisor=Checkpoints(fold.folder / STATE).divisor())
+    return batches
 
 
 def _batch_share(fold: Fold) -> tuple[int, int, int]:

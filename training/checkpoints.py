@@ -218,9 +218,16 @@ class Checkpoints:
 
     def processes(self) -> int | None:
         """Return how many processes saved the newest readable state; None is unknown."""
+        return self._number("processes")
+
+    def divisor(self) -> int | None:
+        """Return how many processes began the training, see `TrainBatches`; None is unknown."""
+        return self._number("divisor") or self.processes()
+
+    def _number(self, key: str) -> int | None:
         for place in self._places():
             with suppress(RunError):  # `load` says so
-                number = read_state_values(self._file(place)).get("processes")
+                number = read_state_values(self._file(place)).get(key)
                 return number if isinstance(number, int) else None
         return None
 

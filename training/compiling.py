@@ -19,9 +19,11 @@ ROUNDS = 3  # of steps of each kind, which alternate; the quickest counts
 
 
 def batch_sizes(batches: TrainBatches) -> set[int]:
-    """Return the sizes of training batches, which differ by one at most."""
-    n, n_batches = -(-batches.n // batches.world), batches.n_batches
-    return {n // n_batches, -(-n // n_batches)}
+    """Return the sizes of a process's training batches: two at most."""
+    divisor, n_batches = batches.divisor, batches.n_batches
+    n = -(-batches.n // divisor)
+    rows = {n // n_batches, -(-n // n_batches)}  # of `divisor` utterances each
+    return {-(-row * divisor // batches.world) for row in rows}
 
 
 def training_graphs(config: Config, batches: TrainBatches, eval_size: int) -> Graphs:

@@ -76,13 +76,30 @@ def check_resumable(config: Config, overwrite: bool, resume_with: int | None) ->
         if known := _sessions(folder):
             _check_global_batch(config, resume_with, known, f"{folder} was begun")
             free = [BATCH_SIZE]
-    check_run_folder(folder, config, overwrite, free)
     now = int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        check_run_folder(folder, config, overwrite, free)
+    except InputError as error:
+        if resume_with is None and _only_processes_differ(folder, config, now):
+            way = f"Or give --resume-with {now}, since {BATCH_SIZE} x processes is as before"
+            raise InputError(f"{error}\n{way}") from error
+        raise
     for fold in () if overwrite else sorted(folder.glob(f"{FOLDS}/*")):
         number = FOLD_NAME.fullmatch(fold.name)
         is_wanted = config.run.folds is None or (number and int(number[1]) in config.run.folds)
         if is_wanted and not is_finished(fold):
             check_state(fold, config, now, resume_with)
+
+
+def _only_processes_differ(folder: Path, config: Config, now: int) -> bool:
+    """Return whether a run differs from a config in the processes that share its batches alone."""
+    try:
+        check_run_folder(folder, config, overwrite=False, free=[BATCH_SIZE])
+        known = _sessions(folder)
+        _check_global_batch(config, now, known, "")
+    except (InputError, RunError, IndexError):  # no session is known
+        return False
+    return True
 
 
 def describe_resume(config: Config, resume_with: int) -> str:

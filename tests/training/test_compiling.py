@@ -16,7 +16,7 @@ from data import TrainBatches
 from gates import frozen
 from gates.analysis import analyze
 from models import compiled
-from models.compiled import Cost, Graphs, forget_graphs
+from models.compiled import CompileFailed, Cost, Graphs, forget_graphs
 from models.losses import FusionLoss
 from storage.environment import read_environment
 from storage.run_folder import read_run
@@ -29,7 +29,7 @@ from tests.support.runs import run_experiment
 from tests.training.test_engine import make_trainer
 from tests.training.test_gradient_cache import assert_equal, batch_of, plain_backward, slopes
 from tests.training.test_resume import RESULTS, Run
-from training import session
+from training import engine, session
 from training.compiling import CompileCosts, training_graphs
 from training.device_errors import explain_device_errors
 from training.divergence import offending_parts
@@ -115,6 +115,21 @@ def test_a_backward_pass_that_cannot_be_compiled_is_told_in_words(tiny) -> None:
         explain_device_errors(tiny(), torch.device("cpu")),
     ):
         raise CppCompileError(["g++", "x.cpp"], "no such loop")
+
+
+def test_a_signal_that_ends_the_compiler_too_stops_the_run(tiny, monkeypatch) -> None:
+    """A scheduler signals every process of a job, and Ctrl-C all of a terminal."""
+
+    def ended(state, windows):
+        state.stop.requested = True
+        raise CompileFailed("C++ compile error")
+
+    config = tiny("train.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "train_unseen", ended)
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(config, [])
+    assert read_run(run_experiment(config, [])).folds
 
 
 def test_cached_gradients_by_graphs_are_those_of_the_whole_batch(made) -> None:

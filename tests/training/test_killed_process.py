@@ -92,7 +92,8 @@ def test_another_number_resumes_where_asked_and_its_batches_fit(
     ((output, status),) = train(recipe, root, 1, OF_TWO)
     assert status == 1 and re.search("on 2 processes, this one is on 1 .*--resume-with 1 ", output)
     for words, n, message in (
-        ([OF_ONE], None, r"another config:\n  train.batch_size: 4 there, 8 now"),
+        ([OF_ONE], None, r"train.batch_size: 4 there, 8 now(\n.*)+\nOr give --resume-with 1, "),
+        ([OF_ONE, "optim.lr=0.5"], None, r"0.5 now(\n  .*)*\nChange `name`.* anew$"),
         ([OF_TWO], 1, "global batch of 8, .* on 1 process is one of 4: give train.batch_size=8$"),
         ([OF_TWO], 3, "3 processes cannot share it evenly"),
         ([OF_ONE, "optim.lr=0.5"], 1, "optim.lr: 0.001 there, 0.5 now"),

@@ -15,6 +15,7 @@ from system.signals import Stop
 from tests.support.processes import joined
 from tests.training.test_exact_processes import train
 from training.checkpoints import Checkpoints
+from training.compiling import batch_sizes
 
 UNEVEN, EVEN = 19, 18  # utterances: 3 batches of 8, 6, 6 on two processes; 6 each on any number
 CUTS = (2, 2)  # steps until each stop, of 3 an epoch: in the first epoch, then in the second
@@ -104,6 +105,7 @@ def test_the_batches_of_all_processes_stay(n, size, before, now, first) -> None:
         batches.set_epoch(3, first)
     for batches in resumed:
         batches.set_epoch(3, first, before)
+    assert {len(batch) for batch in resumed[0]} <= batch_sizes(resumed[0])  # all have graphs
     for old, new in zip(zip(*began, strict=True), zip(*resumed, strict=True), strict=True):
         whole = sorted(item for share in old for item in share)
         shared = sorted(item for share in new for item in share)
