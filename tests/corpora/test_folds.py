@@ -218,6 +218,52 @@ def test_json_that_gives_no_folds_is_refused(content, words, tmp_path):
         load(write(tmp_path / "t.json", content))
 
 
+WITH_A_TYPO = {"a": "train", "b": "train", "c": "dev", "d": "dev", "e": "test", "f": "tset"}
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_misspelled_part_does_not_make_the_parts_folds(form, tmp_path):
+    rows = "".join(f"{who},{word}\n" for who, word in WITH_A_TYPO.items())
+    text = json.dumps({"speakers": WITH_A_TYPO}) if form == "json" else f"speaker,fold\n{rows}"
+    with pytest.raises(InputError) as error:
+        load(write(tmp_path / f"t.{form}", text))
+    assert str(error.value) == (
+        f"t.{form}: the column `fold` says 'dev', which is a part, not a fold: call the column "
+        "`split`, and correct 'tset'; or give the fold another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ("1 01 2 2 3 3", "says '01' and '1': write each fold in one way"),
+        ("1 1 2 2.0 3 3", "says '2' and '2.0': write each fold in one way"),
+        ("A a B B C C", "says 'A' and 'a': write each fold in one way"),
+        ("1 1 2 2 3 exclude", "says 'exclude': write excluded for what is left out"),
+        ("1 1 2 2 3 NaN", "says 'NaN': name the fold"),
+    ],
+)
+def test_a_fold_that_a_typing_error_would_make_is_refused(folds, words, tmp_path):
+    rows = "".join(f"{who},{fold}\n" for who, fold in zip("abcdef", folds.split(), strict=True))
+    with pytest.raises(InputError, match=words):
+        load(write(tmp_path / "t.csv", f"speaker,fold\n{rows}"))
+
+
+def test_a_fold_with_two_spellings_is_refused_beside_a_column_split(tmp_path):
+    rows = "".join(
+        f"{fold},{who},{'test' if who in tested else 'train'}\n"
+        for fold, tested in (("1", "ab"), ("01", "cd"))
+        for who in "abcdef"
+    )
+    with pytest.raises(InputError, match="has the folds '01' and '1': write each fold in one way"):
+        load(write(tmp_path / "t.csv", f"fold,speaker,split\n{rows}"))
+    for fold in ("1", "01"):
+        for part, who in (("train", "a"), ("test", "b")):
+            write(tmp_path / f"lists/{fold}/{part}.csv", f"path\n{who}joy.wav\n")
+    with pytest.raises(InputError, match="has the folds '01' and '1': write each fold in one way"):
+        load(tmp_path / "lists")
+
+
 def test_folders_that_give_no_folds_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no list for train and test"):
         load(tmp_path)
