@@ -218,6 +218,6 @@ def _refuse_nearly_excluded(name: str, folds: Sequence[str]) -> None:
     by_lower = {fold.casefold(): fold for fold in folds}
     if close := get_close_matches(EXCLUDED, by_lower, n=1, cutoff=0.8):
         raise InputError(
-            f"{name}: the column `fold` says {short_repr(by_lower[close[0]])}: write {EXCLUDED} for "
-            "what is left out, or give the fold another name"
+            f"{name}: the column `fold` says {short_repr(by_lower[close[0]])}: write {EXCLUDED} "
+            "for what is left out, or give the fold another name"
         )

@@ -265,7 +265,42 @@ def test_every_fold_of_a_table_of_speakers_is_audited(tmp_path, capsys):
     # In fold 1 and 3 speaker 3 is tested and trained on; in fold 2 it is only trained on.
     assert "- fold 1: speaker 3 is in train and test" in text
     assert "- fold 3: speaker 3 is in train and test" in text and "- fold 2" not in text
-    assert "1 utterances are tested in several folds" in text
+    assert "1 speakers are tested in several folds" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        (("Actor_01,s1", "actor_1,s2"), "speaker Actor_01"),
+        (("1,Session1", "2,session01"), "session Session1"),
+        (("Ses01_F,Session1", "ses1f,Session2"), "speaker Ses01_F"),
+        (("1,s1", "2,s2"), None),
+    ],
+)
+def test_spellings_of_a_speaker_or_session_are_one_without_a_corpus(
+    rows, refused, tmp_path, capsys
+):
+    path = tmp_path / "t.csv"
+    lines = [
+        f"x{n},{row},{part}\n"
+        for n, (row, part) in enumerate(zip(rows, ("train", "test"), strict=True))
+    ]
+    path.write_text(f"utterance,speaker,session,split\n{''.join(lines)}")
+    status, text, _ = run(capsys, path)
+    assert status == (1 if refused else 0)
+    assert refused is None or f"- fold 1: {refused} is in train and test (x0, x1)" in text
+
+
+def test_a_row_that_the_corpus_lacks_has_a_speaker_of_the_corpus(made, monkeypatch, capsys):
+    monkeypatch.chdir(made.root)
+    made.rows["a0"] = made.rows["a1"] = ("Actor_01", "sa", "x")
+    made.write()
+    lines = [f"{name}.wav,,{part}\n" for part, name in made.listed]
+    path = made.root / "split.csv"
+    path.write_text(f"path,speaker,split\n{''.join(lines)}gone.wav,actor 1,test\n")
+    corpus = ["--corpus", "manifest", "--root", made.root, "--manifest", made.root / "list.csv"]
+    status, text, _ = run(capsys, path, *corpus, "--no-audio")
+    assert status == 1 and "speaker Actor_01 is in train and test" in text
 
 
 def test_a_config_names_the_corpus(corpus_root, recipe, tmp_path, capsys, monkeypatch):

@@ -407,6 +407,26 @@ def test_shared_speakers_pass_the_gate_only_with_the_key_and_the_stamp(clips):
     assert "-SPEAKER-DEPENDENT/dev-given-DEV-SHARES-SPEAKERS/" in plan.certificate["protocol"]
     assert plan_warnings(plan)[0].startswith("SPEAKER-DEPENDENT: the same speakers are in train")
     assert plan.certificate["speaker_dependent"]
+    stamp = next(line for line in plan_warnings(plan) if line.startswith("DEV-SHARES-SPEAKERS"))
+    assert stamp == "DEV-SHARES-SPEAKERS: dev has speakers or sessions of train"  # so has test
+
+
+@pytest.mark.parametrize(
+    ("tested", "result"),
+    [
+        ([["c", "d"]], "not applicable: there is one test split"),
+        ([["c", "d"], ["e"]], "passed; 6 utterances are tested in no fold"),
+        ([["a", "b"], ["c", "d"], ["e", "f"]], "passed"),
+    ],
+)
+def test_the_certificate_says_what_is_never_tested(tested, result, clips):
+    rows = "".join(
+        f"{k},{who},{'test' if who in some else 'train'}\n"
+        for k, some in enumerate(tested, start=1)
+        for who in TESTED
+    )
+    plan = make_plan(planned(clips, f"fold,speaker,split\n{rows}", dev="speakers"))
+    assert plan.certificate["checks"]["tested exactly once"] == result
 
 
 def test_a_dev_that_shares_speakers_with_training_is_stamped_and_test_is_apart(clips):
@@ -415,9 +435,9 @@ def test_a_dev_that_shares_speakers_with_training_is_stamped_and_test_is_apart(c
     assert plan.certificate["protocol"].split("/")[2] == "dev-random-DEV-SHARES-SPEAKERS"
     assert plan_warnings(plan)[1].startswith("folds of folds.csv, made by not stated in folds.csv")
     assert plan_warnings(plan)[0] == (
-        "DEV-SHARES-SPEAKERS: dev has speakers of train; test has not"
+        "DEV-SHARES-SPEAKERS: dev has speakers or sessions of train; test has not"
     )
-    assert plan.certificate["checks"]["speaker"] == "passed; dev shares speakers with train"
+    assert plan.certificate["checks"]["speaker"] == "passed; train and dev may share some"
     assert plan.certificate["checks"]["tested exactly once"] == "passed"
     assert not plan.certificate["speaker_dependent"]
     tuning = make_tuning_plan(planned(clips, table, dev="random"))
