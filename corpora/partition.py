@@ -29,7 +29,7 @@ from corpora.fold_lists import (
 from corpora.given import PART_OF, check_fold_names, in_order
 from corpora.names import clean_name, two_spellings
 from system.errors import InputError, nearest
-from system.text import short_repr, truncate
+from system.text import printable, short_repr, truncate
 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "folds"
 NOT_STATED = "not stated"
@@ -210,6 +210,8 @@ def _partition(
         ):
             of_fold = f" of fold {fold}" if fold else ""
             raise InputError(f"{name}: nobody is in {' and '.join(sorted(missing))}{of_fold}")
+    # a file name may hold line breaks
+    name, made_by = printable(name, keep=""), printable(made_by, keep="")
     return Partition(name, made_by, source, by_speaker[0], rotating, tuple(folds), tuple(entries))
 
 

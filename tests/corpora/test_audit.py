@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -320,12 +321,32 @@ def test_a_config_names_the_corpus(corpus_root, recipe, tmp_path, capsys, monkey
         (["ravdess_papers5", "--corpus", "ravdess", "--root", "/nowhere"], "no folder /nowhere"),
         (["ravdess_papers5", "--json", "/nowhere/x.json"], "--json: there is no folder /nowhere"),
         (["ravdess_papers5", "--config", "x", "--corpus", "esd"], "leave --corpus"),
+        ([""], "SPLIT is empty"),
+        (["ravdess_papers5", "--corpus", "ravdess", "--root", ""], "--root is empty"),
+        (["ravdess_papers5", "--config", ""], "--config is empty"),
+        (["ravdess_papers5", "--json", ""], "--json is empty"),
+        (["ravdess_papers5", "--json", "{root}"], "--json: .* is a folder or not a regular file"),
+        (["ravdess_papers5", "--json", "{root}/pipe"], "--json: .* is a folder or not a regular"),
+        (["ravdess_papers5", "--json", "/proc/x.json"], "--json: cannot write /proc/x.json"),
+        (["x" * 5000], "there is no file or folder x{120}[.]{3},"),
+        (["ravdess_papers5", "--corpus", "x" * 5000], "--corpus 'x{119}[.]{3} is not known"),
         (["{root}/what.json", "{root}/test.json"], "must say train, dev .valid. or test"),
     ],
 )
 def test_wrong_words_are_answered_with_status_2(words, message, tmp_path, capsys):
     for name in ("what", "test"):
         (tmp_path / f"{name}.json").write_text("{}")
-    status, _, error = run(capsys, *[word.format(root=tmp_path) for word in words])
+    os.mkfifo(tmp_path / "pipe")
+    status, said, error = run(capsys, *[word.format(root=tmp_path) for word in words])
     assert status == 2
     assert re.search(message, error), error
+    assert "PASSED" not in said
+
+
+def test_lines_are_not_forged_by_names(tmp_path, capsys):
+    folder = tmp_path / "lists/1\nPASSED, certificate 0123456789"
+    folder.mkdir(parents=True)
+    for part in ("train", "test"):
+        (folder / f"{part}.csv").write_text("path,speaker\nx.wav,a\n")
+    status, text, _ = run(capsys, folder.parent)
+    assert status == 1 and not any(line.startswith("PASSED") for line in text.splitlines())
