@@ -2,11 +2,14 @@
 
 SPLIT is a table (CSV, TSV, JSON, JSONL), a folder of EmoBox's or s3prl's lists, the lists of one
 fold (train.json valid.json test.json), or the name of a table in configs/folds. Nothing is trained.
-Exit status: 0 nothing is on both sides; 1 something is; 2 the input is wrong.
+Exit status: 0 nothing is on both sides; 1 something is, or the audit failed and says so; 2 the
+input is wrong.
 """
 
 import argparse
+import os
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +19,7 @@ from config.schema import RunConfig
 from corpora.readers import CORPORA, check_corpus_exists, read_corpus
 from system.cli import DONE, FAILED, exit_status, run_entry
 from system.errors import InputError, nearest
-from system.text import printable
+from system.text import short_repr, truncate
 
 
 class Corpus(NamedTuple):
@@ -39,9 +42,9 @@ def main(argv: Sequence[str]) -> int:
     """Print the certificate, or what is on both sides; return the exit status."""
     arguments = parse_arguments(argv)
     with exit_status() as result:
+        refuse_empty(arguments)
         corpus = choose_corpus(arguments)
-        if arguments.json is not None and not arguments.json.parent.is_dir():
-            raise InputError(f"--json: there is no folder {arguments.json.parent}")
+        check_output(arguments.json)
 
         from corpora.audit import audit, audit_markdown  # slow: NumPy, audio libraries
         from corpora.audit_members import members_of
@@ -63,9 +66,9 @@ def main(argv: Sequence[str]) -> int:
             notes += [f"{source} cannot be used: {reason}" for source, reason in bad.items()]
         name = corpus.name or "the lists' own columns"
         found = audit(partition, name, folds, notes, recordings, arguments.texts_apart)
-        print(printable(audit_markdown(found)))
         if arguments.json is not None:
-            write_json(arguments.json, found.as_json())
+            write_json(Path(arguments.json), found.as_json())
+        print(audit_markdown(found))
         result.status = DONE if found.clean else FAILED
     return result.status
 
@@ -82,8 +85,40 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config", metavar="FILE", help="a config that names the corpus instead")
     parser.add_argument("--no-audio", action="store_true", help="compare names alone, in seconds")
     parser.add_argument("--texts-apart", action="store_true", help="refuse shared texts as well")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all of it as JSON")
+    parser.add_argument("--json", metavar="FILE", help="write all of it as JSON")
     return parser.parse_args(argv)
+
+
+def refuse_empty(arguments: argparse.Namespace) -> None:
+    """Refuse a word of nothing, as an unset variable of a shell gives it.
+
+    Raises:
+        InputError: There is one; the current folder would be read, or the option ignored.
+    """
+    for name, value in vars(arguments).items():
+        if value == "" or (isinstance(value, list) and "" in value):
+            option = "SPLIT" if name == "split" else f"--{name}"
+            raise InputError(f"{option} is empty: write its value, or leave it out")
+
+
+def check_output(path: str | None) -> None:
+    """Refuse a file that cannot be written, before anything is read.
+
+    Raises:
+        InputError: It is a folder or not a regular file, or its folder cannot be written to.
+    """
+    if path is None:
+        return
+    shown, folder = truncate(path), Path(path).parent
+    if not os.path.isdir(folder):
+        raise InputError(f"--json: there is no folder {truncate(str(folder))}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"--json: {shown} is a folder or not a regular file; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--json: cannot write {shown}: {error.strerror}") from None
 
 
 def choose_corpus(arguments: argparse.Namespace) -> Corpus:
@@ -94,7 +129,7 @@ def choose_corpus(arguments: argparse.Namespace) -> Corpus:
     """
     name, root, manifest = arguments.corpus, arguments.root, arguments.manifest
     if name is not None and name not in CORPORA:
-        raise InputError(f"--corpus {name!r} is not known; {nearest(name, CORPORA)}")
+        raise InputError(f"--corpus {short_repr(name)} is not known; {nearest(name, CORPORA)}")
     if arguments.config is not None:
         if name or manifest:
             raise InputError("--config names the corpus: leave --corpus and --manifest out")

@@ -16,6 +16,7 @@ from corpora.leakage import PARTS
 from corpora.partition import Partition
 from corpora.segments import overlaps
 from corpora.utterance import Utterance
+from system.text import printable
 
 NO_AUDIO = "not made: audio was not read"
 LEAKS_SHOWN = 5
@@ -264,4 +265,4 @@ def audit_markdown(found: Audit) -> str:
         missing = [check.name for check in found.checks if check.result.startswith("not made")]
         but = f" (not checked: {', '.join(missing)})" if missing else ""
         lines.append(f"PASSED{but}, certificate {found.id}")
-    return "\n".join(lines)
+    return "\n".join(printable(line, keep="") for line in lines)

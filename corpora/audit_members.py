@@ -1,8 +1,8 @@
 """Whom the parts of a partition hold: utterances of a corpus, or what the lists say of them."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from corpora.fold_lists import EXCLUDED, Row
@@ -15,6 +15,25 @@ from system.errors import InputError
 from system.text import short_repr, truncate
 
 SHOWN = 5
+
+
+class Spellings:
+    """Gives the spellings of one speaker or session one name, the first.
+
+    Args:
+        known: Names of the corpus; they stay as they are, also where they are much alike.
+    """
+
+    def __init__(self, known: Iterable[str]) -> None:
+        self.known = set(known)
+        self.first: dict[str, str] = {}
+        for name in sorted(self.known):
+            self.first.setdefault(speaker_key(name), name)
+
+    def find(self, name: str) -> str:
+        """Return the name that stands for all spellings of `name`."""
+        name = clean_name(name)
+        return name if name in self.known else self.first.setdefault(speaker_key(name), name)
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,8 @@ def members_of(
     """
     names = Names(everyone or (), partition.by_speaker)
     by_id = {one.id: one for one in everyone or ()}
+    speakers = Spellings(one.speaker for one in everyone or ())
+    sessions = Spellings(one.session for one in everyone or () if one.session is not None)
     known: dict[str, list[Utterance]] = {}  # place -> utterances
     absent: list[Entry] = []
     unknown: list[str] = []
@@ -60,6 +81,9 @@ def members_of(
             continue
         absent.append(entry)
         one = _from_row(entry, corpus, partition.by_speaker)
+        if one is not None:
+            session = None if one.session is None else sessions.find(one.session)
+            one = replace(one, speaker=speakers.find(one.speaker), session=session)
         known[entry.place] = [] if one is None else [one]
         if one is None:
             unknown.append(f"{entry.place}: {short_repr(entry.name)}")
@@ -107,8 +131,8 @@ def _from_row(entry: Entry, corpus: str | None, by_speaker: bool) -> Utterance |
         id=clean_name(row.get("id", str(path))),
         path=path,
         label=row.get("label", ""),
-        speaker=clean_name(row["speaker"]),
-        session=clean_name(row["session"]) if "session" in row else None,
+        speaker=row["speaker"],
+        session=row.get("session"),
         text_id=clean_text(row["text"]) if "text" in row else None,
     )
 
@@ -160,11 +184,12 @@ def _notes(
     if excluded := sum(entry.part == EXCLUDED for entry in partition.entries):
         notes.append(f"{excluded} rows are excluded by the partition")
     if len(folds) > 1:
+        what = "utterances" if everyone is not None or not partition.by_speaker else "speakers"
         tests = Counter(i for fold in folds for i in {u.id for p, u in fold if p == "test"})
         ids = {one.id for fold in folds for _, one in fold}
         again, never = sum(n > 1 for n in tests.values()), len(ids - tests.keys())
         if again:
-            notes.append(f"{again} utterances are tested in several folds")
+            notes.append(f"{again} {what} are tested in several folds")
         if never:
-            notes.append(f"{never} utterances are tested in no fold")
+            notes.append(f"{never} {what} are tested in no fold")
     return notes

@@ -93,9 +93,9 @@ def certify(
 
     No speaker, session, recording (same samples), near-identical recording or overlapping segments
     of a file may be in two splits of a fold, and every utterance must be tested exactly once,
-    unless the manifest gives one split. In `leave-one-speaker-out`, dev and test share a session on
-    purpose; train shares none with them. Texts shared by train and test are counted, and refused if
-    the protocol has text groups.
+    except where each part is given: then at most once. In `leave-one-speaker-out`, dev and test
+    share a session on purpose; train shares none with them. Texts shared by train and test are
+    counted, and refused if the protocol has text groups.
 
     Args:
         splits: All folds, with class names as labels.
@@ -145,15 +145,15 @@ def _rules(
     split = protocol_parts(protocol)["protocol.split"]
     has_sessions = any(u.session is not None for u in utterances)
     if folds is not None:
-        one_test = not folds.partition.rotating
+        some_untested = not folds.partition.rotating
     else:
-        one_test = split.startswith(GIVEN) and given_column(utterances) == "split"
+        some_untested = split.startswith(GIVEN) and given_column(utterances) == "split"
     return LeakageRules(
         speaker_dependent,
         shared_session=split == "leave-one-speaker-out" and has_sessions,
         texts_apart=protocol.endswith(TEXT_GROUPS),
         refuse_near=refuse_near,
-        one_test=one_test,
+        some_untested=some_untested,
         shared_dev=folds is not None and folds.shared_dev,
     )
 

@@ -6,6 +6,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ class Header:
         """Log what was renamed and what is not used."""
         if self.renamed:
             pairs = (f"{name} is read as {ours}" for name, ours in self.renamed.items())
-            log.info("%s: column %s", manifest, ", ".join(pairs))
+            log_once(f"{manifest}: column {', '.join(pairs)}")
         if self.unused:
             listed = truncate(", ".join(name or "(no name)" for name in self.unused))
-            log.info("%s: columns that are not used: %s", manifest, listed)
+            log_once(f"{manifest}: columns that are not used: {listed}")
 
     def _names(self, header: Sequence[str]) -> list[str]:
         plain = [_plain(name) for name in header]
@@ -126,6 +127,12 @@ class Header:
             elif name not in self.ours:
                 self.unused[name] = None
         return names
+
+
+@cache
+def log_once(line: str, level: int = logging.INFO) -> None:
+    """Log a line the first time; a run reads its tables before it plans, and again to plan."""
+    log.log(level, "%s", line)
 
 
 def _plain(name: str) -> str:

@@ -9,28 +9,27 @@
 """
 
 import json
-import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpora.columns import SURPLUS, Header, read_csv, read_jsonl, unique_object
+from corpora.columns import SURPLUS, Header, log_once, read_csv, read_jsonl, unique_object
 from corpora.given import PART_OF, in_order
 from corpora.manifest import COLUMNS
+from corpora.names import clean_name
 from system.errors import InputError, nearest
-from system.files import MAX_MANIFEST, read_text
+from system.files import MAX_MANIFEST, MAX_WORD, read_text
 from system.text import control_character, short_repr, truncate
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 # Source: EmoBox/EmoDataset.py opens these names alone; its Emo-DB folders hold older lists too.
 EMOBOX_NAME = re.compile(r".+_(train|valid|test)_fold_\d+\.jsonl")
 HEAD = ("made_by", "source", "note")
+MAX_HEAD = 500  # characters of one of them
 S3PRL = "meta_data"
 BY_NAME = ("speakers", "utterances")  # keys of JSON that map names to folds or parts
 USED = ("id", "path", "label", "speaker", "session", "text", "dataset", "split", "fold")
-
-log = logging.getLogger(__name__)
 
 Row = dict[str, str]
 
@@ -100,9 +99,21 @@ def _split_head(text: str) -> tuple[dict[str, str], str]:
                 f"line {number + 1}: the head must name {', '.join(HEAD)}, each once, as "
                 f"`# made_by: words`, got {short_repr(line.strip())}"
             )
-        head[key] = words.strip()
+        head[key] = _head_words(key, words)
         lines[number] = "\n"
     return head, "".join(lines)
+
+
+def _head_words(key: str, value: Any) -> str:
+    """Return what a head says, as one line that can be printed."""
+    if not isinstance(value, str):
+        raise ValueError(f"{key!r} must be words, got {short_repr(value)}")
+    words = value.strip()
+    if found := control_character(words):
+        raise ValueError(f"{key!r} holds the control character {found}: write one line of words")
+    if len(words) > MAX_HEAD:
+        raise ValueError(f"{key!r} must have at most {MAX_HEAD} characters, got {len(words)}")
+    return clean_name(words)
 
 
 def _read_json(text: str, header: Header) -> tuple[str, dict[str, str], list[tuple[str, Any]]]:
@@ -124,7 +135,7 @@ def _read_json(text: str, header: Header) -> tuple[str, dict[str, str], list[tup
     if len(named) > 1 or (unknown := [key for key in value if key not in (*HEAD, *named)]):
         said = " and ".join(named) if len(named) > 1 else nearest(unknown[0], (*HEAD, *named))
         raise ValueError(f"it must have {' or '.join((*BY_NAME, 'rows'))}, and {HEAD}: {said}")
-    head = {key: str(value[key]) for key in HEAD if key in value}
+    head = {key: _head_words(key, value[key]) for key in HEAD if key in value}
     return "a table", head, _objects(_rows_of(named[0], value[named[0]]), header)
 
 
@@ -164,6 +175,10 @@ def _clean(raw: dict[str, Any], place: str) -> Row:
         word = str(value).strip()
         if found := control_character(word):
             raise ValueError(f"{place}: {name!r} holds the control character {found}")
+        if len(word) > MAX_WORD and name not in ("path", "text"):
+            raise ValueError(
+                f"{place}: {name!r} must have at most {MAX_WORD} characters, got {len(word)}"
+            )
         row[name] = word
     return row
 
@@ -209,7 +224,7 @@ def _part_files(folder: Path) -> dict[str, Path]:
     emobox = [path for path in lists if EMOBOX_NAME.fullmatch(path.name)]
     stems = {path.stem for path in emobox}  # EmoBox has each list as JSON for SpeechBrain, too
     if emobox and (others := [path.name for path in lists if path.stem not in stems]):
-        log.info("%s: lists that EmoBox does not read: %s", folder, truncate(", ".join(others)))
+        log_once(f"{folder}: lists that EmoBox does not read: {truncate(', '.join(others))}")
     return by_part(emobox or lists)
 
 

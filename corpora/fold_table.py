@@ -16,7 +16,6 @@ from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 
 SHARED_DEV = "DEV-SHARES-SPEAKERS"  # in the protocol id
-SHARED_DEV_STAMP = "DEV-SHARES-SPEAKERS: dev has speakers of train; test has not"
 
 
 @dataclass(frozen=True)
@@ -67,6 +66,12 @@ class GivenFolds:
                 all(parts[name] == EXCLUDED for parts in self.parts) for name in self.parts[0]
             ),
         }
+
+    def stamps(self) -> list[str]:
+        """Say that dev shares speakers or sessions with train, and that test does not, if so."""
+        apart = "" if self.speaker_dependent else "; test has not"
+        stamp = f"{SHARED_DEV}: dev has speakers or sessions of train{apart}"
+        return [stamp] if self.shared_dev else []
 
     def words(self) -> str:
         """Say in one line where the folds come from."""

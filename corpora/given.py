@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from corpora.names import is_placeholder, two_spellings
 from corpora.utterance import Utterance
 from system.errors import InputError
-from system.text import short_repr
+from system.text import short_repr, truncate
 
 GIVEN = "given"
 MIN_FOLDS = 3  # for train, dev and test
@@ -74,20 +74,42 @@ def given_folds(utterances: Sequence[Utterance]) -> list[str]:
     """Return the values of the column `fold`, numbers in their order.
 
     Raises:
-        InputError: There are too few, or one has two spellings.
+        InputError: There are too few, or a name is ambiguous.
     """
     folds = sorted({utterance.fold or "" for utterance in utterances}, key=in_order)
-    for first, second in two_spellings(folds):
-        raise InputError(
-            f"the column `fold` says {short_repr(first)} and {short_repr(second)}: write each fold "
-            "in one way"
-        )
+    check_fold_names(folds, "the column `fold`")
     if len(folds) < MIN_FOLDS:
         raise InputError(
             f"the column `fold` needs at least {MIN_FOLDS} values (train, dev, test), but names "
             f"{', '.join(folds)}: add folds, or write a column `split` with train, dev and test"
         )
     return folds
+
+
+def check_fold_names(folds: Sequence[str], where: str) -> None:
+    """Refuse names by which a typing error would make other folds.
+
+    Args:
+        folds: Names of folds that are tested in turn.
+        where: What gives them, for messages.
+
+    Raises:
+        InputError: A fold has two spellings, or is called as a part or as "unknown" is.
+    """
+    for first, second in two_spellings(folds):
+        raise InputError(
+            f"{where} says {short_repr(first)} and {short_repr(second)}: write each fold in one way"
+        )
+    for name in folds:
+        if name.casefold() in PART_OF:
+            others = [short_repr(fold) for fold in folds if fold.casefold() not in PART_OF]
+            cure = f", and correct {truncate(', '.join(others))}" if others else ""
+            raise InputError(
+                f"{where} says {short_repr(name)}, which is a part, not a fold: call the column "
+                f"`split`{cure}; or give the fold another name"
+            )
+        if is_placeholder(name):
+            raise InputError(f"{where} says {short_repr(name)}: name the fold")
 
 
 def given_digest(utterances: Sequence[Utterance]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from unicodedata import normalize
 
-from corpora.columns import SURPLUS, read_rows
+from corpora.columns import SURPLUS, log_once, read_rows
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
@@ -42,8 +42,6 @@ GENDERS = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": 
 PROBLEMS_SHOWN = 8
 MAX_NAME = 255  # bytes between two slashes of a path, the limit of most file systems
 MAX_PATH = 2000  # bytes of a whole path
-
-log = logging.getLogger(__name__)
 
 Row = dict[str, str]
 
@@ -281,7 +279,7 @@ def _report_unknown_genders(manifest: Path, rows: list[Row]) -> None:
     unknown = Counter(word for word in words if word and word.casefold() not in GENDERS)
     if unknown:
         listed = truncate(", ".join(f"{word!r} in {n} rows" for word, n in sorted(unknown.items())))
-        log.info("%s: gender is read as unknown unless it is F or M: %s", manifest, listed)
+        log_once(f"{manifest}: gender is read as unknown unless it is F or M: {listed}")
 
 
 def _report_wrong_speakers(manifest: Path, rows: list[Row], utterances: list[Utterance]) -> None:
@@ -290,9 +288,8 @@ def _report_wrong_speakers(manifest: Path, rows: list[Row], utterances: list[Utt
         for row, utterance in zip(rows, utterances, strict=True)
     )
     if wrong:
-        log.warning(
-            "%s: in %d of %d rows the speaker differs from the published file name, which is used",
-            manifest,
-            wrong,
-            len(rows),
+        log_once(
+            f"{manifest}: in {wrong} of {len(rows)} rows the speaker differs from the published "
+            "file name, which is used",
+            logging.WARNING,
         )

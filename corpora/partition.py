@@ -14,6 +14,7 @@ lines `# made_by: words`, `# source: words` and `# note: words`; JSON has them a
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,10 +26,10 @@ from corpora.fold_lists import (
     list_folder,
     read_list,
 )
-from corpora.given import PART_OF, in_order
-from corpora.names import clean_name
+from corpora.given import PART_OF, check_fold_names, in_order
+from corpora.names import clean_name, two_spellings
 from system.errors import InputError, nearest
-from system.text import short_repr
+from system.text import printable, short_repr, truncate
 
 SHIPPED = Path(__file__).resolve().parent.parent / "configs" / "folds"
 NOT_STATED = "not stated"
@@ -109,9 +110,11 @@ def find_partition(folds: str, key: str = "protocol.folds") -> Path:
     path = Path(folds).expanduser()
     if folds in tables:
         return tables[folds]
+    if not folds:  # a path of nothing is the current folder
+        raise InputError(f"{key} is empty: name a file, a folder or one of {', '.join(tables)}")
     if not os.path.exists(path):  # also False for a name that is too long
         raise InputError(
-            f"{key}: there is no file or folder {folds}, and no table of this name comes "
+            f"{key}: there is no file or folder {truncate(folds)}, and no table of this name comes "
             f"with the code; {nearest(folds, tables)}"
         )
     return path
@@ -193,10 +196,30 @@ def _partition(
             raise InputError(f"{entry.place}: rows must all name utterances, or all speakers")
     if rotating and len(folds) < 2:
         raise InputError(f"{name}: the column `fold` needs at least 2 values, got {len(folds)}")
+    if rotating:
+        check_fold_names(folds, f"{name}: the column `fold`")
+        _refuse_nearly_excluded(name, folds)
+    for first, second in two_spellings(folds):
+        raise InputError(
+            f"{name} has the folds {short_repr(first)} and {short_repr(second)}: write each fold "
+            "in one way"
+        )
     for fold in folds:
         if not rotating and (
             missing := {"train", "test"} - {e.part for e in entries if e.fold == fold}
         ):
             of_fold = f" of fold {fold}" if fold else ""
             raise InputError(f"{name}: nobody is in {' and '.join(sorted(missing))}{of_fold}")
+    # a file name may hold line breaks
+    name, made_by = printable(name, keep=""), printable(made_by, keep="")
     return Partition(name, made_by, source, by_speaker[0], rotating, tuple(folds), tuple(entries))
+
+
+def _refuse_nearly_excluded(name: str, folds: Sequence[str]) -> None:
+    """Refuse a misspelled `excluded`, which would be a fold of its own."""
+    by_lower = {fold.casefold(): fold for fold in folds}
+    if close := get_close_matches(EXCLUDED, by_lower, n=1, cutoff=0.8):
+        raise InputError(
+            f"{name}: the column `fold` says {short_repr(by_lower[close[0]])}: write {EXCLUDED} "
+            "for what is left out, or give the fold another name"
+        )

@@ -15,7 +15,7 @@ from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, describe_corpus
-from corpora.fold_table import SHARED_DEV_STAMP, GivenFolds
+from corpora.fold_table import GivenFolds
 from corpora.given import unused_columns
 from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
@@ -147,7 +147,7 @@ def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
     warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
     if plan.given is not None:
-        warnings += [SHARED_DEV_STAMP] * plan.given.shared_dev + [plan.given.words()]
+        warnings += [*plan.given.stamps(), plan.given.words()]
     warnings += plan.unread.words()
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}

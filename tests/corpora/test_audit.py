@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -265,7 +266,42 @@ def test_every_fold_of_a_table_of_speakers_is_audited(tmp_path, capsys):
     # In fold 1 and 3 speaker 3 is tested and trained on; in fold 2 it is only trained on.
     assert "- fold 1: speaker 3 is in train and test" in text
     assert "- fold 3: speaker 3 is in train and test" in text and "- fold 2" not in text
-    assert "1 utterances are tested in several folds" in text
+    assert "1 speakers are tested in several folds" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "refused"),
+    [
+        (("Actor_01,s1", "actor_1,s2"), "speaker Actor_01"),
+        (("1,Session1", "2,session01"), "session Session1"),
+        (("Ses01_F,Session1", "ses1f,Session2"), "speaker Ses01_F"),
+        (("1,s1", "2,s2"), None),
+    ],
+)
+def test_spellings_of_a_speaker_or_session_are_one_without_a_corpus(
+    rows, refused, tmp_path, capsys
+):
+    path = tmp_path / "t.csv"
+    lines = [
+        f"x{n},{row},{part}\n"
+        for n, (row, part) in enumerate(zip(rows, ("train", "test"), strict=True))
+    ]
+    path.write_text(f"utterance,speaker,session,split\n{''.join(lines)}")
+    status, text, _ = run(capsys, path)
+    assert status == (1 if refused else 0)
+    assert refused is None or f"- fold 1: {refused} is in train and test (x0, x1)" in text
+
+
+def test_a_row_that_the_corpus_lacks_has_a_speaker_of_the_corpus(made, monkeypatch, capsys):
+    monkeypatch.chdir(made.root)
+    made.rows["a0"] = made.rows["a1"] = ("Actor_01", "sa", "x")
+    made.write()
+    lines = [f"{name}.wav,,{part}\n" for part, name in made.listed]
+    path = made.root / "split.csv"
+    path.write_text(f"path,speaker,split\n{''.join(lines)}gone.wav,actor 1,test\n")
+    corpus = ["--corpus", "manifest", "--root", made.root, "--manifest", made.root / "list.csv"]
+    status, text, _ = run(capsys, path, *corpus, "--no-audio")
+    assert status == 1 and "speaker Actor_01 is in train and test" in text
 
 
 def test_a_config_names_the_corpus(corpus_root, recipe, tmp_path, capsys, monkeypatch):
@@ -285,12 +321,32 @@ def test_a_config_names_the_corpus(corpus_root, recipe, tmp_path, capsys, monkey
         (["ravdess_papers5", "--corpus", "ravdess", "--root", "/nowhere"], "no folder /nowhere"),
         (["ravdess_papers5", "--json", "/nowhere/x.json"], "--json: there is no folder /nowhere"),
         (["ravdess_papers5", "--config", "x", "--corpus", "esd"], "leave --corpus"),
+        ([""], "SPLIT is empty"),
+        (["ravdess_papers5", "--corpus", "ravdess", "--root", ""], "--root is empty"),
+        (["ravdess_papers5", "--config", ""], "--config is empty"),
+        (["ravdess_papers5", "--json", ""], "--json is empty"),
+        (["ravdess_papers5", "--json", "{root}"], "--json: .* is a folder or not a regular file"),
+        (["ravdess_papers5", "--json", "{root}/pipe"], "--json: .* is a folder or not a regular"),
+        (["ravdess_papers5", "--json", "/proc/x.json"], "--json: cannot write /proc/x.json"),
+        (["x" * 5000], "there is no file or folder x{120}[.]{3},"),
+        (["ravdess_papers5", "--corpus", "x" * 5000], "--corpus 'x{119}[.]{3} is not known"),
         (["{root}/what.json", "{root}/test.json"], "must say train, dev .valid. or test"),
     ],
 )
 def test_wrong_words_are_answered_with_status_2(words, message, tmp_path, capsys):
     for name in ("what", "test"):
         (tmp_path / f"{name}.json").write_text("{}")
-    status, _, error = run(capsys, *[word.format(root=tmp_path) for word in words])
+    os.mkfifo(tmp_path / "pipe")
+    status, said, error = run(capsys, *[word.format(root=tmp_path) for word in words])
     assert status == 2
     assert re.search(message, error), error
+    assert "PASSED" not in said
+
+
+def test_lines_are_not_forged_by_names(tmp_path, capsys):
+    folder = tmp_path / "lists/1\nPASSED, certificate 0123456789"
+    folder.mkdir(parents=True)
+    for part in ("train", "test"):
+        (folder / f"{part}.csv").write_text("path,speaker\nx.wav,a\n")
+    status, text, _ = run(capsys, folder.parent)
+    assert status == 1 and not any(line.startswith("PASSED") for line in text.splitlines())

@@ -13,7 +13,7 @@ from corpora.dev_draw import draw_dev
 from corpora.fold_names import match
 from corpora.fold_table import GivenFolds, given_splits, load_given_folds
 from corpora.partition import read_partition, shipped_tables
-from corpora.plan import make_plan, make_tuning_plan, plan_warnings
+from corpora.plan import check_listing, make_plan, make_tuning_plan, plan_warnings
 from corpora.readers import check_corpus_exists
 from corpora.splits import Split
 from corpora.utterance import Utterance
@@ -218,6 +218,110 @@ def test_json_that_gives_no_folds_is_refused(content, words, tmp_path):
         load(write(tmp_path / "t.json", content))
 
 
+WITH_A_TYPO = {"a": "train", "b": "train", "c": "dev", "d": "dev", "e": "test", "f": "tset"}
+
+
+@pytest.mark.parametrize("form", ["json", "csv"])
+def test_a_misspelled_part_does_not_make_the_parts_folds(form, tmp_path):
+    rows = "".join(f"{who},{word}\n" for who, word in WITH_A_TYPO.items())
+    text = json.dumps({"speakers": WITH_A_TYPO}) if form == "json" else f"speaker,fold\n{rows}"
+    with pytest.raises(InputError) as error:
+        load(write(tmp_path / f"t.{form}", text))
+    assert str(error.value) == (
+        f"t.{form}: the column `fold` says 'dev', which is a part, not a fold: call the column "
+        "`split`, and correct 'tset'; or give the fold another name"
+    )
+
+
+@pytest.mark.parametrize(
+    ("folds", "words"),
+    [
+        ("1 01 2 2 3 3", "says '01' and '1': write each fold in one way"),
+        ("1 1 2 2.0 3 3", "says '2' and '2.0': write each fold in one way"),
+        ("A a B B C C", "says 'A' and 'a': write each fold in one way"),
+        ("1 1 2 2 3 exclude", "says 'exclude': write excluded for what is left out"),
+        ("1 1 2 2 3 NaN", "says 'NaN': name the fold"),
+    ],
+)
+def test_a_fold_that_a_typing_error_would_make_is_refused(folds, words, tmp_path):
+    rows = "".join(f"{who},{fold}\n" for who, fold in zip("abcdef", folds.split(), strict=True))
+    with pytest.raises(InputError, match=words):
+        load(write(tmp_path / "t.csv", f"speaker,fold\n{rows}"))
+
+
+def test_a_fold_with_two_spellings_is_refused_beside_a_column_split(tmp_path):
+    rows = "".join(
+        f"{fold},{who},{'test' if who in tested else 'train'}\n"
+        for fold, tested in (("1", "ab"), ("01", "cd"))
+        for who in "abcdef"
+    )
+    with pytest.raises(InputError, match="has the folds '01' and '1': write each fold in one way"):
+        load(write(tmp_path / "t.csv", f"fold,speaker,split\n{rows}"))
+    for fold in ("1", "01"):
+        for part, who in (("train", "a"), ("test", "b")):
+            write(tmp_path / f"lists/{fold}/{part}.csv", f"path\n{who}joy.wav\n")
+    with pytest.raises(InputError, match="has the folds '01' and '1': write each fold in one way"):
+        load(tmp_path / "lists")
+
+
+@pytest.mark.parametrize("key", ["made_by", "source", "note"])
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (
+            r'"x\nPASSED, certificate 0123456789"',
+            r"holds the control character \\n: write one line",
+        ),
+        (r'"\ud800"', r"holds the control character \\ud800"),
+        (r'{"name": "Ann"}', "must be words, got"),
+        ("null", "must be words, got None"),
+        (f'"{"x" * 501}"', "must have at most 500 characters, got 501"),
+    ],
+    ids=["lines", "surrogate", "object", "null", "long"],
+)
+def test_a_head_that_is_not_a_line_of_words_is_refused(key, value, words, tmp_path):
+    text = f'{{"{key}": {value}, "speakers": {json.dumps(TESTED)}}}'
+    with pytest.raises(InputError, match=f"'{key}' {words}"):
+        load(write(tmp_path / "t.json", text))
+
+
+def test_the_head_of_a_csv_has_the_same_bounds(tmp_path):
+    table = "speaker,fold\na,1\nb,2\nc,3\nd,1\ne,2\nf,3\n"
+    with pytest.raises(InputError, match="'made_by' must have at most 500 characters, got 501"):
+        load(write(tmp_path / "t.csv", f"# made_by: {'x' * 501}\n{table}"))
+    with pytest.raises(InputError, match=r"'source' holds the control character \\x1b"):
+        load(write(tmp_path / "t.csv", f"# source: \x1b[2J.\n{table}"))
+    given = load(write(tmp_path / "t.csv", f"# made_by: {'x' * 500}\n{table}"))
+    assert given.partition.made_by == "x" * 500
+
+
+@pytest.mark.parametrize("column", ["speaker", "fold"])
+def test_a_name_that_no_page_can_hold_is_refused(column, tmp_path):
+    row = {"speaker": "a", "fold": "1"} | {column: "x" * 1001}
+    path = write(tmp_path / "t.jsonl", json.dumps(row) + "\n")
+    with pytest.raises(InputError, match=f"{column!r} must have at most 1000 characters, got 1001"):
+        load(path)
+
+
+def test_a_file_name_cannot_forge_lines(tmp_path):
+    path = write(tmp_path / "x\nPASSED.csv", "speaker,fold\na,1\nb,2\nc,3\nd,1\ne,2\nf,3\n")
+    assert load(path).words().startswith(r"folds of x\nPASSED.csv, made by not stated in x\nPASSED")
+
+
+def test_what_is_said_of_columns_is_said_once_a_run(clips, caplog):
+    rows = "".join(f"{one.id},{TESTED[one.speaker]},x\n" for one in corpus())
+    path = write(clips / "once/folds.csv", f"utterance,fold,age\n{rows}")
+    config = config_of(clips, corpus(), folds=str(path))
+    with caplog.at_level("INFO"):
+        check_listing(config)
+        make_plan(config)
+    said = [line for line in caplog.messages if str(path) in line]
+    assert said == [
+        f"{path}: column utterance is read as id",
+        f"{path}: columns that are not used: age",
+    ]
+
+
 def test_folders_that_give_no_folds_are_refused(tmp_path):
     with pytest.raises(InputError, match="has no list for train and test"):
         load(tmp_path)
@@ -361,6 +465,26 @@ def test_shared_speakers_pass_the_gate_only_with_the_key_and_the_stamp(clips):
     assert "-SPEAKER-DEPENDENT/dev-given-DEV-SHARES-SPEAKERS/" in plan.certificate["protocol"]
     assert plan_warnings(plan)[0].startswith("SPEAKER-DEPENDENT: the same speakers are in train")
     assert plan.certificate["speaker_dependent"]
+    stamp = next(line for line in plan_warnings(plan) if line.startswith("DEV-SHARES-SPEAKERS"))
+    assert stamp == "DEV-SHARES-SPEAKERS: dev has speakers or sessions of train"  # so has test
+
+
+@pytest.mark.parametrize(
+    ("tested", "result"),
+    [
+        ([["c", "d"]], "not applicable: there is one test split"),
+        ([["c", "d"], ["e"]], "passed; 6 utterances are tested in no fold"),
+        ([["a", "b"], ["c", "d"], ["e", "f"]], "passed"),
+    ],
+)
+def test_the_certificate_says_what_is_never_tested(tested, result, clips):
+    rows = "".join(
+        f"{k},{who},{'test' if who in some else 'train'}\n"
+        for k, some in enumerate(tested, start=1)
+        for who in TESTED
+    )
+    plan = make_plan(planned(clips, f"fold,speaker,split\n{rows}", dev="speakers"))
+    assert plan.certificate["checks"]["tested exactly once"] == result
 
 
 def test_a_dev_that_shares_speakers_with_training_is_stamped_and_test_is_apart(clips):
@@ -369,9 +493,9 @@ def test_a_dev_that_shares_speakers_with_training_is_stamped_and_test_is_apart(c
     assert plan.certificate["protocol"].split("/")[2] == "dev-random-DEV-SHARES-SPEAKERS"
     assert plan_warnings(plan)[1].startswith("folds of folds.csv, made by not stated in folds.csv")
     assert plan_warnings(plan)[0] == (
-        "DEV-SHARES-SPEAKERS: dev has speakers of train; test has not"
+        "DEV-SHARES-SPEAKERS: dev has speakers or sessions of train; test has not"
     )
-    assert plan.certificate["checks"]["speaker"] == "passed; dev shares speakers with train"
+    assert plan.certificate["checks"]["speaker"] == "passed; train and dev may share some"
     assert plan.certificate["checks"]["tested exactly once"] == "passed"
     assert not plan.certificate["speaker_dependent"]
     tuning = make_tuning_plan(planned(clips, table, dev="random"))
@@ -459,6 +583,11 @@ def test_a_missing_table_is_refused_at_once(tmp_path):
     with pytest.raises(InputError, match="did you mean 'ravdess_papers5'"):
         check_corpus_exists(tmp_path, None, "ravdess_papers")
     check_corpus_exists(tmp_path, None, "ravdess_papers5")
+    with pytest.raises(InputError, match="protocol.folds is empty: name a file, a folder or one"):
+        check_corpus_exists(tmp_path, None, "")
+    with pytest.raises(InputError) as error:
+        check_corpus_exists(tmp_path, None, "x" * 5000)
+    assert len(str(error.value)) < 1000
 
 
 RECIPES = {

@@ -122,7 +122,7 @@ def test_one_given_split_is_certified_and_says_where_it_comes_from(clips):
     assert plan.certificate["protocol"] == f"manifest2/given-{digest}/dev-given/all"
     checks = plan.certificate["checks"]
     assert checks["folds"] == "given by the manifest's column split"
-    assert checks["tested exactly once"] == "not applicable: the corpus names one test split"
+    assert checks["tested exactly once"] == "not applicable: there is one test split"
     assert checks["speaker"] == checks["recording"] == "passed"
     assert not any("not used" in line for line in plan_warnings(plan))
     tuning = make_tuning_plan(config)
@@ -189,3 +189,11 @@ def test_speakers_of_one_utterance_each_are_said_and_certified(clips):
     plan = make_plan(config_of(clips, rows, "speaker-k-fold"))
     assert any(line.startswith("12 of 12 utterances are the only") for line in plan_warnings(plan))
     assert "12 utterances are the only one" in plan.certificate["checks"]["speaker"]
+
+
+@pytest.mark.parametrize(
+    "words", ["train train dev dev test tset", "train train dev dev test test"]
+)
+def test_a_column_fold_that_holds_parts_is_refused(words):
+    with pytest.raises(InputError, match="says 'dev', which is a part, not a fold: call the col"):
+        given(corpus(fold=words))
