@@ -2,6 +2,7 @@
 
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,8 @@ from baseline import main
 from baselines.fold import run_fold
 from baselines.lstm import fit_lstm
 from baselines.session import open_baseline
-from config.baselines import load_baseline, load_stored_run
+from config.baselines import KINDS, concerns, load_baseline, load_stored_run
+from config.loading import load_config
 from corpora.plan import make_plan
 from evaluation.conclusion import conclusion
 from evaluation.summary import summarize
@@ -214,6 +216,67 @@ def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
         load_stored_run(folder / "config.yaml")
 
 
+@pytest.fixture
+def child(recipe, tmp_path):
+    """Write a child of the tiny config with other values; return its path."""
+
+    def write(values):
+        path = tmp_path / "child_gmu.yaml"
+        path.write_text(yaml.safe_dump({"base": str(recipe), "name": "child_gmu", **values}))
+        return path
+
+    return write
+
+
+def test_shards_and_compiled_graphs_of_a_fusions_config_change_no_baseline(child, tmp_path):
+    run = {"shards": "nowhere", "compile_cache": "nowhere", "root": str(tmp_path / "runs")}
+    run["store"] = str(tmp_path / "features")  # which then lacks the images of train
+    config = child({"train": {"compile": True}, "run": run})
+    for kind in ("svm_images", "majority"):
+        assert main(["--config", str(config), "--kind", kind]) == 0
+        stored = load_stored_run(tmp_path / f"runs/child_{kind}/config.yaml").run
+        assert (stored.shards, stored.compile_cache) == (None, None)
+        assert (stored.folds, stored.device) == ([1], "cpu")
+
+
+BESIDE = [  # values of a config, and what a fusion needs beside them; a baseline does not
+    (
+        {
+            "features": {"reference": "full_scale"},
+            "augment": {"gain_db": 3.0},
+            "train": {"images": "computed"},
+        },
+        ["features.reference=clip", "augment.gain_db=0"],
+    ),
+    ({"run": {"compile_cache": "cache"}}, ["train.compile=true"]),
+    ({"train": {"images": "stored"}, "augment": {"pitch": 1.0}}, ["train.images=computed"]),
+    ({"optim": {"min_lr": 1e-5}}, ["optim.schedule=cosine"]),
+    ({"loss": {"alpha": 0.5}}, ["model.fusion=gmu_contrastive"]),
+    ({"train": {"backbone_batch": 8}}, ["train.batch_size=16"]),
+    ({"optim": {"lr": -1.0}}, ["optim.lr=1"]),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("values, needed", BESIDE)
+def test_what_has_no_effect_on_a_baseline_is_not_refused(child, kind, values, needed):
+    load_config(child(values), needed)
+    share = [word for word in needed if concerns(word.partition("=")[0], kind)]
+    functionals = "mfcc" if kind == "svm_functionals" else None
+    found = load_baseline(child(values), kind, functionals, share)
+    assert found == load_baseline(child({}), kind, functionals, share)
+    assert found.name == f"child_{kind}"
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_baseline_has_the_values_of_the_fusions_config(path):
+    fusion = load_config(path)
+    found = load_baseline(path, "svm_images", None)
+    for section in ("corpus", "protocol", "features", "run"):
+        assert getattr(found, section) == getattr(fusion, section)
+    assert found.model.image_size == fusion.model.image_size
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -221,6 +284,8 @@ def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
         (["--kind", "majority", "optim.lr=1"], "optim.lr has no effect on the baseline majority"),
         (["--kind", "majority", "features.top_db=60.0"], "features.top_db has no effect"),
         (["--kind", "svm_images", "model.fusion=concat"], "model.fusion has no effect"),
+        (["--kind", "svm_images", "run.shards=x"], "run.shards has no effect"),
+        (["--kind", "lstm", "run.compile_cache=x"], "run.compile_cache has no effect"),
         (["--kind", "majority", "corpus.root=nowhere"], "nowhere"),
     ],
 )
