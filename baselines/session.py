@@ -19,7 +19,7 @@ from baselines.majority import fit_majority
 from baselines.svm import fit_svm
 from baselines.waveform_features import WaveformFeatures, mfcc_statistics
 from config.baselines import BaselineRun
-from corpora.plan import check_listing, make_plan, plan_warnings, without_bad_audio
+from corpora.plan import check_listing, make_plan, plan_warnings
 from corpora.utterance import Utterance
 from storage.provenance import describe_environment, describe_process
 from storage.run_folder import check_run_folder, open_run_folder, remove_run
@@ -113,9 +113,7 @@ def open_baseline(
         if config.reads_images:
             session = session.with_images()
         elif features is not None:
-            sources = {plan.hashes[u.audio]: u.audio for u in plan.utterances}
-            bad = features.build(sources, full.run.workers)
-            session = replace(session, plan=without_bad_audio(plan, bad))
+            session = session.with_built(features.build, plan.utterances)
         session = replace(session, environment=_environment(session, config, command))
         with lock(folder / ".lock.opening", str(folder), blocking=True):
             if overwrite:

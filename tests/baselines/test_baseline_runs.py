@@ -1,20 +1,24 @@
 """Baselines on the tiny corpus: the fusion's splits, dev-only choice, one test, the same tables."""
 
+import shutil
 from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from sklearn.metrics import recall_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from audio.reading import BadAudio, read_audio
 from baseline import main
 from baselines.fold import run_fold
 from baselines.lstm import fit_lstm
 from baselines.session import open_baseline
+from baselines.waveform_features import COMPUTE, RATE
 from config.baselines import KINDS, concerns, load_baseline, load_stored_run
 from config.loading import load_config
 from corpora.plan import make_plan
@@ -214,6 +218,36 @@ def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
     (folder / "config.yaml").write_text(yaml.safe_dump(stored | {"optim": {"lr": 1.0}}))
     with pytest.raises(InputError, match=r"optim .*no such key"):
         load_stored_run(folder / "config.yaml")
+
+
+@pytest.mark.parametrize("kind", ["lstm", "svm_functionals"])
+def test_all_copies_of_a_recording_without_features_are_left_out(
+    run_baseline, corpus_root, tmp_path, monkeypatch, kind
+):
+    """Two files of one speaker have the same samples, of which nothing can be computed."""
+    root = tmp_path / "IEMOCAP"
+    shutil.copytree(corpus_root, root)
+    one, other = sorted(root.rglob("Ses01F_impro01_F00[01].wav"))
+    shutil.copy(one, other)
+    samples, plain = soundfile.info(one).frames, COMPUTE["mfcc"]()
+
+    def compute(waveform):
+        if len(waveform) == samples and np.array_equal(waveform, read_audio(one, RATE)):
+            raise BadAudio("is too quiet")
+        return plain(waveform)
+
+    monkeypatch.setitem(COMPUTE, "mfcc", lambda: compute)
+    monkeypatch.setattr("baselines.session.fit_lstm", partial(fit_lstm, epochs=1))
+    functionals = "mfcc" if kind == "svm_functionals" else None
+    words = [f"corpus.root={root}", f"run.store={tmp_path / 'features'}"]
+    folder = run_baseline(
+        kind, *words, "corpus.on_bad_audio=skip", "run.folds=[2]", functionals=functionals
+    )
+    reasons = {Path(path).name: why for path, why in read_json(folder / "bad_audio.json").items()}
+    assert sorted(reasons) == [one.name, other.name]
+    why = ["is identical to a recording that is too quiet", "is too quiet"]
+    assert sorted(reasons.values()) == why
+    assert read_json(folder / "split_certificate.json")["utterances"] == 38
 
 
 @pytest.fixture
