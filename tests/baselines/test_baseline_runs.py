@@ -392,3 +392,45 @@ def test_the_command_line_runs_resumes_and_checks_dry(recipe, tmp_path, capsys):
     assert main(words) == main(words) == 0
     assert "tiny_majority has UA 25.0" in capsys.readouterr().out
     assert len(read_ledger(tmp_path / "runs/tiny_majority")) == 1
+
+
+@pytest.mark.parametrize(
+    "kind, words, message",
+    [
+        ("majority", ["run.device=cuda:99"], "run.device=cuda:99"),
+        ("svm_images", ["features.cqt.fmin=7999.0"], "cqt"),
+        ("majority", ["corpus.labels=iemocap4"], "made with another config"),
+    ],
+)
+def test_a_dry_run_and_the_run_refuse_the_same_configs(
+    run_baseline, recipe, tmp_path, capsys, kind, words, message
+):
+    run_baseline("majority")
+    command = ["--config", str(recipe), "--kind", kind, f"run.root={tmp_path / 'runs'}", *words]
+    said = []
+    for option in ([], ["--dry-run"]):
+        assert main([*command, *option]) == 2
+        said.append(capsys.readouterr().err.split("error:")[-1])
+        assert message in said[-1]
+    assert said[0] == said[1]
+
+
+def test_a_dry_run_refuses_a_run_begun_on_other_data_and_keeps_nothing(
+    run_baseline, recipe, corpus_root, tmp_path, capsys
+):
+    root, store = tmp_path / "IEMOCAP", tmp_path / "features"
+    shutil.copytree(corpus_root, root)
+    own = [f"corpus.root={root}", f"run.store={store}"]
+    words = [f"run.root={tmp_path / 'runs'}", *own, "--dry-run"]
+    command = ["--config", str(recipe), "--kind", "majority", *words]
+    assert main(command) == 0
+    assert not store.exists() and not (tmp_path / "runs").exists()
+    run_baseline("majority", *own)
+    assert main(command) == 0
+    shutil.copy(*sorted(root.rglob("Ses01F_impro01_F00[01].wav")))
+    capsys.readouterr()
+    with pytest.raises(InputError, match="the corpus or its splits changed"):
+        run_baseline("majority", *own)
+    assert main(command) == 2
+    assert "the corpus or its splits changed" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
