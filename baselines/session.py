@@ -19,10 +19,10 @@ from baselines.majority import fit_majority
 from baselines.svm import fit_svm
 from baselines.waveform_features import WaveformFeatures, mfcc_statistics
 from config.baselines import BaselineRun
-from corpora.plan import check_listing, make_plan, plan_warnings, without_bad_audio
+from corpora.plan import check_listing, make_plan, plan_warnings
 from corpora.utterance import Utterance
 from storage.provenance import describe_environment, describe_process
-from storage.run_folder import check_run_folder, open_run_folder, remove_run
+from storage.run_folder import check_certificate, check_run_folder, open_run_folder, remove_run
 from system.errors import InputError
 from system.locks import lock
 from system.signals import Stop
@@ -105,17 +105,16 @@ def open_baseline(
     """
     stop, full = stop or Stop(), config.as_config()
     check_baseline(config, overwrite)
+    store, accelerator = open_store(full), make_accelerator(full)  # refused before all is indexed
     folder = Path(full.run.root) / full.name
     with claimed(folder, full, overwrite):
         plan = make_plan(full, keep=True)
-        session = Session(full, plan, open_store(full), make_accelerator(full), stop)
+        session = Session(full, plan, store, accelerator, stop)
         features = _open_features(config)
         if config.reads_images:
             session = session.with_images()
         elif features is not None:
-            sources = {plan.hashes[u.audio]: u.audio for u in plan.utterances}
-            bad = features.build(sources, full.run.workers)
-            session = replace(session, plan=without_bad_audio(plan, bad))
+            session = session.with_built(features.build, plan.utterances)
         session = replace(session, environment=_environment(session, config, command))
         with lock(folder / ".lock.opening", str(folder), blocking=True):
             if overwrite:
@@ -133,13 +132,17 @@ def _open_features(config: BaselineRun) -> WaveformFeatures | None:
 
 
 def dry_run(config: BaselineRun, overwrite: bool) -> str:
-    """Check everything and make the plan; fit nothing. Return what a run would do.
+    """Check everything and make the plan; fit nothing, keep nothing. Return what a run would do.
 
     Raises:
         InputError: See `open_baseline`.
     """
+    full = config.as_config()
     check_baseline(config, overwrite)
-    plan = make_plan(config.as_config(), keep=True)
+    session = Session(full, make_plan(full), open_store(full), make_accelerator(full))
+    plan = session.plan
+    if not overwrite:
+        check_certificate(session.folder, plan)
     lines = [
         f"fold {split.fold}: train {len(split.train)}, dev {len(split.dev)}, "
         f"test {len(split.test)} utterances"

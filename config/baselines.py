@@ -2,9 +2,10 @@
 
 A baseline takes corpus, protocol, `run` and, where it reads images, `features` and
 `model.image_size` from a fusion's config, so both have the same splits. Every other key of the
-fusion's config has no effect, and its run folder does not store it.
+fusion's config has no effect: its value is not checked, and the run folder does not store it.
 """
 
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,7 @@ KINDS: tuple[str, ...] = get_args(Kind)
 FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
 CHEAP = ("majority", "svm_images")  # seconds a fold, on what the fusions read anyway
 SHARED = ("corpus", "protocol", "run")  # sections that every baseline takes from a fusion's config
+OF_TRAINING = ("run.compile_cache", "run.shards")  # keys of these with an effect on fusions alone
 READ_IMAGES = ("svm_images",)
 AUTO = "auto"  # of --functionals
 
@@ -123,7 +125,7 @@ def load_baseline(
     for key in sorted(keys):
         if not concerns(key, kind):
             raise InputError(f"{key} has no effect on the baseline {kind}: leave it out")
-    config = load_config(path, overrides)
+    config = load_config(path, [*overrides, *_without_idle_keys(kind)])
     sections: dict[str, Any] = {key: getattr(config, key) for key in SHARED}
     if kind in READ_IMAGES:
         sections["features"] = config.features
@@ -169,7 +171,21 @@ def concerns(key: str, kind: str) -> bool:
     section = key.partition(".")[0]
     if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
         return True
-    return key == "name" or section in SHARED
+    return key == "name" or (section in SHARED and key not in OF_TRAINING)
+
+
+def _without_idle_keys(kind: str) -> list[str]:
+    """Return overrides that set what has no effect on a baseline to its default.
+
+    So no such key is refused beside the others: they may be right only with an override that was
+    meant for fusions. `model.fusion`, part of the run's name, stays.
+    """
+    fields = Config.model_fields.items()
+    sections = {name: field.default for name, field in fields if not field.is_required()}
+    sections["model"] = ModelConfig(fusion="concat")
+    defaults = flatten({name: section.model_dump() for name, section in sections.items()})
+    idle = [key for key in defaults if not concerns(key, kind) and key != "model.fusion"]
+    return [f"{key}={json.dumps(defaults[key])}" for key in idle]
 
 
 def check_kind(kind: str) -> None:

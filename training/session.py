@@ -6,7 +6,7 @@ is one training in it.
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from audio.segment import AudioSource
 from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
@@ -34,6 +35,8 @@ from training.stream import open_shards
 log = logging.getLogger(__name__)
 # Gradients are views of what is sent, not copies; `static_graph` fails together with `no_sync`
 DDP = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+# From {audio hash: source} and a number of threads to {source: reason} of what is bad
+Build = Callable[[Mapping[str, AudioSource], int], Mapping[AudioSource, str]]
 
 
 @dataclass(frozen=True)
@@ -82,10 +85,24 @@ class Session:
 
     def with_images(self) -> "Session":
         """Compute the images that the store lacks; leave out audio that proves bad."""
-        plan = self.plan
-        sources = {plan.hashes[utterance.audio]: utterance.audio for utterance in self.stored()}
-        bad = self.store.build(sources, self.config.run.workers)
-        return replace(self, plan=without_bad_audio(plan, bad))
+        return self.with_built(self.store.build, self.stored())
+
+    def with_built(self, build: Build, utterances: Sequence[Utterance]) -> "Session":
+        """Compute something of recordings; leave out audio that proves bad, and its copies.
+
+        Args:
+            build: Computes it, of identical recordings once, see `FeatureStore.build`.
+            utterances: Whose recordings.
+        """
+        hashes = self.plan.hashes
+        found = build({hashes[u.audio]: u.audio for u in utterances}, self.config.run.workers)
+        reasons = {hashes[source]: reason for source, reason in found.items()}
+        copies = {
+            source: f"is identical to a recording that {reasons[key]}"
+            for source, key in hashes.items()
+            if key in reasons
+        }
+        return replace(self, plan=without_bad_audio(self.plan, {**copies, **found}))
 
     def with_shards(self) -> "Session":
         """Open the shards that the config names, from which training reads."""

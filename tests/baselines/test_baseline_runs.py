@@ -1,20 +1,26 @@
 """Baselines on the tiny corpus: the fusion's splits, dev-only choice, one test, the same tables."""
 
+import shutil
 from collections import Counter
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from sklearn.metrics import recall_score
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from audio.reading import BadAudio, read_audio
 from baseline import main
 from baselines.fold import run_fold
 from baselines.lstm import fit_lstm
 from baselines.session import open_baseline
-from config.baselines import load_baseline, load_stored_run
+from baselines.waveform_features import COMPUTE, RATE
+from config.baselines import KINDS, concerns, load_baseline, load_stored_run
+from config.loading import load_config
 from corpora.plan import make_plan
 from evaluation.conclusion import conclusion
 from evaluation.summary import summarize
@@ -214,6 +220,97 @@ def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
         load_stored_run(folder / "config.yaml")
 
 
+@pytest.mark.parametrize("kind", ["lstm", "svm_functionals"])
+def test_all_copies_of_a_recording_without_features_are_left_out(
+    run_baseline, corpus_root, tmp_path, monkeypatch, kind
+):
+    """Two files of one speaker have the same samples, of which nothing can be computed."""
+    root = tmp_path / "IEMOCAP"
+    shutil.copytree(corpus_root, root)
+    one, other = sorted(root.rglob("Ses01F_impro01_F00[01].wav"))
+    shutil.copy(one, other)
+    samples, plain = soundfile.info(one).frames, COMPUTE["mfcc"]()
+
+    def compute(waveform):
+        if len(waveform) == samples and np.array_equal(waveform, read_audio(one, RATE)):
+            raise BadAudio("is too quiet")
+        return plain(waveform)
+
+    monkeypatch.setitem(COMPUTE, "mfcc", lambda: compute)
+    monkeypatch.setattr("baselines.session.fit_lstm", partial(fit_lstm, epochs=1))
+    functionals = "mfcc" if kind == "svm_functionals" else None
+    words = [f"corpus.root={root}", f"run.store={tmp_path / 'features'}"]
+    folder = run_baseline(
+        kind, *words, "corpus.on_bad_audio=skip", "run.folds=[2]", functionals=functionals
+    )
+    reasons = {Path(path).name: why for path, why in read_json(folder / "bad_audio.json").items()}
+    assert sorted(reasons) == [one.name, other.name]
+    why = ["is identical to a recording that is too quiet", "is too quiet"]
+    assert sorted(reasons.values()) == why
+    assert read_json(folder / "split_certificate.json")["utterances"] == 38
+
+
+@pytest.fixture
+def child(recipe, tmp_path):
+    """Write a child of the tiny config with other values; return its path."""
+
+    def write(values):
+        path = tmp_path / "child_gmu.yaml"
+        path.write_text(yaml.safe_dump({"base": str(recipe), "name": "child_gmu", **values}))
+        return path
+
+    return write
+
+
+def test_shards_and_compiled_graphs_of_a_fusions_config_change_no_baseline(child, tmp_path):
+    run = {"shards": "nowhere", "compile_cache": "nowhere", "root": str(tmp_path / "runs")}
+    run["store"] = str(tmp_path / "features")  # which then lacks the images of train
+    config = child({"train": {"compile": True}, "run": run})
+    for kind in ("svm_images", "majority"):
+        assert main(["--config", str(config), "--kind", kind]) == 0
+        stored = load_stored_run(tmp_path / f"runs/child_{kind}/config.yaml").run
+        assert (stored.shards, stored.compile_cache) == (None, None)
+        assert (stored.folds, stored.device) == ([1], "cpu")
+
+
+BESIDE = [  # values of a config, and what a fusion needs beside them; a baseline does not
+    (
+        {
+            "features": {"reference": "full_scale"},
+            "augment": {"gain_db": 3.0},
+            "train": {"images": "computed"},
+        },
+        ["features.reference=clip", "augment.gain_db=0"],
+    ),
+    ({"run": {"compile_cache": "cache"}}, ["train.compile=true"]),
+    ({"train": {"images": "stored"}, "augment": {"pitch": 1.0}}, ["train.images=computed"]),
+    ({"optim": {"min_lr": 1e-5}}, ["optim.schedule=cosine"]),
+    ({"loss": {"alpha": 0.5}}, ["model.fusion=gmu_contrastive"]),
+    ({"train": {"backbone_batch": 8}}, ["train.batch_size=16"]),
+    ({"optim": {"lr": -1.0}}, ["optim.lr=1"]),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("values, needed", BESIDE)
+def test_what_has_no_effect_on_a_baseline_is_not_refused(child, kind, values, needed):
+    load_config(child(values), needed)
+    share = [word for word in needed if concerns(word.partition("=")[0], kind)]
+    functionals = "mfcc" if kind == "svm_functionals" else None
+    found = load_baseline(child(values), kind, functionals, share)
+    assert found == load_baseline(child({}), kind, functionals, share)
+    assert found.name == f"child_{kind}"
+
+
+@pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_baseline_has_the_values_of_the_fusions_config(path):
+    fusion = load_config(path)
+    found = load_baseline(path, "svm_images", None)
+    for section in ("corpus", "protocol", "features", "run"):
+        assert getattr(found, section) == getattr(fusion, section)
+    assert found.model.image_size == fusion.model.image_size
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
@@ -221,6 +318,8 @@ def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
         (["--kind", "majority", "optim.lr=1"], "optim.lr has no effect on the baseline majority"),
         (["--kind", "majority", "features.top_db=60.0"], "features.top_db has no effect"),
         (["--kind", "svm_images", "model.fusion=concat"], "model.fusion has no effect"),
+        (["--kind", "svm_images", "run.shards=x"], "run.shards has no effect"),
+        (["--kind", "lstm", "run.compile_cache=x"], "run.compile_cache has no effect"),
         (["--kind", "majority", "corpus.root=nowhere"], "nowhere"),
     ],
 )
@@ -293,3 +392,45 @@ def test_the_command_line_runs_resumes_and_checks_dry(recipe, tmp_path, capsys):
     assert main(words) == main(words) == 0
     assert "tiny_majority has UA 25.0" in capsys.readouterr().out
     assert len(read_ledger(tmp_path / "runs/tiny_majority")) == 1
+
+
+@pytest.mark.parametrize(
+    "kind, words, message",
+    [
+        ("majority", ["run.device=cuda:99"], "run.device=cuda:99"),
+        ("svm_images", ["features.cqt.fmin=7999.0"], "cqt"),
+        ("majority", ["corpus.labels=iemocap4"], "made with another config"),
+    ],
+)
+def test_a_dry_run_and_the_run_refuse_the_same_configs(
+    run_baseline, recipe, tmp_path, capsys, kind, words, message
+):
+    run_baseline("majority")
+    command = ["--config", str(recipe), "--kind", kind, f"run.root={tmp_path / 'runs'}", *words]
+    said = []
+    for option in ([], ["--dry-run"]):
+        assert main([*command, *option]) == 2
+        said.append(capsys.readouterr().err.split("error:")[-1])
+        assert message in said[-1]
+    assert said[0] == said[1]
+
+
+def test_a_dry_run_refuses_a_run_begun_on_other_data_and_keeps_nothing(
+    run_baseline, recipe, corpus_root, tmp_path, capsys
+):
+    root, store = tmp_path / "IEMOCAP", tmp_path / "features"
+    shutil.copytree(corpus_root, root)
+    own = [f"corpus.root={root}", f"run.store={store}"]
+    words = [f"run.root={tmp_path / 'runs'}", *own, "--dry-run"]
+    command = ["--config", str(recipe), "--kind", "majority", *words]
+    assert main(command) == 0
+    assert not store.exists() and not (tmp_path / "runs").exists()
+    run_baseline("majority", *own)
+    assert main(command) == 0
+    shutil.copy(*sorted(root.rglob("Ses01F_impro01_F00[01].wav")))
+    capsys.readouterr()
+    with pytest.raises(InputError, match="the corpus or its splits changed"):
+        run_baseline("majority", *own)
+    assert main(command) == 2
+    assert "the corpus or its splits changed" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0

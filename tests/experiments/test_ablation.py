@@ -336,6 +336,24 @@ def test_two_cheap_baselines_stand_beside_the_fusions_by_default(run, tmp_path, 
     assert [call.split()[:2] for call in again.calls] == [["baseline.py", "svm_images"]]
 
 
+def test_baselines_take_no_override_that_only_training_reads(run, configs, tmp_path):
+    """A config's key may even need an override that goes to the fusions alone."""
+    for path in configs.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        values["run"]["compile_cache"] = str(tmp_path / "cache")
+        path.write_text(yaml.safe_dump(values))
+    own = ["train.compile=true", f"run.shards={tmp_path / 'shards'}", "run.workers=1"]
+    own.append(f"run.compile_cache={tmp_path / 'graphs'}")
+    said = run("tiny", "--fusions", "gmu", *own, baselines=True)
+    assert said.status == 0, said.err
+    fusion, majority, images = [call.split() for call in said.calls]
+    assert set(own) <= set(fusion)
+    for call in (majority, images):
+        assert [word for word in call if word in own] == ["run.workers=1"]
+        stored = yaml.safe_load((tmp_path / f"runs/tiny_{call[1]}/config.yaml").read_text())
+        assert stored["run"]["shards"] is None and stored["run"]["compile_cache"] is None
+
+
 def test_the_run_folder_has_the_config_of_all_folds(run, tmp_path: Path):
     run("tiny", "run.folds=[1,2]")
     config = yaml.safe_load((tmp_path / "runs" / "tiny_gmu" / "config.yaml").read_text())

@@ -47,7 +47,7 @@ from tests.support.runs import run_experiment
 from training import build
 from training import fold as fold_module
 from training.dry_run import dry_run
-from training.session import feature_settings
+from training.session import feature_settings, open_session
 from training.tensorboard import Tracker
 
 CLASSES = ["neutral", "happy", "angry", "sad"]
@@ -480,6 +480,25 @@ def test_bad_audio_may_be_left_out_and_is_listed_in_the_run_folder(tiny, broken_
     assert len(left) == 14 and not left & {Path(path).stem for path in bad}
     assert read_json(run / "split_certificate.json")["utterances"] == 37
     run_experiment(tiny(f"corpus.root={broken_corpus}", "corpus.on_bad_audio=skip"), [])
+
+
+def test_all_copies_of_a_recording_without_images_are_left_out(
+    tiny, corpus_root: Path, tmp_path: Path
+) -> None:
+    """Both files change between the index and the images, of which one file is asked for."""
+    root = tmp_path / "IEMOCAP"
+    shutil.copytree(corpus_root, root)
+    one, other = sorted(root.rglob("Ses01F_impro01_F00[01].wav"))
+    shutil.copy(one, other)
+    words = [f"corpus.root={root}", "corpus.on_bad_audio=skip", f"run.store={tmp_path / 'store'}"]
+    config = tiny(*words)
+    plan = make_plan(config)
+    for path in (one, other):
+        path.write_bytes(next((corpus_root / "Session2").rglob("*.wav")).read_bytes())
+    session = open_session(config, plan)
+    assert sorted(session.plan.bad) == [one, other]
+    assert len(session.plan.utterances) == 38
+    assert all(session.plan.hashes[u.audio] in session.store.rows for u in session.plan.utterances)
 
 
 def test_summary_can_be_recomputed_from_the_predictions(grid: Path) -> None:
