@@ -244,7 +244,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)
     session = Session(config, plan, open_store(config), make_accelerator(config))
-    session = session.with_images()  # of dev and test alone where training read shards
+    session = session.with_images()
     _check_same_utterances(session.plan, run)
     return FrozenRun(run, session)
 
@@ -263,7 +263,10 @@ def _compiled_where_possible(config: Config) -> Config:
 
 
 def _moved(config: Config, run: Run) -> Config:
-    """Resolve relative paths from the current folder, else from where the run was started."""
+    """Resolve relative paths from the current folder, else from where the run was started.
+
+    Shards are for training alone: the config that is returned names none.
+    """
     started = str(run.folds[0].environment().get("folder", "."))
 
     def place(path: str) -> str:
@@ -277,6 +280,7 @@ def _moved(config: Config, run: Run) -> Config:
     folds = config.protocol.folds
     protocol = {"folds": None if folds is None else place(folds)}
     own = {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
+    own["shards"] = None  # may be gone; the store gets the training images, too
     if config.run.compile_cache is not None:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(

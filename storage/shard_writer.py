@@ -18,7 +18,7 @@ from audio.parallel import in_parallel
 from audio.reading import BadAudio, read_samples
 from corpora.utterance import Utterance
 from storage.feature_store import IMAGES, FeatureStore
-from storage.shards import CERTIFICATE, END, INDEX, META, VERSION, Shard, read_index
+from storage.shards import CERTIFICATE, END, INDEX, META, VERSION, Shard, image_sums, read_index
 from system.errors import InputError, RunError
 from system.files import atomic_write, make_folder
 from system.output import progress_bar
@@ -220,7 +220,7 @@ def _write_tar(
     import webdataset  # loads a second of modules
 
     writer = webdataset.TarWriter(file, encoder=False, mtime=0, user="", group="", mode=0o644)
-    places: dict[str, tuple[int, int]] = {}
+    places: dict[str, tuple[int, int, list[int]]] = {}
     with writer:
         tar = writer.tarstream
         _add(tar, CERTIFICATE, dict(content.certificate))
@@ -231,7 +231,9 @@ def _write_tar(
                 offset += tarfile.BLOCKSIZE  # its header
                 size = len(members[ending])
                 if ending != "json":
-                    places[f"{key}.{ending}"] = (offset, size)
+                    is_image = content.format == "images"
+                    sums = image_sums(members[ending], content.store.record) if is_image else []
+                    places[f"{key}.{ending}"] = (offset, size, sums)
                 offset += -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
             if offset != tar.offset:
                 raise RunError("webdataset wrote another layout than that of webdataset 1.0")

@@ -7,7 +7,8 @@ webdataset ends a key at its first dot and merges what then has equal keys. Its 
     <hash>.cqt.npy and <hash>.mel.npy      or its images instead: (crops, C, H, W) float16, dB
     <hash>.json                            utterance, speaker, label
     __meta__/split_certificate.json        of the splits that the shards were written for
-    __meta__/index.json                    facts of the shard; place of each member in the file
+    __meta__/index.json                    facts of the shard; place of each member in the file,
+                                           and the CRC32 of each of its images
     __meta__/end.json                      place of the index: the last block that is not zeros
 
 webdataset skips `__meta__`. With the index any member is one read: the order of a training, and
@@ -17,6 +18,7 @@ so its scores, are those of one that reads files or the feature store.
 import json
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
@@ -32,7 +34,7 @@ from system.errors import InputError, RunError
 from system.files import MAX_TABLE
 from system.regular import open_regular
 
-VERSION = 1  # of the layout
+VERSION = 2  # of the layout
 AUDIO_FORMATS = ("flac", "wav")
 FORMATS = (*AUDIO_FORMATS, "images")
 NAME = re.compile(r"shard-(?P<number>\d{5})-of-(?P<total>\d{5})\.tar")
@@ -66,6 +68,7 @@ class Member(NamedTuple):
     name: str
     offset: int  # bytes
     size: int  # bytes
+    sums: Sequence[int] = ()  # CRC32 of each image; audio has its hash instead
 
     def __str__(self) -> str:
         return f"{self.shard} ({self.name})"
@@ -190,10 +193,9 @@ class ShardImages:
         self.shards = shards
         self.record: tuple[int, ...] = tuple(shards.facts["record"])
         self.rows: dict[str, range] = {}
-        n_bytes = 2 * int(np.prod(self.record))  # float16
         n_rows = 0
         for key in dict.fromkeys(hashes):
-            n = shards.members[f"{key}.{IMAGES[0]}.npy"].size // n_bytes  # the header is shorter
+            n = len(shards.members[f"{key}.{IMAGES[0]}.npy"].sums)
             self.rows[key] = range(n_rows, n_rows + n)
             n_rows += n
 
@@ -230,8 +232,12 @@ class ImageRows:
     def _read(self, row: int) -> bytes:
         i = int(np.searchsorted(self._first, row, "right")) - 1
         member = self.members[i]
-        from_end = (int(self._first[i + 1]) - row) * self._n_bytes
-        return self.shards.read(member, member.offset + member.size - from_end, self._n_bytes)
+        nth = row - int(self._first[i + 1])  # from the end, after the header: -1 is the last
+        place = member.offset + member.size + nth * self._n_bytes
+        content = self.shards.read(member, place, self._n_bytes)
+        if zlib.crc32(content) != member.sums[nth]:
+            raise corrupt_shard(member.shard, f"{member.name} has changed since it was written")
+        return content
 
 
 def list_shards(folder: Path) -> list[Path]:
@@ -260,8 +266,22 @@ def list_shards(folder: Path) -> list[Path]:
     return [folder / name for name in names if NAME.fullmatch(name)]
 
 
+def image_sums(content: bytes, record: Sequence[int]) -> list[int]:
+    """Return the CRC32 of each image of a .npy file.
+
+    Args:
+        content: The file: a header that is shorter than an image, then images of float16.
+        record: Shape of an image, (C, H, W).
+    """
+    n_bytes = 2 * int(np.prod(record))
+    starts = range(len(content) % n_bytes, len(content), n_bytes)
+    return [zlib.crc32(content[start : start + n_bytes]) for start in starts]
+
+
 def read_index(path: Path) -> dict[str, Any]:
-    """Read the index of a shard: its facts, and `members`, {name: (offset, size)}.
+    """Read the index of a shard: its facts, and `members`, {name: (offset, size, sums)}.
+
+    `sums` holds the CRC32 of each image; of audio there is none.
 
     Raises:
         RunError: The shard is corrupt, cut short or of another version.
@@ -277,11 +297,14 @@ def read_index(path: Path) -> dict[str, Any]:
             index = json.loads(os.pread(file.fileno(), size, offset))
         if index["version"] != VERSION:
             raise ValueError(f"it is of version {index['version']}, where {VERSION} is read")
-        places = index["members"].values()
-        if not all(0 < at and 0 < length and at + length <= n_bytes for at, length in places):
-            raise ValueError("its index names places outside of it")
         if missing := [key for key in OF_ALL if key not in index]:
             raise ValueError(f"no {', '.join(missing)} in its index")
+        places = index["members"].values()
+        if not all(0 < at and 0 < length and at + length <= n_bytes for at, length, _ in places):
+            raise ValueError("its index names places outside of it")
+        of_image = int(2 * np.prod(index["record"] if index["format"] == "images" else n_bytes))
+        if not all(length // max(1, of_image) == len(sums) for _, length, sums in places):
+            raise ValueError("its index has another number of CRC32 than of images")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise corrupt_shard(path, error) from error
     return index

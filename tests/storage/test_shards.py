@@ -288,18 +288,22 @@ def test_a_stranger_with_a_strange_end_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"members": {"a.flac": [512, 10**9]}}, "names places outside of it"),
-        ({"members": {"a.flac": [-1, 5]}}, "names places outside of it"),
+        ({"members": {"a.flac": [512, 10**9, []]}}, "names places outside of it"),
+        ({"members": {"a.flac": [-1, 5, []]}}, "names places outside of it"),
         ({"members": {"a.flac": "x"}}, "corrupt or cut short"),
-        ({"version": 2}, "of version 2, where 1 is read"),
+        ({"version": 1}, "of version 1, where 2 is read"),
         ({"format": None, "protocol": ...}, "no protocol in its index"),
+        ({"members": {"a.flac": [512, 5, [1]]}}, "another number of CRC32 than of images"),
+        ({"format": "images", "record": [1, 1, 1]}, "another number of CRC32 than of images"),
+        ({"format": "images", "record": [0]}, "corrupt or cut short"),
+        ({"format": "images", "record": "x"}, "corrupt or cut short"),
         ({}, ""),
     ],
 )
 def test_a_strange_index_is_refused(write, changes, words):
     folder = write(total=1)
     path = folder / Shard(1, 1).file
-    changed = {**read_index(path), "members": {"a.flac": [512, 5]}, **changes}
+    changed = {**read_index(path), "members": {"a.flac": [512, 5, []]}, **changes}
     index = json.dumps({key: value for key, value in changed.items() if value is not ...}).encode()
     end = json.dumps({"index": [512, len(index)]}).encode()
     path.write_bytes(bytes(512) + index.ljust(2048, b"\0") + end.ljust(1536, b"\0"))
@@ -319,6 +323,40 @@ def test_a_changed_recording_in_a_shard_is_noticed(plan, write):
     member.shard.write_bytes(content)
     with pytest.raises(RunError, match=rf"{member.shard.name} is corrupt .*{key}.wav has changed"):
         held.read_audio(member, 16_000, key)
+
+
+@pytest.mark.parametrize("branch", ["cqt", "mel"])
+def test_a_changed_image_in_a_shard_is_noticed_when_it_is_read(tiny, tmp_path, branch):
+    plan = make_plan(tiny("features.seconds=0.1"))
+    rows = rows_of_shard(plan.utterances, plan.hashes, Shard(1, 1))
+    content = Content("images", plan.certificate, open_store(plan.config))
+    write_shard(tmp_path / "crops", Shard(1, 1), rows, content, workers=0)
+    held = Shards(tmp_path / "crops")
+    key = rows[4].hash
+    member = held.members[f"{key}.{branch}.npy"]
+    images = held.images([rows[3].hash, key])
+    first, second, *_ = images.rows[key]
+    before = images.images(branch)[np.arange(first)]
+    n_bytes = 2 * int(np.prod(images.record))
+    header = member.size - n_bytes * len(images.rows[key])
+    assert 0 < header < n_bytes
+    whole = member.shard.read_bytes()
+    for place in (header, header + n_bytes - 1):  # the first and the last byte of its first image
+        changed = bytearray(whole)
+        changed[member.offset + place] ^= 1
+        member.shard.write_bytes(changed)
+        for ask in (first, np.array([0, first])):
+            with pytest.raises(
+                RunError,
+                match=rf"{member.shard.name} is corrupt .*{key}.{branch}.npy has changed.*write it",
+            ):
+                images.images(branch)[ask]
+        with pytest.raises(RunError, match="has changed"):
+            images.statistics([first])
+        assert images.images(branch)[np.arange(first)].tobytes() == before.tobytes()
+        images.images(branch)[second]  # its other crops are whole
+        other = "mel" if branch == "cqt" else "cqt"
+        images.images(other)[first]
 
 
 def test_a_shard_that_shrinks_while_it_is_read_is_named(plan, write):

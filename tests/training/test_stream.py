@@ -15,9 +15,8 @@ from config.schema import Config
 from corpora.plan import make_plan, make_tuning_plan
 from data import Batch
 from features import SpectrogramImages
-from gates.frozen import open_run as open_frozen
+from gates.analysis import analyze
 from scripts.write_shards import main as write_shards
-from storage.run_folder import read_run
 from storage.shards import Shards
 from system.errors import InputError, RunError
 from tests.support.runs import run_experiment
@@ -223,15 +222,23 @@ def test_shards_in_the_run_folder_are_refused(tiny, tmp_path):
         run_experiment(tiny("train.images=computed", inside), [])
 
 
-def test_gates_are_analysed_without_the_shards(tiny, shards, tmp_path):
-    """Training is over: dev and test are in the store, and no other image is made for it."""
+@pytest.mark.parametrize(("form", "images"), [("images", "stored"), ("flac", "computed")])
+def test_gates_are_analysed_without_the_shards(tiny, shards, tmp_path, form, images):
+    """The branch ablation needs the means of training images, which only the shards held."""
     copy = tmp_path / "shards"
-    shutil.copytree(shards("images"), copy)
-    config = tiny(f"run.shards={copy}", f"run.store={tmp_path / 'store'}")
+    shutil.copytree(shards(form), copy)
+    places = [f"run.shards={copy}", f"run.store={tmp_path / 'store'}", f"train.images={images}"]
+    config = tiny(*places, "model.fusion=gmu", "train.epochs=1", "run.folds=[1]")
     run = run_experiment(config, [])
+    assert len(open_store(config).rows) == 16
     shutil.rmtree(copy)
-    frozen = open_frozen(read_run(run))
-    assert len(frozen.session.store.rows) == len(open_store(config).rows) == 16
+    found = analyze(run, n_draws=1, progress=False)
+    plain = tiny("name=plain", "model.fusion=gmu", "train.epochs=1", "run.folds=[1]", places[2])
+    expected = analyze(run_experiment(plain, []), n_draws=1, progress=False)
+    assert found.branch_ablation is not None
+    assert found.branch_ablation == expected.branch_ablation
+    assert found.gates == expected.gates
+    assert len(open_store(config).rows) == 40
 
 
 def test_a_changed_recording_stops_a_run_with_the_name_of_its_shard(tiny, shards, tmp_path):
