@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from system.errors import RunError
 from system.owned import check_inside, flock, open_owned
 from system.placeholders import LFS_POINTER, is_lfs_pointer, refuse_lfs_pointer
-from system.regular import open_regular
+from system.regular import NOT_REGULAR, open_regular
 from system.temporary import hidden_folder
 from system.text import decode_text, format_bytes
 
@@ -122,10 +122,13 @@ def atomic_write(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
         n_bytes: Size of what will be written, for the message; None is unknown.
 
     Raises:
-        RunError: The disk is full, lost or read-only, or the folder is gone; `path` is unchanged.
+        RunError: The disk is full, lost or read-only, the folder is gone, or `path` is a pipe or
+            such; it is unchanged.
     """
     kept = "Nothing was changed there"
     try:
+        if path.exists() and not path.is_file():  # a rename would replace a device
+            raise RunError(f"cannot write {path}: {NOT_REGULAR}: name another file")
         with hidden_folder(path) as folder:
             temporary = folder / path.name
             temporary.touch()

@@ -3,6 +3,7 @@
 import errno
 import math
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,16 @@ def test_a_folder_that_is_a_file_is_a_run_error(old):
         files.write_text(old / "below.txt", "new")
     with pytest.raises(RunError, match="cannot append"):
         files.append_line(old / "below.txt", "new")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_not_replaced(tmp_path, make) -> None:
+    place = tmp_path / "place"
+    make(place)
+    kind = stat.S_IFMT(place.stat().st_mode)
+    with pytest.raises(RunError, match="not a regular file: name another file$"):
+        files.write_text(place, "text")
+    assert stat.S_IFMT(place.stat().st_mode) == kind and list(tmp_path.iterdir()) == [place]
 
 
 def test_json_comes_back_and_holds_no_nan(tmp_path):
