@@ -84,8 +84,10 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
     from training.device_errors import explain_device_errors
     from training.experiment import check_model, check_places
     from training.session import open_session
+    from training.stream import check_shards
 
     check_places(config)
+    check_shards(config)
     check_model(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
     session = open_session(config, plan)

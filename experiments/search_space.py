@@ -74,6 +74,7 @@ def read_space(
             space[key] = distribution
     if not space:
         raise InputError(f"no key of {file} can be tuned: " + "; ".join(left_out))
+    _check_shards(file, space, config)
     _check_ends(file, space, config_file, overrides)
     return space, left_out
 
@@ -192,6 +193,21 @@ def _ends(distribution: Any) -> Sequence[Any]:
     """Return the choices, or the two ends of a range."""
     is_range = hasattr(distribution, "low")
     return (distribution.low, distribution.high) if is_range else distribution.choices
+
+
+def _check_shards(file: Path, space: Space, config: Mapping[str, Any]) -> None:
+    """Refuse keys whose values cannot vary over the same shards."""
+    if (shards := config["run.shards"]) is None:
+        return
+    images = config["train.images"]
+    fixed = ("train.images", *(["features.", "model.image_size"] if images == "stored" else []))
+    if wrong := [key for key in space if key.startswith(fixed)]:
+        advice = ", or take shards of audio with train.images=computed" * (wrong != [fixed[0]])
+        raise InputError(
+            f"{file}: {', '.join(wrong)} cannot be tuned with run.shards={shards} and "
+            f"train.images={images}: the shards fit one value. Leave it out of the space, tune "
+            f"without run.shards{advice}"
+        )
 
 
 def _check_ends(

@@ -15,13 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from config.loading import (
-    dump_config,
-    flatten,
-    load_config,
-    load_stored_config,
-    with_new_names,
-)
+from config.loading import dump_config, flatten, load_config, load_stored_config, with_new_names
 from config.pairs import check_effect
 from config.schema import Config
 from experiments.jobs import Failure, Job, run_jobs
@@ -121,8 +115,10 @@ def load_tuning(
     _check_study(tuning)
     # These import torch: after what is cheap to check
     from training.experiment import check_model, check_places
+    from training.stream import check_shards
 
     check_places(config)
+    check_shards(config)
     if not NETWORK & space.keys():  # else each trial checks its own network
         check_model(config)
     return tuning
@@ -166,12 +162,15 @@ def open_folder(tuning: Tuning) -> "Plan":
     """Index train and dev utterances, and begin the folder of the study or check it.
 
     Raises:
-        InputError: The corpus is wrong, or not the study's.
-        RunError: A file cannot be written.
+        InputError: The corpus is wrong, or not the study's; or the shards are not the corpus's.
+        RunError: A file cannot be written, or a shard is corrupt.
     """
     from corpora.plan import make_tuning_plan
+    from training.session import open_store
+    from training.stream import open_shards
 
     plan = make_tuning_plan(tuning.config, keep=True)
+    open_shards(tuning.config, plan, open_store(tuning.config))  # else the first trial would fail
     folder, data = tuning.folder, plan.certificate["id"]
     make_folder(folder)
     with lock(folder / ".lock.opening", str(folder), blocking=True):

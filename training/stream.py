@@ -1,6 +1,8 @@
 """Training from shards: whether they fit the run, and the statistics of their images."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,7 +15,7 @@ from corpora.plan import Plan
 from data import WaveformDataset
 from features import SpectrogramImages
 from storage.feature_store import IMAGES, FeatureStore, moments
-from storage.shards import Shards, list_shards
+from storage.shards import Shards, list_shards, read_index
 from system.errors import InputError
 
 CHUNK = 64  # recordings whose sums wait to be added
@@ -21,10 +23,12 @@ Sums = tuple[int, NDArray, NDArray]  # pixels, their sum (C,), the sum of their 
 
 
 def check_shards(config: Config) -> None:
-    """Refuse a folder without all of its shards, before any audio is indexed.
+    """Refuse shards that no run of the config can read, before any audio is indexed.
 
     Raises:
-        InputError: Some are missing, or they lie in the run folder.
+        InputError: Some are missing, hold what `train.images` does not read, or lie in the run
+            folder.
+        RunError: The first is corrupt.
     """
     if config.run.shards is None:
         return
@@ -34,7 +38,7 @@ def check_shards(config: Config) -> None:
             f"run.shards={shards} lies in the run folder {folder}, which --overwrite removes: "
             "change name or move the shards"
         )
-    list_shards(shards)
+    _check_format(config, read_index(list_shards(shards)[0]))
 
 
 def open_shards(config: Config, plan: Plan, store: FeatureStore) -> Shards | None:
@@ -52,7 +56,7 @@ def open_shards(config: Config, plan: Plan, store: FeatureStore) -> Shards | Non
     if config.run.shards is None:
         return None
     shards = Shards(Path(config.run.shards))
-    facts, images = shards.facts, config.train.images
+    facts = shards.facts
     # A tuning plan has no test utterances, and so a certificate of its own
     key = "certificate" if plan.has_test else "protocol"
     own = plan.certificate["id" if plan.has_test else "protocol"]
@@ -62,18 +66,23 @@ def open_shards(config: Config, plan: Plan, store: FeatureStore) -> Shards | Non
             f"run has {own}: other utterances, labels or splits. Name their shards, or write some "
             "with this config"
         )
-    if shards.has_images != (images == "stored"):
-        held, other = ("images", "stored") if shards.has_images else ("audio", "computed")
-        raise InputError(
-            f"run.shards={shards.folder} holds {held}, which train.images={images} does not read: "
-            f"set train.images={other}, or write shards with another --format"
-        )
+    _check_format(config, facts)
     if shards.has_images and facts["features"] != store.folder.name:
         raise InputError(
             f"run.shards={shards.folder}: its images were made with other settings of features or "
             "model.image_size, or another version: write shards with this config"
         )
     return shards
+
+
+def _check_format(config: Config, facts: Mapping[str, Any]) -> None:
+    has_images, images = facts["format"] == "images", config.train.images
+    if has_images != (images == "stored"):
+        held, other = ("images", "stored") if has_images else ("audio", "computed")
+        raise InputError(
+            f"run.shards={config.run.shards} holds {held}, which train.images={images} does not "
+            f"read: set train.images={other}, or write shards with another --format"
+        )
 
 
 def waveform_statistics(

@@ -9,11 +9,14 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from torch.utils.data import DataLoader
 
 from config.schema import Config
 from corpora.plan import make_plan, make_tuning_plan
 from data import Batch
+from experiments.lr_range import run_range_test
+from experiments.tuning import Tuning, load_tuning, open_folder
 from features import SpectrogramImages
 from gates.analysis import analyze
 from scripts.write_shards import main as write_shards
@@ -214,6 +217,80 @@ def test_a_missing_shard_stops_a_run_before_audio_is_indexed(tiny, shards, tmp_p
     monkeypatch.setattr("training.experiment.make_plan", lambda *args, **kwargs: pytest.fail())
     with pytest.raises(InputError, match=r"1 of 3 shards are missing .*--shard 1/3"):
         run_experiment(tiny("train.images=computed", f"run.shards={tmp_path}"), [])
+
+
+@pytest.fixture
+def unread(monkeypatch) -> None:
+    """Let the test fail where a tuning or a range test indexes the corpus."""
+    monkeypatch.setattr("corpora.plan.make_tuning_plan", lambda *args, **kwargs: pytest.fail())
+
+
+@pytest.fixture
+def load(recipe, tmp_path) -> Callable[..., Tuning]:
+    """Load a tuning of the tiny config over one key."""
+
+    def load(key: str, values: list, *overrides: str) -> Tuning:
+        space = tmp_path / "space.yaml"
+        space.write_text(yaml.safe_dump({key: {"choices": values}}))
+        wishes = [f"run.root={tmp_path / 'runs'}", "run.folds=[1]", *overrides]
+        return load_tuning(str(recipe), str(space), wishes, ["python", "tune.py"])
+
+    return load
+
+
+@pytest.mark.usefixtures("unread")
+def test_shards_that_no_trial_can_read_stop_a_study_and_a_range_test_at_once(
+    tiny, shards, load, tmp_path
+):
+    part = tmp_path / "part"
+    part.mkdir()
+    for path in sorted(shards("flac").iterdir())[1:]:
+        shutil.copy(path, part)
+    wrong = {
+        "1 of 3 shards are missing .*--shard 1/3": (f"run.shards={part}", "train.images=computed"),
+        "holds audio, .* set train.images=computed": (f"run.shards={shards('flac')}",),
+        "holds images, .* set train.images=stored": (
+            f"run.shards={shards('images')}",
+            "train.images=computed",
+        ),
+    }
+    for message, overrides in wrong.items():
+        with pytest.raises(InputError, match=message):
+            load("optim.lr", [1e-4, 1e-3], *overrides)
+        with pytest.raises(InputError, match=message):
+            run_range_test(tiny(*overrides), repeats=1)
+
+
+@pytest.mark.parametrize(
+    ("form", "key", "values"),
+    [
+        ("images", "features.top_db", [60, 80]),
+        ("images", "model.image_size", [64, 96]),
+        ("images", "train.images", ["stored", "computed"]),
+        ("flac", "train.images", ["stored", "computed"]),
+    ],
+)
+def test_a_space_over_what_the_shards_fix_is_refused(shards, load, form, key, values):
+    images = "stored" if form == "images" else "computed"
+    overrides = f"run.shards={shards(form)}", f"train.images={images}"
+    with pytest.raises(
+        InputError, match=rf"yaml: {key} cannot be tuned with run.shards=.*Leave it out"
+    ):
+        load(key, values, *overrides)
+    load(key, values, overrides[1])  # without shards
+
+
+def test_features_are_tuned_over_shards_of_audio(shards, load):
+    overrides = f"run.shards={shards('flac')}", "train.images=computed"
+    assert load("features.top_db", [60, 80], *overrides).space.keys() == {"features.top_db"}
+
+
+def test_shards_of_another_protocol_begin_no_study(shards, load):
+    overrides = f"run.shards={shards('flac')}", "train.images=computed"
+    tuning = load("optim.lr", [1e-4, 1e-3], *overrides, "protocol.split=leave-one-speaker-out")
+    with pytest.raises(InputError, match="written for protocol "):
+        open_folder(tuning)
+    assert not tuning.folder.exists()
 
 
 def test_shards_in_the_run_folder_are_refused(tiny, tmp_path):
