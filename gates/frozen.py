@@ -279,8 +279,8 @@ def _moved(config: Config, run: Run) -> Config:
         corpus["manifest"] = place(config.corpus.manifest)
     folds = config.protocol.folds
     protocol = {"folds": None if folds is None else place(folds)}
-    own: dict[str, object] = {"store": place(config.run.store), "folds": run.fold_numbers}
-    own |= {"seeds": run.seeds, "shards": None}  # the store gets the training images, too
+    own: dict[str, Any] = {"shards": None}  # may be gone; the store gets training images, too
+    own |= {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
     if config.run.compile_cache is not None:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
