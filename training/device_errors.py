@@ -7,8 +7,9 @@ from contextlib import contextmanager
 import torch
 
 from config.schema import Config
-from models.compiled import compile_failure
+from models.compiled import CompileFailed, compile_failure
 from system.errors import RunError, is_out_of_memory
+from system.signals import Stop
 from training.distributed import PEER_ENDED, is_lost_peer
 
 NOT_DETERMINISTIC = "does not have a deterministic implementation"
@@ -20,27 +21,33 @@ class OutOfMemory(RunError):
 
 
 @contextmanager
-def explain_device_errors(config: Config, device: torch.device) -> Iterator[None]:
+def explain_device_errors(
+    config: Config, device: torch.device, stop: Stop | None = None
+) -> Iterator[None]:
     """Turn an error of the device into one message that says what to change.
 
     Args:
         config: Config of the training.
         device: Device that computes.
+        stop: Flag of signals; one that has ended the compiler's processes, too, is no failure.
 
     Raises:
+        KeyboardInterrupt: The process was asked to end while it compiled.
         OutOfMemory: Its memory is used up.
         RunError: An operation has no deterministic form, and `train.deterministic` asks for one;
             or another process of the training ended.
     """
     try:
         yield
-    except RunError:
+    except RunError as error:
+        if isinstance(error, CompileFailed):
+            raise _interrupt_or(error, stop) from error.__cause__
         raise
     except (RuntimeError, MemoryError) as error:
         if isinstance(error, RuntimeError) and is_lost_peer(error):
             raise RunError(PEER_ENDED) from error
         if (failure := compile_failure(error)) is not None:
-            raise failure from error
+            raise _interrupt_or(failure, stop) from error
         first_line = (str(error) or type(error).__name__).splitlines()[0]
         if is_out_of_memory(error):
             raise OutOfMemory(_ways_on(config, device, first_line)) from error
@@ -57,6 +64,10 @@ def explain_device_errors(config: Config, device: torch.device) -> Iterator[None
                 "was saved is kept; another value needs another `name` or --overwrite"
             ) from error
         raise
+
+
+def _interrupt_or(failure: CompileFailed, stop: Stop | None) -> BaseException:
+    return failure if stop is None or not stop.requested else stop.interrupt()
 
 
 def _ways_on(config: Config, device: torch.device, first_line: str) -> str:

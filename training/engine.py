@@ -26,7 +26,7 @@ from tqdm import tqdm
 from data import Batch, ImageLoader
 from evaluation.metrics import scores
 from model_gmu import FusionOutput
-from models.compiled import CompileFailed, log_compiling
+from models.compiled import log_compiling
 from models.losses import FusionLoss, LossTerms
 from system.files import corrupt_file
 from system.output import progress_bar
@@ -96,10 +96,6 @@ def fit(
                 with state.monitor.recording(), state.evaluated():
                     batches, names = saver.watched(dev_loader), state.names.get("dev", ())
                     dev = evaluate(state.wrapped, batches, state.accelerator, names)
-            except CompileFailed as error:
-                if state.stop.requested:  # the signal has ended the compiler, too
-                    raise state.stop.interrupt() from error
-                raise
             except Diverged as error:
                 fall_back_to_float32(state, error, saver)
                 continue

