@@ -3,8 +3,8 @@
 #
 # The sound here has nothing above 4 kHz, so 16 and 48 kHz hold the same signal. Its mean loudness at
 # 16 kHz is 0.554 of that at 48 kHz, while mean pitch is 1.000: all functionals of loudness move with
-# the rate, and nothing is said. On RAVDESS (48 kHz, brought to 16) it is 45 % lower, too. So a model
-# trained at one rate hears other voices at another: bring all audio to one stated rate first.
+# the rate, and nothing is said. On RAVDESS (48 kHz, brought to 16) it is 45 % lower, too. A model that
+# was trained at one rate sees other values at another: bring all audio to one stated rate first.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
