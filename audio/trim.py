@@ -39,7 +39,7 @@ def trim_silence(waveform: Tensor, sample_rate: int, trim_db: float | None) -> T
     if len(padded) < frame:
         return waveform
     level = F.avg_pool1d(padded[None], frame, hop)[0]  # (frames,) mean square
-    heard = torch.nonzero(level > level.max() * 10 ** (-trim_db / 10)).flatten()
-    if not len(heard):
+    loud = torch.nonzero(level > level.max() * 10 ** (-trim_db / 10)).flatten()
+    if not len(loud):
         return waveform
-    return waveform[int(heard[0]) * hop : (int(heard[-1]) + 1) * hop]
+    return waveform[int(loud[0]) * hop : (int(loud[-1]) + 1) * hop]
