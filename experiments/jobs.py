@@ -40,6 +40,7 @@ class Job:
     log: Path  # stdout and stderr are appended to it
     epochs: int | None = field(default=None, kw_only=True)  # most that it trains, for the progress
     others: tuple[Path, ...] = field(default=(), kw_only=True)  # folders of its other folds
+    environment: Mapping[str, str] = field(default_factory=dict, kw_only=True)  # over its slot's
 
     @property
     def finished(self) -> bool:
@@ -213,7 +214,7 @@ class JobPool:
                     stdin=subprocess.DEVNULL,
                     stdout=file,
                     stderr=subprocess.STDOUT,
-                    env={**os.environ, **slot},
+                    env={**os.environ, **slot, **job.environment},
                     start_new_session=True,  # Ctrl-C reaches it through `stop` alone
                 )
         except OSError as error:

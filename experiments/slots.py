@@ -2,7 +2,8 @@
 
 On a CPU a step gains less from a second thread than from a job beside it; by how much depends on
 network and machine. So `--jobs auto` starts 1, 2, 4, ... probes at once (`step_probe`), with the
-cores shared among them, and takes the number with which all together get through most.
+cores shared among them, and takes the number with which all together get through most. Trainings
+that are left over at the end, too few for all slots, share all cores (`widen_last`).
 """
 
 import json
@@ -12,10 +13,12 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from os import cpu_count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.jobs import Job
 from system.errors import RunError
 from system.files import make_folder, read_json, write_json
 
@@ -54,6 +57,26 @@ def slot_environments(n: int, device: str) -> list[dict[str, str]]:
     import torch
 
     return _sharing(n, max(1, torch.get_num_threads() // n))
+
+
+def widen_last(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Job]:
+    """Return the jobs, the last trainings with the threads of slots that would be empty.
+
+    3 trainings in 2 slots of one thread: the third takes two. That follows from a job's place among
+    all, finished or not, so that the same command resumes it with the same threads.
+
+    Args:
+        jobs: All jobs in their order, finished or not.
+        slots: What `choose_slots` or `slot_environments` gave.
+    """
+    threads = sum(int(slot.get(THREADS, 0)) for slot in slots)
+    trainings = [i for i, job in enumerate(jobs) if job.epochs is not None]
+    n_last = len(trainings) % len(slots)
+    if not n_last or threads // n_last <= threads // len(slots):
+        return list(jobs)
+    wide, last = {THREADS: str(threads // n_last)}, trainings[-n_last:]
+    log.info("the last of %d trainings: %s=%d", len(trainings), THREADS, threads // n_last)
+    return [replace(job, environment=wide) if i in last else job for i, job in enumerate(jobs)]
 
 
 def choose_slots(

@@ -10,7 +10,7 @@ processes work on one fold.
 
 import argparse
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from config.baselines import dump_run
@@ -28,7 +28,7 @@ from experiments.ablation import (
 )
 from experiments.cluster import EXECUTORS, Executor, check_executor, run_by_submitit
 from experiments.jobs import Failure, Job, run_jobs
-from experiments.slots import AUTO, choose_slots, slot_environments
+from experiments.slots import AUTO, choose_slots, slot_environments, widen_last
 from storage.folders import CONFIG, METRICS
 from system.cli import run_cli, run_entry
 from system.errors import InputError, RunError, nearest
@@ -102,19 +102,20 @@ def _run(
     jobs: Sequence[Job], run: PlannedRun, title: str, arguments: argparse.Namespace
 ) -> list[Failure] | None:
     """Run the unfinished jobs here or on a cluster; return the failures, None if not waited for."""
-    config = run.config
-    if arguments.executor is None and arguments.jobs is None:
-        n_left = sum(not job.finished for job in jobs)
-        folder = Path(config.run.root) / title
-        words = ("--config", str(run.file), *run.overrides)
-        return run_jobs(jobs, choose_slots(words, config.run.device, n_left, folder))
+    config, n_jobs = run.config, arguments.jobs
     if arguments.executor is None:
-        return run_jobs(jobs, slot_environments(arguments.jobs, config.run.device))
+        if n_jobs is None:
+            n_left = sum(job.epochs is not None and not job.finished for job in jobs)
+            words, folder = ("--config", str(run.file), *run.overrides), Path(config.run.root)
+            slots = choose_slots(words, config.run.device, n_left, folder / title)
+        else:
+            slots = slot_environments(n_jobs, config.run.device)
+        return run_jobs(widen_last(jobs, slots), slots)
     folder = Path(config.run.root) / "cluster"
-    executor = Executor(arguments.executor, folder, title, arguments.slurm, arguments.jobs)
-    slots: Sequence[Mapping[str, str]] = [{}] * len(jobs)
+    executor = Executor(arguments.executor, folder, title, arguments.slurm, n_jobs)
+    slots = [{}] * len(jobs)
     if arguments.executor == "local":
-        slots = slot_environments(arguments.jobs or 1, config.run.device)
+        slots = slot_environments(n_jobs or 1, config.run.device)
     return run_by_submitit(jobs, executor, slots, not arguments.no_wait)
 
 

@@ -118,6 +118,14 @@ def test_each_slot_gives_its_environment_and_is_used_again(job, tmp_path):
     assert said[:2] == ["0x", "1x"] and set(said[2:]) <= {"0x", "1x"}
 
 
+def test_a_jobs_own_environment_goes_before_its_slots(job):
+    code = "open(folder + '/metrics.json', 'w').write(os.environ['OMP_NUM_THREADS'])"
+    wide = replace(job("wide", code), environment={"OMP_NUM_THREADS": "2"})
+    run_jobs([job("a", code), wide, job("b", code)], [{"OMP_NUM_THREADS": "1"}])
+    folders = [wide.folder.parent / name for name in ("a", "wide", "b")]
+    assert [(folder / "metrics.json").read_text() for folder in folders] == ["1", "2", "1"]
+
+
 @pytest.mark.parametrize(
     ("code", "reason"),
     [

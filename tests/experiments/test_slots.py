@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from experiments import slots
-from experiments.slots import Choice, choose_slots
+from experiments.jobs import Job
+from experiments.slots import Choice, choose_slots, widen_last
 from system.files import read_json
 
 SPEEDS = {1: 10.0, 2: 16.0, 4: 15.0, 8: 12.0}  # utterances a second, by jobs
@@ -88,6 +89,27 @@ def test_threads_that_are_given_and_gpus_are_not_measured(probed, tmp_path, monk
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert choose_slots([], "cpu", 20, tmp_path) == [{}]
     assert probed == []
+
+
+@pytest.mark.parametrize(
+    ("n_trainings", "n_slots", "threads", "expected"),
+    [
+        (3, 2, 1, [None, None, "2"]),  # the third would leave a core without work
+        (4, 2, 1, [None] * 4),
+        (1, 2, 1, ["2"]),
+        (6, 4, 2, [None] * 4 + ["4"] * 2),
+        (7, 4, 2, [None] * 7),  # a third of 8 threads is no more than 2
+        (3, 1, 8, [None] * 3),
+        (3, 2, None, [None] * 3),  # GPUs, or OMP_NUM_THREADS given
+    ],
+)
+def test_the_last_trainings_share_all_threads(n_trainings, n_slots, threads, expected) -> None:
+    slot = {"CUDA_VISIBLE_DEVICES": "0"} if threads is None else {"OMP_NUM_THREADS": str(threads)}
+    jobs = [Job(f"{i}", (), Path(f"{i}"), Path("log"), epochs=2) for i in range(n_trainings)]
+    jobs += [Job("svm", (), Path("svm"), Path("log"))]  # a baseline is no training
+    widened = widen_last(jobs, [slot] * n_slots)
+    assert [job.environment.get("OMP_NUM_THREADS") for job in widened] == [*expected, None]
+    assert [job.title for job in widened] == [job.title for job in jobs]
 
 
 def test_a_probe_that_fails_leaves_one_job(tmp_path: Path, monkeypatch) -> None:
