@@ -51,6 +51,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.power": [["--folds", "0", "--speakers", "4"]],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
     "scripts.show_features": [["/nowhere.wav"]],
     "scripts.write_tables": [["--chek"]],
