@@ -6,6 +6,7 @@ from typing import Any
 from evaluation.wording import count_of, in_code, markdown_table, percent, with_interval
 
 KEYS = "command made_with trained protocols folds n_folds seeds rows".split()  # of habits.json
+MADE_WITH = ("commit", "device", "threads", "torch")  # facts in the caption
 HEAD = ["config", "habit", "UA", "difference, points", "trainings that it raises"]
 
 
@@ -34,7 +35,8 @@ def _caption(found: Mapping[str, Any]) -> str:
     folds = ", ".join(map(str, found["folds"]))
     seeds = ", ".join(map(str, found["seeds"]))
     configs = list(dict.fromkeys(row["config"] for row in found["rows"] if row["config"]))
-    made = "; ".join(f"{key} {' and '.join(found['made_with'][key])}" for key in found["made_with"])
+    known = {key: found["made_with"].get(key, ["unknown"]) for key in MADE_WITH}
+    made = ", ".join(f"{key} {' and '.join(values)}" for key, values in known.items())
     synthetic = " The speech is synthetic." if found.get("synthetic") else ""
     return f"""\
 **The test scores here are exploratory and must not be reported as results: test was evaluated after

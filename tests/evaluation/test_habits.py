@@ -184,7 +184,12 @@ def test_the_price_of_an_interval_is_that_of_the_widths(counts) -> None:
 def test_the_table_says_what_was_trained_and_what_each_habit_adds() -> None:
     found = {
         "command": "python -m scripts.habits --config a.yaml",
-        "made_with": {"git_commit": ["c0ffee"], "threads": ["1", "2"]},
+        "made_with": {
+            "commit": ["c0ffee"],
+            "device": ["a CPU"],
+            "threads": ["1", "2"],
+            "numpy": ["2"],
+        },
         "trained": 8,
         "protocols": {
             "own": {"id": "four/leave-one-session-out", "n_train": 24.0},
@@ -202,7 +207,7 @@ def test_the_table_says_what_was_trained_and_what_each_habit_adds() -> None:
         "Trained: `a`, on test folds 1, 2 of 5 with seeds 0, 1",
         "24 utterances train a\nfold",
         "they are heard; 24): 8 trainings",
-        "git_commit c0ffee; threads 1 and 2:\n\n    python -m scripts.habits --config a.yaml\n",
+        "Made with commit c0ffee, device a CPU, threads 1 and 2, torch unknown:\n\n    python -m",
         "| a | honest | 50.0 | – | – |",
         "| a | best epoch on test | 59.0 | +9.0 | 2 of 4 |",
         "| a | random split | 80.0 | +30.0 | – |",
