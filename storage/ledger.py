@@ -36,6 +36,7 @@ def record_test_evaluation(
     Raises:
         RunError: The weights cannot be read or the line cannot be written; nothing was changed.
     """
+    weights = None if fold is None else _digest(fold)
     line = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.name,
@@ -45,7 +46,7 @@ def record_test_evaluation(
         "seed": card["seed"],
         "clips": card["test_clips"],
         "n": n,
-        "weights": None if fold is None else _digest(fold),
+        "weights": weights,
         "kind": kind,
         "why": why,
     }
