@@ -59,6 +59,12 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, "--recipes", RECIPES, "--only", "nothing"],
         ["--config", CONFIG, "--recipes", RECIPES, "optim.learning_rate=1"],
     ],
+    "scripts.habits": [
+        ["--config", CONFIG, "optim.learning_rate=1"],
+        ["--config", CONFIG, "--config", CONFIG],
+        ["--config", "nowhere.yaml"],
+        ["--config", CONFIG, NOWHERE],
+    ],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
     "scripts.show_features": [["/nowhere.wav"]],
     "scripts.write_tables": [["--chek"]],

@@ -4,6 +4,7 @@ cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablat
 make test-slow                                            # record results/reliability.json
 python -m benchmarks.fusions --json results/fusions.json  # record what each fusion costs
 python -m benchmarks.scaling                              # record what stages make of corpora
+cp runs/NAME_habits/habits.json results/habits.json       # record what bad habits add
 python -m scripts.write_tables                            # write it into the pages
 python -m scripts.write_tables --check                    # 1 if a page says something else
 """
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evaluation.comparison_file import read_comparison
+from evaluation.habits_table import KEYS, habits_markdown
 from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
@@ -58,6 +60,7 @@ MEMORY = {
     "allocated": "the most that was allocated on the GPU",
     "kept": "what is kept for backward, parameters, gradients and state of the optimizers",
 }
+NOT_MEASURED = "\nNot measured yet.\n\n"
 CLOCK = {"allocated": "by the clock", "kept": "in processor time of one thread"}
 
 
@@ -79,6 +82,12 @@ def noted(name: str) -> str:
 def scaled(name: str) -> str:
     """Return a table of docs/SCALING.md."""
     return _shaped(read_json(ROOT / "results" / "scaling.json", "tables")["tables"][name])
+
+
+def habits() -> str:
+    """Return what bad habits of evaluation add, once that is recorded."""
+    file = ROOT / "results" / "habits.json"
+    return f"\n{habits_markdown(read_json(file, *KEYS))}\n" if file.exists() else NOT_MEASURED
 
 
 def scaled_with() -> str:
@@ -199,6 +208,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
         "scaling work": scaled_work,
         **{f"scaling {name}": partial(scaled, name) for name in SCALED},
     },
+    "docs/STUDY.md": {"habits": habits},
     "docs/FUSION_NOTES.md": {
         name.replace("_", " "): partial(noted, name)
         for name in (

@@ -1,0 +1,46 @@
+"""A page has the table of a result that is recorded, and says so where none is."""
+
+import shutil
+
+import pytest
+
+from scripts import write_tables
+from system.files import write_json
+
+FOUND = {
+    "command": "python -m scripts.habits --config a.yaml",
+    "made_with": {"commit": ["c0ffee"], "device": ["a CPU"], "threads": ["1"], "torch": ["2"]},
+    "trained": 2,
+    "protocols": {kind: {"id": kind, "n_train": 24.0} for kind in ("own", "random")},
+    "folds": [1],
+    "n_folds": 5,
+    "seeds": [0],
+    "rows": [
+        {
+            **{"config": "a", "habit": "random split", "ua": 0.625, "price": 0.125},
+            **{"interval": None, "higher": None, "note": ""},
+        }
+    ],
+}
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """A root with the page of the study alone."""
+    for name in ("docs", "results"):
+        (tmp_path / name).mkdir()
+    shutil.copy(write_tables.ROOT / "docs/STUDY.md", tmp_path / "docs")
+    monkeypatch.setattr(write_tables, "ROOT", tmp_path)
+    return tmp_path
+
+
+def test_the_habits_are_not_measured_until_they_are_recorded(root) -> None:
+    assert "<!-- habits -->\n\nNot measured yet.\n\n<!-- end -->" in write_tables.written(
+        "docs/STUDY.md"
+    )
+    write_json(root / "results/habits.json", FOUND)
+    page = write_tables.written("docs/STUDY.md")
+    assert "| a | random split | 62.5 | +12.5 | – |\n\n<!-- end -->" in page
+    assert "Not measured yet" not in page and "exploratory" in page
+    (root / "docs/STUDY.md").write_text(page)
+    assert write_tables.written("docs/STUDY.md") == page
