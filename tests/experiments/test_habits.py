@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import analyze_gates
 import compare
@@ -28,6 +29,7 @@ from system.files import read_json
 from system.locks import lock
 from tests.support.paths import ROOT
 from training.divergence import Diverged
+from training.evaluate import evaluate
 from training.session import Session
 
 EMA = ("train.ema=0.9", "train.epochs=3", "train.checkpoint_epochs=1")
@@ -78,6 +80,22 @@ def test_the_training_is_that_of_an_ordinary_run(finished, recipe, tmp_path, kin
     certificate = read_json(tmp_path / "tiny" / "split_certificate.json")
     (tmp_path / "tiny_habits").symlink_to(finished)
     assert count_runs_before(tmp_path / "tiny", certificate) == 1
+
+
+def test_test_is_evaluated_with_the_weights_that_dev_was(recipe, tmp_path, monkeypatch) -> None:
+    """The averages, which two epochs of a tiny network may not show in its predictions."""
+    seen: dict[str, list[torch.Tensor]] = {"training.engine": [], "experiments.habits": []}
+    for module, weights in seen.items():
+
+        def noted(model: Any, *rest: Any, weights: list[torch.Tensor] = weights) -> Any:
+            weights.append(torch.cat([w.flatten().clone() for w in model.parameters()]))
+            return evaluate(model, *rest)
+
+        monkeypatch.setattr(f"{module}.evaluate", noted)
+    habits_of(recipe, tmp_path, *EMA)
+    of_dev, of_test = seen.values()
+    assert len(of_dev) == len(of_test) == 6
+    assert all(map(torch.equal, of_dev, of_test))
 
 
 def test_what_a_training_leaves_belongs_together(finished) -> None:
