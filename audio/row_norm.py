@@ -39,12 +39,12 @@ class RowNorm(NamedTuple):
 class SpeakerNorm(NamedTuple):
     """The statistics of all speakers, and the speaker of each utterance of a split."""
 
-    speakers: RowNorm  # (S, C, H) each
-    index: Tensor  # (N,) speaker of each utterance
+    rows: RowNorm  # (S, C, H) each
+    speakers: Tensor  # (N,) row of each utterance's speaker
 
     def of(self, utterances: Tensor) -> RowNorm:
         """Return the statistics of the speakers of utterances: (B,) -> (B, C, H) each."""
-        return self.speakers.of(self.index[utterances])
+        return self.rows.of(self.speakers[utterances])
 
 
 class RowSums:

@@ -103,8 +103,8 @@ class FoldModel:
         self._check_norm(norm)
         images = [self._images(waveform) for waveform in waveforms]
         if norm is not None:
-            each = [norm.of(torch.full((len(p.cqt),), i)) for i, p in enumerate(images)]
-            images = [Images(*n(*pair)) for n, pair in zip(each, images, strict=True)]
+            own = [norm.of(torch.full((len(pair.cqt),), i)) for i, pair in enumerate(images)]
+            images = [Images(*rows(*pair)) for rows, pair in zip(own, images, strict=True)]
         outputs = self._run_model(images)
         each = torch.cat([output.logits for output in outputs]).softmax(1)  # (crops, K)
         sizes = [len(pair.cqt) for pair in images]

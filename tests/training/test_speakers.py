@@ -2,22 +2,26 @@
 
 import shutil
 import signal
+import zlib
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from torch.utils.data import DataLoader
 
 import predict
+from audio.reading import read_audio
 from baseline import main as baseline_main
+from config.loading import load_config
 from corpora.plan import make_plan, make_tuning_plan, plan_warnings
 from corpora.stamps import TRANSDUCTIVE
 from evaluation.comparison import compare
-from evaluation.robustness import measure_robustness
+from evaluation.robustness import CONDITIONS, change, measure_robustness
 from evaluation.tables import comparison_latex, comparison_markdown
 from experiments.lr_range import run_range_test
+from experiments.tuning import load_tuning, tune
 from gates.analysis import analyze
 from inference.predictor import FoldModel
 from reports.publish import gather, markdown, publish
@@ -28,6 +32,7 @@ from storage.run_folder import read_run
 from storage.tensors import load_tensors
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
+from system.signals import Stop
 from tests.conftest import SAMPLE_RATE, tone
 from tests.support.processes import train_on
 from tests.support.runs import run_experiment
@@ -95,6 +100,18 @@ def test_the_values_are_those_of_the_formula(tiny):
             np.testing.assert_allclose(
                 views[v], (raw[speaker][v] - mean) / (std + FLOOR), atol=1e-4
             )
+
+
+def test_processes_that_load_data_hand_the_statistics_on(tiny, monkeypatch):
+    fold = fold_of(tiny(SPEAKER))
+    dataset, sampler = make_dataset(fold, fold.split.dev), [[(0, 0), (0, 5)], [(0, 3)]]
+    loader = DataLoader(dataset, batch_sampler=sampler, num_workers=2, collate_fn=lambda x: x)
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: tensor.clone())
+    for items, batch in zip(sampler, loader, strict=True):
+        expected = dataset.__getitems__(items)
+        for one, other in zip(batch.pin_memory().norm, expected.norm, strict=True):
+            assert torch.equal(one, other) and len(one) == len(items)
+        assert batch.cqt.dtype == torch.float16  # until it is on a device
 
 
 def test_true_and_false_carry_no_statistics(tiny):
@@ -264,8 +281,6 @@ def deaf_root(corpus_root, tmp_path):
 @pytest.fixture(scope="module")
 def trained(recipe, tmp_path_factory):
     """Two folds of a gmu, by speaker, as a module's run folder."""
-    from config.loading import load_config
-
     root = tmp_path_factory.mktemp("by_speaker")
     words = [f"run.root={root}", "run.folds=[1,2]", SPEAKER, "name=by_speaker"]
     yield run_experiment(load_config(recipe, words), ["train_gmu.py"])
@@ -351,11 +366,49 @@ def test_gates_and_robustness_read_the_same_images(trained, tmp_path):
     results = analyze(folder, n_draws=1, progress=False)
     assert results.protocol.endswith("/speaker-normalized")
     assert (folder / "gates/gates.md").read_text().count(TRANSDUCTIVE) == 1
-    found = measure_robustness(read_run(folder), progress=False)
+    run = read_run(folder)
+    found = measure_robustness(run, progress=False)
     clean = found.conditions[0]
     assert clean.ua == pytest.approx(read_json(folder / "summary.json")["test"]["ua"]["pooled"])
-    assert {row.condition for row in found.conditions if row.ua_change == 0} >= {"gain -20 dB"}
+    for name in ("noise 0 dB", "low-pass 2 kHz"):
+        counts = np.array(found.folds["fold 1 seed 0"].confusions[name])
+        assert counts.sum(0).tolist() == confusion_by_hand(run, name).tolist()
     shutil.rmtree(folder)
+
+
+def confusion_by_hand(run, name):
+    """Return what the first fold predicts of changed utterances: target by prediction, (4, 4).
+
+    The statistics are those of the changed utterances of each speaker, by plain numpy.
+    """
+    one, condition = run.folds[0], next(c for c in CONDITIONS if c.name == name)
+    model = FoldModel(one.folder, "cpu", True)
+    images, counts = {}, np.zeros((4, 4), int)
+    for utterance in one.test.utterances.tolist():
+        clip = read_audio(run.audio_file(utterance), SAMPLE_RATE)
+        changed = change(clip, SAMPLE_RATE, condition, zlib.crc32(utterance.encode()))
+        images[utterance] = model.stored(torch.from_numpy(np.ascontiguousarray(changed)))
+    speakers = one.test.speakers.tolist()
+    for utterance, speaker, target in zip(images, speakers, one.test.targets, strict=True):
+        own = [images[u] for u, s in zip(images, speakers, strict=True) if s == speaker]
+        pair = []
+        for v, image in enumerate(images[utterance]):
+            rows = np.concatenate([other[v] for other in own]).astype(float)
+            mean, std = rows.mean((0, 3))[..., None], rows.std((0, 3))[..., None]
+            pair.append(torch.from_numpy((image - mean) / (std + FLOOR)).float())
+        with torch.inference_mode():
+            counts[target, int(model.model(*pair).logits.argmax())] += 1
+    return counts
+
+
+def test_a_study_says_it_above_its_trials_and_in_the_best_config(recipe, tmp_path):
+    space = tmp_path / "space.yaml"
+    space.write_text("optim.lr: {low: 1e-4, high: 1e-3}\n")
+    words = [f"run.root={tmp_path}", "run.folds=[1]", "train.epochs=1", SPEAKER]
+    tuning = load_tuning(str(recipe), str(space), words, ["python", "tune.py"])
+    assert tune(tuning, 1, 1, Stop()).splitlines()[0] == TRANSDUCTIVE
+    best = (tuning.folder / "best.yaml").read_text()
+    assert best.count(f"# {TRANSDUCTIVE}") == 1 and "normalize: speaker" in best
 
 
 def test_a_state_folder_is_gone_and_the_fold_is_tested_once(trained):
@@ -384,12 +437,10 @@ def test_every_part_of_a_split_asks_for_its_speakers(tiny):
         for training in (False, True):
             norm = make_dataset(fold, part, training).norm
             names = {row: speaker for speaker, row in fold.session.speakers.index.items()}
-            assert [names[i] for i in norm.index.tolist()] == [u.speaker for u in part]
+            assert [names[i] for i in norm.speakers.tolist()] == [u.speaker for u in part]
 
 
-def test_the_default_is_true_and_old_values_stay(recipe, tmp_path):
-    from config.loading import load_config
-
+def test_the_default_is_true_and_old_values_stay(recipe):
     assert load_config(recipe).train.normalize is True
     for word, value in (("true", True), ("false", False), ("speaker", "speaker")):
         assert load_config(recipe, [f"train.normalize={word}"]).train.normalize == value
@@ -397,4 +448,3 @@ def test_the_default_is_true_and_old_values_stay(recipe, tmp_path):
         with pytest.raises(InputError, match="train.normalize .*speaker") as caught:
             load_config(recipe, [f"train.normalize={word}"])
         assert str(caught.value).count("train.normalize") == 1
-    assert Path(recipe).is_file()
