@@ -1,6 +1,5 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,14 +18,16 @@ from audio.augment import (
     draw_index,
     draw_mix,
     mix_images,
+    recording_id,
 )
 from audio.reading import BadAudio, read_audio
+from audio.row_norm import RowNorm, SpeakerNorm
 from audio.trim import trim_silence
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.shards import ShardImages
 from system.errors import RunError
-from system.signals import SIGNALS
+from system.signals import ignore_signals
 
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
 
@@ -39,14 +40,22 @@ class Batch(NamedTuple):
     mel: Tensor  # (B, C, H, W) dB
     targets: Tensor  # (B,)
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
+    norm: RowNorm | None = None  # of each image's speaker; None if none or already applied
 
     def to(self, device: torch.device) -> "Batch":
-        """Move all tensors to a device; images become float32 there."""
-        return Batch(*(_move(value, device) for value in self)).widened()
+        """Move all tensors to a device; images become float32 there, and are standardised."""
+        return Batch(*(_move(value, device) for value in self)).widened().standardised()
 
     def widened(self) -> "Batch":
         """Return the batch with images in float32."""
         return self._replace(cqt=self.cqt.float(), mel=self.mel.float())
+
+    def standardised(self) -> "Batch":
+        """Return the batch of float32 with `norm` applied, where there is one."""
+        if self.norm is None:
+            return self
+        cqt, mel = self.norm(self.cqt, self.mel)
+        return self._replace(cqt=cqt, mel=mel, norm=None)
 
     def pin_memory(self) -> "Batch":
         """Pin all tensors; DataLoader calls this on a GPU."""
@@ -87,6 +96,7 @@ class ImageAugment(NamedTuple):
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))
             batch = batch._replace(cqt=cqt, mel=mel)
         if self.mixup:
+            batch = batch.standardised()  # after masks and shifts, which fill in dB
             mix = Mix(*(tensor.to(batch.cqt.device) for tensor in draw_mix(keys, self.mixup)))
             cqt, mel = mix_images(batch.cqt, mix), mix_images(batch.mel, mix)
             batch = batch._replace(cqt=cqt, mel=mel, mix=mix)
@@ -105,6 +115,7 @@ class ImageDataset(Dataset):
         targets: Class index of each utterance.
         augment: Random changes in training; None for dev and test.
         seed: Base seed of the augmentation.
+        norm: Statistics of the utterances' speakers, which batches carry; None for none.
     """
 
     def __init__(
@@ -114,6 +125,7 @@ class ImageDataset(Dataset):
         targets: Sequence[int],
         augment: ImageAugment | None = None,
         seed: int = 0,
+        norm: SpeakerNorm | None = None,
     ) -> None:
         self.store, self.stored = store, (store.images("cqt"), store.images("mel"))
         self.crops = [store.rows[key] for key in hashes]
@@ -121,7 +133,7 @@ class ImageDataset(Dataset):
         self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.norm = augment, seed, norm
 
     def __len__(self) -> int:
         return len(self.rows) if self.augment is None else len(self.crops)
@@ -140,7 +152,9 @@ class ImageDataset(Dataset):
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
         cqt, mel = (torch.from_numpy(images[rows]) for images in self.stored)
-        return Batch(torch.from_numpy(utterances), cqt, mel, self.targets[utterances])
+        index = torch.from_numpy(utterances)
+        norm = None if self.norm is None else self.norm.of(index)
+        return Batch(index, cqt, mel, self.targets[utterances], norm=norm)
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
         """Return the row of one crop of an utterance."""
@@ -216,6 +230,7 @@ class ImageLoader:
         images: Front end that computes the images.
         augment: Random changes of the images.
         device: Device that computes the images.
+        norm: Statistics of the utterances' speakers; None for none.
     """
 
     def __init__(
@@ -224,9 +239,10 @@ class ImageLoader:
         images: SpectrogramImages,
         augment: ImageAugment,
         device: torch.device,
+        norm: SpeakerNorm | None = None,
     ) -> None:
         self.loader, self.images = loader, images.to(device)
-        self.augment, self.device = augment, device
+        self.augment, self.device, self.norm = augment, device, norm
         self.batch_sampler = loader.batch_sampler
 
     def __len__(self) -> int:
@@ -239,9 +255,11 @@ class ImageLoader:
     @torch.no_grad()
     def to_images(self, waveforms: Waveforms) -> Batch:
         """Return the images of a batch."""
+        norm = None if self.norm is None else self.norm.of(waveforms.utterance)
         utterance, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
-        return self.augment(Batch(utterance, cqt, mel, targets), keys.tolist())
+        batch = Batch(utterance, cqt, mel, targets, norm=_move(norm, self.device))
+        return self.augment(batch, keys.tolist())
 
 
 class TrainBatches(Sampler):
@@ -309,32 +327,21 @@ def build_loader(
         batch_sampler=batches,
         collate_fn=_identity,
         num_workers=n_workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore signals in a worker: the training process decides when to end."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def recording_id(audio_hash: str) -> int:
-    """Return a recording's part of the augmentation's seed, equal in every fold and order."""
-    return int(audio_hash[:8], 16)
-
-
 def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mix):
-        return Mix(*(_move(tensor, device) for tensor in value))
+    if isinstance(value, tuple):  # Mix, RowNorm
+        return type(value)(*(_move(tensor, device) for tensor in value))
     return None if value is None else value.to(device, non_blocking=True)
 
 
 def _pin(value: Any) -> Any:
-    if isinstance(value, Mix):
-        return Mix(*(tensor.pin_memory() for tensor in value))
+    if isinstance(value, tuple):
+        return type(value)(*(_pin(tensor) for tensor in value))
     return None if value is None else value.pin_memory()
 
 

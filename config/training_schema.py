@@ -1,12 +1,19 @@
 """The sections `optim` and `train` of the schema: how one fold is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from config.section import Count, Positive, Section
 
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
+
+
+def _no_number(value: Any) -> Any:
+    """Refuse 0 and 1, which equal false and true."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("must be true, false or speaker")
+    return value
 
 
 class BranchOptimizers(Section):
@@ -92,9 +99,11 @@ class TrainConfig(Section):
     After more, training returns to the last epoch's end and tries float32, or stops."""
     channels_last: bool = True
     """Memory format of the convolution kernels: channels last, or contiguous."""
-    normalize: bool = True
-    """Subtract the mean of the training images and divide by their deviation, per branch and
-    channel; false passes dB to the networks."""
+    normalize: Annotated[Literal[True, False, "speaker"], BeforeValidator(_no_number)] = True
+    """true subtracts the mean of the training images and divides by their deviation, per branch and
+    channel; false passes dB to the networks; speaker standardises each row of each image by all
+    utterances of its speaker, tested ones too, without their labels: a transductive protocol with
+    an id of its own."""
     images: Literal["stored", "computed"] = "stored"
     """Training images: read from the feature store, or computed from waveforms batch by batch on
     the training device. Evaluation always reads the store."""

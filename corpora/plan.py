@@ -23,7 +23,8 @@ from corpora.protocol import Protocol, name_protocol, read_given_folds, split_co
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
-from corpora.splits import STAMP, Split, check_train_classes, get_fold
+from corpora.splits import Split, check_train_classes, get_fold
+from corpora.stamps import stamps
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -145,7 +146,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
 
 def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
-    warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    warnings = stamps(plan.certificate["protocol"], plan.certificate["speaker_dependent"])
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
     warnings += plan.unread.words()

@@ -6,6 +6,7 @@ from typing import Any
 
 from config.effects import has_effect, usual_value
 from corpora.certificate import protocol_parts
+from corpora.stamps import is_transductive
 from evaluation.families import Pair, families_of_pairs
 from evaluation.metrics import SCORES
 from evaluation.paired_tests import paired_test
@@ -129,6 +130,11 @@ def _explain_protocols(protocols: Sequence[str]) -> str:
         for key in parts[0]
         if len({part[key] for part in parts}) > 1
     ]
+    if len({is_transductive(protocol) for protocol in protocols}) > 1:
+        lines.append(
+            "\n  train.normalize=speaker uses the tested speakers' unlabelled utterances: compare "
+            "runs that all do, or that all do not"
+        )
     return "".join(lines)
 
 

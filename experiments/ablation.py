@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from config.baselines import (
     AUTO,
     CHEAP,
+    NORMALIZE,
     BaselineRun,
     choose_functionals,
     concerns,
@@ -332,8 +333,10 @@ def _check_comparable(runs: Sequence[PlannedRun]) -> None:
             raise InputError(f"{first.file} and {run.file} have the same name {run.config.name}")
         expected, actual = flatten(first.config.model_dump()), flatten(run.config.model_dump())
         differing = [k for k in expected if k.startswith(SAME) and expected[k] != actual[k]]
+        if (expected[NORMALIZE] == "speaker") != (actual[NORMALIZE] == "speaker"):
+            differing.append(NORMALIZE)  # a protocol of its own
         if differing:
             raise InputError(
                 f"{first.file} and {run.file} differ in {', '.join(differing)}: runs are compared "
-                "on the same folds"
+                "on the same folds and under one protocol"
             )

@@ -74,6 +74,7 @@ def read_space(
             space[key] = distribution
     if not space:
         raise InputError(f"no key of {file} can be tuned: " + "; ".join(left_out))
+    _check_protocol(file, space, config)
     _check_shards(file, space, config)
     _check_ends(file, space, config_file, overrides)
     return space, left_out
@@ -193,6 +194,16 @@ def _ends(distribution: Any) -> Sequence[Any]:
     """Return the choices, or the two ends of a range."""
     is_range = hasattr(distribution, "low")
     return (distribution.low, distribution.high) if is_range else distribution.choices
+
+
+def _check_protocol(file: Path, space: Space, config: Mapping[str, Any]) -> None:
+    """Refuse trials of two protocols: `train.normalize: speaker` is one of its own."""
+    key = "train.normalize"
+    if key in space and "speaker" in (config[key], *_ends(space[key])):
+        raise InputError(
+            f"{file}: {key} cannot be tuned with speaker among its values, a protocol of its own: "
+            f"leave it out of the space and give {key}=speaker on the command line, or not"
+        )
 
 
 def _check_shards(file: Path, space: Space, config: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ from data import (
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from system.errors import RunError
-from system.signals import SIGNALS
+from system.signals import SIGNALS, ignore_signals
 from tests.conftest import tone
 
 N = 11
@@ -353,9 +353,7 @@ class Slow(Dataset):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
     """The training process decides; as when a cluster signals every process of a job."""
-    loader = DataLoader(
-        Slow(), num_workers=2, worker_init_fn=data_module._ignore_signals, batch_size=None
-    )
+    loader = DataLoader(Slow(), num_workers=2, worker_init_fn=ignore_signals, batch_size=None)
     batches = iter(loader)
     found = [next(batches), next(batches)]  # one of each worker: both are at work
     for worker in batches._workers:

@@ -27,7 +27,9 @@ from features import SpectrogramImages
 from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
+from storage.feature_store import FeatureStore
 from storage.fold_folder import STATE
+from storage.shards import ShardImages
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -52,7 +54,7 @@ def build_training(fold: Fold) -> Training:
     store = fold.session.store
     train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
-    if fold.config.train.normalize:
+    if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
     state = build_state(fold, model, train.targets)
     return Training(state, make_train_loader(fold, train))
@@ -178,10 +180,11 @@ def make_dataset(
     """Return the stored images of one split; only training is augmented."""
     augment = _image_augment(fold.config) if training else None
     hashes, targets = fold.hashes(utterances), fold.targets(utterances)
-    shards, store = fold.session.shards, fold.session.store
+    shards = fold.session.shards
+    store: FeatureStore | ShardImages = fold.session.store
     if training and shards is not None and shards.has_images:
-        return ImageDataset(shards.images(hashes), hashes, targets, augment, fold.rng_seed)
-    return ImageDataset(store, hashes, targets, augment, fold.rng_seed)
+        store = shards.images(hashes)
+    return ImageDataset(store, hashes, targets, augment, fold.rng_seed, fold.norm(utterances))
 
 
 def make_train_data(fold: Fold) -> ImageDataset | WaveformDataset:
@@ -254,7 +257,7 @@ def make_train_loader(
         return build_loader(train, batches, device, config.run.workers)
     images = SpectrogramImages(**fold.session.store.settings)
     loader = build_loader(make_waveforms(fold), batches, device, config.run.workers)
-    return ImageLoader(loader, images, _image_augment(config), device)
+    return ImageLoader(loader, images, _image_augment(config), device, fold.norm(fold.split.train))
 
 
 def _image_augment(config: Config) -> ImageAugment:

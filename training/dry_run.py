@@ -242,7 +242,8 @@ def _time_input(
     store: Any = _Images(batch, hashes, images)
     run = fold.config.run.model_copy(update={"workers": 0})
     config = fold.config.model_copy(update={"run": run})
-    session = replace(fold.session, config=config, store=store)
+    plan = replace(fold.session.plan, utterances=some)  # of which statistics are known
+    session = replace(fold.session, config=config, plan=plan, store=store)
     small = replace(fold, session=session, split=replace(fold.split, train=tuple(some)))
     loader = make_train_loader(small, make_dataset(small, some, training=True))
     n_loaded, seconds = 0, 0.0

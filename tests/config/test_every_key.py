@@ -244,6 +244,15 @@ def test_peer_19_key_changes_the_outcome(runs: Runs, key: str) -> None:
     assert before != after
 
 
+def test_speaker_normalization_is_a_third_way(runs: Runs) -> None:
+    """Beside true and false it changes weights, not only the id of the protocol."""
+    values = ("true", "false", "speaker")
+    found = [runs.outcome(f"train.normalize={value}") for value in values]
+    weights = "tiny/folds/fold-1_seed-0/model.safetensors"
+    assert len({outcome[weights] for outcome in found}) == 3
+    assert found[0] == runs.outcome()
+
+
 @pytest.mark.parametrize(("fusion", "other"), [("cqt_only", "mel"), ("mel_only", "cqt")])
 def test_a_key_of_a_branch_that_is_not_there_may_be_null_and_nothing_else(runs, fusion, other):
     null = [f"model.{other}_backbone=null", f"optim.optimizer.{other}=null"]

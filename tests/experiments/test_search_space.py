@@ -92,6 +92,17 @@ def test_what_is_wrong_is_reported_with_the_fix(read, row: str, words: str) -> N
         read(row)
 
 
+@pytest.mark.parametrize(
+    ("value", "choices"), [("true", "[true, speaker]"), ("speaker", "[true, false]")]
+)
+def test_trials_of_two_protocols_are_refused(read, value: str, choices: str) -> None:
+    row, override = f"train.normalize: {{choices: {choices}}}", f"train.normalize={value}"
+    with pytest.raises(InputError, match="normalize cannot be tuned with speaker.* of its own"):
+        read(row, override)
+    assert "train.normalize" in read("train.normalize: {choices: [true, false]}")[0]
+    assert read("optim.lr: {low: 1e-5, high: 1}", override)[0].keys() == {"optim.lr"}
+
+
 def test_a_file_that_is_not_there_is_reported(recipe, tmp_path) -> None:
     with pytest.raises(InputError, match="cannot read the space .*absent.yaml"):
         read_space(tmp_path / "absent.yaml", recipe)
