@@ -73,15 +73,16 @@ class ImageAugment(NamedTuple):
     freq_mask: float = 0.0
     time_mask: float = 0.0
     time_shift: float = 0.0
+    freq_shift: float = 0.0
     mixup: float = 0.0
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
         """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
         if any(self):
             batch = batch.widened()
-        if any(self[:3]):
+        if any(changes := self[:4]):
             pairs = [
-                augment_images((cqt, mel), key, *self[:3])
+                augment_images((cqt, mel), key, *changes)
                 for cqt, mel, key in zip(batch.cqt, batch.mel, keys, strict=True)
             ]
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))

@@ -155,6 +155,10 @@ class AugmentConfig(Section):
     """Largest masked fraction of the image width."""
     time_shift: Fraction = 0.0
     """Largest shift, as a fraction of the image width."""
+    freq_shift: Fraction = 0.0
+    """Largest shift of both images up or down in frequency, as a fraction of the image height: the
+    idea of another voice height or vocal tract. On the CQT a shift changes the pitch (0.05 is 4
+    semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
     gain_db: Annotated[float, Field(ge=0, le=60)] | None = None

@@ -14,6 +14,7 @@ from audio.augment import (
     draw_mix,
     mix_images,
 )
+from features import SpectrogramImages
 
 STRONG = {"freq_mask": 0.5, "time_mask": 0.5, "time_shift": 0.5}
 
@@ -115,6 +116,77 @@ def shifted(image, n):
         if 0 <= column - n < image.shape[-1]:
             moved[..., column] = image[..., column - n]
     return moved
+
+
+def raised(image, n):
+    return shifted(image.mT, n).mT
+
+
+def test_a_shift_in_frequency_moves_both_images_alike_and_fills_with_the_floor():
+    seen = set()
+    for clip in range(40):
+        after = augment_images(made_images(), (0, 0, clip), freq_shift=0.3)
+        rows = [
+            next(n for n in range(-20, 21) if torch.equal(new, raised(old, n)))
+            for old, new in zip(made_images(), after, strict=True)
+        ]
+        assert rows[0] == rows[1]
+        seen.add(rows[0])
+    assert min(seen) == -6 and max(seen) == 6  # 0.3 of 20 rows, both ways
+
+
+def test_a_shift_in_frequency_fills_the_channels_of_slopes_with_no_slope():
+    level = torch.arange(-12.0, 0).reshape(1, 3, 4)
+    moved = _shift(torch.cat([level, level + 6.5, -level]), 1, -2)
+    assert moved[:, 0].tolist() == [[-12.0] * 4, [0.0] * 4, [0.0] * 4]
+    assert torch.equal(moved[:, 1:], torch.cat([level, level + 6.5, -level])[:, :-1])
+
+
+@given(key=st.tuples(*[st.integers(0, 999)] * 3), freq_shift=st.sampled_from([0.0, 0.4]))
+@settings(max_examples=30, deadline=None)
+def test_other_draws_are_those_of_the_key_in_their_order_whatever_the_shift(key, freq_shift):
+    """In plain lines: a shift in time, then for each image width and place of both masks."""
+    rng = np.random.default_rng(key)
+    columns = round(rng.uniform(-0.5, 0.5) * 30)
+    found = augment_images(made_images(), key, **STRONG, freq_shift=freq_shift)
+    rows = range(-8, 9) if freq_shift else [0]
+    possible = []
+    for image in made_images():
+        masks = [(round(rng.uniform(0, 0.5) * size), rng.random()) for size in (20, 30)]
+        possible.append({n: masked(raised(shifted(image, columns), n), masks) for n in rows})
+    assert any(
+        all(torch.allclose(new, maybe[n]) for new, maybe in zip(found, possible, strict=True))
+        for n in rows
+    )
+
+
+def masked(image, masks):
+    """Set a band of rows, then one of columns, to the mean at that time."""
+    (height, low), (width, left) = masks
+    image, row = image.clone(), int(low * (20 - height + 1))
+    if height:
+        image[:, row : row + height] = image.mean()
+    column = int(left * (30 - width + 1))
+    if width:
+        image[..., column : column + width] = image.mean()
+    return image
+
+
+@pytest.mark.parametrize("semitones", [-7, 3, 12])
+def test_a_shift_of_the_constant_q_image_is_a_change_of_pitch(semitones):
+    """A row is a semitone here: a tone moved by rows is the image of a transposed tone.
+
+    Relative to the maximum: a transform scaled as librosa's has 3 dB less an octave higher.
+    """
+    images = SpectrogramImages(RATE, 72, {"fmin": 65.4, "n_bins": 72}, top_db=30.0)
+    low, high = (
+        images(torch.from_numpy(tone(frequency, 2 * RATE))[None]).cqt[0]
+        for frequency in (370.0, 370.0 * 2 ** (semitones / 12))
+    )
+    inner = slice(18, 54)  # columns far from both ends of the tone
+    moved = _shift(low, semitones, -2)[..., inner]
+    torch.testing.assert_close(moved, high[..., inner], rtol=0, atol=0.2)
+    assert int(moved[0, :, 9].argmax()) == 30 + semitones  # 370 Hz is 30 semitones above fmin
 
 
 # Waveforms

@@ -93,6 +93,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.freq_mask": ((), "0.5"),
     "augment.time_mask": ((), "0.5"),
     "augment.time_shift": ((), "0.5"),
+    "augment.freq_shift": ((), "0.5"),
     "augment.mixup": ((), "0.5"),
     "augment.gain_db": ((*COMPUTED, "features.reference=full_scale"), "6"),
     "augment.snr_db": (COMPUTED, "[10, 20]"),
