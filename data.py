@@ -74,15 +74,18 @@ class ImageAugment(NamedTuple):
     time_mask: float = 0.0
     time_shift: float = 0.0
     freq_shift: float = 0.0
+    level_db: float = 0.0
     mixup: float = 0.0
+    top_db: float = 80.0  # of the images, see `SpectrogramImages`
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
         """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
-        if any(self):
+        changes = self[:5]
+        if any(changes) or self.mixup:
             batch = batch.widened()
-        if any(changes := self[:4]):
+        if any(changes):
             pairs = [
-                augment_images((cqt, mel), key, *changes)
+                augment_images((cqt, mel), key, *changes, self.top_db)
                 for cqt, mel, key in zip(batch.cqt, batch.mel, keys, strict=True)
             ]
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))

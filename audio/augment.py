@@ -17,7 +17,7 @@ from torch.nn import functional as F
 Key = Sequence[int]  # (seed, epoch, id of the recording): equal keys give equal changes
 VOCODER_FRAME = 0.046  # seconds, rounded to a power of 2 in samples
 # Appended to a key: independent streams. Masks and the shift in time use the key alone
-WAVEFORM, CROP, MIX, FREQ_SHIFT = 1, 2, 3, 4
+WAVEFORM, CROP, MIX, FREQ_SHIFT, LEVEL = 1, 2, 3, 4, 5
 
 
 class Mix(NamedTuple):
@@ -110,8 +110,10 @@ def augment_images(
     time_mask: float = 0.0,
     time_shift: float = 0.0,
     freq_shift: float = 0.0,
+    level_db: float = 0.0,
+    top_db: float = 80.0,
 ) -> tuple[Tensor, Tensor]:
-    """Shift both images in time and frequency, then mask a band and a time span in each.
+    """Shift both images in time, frequency and level, then mask a band and a time span in each.
 
     Args:
         images: CQT and Mel images of one recording, dB.
@@ -121,6 +123,8 @@ def augment_images(
         time_shift: Largest shift as a fraction of the width; both images move together and the
             edge is filled with silence: the minimum, and 0 in the channels of slopes.
         freq_shift: Largest shift up or down as a fraction of the height; otherwise as `time_shift`.
+        level_db: Largest change of level up or down, dB, equal for both images; slopes stay.
+        top_db: The floor of a changed level is -top_db, as in images of `full_scale`.
 
     Shape:
         2 x (C, H, W) -> 2 x (C, H, W)
@@ -133,11 +137,12 @@ def augment_images(
     """
     rng = np.random.default_rng(key)
     shift = rng.uniform(-time_shift, time_shift)
-    rise = _draw(key, FREQ_SHIFT, freq_shift)
+    rise, level = _draw(key, FREQ_SHIFT, freq_shift), _draw(key, LEVEL, level_db)
     changed = []
     for image in images:
         image = _shift(image, round(shift * image.shape[-1]))
         image = _shift(image, round(rise * image.shape[-2]), -2)
+        image = _change_level(image, level, top_db)
         image = _mask(image, -2, rng.uniform(0, freq_mask), rng.random())
         changed.append(_mask(image, -1, rng.uniform(0, time_mask), rng.random()))
     return changed[0], changed[1]
@@ -178,6 +183,13 @@ def _shift(image: Tensor, n: int, axis: int = -1) -> Tensor:
     edge[0] = image[0].min()  # channel 0 is the level, dB
     kept = image.narrow(axis, max(-n, 0), image.shape[axis] - abs(n))
     return torch.cat([edge, kept] if n > 0 else [kept, edge], axis)
+
+
+def _change_level(image: Tensor, level: float, top_db: float) -> Tensor:
+    """Add dB to channel 0, and floor it at -top_db."""
+    if level == 0:
+        return image
+    return torch.cat([(image[:1] + level).clamp_min(-top_db), image[1:]])
 
 
 def _mask(image: Tensor, axis: int, fraction: float, position: float) -> Tensor:

@@ -161,8 +161,13 @@ class AugmentConfig(Section):
     semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
+    level_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level, dB, of both images together, stored or computed, floored at -top_db;
+    only with features.reference=full_scale. What lay at the floor moves with the rest, which
+    gain_db, on the waveform, spares."""
     gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level; this and the three below only with train.images=computed."""
+    """Largest change of level of the waveform, dB, before its images are computed: exact, where
+    level_db changes images; this and the three below only with train.images=computed."""
     snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
     """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
     speed: Annotated[float, Field(ge=0, le=0.5)] | None = None

@@ -30,6 +30,7 @@ from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.signals import SIGNALS
 from tests.conftest import tone
+from training import build
 
 N = 11
 CPU = torch.device("cpu")
@@ -257,7 +258,7 @@ def test_computed_images_are_the_stored_ones(store: FeatureStore, corpus_root: P
 def test_computed_images_are_masked_and_mixed_like_stored_ones(
     store: FeatureStore, corpus_root: Path
 ) -> None:
-    augment = AUGMENT._replace(freq_shift=0.3, mixup=0.4)
+    augment = AUGMENT._replace(freq_shift=0.3, level_db=6.0, mixup=0.4)
     computed = loader_of(waveforms(corpus_root), augment)
     stored = stored_loader(store, corpus_root, augment)
     for ours, theirs in zip(computed, stored, strict=True):
@@ -319,6 +320,25 @@ def test_an_equal_recording_is_accepted(tmp_path: Path, packed, count) -> None:
     os.utime(path, (1, 1))
     torch.testing.assert_close(clips[(0, 0)].waveform, before, rtol=0, atol=0)
     count("files touched and equal")
+
+
+def test_a_change_of_level_ends_at_the_floor_of_the_images(store: FeatureStore) -> None:
+    items = [(2, i) for i in range(N)]
+    before = dataset(store).__getitems__([(0, i) for i in range(N)]).widened()
+    after = dataset(store, ImageAugment(level_db=20.0, top_db=45.0), seed=3).__getitems__(items)
+    assert float(after.cqt.min()) == float(after.mel.min()) == -45.0
+    changes = [(new - old)[new > -45.0] for old, new in zip(before.mel, after.mel, strict=True)]
+    assert all(float(change.max() - change.min()) < 1e-4 for change in changes)
+    assert len({round(float(change[0]), 3) for change in changes}) == N
+
+
+def test_images_are_changed_as_the_config_says_down_to_its_floor(tiny) -> None:
+    wishes = ("features.reference=full_scale", "features.top_db=50", "augment.level_db=3")
+    off = ImageAugment(top_db=50.0)
+    assert build._image_augment(tiny(*wishes, "augment.freq_shift=0.1")) == off._replace(
+        freq_shift=0.1, level_db=3.0
+    )
+    assert build._image_augment(tiny("features.top_db=50")) == off  # null is none
 
 
 # mixup

@@ -258,8 +258,8 @@ def make_train_loader(
 
 
 def _image_augment(config: Config) -> ImageAugment:
-    values = config.augment.model_dump()
-    return ImageAugment(*(values[name] for name in ImageAugment._fields))
+    values = config.augment.model_dump(include=set(ImageAugment._fields), exclude_none=True)
+    return ImageAugment(**values, top_db=config.features.top_db)
 
 
 def _statistics(

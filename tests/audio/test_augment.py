@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio.augment import (
+    _change_level,
     _shift,
     augment_images,
     augment_waveform,
@@ -187,6 +188,46 @@ def test_a_shift_of_the_constant_q_image_is_a_change_of_pitch(semitones):
     moved = _shift(low, semitones, -2)[..., inner]
     torch.testing.assert_close(moved, high[..., inner], rtol=0, atol=0.2)
     assert int(moved[0, :, 9].argmax()) == 30 + semitones  # 370 Hz is 30 semitones above fmin
+
+
+def test_a_level_is_added_to_both_images_within_its_range_both_ways():
+    levels = []
+    for clip in range(30):
+        after = augment_images(made_images(), (0, 0, clip), level_db=6.0, top_db=1e4)
+        change = float(after[0][0, 0, 0] - made_images()[0][0, 0, 0])
+        for old, new in zip(made_images(), after, strict=True):
+            torch.testing.assert_close(new, old + change, rtol=0, atol=1e-3)
+        levels.append(change)
+    assert -6 <= min(levels) < -4 and 4 < max(levels) <= 6
+
+
+def test_a_level_ends_at_the_floor_and_leaves_slopes():
+    image = torch.tensor([[[-80.0, -75.0], [-3.0, 1.0]], [[0.5, -0.5], [2.0, 0.0]]])
+    assert _change_level(image, -10.0, 80.0)[0].tolist() == [[-80, -80], [-13, -9]]
+    assert _change_level(image, 10.0, 80.0)[0].tolist() == [[-70, -65], [7, 11]]
+    assert torch.equal(_change_level(image, 10.0, 80.0)[1], image[1])
+
+
+@pytest.mark.parametrize("channels", ["static", "delta"])
+@pytest.mark.parametrize("level", [-12.0, 5.0])
+def test_a_level_of_the_images_is_a_gain_of_the_waveform_above_the_floor(level, channels):
+    """Compared with the front end, which hears the louder or softer recording."""
+    images = SpectrogramImages(RATE, 64, top_db=200.0, reference="full_scale", channels=channels)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(RATE) / 9).float()[None]
+    for plain, changed in zip(images(noise), images(noise * 10 ** (level / 20)), strict=True):
+        found = _change_level(plain[0], level, 200.0)
+        torch.testing.assert_close(found, changed[0], rtol=0, atol=1e-3)
+
+
+def test_one_change_of_the_images_does_not_move_the_chance_of_another():
+    only = augment_images(made_images(), (1, 2, 3), **STRONG, freq_shift=0.3)
+    level = augment_images(made_images(), (1, 2, 3), level_db=6.0, top_db=1e4)
+    change = float(level[0][0, 0, 0] - made_images()[0][0, 0, 0])
+    both = augment_images(
+        made_images(), (1, 2, 3), **STRONG, freq_shift=0.3, level_db=6.0, top_db=1e4
+    )
+    for old, new in zip(only, both, strict=True):
+        torch.testing.assert_close(new, old + change, rtol=0, atol=1e-3)
 
 
 # Waveforms

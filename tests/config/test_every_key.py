@@ -95,6 +95,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.time_shift": ((), "0.5"),
     "augment.freq_shift": ((), "0.5"),
     "augment.mixup": ((), "0.5"),
+    "augment.level_db": (("features.reference=full_scale",), "6"),
     "augment.gain_db": ((*COMPUTED, "features.reference=full_scale"), "6"),
     "augment.snr_db": (COMPUTED, "[10, 20]"),
     "augment.speed": (COMPUTED, "0.1"),
