@@ -119,6 +119,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.dropout": ((), "0.5"),
     "model.drop_path_rate": ((), "0.5"),
     "loss.label_smoothing": ((), "0.2"),
+    "loss.focal_gamma": ((), "2"),
     "loss.class_weights": (UNEQUAL, "balanced"),
     "loss.alpha": (CONTRASTIVE, "1.0"),
     "loss.alpha_on": (BOTH, "features"),
