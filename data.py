@@ -248,42 +248,6 @@ class ImageLoader:
         return self.augment(Batch(utterance, cqt, mel, targets), keys.tolist())
 
 
-class TrainBatches(Sampler):
-    """Shuffled batches of nearly equal size; (seed, epoch) decides the order.
-
-    An epoch is split evenly, so no short batch is dropped, and none is of a single utterance, which
-    batch normalization cannot take. Every process gets as many batches of the same sizes; for that,
-    up to `world - 1` utterances are repeated, or in each batch where others began the training.
-
-    Args:
-        n: Number of utterances in the split.
-        batch_size: Largest number per batch; one more where a batch of one would be left over.
-        seed: Base seed of the order.
-        rank: Rank of this process.
-        world: Number of processes.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.epoch, self.first, self.divisor = 0, 0, world
-        n_own = -(-n // world)
-        self.n_batches = max(1, min(-(-n_own // batch_size), n_own // 2))
-
-    def set_epoch(self, epoch: int, first: int = 0, divisor: int | None = None) -> None:
-        """Choose order, batches to skip (on resume), and how many processes began the training."""
-        self.epoch, self.first, self.divisor = epoch, first, divisor or self.world
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
-        order = np.resize(order, (-(-self.n // self.divisor), self.divisor))  # filled by repeats
-        for batch in np.array_split(order, self.n_batches)[self.first :]:
-            shares = np.resize(batch, (-(-batch.size // self.world), self.world))
-            yield [(self.epoch, int(i)) for i in shares[:, self.rank]]
-
-
 class EvalBatches(Sampler):
     """Every item once, in order, with the same number of batches in every process.
 

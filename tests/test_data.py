@@ -21,7 +21,6 @@ from data import (
     ImageAugment,
     ImageDataset,
     ImageLoader,
-    TrainBatches,
     WaveformDataset,
     build_loader,
 )
@@ -31,6 +30,7 @@ from system.errors import RunError
 from system.signals import SIGNALS
 from tests.conftest import tone
 from training import build
+from training.batches import TrainBatches
 
 N = 11
 CPU = torch.device("cpu")
@@ -42,50 +42,11 @@ SETTINGS = {
     "mel": {"n_fft": 512, "n_mels": 32},
 }
 AUGMENT = ImageAugment(freq_mask=0.5, time_mask=0.5, time_shift=0.5)
-sizes = st.integers(2, 200)
 batch_sizes = st.integers(2, 20)
-seeds = st.integers(0, 2**32 - 1)
 
 
-def clips_of(batches: TrainBatches | EvalBatches) -> list[list[int]]:
+def clips_of(batches: EvalBatches) -> list[list[int]]:
     return [[index for _, index in batch] for batch in batches]
-
-
-@given(n=sizes, batch_size=batch_sizes, seed=seeds, epoch=st.integers(0, 99))
-def test_peer_21_every_clip_once_and_no_batch_of_one(
-    n: int, batch_size: int, seed: int, epoch: int
-) -> None:
-    batches = TrainBatches(n, batch_size, seed)
-    batches.set_epoch(epoch)
-    found = clips_of(batches)
-    assert sorted(sum(found, [])) == list(range(n))
-    assert all(2 <= len(batch) <= batch_size + 1 for batch in found)
-    assert len(found) == len(batches)
-    assert {e for batch in batches for e, _ in batch} == {epoch}
-
-
-@given(n=sizes, batch_size=batch_sizes, seed=seeds, world=st.integers(2, 3))
-def test_peer_21_several_processes_see_all_clips_in_batches_of_one_shape(
-    n: int, batch_size: int, seed: int, world: int
-) -> None:
-    ranks = [clips_of(TrainBatches(n, batch_size, seed, rank, world)) for rank in range(world)]
-    shapes = [[len(batch) for batch in rank] for rank in ranks]
-    assert all(shape == shapes[0] for shape in shapes)
-    assert max(shapes[0]) <= batch_size + 1
-    seen = sorted(index for rank in ranks for batch in rank for index in batch)
-    assert set(seen) == set(range(n)) and len(seen) < n + world
-    if n >= 2 * world:
-        assert min(shapes[0]) >= 2
-
-
-def test_order_is_the_same_for_a_seed_and_epoch_and_other_for_others() -> None:
-    def order(seed: int, epoch: int) -> list[list[int]]:
-        batches = TrainBatches(50, 8, seed)
-        batches.set_epoch(epoch)
-        return clips_of(batches)
-
-    assert order(1, 2) == order(1, 2)
-    assert len({str(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
 
 
 @example(n=9, batch_size=4, world=2)  # 5 clips make two batches, 4 would make one

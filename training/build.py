@@ -19,7 +19,6 @@ from data import (
     ImageAugment,
     ImageDataset,
     ImageLoader,
-    TrainBatches,
     WaveformDataset,
     build_loader,
 )
@@ -28,6 +27,7 @@ from model_gmu import MaxMViTGMU
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from storage.fold_folder import STATE
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -232,7 +232,9 @@ def eval_batch_size(config: Config) -> int:
 def train_batches(fold: Fold, n: int) -> TrainBatches:
     """Return this process's batches of n training utterances, as indices."""
     size, rank, world = _batch_share(fold)
-    batches = TrainBatches(n, size, fold.rng_seed, rank, world)
+    balanced = fold.config.train.sampling == "balanced"
+    targets = fold.targets(fold.split.train) if balanced else None
+    batches = TrainBatches(n, size, fold.rng_seed, rank, world, targets)
     batches.set_epoch(0, divisor=Checkpoints(fold.folder / STATE).divisor())
     return batches
 

@@ -143,6 +143,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "optim.warmup_epochs": (COSINE, "0.5"),
     "train.epochs": ((), "2"),
     "train.batch_size": ((), "6"),
+    "train.sampling": (UNEQUAL, "balanced"),
     "train.accumulate": ((), "2"),
     "train.backbone_batch": ((), "2"),
     "train.clip_grad_norm": ((), "0.1"),
