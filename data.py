@@ -82,15 +82,19 @@ class ImageAugment(NamedTuple):
     freq_mask: float = 0.0
     time_mask: float = 0.0
     time_shift: float = 0.0
+    freq_shift: float = 0.0
+    level_db: float = 0.0
     mixup: float = 0.0
+    top_db: float = 80.0  # of the images, see `SpectrogramImages`
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
         """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
-        if any(self):
+        changes = self[:5]
+        if any(changes) or self.mixup:
             batch = batch.widened()
-        if any(self[:3]):
+        if any(changes):
             pairs = [
-                augment_images((cqt, mel), key, *self[:3])
+                augment_images((cqt, mel), key, *changes, self.top_db)
                 for cqt, mel, key in zip(batch.cqt, batch.mel, keys, strict=True)
             ]
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))
@@ -260,42 +264,6 @@ class ImageLoader:
         cqt, mel = self.images(waveform, lengths)
         batch = Batch(utterance, cqt, mel, targets, norm=_move(norm, self.device))
         return self.augment(batch, keys.tolist())
-
-
-class TrainBatches(Sampler):
-    """Shuffled batches of nearly equal size; (seed, epoch) decides the order.
-
-    An epoch is split evenly, so no short batch is dropped, and none is of a single utterance, which
-    batch normalization cannot take. Every process gets as many batches of the same sizes; for that,
-    up to `world - 1` utterances are repeated, or in each batch where others began the training.
-
-    Args:
-        n: Number of utterances in the split.
-        batch_size: Largest number per batch; one more where a batch of one would be left over.
-        seed: Base seed of the order.
-        rank: Rank of this process.
-        world: Number of processes.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.epoch, self.first, self.divisor = 0, 0, world
-        n_own = -(-n // world)
-        self.n_batches = max(1, min(-(-n_own // batch_size), n_own // 2))
-
-    def set_epoch(self, epoch: int, first: int = 0, divisor: int | None = None) -> None:
-        """Choose order, batches to skip (on resume), and how many processes began the training."""
-        self.epoch, self.first, self.divisor = epoch, first, divisor or self.world
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
-        order = np.resize(order, (-(-self.n // self.divisor), self.divisor))  # filled by repeats
-        for batch in np.array_split(order, self.n_batches)[self.first :]:
-            shares = np.resize(batch, (-(-batch.size // self.world), self.world))
-            yield [(self.epoch, int(i)) for i in shares[:, self.rank]]
 
 
 class EvalBatches(Sampler):

@@ -21,9 +21,10 @@ from audio.reading import inspect_audio
 from benchmarks.queueing import WARM_UP, Station, simulate
 from benchmarks.train_step import make_state
 from config.schema import Config
-from data import Batch, TrainBatches, WaveformDataset, _identity
+from data import Batch, WaveformDataset, _identity
 from features import SpectrogramImages
 from system.signals import ignore_signals
+from training.batches import TrainBatches
 from training.engine import train_step
 from training.session import make_accelerator
 

@@ -27,6 +27,7 @@ ONLY_WITH = {
     "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
+    "augment.level_db": Condition("features.reference", ("full_scale",), 0.0),
     "augment.gain_db": Condition("train.images", ("computed",), 0.0),
     "augment.snr_db": Condition("train.images", ("computed",), None),
     "augment.speed": Condition("train.images", ("computed",), 0.0),

@@ -53,6 +53,10 @@ class TrainConfig(Section):
     epochs: Count = 50
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Utterances per step and process."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch consists of: each training utterance once, or as many of them, each class
+    equally often. Then those of small classes repeat, changed by augmentation each time anew, and
+    of large classes some are left out, others in each epoch."""
     backbone_batch: Annotated[int, Field(ge=2)] | None = None
     """Utterances of a batch that the backbones compute at once, in two forward passes instead of
     one, with equal gradients; head and loss, and so NT-Xent, see all of batch_size. Batch norms of

@@ -19,7 +19,6 @@ from data import (
     ImageAugment,
     ImageDataset,
     ImageLoader,
-    TrainBatches,
     WaveformDataset,
     build_loader,
 )
@@ -30,6 +29,7 @@ from models.synced_norms import sync_batch_norms
 from storage.feature_store import FeatureStore
 from storage.fold_folder import STATE
 from storage.shards import ShardImages
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -235,7 +235,9 @@ def eval_batch_size(config: Config) -> int:
 def train_batches(fold: Fold, n: int) -> TrainBatches:
     """Return this process's batches of n training utterances, as indices."""
     size, rank, world = _batch_share(fold)
-    batches = TrainBatches(n, size, fold.rng_seed, rank, world)
+    balanced = fold.config.train.sampling == "balanced"
+    targets = fold.targets(fold.split.train) if balanced else None
+    batches = TrainBatches(n, size, fold.rng_seed, rank, world, targets)
     batches.set_epoch(0, divisor=Checkpoints(fold.folder / STATE).divisor())
     return batches
 
@@ -261,8 +263,8 @@ def make_train_loader(
 
 
 def _image_augment(config: Config) -> ImageAugment:
-    values = config.augment.model_dump()
-    return ImageAugment(*(values[name] for name in ImageAugment._fields))
+    values = config.augment.model_dump(include=set(ImageAugment._fields), exclude_none=True)
+    return ImageAugment(**values, top_db=config.features.top_db)
 
 
 def _statistics(

@@ -42,6 +42,8 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "leave-one-session-out": ["protocol.split=leave-one-session-out"],
     "computed": ["train.images=computed", "features.reference=full_scale"],
     "stored": ["train.images=stored"],
+    "full_scale": ["features.reference=full_scale"],
+    "clip": ["features.reference=clip"],
 }
 VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
@@ -49,6 +51,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
+    "augment.level_db": 3.0,
     "augment.gain_db": 6.0,
     "augment.snr_db": [10.0, 30.0],
     "augment.speed": 0.1,
@@ -433,6 +436,8 @@ def test_a_wrong_value_is_refused_by_its_key(small, override):
         ("plateau", "optim.min_lr=-1"),
         ("cosine", "optim.warmup_epochs=-1"),
         ("speaker-k-fold", "protocol.n_folds=2"),
+        ("full_scale", "augment.level_db=61"),
+        ("full_scale", "augment.level_db=-1"),
         ("computed", "augment.gain_db=61"),
         ("computed", "augment.snr_db=10"),
         ("computed", "augment.snr_db=[10]"),
@@ -549,6 +554,8 @@ def test_the_keys_that_apply_to_each_choice(small):
         "leave-one-session-out": set(),
         "computed": {"augment.gain_db", "augment.speed", "augment.pitch"},  # no noise
         "stored": set(),
+        "full_scale": {"augment.level_db"},
+        "clip": set(),
     }
     for choice, keys in applying.items():
         leaves = flatten(load_config(small, CONTROLLERS[choice]).model_dump())
