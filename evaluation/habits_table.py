@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from corpora.stamps import TRANSDUCTIVE, is_transductive
 from evaluation.wording import count_of, in_code, markdown_table, percent, with_interval
 
 KEYS = "command made_with trained protocols folds n_folds seeds rows".split()  # of habits.json
@@ -38,7 +39,8 @@ def _caption(found: Mapping[str, Any]) -> str:
     known = {key: found["made_with"].get(key, ["unknown"]) for key in MADE_WITH}
     made = ", ".join(f"{key} {' and '.join(values)}" for key, values in known.items())
     synthetic = " The speech is synthetic." if found.get("synthetic") else ""
-    return f"""\
+    stamp = f"**{TRANSDUCTIVE}**\n\n" if is_transductive(own["id"]) else ""
+    said = f"""\
 **The test scores here are exploratory and must not be reported as results: test was evaluated after
 every epoch.**{synthetic} Trained: {" and ".join(map(in_code, configs))}, on test folds {folds} of \
 {found["n_folds"]} with {"seed" if len(found["seeds"]) == 1 else "seeds"} {seeds}, under
@@ -53,3 +55,4 @@ difference is that of the widths, and below zero the score looks surer than it i
 {made}:
 
     {found["command"]}"""
+    return stamp + said

@@ -86,7 +86,7 @@ def plan_trials(
         recipes: From `read_recipes`.
 
     Raises:
-        InputError: A config is wrong, or names no folds.
+        InputError: A config is wrong or names no folds, or recipes stand under two protocols.
     """
     base = load_config(file, overrides)
     if not base.run.folds:
@@ -106,4 +106,11 @@ def plan_trials(
                 except InputError as error:
                     raise InputError(f"recipe {recipe}: {error}") from None
                 trials.append(Trial(recipe, config, root / recipe / fold_name(fold, seed)))
+    by_speaker = {trial.recipe: trial.config.train.normalize == "speaker" for trial in trials}
+    if len(set(by_speaker.values())) > 1:
+        having = ", ".join(recipe for recipe, found in by_speaker.items() if found)
+        raise InputError(
+            f"train.normalize=speaker is a protocol of its own, and of the recipes only {having} has "
+            "it: give it to the first recipe, whose changes all have, or to none"
+        )
     return trials

@@ -18,6 +18,7 @@ from typing import Any
 
 from config.loading import flatten
 from corpora.plan import make_tuning_plan
+from corpora.stamps import TRANSDUCTIVE
 from evaluation.wording import markdown_table, percent
 from experiments.recipe_file import Trial
 from experiments.search_space import as_overrides
@@ -61,6 +62,7 @@ def run_recipes(
     for trial in [trial for trial in trials if not _is_trained(trial, stop, wait=False)]:
         _is_trained(trial, stop, wait=True)
     found = {
+        "transductive": trials[0].config.train.normalize == "speaker",
         "command": shlex.join(command),
         "last epochs": N_LAST,
         "folds": sorted({k for trial in trials for k in trial.config.run.folds or ()}),
@@ -167,7 +169,8 @@ has the changes of the first, too. "Last epochs" is the mean of the last {found[
 difference is to the first on the same folds and seeds, ± its standard error over these. Made with
 
     {found["command"]}"""
-    return f"{caption}\n\n{markdown_table(HEAD, rows, n_words=2)}\n"
+    stamp = f"**{TRANSDUCTIVE}**\n\n" if found.get("transductive") else ""
+    return f"{stamp}{caption}\n\n{markdown_table(HEAD, rows, n_words=2)}\n"
 
 
 def _last(curve: Sequence[float]) -> float:

@@ -76,6 +76,11 @@ def check_configs(configs: Sequence[Config]) -> None:
                     f"{key} is {first.get(key)} in {names[0]} and {values.get(key)} in "
                     f"{config.name}: the configs must share it; give it as an override"
                 )
+    if len({config.train.normalize == "speaker" for config in configs}) > 1:
+        raise InputError(
+            "train.normalize=speaker is a protocol of its own, and some of the configs have it: "
+            "give it, or another value, as an override"
+        )
     if configs[0].protocol.allow_speaker_overlap:
         raise InputError(
             "protocol.allow_speaker_overlap=true is one of the habits, and the honest score needs "

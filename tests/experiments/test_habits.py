@@ -19,6 +19,7 @@ import predict
 import train_gmu
 import tune
 from corpora.plan import without_bad_audio
+from corpora.stamps import TRANSDUCTIVE
 from evaluation.metrics import unweighted_accuracy
 from experiments import habits
 from scripts.habits import main
@@ -266,6 +267,13 @@ def test_two_processes_share_the_folds(recipe, tmp_path) -> None:
     assert len(read_ledger(tmp_path / "tiny_habits")) == 4  # none was tested by both
 
 
+def test_both_protocols_may_be_those_of_speakers(recipe, tmp_path) -> None:
+    folder = habits_of(recipe, tmp_path, "train.epochs=1", "train.normalize=speaker")
+    protocols = read_json(folder / "habits.json")["protocols"]
+    assert all(one["id"].endswith("/speaker-normalized") for one in protocols.values())
+    assert (folder / "habits.md").read_text().startswith(f"**{TRANSDUCTIVE}**")
+
+
 def test_two_configs_stand_in_one_table(recipe, tmp_path) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(recipe.read_text().replace("name: tiny", "name: other"))
@@ -349,6 +357,7 @@ def test_the_folder_of_a_run_is_left_alone(recipe, tmp_path, capsys) -> None:
         (["--config", "{recipe}"], "each --config needs a name of its own, got tiny, tiny"),
         (["--config", "{other}"], "run.device is cpu in tiny and auto in other"),
         (list(RANDOM_SPLIT), "protocol.allow_speaker_overlap=true is one of the habits"),
+        (["--config", "{by_speaker}"], "train.normalize=speaker is a protocol of its own"),
         (["run.shards=nowhere"], "run.shards are of one protocol"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
@@ -357,7 +366,9 @@ def test_what_makes_no_table_is_refused(recipe, tmp_path, capsys, more, named) -
     other = tmp_path / "other.yaml"
     text = recipe.read_text().replace("name: tiny", "name: other")
     other.write_text(text.replace("device: cpu", "device: auto"))
-    argv = [word.format(recipe=recipe, other=other) for word in more]
+    by_speaker = tmp_path / "by_speaker.yaml"
+    by_speaker.write_text(text.replace("train:", "train:\n  normalize: speaker"))
+    argv = [word.format(recipe=recipe, other=other, by_speaker=by_speaker) for word in more]
     assert main([*words(recipe, tmp_path / "runs"), *argv]) == 2
     assert named in capsys.readouterr().err and not (tmp_path / "runs").exists()
 

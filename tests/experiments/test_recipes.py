@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import train_gmu
+from corpora.stamps import TRANSDUCTIVE
 from experiments.recipe_file import choose_recipes, read_recipes
 from experiments.recipes import recipes_markdown, summarize
 from scripts.recipes import main
@@ -98,6 +99,16 @@ def test_five_last_epochs_count_by_hand(tmp_path) -> None:
     assert rows[1]["difference"] == pytest.approx(0.22) and rows[1]["standard_error"] is None
     found = {"command": "x", "last epochs": 5, "folds": [3], "seeds": [0], "recipes": rows}
     assert "| b | nothing | 52.0 | +22.0 | 60.0 |" in recipes_markdown(found)
+    stamped = recipes_markdown({**found, "transductive": True})
+    assert stamped == f"**{TRANSDUCTIVE}**\n\n{recipes_markdown(found)}"
+
+
+def test_recipes_may_all_stand_under_the_protocol_of_speakers(recipe, tmp_path) -> None:
+    rows = "start: {train.normalize: speaker}\nother: {optim.lr: 1e-4}\n"
+    (tmp_path / "recipes.yaml").write_text(rows)
+    argv = words(recipe, tmp_path / "recipes.yaml", tmp_path, "run.folds=[1]", "train.epochs=1")
+    assert main(argv) == 0
+    assert (tmp_path / "tiny_recipes/recipes.md").read_text().startswith(f"**{TRANSDUCTIVE}**")
 
 
 def test_what_is_trained_is_not_trained_again_and_another_shell_is_waited_for(
@@ -144,6 +155,7 @@ def test_a_recipe_that_changed_is_refused(recipe, tried, tmp_path, capsys) -> No
         ("start: {}\n'a/b': {}\n", "got 'a/b'"),
         ("start: {}\nother: {protocol.split: given}\n", "may change keys of features, augment"),
         ("start: {}\nother: {optim.rate: 3}\n", "recipe other: the configuration is wrong"),
+        ("start: {}\nother: {train.normalize: speaker}\n", "of the recipes only other has it"),
     ],
 )
 def test_files_that_hold_no_recipes_are_refused(recipe, tmp_path, capsys, text, said) -> None:
