@@ -110,7 +110,7 @@ def plan_trials(
     if len(set(by_speaker.values())) > 1:
         having = ", ".join(recipe for recipe, found in by_speaker.items() if found)
         raise InputError(
-            f"train.normalize=speaker is a protocol of its own, and of the recipes only {having} has "
-            "it: give it to the first recipe, whose changes all have, or to none"
+            f"train.normalize=speaker is a protocol of its own, and only {having} has "
+            "it: give it to the first recipe, whose changes all have, or to none of the recipes"
         )
     return trials

@@ -155,7 +155,7 @@ def test_a_recipe_that_changed_is_refused(recipe, tried, tmp_path, capsys) -> No
         ("start: {}\n'a/b': {}\n", "got 'a/b'"),
         ("start: {}\nother: {protocol.split: given}\n", "may change keys of features, augment"),
         ("start: {}\nother: {optim.rate: 3}\n", "recipe other: the configuration is wrong"),
-        ("start: {}\nother: {train.normalize: speaker}\n", "of the recipes only other has it"),
+        ("start: {}\nother: {train.normalize: speaker}\n", "and only other has it"),
     ],
 )
 def test_files_that_hold_no_recipes_are_refused(recipe, tmp_path, capsys, text, said) -> None:
