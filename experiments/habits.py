@@ -318,9 +318,9 @@ def _summarize(sessions: Sequence[Session], command: Sequence[str]) -> dict[str,
 
 
 def _without_place(word: str) -> str:
-    """Return an override without the folders of this machine.
+    """Return a word of the command without the folders of this machine.
 
-    >>> _without_place("corpus.root=/data/mine/ravdess")
-    'corpus.root=path/to/ravdess'
+    >>> _without_place("corpus.root=/data/mine/ravdess"), _without_place("configs/demo_gmu.yaml")
+    ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
     """
-    return re.sub(r"^((?:corpus|run)\.\w+=).*/", r"\1path/to/", word)
+    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)
