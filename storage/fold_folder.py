@@ -190,6 +190,7 @@ def write_model_card(
     fold: int,
     seed: int,
     training_data: TrainingRange,
+    started_from: Mapping[str, Any],
 ) -> None:
     """Write model.json.
 
@@ -203,6 +204,7 @@ def write_model_card(
         fold: Fold number.
         seed: Seed of the training.
         training_data: Range of the recordings of the training split.
+        started_from: Origin of each branch that started from another run.
     """
     card = {
         "model": model,
@@ -215,6 +217,7 @@ def write_model_card(
         "seed": seed,
         "test_clips": recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
+        **({"started_from": started_from} if started_from else {}),
     }
     write_json(folder / CARD, card)
 

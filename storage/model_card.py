@@ -30,12 +30,26 @@ class CardModel(ModelConfig):
     pretrained: Literal[False] = False
     cqt_weights: None = None
     mel_weights: None = None
+    cqt_from: None = None
+    mel_from: None = None
+    from_seed: None = None
 
 
 class CardFeatures(FeaturesConfig):
     """Arguments of `SpectrogramImages`."""
 
     image_size: ImageSize
+
+
+class BranchOrigin(Section):
+    """The finished fold of another run whose branch a branch started from."""
+
+    run: Name
+    """Name of the run."""
+    fold: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of its model.safetensors."""
 
 
 class ModelCard(Section):
@@ -52,6 +66,8 @@ class ModelCard(Section):
     test_clips: str | None = None
     training_data: TrainingRange | None = None
     """None in folders of an earlier version."""
+    started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
+    """Branches that started from another run."""
 
     def settings(self) -> ModelSettings:
         """Return the settings of the network."""
