@@ -350,6 +350,7 @@ def test_the_folder_of_a_run_is_left_alone(recipe, tmp_path, capsys) -> None:
         (["--config", "{other}"], "run.device is cpu in tiny and auto in other"),
         (list(RANDOM_SPLIT), "protocol.allow_speaker_overlap=true is one of the habits"),
         (["run.shards=nowhere"], "run.shards are of one protocol"),
+        (["model.cqt_from=nowhere"], "model.cqt_from=nowhere is of one protocol"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
 )
