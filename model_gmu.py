@@ -7,7 +7,7 @@
 The heads and their formulas stand in `models.heads`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Self
 
@@ -36,6 +36,7 @@ class MaxMViTGMU(nn.Module):
         pretrained: Start from timm's weights in branches without a local file.
         cqt_weights: Local weights file of the CQT backbone.
         mel_weights: Local weights file of the Mel backbone.
+        started: Branches whose weights are loaded later, from another run: none are read here.
 
     Shape:
         cqt, mel (B, C, H, W) in dB -> FusionOutput
@@ -56,12 +57,14 @@ class MaxMViTGMU(nn.Module):
         pretrained: bool = False,
         cqt_weights: str | None = None,
         mel_weights: str | None = None,
+        started: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.settings = settings
         self.fusion = FUSIONS[settings.fusion]
-        self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, pretrained, cqt_weights)
-        self.mel_branch = self._build_branch("mel", settings.mel_backbone, pretrained, mel_weights)
+        cqt, mel = (pretrained and branch not in started for branch in ("cqt", "mel"))
+        self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, cqt, cqt_weights)
+        self.mel_branch = self._build_branch("mel", settings.mel_backbone, mel, mel_weights)
         self.head = build_head(self.widths(), settings)
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
         self.graphs: Graphs | None = None  # of the backbones, with train.compile
@@ -77,6 +80,7 @@ class MaxMViTGMU(nn.Module):
             pretrained=model.pretrained,
             cqt_weights=model.cqt_weights,
             mel_weights=model.mel_weights,
+            started=model.started,
         )
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
@@ -247,6 +251,8 @@ def find_first_weights(model: ModelConfig) -> bool:
         backbone = getattr(model, f"{branch}_backbone")
         if backbone is not None:
             check_name(backbone, branch)
+            if branch in model.started:
+                continue
             file = getattr(model, f"{branch}_weights")
             found.append(find_weights(backbone, model.pretrained, file, branch))
     return any(found)

@@ -43,6 +43,8 @@ ONLY_WITH = {
     "model.mel_backbone": Condition("model.fusion", READ_MEL, "mvitv2_base"),
     "model.cqt_weights": Condition("model.fusion", READ_CQT, None),
     "model.mel_weights": Condition("model.fusion", READ_MEL, None),
+    "model.cqt_from": Condition("model.fusion", READ_CQT, None),
+    "model.mel_from": Condition("model.fusion", READ_MEL, None),
     "loss.alpha": Condition("model.fusion", CONTRASTIVE, 0.3),
     "loss.alpha_on": Condition("model.fusion", CONTRASTIVE, "views"),
     "loss.diversity": Condition("model.fusion", CONTRASTIVE, "minimised"),

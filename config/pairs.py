@@ -25,6 +25,7 @@ def check_pairs(config: Config) -> None:
             f"{train.batch_size}, which it divides: lower it, or set it to null"
         )
     _check_compile(config)
+    _check_started(config)
     _check_heads(config)
     _check_contrast(config)
     snr = config.augment.snr_db
@@ -90,6 +91,22 @@ def _check_compile(config: Config) -> None:
                 f"train.compile=true and train.{key}=true exclude each other ({why}): set one of "
                 "the two to false"
             )
+
+
+def _check_started(config: Config) -> None:
+    """Refuse two origins of one branch, and the seed of none."""
+    model = config.model
+    for branch, folder in model.started.items():
+        if (file := getattr(model, f"{branch}_weights")) is not None:
+            raise InputError(
+                f"model.{branch}_from={folder} and model.{branch}_weights={file} both say where "
+                "the branch starts: set one of the two to null"
+            )
+    if model.from_seed is not None and not model.started:
+        raise InputError(
+            f"model.from_seed={model.from_seed} has no effect without model.cqt_from or "
+            "model.mel_from: set it to null, or name the run from which a branch starts"
+        )
 
 
 def _check_heads(config: Config) -> None:

@@ -202,11 +202,19 @@ class ModelConfig(Section):
     mel_backbone: str | None = None
     """Name of a timm model; null is mvitv2_base, or no branch with cqt_only."""
     pretrained: bool = True
-    """Start from timm's weights; a branch with a local weights file loads that file instead."""
+    """Start from timm's weights; a branch with a local weights file, or from another run, loads
+    these instead."""
     cqt_weights: str | None = None
     """Local weights file (.safetensors, or .pth with tensors only)."""
     mel_weights: str | None = None
     """Local weights file, as for cqt_weights."""
+    cqt_from: str | None = None
+    """Folder of a run from whose CQT branch this one starts, fold by fold: fold 3 from the weights
+    of fold 3 there. Both runs must have the same folds (certificate), images and backbone."""
+    mel_from: str | None = None
+    """Folder of a run with a Mel branch, as for cqt_from."""
+    from_seed: Annotated[int, Field(ge=0)] | None = None
+    """Seed of those runs from which all seeds start; null is the same seed there as here."""
     image_size: ImageSize = 224
     """Height and width in pixels."""
     mlp_hidden_dim: Width = 512
@@ -216,6 +224,12 @@ class ModelConfig(Section):
     drop_path_rate: Fraction = 0.0
     """Stochastic depth of both backbones: how often the last block is skipped in training, earlier
     blocks less often."""
+
+    @property
+    def started(self) -> dict[str, str]:
+        """Folder of the run from which each branch starts, without branches that do not."""
+        folders = {"cqt": self.cqt_from, "mel": self.mel_from}
+        return {branch: folder for branch, folder in folders.items() if folder is not None}
 
 
 class LossConfig(Section):

@@ -224,8 +224,13 @@ def _describe_part(
         "missing_classes": [name for name in classes if not counts[name]],
         "speakers": sorted({u.speaker for u in part}),
         "sessions": sorted({u.session for u in part if u.session is not None}),
-        "recordings": _digest(sorted(recording_of(u, hashes) for u in part)),
+        "recordings": digest_recordings(part, hashes),
     }
+
+
+def digest_recordings(part: Sequence[Utterance], hashes: Mapping[AudioSource, str]) -> str:
+    """Return the digest of the recordings of a part, whatever their order."""
+    return _digest(sorted(recording_of(u, hashes) for u in part))
 
 
 def _digest(value: Any) -> str:

@@ -37,6 +37,7 @@ def _caption(found: Mapping[str, Any]) -> str:
     seeds = ", ".join(map(str, found["seeds"]))
     configs = list(dict.fromkeys(row["config"] for row in found["rows"] if row["config"]))
     known = {key: found["made_with"].get(key, ["unknown"]) for key in MADE_WITH}
+    known["commit"] = [f"{c[:10]}{'-dirty' * c.endswith('-dirty')}" for c in known["commit"]]
     made = ", ".join(f"{key} {' and '.join(values)}" for key, values in known.items())
     synthetic = " The speech is synthetic." if found.get("synthetic") else ""
     stamp = f"**{TRANSDUCTIVE}**\n\n" if is_transductive(own["id"]) else ""

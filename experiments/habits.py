@@ -201,7 +201,7 @@ def _train(fold: Fold) -> None:
     """Train a fold, or resume, as `training.fold` does; evaluate test after each epoch, too."""
     file, settings = fold.folder / STATE / EPOCHS, fold.config.train
     rows = read_json(file, "rows", remove=fold.folder)["rows"] if file.exists() else []
-    state, train_loader = build_training(fold)
+    state, train_loader = build_training(fold, origins={})
     dev_loader, test_loader = (eval_loader(fold, u) for u in (fold.split.dev, fold.split.test))
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:
@@ -318,9 +318,9 @@ def _summarize(sessions: Sequence[Session], command: Sequence[str]) -> dict[str,
 
 
 def _without_place(word: str) -> str:
-    """Return an override without the folders of this machine.
+    """Return a word of the command without the folders of this machine.
 
-    >>> _without_place("corpus.root=/data/mine/ravdess")
-    'corpus.root=path/to/ravdess'
+    >>> _without_place("corpus.root=/data/mine/ravdess"), _without_place("configs/demo_gmu.yaml")
+    ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
     """
-    return re.sub(r"^((?:corpus|run)\.\w+=).*/", r"\1path/to/", word)
+    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)

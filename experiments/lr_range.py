@@ -85,16 +85,18 @@ def _steppers(config: Config, seeds: Sequence[int]) -> Iterator[Callable[[float]
     from training.experiment import check_model, check_places
     from training.session import open_session
     from training.stream import check_shards
+    from training.warm_start import check_origins, find_origins
 
     check_places(config)
     check_shards(config)
     check_model(config)
     plan = make_tuning_plan(config, keep=True, with_dev=False)
+    check_origins(config, plan)
     session = open_session(config, plan)
     for seed in seeds:
         fold = session.fold(session.plan.splits[0], seed)
         with explain_device_errors(config, session.accelerator.device):
-            training = build_training(fold)
+            training = build_training(fold, find_origins(fold))
         yield _stepper(training, config)
         session.accelerator.free_memory()
 

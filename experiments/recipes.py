@@ -18,8 +18,7 @@ from typing import Any
 
 from config.loading import flatten
 from corpora.plan import make_tuning_plan
-from corpora.stamps import TRANSDUCTIVE
-from evaluation.wording import markdown_table, percent
+from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import Trial
 from experiments.search_space import as_overrides
 from storage.fold_folder import STATE
@@ -38,7 +37,6 @@ log = logging.getLogger(__name__)
 
 N_LAST = 5  # epochs whose mean dev UA counts
 DEV = "dev.json"
-HEAD = ["recipe", "what it changes", "dev UA, last epochs", "difference, points", "best epoch's"]
 
 
 def run_recipes(
@@ -141,7 +139,7 @@ def summarize(
         rows.append(
             {
                 "recipe": recipe,
-                "changes": dict(changes),
+                "changes": ", ".join(as_overrides(changes)) or "nothing",
                 "dev_ua": statistics.fmean(last.values()),
                 "difference": statistics.fmean(differences) if rows else None,
                 "standard_error": error,
@@ -150,27 +148,6 @@ def summarize(
             }
         )
     return rows
-
-
-def recipes_markdown(found: Mapping[str, Any]) -> str:
-    """Return the content of recipes.json as caption and table."""
-    rows = []
-    for row in found["recipes"]:
-        changes = ", ".join(as_overrides(row["changes"])) or "nothing"
-        error, difference = row["standard_error"], percent(row["difference"], "+")
-        if error is not None:
-            difference += f" ± {percent(error)}"
-        values = [percent(row["dev_ua"]), difference, percent(row["best_dev_ua"])]
-        rows.append([row["recipe"], changes, *values])
-    folds, seeds = (", ".join(map(str, found[name])) for name in ("folds", "seeds"))
-    caption = f"""\
-Dev UA in percent, mean over folds {folds} with seeds {seeds}; no test split was opened. Each recipe
-has the changes of the first, too. "Last epochs" is the mean of the last {found["last epochs"]}; the
-difference is to the first on the same folds and seeds, ± its standard error over these. Made with
-
-    {found["command"]}"""
-    stamp = f"**{TRANSDUCTIVE}**\n\n" if found.get("transductive") else ""
-    return f"{stamp}{caption}\n\n{markdown_table(HEAD, rows, n_words=2)}\n"
 
 
 def _last(curve: Sequence[float]) -> float:

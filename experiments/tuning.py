@@ -169,8 +169,10 @@ def open_folder(tuning: Tuning) -> "Plan":
     from corpora.plan import make_tuning_plan
     from training.session import open_store
     from training.stream import open_shards
+    from training.warm_start import check_origins
 
     plan = make_tuning_plan(tuning.config, keep=True)
+    check_origins(tuning.config, plan)
     open_shards(tuning.config, plan, open_store(tuning.config))  # else the first trial would fail
     folder, data = tuning.folder, plan.certificate["id"]
     make_folder(folder)

@@ -5,7 +5,9 @@ from typing import Self
 
 from config.schema import ModelConfig
 
-FIRST_WEIGHTS = frozenset({"pretrained", "cqt_weights", "mel_weights"})  # keys of ModelConfig
+FIRST_WEIGHTS = frozenset(  # keys of ModelConfig
+    {"pretrained", "cqt_weights", "mel_weights", "cqt_from", "mel_from", "from_seed"}
+)
 BACKBONES = ("cqt_backbone", "mel_backbone")
 
 

@@ -86,6 +86,12 @@ def check_configs(configs: Sequence[Config]) -> None:
             "protocol.allow_speaker_overlap=true is one of the habits, and the honest score needs "
             "unheard speakers: choose another protocol.split, e.g. speaker-k-fold"
         )
+    for config in configs:
+        for branch, folder in config.model.started.items():
+            raise InputError(
+                f"model.{branch}_from={folder} is of one protocol, and two are trained: set it to "
+                "null"
+            )
     if configs[0].run.shards is not None:
         raise InputError("run.shards are of one protocol, and two are trained: set it to null")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

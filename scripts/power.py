@@ -64,24 +64,22 @@ def main(argv: Sequence[str]) -> int:
 def _work(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     _check(arguments)
     from evaluation.power import Design, power_table  # slow: scipy
+    from evaluation.power_table import power_markdown
     from system.files import write_json
 
     given = arguments
     design = Design(given.folds, given.speakers, 1, given.utterances)
     design = design._replace(by_speaker=given.by_speaker / 100, by_training=given.by_training / 100)
     differences = [points / 100 for points in given.differences]
-    rows = power_table(design, given.seeds, differences, given.pairs)
-    print(
-        f"Power at p <= 0.05: {given.folds} folds of {given.speakers} speakers with "
-        f"{given.utterances} utterances; a run's UA varies by {given.by_speaker:g} points over "
-        f"speakers and {given.by_training:g} over trainings; {given.pairs} simulated pairs a row.\n"
-    )
-    print("| seeds | true difference, points | power |\n|---:|---:|---:|")
-    for row in rows:
-        print(f"| {row['seeds']} | {100 * row['difference']:g} | {row['power']:.2f} |")
+    found = {
+        "command": shlex.join(["python", "-m", "scripts.power", *argv]),
+        "design": design._asdict(),
+        "pairs": given.pairs,
+        "rows": power_table(design, given.seeds, differences, given.pairs),
+    }
+    print(f"Power at p <= 0.05, by the true difference of UA. {power_markdown(found)}")
     if given.json is not None:
-        command = shlex.join(["python", "-m", "scripts.power", *argv])
-        write_json(given.json, {"command": command, "design": design._asdict(), "rows": rows})
+        write_json(given.json, found)
 
 
 def _check(given: argparse.Namespace) -> None:

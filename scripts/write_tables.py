@@ -5,6 +5,7 @@ make test-slow                                            # record results/relia
 python -m benchmarks.fusions --json results/fusions.json  # record what each fusion costs
 python -m benchmarks.scaling                              # record what stages make of corpora
 cp runs/NAME_habits/habits.json results/habits.json       # record what bad habits add
+cp runs/NAME_recipes/recipes.json results/recipes.json    # record what recipes reach on dev
 python -m scripts.write_tables                            # write it into the pages
 python -m scripts.write_tables --check                    # 1 if a page says something else
 """
@@ -16,8 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation import habits_table, power_table, recipes_table
 from evaluation.comparison_file import read_comparison
-from evaluation.habits_table import KEYS, habits_markdown
 from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
@@ -87,7 +88,24 @@ def scaled(name: str) -> str:
 def habits() -> str:
     """Return what bad habits of evaluation add, once that is recorded."""
     file = ROOT / "results" / "habits.json"
-    return f"\n{habits_markdown(read_json(file, *KEYS))}\n" if file.exists() else NOT_MEASURED
+    if not file.exists():
+        return NOT_MEASURED
+    return f"\n{habits_table.habits_markdown(read_json(file, *habits_table.KEYS))}\n"
+
+
+def powers() -> str:
+    """Return what designs can show, in the order of their files."""
+    files = sorted((ROOT / "results").glob("power_*.json"))
+    found = [read_json(file, *power_table.KEYS) for file in files]
+    return "\n" + "\n".join(map(power_table.power_markdown, found))
+
+
+def recipes() -> str:
+    """Return what recipes reach on dev, once that is recorded."""
+    file = ROOT / "results" / "recipes.json"
+    if not file.exists():
+        return NOT_MEASURED
+    return f"\n{recipes_table.recipes_markdown(read_json(file, *recipes_table.KEYS))}\n"
 
 
 def scaled_with() -> str:
@@ -208,7 +226,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
         "scaling work": scaled_work,
         **{f"scaling {name}": partial(scaled, name) for name in SCALED},
     },
-    "docs/STUDY.md": {"habits": habits},
+    "docs/STUDY.md": {"power": powers, "recipes": recipes, "habits": habits},
     "docs/FUSION_NOTES.md": {
         name.replace("_", " "): partial(noted, name)
         for name in (

@@ -19,6 +19,7 @@ OF_SESSION = (
     *("tf32_matmul", "tf32_cudnn", "compiler", "python"),
 )
 OF_PROCESS = ("device", "driver", "processor", "threads")
+STARTED = "started_from"  # of a fold: origin of each branch that started from another run
 OF_CONFIG = ("global_batch", "precision", "deterministic")  # follow from config and processes
 NAMES = {"tf32_matmul": "TF32 in matmul", "tf32_cudnn": "TF32 in cuDNN"}
 NAMES |= {"None": "none", "True": "on", "False": "off"}
@@ -73,7 +74,8 @@ def read_environment(folder: Path, remove: Path | None) -> dict[str, Any]:
     environment = read_json(file, "command", "git_commit", remove=remove)
     earlier = environment.get("earlier", [])
     if not isinstance(earlier, list) or not all(map(_is_session, [environment, *earlier])):
-        reason = "command, packages, processes, seconds or earlier have another type than written"
+        names = f"command, packages, processes, seconds, {STARTED} or earlier"
+        reason = f"{names} have another type than written"
         raise corrupt_file(file, reason, remove=remove)
     return environment
 
@@ -89,6 +91,7 @@ def _is_session(session: Any) -> bool:
         and isinstance(session.get("packages", {}), dict)
         and isinstance(processes, list)
         and all(isinstance(process, dict) for process in processes)
+        and isinstance(session.get(STARTED, {}), dict)
     )
 
 
@@ -111,7 +114,7 @@ def facts(session: Mapping[str, Any]) -> dict[str, Any]:
     """
     processes = session.get("processes", [])
     found: dict[str, Any] = {"processes": len(processes)} if processes else {}
-    found |= {key: session[key] for key in OF_SESSION if key in session}
+    found |= {key: session[key] for key in (*OF_SESSION, STARTED) if key in session}
     for key in OF_PROCESS:
         values = [process.get(key) for process in processes or [session]]
         if any(value is not None for value in values):
@@ -144,11 +147,16 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 
 
 def distinct_facts(environments: Iterable[Mapping[str, Any]]) -> dict[str, list[str]]:
-    """Return the values that each fact had in all sessions, each once, as text."""
+    """Return the values that each fact had in all sessions, each once, as text.
+
+    Without the origins of branches: each fold has its own.
+    """
     found: dict[str, list[str]] = {}
     for environment in environments:
         for known in made_with_facts(environment):
             for key, value in known.items():
+                if key == STARTED:
+                    continue
                 values = found.setdefault(key, [])
                 if _value(value) not in values:
                     values.append(_value(value))

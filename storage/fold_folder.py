@@ -191,6 +191,7 @@ def write_model_card(
     fold: int,
     seed: int,
     training_data: TrainingRange,
+    started_from: Mapping[str, Any],
 ) -> None:
     """Write model.json.
 
@@ -204,6 +205,7 @@ def write_model_card(
         fold: Fold number.
         seed: Seed of the training.
         training_data: Range of the recordings of the training split.
+        started_from: Origin of each branch that started from another run.
     """
     card = {
         "model": model,
@@ -217,6 +219,7 @@ def write_model_card(
         "test_clips": recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
         **transductive_note(certificate),
+        **({"started_from": started_from} if started_from else {}),
     }
     write_json(folder / CARD, card)
 

@@ -31,12 +31,26 @@ class CardModel(ModelConfig):
     pretrained: Literal[False] = False
     cqt_weights: None = None
     mel_weights: None = None
+    cqt_from: None = None
+    mel_from: None = None
+    from_seed: None = None
 
 
 class CardFeatures(FeaturesConfig):
     """Arguments of `SpectrogramImages`."""
 
     image_size: ImageSize
+
+
+class BranchOrigin(Section):
+    """The finished fold of another run whose branch a branch started from."""
+
+    run: Name
+    """Name of the run."""
+    fold: Annotated[int, Field(ge=1)]
+    seed: Annotated[int, Field(ge=0)]
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of its model.safetensors."""
 
 
 class ModelCard(Section):
@@ -55,6 +69,8 @@ class ModelCard(Section):
     """None in folders of an earlier version."""
     transductive: str | None = None
     """What the protocol says of scores; None without `train.normalize: speaker`."""
+    started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
+    """Branches that started from another run."""
 
     @property
     def is_transductive(self) -> bool:

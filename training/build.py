@@ -37,6 +37,7 @@ from training.optim import Schedule, build_optimizers
 from training.session import Fold, feature_settings
 from training.state import TrainingState
 from training.stream import waveform_statistics
+from training.warm_start import Origins, start_branches
 
 log = logging.getLogger(__name__)
 
@@ -48,14 +49,20 @@ class Training(NamedTuple):
     train_loader: DataLoader | ImageLoader
 
 
-def build_training(fold: Fold) -> Training:
-    """Build a fold's model, what trains it, and the batches of its training split."""
+def build_training(fold: Fold, origins: Origins) -> Training:
+    """Build a fold's model, what trains it, and the batches of its training split.
+
+    Args:
+        fold: The training.
+        origins: From `find_origins`: where branches start that start from another run.
+    """
     torch.manual_seed(fold.rng_seed)
     store = fold.session.store
     train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
+    start_branches(model, fold, origins)
     state = build_state(fold, model, train.targets)
     return Training(state, make_train_loader(fold, train))
 

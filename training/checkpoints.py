@@ -216,6 +216,11 @@ class Checkpoints:
             raise corrupt_file(broken[0], reason, remove=self.folder.parent)
         return None
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether a state was saved."""
+        return bool(self._places())
+
     def processes(self) -> int | None:
         """Return how many processes saved the newest readable state; None is unknown."""
         return self._number("processes")

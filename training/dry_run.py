@@ -52,6 +52,7 @@ from training.resume_with import describe_resume
 from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
+from training.warm_start import check_origins
 
 TIMED_STEPS = 2  # after one that warms up
 
@@ -66,9 +67,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
         RunError: As the run itself would, for instance for weights that cannot be reached.
     """
     check_run(config, overwrite, resume_with)
-    plan = make_plan(config)
-    if not overwrite:
-        check_certificate(Path(config.run.root, config.name), plan)
+    plan = _checked_plan(config, overwrite)
     images = SpectrogramImages(**feature_settings(config))
     session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
     accelerator = session.accelerator
@@ -116,6 +115,15 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
             "Nothing was trained.",
         ]
     )
+
+
+def _checked_plan(config: Config, overwrite: bool) -> Plan:
+    """Make the plan of a run; refuse other data than a run of this name, or its origins, have."""
+    plan = make_plan(config)
+    check_origins(config, plan)
+    if not overwrite:
+        check_certificate(Path(config.run.root, config.name), plan)
+    return plan
 
 
 def _corpus(plan: Plan) -> list[str]:

@@ -24,6 +24,7 @@ from training.distributed import check_alike, check_shared, gather, on_all_proce
 from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
+from training.warm_start import check_origins, check_started
 
 log = logging.getLogger(__name__)
 
@@ -69,6 +70,7 @@ def open_run(
             plan = make_plan(config, keep=True)
             store = open_store(config)
             session = Session(config, plan, store, accelerator, stop, resume_with=resume_with)
+            check_origins(config, plan)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
@@ -127,9 +129,11 @@ def check_model(config: Config) -> None:
     """Check model settings and first weights, what takes no time first.
 
     Raises:
-        InputError: No network can be built from section `model`, or weights do not fill it.
+        InputError: No network can be built from section `model`, weights do not fill it, or a
+            branch cannot start from the run that it names.
         RunError: Weights cannot be downloaded, or those in a cache are damaged.
     """
+    check_started(config)
     has_weights = find_first_weights(config.model)
     recompute = config.train.gradient_checkpointing
     check_settings(config.model, config.loss.alpha_on, gradient_checkpointing=recompute)

@@ -13,7 +13,7 @@ import numpy as np
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.metrics import confusion_matrix, scores
-from storage.environment import made_with_facts, record_environment
+from storage.environment import STARTED, made_with_facts, record_environment
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
@@ -44,6 +44,7 @@ from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
 from training.tensorboard import Tracker
+from training.warm_start import check_started, find_origins, with_origins
 
 log = logging.getLogger(__name__)
 
@@ -62,8 +63,10 @@ def run_fold(fold: Fold) -> None:
         if not is_open:
             return
         from_first(lambda: check_fold(fold))
-        made_with = from_first(lambda: record_environment(fold.folder, session.environment))
-        state, train_loader = build_training(fold)
+        origins = find_origins(fold)
+        fold = with_origins(fold, origins)
+        made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))
+        state, train_loader = build_training(fold, origins)
         dev_loader = eval_loader(fold, fold.split.dev)
         fit(
             state,
@@ -121,12 +124,14 @@ def train_fold(
         watch: Called with the progress after each epoch, before its state is saved; may raise.
 
     Raises:
+        InputError: A branch cannot start from the run that the config names.
         RunError: Training diverged or a file could not be written; the last state is kept.
         KeyboardInterrupt: The process was asked to end; the state is saved.
     """
     settings, session = fold.config.train, fold.session
+    check_started(fold.config)  # what a study varies may not fit its origins
     with explain_device_errors(fold.config, session.accelerator.device, session.stop):
-        state, train_loader = build_training(fold)
+        state, train_loader = build_training(fold, find_origins(fold))
         dev_loader = eval_loader(fold, fold.split.dev)
         return fit(
             state,
@@ -175,6 +180,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             fold=fold.split.fold,
             seed=fold.seed,
             training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
+            started_from=fold.session.environment.get(STARTED, {}),
         )
 
 

@@ -114,6 +114,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.mel_backbone": ((), "test_vit"),
     "model.cqt_weights": ((), "{weights}/cqt.safetensors"),
     "model.mel_weights": ((), "{weights}/mel.safetensors"),
+    "model.cqt_from": ((), "{origins}/origin"),
+    "model.mel_from": ((), "{origins}/origin"),
+    "model.from_seed": (("model.cqt_from={origins}/origin",), "1"),
     "model.image_size": ((), "64"),
     "model.mlp_hidden_dim": ((), "8"),
     "model.dropout": ((), "0.5"),
@@ -167,10 +170,14 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def places(corpus_root: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders that overrides name: manifests, a corpus with bad audio, weights."""
+def places(
+    recipe: Path, corpus_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
-    places = {name: folder / name for name in ("tables", "broken", "copies", "weights")}
+    places = {name: folder / name for name in ("tables", "broken", "copies", "weights", "origins")}
+    wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
+    run_experiment(load_config(recipe, wishes), [])
     shutil.copytree(corpus_root, places["copies"])
     noise = np.random.default_rng(0).standard_normal(32_000) / 9
     for session, level in ((1, 1.0), (4, 0.5)):

@@ -67,6 +67,8 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "model.mel_backbone": "mvitv2_micro",
     "model.cqt_weights": "w.safetensors",
     "model.mel_weights": "w.safetensors",
+    "model.cqt_from": "runs/other",
+    "model.mel_from": "runs/other",
     "loss.alpha": 0.5,
     "loss.alpha_on": "features",
     "loss.diversity": "maximised",

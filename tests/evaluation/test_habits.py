@@ -185,7 +185,7 @@ def test_the_table_says_what_was_trained_and_what_each_habit_adds() -> None:
     found = {
         "command": "python -m scripts.habits --config a.yaml",
         "made_with": {
-            "commit": ["c0ffee"],
+            "commit": [f"{'c0ffee':0<40}-dirty"],
             "device": ["a CPU"],
             "threads": ["1", "2"],
             "numpy": ["2"],
@@ -207,7 +207,7 @@ def test_the_table_says_what_was_trained_and_what_each_habit_adds() -> None:
         "Trained: `a`, on test folds 1, 2 of 5 with seeds 0, 1",
         "24 utterances train a\nfold",
         "they are heard; 24): 8 trainings",
-        "Made with commit c0ffee, device a CPU, threads 1 and 2, torch unknown:\n\n    python -m",
+        "Made with commit c0ffee0000-dirty, device a CPU, threads 1 and 2, torch unknown:\n\n    p",
         "| a | honest | 50.0 | – | – |",
         "| a | best epoch on test | 59.0 | +9.0 | 2 of 4 |",
         "| a | random split | 80.0 | +30.0 | – |",

@@ -58,7 +58,9 @@ def test_larger_differences_and_more_seeds_are_found_more_often():
 def test_the_command_prints_a_table_and_writes_its_figures(tmp_path, capsys):
     words = ["--folds", "3", "--speakers", "2", "--seeds", "1", "--differences", "20", "--pairs"]
     assert main([*words, "20", "--json", str(tmp_path / "power.json")]) == 0
-    assert "| 1 | 20 | " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| seeds | 20 points |" in said and "3 folds of 2 speakers with 60 utterances" in said
+    assert "varies by 5 points over speakers and 4 points over trainings; 20 simulated" in said
     assert '"difference": 0.2' in (tmp_path / "power.json").read_text()
 
 

@@ -359,6 +359,7 @@ def test_the_folder_of_a_run_is_left_alone(recipe, tmp_path, capsys) -> None:
         (list(RANDOM_SPLIT), "protocol.allow_speaker_overlap=true is one of the habits"),
         (["--config", "{by_speaker}"], "train.normalize=speaker is a protocol of its own"),
         (["run.shards=nowhere"], "run.shards are of one protocol"),
+        (["model.cqt_from=nowhere"], "model.cqt_from=nowhere is of one protocol"),
         (["optim.lrr=1"], "optim.lrr"),
     ],
 )

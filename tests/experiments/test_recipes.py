@@ -8,8 +8,9 @@ import pytest
 
 import train_gmu
 from corpora.stamps import TRANSDUCTIVE
+from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import choose_recipes, read_recipes
-from experiments.recipes import recipes_markdown, summarize
+from experiments.recipes import summarize
 from scripts.recipes import main
 from system.files import read_json, write_json
 from system.locks import lock

@@ -253,8 +253,10 @@ def test_the_model_card_names_the_tested_recordings(tmp_path: Path) -> None:
         fold=2,
         seed=1,
         training_data=training_range([RecordingFacts(2.0, 16_000, -20.0, 4000.0)]),
+        started_from={"mel": {"run": "mel_only", "fold": 2, "seed": 0, "weights": 64 * "a"}},
     )
     card = read_card(tmp_path)
+    assert card.started_from["mel"].run == "mel_only" and len(card.started_from) == 1
     assert (card.classes, card.corpus, card.fold, card.seed) == (list(CLASSES), "iemocap", 2, 1)
     assert (card.protocol, card.certificate, card.test_clips) == ("p", "x", "digest 2")
     assert card.training_data is not None and card.training_data.seconds.max == 2.0
