@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -122,6 +122,13 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
     opened = [*split.train, *split.dev]
     recordings, bad = _index(config, opened, keep)
     return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
+
+
+def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
+    """Return the folds in which one of some speakers is tested; opens no audio."""
+    _, utterances, protocol, _ = _read(config)
+    splits = split_corpus(config, protocol.given, utterances, {}, ())
+    return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
 
 
 def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:

@@ -4,10 +4,10 @@ Accuracy of run a or b for speaker s of fold k with seed r, all utterances of a 
 
     0.5 + level[s] + speaker[run, s] + training[run, k, r] +- difference / 2,
 
-each term normal: `level` is common to both runs, `speaker` is what a run is better at with some
-voices, `training` is the luck of one training, which all speakers of its fold share. Each
-utterance is right with that chance. Power is the share of simulated pairs in which `paired_test`
-finds p <= 0.05.
+each term normal. `level` is common to both runs (standard deviation `LEVEL`), `speaker` is what one
+run is better at with some voices, beyond that, and `training` is the luck of one training, which
+all speakers of its fold share. Each utterance is right with that chance. Power is the share of
+simulated pairs in which `paired_test` finds p <= 0.05.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evaluation.metrics import SCORES
-from evaluation.paired_tests import paired_test
+from evaluation.paired_tests import paired_test, smallest_p_of
 
 LEVEL = 0.1  # standard deviation of speakers' own accuracy, common to both runs
 LEAST, MOST = 0.02, 0.98  # of a chance
@@ -33,7 +33,8 @@ class Design(NamedTuple):
         n_each: Speakers of a fold.
         n_seeds: Seeds R.
         n_utterances: Utterances of a speaker.
-        by_speaker: Standard deviation of a run's accuracy over speakers, in 0..1.
+        by_speaker: Standard deviation over speakers of what one run is better at, in 0..1: not of
+            its accuracy, most of which varies with the other run's.
         by_training: Standard deviation of a run's accuracy over trainings, in 0..1.
     """
 
@@ -85,13 +86,19 @@ def power(design: Design, difference: float, n: int = 400, seed: int = 0) -> flo
 
 def power_table(
     design: Design, seeds: Sequence[int], differences: Sequence[float], n: int = 400
-) -> list[dict[str, float]]:
-    """Return the power of a design for some numbers of seeds and some differences, one row each."""
-    return [
-        {"seeds": r, "difference": d, "power": power(design._replace(n_seeds=r), d, n)}
-        for r in seeds
-        for d in differences
-    ]
+) -> list[dict[str, float | None]]:
+    """Return the power of a design for some numbers of seeds and some differences, one row each.
+
+    Power is None where the smallest p that the design allows is above `ALPHA`.
+    """
+    rows: list[dict[str, float | None]] = []
+    for r in seeds:
+        own = design._replace(n_seeds=r)
+        smallest = smallest_p_of(own.n_folds * own.n_each, own.n_folds, r)
+        for d in differences:
+            found = None if smallest > ALPHA else power(own, d, n)
+            rows.append({"seeds": r, "difference": d, "power": found, "smallest_p": smallest})
+    return rows
 
 
 def _counts(right: NDArray) -> NDArray:

@@ -5,8 +5,7 @@ from typing import Any
 
 from evaluation.wording import count_of, markdown_table
 
-KEYS = ("command", "design", "pairs", "rows")  # of what `scripts/power.py` writes
-CHANCE = ("by_speaker", "by_training")
+KEYS = ("command", "design", "level", "pairs", "rows")  # of what `scripts/power.py` writes
 
 
 def power_markdown(found: Mapping[str, Any]) -> str:
@@ -18,15 +17,21 @@ def power_markdown(found: Mapping[str, Any]) -> str:
     design, differences = found["design"], sorted({row["difference"] for row in found["rows"]})
     rows = []
     for seeds in sorted({row["seeds"] for row in found["rows"]}):
-        by = {r["difference"]: r["power"] for r in found["rows"] if r["seeds"] == seeds}
-        rows.append([str(seeds), *(f"{by[d]:.2f}" for d in differences)])
-    chance = [f"{100 * design[name]:g} points over {name[3:]}s" for name in CHANCE]
+        by = {r["difference"]: r for r in found["rows"] if r["seeds"] == seeds}
+        rows.append([str(seeds), *(_cell(by[d]) for d in differences)])
     return f"""\
 {count_of(design["n_folds"], "fold")} of {count_of(design["n_each"], "speaker")} with \
-{design["n_utterances"]} utterances; a run's UA varies by {" and ".join(chance)}; \
-{found["pairs"]} simulated pairs each:
+{design["n_utterances"]} utterances. Assumed standard deviations of UA: over speakers \
+{100 * found["level"]:g} points in both runs alike and {100 * design["by_speaker"]:g} in each apart;
+over trainings {100 * design["by_training"]:g}. {found["pairs"]} simulated pairs each:
 
     {found["command"]}
 
 {markdown_table(["seeds", *(f"{100 * d:g} points" for d in differences)], rows)}
 """
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    if row["power"] is None:
+        return f"cannot be tested: p >= {row['smallest_p']:.2f}"
+    return f"{row['power']:.2f}"

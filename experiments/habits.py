@@ -17,7 +17,6 @@ NAME_habits/                     in run.root, with the name of the first config
 """
 
 import logging
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -45,6 +44,7 @@ from system.files import corrupt_file, make_folder, read_json, write_json, write
 from system.locks import TAKEN, lock
 from system.signals import Stop
 from system.temporary import remove_leftovers
+from system.text import without_place
 from training.build import build_model, build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
 from training.device_errors import explain_device_errors
@@ -298,7 +298,7 @@ def _summarize(sessions: Sequence[Session], command: Sequence[str]) -> dict[str,
     commits = sorted({str(environment["git_commit"]) for environment in environments})
     rows = price_habits(*([_read(fold) for fold in folds[kind]] for kind in (OWN, RANDOM)))
     return {
-        "command": shlex.join(map(_without_place, command)),
+        "command": shlex.join(map(without_place, command)),
         "made_with": {"commit": commits, **distinct_facts(environments)},
         "trained": len(trained),
         "protocols": {
@@ -315,12 +315,3 @@ def _summarize(sessions: Sequence[Session], command: Sequence[str]) -> dict[str,
         "seeds": own.config.run.seeds,
         "rows": [asdict(row) for row in rows],
     }
-
-
-def _without_place(word: str) -> str:
-    """Return a word of the command without the folders of this machine.
-
-    >>> _without_place("corpus.root=/data/mine/ravdess"), _without_place("configs/demo_gmu.yaml")
-    ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
-    """
-    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)

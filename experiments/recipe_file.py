@@ -7,7 +7,7 @@ Each has the changes of the first, too, with which it is compared.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,8 @@ from storage.fold_folder import fold_name
 from system.errors import InputError, nearest
 from system.files import MAX_CONFIG, read_text
 
-NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
+NAME = r"[A-Za-z0-9][A-Za-z0-9_-]*"
+DEV = "dev.json"  # of a finished training
 
 
 class Trial(NamedTuple):
@@ -32,6 +33,11 @@ class Trial(NamedTuple):
     def title(self) -> str:
         """For messages."""
         return f"{self.recipe}, {self.folder.name}"
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it was trained to its end, or diverged."""
+        return (self.folder / DEV).exists()
 
 
 def read_recipes(file: Path) -> dict[str, dict[str, Any]]:
@@ -49,8 +55,8 @@ def read_recipes(file: Path) -> dict[str, dict[str, Any]]:
     for name, changes in rows.items():
         if not re.fullmatch(NAME, str(name)) or not isinstance(changes, dict):
             raise InputError(
-                f"{file}: a recipe is `name: {{section.key: value}}`, {{}} if it changes nothing; "
-                f"got {name!r}: {changes!r}"
+                f"{file}: a recipe is `name: {{section.key: value}}`, {{}} if it changes nothing, "
+                f"its name of letters, digits, - and _; got {name!r}: {changes!r}"
             )
         for key in changes:
             if str(key).partition(".")[0] not in SECTIONS:
@@ -61,9 +67,7 @@ def read_recipes(file: Path) -> dict[str, dict[str, Any]]:
     return {str(name): flatten(changes) for name, changes in rows.items()}
 
 
-def choose_recipes(
-    recipes: Mapping[str, dict[str, Any]], only: Sequence[str]
-) -> dict[str, dict[str, Any]]:
+def choose_recipes(recipes: Collection[str], only: Sequence[str]) -> list[str]:
     """Return the first recipe and those that are named, or all where none is.
 
     Raises:
@@ -72,7 +76,7 @@ def choose_recipes(
     if unknown := [name for name in only if name not in recipes]:
         raise InputError(f"--only {unknown[0]}: {nearest(unknown[0], recipes)}")
     first = next(iter(recipes))
-    return {name: recipes[name] for name in recipes if not only or name in (first, *only)}
+    return [name for name in recipes if not only or name in (first, *only)]
 
 
 def plan_trials(

@@ -13,11 +13,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from system.cli import run_cli, run_entry
+from system.cli import check_output, run_cli, run_entry
 from system.errors import InputError
 
 MOST = 1000  # folds, speakers of a fold, utterances of a speaker
 MOST_SEEDS, MOST_PAIRS = 100, 100_000
+MOST_UTTERANCES = 10_000_000  # of one run, all seeds counted
 
 
 def main(argv: Sequence[str]) -> int:
@@ -51,19 +52,19 @@ def main(argv: Sequence[str]) -> int:
         help="of UA, default 2 3 5",
     )
     for name, points, text in (
-        ("--by-speaker", 5.0, "speakers, default 5"),
+        ("--by-speaker", 5.0, "speakers, beyond what both runs share, default 5"),
         ("--by-training", 4.0, "trainings, default 4"),
     ):
         text = f"deviation of a run's UA over {text}"
         parser.add_argument(name, type=float, default=points, metavar="POINTS", help=text)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="file for the figures")
+    parser.add_argument("--json", metavar="FILE", help="file for the figures")
     arguments = parser.parse_args(argv)
     return run_cli(lambda: _work(arguments, argv))
 
 
 def _work(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     _check(arguments)
-    from evaluation.power import Design, power_table  # slow: scipy
+    from evaluation.power import LEVEL, Design, power_table  # slow: scipy
     from evaluation.power_table import power_markdown
     from system.files import write_json
 
@@ -74,12 +75,13 @@ def _work(arguments: argparse.Namespace, argv: Sequence[str]) -> None:
     found = {
         "command": shlex.join(["python", "-m", "scripts.power", *argv]),
         "design": design._asdict(),
+        "level": LEVEL,
         "pairs": given.pairs,
         "rows": power_table(design, given.seeds, differences, given.pairs),
     }
     print(f"Power at p <= 0.05, by the true difference of UA. {power_markdown(found)}")
     if given.json is not None:
-        write_json(given.json, found)
+        write_json(Path(given.json), found)
 
 
 def _check(given: argparse.Namespace) -> None:
@@ -91,6 +93,13 @@ def _check(given: argparse.Namespace) -> None:
             raise InputError(f"--{name} must be {least} to {most}, got {value}")
     if wrong := [n for n in given.seeds if not 1 <= n <= MOST_SEEDS]:
         raise InputError(f"--seeds must be 1 to {MOST_SEEDS}, got {wrong[0]}")
+    n = given.folds * given.speakers * given.utterances * max(given.seeds)
+    if n > MOST_UTTERANCES:
+        raise InputError(
+            f"--folds x --speakers x --utterances x --seeds must be at most {MOST_UTTERANCES:,}, "
+            f"got {n:,}"
+        )
+    check_output(given.json)
     for name in ("differences", "by_speaker", "by_training"):
         value = getattr(given, name)
         if wrong := [

@@ -44,7 +44,8 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _work(arguments: argparse.Namespace, command: Sequence[str], stop: Stop) -> None:
-    recipes = choose_recipes(read_recipes(Path(arguments.recipes)), arguments.only or ())
+    recipes = read_recipes(Path(arguments.recipes))
+    chosen = choose_recipes(recipes, arguments.only or ())
     trials = plan_trials(arguments.config, arguments.overrides, recipes)
     config = trials[0].config
     check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
@@ -54,7 +55,7 @@ def _work(arguments: argparse.Namespace, command: Sequence[str], stop: Stop) -> 
     # torch is imported only now, so that a mistake above is reported within a second.
     from experiments.recipes import run_recipes
 
-    print(printable(run_recipes(trials, recipes, command, stop)))
+    print(printable(run_recipes(trials, recipes, chosen, command, stop)))
 
 
 if __name__ == "__main__":

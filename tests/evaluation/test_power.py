@@ -55,12 +55,22 @@ def test_larger_differences_and_more_seeds_are_found_more_often():
     assert found[1, 0.02] <= found[5, 0.02]
 
 
+def test_a_design_that_can_show_nothing_is_called_so(capsys):
+    assert power_table(Design(2, 2, 1), [1], [0.5])[0] == {
+        **{"seeds": 1, "difference": 0.5, "power": None, "smallest_p": 0.5}
+    }
+    words = "--folds 5 --speakers 2 --seeds 1 3 --differences 20 --pairs 20".split()
+    assert main(words) == 0
+    said = capsys.readouterr().out
+    assert "| 1 | cannot be tested: p >= 0.06 |" in said and "| 3 | cannot" not in said
+
+
 def test_the_command_prints_a_table_and_writes_its_figures(tmp_path, capsys):
     words = ["--folds", "3", "--speakers", "2", "--seeds", "1", "--differences", "20", "--pairs"]
     assert main([*words, "20", "--json", str(tmp_path / "power.json")]) == 0
     said = capsys.readouterr().out
     assert "| seeds | 20 points |" in said and "3 folds of 2 speakers with 60 utterances" in said
-    assert "varies by 5 points over speakers and 4 points over trainings; 20 simulated" in said
+    assert "10 points in both runs alike and 5 in each apart" in said and "trainings 4. 20" in said
     assert '"difference": 0.2' in (tmp_path / "power.json").read_text()
 
 

@@ -1,12 +1,15 @@
 """Recipes train on dev alone, once, and stand beside the first on the same folds and seeds."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import soundfile
 
 import train_gmu
+from config.loading import read_yaml
 from corpora.stamps import TRANSDUCTIVE
 from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import choose_recipes, read_recipes
@@ -86,30 +89,83 @@ def test_the_table_has_the_means_and_the_paired_differences(tried) -> None:
     assert "augment.mixup=0.4" in (tried / "recipes.md").read_text()
 
 
-def test_five_last_epochs_count_by_hand(tmp_path) -> None:
+def summary_of(folder: Path, curves: dict[str, list[float] | None]) -> list[dict]:
+    """Summarise made curves of one fold."""
+
     class Made:
-        def __init__(self, recipe: str, curve: list[float]) -> None:
-            self.recipe, self.folder = recipe, tmp_path / recipe / "fold-3_seed-0"
+        def __init__(self, recipe: str, curve: list[float] | None) -> None:
+            self.recipe, self.folder = recipe, folder / recipe / "fold-3_seed-0"
             self.folder.mkdir(parents=True)
             write_json(self.folder / "dev.json", {"dev_ua": curve})
 
+    made = [Made(name, curve) for name, curve in curves.items()]
+    return summarize(made, {name: {} for name in curves})
+
+
+FOUND = {
+    **{"transductive": False, "protocol": "p", "command": "x", "made_with": {}, "last epochs": 5},
+    **{"folds": [3], "seeds": [0], "folds that test dev speakers": [4], "not tried": ["c"]},
+}
+
+
+def test_five_last_epochs_count_by_hand(tmp_path) -> None:
     curves = {"a": [0.9, 0.1, 0.2, 0.3, 0.4, 0.5], "b": [0.0, 0.5, 0.5, 0.5, 0.5, 0.6]}
-    rows = summarize([Made(name, curve) for name, curve in curves.items()], {"a": {}, "b": {}})
+    rows = summary_of(tmp_path, curves)
     assert [row["dev_ua"] for row in rows] == pytest.approx([0.3, 0.52])
     assert [row["best_dev_ua"] for row in rows] == [0.9, 0.6]
     assert rows[1]["difference"] == pytest.approx(0.22) and rows[1]["standard_error"] is None
-    found = {"command": "x", "last epochs": 5, "folds": [3], "seeds": [0], "recipes": rows}
-    assert "| b | nothing | 52.0 | +22.0 | 60.0 |" in recipes_markdown(found)
-    stamped = recipes_markdown({**found, "transductive": True})
-    assert stamped == f"**{TRANSDUCTIVE}**\n\n{recipes_markdown(found)}"
+    said = recipes_markdown({**FOUND, "recipes": rows})
+    assert "| b | nothing | 52.0 | +22.0 | 60.0 |" in said and "tested in folds 4," in said
+    assert "Not tried on all of these: c." in said and TRANSDUCTIVE not in said
+    stamped = recipes_markdown({**FOUND, "transductive": True, "recipes": rows})
+    assert stamped.startswith(f"**{TRANSDUCTIVE}**")
 
 
-def test_recipes_may_all_stand_under_the_protocol_of_speakers(recipe, tmp_path) -> None:
-    rows = "start: {train.normalize: speaker}\nother: {optim.lr: 1e-4}\n"
-    (tmp_path / "recipes.yaml").write_text(rows)
-    argv = words(recipe, tmp_path / "recipes.yaml", tmp_path, "run.folds=[1]", "train.epochs=1")
-    assert main(argv) == 0
-    assert (tmp_path / "tiny_recipes/recipes.md").read_text().startswith(f"**{TRANSDUCTIVE}**")
+def test_a_recipe_that_diverged_is_in_the_table_without_means(tmp_path) -> None:
+    rows = summary_of(tmp_path, {"a": [0.5], "b": None, "c": [0.75]})
+    said = recipes_markdown({**FOUND, "recipes": rows})
+    assert "| b | nothing | diverged 1 time | – | – |" in said
+    assert "| c | nothing | 75.0 | +25.0 | 75.0 |" in said
+    rows = summary_of(tmp_path / "first", {"a": None, "c": [0.75]})
+    assert "| c | nothing | 75.0 | – | 75.0 |" in recipes_markdown({**FOUND, "recipes": rows})
+
+
+def test_a_training_that_diverges_does_not_stop_the_others(recipe, tmp_path) -> None:
+    path = tmp_path / "recipes.yaml"
+    path.write_text("start: {}\nbad: {optim.lr: 1e30}\ngood: {loss.focal_gamma: 1}\n")
+    assert main(words(recipe, path, tmp_path, "run.folds=[1]", "train.epochs=1")) == 0
+    folder = tmp_path / "tiny_recipes"
+    rows = {row["recipe"]: row for row in read_json(folder / "recipes.json")["recipes"]}
+    assert rows["bad"]["diverged"] == 1 and rows["bad"]["dev_ua"] is None
+    assert rows["good"]["difference"] is not None
+    assert "NaN" in read_json(folder / "bad/fold-1_seed-0/dev.json")["diverged"]
+
+
+def test_mistakes_are_found_before_anything_is_trained(recipe, file, tmp_path, capsys) -> None:
+    assert main(words(recipe, file, tmp_path, "run.folds=[1,9]")) == 2
+    assert "fold must be in 1..5, got 9" in capsys.readouterr().err
+    path = tmp_path / "recipes.yaml"
+    path.write_text("start: {}\nodd: {model.cqt_backbone: maxvit_nowhere}\n")
+    assert main(words(recipe, path, tmp_path, *FOLDS)) == 2
+    assert "recipe odd: " in capsys.readouterr().err
+    assert not list(tmp_path.rglob("history.csv"))
+
+
+def test_another_corpus_is_not_the_same_recipe(recipe, file, tried, tmp_path, capsys) -> None:
+    config = read_yaml(recipe.read_text(), "")
+    root = shutil.copytree(config["corpus"]["root"], tmp_path / "other")
+    for path in sorted(root.rglob("*.wav")):
+        samples, rate = soundfile.read(path)
+        soundfile.write(path, samples * 0.5, rate)
+    assert main(words(recipe, file, tried.parent, *FOLDS, f"corpus.root={root}")) == 2
+    said = capsys.readouterr().err
+    assert "made with another config or corpus" in said and "certificate: " in said
+
+
+def test_the_folds_that_test_dev_speakers_are_named(tried) -> None:
+    found = read_json(tried / "recipes.json")
+    # One session a fold, and dev of fold k is the session that fold k + 1 tests
+    assert found["folds"] == [1, 2] and found["folds that test dev speakers"] == [2, 3]
 
 
 def test_what_is_trained_is_not_trained_again_and_another_shell_is_waited_for(
@@ -119,10 +175,8 @@ def test_what_is_trained_is_not_trained_again_and_another_shell_is_waited_for(
     before = {path: path.stat().st_mtime_ns for path in tried.rglob("dev.json")}
     assert main(words(recipe, file, tried.parent, *FOLDS, "--only", "mixup")) == 0
     assert {path: path.stat().st_mtime_ns for path in tried.rglob("dev.json")} == before
-    assert [row["recipe"] for row in read_json(tried / "recipes.json")["recipes"]] == [
-        "start",
-        "mixup",
-    ]
+    names = [row["recipe"] for row in read_json(tried / "recipes.json")["recipes"]]
+    assert names == ["start", "plain", "mixup"]  # what was tried before stays in the table
     place = tried / "start/fold-1_seed-0/state/lock"
     with lock(place, "x"):
         process = subprocess.Popen(
@@ -154,6 +208,7 @@ def test_a_recipe_that_changed_is_refused(recipe, tried, tmp_path, capsys) -> No
         ("start: {}\n", "must hold two recipes or more"),
         ("start: {}\nother: 3\n", "got 'other': 3"),
         ("start: {}\n'a/b': {}\n", "got 'a/b'"),
+        ("start: {}\nrecipes.json: {}\n", "got 'recipes.json'"),
         ("start: {}\nother: {protocol.split: given}\n", "may change keys of features, augment"),
         ("start: {}\nother: {optim.rate: 3}\n", "recipe other: the configuration is wrong"),
         ("start: {}\nother: {train.normalize: speaker}\n", "and only other has it"),
@@ -172,5 +227,5 @@ def test_folds_must_be_named(recipe, file, tmp_path, capsys) -> None:
 
 def test_some_recipes_are_chosen_with_the_first() -> None:
     recipes = read_recipes(ROOT / "configs/recipes/ravdess_small.yaml")
-    assert list(choose_recipes(recipes, ["mixup", "delta"])) == ["start", "delta", "mixup"]
-    assert choose_recipes(recipes, []) == recipes
+    assert choose_recipes(recipes, ["mixup", "delta"]) == ["start", "delta", "mixup"]
+    assert choose_recipes(recipes, []) == list(recipes)

@@ -49,14 +49,18 @@ def test_the_habits_are_not_measured_until_they_are_recorded(root) -> None:
 def test_recipes_and_designs_are_in_the_page_once_they_are_recorded(root) -> None:
     assert "<!-- recipes -->\n\nNot measured yet." in write_tables.written("docs/STUDY.md")
     row = {"recipe": "a", "changes": "augment.mixup=0.3", "dev_ua": 0.5, "difference": 0.025}
-    row |= {"standard_error": 0.01, "best_dev_ua": 0.55}
-    found = {"command": "python", "last epochs": 5, "folds": [3, 4], "seeds": [0], "recipes": [row]}
+    row |= {"standard_error": 0.01, "best_dev_ua": 0.55, "diverged": 0}
+    found = {
+        **{"transductive": False, "protocol": "p", "command": "python", "made_with": {}},
+        **{"last epochs": 5, "folds": [3, 4], "seeds": [0], "folds that test dev speakers": [5]},
+        **{"not tried": [], "recipes": [row]},
+    }
     write_json(root / "results/recipes.json", found)
     design = {"n_folds": 6, "n_each": 4, "n_utterances": 60, "by_speaker": 0.05, "by_training": 0.0}
-    rows = [{"seeds": 3, "difference": 0.02, "power": 0.125}]
-    powers = {"command": "python", "design": design, "pairs": 8, "rows": rows}
+    rows = [{"seeds": 3, "difference": 0.02, "power": 0.125, "smallest_p": 0.001}]
+    powers = {"command": "python", "design": design, "level": 0.1, "pairs": 8, "rows": rows}
     write_json(root / "results/power_1.json", powers)
     page = write_tables.written("docs/STUDY.md")
     assert "| a | augment.mixup=0.3 | 50.0 | +2.5 ± 1.0 | 55.0 |" in page
-    assert "6 folds of 4 speakers with 60 utterances; a run's UA varies by 5 points" in page
+    assert "6 folds of 4 speakers with 60 utterances. Assumed standard deviations" in page
     assert "| seeds | 2 points |" in page and "| 3 | 0.12 |" in page
