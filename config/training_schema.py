@@ -2,11 +2,13 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from config.section import Count, Positive, Section
 
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+NUMBER, EACH = "(a number)", "(each)"  # forms of backbone_lr_scale
 
 
 def _no_number(value: Any) -> Any:
@@ -26,14 +28,30 @@ class BranchOptimizers(Section):
     head: Optimizer = "adam"
 
 
+class BranchScales(Section):
+    """Learning rate of each backbone, as a multiple of `lr`."""
+
+    cqt: Scale | None = None
+    """null is 1, or none with mel_only."""
+    mel: Scale | None = None
+    """null is 1, or none with cqt_only."""
+
+
+def _form(value: Any) -> str:
+    return EACH if isinstance(value, dict | BranchScales) else NUMBER
+
+
 class OptimConfig(Section):
     """Optimizers and the learning-rate schedule."""
 
     optimizer: BranchOptimizers = BranchOptimizers()
     lr: Positive = 0.02
     """Learning rate of the head, and of the backbones before backbone_lr_scale."""
-    backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Learning rate of both backbones, as a multiple of `lr`."""
+    backbone_lr_scale: Annotated[
+        Annotated[Scale, Tag(NUMBER)] | Annotated[BranchScales, Tag(EACH)], Discriminator(_form)
+    ] = 1.0
+    """Learning rate of both backbones, as a multiple of `lr`; or of each, {cqt: 0.5, mel: 2.0}. One
+    that is given over a number (backbone_lr_scale.mel) leaves that number to the other."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
@@ -45,6 +63,13 @@ class OptimConfig(Section):
     """Lowest learning rate of the head; the backbones' is in proportion."""
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     """Epochs of linear rise before the cosine; where they would be all epochs, half of those."""
+
+    def branch_lr_scales(self) -> dict[str, float]:
+        """Return the learning rate of each backbone, as a multiple of `lr`."""
+        scale = self.backbone_lr_scale
+        if not isinstance(scale, BranchScales):
+            return {"cqt": scale, "mel": scale}
+        return {"cqt": scale.cqt or 1.0, "mel": scale.mel or 1.0}  # 0 is refused: only null is 1
 
 
 class TrainConfig(Section):

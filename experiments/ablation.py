@@ -28,7 +28,7 @@ from config.baselines import (
     dump_run,
     load_baseline,
 )
-from config.effects import deciding_key, keys_without_effect
+from config.effects import deciding_key, keys_without_effect, overlap
 from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import flatten, load_config, parse_override, read_yaml
 from config.schema import Config
@@ -168,7 +168,7 @@ def load_variants(
     _check_matched(overrides, chosen)
     runs = []
     for variant, changes in chosen.items():
-        idle = [key for key in keys_without_effect(changes) if config[key] is not None]
+        idle = [key for key in keys_without_effect(changes) if config.get(key) is not None]
         named = {"name": f"{name}_{variant}", **dict.fromkeys(idle), **changes} if changes else {}
         try:
             runs.append(_planned_run(file, as_overrides(named), shares[variant]))
@@ -283,7 +283,8 @@ def _check_name(configs: Path, name: str) -> None:
 
 def _refuse_overrides(overrides: Sequence[str], keys: Collection[str], reason: str) -> None:
     for override in overrides:
-        if flatten(parse_override(override)).keys() & keys:
+        leaves = flatten(parse_override(override))
+        if any(overlap(leaf, key) for leaf in leaves for key in keys):
             raise InputError(f"{override} {reason}: leave it out")
 
 

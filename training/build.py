@@ -105,7 +105,7 @@ def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> Trainin
         {**parts, "head": [*parts["head"], *loss.parameters()]},
         optim.optimizer.model_dump(exclude_none=True),
         optim.lr,
-        optim.backbone_lr_scale,
+        optim.branch_lr_scales(),
         optim.weight_decay,
         model.without_decay(),
     )

@@ -11,14 +11,16 @@ from config.effects import (
     has_effect,
     keys_without_effect,
     usual_value,
+    with_branch_scales,
 )
 from config.schema import Config, CorpusConfig
+from config.section import section_in
 
 
 def annotation_of(key: str) -> Any:
     model: Any = Config
     for name in key.split("."):
-        annotation = model.model_fields[name].annotation
+        annotation = section_in(model).model_fields[name].annotation
         model = annotation
     return annotation
 
@@ -58,3 +60,17 @@ def test_keys_without_effect_are_those_of_all_given_values():
     assert set(keys_without_effect(both)) == expected
     assert {"loss.alpha", "model.gate", "optim.min_lr"} <= expected
     assert "model.match_parameters" not in expected and "protocol.n_folds" not in expected
+
+
+def test_a_number_for_the_backbones_is_the_rate_of_each_that_there_is():
+    scales = ("optim.backbone_lr_scale.cqt", "optim.backbone_lr_scale.mel")
+    for fusion, rates in (
+        ("gmu", (0.1, 0.1)),
+        ("cqt_only", (0.1, None)),
+        ("mel_only", (None, 0.1)),
+    ):
+        found = with_branch_scales({"model.fusion": fusion, "optim.backbone_lr_scale": 0.1})
+        assert found == {"model.fusion": fusion, **dict(zip(scales, rates, strict=True))}
+    each = {"model.fusion": "gmu", scales[0]: 0.5, scales[1]: 2.0}
+    assert with_branch_scales(each) == each
+    assert with_branch_scales({"baseline.kind": "majority"}) == {"baseline.kind": "majority"}

@@ -215,6 +215,7 @@ def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_
         (["tiny", "--variants", "fusion", "--only", "x=1"], "--only: expected at least one"),
         (["tiny", "--variants", "fusion", "--only", "means"], "did you mean 'mean'?"),
         (["tiny", "--variants", "fusion", "model.gate=scalar"], "is varied by the fusion variants"),
+        (["tiny", "--variants", "fusion", "model={gate: scalar}"], "is varied by the fusion vari"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
         (["tiny", "model={fusion: gmu}"], "is set by each"),
