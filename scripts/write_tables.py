@@ -48,6 +48,13 @@ SECTIONS = {
         "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
         "corpus.root=/path/to/ravdess  # and majority, svm_functionals, lstm; then compare.py",
     ),
+    "ravdess_baselines_speaker": Section(
+        "RAVDESS, baselines that read each speaker's unlabelled utterances",
+        "Another protocol than above; functionals are statistics of MFCC.",
+        "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
+        "corpus.root=/path/to/ravdess train.normalize=speaker  # and majority, svm_functionals "
+        "--functionals mfcc; then compare.py",
+    ),
     "demo": Section(
         "Demo corpus",
         "Synthetic speech: it shows that the pipeline works, and nothing about people.",
