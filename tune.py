@@ -8,6 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from config.tasks import check_classes
 from corpora.readers import check_corpus_exists
 from experiments.storages import SQLITE
 from experiments.tuning import load_tuning, tune
@@ -53,6 +54,7 @@ def main() -> int:
             arguments.config, arguments.space, arguments.overrides, command, arguments.storage
         )
         config = tuning.config
+        check_classes(config.task, "a study maximises dev UA,")
         check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 

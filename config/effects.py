@@ -26,6 +26,7 @@ ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
     "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
+    "corpus.scale": Condition("task", ("dimensions",), None),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
     "augment.level_db": Condition("features.reference", ("full_scale",), 0.0),

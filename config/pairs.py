@@ -1,6 +1,7 @@
 """Values of config keys that are valid alone but not together."""
 
 from config.schema import Config
+from config.tasks import CLASS, RATINGS, SCALES
 from system.errors import InputError
 
 
@@ -28,6 +29,7 @@ def check_pairs(config: Config) -> None:
     _check_started(config)
     _check_heads(config)
     _check_contrast(config)
+    _check_task(config)
     snr = config.augment.snr_db
     if snr is not None and snr[0] > snr[1]:
         raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
@@ -134,3 +136,43 @@ def _check_contrast(config: Config) -> None:
                 f"loss.temperature={loss.temperature:g} must lie between the two values of "
                 f"loss.temperature_range={between}, lowest first: learning starts there"
             )
+
+
+def _check_task(config: Config) -> None:
+    """Refuse keys that only classes give a meaning, and a scale that is missing or taken."""
+    corpus, loss = config.corpus, config.loss
+    if config.task == CLASS:
+        return
+    for key, value, idle in (
+        ("loss.label_smoothing", loss.label_smoothing, 0.0),
+        ("loss.focal_gamma", loss.focal_gamma, 0.0),
+        ("loss.class_weights", loss.class_weights, "none"),
+        ("loss.same_class", loss.same_class, "negatives"),
+        ("train.sampling", config.train.sampling, "shuffled"),
+    ):
+        if value not in (idle, None):
+            raise InputError(
+                f"{key}={value} needs one class for each utterance, which task={config.task} does "
+                f"not have: set it to {idle}"
+            )
+    if config.task != RATINGS:
+        return
+    if corpus.name in SCALES:
+        if corpus.scale is not None:
+            low, high = SCALES[corpus.name]
+            raise InputError(
+                f"corpus.scale={corpus.scale} has no effect on {corpus.name}, whose ratings go "
+                f"from {low:g} to {high:g}: set it to null"
+            )
+    elif corpus.name != "manifest":
+        raise InputError(
+            f"task={config.task} needs ratings, which {corpus.name} does not have: use iemocap, or "
+            "a manifest with columns valence, arousal and dominance"
+        )
+    elif corpus.scale is None:
+        raise InputError(
+            "task=dimensions needs corpus.scale, the lowest and the highest rating that raters "
+            "could give, e.g. [1, 7]"
+        )
+    elif corpus.scale[0] >= corpus.scale[1]:
+        raise InputError(f"corpus.scale must be [lowest, highest], got {corpus.scale}")

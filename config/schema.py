@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field
 
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
+from config.tasks import TaskName
 from config.training_schema import OptimConfig, TrainConfig
 
 Decibel = Annotated[float, Field(ge=-20, le=100)]
@@ -49,11 +50,15 @@ class CorpusConfig(Section):
     absolute_paths: bool | None = None
     """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
-    """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names."""
+    """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names. With
+    `task: dimensions`, `all` (valence, arousal, dominance) or a list of some."""
     subset: str = "all"
     """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
     expect_published_counts: bool | None = None
     """Stop if the class counts differ from those published for the label set; null is true."""
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[lowest, highest] rating of a manifest's valence, arousal and dominance, e.g. [1, 7]; only
+    with `task: dimensions`. IEMOCAP has its own, [1, 5]."""
     on_bad_audio: Literal["error", "skip"] = "error"
     """Stop at unreadable audio files, or skip them and list them in the run folder."""
 
@@ -305,6 +310,8 @@ class Config(Section):
 
     name: RunName
     """Name of the run folder."""
+    task: TaskName = "class"
+    """What is predicted: the class of an utterance, or its valence, arousal and dominance."""
     corpus: CorpusConfig
     protocol: ProtocolConfig
     features: FeaturesConfig = FeaturesConfig()

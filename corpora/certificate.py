@@ -185,7 +185,7 @@ def _count_identical(
     """Count recordings that have several ids, and those of them that have several classes."""
     labels_of = defaultdict(list)
     for utterance in utterances:
-        labels_of[recording_of(utterance, hashes)].append(utterance.label)
+        labels_of[recording_of(utterance, hashes)].append((utterance.label, utterance.target))
     repeated = [labels for labels in labels_of.values() if len(labels) > 1]
     return {
         "recordings": len(repeated),
@@ -200,6 +200,7 @@ def _describe(split: Split, hashes: Mapping[AudioSource, str]) -> dict[str, Any]
     shared_texts = [u.text_id for u in split.test if u.text_id in train_texts]
     assignment = [
         [u.id, name, u.label, recording_of(u, hashes), str(u.speaker), str(u.session)]
+        + ([] if u.target is None else [list(u.target)])
         for name, part in split.parts()
         for u in part
     ]

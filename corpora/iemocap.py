@@ -13,7 +13,8 @@ from system.errors import InputError
 
 # [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], without outer spaces
 IEMOCAP_LABEL_LINE = re.compile(
-    r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t\[\d+\.\d+, \d+\.\d+, \d+\.\d+\]"
+    r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t"
+    r"\[(?P<ratings>\d+\.\d+, \d+\.\d+, \d+\.\d+)\]"
 )
 # id [start-end]: words
 IEMOCAP_TEXT_LINE = re.compile(r"(?P<id>\w+) \[[\d.\- ]+\]: ?(?P<text>.*)")
@@ -72,12 +73,12 @@ def _read_iemocap_labels(label_file: Path) -> list[Utterance]:
             continue
         match = IEMOCAP_LABEL_LINE.fullmatch(line)
         utterance = match and from_name("iemocap", match["id"], label_file, match["label"])
-        if utterance is None:
+        if match is None or utterance is None:
             raise InputError(
                 f"{label_file}, line {number}: not an IEMOCAP label line: {line[:80]!r}; expected "
                 "'[start - end]<tab>Ses01F_impro01_F000<tab>neu<tab>[v, a, d]'"
             )
-        utterances.append(utterance)
+        utterances.append(replace(utterance, ratings=tuple(match["ratings"].split(", "))))
     return utterances
 
 

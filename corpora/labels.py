@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from config.tasks import CLASS, RATINGS, RatingScale, TaskName
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
@@ -21,12 +22,24 @@ class LabelSet:
         classes_of: Corpus label -> class, or None if utterances with the label are left out. An
             utterance with any other label is an error; it is not dropped silently.
         published: Subset -> class -> published number of utterances; empty if none is published.
+        task: Task whose targets these are, see `config.tasks`; of dimensions, `classes` are their
+            names.
+        scale: Scale of the ratings; None for classes.
     """
 
     name: str
     classes: tuple[str, ...]
     classes_of: Mapping[str, str | None]
     published: Mapping[str, Mapping[str, int]]
+    task: TaskName = CLASS
+    scale: RatingScale | None = None
+
+    def missing(self, utterances: Iterable[Utterance]) -> list[str]:
+        """Return the classes that no utterance has; ratings need not take every value."""
+        if self.task == RATINGS:
+            return []
+        present = {utterance.label for utterance in utterances}
+        return [name for name in self.classes if name not in present]
 
 
 def _label_set(

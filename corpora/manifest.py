@@ -11,6 +11,7 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 from unicodedata import normalize
 
+from config.tasks import DIMENSIONS
 from corpora.columns import SURPLUS, log_once, read_rows
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
@@ -33,6 +34,9 @@ COLUMNS = {
     "dataset": (),
     "split": ("partition",),
     "fold": (),
+    "valence": ("val", "emoval"),  # Emo... of MSP-Podcast
+    "arousal": ("aro", "act", "activation", "emoact"),
+    "dominance": ("dom", "emodom"),
     **{name: () for name in SEGMENT_COLUMNS},  # each by itself: they must agree
 }
 REQUIRED = ("path", "label", "speaker")
@@ -50,9 +54,10 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     """Read all rows, or refuse the file.
 
     A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
-    `text`, `gender`, `id`, `split` and `fold`, and where it is a part of its file the times of
-    `read_segment`; `COLUMNS` lists other names of them. EmoBox's rows have no speaker: it is taken
-    from the file names of `NAMED_CORPORA`; other corpora need the field. If a published file name
+    `text`, `gender`, `id`, `split`, `fold`, `valence`, `arousal` and `dominance`, and where it is a
+    part of its file the times of `read_segment`; `COLUMNS` lists other names of them. EmoBox's rows
+    have no speaker: it is taken from the file names of `NAMED_CORPORA`; other corpora need the
+    field. If a published file name
     and the field `speaker` differ, the file name counts, because public lists of IEMOCAP take the
     wrong letter of its ids.
 
@@ -186,7 +191,14 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
         end=end,
         split=row["split"] or None,
         fold=row["fold"] or None,
+        ratings=_ratings(row),
     )
+
+
+def _ratings(row: Row) -> tuple[str, ...] | None:
+    """Return the ratings as written; they are read as numbers where they are used."""
+    found = tuple(row[name] for name in DIMENSIONS)
+    return found if any(found) else None
 
 
 def _from_published_name(row: Row, path: Path) -> Utterance | None:

@@ -17,7 +17,7 @@ from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
 from corpora.given import unused_columns
-from corpora.labels import LabelSet, label_set, select_labels
+from corpora.labels import LabelSet
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
 from corpora.readers import Utterance, read_corpus
@@ -25,6 +25,7 @@ from corpora.recordings import index_audio
 from corpora.segments import overlaps
 from corpora.splits import Split, check_train_classes, get_fold
 from corpora.stamps import stamps
+from corpora.targets import select_targets, target_set
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -201,12 +202,12 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
-    labels = label_set(corpus.name, corpus.labels, utterances)
+    labels = target_set(config, utterances)
     published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
     unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
     try:
-        chosen = select_labels(utterances, labels, corpus.subset, published)
+        chosen = select_targets(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
         raise InputError("\n".join([str(error), *unread.words()])) from error
     given = read_given_folds(config, utterances, chosen)
@@ -276,6 +277,7 @@ def _settle_without_test(
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
     rows = sorted(
         [name, utterance.id, utterance.label, utterance.speaker, hashes[utterance.audio]]
+        + ([] if utterance.target is None else [list(utterance.target)])
         for name, part in split.parts()
         for utterance in part
     )
@@ -296,8 +298,7 @@ def _usable(
     """Return utterances and recordings without bad audio, and the near copies among them."""
     refuse_bad_audio(config, bad)
     kept = [utterance for utterance in utterances if utterance.audio not in bad]
-    present = {utterance.label for utterance in kept}
-    if missing := [name for name in labels.classes if name not in present]:
+    if missing := labels.missing(kept):
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
             "Put intact files in their place, or choose other corpus.labels"

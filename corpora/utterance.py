@@ -28,6 +28,9 @@ class Utterance:
         end: Where it ends in its file, s; None is the end of the file.
         split: What the manifest's column `split` says, or None; read by `protocol.split: given`.
         fold: What the manifest's column `fold` says, or None; read by `protocol.split: given`.
+        ratings: Valence, arousal and dominance as the corpus writes them, "" where one is missing;
+            None if it has none.
+        target: What is to be predicted, after `select_targets`; None for a class, which `label` is.
     """
 
     id: str
@@ -42,6 +45,8 @@ class Utterance:
     end: float | None = None
     split: str | None = None
     fold: str | None = None
+    ratings: tuple[str, ...] | None = None
+    target: tuple[float, ...] | None = None
 
     @property
     def audio(self) -> AudioSource:

@@ -27,7 +27,7 @@ from evaluation.significance import pool_folds, speaker_confusions, speaker_inte
 from evaluation.wording import markdown_table, percent, with_interval
 from inference.predictor import (
     FoldModel,
-    check_same_classes,
+    check_same_predictions,
     model_name,
     weights_digests,
 )
@@ -267,7 +267,9 @@ def _measure(
         preds = _predict(model, fold, files, condition, bar, norm)
         record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
         if condition.kind == "clean":
-            check_same_classes(fold, preds, run.config["train.precision"], "clean test utterances")
+            check_same_predictions(
+                fold, preds, run.config["train.precision"], "clean test utterances"
+            )
         n_classes = len(fold.classes)
         names, counts = speaker_confusions(targets, preds.tolist(), of_speaker, n_classes)
         speakers, confusions[condition.name] = names.tolist(), counts.tolist()

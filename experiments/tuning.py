@@ -295,9 +295,9 @@ class Worker:
         fold = session.fold(session.plan.splits[0], config.run.seeds[0])
 
         def after_epoch(progress: "Progress") -> None:
-            self.study.report(trial, progress.best_ua, progress.epoch)
+            self.study.report(trial, progress.best_score, progress.epoch)
 
-        return train_fold(fold, folder, after_epoch).best_ua
+        return train_fold(fold, folder, after_epoch).best_score
 
 
 def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config:

@@ -18,7 +18,7 @@ from config.schema import Config
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
-from inference.predictor import check_same_classes, frozen_model
+from inference.predictor import check_same_predictions, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from models.compiled import Graphs
 from storage.folders import CARD, CONFIG
@@ -84,14 +84,10 @@ class HeadInputs(NamedTuple):
 class Fused(NamedTuple):
     """The outputs of the head for a split, averaged over the crops of each utterance."""
 
-    probs: NDArray  # (N, K)
-    gate: NDArray | None  # (N, D) or (N, 1), 1 = CQT, 0 = Mel
+    probs: NDArray  # (N, K) probabilities, or ratings (N, D)
+    gate: NDArray | None  # (N, units) or (N, 1), 1 = CQT, 0 = Mel
     share: NDArray | None  # (N,) CQT's share of the size of the fused vector
-
-    @property
-    def preds(self) -> NDArray:
-        """Most probable class of each utterance: (N,)."""
-        return self.probs.argmax(1)
+    preds: NDArray  # (N,) most probable classes, or ratings (N, D)
 
 
 @dataclass(frozen=True)
@@ -156,23 +152,23 @@ class FrozenFold:
                 some = slice(start, start + CROPS_AT_ONCE)
                 cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
                 output = self.model.fuse((cqt, mel), forced_gate)
-                parts.append([output.logits.softmax(1).cpu()])
+                parts.append([self.fold.task.outputs(output.logits.float()).cpu()])
                 if output.gate is not None:
                     parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
         columns = [
             _over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
         ]
         gate, share = columns[1:] if len(columns) > 1 else (None, None)
-        return Fused(columns[0], gate, share)
+        return Fused(columns[0], gate, share, self.fold.task.preds(columns[0]))
 
     def check_intact(self, fused: Fused) -> None:
         """Refuse weights and images that no longer give the predictions of the run.
 
         Raises:
-            RunError: An utterance gets another class than in predictions.csv, beyond rounding.
+            RunError: An utterance gets another prediction than in predictions.csv, beyond rounding.
         """
         precision = self.fold.config.train.precision
-        check_same_classes(self.result, fused.preds, precision, "test utterances")
+        check_same_predictions(self.result, fused.preds, precision, "test utterances")
 
     def _dataset(self, split: str) -> ImageDataset:
         return make_dataset(self.fold, dict(self.fold.split.parts())[split])

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from config.tasks import check_classes
 from evaluation.comparison import compare, run_names
 from evaluation.comparison_file import comparison_json
 from evaluation.results import (
@@ -44,6 +45,8 @@ def gather(
     """
     runs = [read_run(folder) for folder in folders]
     comparison = compare(runs, reference)  # refuses before anything is measured
+    if breakdowns or robustness:
+        check_classes(comparison.task, "--breakdown and --robustness are")
     named = list(zip(run_names(runs), runs, strict=True))
     if robustness:
         networks = {name: run for name, run in named if not run.is_baseline}

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from config.loading import flatten, load_config
 from config.schema import Config
+from config.tasks import check_classes
 from corpora.readers import check_corpus_exists
 from system.cli import run_cli, run_entry
 from system.errors import InputError
@@ -46,6 +47,8 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         configs = [load_config(file, arguments.overrides) for file in arguments.config]
+        for config in configs:
+            check_classes(config.task, "habits are measured by UA,")
         check_configs(configs)
         corpus, protocol = configs[0].corpus, configs[0].protocol
         check_corpus_exists(corpus.root, corpus.manifest, protocol.folds)

@@ -9,6 +9,7 @@ from pydantic import Field, ValidationError
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig
 from config.section import Section
+from config.tasks import RATINGS, TaskName
 from corpora.stamps import is_transductive
 from models.settings import ModelSettings
 from storage.fold_folder import recordings_digest, transductive_note
@@ -71,6 +72,10 @@ class ModelCard(Section):
     """What the protocol says of scores; None without `train.normalize: speaker`."""
     started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
     """Branches that started from another run."""
+    task: TaskName = "class"
+    """What the outputs are; not written of classes, as `scale`."""
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[lowest, highest] rating; of ratings alone."""
 
     @property
     def is_transductive(self) -> bool:
@@ -156,6 +161,8 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield "images and model differ in channels"
     if card.is_transductive != (card.transductive is not None):
         yield "protocol and transductive do not agree"
+    if (card.task == RATINGS) != (card.scale is not None):
+        yield "task and scale do not agree"
     for key in keys_without_effect({"model.fusion": model.fusion}):
         section, _, name = key.partition(".")
         if section == "model" and getattr(model, name) is not None:

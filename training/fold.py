@@ -12,14 +12,13 @@ import numpy as np
 
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
-from evaluation.metrics import confusion_matrix, scores
+from evaluation.tasks import task_facts
 from storage.environment import STARTED, made_with_facts, record_environment
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
     FoldMetrics,
     PredictionTable,
-    Scores,
     write_history,
     write_metrics,
     write_model_card,
@@ -156,8 +155,7 @@ def _epoch_writer(
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:
         write_history(folder, state.progress.history)
-        pairs = dev.targets.tolist(), dev.preds.tolist()
-        tracker.log_epoch(record, confusion_matrix(*pairs, len(fold.classes)), dev.gate)
+        tracker.log_epoch(record, fold.task.confusion(dev.targets, dev.preds), dev.gate)
         watch(state.progress)
 
     return after_epoch
@@ -181,6 +179,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             seed=fold.seed,
             training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
             started_from=fold.session.environment.get(STARTED, {}),
+            **task_facts(fold.task),
         )
 
 
@@ -199,7 +198,7 @@ def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start:
     for name, part in parts.items():
         loader, ids = eval_loader(fold, part), fold.ids(part)
         try:
-            predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids)
+            predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids, fold.task)
         except Diverged as error:
             if name == "test":
                 _record_test(fold, f"{why}: {error}")
@@ -209,7 +208,7 @@ def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start:
     if session.is_main:
         tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
         segments = segment_cells(session.plan.utterances)
-        write_predictions(folder, fold.classes, tables, segments)
+        write_predictions(folder, fold.classes, tables, segments, fold.task.kind)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
         write_metrics(folder, _metrics(fold, predictions, state.progress, made_with))
@@ -241,7 +240,7 @@ def _metrics(
     made_with: Mapping[str, Any],
 ) -> FoldMetrics:
     dev, test = (
-        Scores(**scores(part.targets.tolist(), part.preds.tolist(), len(fold.classes)))
+        fold.task.scores(part.targets, part.preds, part.probs)
         for part in (predictions["dev"], predictions["test"])
     )
     gate = predictions["test"].gate
@@ -258,4 +257,5 @@ def _metrics(
         test=test,
         gate_mean=None if gate is None else float(gate.mean()),
         made_with=made_with_facts(made_with),
+        **task_facts(fold.task),
     )

@@ -23,7 +23,7 @@ from torch.utils.tensorboard.summary import histogram, scalar
 from evaluation.figures import MANY, short
 from system.files import append
 
-LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
+LOSS_TERMS = ("loss", "cross_entropy", "ccc_loss", "nt_xent", "consistency", "diversity")
 GATE_BINS = np.linspace(0, 1, 51)
 DPI = 100
 
@@ -46,9 +46,9 @@ class Tracker:
         self._file = folder / _file_name()
 
     def log_epoch(
-        self, record: Mapping[str, float], confusion: NDArray, gate: NDArray | None
+        self, record: Mapping[str, float], confusion: NDArray | None, gate: NDArray | None
     ) -> None:
-        """Write one epoch: its row of the history, dev confusion (K, K), dev gate (N, D).
+        """Write one epoch: its row of the history, dev confusion (K, K) or None, dev gate (N, D).
 
         Raises:
             RunError: The disk is full, lost or read-only, or the folder is gone.
@@ -59,7 +59,9 @@ class Tracker:
         summaries = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
         if gate is not None:
             summaries.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        summaries.append(_image("dev confusion", _png(confusion_figure(confusion, self.classes))))
+        if confusion is not None:
+            drawn = _png(confusion_figure(confusion, self.classes))
+            summaries.append(_image("dev confusion", drawn))
         _append(self._file, [Event(step=epoch, summary=summary) for summary in summaries])
 
     def _beginning(self, epoch: int) -> list[Event]:

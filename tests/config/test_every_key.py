@@ -66,6 +66,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "name": ((), "other"),
     "corpus.manifest": (MANIFEST, "{tables}/some.csv"),
     "corpus.labels": ((), "iemocap4"),
+    "corpus.scale": ((*MANIFEST, "task=dimensions", "corpus.scale=[1,5]"), "[0,6]"),
     "corpus.subset": ((), "scripted"),
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.folds": (GIVEN, "{tables}/folds.csv"),
@@ -206,13 +207,15 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
     for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4), ("outside", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "speaker", "session", "text"])
+            ratings = ["valence", "arousal", "dominance"]
+            writer.writerow(["path", "label", "speaker", "session", "text", *ratings])
             for clip in clips:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
                     path = folder / clip if table == "outside" else clip
-                    writer.writerow([path, f"class{number}", f"s{session}", session, text])
+                    rated = [1 + number, 5 - number, 3]
+                    writer.writerow([path, f"class{number}", f"s{session}", session, text, *rated])
 
 
 class Runs:
@@ -286,6 +289,12 @@ def test_peer_19_key_is_refused_where_it_cannot_be(runs: Runs, key: str, monkeyp
     assert runs.outcome(*base)
     with pytest.raises((InputError, RunError), match=words):
         run_experiment(runs.config(*base, f"{key}={value}"), [])
+
+
+def task_is_what_is_predicted(runs: Runs, monkeypatch) -> None:
+    found = runs.outcome("task=dimensions", "corpus.labels=all")
+    name = "tiny/folds/fold-1_seed-0/model.safetensors"
+    assert found[name] != runs.outcome()[name]
 
 
 def root_is_where_the_run_is(runs: Runs, monkeypatch) -> None:
@@ -371,7 +380,7 @@ def evaluation_has_batches_of_its_own(runs: Runs, monkeypatch) -> None:
     monkeypatch.setattr(
         evaluation,
         "_predict",
-        lambda model, batch: sizes.append(len(batch.targets)) or evaluate(model, batch),
+        lambda model, batch, task: sizes.append(len(batch.targets)) or evaluate(model, batch, task),
     )
     run_experiment(runs.config("train.eval_batch_size=1", f"run.root={runs.root / 'eval'}"), [])
     assert set(sizes) == {1}
@@ -487,6 +496,7 @@ def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
 
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
+    "task": task_is_what_is_predicted,
     "run.root": root_is_where_the_run_is,
     "features.trim_db": silent_ends_are_left_out,
     "run.shards": shards_are_where_training_reads,

@@ -44,9 +44,16 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "stored": ["train.images=stored"],
     "full_scale": ["features.reference=full_scale"],
     "clip": ["features.reference=clip"],
+    "dimensions": [
+        *("task=dimensions", "corpus.name=manifest", "corpus.manifest=list.csv"),
+        "corpus.scale=[1.0, 5.0]",
+    ],
+    "class": ["task=class"],
+    "distribution": ["task=distribution"],
 }
 VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
+    "corpus.scale": [1.0, 7.0],
     "protocol.folds": "ravdess_papers5",
     "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
@@ -523,7 +530,12 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
         chosen = [text for text in choice if not text.startswith(key)]
         if value in only.values:
             assert leaf(load_config(small, [*chosen, f"{key}={VALUES[key]}"]), key) == VALUES[key]
-            if key not in ("corpus.manifest", "protocol.folds", *EACH):  # no default
+            if key not in (
+                "corpus.manifest",
+                "corpus.scale",
+                "protocol.folds",
+                *EACH,
+            ):  # no default
                 assert leaf(load_config(small, choice), key) == only.default
         else:
             message = refusal(small, *chosen, f"{key}={VALUES[key]}")
@@ -570,6 +582,8 @@ def test_the_keys_that_apply_to_each_choice(small):
 
 
 def _values_of(controller):
+    if controller == "task":
+        return Config.model_fields["task"].annotation.__args__
     section, name = controller.split(".")
     annotation = Config.model_fields[section].annotation.model_fields[name].annotation
     return annotation.__args__

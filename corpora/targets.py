@@ -1,0 +1,144 @@
+"""What a run predicts of each utterance: its class, or ratings on dimensions.
+
+`target_set` names it and `select_targets` gives it to utterances, for each task of `config.tasks`.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from config.schema import Config
+from config.tasks import CLASS, DIMENSIONS, RATINGS, SCALES, RatingScale
+from corpora.audio_files import first
+from corpora.labels import LabelSet, label_set, select_labels
+from corpora.names import clean_name
+from corpora.readers import select_subset
+from corpora.utterance import Utterance
+from system.errors import InputError, nearest
+from system.text import short_repr
+
+log = logging.getLogger(__name__)
+
+RATED = "rated"  # label of an utterance whose target is not a class
+# Label lines of the corpus, all of which have ratings; see `labels.LABEL_SETS` for classes
+RATED_UTTERANCES = {"iemocap": {"all": 10_039, "improvised": 4784, "scripted": 5255}}
+
+
+def target_set(config: Config, utterances: Sequence[Utterance]) -> LabelSet:
+    """Return the classes, or the dimensions, that a config asks for.
+
+    Args:
+        config: Config of the run.
+        utterances: All utterances of the corpus.
+
+    Raises:
+        InputError: `corpus.labels` does not fit the task; see also `label_set`.
+    """
+    corpus = config.corpus
+    if config.task == CLASS:
+        return label_set(corpus.name, corpus.labels, utterances)
+    return _dimension_set(corpus.name, corpus.labels, corpus.scale)
+
+
+def select_targets(
+    utterances: Sequence[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+) -> list[Utterance]:
+    """Keep the utterances of a subset that have a target, and give it to them.
+
+    Args:
+        utterances: All utterances, as they were read.
+        labels: From `target_set`.
+        subset: "all" or a portion, see `select_subset`.
+        expect_published_counts: Whether to refuse counts that differ from the published ones.
+
+    Raises:
+        InputError: A rating is missing or not a number, or counts differ; see also `select_labels`.
+    """
+    if labels.task == CLASS:
+        return select_labels(utterances, labels, subset, expect_published_counts)
+    chosen = select_subset(utterances, subset)
+    published = labels.published.get(subset, {}).get(RATED)
+    if expect_published_counts and published not in (None, len(chosen)):
+        raise InputError(
+            f"{labels.name}, subset {subset}: {published} rated utterances are published, "
+            f"{len(chosen)} are here. Complete the corpus, or set "
+            "corpus.expect_published_counts=false to use these utterances"
+        )
+    return _rate(chosen, labels)
+
+
+def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] | None) -> LabelSet:
+    """Return the dimensions in one order, whatever order they were named in."""
+    wanted = DIMENSIONS if labels == "all" else labels
+    if isinstance(wanted, str):
+        raise InputError(
+            f"corpus.labels={wanted} names classes, but task=dimensions: set it to all, or to a "
+            f"list of {', '.join(DIMENSIONS)}"
+        )
+    names = [clean_name(name) for name in wanted]
+    for name in names:
+        if name not in DIMENSIONS:
+            raise InputError(
+                f"corpus.labels: {name!r} is not a dimension; {nearest(name, DIMENSIONS)}"
+            )
+    if not names or len(set(names)) < len(names):
+        raise InputError(
+            f"corpus.labels must name at least one dimension and none twice, got {names}"
+        )
+    names.sort(key=DIMENSIONS.index)
+    known = SCALES.get(corpus)
+    limits = known or RatingScale(*scale or ())
+    of_table = "" if known else f"-{limits.low:g}-{limits.high:g}"
+    counts = {part: {RATED: n} for part, n in RATED_UTTERANCES.get(corpus, {}).items()}
+    name = f"{corpus}-dimensions({'+'.join(names)}){of_table}"
+    return LabelSet(name, tuple(names), {}, counts, RATINGS, limits)
+
+
+def _rate(utterances: Iterable[Utterance], labels: LabelSet) -> list[Utterance]:
+    """Read the ratings of utterances as their targets."""
+    assert labels.scale is not None
+    places = [DIMENSIONS.index(name) for name in labels.classes]
+    rated, unrated, outside = [], [], []
+    for utterance in utterances:
+        cells = utterance.ratings or ("",) * len(DIMENSIONS)
+        target = tuple(_number(utterance, i, cells[i]) for i in places)
+        if any(map(math.isnan, target)):
+            unrated.append(utterance.id)
+        elif not all(labels.scale.low <= rating <= labels.scale.high for rating in target):
+            outside.append(f"{utterance.id} {', '.join(f'{rating:g}' for rating in target)}")
+        rated.append(replace(utterance, label=RATED, target=target))
+    if unrated:
+        raise InputError(
+            f"{len(unrated)} of {len(rated)} utterances lack a rating of "
+            f"{' or '.join(labels.classes)}: {first(unrated)}. Fill it in, remove these rows, or "
+            "name dimensions in corpus.labels that all have"
+        )
+    if outside:
+        _report_outside(labels, labels.scale, outside)
+    return rated
+
+
+def _report_outside(labels: LabelSet, scale: RatingScale, outside: Sequence[str]) -> None:
+    """Refuse ratings beyond a scale that the config names; a published corpus is as it is."""
+    words = (
+        f"{labels.name}: the ratings of {len(outside)} utterances are outside {scale.low:g} to "
+        f"{scale.high:g}: {first(outside)}"
+    )
+    if labels.published:
+        log.warning("%s; they are used as they are", words)
+    else:
+        raise InputError(f"{words}. Correct them, or set corpus.scale to the scale of the raters")
+
+
+def _number(utterance: Utterance, place: int, cell: str) -> float:
+    """Return a rating, NaN where there is none."""
+    try:
+        rating = float(cell or "nan")
+    except ValueError:
+        rating = math.inf
+    if math.isinf(rating):
+        raise InputError(
+            f"{utterance.id}: {DIMENSIONS[place]} must be a number, got {short_repr(cell)}"
+        )
+    return rating
