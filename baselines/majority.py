@@ -25,10 +25,10 @@ def fit_majority(targets: Sequence[int], n_classes: int) -> Fitted:
 
 
 def fit_mean(targets: Sequence[Sequence[float]]) -> Fitted:
-    """Take the mean rating of training on each dimension: the least RMSE of a constant, CCC 0.
+    """Take the mean of training: of ratings the constant of least RMSE, of shares the prior.
 
     Args:
-        targets: (N, D) ratings of the training utterances.
+        targets: (N, D) ratings, or shares of votes, of the training utterances.
     """
     mean = np.mean(targets, axis=0)  # (D,)
 

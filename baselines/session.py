@@ -21,7 +21,7 @@ from baselines.svm import fit_svm
 from baselines.svr import fit_svr
 from baselines.waveform_features import WaveformFeatures, mfcc_statistics
 from config.baselines import BaselineRun
-from config.tasks import check_classes
+from config.tasks import DISTRIBUTION, check_classes
 from corpora.plan import check_listing, make_plan, plan_warnings
 from corpora.utterance import Utterance
 from storage.provenance import describe_environment, describe_process
@@ -57,6 +57,8 @@ class BaselineSession:
     def fit(self, fold: Fold) -> Fitted:
         """Fit on the fold's train split and choose on its dev split."""
         kind, n_classes, split = self.config.baseline.kind, len(fold.classes), fold.split
+        if fold.task.kind == DISTRIBUTION:
+            return fit_mean(fold.targets(split.train))
         if (scale := fold.task.scale) is not None:
             if kind == "majority":
                 return fit_mean(fold.targets(split.train))
@@ -196,8 +198,9 @@ def check_baseline(config: BaselineRun, overwrite: bool) -> None:
         InputError: One of them cannot be used.
         RunError: Something cannot be written.
     """
-    if config.baseline.kind in NETWORKS:
-        check_classes(config.task, f"the baseline {config.baseline.kind} is")
+    kind = config.baseline.kind
+    if kind in NETWORKS or (config.task == DISTRIBUTION and kind != "majority"):
+        check_classes(config.task, f"the baseline {kind} is")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a baseline runs in one process: give the command without torchrun")
     full = config.as_config()

@@ -57,8 +57,9 @@ class BaselineConfig(Section):
     """Which simple method stands beside the fusions."""
 
     kind: Kind
-    """The class frequencies of training (of ratings their mean); an SVM (of ratings an SVR) on the
-    images' band statistics or on functionals of the waveform; or a small LSTM on MFCC."""
+    """The class frequencies of training (of ratings and votes their mean); an SVM (of ratings an
+    SVR) on the images' band statistics or on functionals of the waveform; or a small LSTM on MFCC.
+    """
     functionals: Functionals | None = None
     """What svm_functionals reads: openSMILE's eGeMAPSv02 (extra `classic`), or statistics of MFCC;
     null with other kinds."""

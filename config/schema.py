@@ -311,7 +311,8 @@ class Config(Section):
     name: RunName
     """Name of the run folder."""
     task: TaskName = "class"
-    """What is predicted: the class of an utterance, or its valence, arousal and dominance."""
+    """What is predicted: the class of an utterance; its valence, arousal and dominance; or the
+    distribution of its raters' votes over the classes."""
     corpus: CorpusConfig
     protocol: ProtocolConfig
     features: FeaturesConfig = FeaturesConfig()

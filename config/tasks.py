@@ -7,9 +7,10 @@ from typing import Any, Literal, NamedTuple
 
 from system.errors import InputError
 
-TaskName = Literal["class", "dimensions"]
+TaskName = Literal["class", "dimensions", "distribution"]
 CLASS: TaskName = "class"
 RATINGS: TaskName = "dimensions"
+DISTRIBUTION: TaskName = "distribution"
 DIMENSIONS = ("valence", "arousal", "dominance")  # in the order of IEMOCAP's label lines
 
 

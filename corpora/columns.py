@@ -19,6 +19,7 @@ from system.text import short_repr, truncate
 
 SUFFIXES = (".csv", ".tsv", ".jsonl")
 DELIMITERS = (",", ";", "\t")
+SHARE = "prob_"  # begins the name of a column with the share of a class in the votes
 SURPLUS = "more fields than the header"  # key of fields that no column names
 NO_HEADER = (
     "This line names no column that is read: remove what stands above the header, such as sep=; or "
@@ -124,7 +125,7 @@ class Header:
         for name, ours in zip(plain, names, strict=True):
             if name != ours:
                 self.renamed[name] = ours
-            elif name not in self.ours:
+            elif name not in self.ours and not name.startswith(SHARE):
                 self.unused[name] = None
         return names
 

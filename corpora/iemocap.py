@@ -16,6 +16,21 @@ IEMOCAP_LABEL_LINE = re.compile(
     r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t"
     r"\[(?P<ratings>\d+\.\d+, \d+\.\d+, \d+\.\d+)\]"
 )
+# C-E1: <tab> Neutral; Anger; <tab> (comment); C-F and C-M are the actors' own
+IEMOCAP_VOTE_LINE = re.compile(r"C-E\d+:\t(?P<words>[^\t]*)(\t.*)?")
+IEMOCAP_WORDS = {
+    "neutral": "neu",
+    "neutral state": "neu",
+    "happiness": "hap",
+    "excited": "exc",
+    "sadness": "sad",
+    "anger": "ang",
+    "frustration": "fru",
+    "surprise": "sur",
+    "fear": "fea",
+    "disgust": "dis",
+    "other": "oth",
+}
 # id [start-end]: words
 IEMOCAP_TEXT_LINE = re.compile(r"(?P<id>\w+) \[[\d.\- ]+\]: ?(?P<text>.*)")
 
@@ -67,8 +82,10 @@ def _iemocap_sessions(root: Path, tree: Tree) -> list[Path]:
 
 def _read_iemocap_labels(label_file: Path) -> list[Utterance]:
     """Read the lines that begin with `[`; the header has a `[` too, but not at the beginning."""
-    utterances = []
+    utterances: list[Utterance] = []
     for number, line in enumerate(_lines(label_file), start=1):
+        if utterances and (vote := IEMOCAP_VOTE_LINE.fullmatch(line)):
+            utterances[-1] = _with_vote(utterances[-1], vote["words"])
         if not line.startswith("["):
             continue
         match = IEMOCAP_LABEL_LINE.fullmatch(line)
@@ -80,6 +97,15 @@ def _read_iemocap_labels(label_file: Path) -> list[Utterance]:
             )
         utterances.append(replace(utterance, ratings=tuple(match["ratings"].split(", "))))
     return utterances
+
+
+def _with_vote(utterance: Utterance, words: str) -> Utterance:
+    """Add the vote of an external rater, who may have named several labels."""
+    named = [word.strip().lower() for word in words.split(";") if word.strip()]
+    if not named:
+        return utterance
+    vote = "+".join(IEMOCAP_WORDS.get(word, word) for word in named)
+    return replace(utterance, votes=";".join(filter(None, (utterance.votes, vote))))
 
 
 def _refuse_copied_labels(labels: list[tuple[Path, Utterance]]) -> None:

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from config.tasks import CLASS, RATINGS, RatingScale, TaskName
+from config.tasks import CLASS, DISTRIBUTION, RATINGS, RatingScale, TaskName
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
@@ -38,6 +38,9 @@ class LabelSet:
         """Return the classes that no utterance has; ratings need not take every value."""
         if self.task == RATINGS:
             return []
+        if self.task == DISTRIBUTION:
+            voted = zip(*(utterance.target or () for utterance in utterances), strict=True)
+            return [name for name, mass in zip(self.classes, voted, strict=False) if not any(mass)]
         present = {utterance.label for utterance in utterances}
         return [name for name in self.classes if name not in present]
 

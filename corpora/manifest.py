@@ -16,6 +16,7 @@ from corpora.columns import SURPLUS, log_once, read_rows
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
 from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
+from corpora.votes import votes_text
 from system.errors import InputError
 from system.files import MAX_WORD
 from system.text import control_character, short_repr, truncate
@@ -37,6 +38,7 @@ COLUMNS = {
     "valence": ("val", "emoval"),  # Emo... of MSP-Podcast
     "arousal": ("aro", "act", "activation", "emoact"),
     "dominance": ("dom", "emodom"),
+    "votes": ("distribution",),
     **{name: () for name in SEGMENT_COLUMNS},  # each by itself: they must agree
 }
 REQUIRED = ("path", "label", "speaker")
@@ -54,12 +56,12 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     """Read all rows, or refuse the file.
 
     A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
-    `text`, `gender`, `id`, `split`, `fold`, `valence`, `arousal` and `dominance`, and where it is a
-    part of its file the times of `read_segment`; `COLUMNS` lists other names of them. EmoBox's rows
-    have no speaker: it is taken from the file names of `NAMED_CORPORA`; other corpora need the
-    field. If a published file name
-    and the field `speaker` differ, the file name counts, because public lists of IEMOCAP take the
-    wrong letter of its ids.
+    `text`, `gender`, `id`, `split`, `fold`, `valence`, `arousal`, `dominance` and `votes`, and if
+    it is a part of its file the times of `read_segment`; `COLUMNS` lists other names of them. A row
+    with ratings or votes needs no label. EmoBox's rows have no speaker: it is taken from the file
+    names of `NAMED_CORPORA`; other corpora need the field. If a published file name and the field
+    `speaker` differ, the file name counts, because public lists of IEMOCAP take the wrong letter of
+    its ids.
 
     Names are composed (NFC) and lose invisible characters. A missing file is reported later as bad
     audio, unless all are missing.
@@ -137,14 +139,16 @@ def _clean_row(raw: Mapping[str, Any]) -> Row:
     if SURPLUS in raw:
         raise InputError(f"{SURPLUS}: {truncate(str(raw[SURPLUS]))}; quote text with commas")
     fields = (field for field in COLUMNS if field in raw or field not in SEGMENT_COLUMNS)
-    row = {field: _as_text(field, raw.get(field)) for field in fields}
+    row = {field: _as_text(field, raw.get(field)) for field in fields if field != "votes"}
+    row["votes"] = votes_text(raw)
     _check_path(row["path"])
     for field in NAMES:
         _check_name(field, row[field])
         row[field] = clean_name(row[field])
     row["text"] = "" if is_placeholder(row["text"]) else clean_text(row["text"])
+    other = row["votes"] or _ratings(row)
     for field in ("path", "label"):
-        if not row[field]:
+        if not row[field] and not (field == "label" and other):
             raise InputError(f"{field!r} is empty or null; fill it in, or remove the row")
     for field in (*ONE_SPELLING, "id"):
         if is_placeholder(row[field]):
@@ -192,6 +196,7 @@ def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
         split=row["split"] or None,
         fold=row["fold"] or None,
         ratings=_ratings(row),
+        votes=row["votes"] or None,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a run predicts of each utterance: its class, or ratings on dimensions.
+"""What a run predicts of each utterance: its class, ratings on dimensions, or shares of votes.
 
 `target_set` names it and `select_targets` gives it to utterances, for each task of `config.tasks`.
 """
@@ -9,12 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from config.schema import Config
-from config.tasks import CLASS, DIMENSIONS, RATINGS, SCALES, RatingScale
+from config.tasks import CLASS, DIMENSIONS, DISTRIBUTION, RATINGS, SCALES, RatingScale
 from corpora.audio_files import first
-from corpora.labels import LabelSet, label_set, select_labels
+from corpora.labels import LABEL_SETS, LabelSet, label_set, select_labels
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
+from corpora.votes import read_votes
 from system.errors import InputError, nearest
 from system.text import short_repr
 
@@ -37,7 +38,14 @@ def target_set(config: Config, utterances: Sequence[Utterance]) -> LabelSet:
     """
     corpus = config.corpus
     if config.task == CLASS:
+        if unlabelled := [utterance.id for utterance in utterances if not utterance.label]:
+            raise InputError(
+                f"{len(unlabelled)} of {len(utterances)} utterances have no label: "
+                f"{first(unlabelled)}. Fill it in, remove these rows, or set another task"
+            )
         return label_set(corpus.name, corpus.labels, utterances)
+    if config.task == DISTRIBUTION:
+        return _voted_set(corpus.name, corpus.labels, utterances)
     return _dimension_set(corpus.name, corpus.labels, corpus.scale)
 
 
@@ -58,6 +66,8 @@ def select_targets(
     if labels.task == CLASS:
         return select_labels(utterances, labels, subset, expect_published_counts)
     chosen = select_subset(utterances, subset)
+    if labels.task == DISTRIBUTION:
+        return _share(chosen, labels)
     published = labels.published.get(subset, {}).get(RATED)
     if expect_published_counts and published not in (None, len(chosen)):
         raise InputError(
@@ -93,6 +103,56 @@ def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] 
     counts = {part: {RATED: n} for part, n in RATED_UTTERANCES.get(corpus, {}).items()}
     name = f"{corpus}-dimensions({'+'.join(names)}){of_table}"
     return LabelSet(name, tuple(names), {}, counts, RATINGS, limits)
+
+
+def _voted_set(corpus: str, labels: str | list[str], utterances: Sequence[Utterance]) -> LabelSet:
+    """Return the label set of a corpus, or for a manifest that of all labels that got votes."""
+    voted = utterances
+    if corpus not in LABEL_SETS:
+        names = sorted({name for u in utterances for name in _votes(u)})
+        voted = [replace(utterances[0], label=name) for name in names]
+    found = label_set(corpus, labels, voted)
+    return replace(found, name=f"{found.name}-{DISTRIBUTION}", published={}, task=DISTRIBUTION)
+
+
+def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]:
+    """Divide the votes for classes by their number; leave out utterances without any."""
+    silent = [utterance.id for utterance in utterances if utterance.votes is None]
+    if silent:
+        raise InputError(
+            f"{len(silent)} of {len(utterances)} utterances have no votes: {first(silent)}. Give "
+            "each of them some (column votes), or remove these rows"
+        )
+    kept = []
+    for utterance in utterances:
+        shares = dict.fromkeys(labels.classes, 0.0)
+        for label, weight in _votes(utterance).items():
+            if label not in labels.classes_of:
+                raise InputError(
+                    f"{utterance.id} has a vote for {label!r}, which the label set {labels.name} "
+                    f"does not know; {nearest(label, labels.classes_of)}"
+                )
+            if (name := labels.classes_of[label]) is not None:
+                shares[name] += weight
+        if total := sum(shares.values()):
+            target = tuple(share / total for share in shares.values())
+            most = labels.classes[target.index(max(target))]  # of equal ones the first
+            kept.append(replace(utterance, label=most, target=target))
+    if left_out := len(utterances) - len(kept):
+        log.info("%s: %d utterances without a vote for a class", labels.name, left_out)
+    if empty := labels.missing(kept):
+        raise InputError(
+            f"{labels.name}: no vote for {', '.join(empty)}; choose another corpus.subset or other "
+            "corpus.labels"
+        )
+    return kept
+
+
+def _votes(utterance: Utterance) -> dict[str, float]:
+    try:
+        return read_votes(utterance.votes) if utterance.votes else {}
+    except InputError as error:
+        raise InputError(f"{utterance.id}: {error}") from None
 
 
 def _rate(utterances: Iterable[Utterance], labels: LabelSet) -> list[Utterance]:

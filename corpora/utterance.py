@@ -30,6 +30,7 @@ class Utterance:
         fold: What the manifest's column `fold` says, or None; read by `protocol.split: given`.
         ratings: Valence, arousal and dominance as the corpus writes them, "" where one is missing;
             None if it has none.
+        votes: What raters chose, as `votes.read_votes` reads it; None if the corpus does not say.
         target: What is to be predicted, after `select_targets`; None for a class, which `label` is.
     """
 
@@ -46,6 +47,7 @@ class Utterance:
     split: str | None = None
     fold: str | None = None
     ratings: tuple[str, ...] | None = None
+    votes: str | None = None
     target: tuple[float, ...] | None = None
 
     @property

@@ -7,15 +7,20 @@ Training, evaluation, comparison, gates and reports ask it, and know neither cla
 from collections.abc import Sequence
 from typing import Any
 
-from config.tasks import CLASS, RATINGS, RatingScale
+from config.tasks import CLASS, DISTRIBUTION, RATINGS, RatingScale
 from evaluation.class_task import ClassTask
 from evaluation.rating_task import RatingTask
 from evaluation.task import Measure, Task
+from evaluation.vote_task import VoteTask
 from storage.fold_result import FoldResult
 
 __all__ = ["TASKS", "Measure", "Task", "make_task", "task_facts", "task_of"]
 
-TASKS: dict[str, type[Task]] = {CLASS: ClassTask, RATINGS: RatingTask}
+TASKS: dict[str, type[Task]] = {
+    CLASS: ClassTask,
+    RATINGS: RatingTask,
+    DISTRIBUTION: VoteTask,
+}
 
 
 def make_task(

@@ -292,8 +292,9 @@ def finished_epochs(folder: Path) -> tuple[int, str]:
     try:
         text = read_text(folder / "history.csv", MAX_TABLE)
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        if "dev_ccc" in rows[-1]:  # of ratings
-            return len(rows), f"dev CCC {float(rows[-1]['dev_ccc']):.3f}"
+        for column, name in (("dev_ccc", "CCC"), ("dev_similarity", "1 - JSD")):
+            if column in rows[-1]:  # of another task than classes
+                return len(rows), f"dev {name} {float(rows[-1][column]):.3f}"
         return len(rows), f"dev UA {100 * float(rows[-1]['dev_ua']):.1f} %"
     except (OSError, ValueError, LookupError, TypeError, csv.Error):
         return 0, ""  # progress is for people: a file that cannot be read stops no job

@@ -4,6 +4,7 @@ The columns are those in `COLUMNS`, then those of the format of the task, then `
 
     class       target, pred: class names; prob_<class>
     dimensions  target_<dimension>, pred_<dimension>: ratings in units of the corpus
+    distribution  target, pred: class names; target_<class>, prob_<class>: shares
 """
 
 import csv
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from config.tasks import CLASS, RATINGS
+from config.tasks import CLASS, DISTRIBUTION, RATINGS
 from system.files import MAX_TABLE
 from system.regular import open_regular
 
@@ -121,9 +122,41 @@ class RatingFormat:
         return np.array(values, dtype=float).reshape(len(values), self.n)
 
 
+class VoteFormat(ClassFormat):
+    """Shares of the raters' votes and the predicted ones; `target` has most votes, `pred` leads.
+
+    Shares have six digits, however small: their logarithms enter scores.
+    """
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        super().__init__(classes)
+        self.after = [*(f"target_{name}" for name in classes), *self.after]
+
+    def cells(self, target: Any, pred: Any, probs: NDArray) -> Cells:
+        """Return the cells of a prediction."""
+        named = [self.classes[int(np.argmax(target))], self.classes[pred]]
+        return named, [f"{share:.6g}" for share in (*target, *probs)]
+
+    def read(self, before: Sequence[str], after: Sequence[str]) -> tuple[Any, Any, NDArray]:
+        """Return shares of votes, class index and predicted shares.
+
+        Raises:
+            ValueError: They are not shares.
+        """
+        n = len(self.classes)
+        _, pred, shares = super().read(before, after[n:])
+        _, _, target = super().read([before[0], before[0]], after[:n])  # its own leader
+        return target, pred, shares
+
+    def column(self, values: Sequence[Any]) -> NDArray:
+        """Return shares (N, K), or class indices (N,)."""
+        return np.array(values)
+
+
 FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {
     CLASS: ClassFormat,
     RATINGS: RatingFormat,
+    DISTRIBUTION: VoteFormat,
 }
 
 
