@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config.effects import FEATURES, FROZEN
 from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
 from evaluation.metrics import SCORES, confusion_matrix, recalls
@@ -99,6 +100,8 @@ def describe_run(run: Run) -> RunSummary:
         name=run.name,
         fusion=run.method,
         baseline=run.is_baseline,
+        frozen=run.config.get(FEATURES) == FROZEN,
+        branch_seed=run.config.get("model.from_seed"),
         corpus=corpus_of(run)["name"],
         synthetic=corpus_of(run)["synthetic"],
         protocol=run.certificate["protocol"],
