@@ -7,9 +7,7 @@ input is wrong.
 """
 
 import argparse
-import os
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,9 +15,9 @@ from typing import NamedTuple
 from config.loading import load_config
 from config.schema import RunConfig
 from corpora.readers import CORPORA, check_corpus_exists, read_corpus
-from system.cli import DONE, FAILED, exit_status, run_entry
+from system.cli import DONE, FAILED, check_output, exit_status, run_entry
 from system.errors import InputError, nearest
-from system.text import short_repr, truncate
+from system.text import short_repr
 
 
 class Corpus(NamedTuple):
@@ -99,26 +97,6 @@ def refuse_empty(arguments: argparse.Namespace) -> None:
         if value == "" or (isinstance(value, list) and "" in value):
             option = "SPLIT" if name == "split" else f"--{name}"
             raise InputError(f"{option} is empty: write its value, or leave it out")
-
-
-def check_output(path: str | None) -> None:
-    """Refuse a file that cannot be written, before anything is read.
-
-    Raises:
-        InputError: It is a folder or not a regular file, or its folder cannot be written to.
-    """
-    if path is None:
-        return
-    shown, folder = truncate(path), Path(path).parent
-    if not os.path.isdir(folder):
-        raise InputError(f"--json: there is no folder {truncate(str(folder))}")
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise InputError(f"--json: {shown} is a folder or not a regular file; name a file")
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise InputError(f"--json: cannot write {shown}: {error.strerror}") from None
 
 
 def choose_corpus(arguments: argparse.Namespace) -> Corpus:

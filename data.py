@@ -1,6 +1,5 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
-import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -19,15 +18,17 @@ from audio.augment import (
     draw_index,
     draw_mix,
     mix_images,
+    recording_id,
 )
 from audio.reading import BadAudio, read_audio
+from audio.row_norm import RowNorm, SpeakerNorm
 from audio.trim import trim_silence
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
 from system.errors import RunError
-from system.signals import SIGNALS
+from system.signals import ignore_signals
 
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
 
@@ -40,14 +41,22 @@ class Batch(NamedTuple):
     mel: Tensor  # (B, C, H, W) dB; likewise
     targets: Tensor  # (B,)
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
+    norm: RowNorm | None = None  # of each image's speaker; None if none or already applied
 
     def to(self, device: torch.device) -> "Batch":
-        """Move all tensors to a device; images become float32 there."""
-        return Batch(*(_move(value, device) for value in self)).widened()
+        """Move all tensors to a device; images become float32 there, and are standardised."""
+        return Batch(*(_move(value, device) for value in self)).widened().standardised()
 
     def widened(self) -> "Batch":
         """Return the batch with images in float32."""
         return self._replace(cqt=self.cqt.float(), mel=self.mel.float())
+
+    def standardised(self) -> "Batch":
+        """Return the batch of float32 with `norm` applied, where there is one."""
+        if self.norm is None:
+            return self
+        cqt, mel = self.norm(self.cqt, self.mel)
+        return self._replace(cqt=cqt, mel=mel, norm=None)
 
     def pin_memory(self) -> "Batch":
         """Pin all tensors; DataLoader calls this on a GPU."""
@@ -74,20 +83,25 @@ class ImageAugment(NamedTuple):
     freq_mask: float = 0.0
     time_mask: float = 0.0
     time_shift: float = 0.0
+    freq_shift: float = 0.0
+    level_db: float = 0.0
     mixup: float = 0.0
+    top_db: float = 80.0  # of the images, see `SpectrogramImages`
 
     def __call__(self, batch: Batch, keys: Sequence[Sequence[int]]) -> Batch:
         """Return a changed batch; `keys` holds (seed, epoch, recording id) of each image."""
-        if any(self):
+        changes = self[:5]
+        if any(changes) or self.mixup:
             batch = batch.widened()
-        if any(self[:3]):
+        if any(changes):
             pairs = [
-                augment_images((cqt, mel), key, *self[:3])
+                augment_images((cqt, mel), key, *changes, self.top_db)
                 for cqt, mel, key in zip(batch.cqt, batch.mel, keys, strict=True)
             ]
             cqt, mel = (torch.stack(images) for images in zip(*pairs, strict=True))
             batch = batch._replace(cqt=cqt, mel=mel)
         if self.mixup:
+            batch = batch.standardised()  # after masks and shifts, which fill in dB
             mix = Mix(*(tensor.to(batch.cqt.device) for tensor in draw_mix(keys, self.mixup)))
             cqt, mel = mix_images(batch.cqt, mix), mix_images(batch.mel, mix)
             batch = batch._replace(cqt=cqt, mel=mel, mix=mix)
@@ -107,6 +121,7 @@ class ImageDataset(Dataset):
         targets: Class index of each utterance.
         augment: Random changes in training; None for dev and test.
         seed: Base seed of the augmentation.
+        norm: Statistics of the utterances' speakers, which batches carry; None for none.
     """
 
     def __init__(
@@ -116,6 +131,7 @@ class ImageDataset(Dataset):
         targets: Sequence[int],
         augment: ImageAugment | None = None,
         seed: int = 0,
+        norm: SpeakerNorm | None = None,
     ) -> None:
         self.store, self.stored = store, (store.images("cqt"), store.images("mel"))
         self.crops = [store.rows[key] for key in hashes]
@@ -123,7 +139,7 @@ class ImageDataset(Dataset):
         self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
         self.ids = [recording_id(key) for key in hashes]
         self.targets = torch.as_tensor(targets, dtype=torch.long)
-        self.augment, self.seed = augment, seed
+        self.augment, self.seed, self.norm = augment, seed, norm
 
     def __len__(self) -> int:
         return len(self.rows) if self.augment is None else len(self.crops)
@@ -142,7 +158,9 @@ class ImageDataset(Dataset):
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
         cqt, mel = (torch.from_numpy(images[rows]) for images in self.stored)
-        return Batch(torch.from_numpy(utterances), cqt, mel, self.targets[utterances])
+        index = torch.from_numpy(utterances)
+        norm = None if self.norm is None else self.norm.of(index)
+        return Batch(index, cqt, mel, self.targets[utterances], norm=norm)
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
         """Return the row of one crop of an utterance."""
@@ -219,6 +237,7 @@ class ImageLoader:
         images: Front end that computes the images.
         augment: Random changes of the images.
         device: Device that computes the images.
+        norm: Statistics of the utterances' speakers; None for none.
     """
 
     def __init__(
@@ -227,9 +246,10 @@ class ImageLoader:
         images: SpectrogramImages,
         augment: ImageAugment,
         device: torch.device,
+        norm: SpeakerNorm | None = None,
     ) -> None:
         self.loader, self.images = loader, images.to(device)
-        self.augment, self.device = augment, device
+        self.augment, self.device, self.norm = augment, device, norm
         self.batch_sampler = loader.batch_sampler
 
     def __len__(self) -> int:
@@ -242,45 +262,11 @@ class ImageLoader:
     @torch.no_grad()
     def to_images(self, waveforms: Waveforms) -> Batch:
         """Return the images of a batch."""
+        norm = None if self.norm is None else self.norm.of(waveforms.utterance)
         utterance, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
-        return self.augment(Batch(utterance, cqt, mel, targets), keys.tolist())
-
-
-class TrainBatches(Sampler):
-    """Shuffled batches of nearly equal size; (seed, epoch) decides the order.
-
-    An epoch is split evenly, so no short batch is dropped, and none is of a single utterance, which
-    batch normalization cannot take. Every process gets as many batches of the same sizes; for that,
-    up to `world - 1` utterances are repeated, or in each batch where others began the training.
-
-    Args:
-        n: Number of utterances in the split.
-        batch_size: Largest number per batch; one more where a batch of one would be left over.
-        seed: Base seed of the order.
-        rank: Rank of this process.
-        world: Number of processes.
-    """
-
-    def __init__(self, n: int, batch_size: int, seed: int, rank: int = 0, world: int = 1) -> None:
-        self.n, self.seed, self.rank, self.world = n, seed, rank, world
-        self.epoch, self.first, self.divisor = 0, 0, world
-        n_own = -(-n // world)
-        self.n_batches = max(1, min(-(-n_own // batch_size), n_own // 2))
-
-    def set_epoch(self, epoch: int, first: int = 0, divisor: int | None = None) -> None:
-        """Choose order, batches to skip (on resume), and how many processes began the training."""
-        self.epoch, self.first, self.divisor = epoch, first, divisor or self.world
-
-    def __len__(self) -> int:
-        return self.n_batches
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.n)
-        order = np.resize(order, (-(-self.n // self.divisor), self.divisor))  # filled by repeats
-        for batch in np.array_split(order, self.n_batches)[self.first :]:
-            shares = np.resize(batch, (-(-batch.size // self.world), self.world))
-            yield [(self.epoch, int(i)) for i in shares[:, self.rank]]
+        batch = Batch(utterance, cqt, mel, targets, norm=_move(norm, self.device))
+        return self.augment(batch, keys.tolist())
 
 
 class EvalBatches(Sampler):
@@ -312,32 +298,21 @@ def build_loader(
         batch_sampler=batches,
         collate_fn=_identity,
         num_workers=n_workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
 
 
-def _ignore_signals(worker: int) -> None:
-    """Ignore signals in a worker: the training process decides when to end."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-
-
-def recording_id(audio_hash: str) -> int:
-    """Return a recording's part of the augmentation's seed, equal in every fold and order."""
-    return int(audio_hash[:8], 16)
-
-
 def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, Mix):
-        return Mix(*(_move(tensor, device) for tensor in value))
+    if isinstance(value, tuple):  # Mix, RowNorm
+        return type(value)(*(_move(tensor, device) for tensor in value))
     return None if value is None else value.to(device, non_blocking=True)
 
 
 def _pin(value: Any) -> Any:
-    if isinstance(value, Mix):
-        return Mix(*(tensor.pin_memory() for tensor in value))
+    if isinstance(value, tuple):
+        return type(value)(*(_pin(tensor) for tensor in value))
     return None if value is None else value.pin_memory()
 
 

@@ -16,7 +16,8 @@ from torch.nn import functional as F
 
 Key = Sequence[int]  # (seed, epoch, id of the recording): equal keys give equal changes
 VOCODER_FRAME = 0.046  # seconds, rounded to a power of 2 in samples
-WAVEFORM, CROP, MIX = 1, 2, 3  # appended to a key: independent streams; images use the key alone
+# Appended to a key: independent streams. Masks and the shift in time use the key alone
+WAVEFORM, CROP, MIX, FREQ_SHIFT, LEVEL = 1, 2, 3, 4, 5
 
 
 class Mix(NamedTuple):
@@ -77,6 +78,11 @@ def draw_crop(waveform: Tensor, size: int, key: Key) -> Tensor:
     return waveform[start : start + size]
 
 
+def recording_id(audio_hash: str) -> int:
+    """Return a recording's part of the augmentation's seed, equal in every fold and order."""
+    return int(audio_hash[:8], 16)
+
+
 def draw_index(n: int, key: Key) -> int:
     """Return which of n crops is used, 0 to n - 1."""
     return int(np.random.default_rng((*key, CROP)).integers(n))
@@ -108,8 +114,11 @@ def augment_images(
     freq_mask: float = 0.0,
     time_mask: float = 0.0,
     time_shift: float = 0.0,
+    freq_shift: float = 0.0,
+    level_db: float = 0.0,
+    top_db: float = 80.0,
 ) -> tuple[Tensor, Tensor]:
-    """Mask a frequency band and a time span in each image, and shift both images in time.
+    """Shift both images in time, frequency and level, then mask a band and a time span in each.
 
     Args:
         images: CQT and Mel images of one recording, dB.
@@ -118,18 +127,27 @@ def augment_images(
         time_mask: Largest masked fraction of the width; drawn uniformly from 0.
         time_shift: Largest shift as a fraction of the width; both images move together and the
             edge is filled with silence: the minimum, and 0 in the channels of slopes.
+        freq_shift: Largest shift up or down as a fraction of the height; otherwise as `time_shift`.
+        level_db: Largest change of level up or down, dB, equal for both images; slopes stay.
+        top_db: The floor of a changed level is -top_db, as in images of `full_scale`.
 
     Shape:
         2 x (C, H, W) -> 2 x (C, H, W)
 
     Source:
-        SpecAugment, Park et al. 2019; theirs masks with zero or the mean, here the mean.
+        SpecAugment, Park et al. 2019; theirs masks with zero or the mean, here the mean. The shift
+        in frequency has its idea from vocal tract length perturbation, Jaitly & Hinton 2013; theirs
+        warps the axis of a Mel filterbank, which a shift of rows is only like. On the CQT, whose
+        axis is logarithmic, it multiplies all frequencies, as a change of pitch does.
     """
     rng = np.random.default_rng(key)
     shift = rng.uniform(-time_shift, time_shift)
+    rise, level = _draw(key, FREQ_SHIFT, freq_shift), _draw(key, LEVEL, level_db)
     changed = []
     for image in images:
         image = _shift(image, round(shift * image.shape[-1]))
+        image = _shift(image, round(rise * image.shape[-2]), -2)
+        image = _change_level(image, level, top_db)
         image = _mask(image, -2, rng.uniform(0, freq_mask), rng.random())
         changed.append(_mask(image, -1, rng.uniform(0, time_mask), rng.random()))
     return changed[0], changed[1]
@@ -157,14 +175,26 @@ def _shift_pitch(waveform: NDArray, sample_rate: int, factor: float) -> NDArray:
     return np.pad(shifted, (0, len(waveform) - len(shifted)))
 
 
-def _shift(image: Tensor, n: int) -> Tensor:
-    """Move the image n columns to the right, or to the left for n < 0."""
+def _draw(key: Key, stream: int, most: float) -> float:
+    """Return a number from [-most, most], drawn from a stream of its own."""
+    return float(np.random.default_rng((*key, stream)).uniform(-most, most)) if most else 0.0
+
+
+def _shift(image: Tensor, n: int, axis: int = -1) -> Tensor:
+    """Move the image n columns to the right, or n rows (axis -2) up in frequency; n < 0 back."""
     if n == 0:
         return image
-    edge = torch.zeros_like(image[..., : abs(n)])  # (C, H, |n|): silence has no slope
+    edge = torch.zeros_like(image.narrow(axis, 0, abs(n)))  # silence has no slope
     edge[0] = image[0].min()  # channel 0 is the level, dB
-    kept = image[..., :-n] if n > 0 else image[..., -n:]
-    return torch.cat([edge, kept] if n > 0 else [kept, edge], -1)
+    kept = image.narrow(axis, max(-n, 0), image.shape[axis] - abs(n))
+    return torch.cat([edge, kept] if n > 0 else [kept, edge], axis)
+
+
+def _change_level(image: Tensor, level: float, top_db: float) -> Tensor:
+    """Add dB to channel 0, and floor it at -top_db."""
+    if level == 0:
+        return image
+    return torch.cat([(image[:1] + level).clamp_min(-top_db), image[1:]])
 
 
 def _mask(image: Tensor, axis: int, fraction: float, position: float) -> Tensor:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from baselines.band_statistics import BandStatistics
+from baselines.by_speaker import BySpeaker
 from baselines.fitted import Fitted
 from baselines.lstm import fit_lstm, with_differences
 from baselines.majority import fit_majority
@@ -59,8 +60,30 @@ class BaselineSession:
         of_split = (split.train, split.dev, fold.targets, n_classes)
         if kind == "lstm":
             device = self.session.accelerator.device
-            return fit_lstm(self._sequences, *of_split, fold.rng_seed, device)
-        return fit_svm(self._vectors, *of_split)
+            return fit_lstm(self._sequences_read, *of_split, fold.rng_seed, device)
+        return fit_svm(self._vectors_read, *of_split)
+
+    def _vectors_read(self, utterances: Sequence[Utterance]) -> NDArray:
+        """Return the vectors that an SVM reads: (N, D)."""
+        if self._by_speaker is None:
+            return self._vectors(utterances)
+        return np.concatenate(self._by_speaker(utterances))
+
+    def _sequences_read(self, utterances: Sequence[Utterance]) -> list[NDArray]:
+        """Return what the LSTM reads of each utterance: (T, 40) each."""
+        if self._by_speaker is None:
+            return self._sequences(utterances)
+        return [frames.astype(np.float32) for frames in self._by_speaker(utterances)]
+
+    @cached_property
+    def _by_speaker(self) -> BySpeaker | None:
+        """What standardises features by speaker; None without `train.normalize: speaker`."""
+        if self.config.train is None:
+            return None
+        utterances = self.session.plan.utterances
+        if self.config.baseline.kind in NETWORKS:
+            return BySpeaker(utterances, self._sequences)
+        return BySpeaker(utterances, lambda some: list(self._vectors(some)[:, None]))
 
     def _vectors(self, utterances: Sequence[Utterance]) -> NDArray:
         """Return one vector an utterance: (N, D)."""

@@ -21,8 +21,10 @@ from audio.reading import inspect_audio
 from benchmarks.queueing import WARM_UP, Station, simulate
 from benchmarks.train_step import make_state
 from config.schema import Config
-from data import Batch, TrainBatches, WaveformDataset, _identity, _ignore_signals
+from data import Batch, WaveformDataset, _identity
 from features import SpectrogramImages
+from system.signals import ignore_signals
+from training.batches import TrainBatches
 from training.engine import train_step
 from training.session import make_accelerator
 
@@ -179,7 +181,7 @@ def _measured(
         batch_sampler=batches,
         collate_fn=_identity,
         num_workers=workers,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
         prefetch_factor=PREFETCH if workers else None,
     )
     ends = []

@@ -17,6 +17,7 @@ from system.cli import run_entry
 
 HERE = Path(__file__).resolve().parent.parent
 TORCH = ("-c", "import torch")
+RECIPES = "configs/recipes/ravdess_small.yaml"
 CONFIG = "configs/demo_gmu.yaml"
 NOWHERE = "corpus.root=/nowhere"
 WRONG = {  # module of an entry: arguments that it must refuse with status 2
@@ -51,6 +52,19 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.power": [["--folds", "0", "--speakers", "4"]],
+    "scripts.recipes": [
+        ["--config", CONFIG, "--recipes", "nowhere.yaml"],
+        ["--config", CONFIG, "--recipes", RECIPES, "run.folds=[3]", NOWHERE],
+        ["--config", CONFIG, "--recipes", RECIPES, "--only", "nothing"],
+        ["--config", CONFIG, "--recipes", RECIPES, "optim.learning_rate=1"],
+    ],
+    "scripts.habits": [
+        ["--config", CONFIG, "optim.learning_rate=1"],
+        ["--config", CONFIG, "--config", CONFIG],
+        ["--config", "nowhere.yaml"],
+        ["--config", CONFIG, NOWHERE],
+    ],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
     "scripts.show_features": [["/nowhere.wav"]],
     "scripts.write_tables": [["--chek"]],

@@ -28,12 +28,13 @@ from numpy.typing import NDArray
 from audio.reading import inspect_audio
 from benchmarks.candidates import PAPER, librosa_images, noise
 from benchmarks.front_end import machine, table
-from data import ImageAugment, ImageDataset, TrainBatches
+from data import ImageAugment, ImageDataset
 from features import SpectrogramImages
 from storage.feature_store import COMMIT_EVERY, IMAGES, FeatureStore
 from storage.store_index import index_lines, read_rows
 from system.cli import run_entry
 from system.files import read_json, write_json
+from training.batches import TrainBatches
 
 ROUNDS = 3  # alternating, so that all see the same machine
 SETTINGS = {"sample_rate": PAPER.sample_rate, "image_size": 224, "channels": "static"}

@@ -1,8 +1,9 @@
 """Configs of baselines: what such a run keeps of a fusion's config, and its own section.
 
 A baseline takes corpus, protocol, `run` and, where it reads images, `features` and
-`model.image_size` from a fusion's config, so both have the same splits. Every other key of the
-fusion's config has no effect: its value is not checked, and the run folder does not store it.
+`model.image_size` from a fusion's config, so both have the same splits; and `train.normalize` where
+it is `speaker`: then features are standardised by speaker, too. Every other key of the fusion's
+config has no effect: its value is not checked, and the run folder does not store it.
 """
 
 import json
@@ -33,6 +34,7 @@ from config.schema import (
     RunName,
 )
 from config.section import Section
+from config.training_schema import TrainConfig
 from system.errors import InputError, nearest
 from system.extras import check_extra, is_installed
 
@@ -45,6 +47,7 @@ FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
 CHEAP = ("majority", "svm_images")  # seconds a fold, on what the fusions read anyway
 SHARED = ("corpus", "protocol", "run")  # sections that every baseline takes from a fusion's config
 OF_TRAINING = ("run.compile_cache", "run.shards")  # keys of these with an effect on fusions alone
+NORMALIZE = "train.normalize"  # its value `speaker` makes another protocol, of baselines too
 READ_IMAGES = ("svm_images",)
 AUTO = "auto"  # of --functionals
 
@@ -74,6 +77,13 @@ class ImageConfig(Section):
     """Height and width in pixels."""
 
 
+class BySpeakerConfig(Section):
+    """The one value of a fusion's section `train` that is a protocol of its own."""
+
+    normalize: Literal["speaker"]
+    """Standardise features by the utterances of their speaker, without labels."""
+
+
 class BaselineRun(Section):
     """A whole run of a baseline."""
 
@@ -83,6 +93,8 @@ class BaselineRun(Section):
     features: FeaturesConfig | None = None
     """Only where it reads images, as `model`."""
     model: ImageConfig | None = None
+    train: BySpeakerConfig | None = None
+    """Only with `train.normalize: speaker`."""
     baseline: BaselineConfig
     run: RunConfig
 
@@ -102,6 +114,7 @@ class BaselineRun(Section):
             protocol=self.protocol,
             features=self.features or FeaturesConfig(),
             model=model,
+            train=TrainConfig() if self.train is None else TrainConfig(normalize="speaker"),
             run=self.run,
         )
 
@@ -130,6 +143,8 @@ def load_baseline(
     if kind in READ_IMAGES:
         sections["features"] = config.features
         sections["model"] = ImageConfig(image_size=config.model.image_size)
+    if config.train.normalize == "speaker":
+        sections["train"] = BySpeakerConfig(normalize="speaker")
     fusion = config.model.fusion
     name = config.name if "name" in keys else f"{config.name.removesuffix(f'_{fusion}')}_{kind}"
     baseline = BaselineConfig.model_validate({"kind": kind, "functionals": functionals})
@@ -167,11 +182,13 @@ def concerns(key: str, kind: str) -> bool:
 
     >>> concerns("corpus.root", "majority"), concerns("optim.lr", "majority")
     (True, False)
+
+    `train.normalize` is one of them on every kind, since `speaker` is a protocol of its own.
     """
     section = key.partition(".")[0]
     if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
         return True
-    return key == "name" or (section in SHARED and key not in OF_TRAINING)
+    return key in ("name", NORMALIZE) or (section in SHARED and key not in OF_TRAINING)
 
 
 def _without_idle_keys(kind: str) -> list[str]:

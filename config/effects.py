@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from config.fusions import GATED, fusions_that
+from config.fusions import FUSIONS, GATED, fusions_that
 
 
 class Condition(NamedTuple):
@@ -19,6 +19,7 @@ PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
 MATCHED = fusions_that(lambda fusion: fusion.widens)
+BRANCH_SCALES = "optim.backbone_lr_scale"  # a number, or a mapping with a key for each branch
 READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
 READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
@@ -27,6 +28,7 @@ ONLY_WITH = {
     "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
+    "augment.level_db": Condition("features.reference", ("full_scale",), 0.0),
     "augment.gain_db": Condition("train.images", ("computed",), 0.0),
     "augment.snr_db": Condition("train.images", ("computed",), None),
     "augment.speed": Condition("train.images", ("computed",), 0.0),
@@ -55,6 +57,8 @@ ONLY_WITH = {
     "loss.same_class": Condition("model.fusion", CONTRASTIVE, "negatives"),
     "optim.optimizer.cqt": Condition("model.fusion", READ_CQT, "adam"),
     "optim.optimizer.mel": Condition("model.fusion", READ_MEL, "radam"),
+    "optim.backbone_lr_scale.cqt": Condition("model.fusion", READ_CQT, 1.0),
+    "optim.backbone_lr_scale.mel": Condition("model.fusion", READ_MEL, 1.0),
     "optim.plateau_factor": Condition("optim.schedule", ("plateau",), 0.1),
     "optim.plateau_patience": Condition("optim.schedule", ("plateau",), 2),
     "optim.min_lr": Condition("optim.schedule", ("plateau", "cosine"), 1e-6),
@@ -67,11 +71,15 @@ IDLE_IF_FROZEN: dict[str, Any] = {
     "augment.freq_mask": 0.0,
     "augment.time_mask": 0.0,
     "augment.time_shift": 0.0,
+    "augment.freq_shift": 0.0,
+    "augment.level_db": None,
     "augment.mixup": 0.0,
     "model.drop_path_rate": 0.0,
     "optim.optimizer.cqt": None,
     "optim.optimizer.mel": None,
-    "optim.backbone_lr_scale": 1.0,
+    BRANCH_SCALES: 1.0,
+    f"{BRANCH_SCALES}.cqt": None,
+    f"{BRANCH_SCALES}.mel": None,
     "train.images": "stored",
     "train.backbone_batch": None,
     "train.gradient_checkpointing": False,
@@ -174,3 +182,26 @@ def usual_value(key: str) -> Any:
     """
     condition = ONLY_WITH.get(key)
     return IDLE_IF_FROZEN.get(key) if condition is None else condition.default
+
+
+def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config with a rate for each branch, also where one number stands for both.
+
+    >>> list(with_branch_scales({"model.fusion": "cqt_only", BRANCH_SCALES: 0.1}).values())
+    ['cqt_only', 0.1, None]
+    """
+    values = dict(config)
+    if BRANCH_SCALES in values:
+        number, branches = values.pop(BRANCH_SCALES), FUSIONS[values["model.fusion"]].branches
+        for branch in ("cqt", "mel"):
+            values[f"{BRANCH_SCALES}.{branch}"] = number if branch in branches else None
+    return values
+
+
+def overlap(key: str, other: str) -> bool:
+    """Return whether two keys are one, or one is a part of the other.
+
+    >>> overlap("optim.backbone_lr_scale", "optim.backbone_lr_scale.mel"), overlap("a.b", "a.bc")
+    (True, False)
+    """
+    return f"{key}.".startswith(f"{other}.") or f"{other}.".startswith(f"{key}.")

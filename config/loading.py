@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from config.effects import idle_value, keys_without_effect, usual_values, what_rules_out
+from config.effects import (
+    BRANCH_SCALES,
+    idle_value,
+    keys_without_effect,
+    usual_values,
+    what_rules_out,
+)
+from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
 from config.schema import Config
@@ -88,6 +95,7 @@ def _load(
         _merge(values, mapping, str(file), sources)
     for override in overrides:
         _merge(values, parse_override(override), "the command line", sources)
+    _spread_number(values)
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
@@ -126,6 +134,7 @@ def json_schema() -> str:
 
 
 RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
+BELOW = object()  # key of the number that a mapping of rates was merged over
 MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
 
@@ -239,14 +248,25 @@ def _merge(
     """Write new values over `target`, and for each dotted key where its value comes from."""
     for key, value in new.items():
         dotted = f"{at}{key}"
-        if isinstance(value, Mapping) and isinstance(target.get(key), dict):
-            _merge(target[key], value, source, sources, f"{dotted}.")
-        elif isinstance(value, Mapping):
-            target[key] = {}
+        if isinstance(value, Mapping):
+            if not isinstance(below := target.get(key), dict):
+                is_number = dotted == BRANCH_SCALES and isinstance(below, int | float)
+                target[key] = {BELOW: below} if is_number else {}
             _merge(target[key], value, source, sources, f"{dotted}.")
         else:
             target[key] = value
         sources[dotted] = source
+
+
+def _spread_number(values: Mapping[str, Any]) -> None:
+    """Give branches that a mapping of rates does not name the number that it was merged over."""
+    optim, model = values.get("optim"), values.get("model")
+    scales = optim.get("backbone_lr_scale") if isinstance(optim, dict) else None
+    if isinstance(scales, dict) and BELOW in scales:
+        fusion, number = model.get("fusion") if isinstance(model, dict) else None, scales.pop(BELOW)
+        facts = FUSIONS.get(fusion, Fusion()) if isinstance(fusion, str) else Fusion()
+        for branch in facts.branches:  # of an unknown fusion both: it is refused soon
+            scales.setdefault(branch, number)
 
 
 def _complete(config: Config, sources: Mapping[str, str]) -> Config:
@@ -255,7 +275,7 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
     for key in keys_without_effect(leaves):
-        if leaves[key] != (idle := idle_value(key)):
+        if key in leaves and leaves[key] != (idle := idle_value(key)):
             decides, allowed = what_rules_out(leaves, key)
             raise InputError(
                 f"{key} (in {sources.get(key, 'the defaults')}) has no effect with "

@@ -4,11 +4,13 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import ValidationError
 
 from config.schema import Config
+from config.section import section_in
+from config.training_schema import EACH, NUMBER
 from system.errors import nearest
 from system.text import short_repr, truncate
 
@@ -42,8 +44,7 @@ def explain(error: ValidationError, sources: Mapping[str, str], file: str, has_b
     findings = error.errors()
     for finding in findings[:FINDINGS_SHOWN]:
         unknown = finding["type"] == "extra_forbidden"
-        union = () if unknown else UNION_PARTS
-        path = [str(part) for part in finding["loc"] if part not in union]
+        path = _path(finding["loc"], () if unknown else UNION_PARTS)
         dotted = ".".join(path)
         source = next((sources[p] for p in _prefixes(path) if p in sources), file)
         if unknown:
@@ -92,10 +93,20 @@ def _yaml_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.y*ml") if not file.name.startswith("."))
 
 
+def _path(places: Sequence[int | str], union: Sequence[str]) -> list[str]:
+    """Return the key of a finding, without the forms that pydantic names between its parts."""
+    before = ("", *places)
+    return [
+        str(part)
+        for above, part in zip(before, places, strict=False)
+        if part not in union and not (part in (NUMBER, EACH) and above == "backbone_lr_scale")
+    ]
+
+
 def _nearest_key(path: Sequence[str]) -> str:
     """Name the key that may be meant, in any section; otherwise those of the section."""
     word = OTHER_WORDS.get(path[-1].lower(), path[-1].lower())
-    if same := [key for key in _keys(Config) if key.rpartition(".")[2] == word]:
+    if same := [key for key in config_keys() if key.rpartition(".")[2] == word]:
         return f"did you mean {' or '.join(same)}?"
     return nearest(truncate(path[-1]), _fields_at(path[:-1]))
 
@@ -110,13 +121,18 @@ def _meant(finding: Mapping[str, Any]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
+def config_keys() -> list[str]:
+    """Return all dotted keys of a config, in the schema's order."""
+    return list(_keys(Config))
+
+
 def _keys(model: Any, prefix: str = "") -> Iterator[str]:
-    """Yield all dotted keys of a section."""
+    """Yield all dotted keys of a section; a section in the place of a number has keys, too."""
     for name, field in model.model_fields.items():
-        inner = _section(field.annotation)
-        if inner is None:
+        inner = section_in(field.annotation)
+        if inner is not field.annotation:
             yield f"{prefix}{name}"
-        else:
+        if inner is not None:
             yield from _keys(inner, f"{prefix}{name}.")
 
 
@@ -127,13 +143,7 @@ def _prefixes(path: Sequence[str]) -> list[str]:
 def _fields_at(path: Sequence[str]) -> list[str]:
     model: Any = Config
     for part in path:
-        model = _section(model.model_fields[part].annotation)
+        model = section_in(model.model_fields[part].annotation)
         if model is None:
             return []
     return list(model.model_fields)
-
-
-def _section(annotation: Any) -> Any:
-    """Return the section that an annotation names; None for a value."""
-    options = (annotation, *get_args(annotation))
-    return next((option for option in options if hasattr(option, "model_fields")), None)

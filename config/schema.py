@@ -155,10 +155,19 @@ class AugmentConfig(Section):
     """Largest masked fraction of the image width."""
     time_shift: Fraction = 0.0
     """Largest shift, as a fraction of the image width."""
+    freq_shift: Fraction = 0.0
+    """Largest shift of both images up or down in frequency, as a fraction of the image height: the
+    idea of another voice height or vocal tract. On the CQT a shift changes the pitch (0.05 is 4
+    semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
     mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
+    level_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level, dB, of both images together, stored or computed, floored at -top_db;
+    only with features.reference=full_scale. What an image has at its floor rises with the rest:
+    there only gain_db, which changes the waveform, is exact."""
     gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level; this and the three below only with train.images=computed."""
+    """Largest change of level of the waveform, dB; level_db changes the images instead. This and
+    the three below only with train.images=computed."""
     snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
     """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
     speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
@@ -228,6 +237,10 @@ class LossConfig(Section):
 
     label_smoothing: Fraction = 0.0
     """Label smoothing of the cross-entropy."""
+    focal_gamma: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Focal loss (Lin et al. 2017): multiplies the cross-entropy of each utterance by
+    (1 - p)^focal_gamma, with p the probability of its target; 0 is plain cross-entropy. dev_loss
+    stays plain, as without label smoothing and class weights."""
     class_weights: Literal["none", "balanced"] = "none"
     """Class weights of the cross-entropy: none, or inverse to the training counts."""
     alpha: Annotated[float, Field(ge=0, le=1.5)] | None = None

@@ -1,6 +1,6 @@
 """What all sections of a config share: the base class, and the ranges of numbers."""
 
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,3 +19,9 @@ class Section(BaseModel):
         allow_inf_nan=False,
         use_attribute_docstrings=True,
     )
+
+
+def section_in(annotation: Any) -> Any:
+    """Return the section that a type names, alone or beside a number; None for a value."""
+    options = (annotation, *get_args(annotation))
+    return next((option for option in options if hasattr(option, "model_fields")), None)

@@ -1,12 +1,21 @@
 """The sections `optim` and `train` of the schema: how one fold is trained."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Discriminator, Field, Tag
 
 from config.section import Count, Positive, Section
 
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
+Scale = Annotated[float, Field(gt=0, le=1e6)]
+NUMBER, EACH = "(a number)", "(each)"  # forms of backbone_lr_scale
+
+
+def _no_number(value: Any) -> Any:
+    """Refuse 0 and 1, which equal false and true."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        raise ValueError("must be true, false or speaker")
+    return value
 
 
 class BranchOptimizers(Section):
@@ -19,14 +28,30 @@ class BranchOptimizers(Section):
     head: Optimizer = "adam"
 
 
+class BranchScales(Section):
+    """Learning rate of each backbone, as a multiple of `lr`."""
+
+    cqt: Scale | None = None
+    """null is 1, or none with mel_only."""
+    mel: Scale | None = None
+    """null is 1, or none with cqt_only."""
+
+
+def _form(value: Any) -> str:
+    return EACH if isinstance(value, dict | BranchScales) else NUMBER
+
+
 class OptimConfig(Section):
     """Optimizers and the learning-rate schedule."""
 
     optimizer: BranchOptimizers = BranchOptimizers()
     lr: Positive = 0.02
     """Learning rate of the head, and of the backbones before backbone_lr_scale."""
-    backbone_lr_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
-    """Learning rate of both backbones, as a multiple of `lr`."""
+    backbone_lr_scale: Annotated[
+        Annotated[Scale, Tag(NUMBER)] | Annotated[BranchScales, Tag(EACH)], Discriminator(_form)
+    ] = 1.0
+    """Learning rate of both backbones, as a multiple of `lr`; or of each, {cqt: 0.5, mel: 2.0}. One
+    that is given over a number (backbone_lr_scale.mel) leaves that number to the other."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
@@ -39,6 +64,13 @@ class OptimConfig(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] | None = None
     """Epochs of linear rise before the cosine; where they would be all epochs, half of those."""
 
+    def branch_lr_scales(self) -> dict[str, float]:
+        """Return the learning rate of each backbone, as a multiple of `lr`."""
+        scale = self.backbone_lr_scale
+        if not isinstance(scale, BranchScales):
+            return {"cqt": scale, "mel": scale}
+        return {"cqt": scale.cqt or 1.0, "mel": scale.mel or 1.0}  # 0 is refused: only null is 1
+
 
 class TrainConfig(Section):
     """Training of one fold."""
@@ -46,6 +78,10 @@ class TrainConfig(Section):
     epochs: Count = 50
     batch_size: Annotated[int, Field(ge=2)] = 16
     """Utterances per step and process."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch consists of: each training utterance once, or as many of them, each class
+    equally often. Then those of small classes repeat, changed by augmentation each time anew, and
+    of large classes some are left out, others in each epoch."""
     backbone_batch: Annotated[int, Field(ge=2)] | None = None
     """Utterances of a batch that the backbones compute at once, in two forward passes instead of
     one, with equal gradients; head and loss, and so NT-Xent, see all of batch_size. Batch norms of
@@ -92,9 +128,11 @@ class TrainConfig(Section):
     After more, training returns to the last epoch's end and tries float32, or stops."""
     channels_last: bool = True
     """Memory format of the convolution kernels: channels last, or contiguous."""
-    normalize: bool = True
-    """Subtract the mean of the training images and divide by their deviation, per branch and
-    channel; false passes dB to the networks."""
+    normalize: Annotated[Literal[True, False, "speaker"], BeforeValidator(_no_number)] = True
+    """true subtracts the mean of the training images and divides by their deviation, per branch and
+    channel; false passes dB to the networks; speaker standardises each row of each image by all
+    utterances of its speaker, tested ones too, without their labels: a transductive protocol with
+    an id of its own."""
     features: Literal["trained", "frozen"] = "trained"
     """Train the branches, or leave them as the runs of model.cqt_from and model.mel_from have them:
     their features of all recordings are computed once, kept in run.store, and the head alone is

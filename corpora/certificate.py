@@ -13,6 +13,7 @@ from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
 from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
+from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
 from corpora.utterance import Utterance
 from system.errors import InputError
 
@@ -31,6 +32,7 @@ def protocol_id(
     text_groups: int | None = None,
     assignment: str = "",
     folds: GivenFolds | None = None,
+    speaker_normalized: bool = False,
 ) -> str:
     """Return the id of a protocol; only results with equal ids may be compared.
 
@@ -43,6 +45,7 @@ def protocol_id(
         text_groups: Value of `protocol.text_groups`.
         assignment: From `given_digest`; only for `given`.
         folds: Folds of `protocol.folds`, in the place of `assignment`.
+        speaker_normalized: Whether `train.normalize` is `speaker`, which is a protocol of its own.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
@@ -57,7 +60,8 @@ def protocol_id(
     dev_scheme = f"dev-{dev}"
     if folds is not None:
         scheme, dev_scheme = folds.scheme, folds.dev_scheme
-    return f"{label_set_name}/{scheme}/{dev_scheme}/{subset}{texts}"
+    normalized = SPEAKER_NORMALIZED * speaker_normalized
+    return f"{label_set_name}/{scheme}/{dev_scheme}/{subset}{texts}{normalized}"
 
 
 def protocol_parts(protocol: str) -> dict[str, str]:
@@ -66,8 +70,14 @@ def protocol_parts(protocol: str) -> dict[str, str]:
     >>> protocol_parts("ravdess8/speaker-6-fold/dev-fold/all")["protocol.split"]
     'speaker-6-fold'
     """
-    labels, *rest = protocol.rsplit("/", 4 if protocol.endswith(TEXT_GROUPS) else 3)
-    return dict(zip(KEYS, [labels, *rest, "any text"], strict=False))
+    splits = protocol.removesuffix(SPEAKER_NORMALIZED)
+    labels, *rest = splits.rsplit("/", 4 if _has_text_groups(protocol) else 3)
+    parts = dict(zip(KEYS, [labels, *rest, "any text"], strict=False))
+    return parts | {"train.normalize": "speaker" if is_transductive(protocol) else "not speaker"}
+
+
+def _has_text_groups(protocol: str) -> bool:
+    return protocol.removesuffix(SPEAKER_NORMALIZED).endswith(TEXT_GROUPS)
 
 
 def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any]:
@@ -151,7 +161,7 @@ def _rules(
     return LeakageRules(
         speaker_dependent,
         shared_session=split == "leave-one-speaker-out" and has_sessions,
-        texts_apart=protocol.endswith(TEXT_GROUPS),
+        texts_apart=_has_text_groups(protocol),
         refuse_near=refuse_near,
         some_untested=some_untested,
         shared_dev=folds is not None and folds.shared_dev,

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +23,8 @@ from corpora.protocol import Protocol, name_protocol, read_given_folds, split_co
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
-from corpora.splits import STAMP, Split, check_train_classes, get_fold
+from corpora.splits import Split, check_train_classes, get_fold
+from corpora.stamps import stamps
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -123,6 +124,13 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
     return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
+def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
+    """Return the folds in which one of some speakers is tested; opens no audio."""
+    _, utterances, protocol, _ = _read(config)
+    splits = split_corpus(config, protocol.given, utterances, {}, ())
+    return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
+
+
 def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     """Return a plan without audio files that proved bad after it was made.
 
@@ -145,7 +153,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
 
 def plan_warnings(plan: Plan) -> list[str]:
     """Return what was not read, and what the leakage check allowed."""
-    warnings = [STAMP] if plan.certificate["speaker_dependent"] else []
+    warnings = stamps(plan.certificate["protocol"], plan.certificate["speaker_dependent"])
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
     warnings += plan.unread.words()

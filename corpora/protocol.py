@@ -96,5 +96,6 @@ def name_protocol(
         protocol.text_groups,
         given_digest(utterances) if by_column else "",
         given,
+        config.train.normalize == "speaker",
     )
     return Protocol(name, given)

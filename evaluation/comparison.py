@@ -1,11 +1,12 @@
 """Runs of one protocol side by side: scores, what differs in their configs, paired tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from config.effects import has_effect, usual_value
+from config.effects import BRANCH_SCALES, has_effect, usual_value, with_branch_scales
 from corpora.certificate import protocol_parts
+from corpora.stamps import is_transductive
 from evaluation.families import Pair, families_of_pairs
 from evaluation.metrics import SCORES
 from evaluation.paired_tests import paired_test
@@ -72,10 +73,15 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
     `model.fusion`) has values only for those runs. It is returned only if two of them differ, or
     one is not the default. A baseline has few of the keys; the others say nothing about it.
     """
+    configs: dict[str, Mapping[str, Any]] = {
+        name: run.config for name, run in zip(names, runs, strict=True)
+    }
+    if any(f"{BRANCH_SCALES}.cqt" in config for config in configs.values()):
+        configs = {name: with_branch_scales(config) for name, config in configs.items()}
     differences = {}
-    for key in dict.fromkeys(key for run in runs for key in run.config):
-        having = [(name, run) for name, run in zip(names, runs, strict=True) if key in run.config]
-        values = {name: run.config[key] for name, run in having if has_effect(run.config, key)}
+    for key in dict.fromkeys(key for config in configs.values() for key in config):
+        having = {name: config for name, config in configs.items() if key in config}
+        values = {name: c[key] for name, c in having.items() if has_effect(c, key)}
         default = [usual_value(key)] if 0 < len(values) < len(having) else []
         if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
             differences[key] = values
@@ -129,6 +135,11 @@ def _explain_protocols(protocols: Sequence[str]) -> str:
         for key in parts[0]
         if len({part[key] for part in parts}) > 1
     ]
+    if len({is_transductive(protocol) for protocol in protocols}) > 1:
+        lines.append(
+            "\n  train.normalize=speaker uses the tested speakers' unlabelled utterances: compare "
+            "runs that all do, or that all do not"
+        )
     return "".join(lines)
 
 

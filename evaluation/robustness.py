@@ -12,12 +12,15 @@ import soxr
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
 from tqdm import tqdm
 
 from audio.augment import augment_waveform
 from audio.parallel import in_parallel
 from audio.reading import BadAudio, read_audio
+from audio.row_norm import RowNorm, RowSums, SpeakerNorm
 from audio.segment import AudioSource
+from corpora.stamps import is_transductive
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness
 from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
@@ -221,8 +224,11 @@ def _is_current(entry: FoldConfusions, digest: str) -> bool:
 
 
 def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, AudioSource]:
-    """Return the audio file of each test utterance, after checking that all can be read."""
+    """Return the audio file of each utterance that is read, after checking that all can be."""
     utterances = sorted({name for fold in pending for name in fold.test.utterances.tolist()})
+    if is_transductive(run.certificate["protocol"]):  # all of the tested speakers
+        tested = {speaker for fold in pending for speaker in fold.test.speakers.tolist()}
+        utterances = sorted(name for name, row in run.about.items() if row["speaker"] in tested)
     try:
         files = {name: run.audio_file(name) for name in utterances}
     except KeyError as error:
@@ -249,7 +255,7 @@ def _measure(
     run: Run, fold: FoldResult, files: Mapping[str, AudioSource], weights: str, bar: tqdm
 ) -> FoldConfusions:
     """Evaluate one fold and seed under all conditions."""
-    model = FoldModel(fold.folder, usable_device(run.config["run.device"]))
+    model = FoldModel(fold.folder, usable_device(run.config["run.device"]), True)
     card = read_json(fold.folder / CARD)
     targets, of_speaker = fold.test.targets.tolist(), fold.test.speakers.tolist()
     speakers: list[str] = []
@@ -257,7 +263,8 @@ def _measure(
     for condition in CONDITIONS:
         bar.set_postfix_str(f"{model_name(fold)}, {condition.name}")
         why = f"robustness: {condition.name}"
-        preds = _predict(model, fold, files, condition, bar)
+        norm = _speaker_norm(model, run, fold, files, condition)
+        preds = _predict(model, fold, files, condition, bar, norm)
         record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
         if condition.kind == "clean":
             check_same_classes(fold, preds, run.config["train.precision"], "clean test utterances")
@@ -273,20 +280,48 @@ def _predict(
     files: Mapping[str, AudioSource],
     condition: Condition,
     bar: tqdm,
+    norm: SpeakerNorm | None,
 ) -> NDArray:
     """Return the predicted class of each test utterance, in the order of predictions.csv: (N,)."""
     rate = model.images.input_rate
     preds = []
     utterances = fold.test.utterances.tolist()
     for start in range(0, len(utterances), AT_ONCE):
-        waveforms = []
-        for utterance in utterances[start : start + AT_ONCE]:
-            seed = zlib.crc32(utterance.encode())  # by utterance: the same in every run
-            waveform = change(read_audio(files[utterance], rate), rate, condition, seed)
-            waveforms.append(torch.from_numpy(np.ascontiguousarray(waveform)))
-        preds.append(model.probs(waveforms).argmax(1).numpy())
+        some = utterances[start : start + AT_ONCE]
+        waveforms = [_changed(name, files[name], rate, condition) for name in some]
+        own = None if norm is None else norm.of(torch.arange(start, start + len(some)))
+        preds.append(model.probs(waveforms, own).argmax(1).numpy())
         bar.update(len(waveforms))
     return np.concatenate(preds)
+
+
+def _changed(utterance: str, source: AudioSource, rate: int, condition: Condition) -> Tensor:
+    """Return the changed waveform of an utterance: (T,)."""
+    seed = zlib.crc32(utterance.encode())  # by utterance: the same in every run
+    waveform = change(read_audio(source, rate), rate, condition, seed)
+    return torch.from_numpy(np.ascontiguousarray(waveform))
+
+
+def _speaker_norm(
+    model: FoldModel,
+    run: Run,
+    fold: FoldResult,
+    files: Mapping[str, AudioSource],
+    condition: Condition,
+) -> SpeakerNorm | None:
+    """Return the statistics of all changed utterances of the tested speakers, where needed."""
+    if not is_transductive(run.certificate["protocol"]):
+        return None
+    speakers = fold.test.speakers.tolist()
+    index = {speaker: i for i, speaker in enumerate(sorted(set(speakers)))}
+    sums = RowSums(len(index), model.images.record)
+    for name, source in files.items():
+        if (speaker := run.about[name]["speaker"]) in index:
+            images = model.stored(_changed(name, source, model.images.input_rate, condition))
+            if not sums.add(index[speaker], images):
+                raise RunError(f"{source}: its images under {condition.name} are not finite")
+    rows = RowNorm(*(values.to(model.device) for values in sums.norm()))
+    return SpeakerNorm(rows, torch.tensor([index[speaker] for speaker in speakers]))
 
 
 def _scores(run: Run, folds: Mapping[str, FoldConfusions]) -> list[ConditionScores]:

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from corpora.splits import LONE, STAMP
+from corpora.splits import LONE
+from corpora.stamps import stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary
@@ -56,7 +57,7 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 def scores_markdown(comparison: Comparison) -> str:
     """Return the scores of the runs alone."""
-    blocks = [f"**{STAMP}**"] if comparison.speaker_dependent else []
+    blocks = [f"**{stamp}**" for stamp in stamps_of(comparison)]
     blocks.append(in_markdown(conclusion(comparison)))
     blocks += [caption(comparison), markdown_table(*score_rows(comparison), n_words=2)]
     return "\n\n".join(blocks) + "\n"
@@ -68,11 +69,15 @@ def comparison_latex(comparison: Comparison) -> str:
     if comparison.tests:
         above = f"{identity(comparison)}. {pairs_caption(comparison)} {MCNEMAR}"
         tables.append((above, *pair_rows(comparison)))
-    stamp = f"{STAMP}. " if comparison.speaker_dependent else ""
-    stamp += f"{conclusion(comparison)} "
-    lines = [_latex(f"{stamp}{above}", head, rows) for above, head, rows in tables]
+    opening = " ".join([*(f"{s}." for s in stamps_of(comparison)), conclusion(comparison)])
+    lines = [_latex(f"{opening} {above}", head, rows) for above, head, rows in tables]
     lines += [f"% {printable(note, keep='')}" for note in notes(comparison)]
     return "\n".join(lines) + "\n"
+
+
+def stamps_of(comparison: Comparison) -> list[str]:
+    """Return what must stand above the scores."""
+    return stamps(comparison.protocol, comparison.speaker_dependent)
 
 
 def caption(comparison: Comparison) -> str:

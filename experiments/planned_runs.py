@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from config.baselines import BaselineRun
-from config.effects import deciding_key, idle_value, keys_without_effect
+from config.baselines import NORMALIZE, BaselineRun
+from config.effects import deciding_key, idle_value, keys_without_effect, overlap
 from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import flatten, load_config, parse_override
 from config.schema import Config
@@ -90,14 +90,15 @@ def check_name(configs: Path, name: str) -> None:
 def refuse_overrides(overrides: Sequence[str], keys: Collection[str], reason: str) -> None:
     """Refuse overrides of some keys."""
     for override in overrides:
-        if flatten(parse_override(override)).keys() & keys:
+        leaves = flatten(parse_override(override))
+        if any(overlap(leaf, key) for leaf in leaves for key in keys):
             raise InputError(f"{override} {reason}: leave it out")
 
 
 def set_back(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keys that a config sets and that some changes leave without effect, set back."""
     idle = {key: idle_value(key) for key in keys_without_effect(changes)}
-    return {key: value for key, value in idle.items() if config[key] != value}
+    return {key: value for key, value in idle.items() if key in config and config[key] != value}
 
 
 def depends_on(override: str, keys: Collection[str]) -> bool:
@@ -140,8 +141,10 @@ def check_comparable(runs: Sequence[PlannedRun]) -> None:
             raise InputError(f"{first.file} and {run.file} have the same name {run.config.name}")
         expected, actual = flatten(first.config.model_dump()), flatten(run.config.model_dump())
         differing = [k for k in expected if k.startswith(SAME) and expected[k] != actual[k]]
+        if (expected[NORMALIZE] == "speaker") != (actual[NORMALIZE] == "speaker"):
+            differing.append(NORMALIZE)  # a protocol of its own
         if differing:
             raise InputError(
                 f"{first.file} and {run.file} differ in {', '.join(differing)}: runs are compared "
-                "on the same folds"
+                "on the same folds and under one protocol"
             )

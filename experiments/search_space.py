@@ -14,9 +14,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from config.effects import deciding_key, has_effect, keys_without_effect
+from config.effects import deciding_key, has_effect, keys_without_effect, overlap
 from config.loading import flatten, load_config, read_yaml
+from config.messages import config_keys
 from config.schema import Config
+from config.section import section_in
 from system.errors import InputError, nearest
 from system.files import MAX_CONFIG, read_text
 from system.text import short_repr, truncate
@@ -61,7 +63,8 @@ def read_space(
     if not isinstance(rows, dict) or not rows:
         raise InputError(f"{file} must hold `section.key: {{low: ..., high: ...}}` lines")
     config = flatten(load_config(config_file, overrides).model_dump())
-    named = {str(key): _read_row(file, str(key), row, config) for key, row in rows.items()}
+    named = {str(key): _read_row(file, str(key), row) for key, row in rows.items()}
+    _check_parts(file, list(named))
     space, left_out = {}, []
     varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
@@ -74,6 +77,7 @@ def read_space(
             space[key] = distribution
     if not space:
         raise InputError(f"no key of {file} can be tuned: " + "; ".join(left_out))
+    _check_protocol(file, space, config)
     _check_shards(file, space, config)
     _check_ends(file, space, config_file, overrides)
     return space, left_out
@@ -102,9 +106,9 @@ def as_overrides(values: Mapping[str, Any]) -> list[str]:
     return overrides
 
 
-def _read_row(file: Path, key: str, row: Any, config: Mapping[str, Any]) -> "BaseDistribution":
+def _read_row(file: Path, key: str, row: Any) -> "BaseDistribution":
     where = f"{file}: {truncate(key)}"
-    _check_key(where, key, config)
+    _check_key(where, key)
     if not isinstance(row, dict):
         raise InputError(
             f"{where} must be {{choices: [...]}} or {{low: .., high: ..}}, got {row!r}"
@@ -160,14 +164,23 @@ def _read_range(where: str, key: str, row: Mapping[str, Any]) -> "BaseDistributi
     return FloatDistribution(low, high, log, step)
 
 
-def _check_key(where: str, key: str, config: Mapping[str, Any]) -> None:
+def _check_parts(file: Path, keys: Sequence[str]) -> None:
+    """Refuse a key beside a part of it: the one that comes later would take the other's effect."""
+    for i, key in enumerate(keys):
+        if parts := [other for other in keys[i + 1 :] if overlap(key, other)]:
+            raise InputError(
+                f"{file}: {key} and {parts[0]} are one value: leave out one of the two"
+            )
+
+
+def _check_key(where: str, key: str) -> None:
     section = key.partition(".")[0]
     if section not in SECTIONS and section in Config.model_fields:
         raise InputError(
             f"{where} says what is trained on and where: only {', '.join(SECTIONS)} can be tuned"
         )
-    if key not in config:
-        tunable = [name for name in config if name.startswith(SECTIONS)]
+    if key not in config_keys():
+        tunable = [name for name in config_keys() if name.startswith(SECTIONS)]
         same_section = [name for name in tunable if name.startswith(f"{section}.")]
         raise InputError(f"{where} is not a config key; {nearest(key, same_section or tunable)}")
     if key.startswith(FIXED):
@@ -178,7 +191,7 @@ def _takes_integers(key: str) -> bool:
     """Return whether the schema takes integers only for a key."""
     annotation: Any = Config
     for part in key.split("."):
-        annotation = annotation.model_fields[part].annotation
+        annotation = section_in(annotation).model_fields[part].annotation
     types = _types(annotation)
     return int in types and float not in types
 
@@ -193,6 +206,16 @@ def _ends(distribution: Any) -> Sequence[Any]:
     """Return the choices, or the two ends of a range."""
     is_range = hasattr(distribution, "low")
     return (distribution.low, distribution.high) if is_range else distribution.choices
+
+
+def _check_protocol(file: Path, space: Space, config: Mapping[str, Any]) -> None:
+    """Refuse trials of two protocols: `train.normalize: speaker` is one of its own."""
+    key = "train.normalize"
+    if key in space and "speaker" in (config[key], *_ends(space[key])):
+        raise InputError(
+            f"{file}: {key} cannot be tuned with speaker among its values, a protocol of its own: "
+            f"leave it out of the space and give {key}=speaker on the command line, or not"
+        )
 
 
 def _check_shards(file: Path, space: Space, config: Mapping[str, Any]) -> None:

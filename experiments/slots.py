@@ -81,7 +81,8 @@ def widen_last(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[
     """Return the jobs, the last trainings with the threads of slots that would be empty.
 
     3 trainings in 2 slots of one thread: the third takes two. That follows from a job's place among
-    all, finished or not, so that the same command resumes it with the same threads.
+    all, finished or not, so that the same command, with as many slots, resumes it with the same
+    threads. It may begin while others still run, and shares the cores with them until they end.
 
     Args:
         jobs: All jobs in their order, finished or not.

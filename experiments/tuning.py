@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from config.loading import dump_config, flatten, load_config, load_stored_config, with_new_names
 from config.pairs import check_effect
 from config.schema import Config
+from corpora.stamps import stamps
 from experiments.jobs import Failure, Job, run_jobs
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
 from experiments.slots import slot_environments
@@ -155,7 +156,7 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
         summary = describe_study(study)
         if not best_first(study.results()):
             raise RunError(summary)
-        return summary
+        return "\n".join([*stamps(plan.certificate["protocol"], False), summary])
 
 
 def open_folder(tuning: Tuning) -> "Plan":

@@ -11,6 +11,7 @@ from typing import Any
 
 from config.fusions import FUSIONS
 from config.loading import dump_config, load_stored_config
+from corpora.stamps import TRANSDUCTIVE
 from experiments.study import COMPLETE, Result, Study
 from storage.folders import CONFIG
 from system.files import atomic_write, write_csv, write_text
@@ -140,6 +141,8 @@ def _write_best(study: Study, trials: Sequence[Result], command: Sequence[str]) 
         entry=FUSIONS[config.model.fusion].entry,
         file=printable(shlex.quote(str(file)), keep=""),
     )
+    if config.train.normalize == "speaker":
+        header += f"# {TRANSDUCTIVE}.\n"
     write_text(file, header + dump_config(config))
 
 

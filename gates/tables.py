@@ -1,7 +1,7 @@
 """Gates and branch ablation in words and tables, for gates.md and the report."""
 
 from config.effects import TOKENS
-from corpora.splits import STAMP
+from corpora.stamps import stamps
 from evaluation.tables import Rows
 from evaluation.wording import (
     count_of,
@@ -104,7 +104,7 @@ def gates_markdown(results: GateResults) -> str:
     """Return the whole analysis of a run."""
     protocol, certificate = in_code(results.protocol), in_code(results.certificate)
     blocks = [f"# Gates and branch ablation of {in_markdown(results.run)}"]
-    blocks += [f"**{STAMP}**"] if results.speaker_dependent else []
+    blocks += [f"**{s}**" for s in stamps(results.protocol, results.speaker_dependent)]
     blocks.append(in_markdown(opening(results)))
     blocks.append(
         f"Fusion {in_code(results.fusion)}; protocol {protocol}, certificate {certificate}; "

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio.reading import BadAudio, read_and_describe
+from audio.row_norm import RowNorm
 from features import Images, SpectrogramImages
 from inference.unlike import unlike
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
@@ -50,15 +51,24 @@ class FoldModel:
     Args:
         folder: Folder of a finished fold, `runs/<name>/folds/fold-<k>_seed-<s>`.
         device: Device on which images and model are computed.
+        speakers_known: Whether the caller knows the speakers' statistics, which a fold with
+            `train.normalize: speaker` needs and `probs` takes.
 
     Raises:
-        InputError: It is not the folder of a finished fold.
+        InputError: It is not the folder of a finished fold, or needs statistics of speakers.
         RunError: Its files cannot be read.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu") -> None:
+    def __init__(self, folder: Path, device: str = "cpu", speakers_known: bool = False) -> None:
         check_is_fold(folder)
         card = read_card(folder)
+        self.is_transductive = card.is_transductive
+        if self.is_transductive and not speakers_known:
+            raise InputError(
+                f"{folder} was trained with train.normalize=speaker: it reads images standardised "
+                "by the mean and deviation of all of a speaker's utterances, which are not known "
+                "of new recordings. Train with train.normalize=true, and label with a fold of that"
+            )
         self.protocol, self.classes = card.protocol, card.classes
         self.training_data = card.training_data
         self.device = torch.device(device)
@@ -69,6 +79,7 @@ class FoldModel:
     @torch.inference_mode()
     def label(self, path: Path) -> Label:
         """Label one recording; unusable audio gives a `problem` instead of probabilities."""
+        self._check_norm(None)
         try:
             waveform, facts = read_and_describe(path, self.images.input_rate)
         except BadAudio as error:
@@ -81,18 +92,32 @@ class FoldModel:
         return Label(path, dict(zip(self.classes, probs, strict=True)), gate, unlike=outside)
 
     @torch.inference_mode()
-    def probs(self, waveforms: Sequence[Tensor]) -> Tensor:
+    def probs(self, waveforms: Sequence[Tensor], norm: RowNorm | None = None) -> Tensor:
         """Return probabilities, the mean over the crops of each: n x (T,) -> (n, K) on the CPU.
 
         Args:
             waveforms: Recordings at `images.input_rate`, of any lengths. Except for rounding, the
                 probabilities of one do not depend on the others.
+            norm: Statistics of the speaker of each, (n, C, H), where the fold needs them.
         """
+        self._check_norm(norm)
         images = [self._images(waveform) for waveform in waveforms]
+        if norm is not None:
+            own = [norm.of(torch.full((len(pair.cqt),), i)) for i, pair in enumerate(images)]
+            images = [Images(*rows(*pair)) for rows, pair in zip(own, images, strict=True)]
         outputs = self._run_model(images)
         each = torch.cat([output.logits for output in outputs]).softmax(1)  # (crops, K)
         sizes = [len(pair.cqt) for pair in images]
         return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
+
+    @torch.inference_mode()
+    def stored(self, waveform: Tensor) -> list[NDArray]:
+        """Return the images of a recording's crops as the feature store has them, in dB."""
+        return [image.cpu().numpy() for image in self._images(waveform)]
+
+    def _check_norm(self, norm: RowNorm | None) -> None:
+        if (norm is not None) != self.is_transductive:
+            raise ValueError(f"statistics of speakers are needed: {self.is_transductive}")
 
     def _images(self, waveform: Tensor) -> Images:
         """Return the images of a recording's crops in the store's precision: 2 x (n, C, H, W)."""

@@ -35,6 +35,11 @@ class LossTerms(NamedTuple):
 class FusionLoss(nn.Module):
     """L = L_CE + w * L_NTXent + alpha * (L_con + L_div); L_CE alone without views.
 
+    With focal_gamma g above 0, L_CE = sum_i (1 - p_i)^g l_i / sum_i w_i, with l_i the cross-entropy
+    of an utterance, smoothed and weighted or not, p_i the probability of its target and w_i the
+    weight of its class, 1 without class weights. So the mean is weighted as by `F.cross_entropy`,
+    and a confident utterance counts less without others counting more.
+
     Keyword names are those of section `loss` of a config.
 
     Args:
@@ -45,6 +50,7 @@ class FusionLoss(nn.Module):
         nt_xent_weight: Weight w of NT-Xent.
         nt_xent_warmup_epochs: Epochs over which w rises linearly from 0, see `start_epoch`.
         label_smoothing: Label smoothing of the cross-entropy.
+        focal_gamma: Exponent g of the focal loss; 0 is plain cross-entropy.
         class_weights: (K,) weights of the cross-entropy, or None.
         same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
         temperature_range: [lowest, highest] learned temperature, or None to keep it fixed.
@@ -53,7 +59,8 @@ class FusionLoss(nn.Module):
     Source:
         GloMER's code, total loss, with w = 1 throughout, `cross_modal`, and L_con and L_div on the
         pooled features. The two views of an utterance are each other's positives, so NT-Xent needs
-        no labels.
+        no labels. The focal loss is that of Lin et al. 2017, equation 4, over the softmax of all
+        classes in place of a sigmoid each; slopes pass through its factor, as in theirs.
     """
 
     def __init__(
@@ -66,6 +73,7 @@ class FusionLoss(nn.Module):
         nt_xent_weight: float = 1.0,
         nt_xent_warmup_epochs: int = 0,
         label_smoothing: float = 0.0,
+        focal_gamma: float = 0.0,
         class_weights: Tensor | None = None,
         same_class: str = "negatives",
         temperature_range: Sequence[float] | None = None,
@@ -78,7 +86,7 @@ class FusionLoss(nn.Module):
         self.weight = nt_xent_weight  # of NT-Xent, in the current epoch
         self.sign = SIGNS[diversity]
         self.temperature = Temperature(temperature, temperature_range)
-        self.label_smoothing = label_smoothing
+        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.class_weights: Tensor | None
         self.register_buffer("class_weights", class_weights)
 
@@ -141,13 +149,39 @@ class FusionLoss(nn.Module):
             "weight": self.class_weights,
             "label_smoothing": self.label_smoothing,
         }
-        if mix is None:
+        if mix is None and self.focal_gamma == 0:
             return F.cross_entropy(logits, targets, **settings)
-        targets = torch.cat([targets, targets[mix.partner]])  # (2B,)
-        shares = torch.cat([mix.share, 1 - mix.share])  # (2B,)
-        losses = F.cross_entropy(logits.repeat(2, 1), targets, reduction="none", **settings)
+        shares = torch.ones_like(logits[:, 0])  # (B,)
+        if mix is not None:
+            logits, targets = logits.repeat(2, 1), torch.cat([targets, targets[mix.partner]])
+            shares = torch.cat([mix.share, 1 - mix.share])  # (2B,)
+        losses = F.cross_entropy(logits, targets, reduction="none", **settings)
+        if self.focal_gamma:
+            losses = focal_factor(logits, targets, self.focal_gamma) * losses
         weights = shares if self.class_weights is None else shares * self.class_weights[targets]
         return (shares * losses).sum() / weights.sum()
+
+
+def focal_factor(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)^gamma, with p the probability of the target.
+
+    1 - p is the sum of the other classes' probabilities. As a difference it would be 0 where the
+    logit of the target leads by 17 in float32, and its power without a finite slope for gamma < 1.
+
+    Args:
+        logits: Class scores.
+        targets: Class indices.
+        gamma: Exponent, above 0.
+
+    Shape:
+        (B, K), (B,) -> (B,)
+
+    >>> focal_factor(torch.tensor([[3.0, 1.0]]).log(), torch.tensor([0]), 2.0)
+    tensor([0.0625])
+    """
+    is_target = F.one_hot(targets, logits.shape[1]).bool()  # (B, K)
+    others = logits.masked_fill(is_target, -math.inf).logsumexp(1)
+    return (gamma * (others - logits.logsumexp(1))).exp()
 
 
 class Temperature(nn.Module):

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from corpora.splits import STAMP
 from evaluation.comparison import compare, run_names
 from evaluation.comparison_file import comparison_json
 from evaluation.results import (
@@ -14,7 +13,7 @@ from evaluation.results import (
 from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
-from evaluation.tables import comparison_latex, comparison_markdown, identity
+from evaluation.tables import comparison_latex, comparison_markdown, identity, stamps_of
 from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.errors import InputError
@@ -65,7 +64,7 @@ def gather(
 def markdown(comparison: Comparison) -> str:
     """Return all tables of a comparison."""
     blocks = [comparison_markdown(comparison)]
-    stamp = f"**{STAMP}**\n\n" if comparison.speaker_dependent else ""
+    stamp = "".join(f"**{words}**\n\n" for words in stamps_of(comparison))
     stamp += f"{identity(comparison)}.\n\n"
     for name, parts in (comparison.breakdown or {}).items():
         blocks.append(stamp + breakdown_markdown(name, parts))

@@ -10,13 +10,12 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from config.effects import TOKENS
-from corpora.splits import STAMP
 from evaluation import figures
 from evaluation.calibration import Calibration
 from evaluation.conclusion import chance_ua, conclusion
 from evaluation.results import Comparison, GroupScores, RunSummary
 from evaluation.summary import sessions_of
-from evaluation.tables import METRICS, NAMES, notes, pairs_caption
+from evaluation.tables import METRICS, NAMES, notes, pairs_caption, stamps_of
 from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
@@ -112,7 +111,7 @@ def write_report(
         conditions=_conditions(comparison),
         notes=[note.replace("`", "") for note in notes(comparison)],
         metrics={name: NAMES[name] for name in METRICS},
-        stamp=STAMP,
+        stamps=stamps_of(comparison),
         audio=audio,
         n_worst=PER_RUN,
         other_images=any(key.startswith("features.") for key in comparison.config_differences),

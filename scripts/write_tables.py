@@ -4,6 +4,8 @@ cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablat
 make test-slow                                            # record results/reliability.json
 python -m benchmarks.fusions --json results/fusions.json  # record what each fusion costs
 python -m benchmarks.scaling                              # record what stages make of corpora
+cp runs/NAME_habits/habits.json results/habits.json       # record what bad habits add
+cp runs/NAME_recipes/recipes.json results/recipes.json    # record what recipes reach on dev
 python -m scripts.write_tables                            # write it into the pages
 python -m scripts.write_tables --check                    # 1 if a page says something else
 """
@@ -15,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from evaluation import habits_table, power_table, recipes_table
 from evaluation.comparison_file import read_comparison
 from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
@@ -45,6 +48,13 @@ SECTIONS = {
         "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
         "corpus.root=/path/to/ravdess  # and majority, svm_functionals, lstm; then compare.py",
     ),
+    "ravdess_baselines_speaker": Section(
+        "RAVDESS, baselines that read each speaker's unlabelled utterances",
+        "Another protocol than above; functionals are statistics of MFCC.",
+        "python baseline.py --config configs/ravdess_small_gmu.yaml --kind svm_images "
+        "corpus.root=/path/to/ravdess train.normalize=speaker  # and majority, svm_functionals "
+        "--functionals mfcc; then compare.py",
+    ),
     "demo": Section(
         "Demo corpus",
         "Synthetic speech: it shows that the pipeline works, and nothing about people.",
@@ -58,6 +68,7 @@ MEMORY = {
     "allocated": "the most that was allocated on the GPU",
     "kept": "what is kept for backward, parameters, gradients and state of the optimizers",
 }
+NOT_MEASURED = "\nNot measured yet.\n\n"
 CLOCK = {"allocated": "by the clock", "kept": "in processor time of one thread"}
 
 
@@ -79,6 +90,29 @@ def noted(name: str) -> str:
 def scaled(name: str) -> str:
     """Return a table of docs/SCALING.md."""
     return _shaped(read_json(ROOT / "results" / "scaling.json", "tables")["tables"][name])
+
+
+def habits() -> str:
+    """Return what bad habits of evaluation add, once that is recorded."""
+    file = ROOT / "results" / "habits.json"
+    if not file.exists():
+        return NOT_MEASURED
+    return f"\n{habits_table.habits_markdown(read_json(file, *habits_table.KEYS))}\n"
+
+
+def powers() -> str:
+    """Return what designs can show, in the order of their files."""
+    files = sorted((ROOT / "results").glob("power_*.json"))
+    found = [read_json(file, *power_table.KEYS) for file in files]
+    return "\n" + "\n".join(map(power_table.power_markdown, found))
+
+
+def recipes() -> str:
+    """Return what recipes reach on dev, once that is recorded."""
+    file = ROOT / "results" / "recipes.json"
+    if not file.exists():
+        return NOT_MEASURED
+    return f"\n{recipes_table.recipes_markdown(read_json(file, *recipes_table.KEYS))}\n"
 
 
 def scaled_with() -> str:
@@ -199,6 +233,7 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
         "scaling work": scaled_work,
         **{f"scaling {name}": partial(scaled, name) for name in SCALED},
     },
+    "docs/STUDY.md": {"power": powers, "recipes": recipes, "habits": habits},
     "docs/FUSION_NOTES.md": {
         name.replace("_", " "): partial(noted, name)
         for name in (

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from corpora.segments import TIME_COLUMNS
+from corpora.stamps import TRANSDUCTIVE, is_transductive
 from storage.folders import CARD, METRICS
 from storage.issues import Count, Fallbacks, Fraction, Incidents, Warnings, Words
 from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
@@ -217,6 +218,7 @@ def write_model_card(
         "seed": seed,
         "test_clips": recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
+        **transductive_note(certificate),
         **({"started_from": started_from} if started_from else {}),
     }
     write_json(folder / CARD, card)
@@ -225,6 +227,12 @@ def write_model_card(
 def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
     """Return the digest of the recordings that a fold tests."""
     return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
+
+
+def transductive_note(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a model card says of a transductive protocol; nothing of others."""
+    found = is_transductive(certificate["protocol"])
+    return {"transductive": TRANSDUCTIVE} if found else {}
 
 
 def write_predictions(

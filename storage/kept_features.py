@@ -7,7 +7,7 @@ value. Any of these files may be removed: what is needed is computed again.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ class KeptFeatures:
     """Features in the place of images, as `data.ImageDataset` reads them.
 
     Args:
-        rows: Rows of each recording's crops, by audio hash.
+        rows: Rows of each recording's crops, by audio hash, or audio hash and speaker.
         features: (rows, D) of each branch, or tokens (rows, N, D); a branch may be missing.
     """
 
@@ -42,15 +42,15 @@ class KeptFeatures:
         return self._features[name]
 
 
-def in_order(rows: Mapping[str, range], hashes: Iterable[str]) -> dict[str, range]:
-    """Return rows for the crops of some recordings alone, counted from 0 in the order of hashes.
+def in_order(rows: Mapping[str, range]) -> dict[str, range]:
+    """Return rows for the same numbers of crops, counted from 0 in the order of names.
 
-    >>> in_order({"b": range(7, 8), "a": range(2, 4), "c": range(9)}, ["b", "a"])
+    >>> in_order({"b": range(7, 8), "a": range(2, 4)})
     {'a': range(0, 2), 'b': range(2, 3)}
     """
     found: dict[str, range] = {}
     first = 0
-    for key in sorted(set(hashes)):
+    for key in sorted(rows):
         found[key] = range(first, first + len(rows[key]))
         first = found[key].stop
     return found

@@ -21,7 +21,7 @@ UNREADABLE = "unreadable"
 
 
 def record_test_evaluation(
-    run: Path, card: Mapping[str, Any], n: int, fold: Path, kind: str, why: str
+    run: Path, card: Mapping[str, Any], n: int, fold: Path | None, kind: str, why: str
 ) -> None:
     """Append a line to the ledger; call it before anything of the evaluation is written or shown.
 
@@ -29,17 +29,14 @@ def record_test_evaluation(
         run: The run folder.
         card: Content of the fold's model.json.
         n: Number of utterances that are evaluated.
-        fold: Folder of the fold whose weights are used.
+        fold: Folder of the fold whose weights are used; None where those of every epoch are.
         kind: "test" for the evaluation that metrics.json reports, another word for any other.
         why: The reason, in words for people.
 
     Raises:
         RunError: The weights cannot be read or the line cannot be written; nothing was changed.
     """
-    try:
-        weights = file_sha256(fold / WEIGHTS)
-    except OSError as error:
-        raise corrupt_file(fold / WEIGHTS, error, remove=fold) from error
+    weights = None if fold is None else _digest(fold)
     line = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "run": run.name,
@@ -54,6 +51,13 @@ def record_test_evaluation(
         "why": why,
     }
     append_line(run / LEDGER, json.dumps(line))
+
+
+def _digest(fold: Path) -> str:
+    try:
+        return file_sha256(fold / WEIGHTS)
+    except OSError as error:
+        raise corrupt_file(fold / WEIGHTS, error, remove=fold) from error
 
 
 def read_ledger(run: Path) -> list[dict[str, Any]]:

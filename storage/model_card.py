@@ -9,8 +9,9 @@ from pydantic import Field, ValidationError
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig
 from config.section import Section
+from corpora.stamps import is_transductive
 from models.settings import ModelSettings
-from storage.fold_folder import recordings_digest
+from storage.fold_folder import recordings_digest, transductive_note
 from storage.folders import CARD
 from storage.training_range import TrainingRange
 from system.errors import InputError
@@ -66,8 +67,15 @@ class ModelCard(Section):
     test_clips: str | None = None
     training_data: TrainingRange | None = None
     """None in folders of an earlier version."""
+    transductive: str | None = None
+    """What the protocol says of scores; None without `train.normalize: speaker`."""
     started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
     """Branches that started from another run."""
+
+    @property
+    def is_transductive(self) -> bool:
+        """Whether images must be standardised by their speakers before the model reads them."""
+        return is_transductive(self.protocol)
 
     def settings(self) -> ModelSettings:
         """Return the settings of the network."""
@@ -130,6 +138,7 @@ def write_baseline_card(
         "fold": fold,
         "seed": seed,
         "test_clips": recordings_digest(certificate, fold),
+        **transductive_note(certificate),
     }
     write_json(folder / CARD, card)
 
@@ -145,6 +154,8 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield "images and model differ in image_size"
     if model.n_channels != (3 if features.channels == "delta" else 1):
         yield "images and model differ in channels"
+    if card.is_transductive != (card.transductive is not None):
+        yield "protocol and transductive do not agree"
     for key in keys_without_effect({"model.fusion": model.fusion}):
         section, _, name = key.partition(".")
         if section == "model" and getattr(model, name) is not None:

@@ -9,16 +9,18 @@ import os
 import shlex
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NoReturn
 
 from system.errors import InputError, RunError, first_line, is_out_of_memory
 from system.output import lost_output, protect_output
 from system.owned import NO_LOCKS, has_locks
 from system.signals import Stop
-from system.text import printable
+from system.text import printable, truncate
 
 # Read when torch is loaded, after an entry has begun. Threads that wait for one another spin by
 # default: where other processes want the cores, two of them then get little done
@@ -123,3 +125,23 @@ def _report_interrupt(command: Sequence[str], stop: Stop) -> None:
 def _report(kind: str, message: object, status: int = DONE) -> int:
     print(printable(f"{kind}: {message}"), file=sys.stderr)
     return status
+
+
+def check_output(path: str | None) -> None:
+    """Refuse a file of `--json` that cannot be written, before anything is computed.
+
+    Raises:
+        InputError: It is a folder or not a regular file, or its folder cannot be written to.
+    """
+    if path is None:
+        return
+    shown, folder = truncate(path), Path(path).parent
+    if not os.path.isdir(folder):
+        raise InputError(f"--json: there is no folder {truncate(str(folder))}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise InputError(f"--json: {shown} is a folder or not a regular file; name a file")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(f"--json: cannot write {shown}: {error.strerror}") from None

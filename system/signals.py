@@ -65,6 +65,12 @@ class Stop:
             _say(f"{signal.Signals(number).name}: saving, then stopping")
 
 
+def ignore_signals(worker: int) -> None:
+    """Ignore signals in a process that loads data: the training process decides when to end."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 def _say(text: str) -> None:
     """Write to standard error, past its buffer: the signal may have come while that was in use."""
     with suppress(OSError):

@@ -1,6 +1,7 @@
 """Text for people: escaped, truncated, sizes and durations."""
 
 import codecs
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -122,3 +123,12 @@ def format_duration(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
+
+
+def without_place(word: str) -> str:
+    """Return a word of the command without the folders of this machine.
+
+    >>> without_place("corpus.root=/data/mine/ravdess"), without_place("configs/demo_gmu.yaml")
+    ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
+    """
+    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)

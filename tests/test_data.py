@@ -21,15 +21,16 @@ from data import (
     ImageAugment,
     ImageDataset,
     ImageLoader,
-    TrainBatches,
     WaveformDataset,
     build_loader,
 )
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from system.errors import RunError
-from system.signals import SIGNALS
+from system.signals import SIGNALS, ignore_signals
 from tests.conftest import tone
+from training import build
+from training.batches import TrainBatches
 
 N = 11
 CPU = torch.device("cpu")
@@ -41,50 +42,11 @@ SETTINGS = {
     "mel": {"n_fft": 512, "n_mels": 32},
 }
 AUGMENT = ImageAugment(freq_mask=0.5, time_mask=0.5, time_shift=0.5)
-sizes = st.integers(2, 200)
 batch_sizes = st.integers(2, 20)
-seeds = st.integers(0, 2**32 - 1)
 
 
-def clips_of(batches: TrainBatches | EvalBatches) -> list[list[int]]:
+def clips_of(batches: EvalBatches) -> list[list[int]]:
     return [[index for _, index in batch] for batch in batches]
-
-
-@given(n=sizes, batch_size=batch_sizes, seed=seeds, epoch=st.integers(0, 99))
-def test_peer_21_every_clip_once_and_no_batch_of_one(
-    n: int, batch_size: int, seed: int, epoch: int
-) -> None:
-    batches = TrainBatches(n, batch_size, seed)
-    batches.set_epoch(epoch)
-    found = clips_of(batches)
-    assert sorted(sum(found, [])) == list(range(n))
-    assert all(2 <= len(batch) <= batch_size + 1 for batch in found)
-    assert len(found) == len(batches)
-    assert {e for batch in batches for e, _ in batch} == {epoch}
-
-
-@given(n=sizes, batch_size=batch_sizes, seed=seeds, world=st.integers(2, 3))
-def test_peer_21_several_processes_see_all_clips_in_batches_of_one_shape(
-    n: int, batch_size: int, seed: int, world: int
-) -> None:
-    ranks = [clips_of(TrainBatches(n, batch_size, seed, rank, world)) for rank in range(world)]
-    shapes = [[len(batch) for batch in rank] for rank in ranks]
-    assert all(shape == shapes[0] for shape in shapes)
-    assert max(shapes[0]) <= batch_size + 1
-    seen = sorted(index for rank in ranks for batch in rank for index in batch)
-    assert set(seen) == set(range(n)) and len(seen) < n + world
-    if n >= 2 * world:
-        assert min(shapes[0]) >= 2
-
-
-def test_order_is_the_same_for_a_seed_and_epoch_and_other_for_others() -> None:
-    def order(seed: int, epoch: int) -> list[list[int]]:
-        batches = TrainBatches(50, 8, seed)
-        batches.set_epoch(epoch)
-        return clips_of(batches)
-
-    assert order(1, 2) == order(1, 2)
-    assert len({str(order(seed, epoch)) for seed in (1, 2) for epoch in (0, 1)}) == 4
 
 
 @example(n=9, batch_size=4, world=2)  # 5 clips make two batches, 4 would make one
@@ -257,7 +219,7 @@ def test_computed_images_are_the_stored_ones(store: FeatureStore, corpus_root: P
 def test_computed_images_are_masked_and_mixed_like_stored_ones(
     store: FeatureStore, corpus_root: Path
 ) -> None:
-    augment = AUGMENT._replace(mixup=0.4)
+    augment = AUGMENT._replace(freq_shift=0.3, level_db=6.0, mixup=0.4)
     computed = loader_of(waveforms(corpus_root), augment)
     stored = stored_loader(store, corpus_root, augment)
     for ours, theirs in zip(computed, stored, strict=True):
@@ -321,6 +283,25 @@ def test_an_equal_recording_is_accepted(tmp_path: Path, packed, count) -> None:
     count("files touched and equal")
 
 
+def test_a_change_of_level_ends_at_the_floor_of_the_images(store: FeatureStore) -> None:
+    items = [(2, i) for i in range(N)]
+    before = dataset(store).__getitems__([(0, i) for i in range(N)]).widened()
+    after = dataset(store, ImageAugment(level_db=20.0, top_db=45.0), seed=3).__getitems__(items)
+    assert float(after.cqt.min()) == float(after.mel.min()) == -45.0
+    changes = [(new - old)[new > -45.0] for old, new in zip(before.mel, after.mel, strict=True)]
+    assert all(float(change.max() - change.min()) < 1e-4 for change in changes)
+    assert len({round(float(change[0]), 3) for change in changes}) == N
+
+
+def test_images_are_changed_as_the_config_says_down_to_its_floor(tiny) -> None:
+    wishes = ("features.reference=full_scale", "features.top_db=50", "augment.level_db=3")
+    off = ImageAugment(top_db=50.0)
+    assert build._image_augment(tiny(*wishes, "augment.freq_shift=0.1")) == off._replace(
+        freq_shift=0.1, level_db=3.0
+    )
+    assert build._image_augment(tiny("features.top_db=50")) == off  # null is none
+
+
 # mixup
 
 
@@ -353,9 +334,7 @@ class Slow(Dataset):
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_to_all_processes_ends_no_worker(number: int) -> None:
     """The training process decides; as when a cluster signals every process of a job."""
-    loader = DataLoader(
-        Slow(), num_workers=2, worker_init_fn=data_module._ignore_signals, batch_size=None
-    )
+    loader = DataLoader(Slow(), num_workers=2, worker_init_fn=ignore_signals, batch_size=None)
     batches = iter(loader)
     found = [next(batches), next(batches)]  # one of each worker: both are at work
     for worker in batches._workers:

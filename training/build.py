@@ -19,7 +19,6 @@ from data import (
     ImageAugment,
     ImageDataset,
     ImageLoader,
-    TrainBatches,
     WaveformDataset,
     build_loader,
 )
@@ -30,10 +29,12 @@ from models.synced_norms import sync_batch_norms
 from storage.feature_store import FeatureStore
 from storage.fold_folder import STATE
 from storage.kept_features import KeptFeatures
+from storage.shards import ShardImages
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
-from training.frozen_branches import HeadOnly, keep_features
+from training.frozen_branches import HeadOnly, feature_keys, keep_features
 from training.optim import Schedule, build_optimizers
 from training.session import Fold, feature_settings
 from training.state import TrainingState
@@ -48,7 +49,7 @@ class Training(NamedTuple):
 
     state: TrainingState
     train_loader: DataLoader | ImageLoader
-    store: FeatureStore | KeptFeatures  # what evaluation reads
+    kept: KeptFeatures | None = None  # of frozen branches, which evaluation reads, too
 
 
 def build_training(fold: Fold, origins: Origins) -> Training:
@@ -64,11 +65,11 @@ def build_training(fold: Fold, origins: Origins) -> Training:
         return _build_head_training(fold, origins)
     train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
-    if fold.config.train.normalize:
+    if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
     start_branches(model, fold, origins)
     state = build_state(fold, model, train.targets)
-    return Training(state, make_train_loader(fold, train), store)
+    return Training(state, make_train_loader(fold, train))
 
 
 def _build_head_training(fold: Fold, origins: Origins) -> Training:
@@ -76,7 +77,7 @@ def _build_head_training(fold: Fold, origins: Origins) -> Training:
     whole = build_model(fold.config, len(fold.classes), fold.session.store.record[0])
     start_branches(whole, fold, origins)
     kept = keep_features(fold, whole.to(fold.session.accelerator.device), origins)
-    train = make_dataset(fold, fold.split.train, training=True, store=kept)
+    train = make_dataset(fold, fold.split.train, training=True, kept=kept)
     state = build_state(fold, HeadOnly(whole), train.targets)
     return Training(state, make_train_loader(fold, train), kept)
 
@@ -119,7 +120,7 @@ def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor)
         {**parts, "head": [*parts["head"], *loss.parameters()]},
         optim.optimizer.model_dump(exclude_none=True),
         optim.lr,
-        optim.backbone_lr_scale,
+        optim.branch_lr_scales(),
         optim.weight_decay,
         model.without_decay(),
     )
@@ -199,7 +200,7 @@ def make_dataset(
     fold: Fold,
     utterances: Sequence[Utterance],
     training: bool = False,
-    store: FeatureStore | KeptFeatures | None = None,
+    kept: KeptFeatures | None = None,
 ) -> ImageDataset:
     """Return the stored images of one split, or its kept features; only training is augmented.
 
@@ -207,16 +208,18 @@ def make_dataset(
         fold: The training.
         utterances: The split.
         training: Whether it is for training.
-        store: What holds them; None is the session's feature store, or its shards.
+        kept: Features that take the images' place.
     """
     augment = _image_augment(fold.config) if training else None
     hashes, targets = fold.hashes(utterances), fold.targets(utterances)
-    if store is not None:
-        return ImageDataset(store, hashes, targets, augment, fold.rng_seed)
-    shards, store = fold.session.shards, fold.session.store
+    if kept is not None:
+        keys = feature_keys(fold, utterances)
+        return ImageDataset(kept, keys, targets, augment, fold.rng_seed)
+    shards = fold.session.shards
+    store: FeatureStore | ShardImages = fold.session.store
     if training and shards is not None and shards.has_images:
-        return ImageDataset(shards.images(hashes), hashes, targets, augment, fold.rng_seed)
-    return ImageDataset(store, hashes, targets, augment, fold.rng_seed)
+        store = shards.images(hashes)
+    return ImageDataset(store, hashes, targets, augment, fold.rng_seed, fold.norm(utterances))
 
 
 def make_train_data(fold: Fold) -> ImageDataset | WaveformDataset:
@@ -250,17 +253,11 @@ def make_waveforms(fold: Fold, augmented: bool = True) -> WaveformDataset:
 
 
 def eval_loader(
-    fold: Fold, utterances: Sequence[Utterance], store: FeatureStore | KeptFeatures
+    fold: Fold, utterances: Sequence[Utterance], kept: KeptFeatures | None = None
 ) -> DataLoader:
-    """Return this process's batches of a split, each crop once.
-
-    Args:
-        fold: The training.
-        utterances: The split.
-        store: What holds its images or features.
-    """
+    """Return this process's batches of a split, each crop once; of kept features, if given."""
     _, rank, world = _batch_share(fold)
-    dataset = make_dataset(fold, utterances, store=store)
+    dataset = make_dataset(fold, utterances, kept=kept)
     batches = EvalBatches(len(dataset), eval_batch_size(fold.config), rank, world)
     return build_loader(dataset, batches, fold.session.accelerator.device, _workers(fold))
 
@@ -274,7 +271,9 @@ def eval_batch_size(config: Config) -> int:
 def train_batches(fold: Fold, n: int) -> TrainBatches:
     """Return this process's batches of n training utterances, as indices."""
     size, rank, world = _batch_share(fold)
-    batches = TrainBatches(n, size, fold.rng_seed, rank, world)
+    balanced = fold.config.train.sampling == "balanced"
+    targets = fold.targets(fold.split.train) if balanced else None
+    batches = TrainBatches(n, size, fold.rng_seed, rank, world, targets)
     batches.set_epoch(0, divisor=Checkpoints(fold.folder / STATE).divisor())
     return batches
 
@@ -296,7 +295,7 @@ def make_train_loader(
         return build_loader(train, batches, device, _workers(fold))
     images = SpectrogramImages(**fold.session.store.settings)
     loader = build_loader(make_waveforms(fold), batches, device, config.run.workers)
-    return ImageLoader(loader, images, _image_augment(config), device)
+    return ImageLoader(loader, images, _image_augment(config), device, fold.norm(fold.split.train))
 
 
 def _workers(fold: Fold) -> int:
@@ -305,8 +304,8 @@ def _workers(fold: Fold) -> int:
 
 
 def _image_augment(config: Config) -> ImageAugment:
-    values = config.augment.model_dump()
-    return ImageAugment(*(values[name] for name in ImageAugment._fields))
+    values = config.augment.model_dump(include=set(ImageAugment._fields), exclude_none=True)
+    return ImageAugment(**values, top_db=config.features.top_db)
 
 
 def _statistics(

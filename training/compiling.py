@@ -9,8 +9,9 @@ from pathlib import Path
 import torch
 
 from config.schema import Config
-from data import Batch, TrainBatches
+from data import Batch
 from models.compiled import Cost, Graphs, compile_cost, forget_graphs
+from training.batches import TrainBatches
 from training.engine import train_step
 from training.gradient_cache import chunk_count
 from training.state import TrainingState

@@ -77,7 +77,7 @@ def open_run(
                 claim.enter_context(claimed(folder, config, overwrite))
             session = session.with_shards().with_images()
         check_alike(_settings(session))
-        session = replace(session, environment=_environment(session, command))
+        session = replace(session, environment=session_environment(session, command))
         with on_all_processes():
             if session.is_main:
                 _open_folder(session, overwrite)
@@ -105,7 +105,8 @@ def _settings(session: Session) -> dict[str, Any]:
     return {**settings, "certificate": session.plan.certificate["id"], **package_versions()}
 
 
-def _environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
+def session_environment(session: Session, command: Sequence[str]) -> dict[str, Any]:
+    """Return what all processes of a session work with, see `storage.provenance`."""
     train = session.config.train
     processes = gather(describe_process(session.accelerator.device))
     n_step = train.batch_size * train.accumulate

@@ -14,7 +14,6 @@ from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.metrics import scores
 from storage.environment import STARTED, made_with_facts, record_environment
-from storage.feature_store import FeatureStore
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
@@ -68,8 +67,8 @@ def run_fold(fold: Fold) -> None:
         origins = find_origins(fold)
         fold = with_origins(fold, origins)
         made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))
-        state, train_loader, store = build_training(fold, origins)
-        dev_loader = eval_loader(fold, fold.split.dev, store)
+        state, train_loader, kept = build_training(fold, origins)
+        dev_loader = eval_loader(fold, fold.split.dev, kept)
         with epoch_files(fold, fold.folder, state) as after_epoch:
             fit(
                 state,
@@ -84,7 +83,7 @@ def run_fold(fold: Fold) -> None:
             )
         _load_best(fold, state, checkpoints)
         with session.stop.deferred():  # an interrupted test would be evaluated a second time
-            _test(fold, state, store, made_with, start)
+            _test(fold, state, kept, made_with, start)
             if session.is_main:
                 checkpoints.remove()
         session.accelerator.free_memory()
@@ -134,8 +133,8 @@ def train_fold(
     settings, session = fold.config.train, fold.session
     check_started(fold.config)  # what a study varies may not fit its origins
     with explain_device_errors(fold.config, session.accelerator.device, session.stop):
-        state, train_loader, store = build_training(fold, find_origins(fold))
-        dev_loader = eval_loader(fold, fold.split.dev, store)
+        state, train_loader, kept = build_training(fold, find_origins(fold))
+        dev_loader = eval_loader(fold, fold.split.dev, kept)
         with epoch_files(fold, folder, state, watch) as after_epoch:
             return fit(
                 state,
@@ -176,7 +175,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
 def _test(
     fold: Fold,
     state: TrainingState,
-    store: FeatureStore | KeptFeatures,
+    kept: KeptFeatures | None,
     made_with: Mapping[str, Any],
     start: float,
 ) -> None:
@@ -192,7 +191,7 @@ def _test(
     why = f"test after selection of epoch {state.progress.best_epoch} on dev"
     predictions = {}
     for name, part in parts.items():
-        loader, ids = eval_loader(fold, part, store), fold.ids(part)
+        loader, ids = eval_loader(fold, part, kept), fold.ids(part)
         try:
             predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids)
         except Diverged as error:

@@ -5,16 +5,17 @@ gradient. So the features of a recording never change. They are computed once fo
 origin, kept beside the feature store, and shared by all fusions and seeds that have this origin.
 """
 
+import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from data import Batch
+from corpora.utterance import Utterance
+from data import Batch, EvalBatches, ImageDataset
 from model_gmu import Features, FusionOutput, MaxMViTGMU
 from models.settings import ModelSettings
 from storage.kept_features import (
@@ -102,21 +103,39 @@ def keep_features(fold: Fold, model: MaxMViTGMU, origins: Origins) -> KeptFeatur
     Raises:
         RunError: They cannot be written, are corrupt, or are not finite.
     """
-    utterances = [u for _, part in fold.split.parts() for u in part]
-    rows = in_order(fold.session.store.rows, fold.hashes(utterances))
+    every = [u for _, part in fold.split.parts() for u in part]
+    by_key = dict(zip(feature_keys(fold, every), every, strict=True))
+    utterances = [by_key[key] for key in sorted(by_key)]
+    stored = fold.session.store.rows
+    rows = in_order({key: stored[key.split()[0]] for key in by_key})
     files = {branch: _file(fold, model, branch, origins, rows) for branch in origins}
 
     def features() -> dict[str, Tensor]:
-        return {branch: _keep(fold, model, branch, file, rows) for branch, file in files.items()}
+        return {
+            branch: _keep(fold, model, branch, file, utterances, n_rows(rows))
+            for branch, file in files.items()
+        }
 
     return KeptFeatures(rows, from_first(features))
+
+
+def feature_keys(fold: Fold, utterances: Sequence[Utterance]) -> list[str]:
+    """Return what names the features of utterances: their audio hashes.
+
+    Where images are standardised by speaker, one recording may have the features of two: then the
+    speaker follows the hash.
+    """
+    hashes = fold.hashes(utterances)
+    if fold.session.speakers is None:
+        return hashes
+    return [f"{key} {u.speaker}" for key, u in zip(hashes, utterances, strict=True)]
 
 
 def _file(
     fold: Fold, model: MaxMViTGMU, branch: str, origins: Origins, rows: Mapping[str, range]
 ) -> Path:
     """Return the file of a branch's features, named after all that decides them."""
-    train = fold.config.train
+    train, speakers = fold.config.train, fold.session.speakers
     facts: dict[str, Any] = {
         "branch": branch,
         "weights": origins[branch].weights,
@@ -124,12 +143,22 @@ def _file(
         "tokens": model.fusion.reads_tokens,
         "precision": train.precision,
         "channels_last": train.channels_last,
+        "speakers": None if speakers is None else _digest(speakers.rows),
     }
     return features_file(Path(fold.config.run.store), facts, rows)
 
 
+def _digest(tensors: Sequence[Tensor]) -> str:
+    return hashlib.sha256(b"".join(tensor.numpy().tobytes() for tensor in tensors)).hexdigest()
+
+
 def _keep(
-    fold: Fold, model: MaxMViTGMU, branch: str, file: Path, rows: Mapping[str, range]
+    fold: Fold,
+    model: MaxMViTGMU,
+    branch: str,
+    file: Path,
+    utterances: Sequence[Utterance],
+    n: int,
 ) -> Tensor:
     """Read a file of features; compute it first if it is missing. A second process waits."""
     if not file.exists():
@@ -137,8 +166,8 @@ def _keep(
         place = file.with_name(f".{file.stem}.lock")
         with lock(place, f"the features of the {branch} branch in {file}", blocking=True):
             if not file.exists():
-                write_features(file, compute_features(fold, model, branch, rows))
-    return read_features(file, n_rows(rows))
+                write_features(file, compute_features(fold, model, branch, utterances))
+    return read_features(file, n)
 
 
 def what_trains(
@@ -174,31 +203,30 @@ def what_trains(
 
 @torch.inference_mode()
 def compute_features(
-    fold: Fold, model: MaxMViTGMU, branch: str, rows: Mapping[str, range]
+    fold: Fold, model: MaxMViTGMU, branch: str, utterances: Sequence[Utterance]
 ) -> Tensor:
-    """Return the features of recordings, a row a crop, on the CPU: (rows, D), or (rows, N, D).
+    """Return the features of utterances, a row a crop, on the CPU: (rows, D), or (rows, N, D).
 
     Args:
         fold: The training, whose feature store has the images.
         model: Network on its device; put into evaluation mode.
         branch: `cqt` or `mel`.
-        rows: Recordings, from `in_order`.
+        utterances: Whose features, in their order.
 
     Raises:
         RunError: Some are not finite.
     """
     model.eval()
-    accelerator, store = fold.session.accelerator, fold.session.store
-    images = store.images(branch)
-    places = np.concatenate([np.array(store.rows[key]) for key in rows])
+    accelerator, hashes = fold.session.accelerator, fold.hashes(utterances)
+    norm, targets = fold.norm(utterances), [0] * len(utterances)
+    images = ImageDataset(fold.session.store, hashes, targets, norm=norm)
     title = f"fold {fold.split.fold}, features of the {branch} branch"
     found: list[Tensor] = []
-    with progress_bar(len(places), title, "crop") as bar, accelerator.autocast():
-        for start in range(0, len(places), CROPS_AT_ONCE):
-            some = torch.from_numpy(images[places[start : start + CROPS_AT_ONCE]])
-            features = model.encode(branch, some.to(accelerator.device).float())
-            found.append(features.float().cpu())
-            bar.update(len(some))
+    with progress_bar(len(images), title, "crop") as bar, accelerator.autocast():
+        for batch in EvalBatches(len(images), CROPS_AT_ONCE):
+            some = images.__getitems__(batch).to(accelerator.device)
+            found.append(model.encode(branch, getattr(some, branch)).float().cpu())
+            bar.update(len(batch))
     features = torch.cat(found)
     if not bool(features.isfinite().all()):
         raise RunError(

@@ -23,7 +23,7 @@ def build_optimizers(
     parts: Mapping[str, Sequence[nn.Parameter]],
     optimizer: Mapping[str, str],
     lr: float,
-    backbone_lr_scale: float = 1.0,
+    lr_scales: Mapping[str, float] | None = None,
     weight_decay: float = 0.0,
     without_decay: Iterable[nn.Parameter] = (),
 ) -> list[Optimizer]:
@@ -33,7 +33,7 @@ def build_optimizers(
         parts: Parameters of `cqt`, `mel` and `head`; a branch may be missing.
         optimizer: Name for each part: adam, radam, adamw, sgd (momentum 0.9).
         lr: Learning rate of the head.
-        backbone_lr_scale: Learning rate of `cqt` and `mel` as a multiple of `lr`.
+        lr_scales: Learning rate of a part as a multiple of `lr`; that of others is `lr`.
         weight_decay: Weight decay of matrices and kernels; parameters with at most one axis
             (biases and norms) get none.
         without_decay: Further parameters that get none, such as position tables.
@@ -49,7 +49,7 @@ def build_optimizers(
             {"params": decayed, "weight_decay": weight_decay},
             {"params": others, "weight_decay": 0.0},
         ]
-        scale = 1.0 if part == "head" else backbone_lr_scale
+        scale = (lr_scales or {}).get(part, 1.0)
         extra: dict[str, Any] = {"momentum": 0.9} if optimizer[part] == "sgd" else {}
         if optimizer[part] in FUSED and all(p.device.type in FUSED_ON for p in parameters):
             extra["fused"] = True

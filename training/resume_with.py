@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 from config.loading import load_stored_config
 from config.schema import Config
-from data import TrainBatches
 from storage.environment import ENVIRONMENT, read_environment, sessions
 from storage.fold_folder import STATE
 from storage.folders import CONFIG, is_finished
 from storage.run_folder import FOLDS, check_run_folder
 from system.errors import InputError, RunError
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs
 
+from audio.row_norm import SpeakerNorm
 from audio.segment import AudioSource
 from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
@@ -30,6 +32,7 @@ from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
+from training.speakers import SpeakerStatistics, speaker_statistics
 from training.stream import open_shards
 
 log = logging.getLogger(__name__)
@@ -72,6 +75,14 @@ class Session:
     def is_main(self) -> bool:
         """Whether this process writes files and prints."""
         return self.accelerator.is_main_process
+
+    @cached_property
+    def speakers(self) -> SpeakerStatistics | None:
+        """Statistics of the speakers' images, which must be there; None without their use."""
+        if self.config.train.normalize != "speaker":
+            return None
+        device, workers = self.accelerator.device, self.config.run.workers
+        return speaker_statistics(self.plan, self.store, self.shards, device, workers)
 
     def fold(self, split: Split, seed: int) -> "Fold":
         """Return one training: a split with a seed."""
@@ -157,6 +168,11 @@ class Fold:
     def hashes(self, utterances: Sequence[Utterance]) -> list[str]:
         """Return audio hashes."""
         return [self.session.plan.hashes[utterance.audio] for utterance in utterances]
+
+    def norm(self, utterances: Sequence[Utterance]) -> SpeakerNorm | None:
+        """Return what standardises images by their speakers; None without `normalize: speaker`."""
+        speakers = self.session.speakers
+        return None if speakers is None else speakers.of(utterances)
 
     def targets(self, utterances: Sequence[Utterance]) -> list[int]:
         """Return class indices."""

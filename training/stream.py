@@ -63,8 +63,8 @@ def open_shards(config: Config, plan: Plan, store: FeatureStore) -> Shards | Non
     if facts[key] != own:
         raise InputError(
             f"run.shards={shards.folder}: the shards were written for {key} {facts[key]}, and this "
-            f"run has {own}: other utterances, labels or splits. Name their shards, or write some "
-            "with this config"
+            f"run has {own}: other utterances, labels or splits, or train.normalize=speaker in one "
+            "alone. Name their shards, or write some with this config"
         )
     _check_format(config, facts)
     if shards.has_images and facts["features"] != store.folder.name:

@@ -10,8 +10,9 @@ import torch
 from accelerate import Accelerator
 
 from corpora.utterance import Utterance
-from data import Batch
+from data import Batch, ImageAugment, ImageDataset
 from features import SpectrogramImages
+from storage.kept_features import KeptFeatures
 from training.build import make_dataset, make_train_loader
 from training.session import Fold
 
@@ -27,9 +28,16 @@ def time_input(
     store: Any = _Images(batch, hashes, images)
     run = fold.config.run.model_copy(update={"workers": 0})
     config = fold.config.model_copy(update={"run": run})
-    session = replace(fold.session, config=config, store=store)
+    plan = replace(fold.session.plan, utterances=some)  # of which statistics are known
+    session = replace(fold.session, config=config, plan=plan, store=store)
     small = replace(fold, session=session, split=replace(fold.split, train=tuple(some)))
-    loader = make_train_loader(small, make_dataset(small, some, training=True))
+    if config.train.features == "frozen":
+        rows = {key: range(i, i + 1) for i, key in enumerate(hashes)}
+        features = KeptFeatures(rows, {"cqt": batch.cqt, "mel": batch.mel})
+        train = ImageDataset(features, hashes, fold.targets(some), ImageAugment())
+    else:
+        train = make_dataset(small, some, training=True)
+    loader = make_train_loader(small, train)
     n_loaded, seconds = 0, 0.0
     for is_timed in (False, True):
         wait_for(fold.session.accelerator)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from audio.augment import (
+    _change_level,
     _shift,
     augment_images,
     augment_waveform,
@@ -14,6 +15,7 @@ from audio.augment import (
     draw_mix,
     mix_images,
 )
+from features import SpectrogramImages
 
 STRONG = {"freq_mask": 0.5, "time_mask": 0.5, "time_shift": 0.5}
 
@@ -115,6 +117,117 @@ def shifted(image, n):
         if 0 <= column - n < image.shape[-1]:
             moved[..., column] = image[..., column - n]
     return moved
+
+
+def raised(image, n):
+    return shifted(image.mT, n).mT
+
+
+def test_a_shift_in_frequency_moves_both_images_alike_and_fills_with_the_floor():
+    seen = set()
+    for clip in range(40):
+        after = augment_images(made_images(), (0, 0, clip), freq_shift=0.3)
+        rows = [
+            next(n for n in range(-20, 21) if torch.equal(new, raised(old, n)))
+            for old, new in zip(made_images(), after, strict=True)
+        ]
+        assert rows[0] == rows[1]
+        seen.add(rows[0])
+    assert min(seen) == -6 and max(seen) == 6  # 0.3 of 20 rows, both ways
+
+
+def test_a_shift_in_frequency_fills_the_channels_of_slopes_with_no_slope():
+    level = torch.arange(-12.0, 0).reshape(1, 3, 4)
+    moved = _shift(torch.cat([level, level + 6.5, -level]), 1, -2)
+    assert moved[:, 0].tolist() == [[-12.0] * 4, [0.0] * 4, [0.0] * 4]
+    assert torch.equal(moved[:, 1:], torch.cat([level, level + 6.5, -level])[:, :-1])
+
+
+@given(key=st.tuples(*[st.integers(0, 999)] * 3), freq_shift=st.sampled_from([0.0, 0.4]))
+@settings(max_examples=30, deadline=None)
+def test_other_draws_are_those_of_the_key_in_their_order_whatever_the_shift(key, freq_shift):
+    """In plain lines: a shift in time, then for each image width and place of both masks."""
+    rng = np.random.default_rng(key)
+    columns = round(rng.uniform(-0.5, 0.5) * 30)
+    found = augment_images(made_images(), key, **STRONG, freq_shift=freq_shift)
+    rows = range(-8, 9) if freq_shift else [0]
+    possible = []
+    for image in made_images():
+        masks = [(round(rng.uniform(0, 0.5) * size), rng.random()) for size in (20, 30)]
+        possible.append({n: masked(raised(shifted(image, columns), n), masks) for n in rows})
+    assert any(
+        all(torch.allclose(new, maybe[n]) for new, maybe in zip(found, possible, strict=True))
+        for n in rows
+    )
+
+
+def masked(image, masks):
+    """Set a band of rows, then one of columns, to the mean at that time."""
+    (height, low), (width, left) = masks
+    image, row = image.clone(), int(low * (20 - height + 1))
+    if height:
+        image[:, row : row + height] = image.mean()
+    column = int(left * (30 - width + 1))
+    if width:
+        image[..., column : column + width] = image.mean()
+    return image
+
+
+@pytest.mark.parametrize("semitones", [-7, 3, 12])
+def test_a_shift_of_the_constant_q_image_is_a_change_of_pitch(semitones):
+    """A row is a semitone here: a tone moved by rows is the image of a transposed tone.
+
+    Relative to the maximum: a transform scaled as librosa's has 3 dB less an octave higher.
+    """
+    images = SpectrogramImages(RATE, 72, {"fmin": 65.4, "n_bins": 72}, top_db=30.0)
+    low, high = (
+        images(torch.from_numpy(tone(frequency, 2 * RATE))[None]).cqt[0]
+        for frequency in (370.0, 370.0 * 2 ** (semitones / 12))
+    )
+    inner = slice(18, 54)  # columns far from both ends of the tone
+    moved = _shift(low, semitones, -2)[..., inner]
+    torch.testing.assert_close(moved, high[..., inner], rtol=0, atol=0.2)
+    assert int(moved[0, :, 9].argmax()) == 30 + semitones  # 370 Hz is 30 semitones above fmin
+
+
+def test_a_level_is_added_to_both_images_within_its_range_both_ways():
+    levels = []
+    for clip in range(30):
+        after = augment_images(made_images(), (0, 0, clip), level_db=6.0, top_db=1e4)
+        change = float(after[0][0, 0, 0] - made_images()[0][0, 0, 0])
+        for old, new in zip(made_images(), after, strict=True):
+            torch.testing.assert_close(new, old + change, rtol=0, atol=1e-3)
+        levels.append(change)
+    assert -6 <= min(levels) < -4 and 4 < max(levels) <= 6
+
+
+def test_a_level_ends_at_the_floor_and_leaves_slopes():
+    image = torch.tensor([[[-80.0, -75.0], [-3.0, 1.0]], [[0.5, -0.5], [2.0, 0.0]]])
+    assert _change_level(image, -10.0, 80.0)[0].tolist() == [[-80, -80], [-13, -9]]
+    assert _change_level(image, 10.0, 80.0)[0].tolist() == [[-70, -65], [7, 11]]
+    assert torch.equal(_change_level(image, 10.0, 80.0)[1], image[1])
+
+
+@pytest.mark.parametrize("channels", ["static", "delta"])
+@pytest.mark.parametrize("level", [-12.0, 5.0])
+def test_a_level_of_the_images_is_a_gain_of_the_waveform_above_the_floor(level, channels):
+    """Compared with the front end, which hears the louder or softer recording."""
+    images = SpectrogramImages(RATE, 64, top_db=200.0, reference="full_scale", channels=channels)
+    noise = torch.from_numpy(np.random.default_rng(0).standard_normal(RATE) / 9).float()[None]
+    for plain, changed in zip(images(noise), images(noise * 10 ** (level / 20)), strict=True):
+        found = _change_level(plain[0], level, 200.0)
+        torch.testing.assert_close(found, changed[0], rtol=0, atol=1e-3)
+
+
+def test_one_change_of_the_images_does_not_move_the_chance_of_another():
+    only = augment_images(made_images(), (1, 2, 3), **STRONG, freq_shift=0.3)
+    level = augment_images(made_images(), (1, 2, 3), level_db=6.0, top_db=1e4)
+    change = float(level[0][0, 0, 0] - made_images()[0][0, 0, 0])
+    both = augment_images(
+        made_images(), (1, 2, 3), **STRONG, freq_shift=0.3, level_db=6.0, top_db=1e4
+    )
+    for old, new in zip(only, both, strict=True):
+        torch.testing.assert_close(new, old + change, rtol=0, atol=1e-3)
 
 
 # Waveforms

@@ -18,7 +18,7 @@ from baseline import main
 from baselines.fold import run_fold
 from baselines.lstm import fit_lstm
 from baselines.session import open_baseline
-from baselines.waveform_features import COMPUTE, RATE
+from baselines.waveform_features import COMPUTE, RATE, mfcc_statistics
 from config.baselines import KINDS, concerns, load_baseline, load_stored_run
 from config.loading import load_config
 from corpora.plan import make_plan
@@ -102,6 +102,104 @@ def test_svm_predicts_as_plain_scikit_learn_chosen_by_a_loop_over_dev(run_baseli
     stored = load_tensors(fold.folder / "model.safetensors")
     assert np.allclose(stored["support_vectors"], svc.support_vectors_)
     assert np.allclose(stored["mean"], features(split.train).mean(0))
+
+
+def by_speaker(plan, features):
+    """Return a function from utterances to features standardised by speaker, by scikit-learn."""
+    own = {}
+    for utterance in plan.utterances:
+        own.setdefault(utterance.speaker, []).append(utterance)
+    scalers = {s: StandardScaler().fit(features(part)) for s, part in own.items()}
+    return lambda part: np.vstack([scalers[u.speaker].transform(features([u])) for u in part])
+
+
+@pytest.mark.parametrize("kind", ["svm_images", "svm_functionals"])
+def test_by_speaker_an_svm_is_plain_scikit_learn_on_standardised_features(run_baseline, kind):
+    functionals = "mfcc" if kind == "svm_functionals" else None
+    words = ("train.normalize=speaker", "run.folds=[2]")
+    folder = run_baseline(kind, *words, functionals=functionals)
+    (fold,) = read_run(folder).folds
+    plan, split, targets = split_and_targets(folder)
+    if kind == "svm_images":
+        store = open_store(plan.config)
+        views = [np.array(store.images(name), dtype=float)[:, 0] for name in ("cqt", "mel")]
+
+        def features(part):
+            rows = [store.rows[plan.hashes[u.audio]].start for u in part]
+            return np.hstack([f(view[rows], axis=2) for view in views for f in (np.mean, np.std)])
+    else:
+        compute = COMPUTE["mfcc"]()
+
+        def features(part):
+            return np.stack([mfcc_statistics(compute(read_audio(u.audio, RATE))) for u in part])
+
+    standardised = by_speaker(plan, features)
+    scaler = StandardScaler().fit(standardised(split.train))
+    x, x_dev, x_test = (
+        scaler.transform(standardised(part)) for part in (split.train, split.dev, split.test)
+    )
+    best = (-1.0, None)
+    for factor in (1.0, 0.25):
+        for cost in (0.3, 1.0, 3.0, 10.0, 30.0):
+            svc = SVC(C=cost, gamma=factor / x.shape[1], class_weight="balanced", break_ties=True)
+            preds = svc.fit(x, targets(split.train)).predict(x_dev)
+            ua = recall_score(targets(split.dev), preds, average="macro")
+            best = max(best, (ua, svc), key=lambda pair: pair[0])  # of equals the first
+    assert fold.metrics.dev.ua == pytest.approx(best[0])
+    assert fold.test.preds.tolist() == best[1].predict(x_test).tolist()
+    stored = load_tensors(fold.folder / "model.safetensors")
+    assert np.allclose(stored["support_vectors"], best[1].support_vectors_, atol=1e-6)
+    for utterances in (split.train, split.test):  # each speaker is whole in one part
+        for speaker in {u.speaker for u in utterances}:
+            own = standardised([u for u in utterances if u.speaker == speaker])
+            assert np.allclose(own.mean(0), 0, atol=1e-9)
+
+
+def test_by_speaker_the_lstm_reads_standardised_frames(run_baseline, monkeypatch):
+    seen = {}
+
+    def fit(sequences, train, dev, targets, n_classes, *rest):
+        for utterance in (*train, *dev):
+            seen.setdefault(utterance.speaker, []).append(sequences([utterance])[0])
+        return fit_lstm(sequences, train, dev, targets, n_classes, *rest, epochs=1)
+
+    monkeypatch.setattr("baselines.session.fit_lstm", fit)
+    run_baseline("lstm", "train.normalize=speaker")
+    assert len(seen) == 8
+    for frames in seen.values():
+        rows = np.vstack(frames)
+        assert rows.dtype == np.float32 and rows.shape[1] == 40
+        assert np.allclose(rows.mean(0), 0, atol=1e-4) and np.allclose(rows.std(0), 1, atol=1e-3)
+
+
+def test_by_speaker_majority_is_unchanged_but_for_its_protocol(run_baseline):
+    plain = read_run(run_baseline("majority", "name=plain"))
+    own = read_run(run_baseline("majority", "name=own", "train.normalize=speaker"))
+    assert (plain.folds[0].test.probs == own.folds[0].test.probs).all()
+    protocols = [run.certificate["protocol"] for run in (plain, own)]
+    assert protocols[1] == f"{protocols[0]}/speaker-normalized"
+    assert "train.normalize" not in plain.config and own.config["train.normalize"] == "speaker"
+
+
+def test_by_speaker_no_label_is_read_and_tested_speakers_come_last(run_baseline, monkeypatch):
+    """The features of test speakers are asked for when test is predicted, after the choice."""
+    from baselines.band_statistics import BandStatistics
+
+    asked, plain = [], BandStatistics.__call__
+    monkeypatch.setattr(
+        BandStatistics, "__call__", lambda self, keys: asked.append(keys) or plain(self, keys)
+    )
+    monkeypatch.setattr("training.session.Fold.targets", rotated(fold_targets()))
+    folder = run_baseline("svm_images", "train.normalize=speaker", "name=asked")
+    plan, split, _ = split_and_targets(folder)
+    keys = {name: [plan.hashes[u.audio] for u in part] for name, part in split.parts()}
+    order = [key for some in asked for key in some]
+    first = min(order.index(key) for key in keys["test"])
+    assert all(order.index(key) < first for key in [*keys["train"], *keys["dev"]])
+    monkeypatch.undo()
+    other = run_baseline("svm_images", "train.normalize=speaker", "name=right")
+    first, second = (read_run(one).folds[0] for one in (folder, other))
+    assert (first.test.probs == second.test.probs).all()
 
 
 @pytest.mark.parametrize("kind", ["majority", "svm_images"])

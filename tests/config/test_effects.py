@@ -14,16 +14,18 @@ from config.effects import (
     keys_without_effect,
     usual_value,
     what_rules_out,
+    with_branch_scales,
 )
 from config.loading import flatten
 from config.schema import AugmentConfig, Config, CorpusConfig, OptimConfig, RunConfig
+from config.section import section_in
 from config.training_schema import TrainConfig
 
 
 def annotation_of(key: str) -> Any:
     model: Any = Config
     for name in key.split("."):
-        annotation = model.model_fields[name].annotation
+        annotation = section_in(model).model_fields[name].annotation
         model = annotation
     return annotation
 
@@ -70,10 +72,12 @@ def test_what_is_idle_with_frozen_features_is_off_or_the_default():
     sections = {"augment": AugmentConfig(), "optim": OptimConfig(), "train": TrainConfig()}
     defaults = flatten({name: part.model_dump() for name, part in sections.items()})
     defaults |= flatten({"run": RunConfig().model_dump()}) | {"model.drop_path_rate": 0.0}
+    defaults |= {f"optim.backbone_lr_scale.{branch}": None for branch in ("cqt", "mel")}
     for key, idle in IDLE_IF_FROZEN.items():
         assert defaults[key] == idle == idle_value(key)
         assert not has_effect({"train.features": "frozen", "model.fusion": "gmu"}, key)
-        assert has_effect({"train.features": "trained", "model.fusion": "gmu"}, key)
+        trained = {"train.features": "trained", "features.reference": "full_scale"}
+        assert has_effect({**trained, "model.fusion": "gmu"}, key)
         assert what_rules_out({"train.features": "frozen"}, key) == ("train.features", ("trained",))
 
 
@@ -85,3 +89,17 @@ def test_two_keys_may_rule_out_a_third():
     assert "model.mel_from" not in idle and "optim.optimizer.head" not in idle
     trained = {**both, "train.features": "trained"}
     assert what_rules_out(trained, "optim.optimizer.cqt")[0] == "model.fusion"
+
+
+def test_a_number_for_the_backbones_is_the_rate_of_each_that_there_is():
+    scales = ("optim.backbone_lr_scale.cqt", "optim.backbone_lr_scale.mel")
+    for fusion, rates in (
+        ("gmu", (0.1, 0.1)),
+        ("cqt_only", (0.1, None)),
+        ("mel_only", (None, 0.1)),
+    ):
+        found = with_branch_scales({"model.fusion": fusion, "optim.backbone_lr_scale": 0.1})
+        assert found == {"model.fusion": fusion, **dict(zip(scales, rates, strict=True))}
+    each = {"model.fusion": "gmu", scales[0]: 0.5, scales[1]: 2.0}
+    assert with_branch_scales(each) == each
+    assert with_branch_scales({"baseline.kind": "majority"}) == {"baseline.kind": "majority"}

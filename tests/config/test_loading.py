@@ -42,6 +42,8 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "leave-one-session-out": ["protocol.split=leave-one-session-out"],
     "computed": ["train.images=computed", "features.reference=full_scale"],
     "stored": ["train.images=stored"],
+    "full_scale": ["features.reference=full_scale"],
+    "clip": ["features.reference=clip"],
 }
 VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
@@ -49,6 +51,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
+    "augment.level_db": 3.0,
     "augment.gain_db": 6.0,
     "augment.snr_db": [10.0, 30.0],
     "augment.speed": 0.1,
@@ -77,11 +80,14 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "loss.same_class": "positives",
     "optim.optimizer.cqt": "sgd",
     "optim.optimizer.mel": "sgd",
+    "optim.backbone_lr_scale.cqt": 0.5,
+    "optim.backbone_lr_scale.mel": 2.0,
     "optim.plateau_factor": 0.5,
     "optim.plateau_patience": 7,
     "optim.min_lr": 1e-5,
     "optim.warmup_epochs": 2.0,
 }
+EACH = ("optim.backbone_lr_scale.cqt", "optim.backbone_lr_scale.mel")  # in the place of a number
 WEIGHTLESS = ("model.fusion=gmu_contrastive", "loss.nt_xent_weight=0")
 
 
@@ -435,6 +441,8 @@ def test_a_wrong_value_is_refused_by_its_key(small, override):
         ("plateau", "optim.min_lr=-1"),
         ("cosine", "optim.warmup_epochs=-1"),
         ("speaker-k-fold", "protocol.n_folds=2"),
+        ("full_scale", "augment.level_db=61"),
+        ("full_scale", "augment.level_db=-1"),
         ("computed", "augment.gain_db=61"),
         ("computed", "augment.snr_db=10"),
         ("computed", "augment.snr_db=[10]"),
@@ -515,13 +523,13 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
         chosen = [text for text in choice if not text.startswith(key)]
         if value in only.values:
             assert leaf(load_config(small, [*chosen, f"{key}={VALUES[key]}"]), key) == VALUES[key]
-            if key not in ("corpus.manifest", "protocol.folds"):  # no default
+            if key not in ("corpus.manifest", "protocol.folds", *EACH):  # no default
                 assert leaf(load_config(small, choice), key) == only.default
         else:
             message = refusal(small, *chosen, f"{key}={VALUES[key]}")
             assert f"{key} (in the command line) has no effect" in message
             assert f"set {only.controller} to" in message
-            assert leaf(load_config(small, choice), key) is None
+            assert flatten(load_config(small, choice).model_dump()).get(key) is None
 
 
 def test_the_keys_that_apply_to_each_choice(small):
@@ -551,12 +559,14 @@ def test_the_keys_that_apply_to_each_choice(small):
         "leave-one-session-out": set(),
         "computed": {"augment.gain_db", "augment.speed", "augment.pitch"},  # no noise
         "stored": set(),
+        "full_scale": {"augment.level_db"},
+        "clip": set(),
     }
     for choice, keys in applying.items():
         leaves = flatten(load_config(small, CONTROLLERS[choice]).model_dump())
         controller = CONTROLLERS[choice][0].partition("=")[0]
         mine = [key for key, only in ONLY_WITH.items() if only.controller == controller]
-        assert {key for key in mine if leaves[key] is not None} == keys
+        assert {key for key in mine if leaves.get(key) is not None} == keys
 
 
 def _values_of(controller):
@@ -573,6 +583,73 @@ def test_a_single_branch_may_leave_out_what_the_other_reads(small):
     assert "optim.optimizer.cqt (in the command line) has no effect with model.fusion=mel_only" in (
         message
     )
+
+
+# A rate for each branch
+
+
+SCALE = "optim.backbone_lr_scale"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "cqt", "mel"),
+    [
+        ([], 1.0, 1.0),
+        ([f"{SCALE}=0.1"], 0.1, 0.1),
+        ([f"{SCALE}={{cqt: 0.5, mel: 2}}"], 0.5, 2.0),
+        ([f"{SCALE}={{cqt: 0.5}}"], 0.5, 1.0),
+        ([f"{SCALE}={{}}"], 1.0, 1.0),
+        ([f"{SCALE}.mel=2"], 1.0, 2.0),
+        ([f"{SCALE}.mel=2", f"{SCALE}.cqt=0.5"], 0.5, 2.0),
+        ([f"{SCALE}=0.1", f"{SCALE}.mel=2"], 0.1, 2.0),
+        ([f"{SCALE}=0.1", f"{SCALE}.mel=null"], 0.1, 1.0),
+        ([f"{SCALE}={{cqt: 0.5, mel: 2}}", f"{SCALE}.mel=3"], 0.5, 3.0),
+        ([f"{SCALE}={{cqt: 0.5, mel: 2}}", f"{SCALE}.mel=null"], 0.5, 1.0),
+        ([f"{SCALE}.mel=2", f"{SCALE}=0.1"], 0.1, 0.1),
+        ([f"{SCALE}.mel=2", f"{SCALE}=0.1", f"{SCALE}.cqt=5"], 5.0, 0.1),
+    ],
+)
+def test_a_rate_of_one_branch_leaves_the_other_what_it_had(small, write, overrides, cqt, mel):
+    config = load_config(small, overrides)
+    assert config.optim.branch_lr_scales() == {"cqt": cqt, "mel": mel}
+    assert load_config(write(dump_config(config), "dumped.yaml")) == config
+
+
+def test_a_rate_of_one_branch_in_a_child_leaves_its_parents_number_to_the_other(write):
+    write(SMALLEST + "optim: {backbone_lr_scale: 0.05}\n", "parent.yaml")
+    child = write("base: parent.yaml\noptim: {backbone_lr_scale: {mel: 2}}\n", "child.yaml")
+    assert load_config(child).optim.branch_lr_scales() == {"cqt": 0.05, "mel": 2.0}
+    assert load_config(write("base: parent.yaml\n")).optim.backbone_lr_scale == 0.05
+
+
+@pytest.mark.parametrize(("one", "other"), [("cqt", "mel"), ("mel", "cqt")])
+def test_a_single_branch_takes_a_number_or_its_own_rate_and_no_other(small, one, other):
+    fusion = f"model.fusion={one}_only"
+    for overrides in ([f"{SCALE}=3"], [f"{SCALE}.{one}=3"], [f"{SCALE}=0.1", f"{SCALE}.{one}=3"]):
+        assert load_config(small, [fusion, *overrides]).optim.branch_lr_scales()[one] == 3.0
+    message = refusal(small, fusion, f"{SCALE}.{other}=2")
+    assert f"{SCALE}.{other} (in the command line) has no effect with {fusion}: remove" in message
+    config = load_config(small, [fusion, f"{SCALE}=0.1", f"{SCALE}.{other}=null"])
+    assert config.optim.branch_lr_scales()[one] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        (f"{SCALE}=fast", f"{SCALE} (in the command line): Input should be a valid number"),
+        (f"{SCALE}=null", f"{SCALE} (in the command line): Input should be a valid number"),
+        (f"{SCALE}=[1, 2]", f"{SCALE} (in the command line): Input should be a valid number"),
+        (f"{SCALE}=0", f"{SCALE} (in the command line): Input should be greater than 0"),
+        (f"{SCALE}.cqt=0", f"{SCALE}.cqt (in the command line): Input should be greater than 0"),
+        (f"{SCALE}.mel=fast", f"{SCALE}.mel (in the command line): Input should be a valid num"),
+        (f"{SCALE}.head=2", f"{SCALE}.head (in the command line): no such key; did you mean"),
+        (f"{SCALE}.mle=2", f"{SCALE}.mle (in the command line): no such key; did you mean 'mel'"),
+        ("train.backbone_lr_scale=2", f"no such key; did you mean {SCALE}?"),
+    ],
+)
+def test_a_wrong_rate_is_refused_in_one_line(small, override, words):
+    message = refusal(small, override)
+    assert words in message and message.count("\n") == 1 and "(a number)" not in message
 
 
 # The recipes of the repository

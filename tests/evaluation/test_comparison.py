@@ -107,6 +107,18 @@ def test_only_keys_that_matter_are_shown_as_different(make, tmp_path):
     assert "| model.fusion: concat / gmu, optim.lr: 0.02 / 0.5 |" in comparison_markdown(found)
 
 
+def test_a_number_and_a_rate_for_each_branch_are_compared_branch_by_branch(make, tmp_path):
+    for name, scale in (("one", 0.1), ("two", {"cqt": 0.1, "mel": 2.0}), ("three", 0.1)):
+        make(name, FIRST)
+        file = tmp_path / name / "config.yaml"
+        values = yaml.safe_load(file.read_text()) | {"optim": {"backbone_lr_scale": scale}}
+        file.write_text(yaml.safe_dump(values))
+    one, two, three = (read_run(tmp_path / name) for name in ("one", "two", "three"))
+    assert compare([one, three]).config_differences == {}
+    rates = {"one": 0.1, "two": 2.0}
+    assert compare([one, two]).config_differences == {"optim.backbone_lr_scale.mel": rates}
+
+
 def test_each_run_beside_a_reference_and_no_other(make):
     runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     alone, found = compare(runs), compare(runs, reference=1)

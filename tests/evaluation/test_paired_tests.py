@@ -13,6 +13,7 @@ from scipy import stats
 from evaluation import paired_tests
 from evaluation.metrics import SCORES
 from evaluation.paired_tests import fixed_weights_test, paired_test
+from evaluation.power import Design, simulate_pair
 from tests.support.confusions import counts_of, counts_of_right, right_of, simulate, within
 
 UA, WA = SCORES["ua"], SCORES["wa"]
@@ -252,20 +253,6 @@ SOURCES = {  # standard deviations of a run's accuracy, points of 100: speaker x
 }
 
 
-def two_alike(draw, n_folds, n_each, n_seeds, by_speaker, by_training):
-    """Return counts of two runs that differ by chance alone: two (R, F * S, 2, 2).
-
-    Accuracy is 0.5 plus a speaker's own level (both runs), an effect of speaker and run (all
-    seeds), and one of training and run (all speakers of a fold).
-    """
-    n = n_folds * n_each
-    level = 0.1 * draw.standard_normal((1, 1, n, 1))
-    speaker = by_speaker * draw.standard_normal((2, 1, n, 1))
-    training = by_training * draw.standard_normal((2, n_seeds, n_folds, 1)).repeat(n_each, axis=2)
-    chance = np.clip(0.5 + level + speaker + training, 0.02, 0.98)
-    return counts_of_right(draw.random((2, n_seeds, n, N_CLIPS)) < chance)
-
-
 def measure_design(n_folds, n_each, n_seeds, n, seed=0):
     """Return for each mix of sources: rejections, misses, intervals, rejections by exchange."""
     cells = list(range(n_folds * n_each))
@@ -274,9 +261,8 @@ def measure_design(n_folds, n_each, n_seeds, n, seed=0):
     for name, sizes in SOURCES.items():
         draw, counts = np.random.default_rng(seed), np.zeros(4, int)
         for _ in range(n):
-            test = paired_test(
-                *two_alike(draw, n_folds, n_each, n_seeds, *sizes), cells, folds, UA, n_draws=199
-            )
+            design = Design(n_folds, n_each, n_seeds, N_CLIPS, *sizes)
+            test = paired_test(*simulate_pair(draw, design), cells, folds, UA, n_draws=199)
             ends = test.interval
             missed = ends is not None and not ends[0] <= 0 <= ends[1]
             by_speakers = test.p_speakers <= 0.05

@@ -260,10 +260,10 @@ def test_the_line_comes_between_the_evaluation_and_its_outcome(fresh, monkeypatc
 def test_an_interruption_repeats_no_finished_fold(fresh, measured, monkeypatch):
     predict = robustness._predict
 
-    def killed(model, one, files, condition, bar):
+    def killed(model, one, files, condition, bar, norm):
         if one.fold == 2 and condition.name == "noise 20 dB":
             raise KeyboardInterrupt
-        return predict(model, one, files, condition, bar)
+        return predict(model, one, files, condition, bar, norm)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(robustness, "_predict", killed)

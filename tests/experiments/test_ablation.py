@@ -216,6 +216,7 @@ def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_
         (["tiny", "--variants", "fusion", "--only", "x=1"], "--only: expected at least one"),
         (["tiny", "--variants", "fusion", "--only", "means"], "did you mean 'mean'?"),
         (["tiny", "--variants", "fusion", "model.gate=scalar"], "is varied by the fusion variants"),
+        (["tiny", "--variants", "fusion", "model={gate: scalar}"], "is varied by the fusion vari"),
         (["tiny", "--fusions", "gmu", "loss.alpha=1"], "loss.alpha=1 has no effect with"),
         (["tiny", "optim.lrr=1"], "wrong input: the configuration is wrong:\n  optim.lrr"),
         (["tiny", "model={fusion: gmu}"], "is set by each"),
@@ -234,6 +235,7 @@ def test_recipes_on_different_folds_or_of_one_name_are_refused(run, configs: Pat
     values = yaml.safe_load(file.read_text())
     wrong = [("run", {**values["run"], "folds": [2]}, "differ in run.folds")]
     wrong += [("protocol", {"split": "leave-one-speaker-out"}, "differ in protocol.split")]
+    wrong += [("train", {"normalize": "speaker"}, "differ in train.normalize")]
     wrong += [("name", "tiny_concat", "the same name")]
     for key, value, words in wrong:
         file.write_text(yaml.safe_dump({**values, key: value}))
@@ -353,6 +355,16 @@ def test_baselines_take_no_override_that_only_training_reads(run, configs, tmp_p
         assert [word for word in call if word in own] == ["run.workers=1"]
         stored = yaml.safe_load((tmp_path / f"runs/tiny_{call[1]}/config.yaml").read_text())
         assert stored["run"]["shards"] is None and stored["run"]["compile_cache"] is None
+
+
+def test_baselines_stand_under_the_protocol_of_the_fusions(run, tmp_path):
+    """`train.normalize=speaker` reaches them, and their stored configs keep it."""
+    said = run("tiny", "--fusions", "gmu", "train.normalize=speaker", baselines=True)
+    assert said.status == 0, said.err
+    assert all("train.normalize=speaker" in call.split() for call in said.calls)
+    for kind in ("majority", "svm_images"):
+        stored = yaml.safe_load((tmp_path / f"runs/tiny_{kind}/config.yaml").read_text())
+        assert stored["train"] == {"normalize": "speaker"}
 
 
 def test_the_run_folder_has_the_config_of_all_folds(run, tmp_path: Path):

@@ -228,7 +228,10 @@ def test_the_tiny_recipe_gets_an_answer_from_its_training_clips_alone(tiny, open
     assert len(again) < len(first) and first.startswith(again)  # the same seed, the same losses
 
 
-def test_all_optimizers_keep_their_proportion(tiny, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    ("wish", "scales"), [("=0.1", (0.1, 0.1, 1.0)), ("={cqt: 0.5, mel: 2}", (0.5, 2.0, 1.0))]
+)
+def test_all_optimizers_keep_their_proportion(tiny, monkeypatch, wish, scales) -> None:
     seen: list[list[float]] = []
     step = torch.optim.Adam.step
 
@@ -237,12 +240,12 @@ def test_all_optimizers_keep_their_proportion(tiny, monkeypatch) -> None:
         return step(self, *args)
 
     monkeypatch.setattr(torch.optim.Adam, "step", noted)
-    config = tiny("optim.backbone_lr_scale=0.1", "optim.optimizer.mel=adam", "optim.lr=0.5")
+    config = tiny(f"optim.backbone_lr_scale{wish}", "optim.optimizer.mel=adam", "optim.lr=0.5")
     run_range_test(config, 1e-6, 1e-4, steps=21, repeats=1)
     rates = np.geomspace(1e-6, 1e-4, 21)
     assert len(seen) == 3 * 21
     for i, rate in enumerate(rates):
-        for part, scale in enumerate((0.1, 0.1, 1.0)):  # cqt, mel, head
+        for part, scale in enumerate(scales):  # cqt, mel, head
             assert seen[3 * i + part] == pytest.approx([rate * scale] * 2)
 
 

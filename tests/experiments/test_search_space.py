@@ -92,6 +92,17 @@ def test_what_is_wrong_is_reported_with_the_fix(read, row: str, words: str) -> N
         read(row)
 
 
+@pytest.mark.parametrize(
+    ("value", "choices"), [("true", "[true, speaker]"), ("speaker", "[true, false]")]
+)
+def test_trials_of_two_protocols_are_refused(read, value: str, choices: str) -> None:
+    row, override = f"train.normalize: {{choices: {choices}}}", f"train.normalize={value}"
+    with pytest.raises(InputError, match="normalize cannot be tuned with speaker.* of its own"):
+        read(row, override)
+    assert "train.normalize" in read("train.normalize: {choices: [true, false]}")[0]
+    assert read("optim.lr: {low: 1e-5, high: 1}", override)[0].keys() == {"optim.lr"}
+
+
 def test_a_file_that_is_not_there_is_reported(recipe, tmp_path) -> None:
     with pytest.raises(InputError, match="cannot read the space .*absent.yaml"):
         read_space(tmp_path / "absent.yaml", recipe)
@@ -102,6 +113,36 @@ def test_an_end_that_contradicts_the_recipe_is_reported(read) -> None:
     with pytest.raises(InputError, match="optim.lr=1e-05 cannot be: optim.min_lr=0.0001 is above"):
         read("optim.lr: {low: 1e-5, high: 1e-2}", *cosine)
     assert read("optim.lr: {low: 1e-4, high: 1e-2}", *cosine)[1] == []
+
+
+@pytest.mark.parametrize("below", [(), ("optim.backbone_lr_scale={cqt: 0.5, mel: 3}",)])
+def test_the_rate_of_one_branch_can_be_tuned_and_that_of_both(read, recipe, below) -> None:
+    row = "{low: 0.01, high: 1.0, log: true}"
+    for key, cqt in (("optim.backbone_lr_scale.mel", 0.5), ("optim.backbone_lr_scale", 0.1)):
+        space, lines = read(f"{key}: {row}", *below)
+        assert space == {key: FloatDistribution(0.01, 1.0, log=True)} and lines == []
+        config = load_config(recipe, [*below, *trial_overrides({key: 0.1})])
+        scales = config.optim.branch_lr_scales()
+        assert scales == {"cqt": cqt if below else scales["cqt"], "mel": 0.1}
+    with pytest.raises(InputError, match="optim.backbone_lr_scale.mel are one value: leave out"):
+        read(f"optim.backbone_lr_scale: {row}\noptim.backbone_lr_scale.mel: {row}")
+
+
+def test_a_rate_of_a_branch_is_left_out_of_trials_without_it(read, recipe) -> None:
+    text = (
+        "model.fusion: {choices: [gmu, sum]}\n"
+        "optim.backbone_lr_scale.mel: {low: 0.01, high: 1.0}\n"
+        "optim.backbone_lr_scale.cqt: {low: 0.01, high: 1.0}\n"
+    )
+    assert len(read(text)[0]) == 3
+    null = ["model.mel_backbone=null", "optim.optimizer.mel=null"]
+    space, lines = read(text.partition("\n")[2], "model.fusion=cqt_only", *null)
+    assert list(space) == ["optim.backbone_lr_scale.cqt"]
+    assert "optim.backbone_lr_scale.mel is left out of the space: it has no effect with" in lines[0]
+    values = {"model.fusion": "cqt_only", "optim.backbone_lr_scale.mel": 0.5}
+    for number, cqt in ((), 1.0), (("optim.backbone_lr_scale=0.2",), 0.2):
+        config = load_config(recipe, [*number, *trial_overrides(values), *null])
+        assert config.optim.branch_lr_scales()["cqt"] == cqt
 
 
 def test_keys_without_effect_are_left_out_and_named(read) -> None:

@@ -142,6 +142,37 @@ def test_an_override_goes_to_the_variants_where_it_has_an_effect():
     assert found["mel_only"].config.optim.optimizer.cqt is None
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["optim.backbone_lr_scale={cqt: 0.5, mel: 2}"],
+        ["optim.backbone_lr_scale.mel=2", "optim.backbone_lr_scale.cqt=0.5"],
+    ],
+)
+def test_single_branches_take_their_own_rate_of_a_rate_for_each(words):
+    found = variants_of("demo", "fusion", *words, only=("concat", "cqt_only", "mel_only"))
+    rates = {name: recipe.config.optim.branch_lr_scales() for name, recipe in found.items()}
+    assert rates["gmu"] == rates["concat"] == {"cqt": 0.5, "mel": 2.0}
+    assert rates["cqt_only"]["cqt"] == 0.5 and rates["mel_only"]["mel"] == 2.0
+
+
+def test_a_rate_for_each_branch_in_the_config_leaves_a_single_branch_its_own(tmp_path: Path):
+    configs = own_variants(tmp_path, plain="", alone="model: {fusion: cqt_only}")
+    file = configs / "demo_gmu.yaml"
+    file.write_text(file.read_text() + "optim: {backbone_lr_scale: {cqt: 0.5, mel: 2.0}}\n")
+    plain, alone = load_variants(configs, "demo", "fusion", [], [])
+    assert plain.config.optim.branch_lr_scales() == {"cqt": 0.5, "mel": 2.0}
+    assert alone.config.optim.branch_lr_scales()["cqt"] == 0.5
+
+
+def test_a_number_is_refused_where_a_variant_changes_the_rate_of_one_branch(tmp_path: Path):
+    configs = own_variants(tmp_path, plain="", mel="optim: {backbone_lr_scale: {mel: 2.0}}")
+    with pytest.raises(InputError, match="lr_scale=0.1 is varied by the fusion variants"):
+        load_variants(configs, "demo", "fusion", [], ["optim.backbone_lr_scale=0.1"])
+    _, mel = load_variants(configs, "demo", "fusion", [], ["optim.backbone_lr_scale.cqt=0.1"])
+    assert mel.config.optim.branch_lr_scales() == {"cqt": 0.1, "mel": 2.0}
+
+
 def test_what_a_variant_does_not_take_can_be_set_for_the_others():
     found = variants_of("esd", "contrastive", "loss.temperature=0.2", only=("gmu", "symmetric"))
     temperatures = [recipe.config.loss.temperature for recipe in found.values()]

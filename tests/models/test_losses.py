@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
 from audio.augment import Mix
 from config.schema import LossConfig
@@ -233,6 +234,94 @@ def test_a_mix_of_nothing_else_is_the_plain_loss(weights, smoothing):
     torch.testing.assert_close(loss(logits, targets, None, mixed([1.0] * 6)).total, plain)
     swapped = F.cross_entropy(logits, targets.roll(1), weight=weights, label_smoothing=smoothing)
     torch.testing.assert_close(loss(logits, targets, None, mixed([0.0] * 6)).total, swapped)
+
+
+# Focal loss
+
+
+GAMMAS = [0.5, 1.0, 2.0, 5.0]
+WEIGHTS = [None, torch.tensor([0.1, 1.0, 2.0, 5.0])]
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+def test_the_focal_loss_of_two_classes_is_torchvisions_in_value_and_slope(gamma):
+    logits, targets = logits_and_targets(8, 2)
+    found = FusionLoss(focal_gamma=gamma)(logits, targets, None).total
+    expected = sigmoid_focal_loss(
+        logits[:, 1] - logits[:, 0], targets.float(), alpha=-1, gamma=gamma, reduction="mean"
+    )
+    torch.testing.assert_close(found, expected)
+    slopes = [torch.autograd.grad(loss, logits)[0] for loss in (found, expected)]
+    torch.testing.assert_close(*slopes)
+
+
+def plain_focal(logits, targets, shares, gamma, smoothing, weights):
+    """Sum over utterances and classes in plain lines, from probabilities in float64."""
+    probs = logits.double().exp() / logits.double().exp().sum(1, keepdim=True)
+    n_classes, total, n = logits.shape[1], 0.0, 0.0
+    weights = torch.ones(n_classes) if weights is None else weights
+    for p, target, share in zip(probs, targets, shares, strict=True):
+        wanted = [smoothing / n_classes + (1 - smoothing) * (k == target) for k in range(n_classes)]
+        loss = -sum(w * t * math.log(q) for w, t, q in zip(weights, wanted, p, strict=True))
+        total += share * (1 - p[target]) ** gamma * loss
+        n += share * weights[target]
+    return float(total / n)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_the_focal_loss_is_its_sum_in_plain_lines(gamma, smoothing, weights):
+    logits, targets = logits_and_targets()
+    loss = FusionLoss(focal_gamma=gamma, label_smoothing=smoothing, class_weights=weights)
+    with torch.no_grad():
+        found = loss(logits, targets, None).total
+        expected = plain_focal(logits, targets, [1.0] * 6, gamma, smoothing, weights)
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+        shares = [1.0, 0.0, 0.5, 0.25, 0.9, 0.6]
+        found = loss(logits, targets, None, mixed(shares)).total
+        both = torch.cat([logits, logits]), torch.cat([targets, targets.roll(1)])
+        expected = plain_focal(
+            *both, [*shares, *(1 - s for s in shares)], gamma, smoothing, weights
+        )
+        assert float(found) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+def test_a_focal_gamma_of_0_is_the_plain_loss_to_the_bit(weights):
+    logits, targets = logits_and_targets()
+    loss = FusionLoss(focal_gamma=0.0, label_smoothing=0.1, class_weights=weights)
+    found = loss(logits, targets, None).total
+    expected = F.cross_entropy(logits, targets, weights, label_smoothing=0.1)
+    assert torch.equal(found, expected)
+    slopes = [torch.autograd.grad(total, logits)[0] for total in (found, expected)]
+    assert torch.equal(*slopes)
+    mix = mixed([1.0, 0.0, 0.5, 0.25, 0.9, 0.6])
+    both, shares = torch.cat([targets, targets.roll(1)]), torch.cat([mix.share, 1 - mix.share])
+    each = F.cross_entropy(
+        logits.repeat(2, 1), both, weights, reduction="none", label_smoothing=0.1
+    )
+    n = shares.sum() if weights is None else (shares * weights[both]).sum()
+    assert torch.equal(loss(logits, targets, None, mix).total, (shares * each).sum() / n)
+
+
+@pytest.mark.parametrize("gamma", GAMMAS)
+@pytest.mark.parametrize("lead", [17.0, 80.0, 1e4, -1e4])
+def test_slopes_of_the_focal_loss_are_finite_at_any_confidence(gamma, lead):
+    logits = torch.tensor([[lead, 0.0, 0.0]], requires_grad=True)
+    total = FusionLoss(focal_gamma=gamma)(logits, torch.tensor([0]), None).total
+    total.backward()
+    assert total.isfinite() and logits.grad.isfinite().all()
+    if lead < 0:  # surely wrong: as without the factor
+        torch.testing.assert_close(total, torch.tensor(-lead + math.log(2)))
+
+
+def test_the_focal_loss_takes_the_place_of_cross_entropy_alone():
+    pair, (logits, targets) = views(), logits_and_targets()
+    plain, focal = (FusionLoss(focal_gamma=g)(logits, targets, pair) for g in (0.0, 2.0))
+    assert focal.cross_entropy < plain.cross_entropy
+    assert torch.equal(focal.nt_xent, plain.nt_xent)
+    torch.testing.assert_close(focal.total - focal.cross_entropy, plain.total - plain.cross_entropy)
 
 
 # Temperature

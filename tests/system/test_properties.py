@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import shutil
 import unicodedata
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn import metrics as sklearn
 
-from config.effects import ONLY_WITH
+from config.effects import BRANCH_SCALES, ONLY_WITH, overlap
 from config.loading import dump_config, flatten, load_config
+from config.messages import config_keys
 from config.schema import Config
 from corpora.readers import read_corpus
 from evaluation.metrics import SCORES, confusion_matrix, scores
@@ -59,7 +61,11 @@ def leaf_schemas() -> dict[str, dict[str, Any]]:
             if "$ref" in one:
                 walk(schema["$defs"][one["$ref"].rpartition("/")[2]], f"{at}{name}.")
             else:
-                found[f"{at}{name}"] = one
+                forms = one.get("oneOf", [one])  # a number, or a section in its place
+                (found[f"{at}{name}"],) = [form for form in forms if "$ref" not in form]
+                sections = [form for form in forms if "$ref" in form]
+                for section in sections:
+                    walk({"properties": {name: section}}, at)
 
     walk(schema, "")
     return found
@@ -114,7 +120,8 @@ ANY = st.tuples(st.sampled_from(sorted(LEAVES)), JUNK)
 
 
 def test_every_leaf_of_the_schema_is_drawn():
-    assert set(LEAVES) == set(flatten(Config.model_validate(SMALL).model_dump()))
+    assert set(LEAVES) == set(config_keys())
+    assert set(LEAVES) > set(flatten(Config.model_validate(SMALL).model_dump()))
 
 
 @drawn
@@ -129,21 +136,34 @@ def test_a_dumped_config_is_read_back(place, count, changes):
     count("drawn cases")
 
 
+def leaves_of(config: Config) -> dict[str, Any]:
+    """Return dotted keys to values; the rate of each backbone, in whichever form it is given."""
+    scales = {
+        f"{BRANCH_SCALES}.{name}": value for name, value in config.optim.branch_lr_scales().items()
+    }
+    return {**flatten(config.model_dump()), **scales, BRANCH_SCALES: tuple(scales.values())}
+
+
 @settings(drawn, max_examples=200)
 @given(ALLOWED | ANY)
 def test_an_override_changes_its_key_or_is_refused_by_it(place, count, change):
     key, value = change
     small = place / "small.yaml"
-    before = flatten(load_config(small).model_dump())
+    before = leaves_of(load_config(small))
     depend = {name for name, only in ONLY_WITH.items() if only.controller == key}
     count("drawn cases")
     try:
-        after = flatten(load_config(small, [override(key, value)]).model_dump())
+        after = leaves_of(load_config(small, [override(key, value)]))
     except InputError as error:
         named = {key, *depend, "train.images"} if key == "augment.gain_db" else {key, *depend}
         assert any(name in str(error) for name in named)
         return
     changed = {name for name in before if before[name] != after[name]}
+    if overlap(key, BRANCH_SCALES):
+        assert all(overlap(name, BRANCH_SCALES) for name in changed)
+        assert key != BRANCH_SCALES or after[key] == (value, value) or isinstance(value, dict)
+        assert key == BRANCH_SCALES or after[key] == (1.0 if value is None else value)
+        return
     assert changed <= {key, *depend}
     only = ONLY_WITH.get(key)
     applies = only is not None and before[only.controller] in only.values
@@ -156,6 +176,8 @@ def test_an_override_changes_its_key_or_is_refused_by_it(place, count, change):
 @drawn
 @given(st.lists(ALLOWED, min_size=2, max_size=4, unique_by=lambda change: change[0]), st.data())
 def test_the_order_of_overrides_of_different_keys_does_not_matter(place, count, changes, data):
+    pairs = itertools.combinations([key for key, _ in changes], 2)
+    assume(not any(overlap(*pair) for pair in pairs))
     outcomes = []
     for some in (changes, data.draw(st.permutations(changes))):
         try:

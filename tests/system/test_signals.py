@@ -48,6 +48,7 @@ ENTRIES = {  # entry: (function that sends the signal, arguments)
     "predict.py": (("storage.folders", "check_is_fold"), ["x", "y"]),
     "scripts.ablation": (CHECK, ["demo"]),
     "scripts.lr_range": (CHECK, [CONFIG]),
+    "scripts.habits": (CHECK, ["--config", CONFIG]),
     "scripts.show_features": (("system.files", "make_folder"), ["x"]),
 }
 

@@ -12,7 +12,6 @@ import torch.multiprocessing as mp
 from accelerate import Accelerator
 from torch._dynamo.backends.debugging import aot_eager
 
-from data import TrainBatches
 from gates import frozen
 from gates.analysis import analyze
 from models import compiled
@@ -30,6 +29,7 @@ from tests.training.test_engine import make_trainer
 from tests.training.test_gradient_cache import assert_equal, batch_of, plain_backward, slopes
 from tests.training.test_resume import RESULTS, Run
 from training import engine, session
+from training.batches import TrainBatches
 from training.compiling import CompileCosts, training_graphs
 from training.device_errors import explain_device_errors
 from training.divergence import offending_parts

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, EvalBatches, ImageAugment, ImageDataset, TrainBatches, build_loader
+from data import Batch, EvalBatches, ImageAugment, ImageDataset, build_loader
 from models.contrastive import consistency, diversity, nt_xent
 from models.heads import FusionOutput
 from models.losses import FusionLoss, LossTerms, Temperature
@@ -20,6 +20,7 @@ from storage.tensors import copy_state, load_state, load_tensors
 from system.errors import RunError
 from tests.support.models import small_model
 from training import engine
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.engine import fit, loss_terms, train_one_epoch, train_step
 from training.evaluate import Predictions, evaluate

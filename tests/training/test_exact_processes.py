@@ -8,12 +8,13 @@ import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 
-from data import EvalBatches, ImageAugment, TrainBatches, build_loader
+from data import EvalBatches, ImageAugment, build_loader
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from tests.support.models import small_model
 from tests.support.processes import joined
 from tests.training.test_engine import CPU, fake_clips
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.engine import fit
 from training.optim import Schedule, build_optimizers
@@ -135,10 +136,12 @@ def test_gradients_are_views_of_what_is_sent(two, tiny) -> None:
         assert not process["cached"]["views"]
 
 
-def test_the_processes_share_the_batches_of_one() -> None:
+@pytest.mark.parametrize("targets", [None, [0] * (N - 5) + [1] * 5])
+def test_the_processes_share_the_batches_of_one(targets: list[int] | None) -> None:
     for epoch in range(2):
-        shares = [TrainBatches(N, GLOBAL_BATCH // WORLD, 1, rank, WORLD) for rank in range(WORLD)]
-        joined = TrainBatches(N, GLOBAL_BATCH, 1)
+        size = GLOBAL_BATCH // WORLD
+        shares = [TrainBatches(N, size, 1, rank, WORLD, targets) for rank in range(WORLD)]
+        joined = TrainBatches(N, GLOBAL_BATCH, 1, targets=targets)
         for batches in (*shares, joined):
             batches.set_epoch(epoch)
         for own, whole in zip(zip(*shares, strict=True), joined, strict=True):

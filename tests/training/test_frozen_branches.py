@@ -13,8 +13,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch.nn import functional as F
 
 from config.loading import load_config
+from config.schema import Config
 from corpora.plan import make_tuning_plan
-from data import TrainBatches
+from data import EvalBatches
 from evaluation.metrics import scores
 from experiments.lr_range import run_range_test
 from gates.frozen import open_run as open_frozen
@@ -28,6 +29,7 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.runs import run_experiment
 from training import engine, frozen_branches
+from training.batches import TrainBatches
 from training.build import build_training, eval_loader
 from training.divergence import offending_parts
 from training.dry_run import dry_run
@@ -78,7 +80,7 @@ def test_branches_stay_as_they_were_to_the_bit(frozen, origin) -> None:
 def test_kept_features_are_those_of_a_plain_forward_pass(frozen, origin, recipe, fusion) -> None:
     with open_run(frozen(f"model.fusion={fusion}"), []) as session:
         fold = next(session.folds())
-        kept = build_training(fold, find_origins(fold)).store
+        kept = build_training(fold, find_origins(fold)).kept
         assert isinstance(kept, KeptFeatures)
         utterances = session.plan.utterances
         keys = sorted(set(fold.hashes(utterances)))
@@ -90,9 +92,8 @@ def test_kept_features_are_those_of_a_plain_forward_pass(frozen, origin, recipe,
     model = model.to(memory_format=torch.channels_last)  # as in training, so that it rounds alike
     encode = model.features if fusion == "gmu" else tokens_of(model)
     with torch.inference_mode():
-        parts = [
-            encode(*pair) for pair in zip(*(i.split(CROPS_AT_ONCE) for i in images), strict=True)
-        ]
+        sizes = [len(batch) for batch in EvalBatches(len(keys), CROPS_AT_ONCE)]
+        parts = [encode(*pair) for pair in zip(*(i.split(sizes) for i in images), strict=True)]
     for branch, expected in zip(("cqt", "mel"), zip(*parts, strict=True), strict=True):
         assert torch.equal(torch.from_numpy(kept.images(branch)), torch.cat(expected))
 
@@ -117,7 +118,7 @@ def test_a_head_is_trained_as_by_a_plain_loop(frozen) -> None:
     ours = load_tensors(run / FOLD / "model.safetensors")
     with open_run(config, []) as session:
         fold = next(session.folds())
-        kept = build_training(fold, find_origins(fold)).store
+        kept = build_training(fold, find_origins(fold)).kept
         torch.manual_seed(fold.rng_seed)
         head = MaxMViTGMU.from_config(config.model, n_classes=4).head
         features = {
@@ -152,7 +153,25 @@ def test_a_head_is_trained_as_by_a_plain_loop(frozen) -> None:
     ids=["concat", "gmu, averaged", "contrastive"],
 )
 def test_scores_are_those_of_the_whole_network_on_images(frozen, wishes) -> None:
-    config = frozen(*wishes, "optim.lr=0.01")
+    check_scores(frozen(*wishes, "optim.lr=0.01"))
+
+
+def test_images_may_be_standardised_by_speaker(tiny, tmp_path) -> None:
+    own = (*SMALL, "train.normalize=speaker", "train.epochs=1")
+    origin = run_experiment(tiny(*own, "name=origin"), [])
+    places = [f"model.{branch}_from={origin}" for branch in ("cqt", "mel")]
+    config = tiny(*own, *places, "train.features=frozen", f"run.store={tmp_path / 'store'}")
+    check_scores(config)
+    with open_run(config, []) as session:
+        fold = next(session.folds())
+        kept = build_training(fold, find_origins(fold)).kept
+        speakers = {u.speaker for u in session.plan.utterances}
+    assert {key.split()[1] for key in kept.rows} == speakers
+    assert "features " in dry_run(config)
+
+
+def check_scores(config: Config) -> None:
+    """Train a head, and compare its predictions with those of the whole network on images."""
     run = read_run(run_experiment(config, []))
     (result,) = run.folds
     with open_run(config, []) as session:
@@ -163,7 +182,7 @@ def test_scores_are_those_of_the_whole_network_on_images(frozen, wishes) -> None
             ("dev", fold.split.dev, result.metrics.dev),
             ("test", fold.split.test, result.metrics.test),
         ):
-            loader = eval_loader(fold, part, session.store)
+            loader = eval_loader(fold, part)
             found = evaluate(model, loader, session.accelerator)
             table = getattr(result, name)
             np.testing.assert_allclose(found.probs, table.probs, atol=2e-6)
@@ -334,10 +353,13 @@ IDLE = [
     ("augment.time_mask=0.1", "0.0"),
     ("augment.time_shift=0.1", "0.0"),
     ("augment.mixup=0.2", "0.0"),
+    ("augment.freq_shift=0.1", "0.0"),
+    ("augment.level_db=6", "null"),
     ("model.drop_path_rate=0.1", "0.0"),
     ("optim.optimizer.cqt=adam", "null"),
     ("optim.optimizer.mel=radam", "null"),
     ("optim.backbone_lr_scale=0.1", "1.0"),
+    ("optim.backbone_lr_scale.mel=0.1", "null"),
     ("train.images=computed", '"stored"'),
     ("train.backbone_batch=2", "null"),
     ("train.gradient_checkpointing=true", "false"),
@@ -374,7 +396,7 @@ def test_heads_can_be_tuned_without_test_audio(frozen, tmp_path) -> None:
     config = frozen("train.epochs=2")
     session = open_session(config, make_tuning_plan(config))
     fold = session.fold(session.plan.splits[0], 0)
-    kept = build_training(fold, find_origins(fold)).store
+    kept = build_training(fold, find_origins(fold)).kept
     parts = (fold.split.train, fold.split.dev)
     assert set(kept.rows) == {key for part in parts for key in fold.hashes(part)}
     assert len(kept.rows) == 16 and not fold.split.test

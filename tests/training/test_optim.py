@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from config.loading import load_config
+from config.training_schema import BranchScales, OptimConfig
 from tests.support.models import small_model
 from tests.support.paths import ROOT
 from training.build import build_loss, nt_xent_warmup_epochs, warmup_epochs
@@ -28,9 +29,10 @@ def parts():
     return {name: module() for name in PUBLISHED}
 
 
-def build(parts, kinds=PUBLISHED, lr=0.02, **options):
+def build(parts, kinds=PUBLISHED, lr=0.02, backbone_lr_scale=1.0, **options):
     parameters = {name: list(part.parameters()) for name, part in parts.items()}
-    return build_optimizers(parameters, kinds, lr, **options)
+    scales = OptimConfig(backbone_lr_scale=backbone_lr_scale).branch_lr_scales()
+    return build_optimizers(parameters, kinds, lr, scales, **options)
 
 
 def rates(optimizers, schedule, step, n):
@@ -114,6 +116,38 @@ def test_the_backbones_rate_is_a_multiple_of_the_heads(parts):
         build(parts, backbone_lr_scale=0.1), (2e-3, 2e-3, 0.02), strict=True
     ):
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([rate] * 2)
+
+
+@pytest.mark.parametrize("kind", ["constant", "cosine", "plateau"])
+@pytest.mark.parametrize(
+    ("scale", "multiples"),
+    [
+        (0.25, (0.25, 0.25, 1.0)),
+        (BranchScales(cqt=0.5, mel=2.0), (0.5, 2.0, 1.0)),
+        (BranchScales(mel=2.0), (1.0, 2.0, 1.0)),
+        (BranchScales(cqt=0.5), (0.5, 1.0, 1.0)),
+    ],
+)
+def test_each_backbone_has_its_multiple_of_the_heads_rate_at_all_times(
+    parts, scale, multiples, kind
+):
+    optimizers = build(parts, lr=1e-2, backbone_lr_scale=scale)
+    assert [o.param_groups[0]["lr"] for o in optimizers] == [1e-2 * m for m in multiples]
+    schedule = Schedule(optimizers, kind, n_steps=6, n_warmup=2, patience=0, min_lr=1e-3)
+    for _ in range(8):
+        found = schedule.rates()
+        assert found == pytest.approx([found[-1] * m for m in multiples])
+        for optimizer in optimizers:
+            optimizer.step()
+        schedule.after_step()
+        schedule.after_epoch(0.5)
+    assert found[-1] == pytest.approx(1e-2 if kind == "constant" else 1e-3)
+
+
+def test_a_number_is_the_product_that_it_was_to_the_bit(parts):
+    for scale in (0.05, 1 / 3, 0.1):
+        rate = build(parts, lr=0.0123, backbone_lr_scale=scale)[0].param_groups[0]["lr"]
+        assert rate == 0.0123 * scale
 
 
 @pytest.mark.parametrize("part", ["cqt", "mel"])

@@ -29,11 +29,12 @@ HARD = [  # chance, accumulation, states between steps; small, since many states
     "model.dropout=0.5",
     "augment.time_mask=0.3",
     "augment.time_shift=0.2",
+    "augment.freq_shift=0.2",
     "augment.mixup=0.4",
 ]
 WAVEFORMS = ["train.images=computed", "augment.speed=0.1", "augment.snr_db=[10,30]"]
 SCHEDULES = {
-    "concat": ["optim.schedule=plateau", "optim.plateau_patience=0"],
+    "concat": ["optim.schedule=plateau", "optim.plateau_patience=0", "train.sampling=balanced"],
     "gmu": ["optim.schedule=cosine", "optim.warmup_epochs=0.5", "train.ema=0.9", *WAVEFORMS],
     "gmu_contrastive": ["train.clip_grad_norm=1.0", "loss.temperature_range=[0.01,1.0]"],
 }

@@ -9,11 +9,11 @@ import torch.multiprocessing as mp
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from data import TrainBatches
 from system.errors import RunError
 from system.signals import Stop
 from tests.support.processes import joined
 from tests.training.test_exact_processes import train
+from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.compiling import batch_sizes
 
@@ -95,11 +95,14 @@ def test_two_processes_resume_what_one_began(tmp_path: Path) -> None:
     before=st.integers(1, 8),
     now=st.integers(1, 8),
     first=st.integers(0, 3),
+    balanced=st.booleans(),
 )
-def test_the_batches_of_all_processes_stay(n, size, before, now, first) -> None:
+def test_the_batches_of_all_processes_stay(n, size, before, now, first, balanced) -> None:
     assume(size * before % now == 0 and size * before // now >= 2)
-    began = [TrainBatches(n, size, 1, rank, before) for rank in range(before)]
-    resumed = [TrainBatches(n, size * before // now, 1, rank, now) for rank in range(now)]
+    targets = [int(i % 5 == 0) for i in range(n)] if balanced else None
+    began = [TrainBatches(n, size, 1, rank, before, targets) for rank in range(before)]
+    size = size * before // now
+    resumed = [TrainBatches(n, size, 1, rank, now, targets) for rank in range(now)]
     assume(len(began[0]) == len(resumed[0]) > first)  # small n: refused, see `check_fold`
     for batches in began:
         batches.set_epoch(3, first)

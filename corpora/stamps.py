@@ -1,0 +1,25 @@
+"""What scores must say of their protocol: the stamps that stand above every table."""
+
+from corpora.splits import STAMP
+
+SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
+TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
+
+
+def is_transductive(protocol: str) -> bool:
+    """Return whether a protocol reads the tested speakers' unlabelled utterances.
+
+    >>> is_transductive("ravdess8/speaker-6-fold/dev-fold/all/speaker-normalized")
+    True
+    """
+    return protocol.endswith(SPEAKER_NORMALIZED)
+
+
+def stamps(protocol: str, speaker_dependent: bool) -> list[str]:
+    """Return the stamps of scores.
+
+    Args:
+        protocol: Id of their protocol.
+        speaker_dependent: Whether the same speakers are in train and test.
+    """
+    return [STAMP] * speaker_dependent + [TRANSDUCTIVE] * is_transductive(protocol)
