@@ -113,9 +113,11 @@ def _train_heads(
         print(f"{SUBMITTED}. It submits the heads once the branches are trained")
         return
     plan = open_runs(runs, arguments.overwrite)
-    slots = head_slots(arguments.jobs, branch.config.run.device)
+    on_cluster = arguments.executor is not None  # there a fusion is one job, unless --jobs asks
+    slots = [] if on_cluster else head_slots(arguments.jobs, branch.config.run.device)
     folds = ablation.ready_folds([split.fold for split in plan.wanted()])
-    of_heads = _run(plan_heads(runs, plan, folds, len(slots)), branch, title, arguments, slots)
+    jobs = plan_heads(runs, plan, folds, len(slots) or arguments.jobs or 1)
+    of_heads = _run(jobs, branch, title, arguments, slots)
     if of_heads is None:
         print(SUBMITTED)
         return
