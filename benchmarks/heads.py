@@ -198,9 +198,9 @@ def main() -> None:
         shown = ", ".join(f"{name} {value:.2f}" for name, value in row.items())
         print(f"{fusion}: {shown}")
     if arguments.json is not None:
-        command = f"python -m benchmarks.heads --json {arguments.json}"
-        about = {"machine": machine(), "command": command, "epochs": arguments.epochs}
-        write_json(arguments.json, {**about, "seconds": found})
+        numbers = f"--epochs {arguments.epochs} --seeds {arguments.seeds}"
+        command = f"python -m benchmarks.heads {numbers} --json {arguments.json}"
+        write_json(arguments.json, {"machine": machine(), "command": command, "seconds": found})
 
 
 def profiled(work: Callable[[], None]) -> None:

@@ -73,7 +73,13 @@ IDLE_IF_FROZEN: dict[str, Any] = {
     "augment.time_shift": 0.0,
     "augment.freq_shift": 0.0,
     "augment.level_db": None,
+    "augment.gain_db": None,
+    "augment.snr_db": None,
+    "augment.speed": None,
+    "augment.pitch": None,
     "augment.mixup": 0.0,
+    "model.cqt_weights": None,
+    "model.mel_weights": None,
     "model.drop_path_rate": 0.0,
     "optim.optimizer.cqt": None,
     "optim.optimizer.mel": None,
@@ -84,6 +90,7 @@ IDLE_IF_FROZEN: dict[str, Any] = {
     "train.backbone_batch": None,
     "train.gradient_checkpointing": False,
     "train.compile": False,
+    "run.compile_cache": None,
     "run.shards": None,
 }
 

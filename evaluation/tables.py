@@ -146,12 +146,11 @@ def pairs_caption(comparison: Comparison) -> str:
     if tests[0].p_folds is None:  # of an earlier version
         chance = "p and interval count the choice of speakers alone, trained weights held fixed"
     else:
-        heads_alone = bool(_of_one_training(comparison))
-        what = "training heads, not branches" if heads_alone else "training"
+        shared = " (not that of branches of one seed)" if _of_one_training(comparison) else ""
         chance = (
-            f"p and 95 % interval count both the choice of speakers and the chance of {what}: p "
-            "is the largest of exchanging speakers, of exchanging fold × seed pairs, and of whole "
-            "folds; the interval is Student's t over folds"
+            "p and 95 % interval count both the choice of speakers and the chance of training"
+            f"{shared}: p is the largest of exchanging speakers, of exchanging fold × seed pairs, "
+            "and of whole folds; the interval is Student's t over folds"
         )
     smallest = p_value(min(test.smallest_p for test in tests))
     limit = f"{design(comparison)}: the smallest possible p is {smallest}"

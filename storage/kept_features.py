@@ -89,7 +89,7 @@ def read_features(file: Path, n: int) -> Tensor:
     Raises:
         RunError: The file is corrupt.
     """
-    features = load_tensors(file).get(FEATURES)
+    features = load_tensors(file, of_fold=False).get(FEATURES)
     if features is None or len(features) != n or not bool(features.isfinite().all()):
         raise corrupt_file(file, f"it does not hold {n} rows of features")
     return features

@@ -1,7 +1,8 @@
 """What a training writes after its epochs: history.csv, and TensorBoard's curves.
 
 Both are written after each epoch. Only an epoch of a head on kept features takes no longer than
-that: there they are written every few seconds and at the end, with figures of the newest epoch.
+that: there they are written every few seconds and at the end, with figures of the newest epoch. A
+killed process may have saved epochs without them: the next one writes those of all epochs again.
 """
 
 import time
@@ -43,23 +44,28 @@ def epoch_files(
     """
     tracker = Tracker(folder, fold.classes)
     interval = INTERVAL_OF_HEADS if fold.config.train.features == "frozen" else 0.0
-    waiting: list[tuple[dict[str, float], Predictions]] = []
-    written = time.monotonic()
+    newest: Predictions | None = None  # whose figures are not written yet
+    last, written = 0, time.monotonic()  # epoch whose numbers are in this process's curves
 
     def write() -> None:
-        nonlocal written
-        if not waiting:
-            return
+        nonlocal last, newest, written
         write_history(folder, state.progress.history)
-        record, dev = waiting[-1]
-        pairs = dev.targets.tolist(), dev.preds.tolist()
-        confusion = confusion_matrix(*pairs, len(fold.classes))
-        tracker.log_epoch(record, confusion, dev.gate, [earlier for earlier, _ in waiting[:-1]])
-        waiting.clear()
-        written = time.monotonic()
+        *earlier, record = [row for row in state.progress.history if row["epoch"] > last]
+        confusion = gate = None
+        if newest is not None:
+            pairs = newest.targets.tolist(), newest.preds.tolist()
+            confusion, gate = confusion_matrix(*pairs, len(fold.classes)), newest.gate
+        tracker.log_epoch(record, confusion, gate, earlier)
+        last, newest, written = state.progress.epoch, None, time.monotonic()
+
+    def write_late() -> None:
+        if interval and fold.session.is_main and state.progress.epoch > last:
+            write()
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:
-        waiting.append((record, dev))
+        nonlocal last, newest
+        newest, before = dev, int(record["epoch"]) - 1
+        last = min(last, before) if interval else before
         if time.monotonic() - written >= interval:
             write()
         watch(state.progress)
@@ -67,8 +73,7 @@ def epoch_files(
     try:
         yield after_epoch
     except BaseException:
-        if interval:
-            with suppress(RunError, OSError):  # the first error is the one that ends the training
-                write()
+        with suppress(RunError, OSError):  # the first error is the one that ends the training
+            write_late()
         raise
-    write()
+    write_late()

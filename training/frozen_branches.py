@@ -30,11 +30,13 @@ from system.errors import RunError
 from system.files import make_folder
 from system.locks import lock
 from system.output import progress_bar
+from system.temporary import remove_leftovers
 from training.distributed import from_first
 from training.session import Fold
 from training.warm_start import Origins
 
 CROPS_AT_ONCE = 16  # whatever the batches of the training: the last bits depend on it
+VERSION = 1  # raised when equal facts give other features
 
 
 class HeadOnly(nn.Module):
@@ -137,10 +139,12 @@ def _file(
     """Return the file of a branch's features, named after all that decides them."""
     train, speakers = fold.config.train, fold.session.speakers
     facts: dict[str, Any] = {
+        "version": VERSION,
         "branch": branch,
         "weights": origins[branch].weights,
         "images": fold.session.store.folder.name,
         "tokens": model.fusion.reads_tokens,
+        "device": fold.session.accelerator.device.type,  # processors round unlike
         "precision": train.precision,
         "channels_last": train.channels_last,
         "speakers": None if speakers is None else _digest(speakers.rows),
@@ -165,6 +169,7 @@ def _keep(
         make_folder(file.parent)
         place = file.with_name(f".{file.stem}.lock")
         with lock(place, f"the features of the {branch} branch in {file}", blocking=True):
+            remove_leftovers(file.parent)
             if not file.exists():
                 write_features(file, compute_features(fold, model, branch, utterances))
     return read_features(file, n)

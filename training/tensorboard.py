@@ -48,29 +48,31 @@ class Tracker:
     def log_epoch(
         self,
         record: Mapping[str, float],
-        confusion: NDArray,
+        confusion: NDArray | None,
         gate: NDArray | None,
         earlier: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Write one epoch, after the numbers of earlier ones that were not written yet.
+        """Write one epoch, after the numbers of earlier ones that are not in this file.
 
         Args:
             record: Its row of the history.
-            confusion: Dev confusion (K, K).
+            confusion: Dev confusion (K, K), or None.
             gate: Dev gate (N, D), or None.
             earlier: Rows of these epochs.
 
         Raises:
             RunError: The disk is full, lost or read-only, or the folder is gone.
         """
+        records, step = [*earlier, record], int(record["epoch"])
         if not self._file.exists():
-            _append(self._file, self._beginning(int([*earlier, record][0]["epoch"])))
-        events = [event for row in (*earlier, record) for event in _numbers(row)]
-        figures = [_image("dev confusion", _png(confusion_figure(confusion, self.classes)))]
+            _append(self._file, self._beginning(int(records[0]["epoch"])))
+        summaries = [(int(row["epoch"]), summary) for row in records for summary in _numbers(row)]
         if gate is not None:
-            figures.insert(0, histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        step = int(record["epoch"])
-        _append(self._file, [*events, *(Event(step=step, summary=figure) for figure in figures)])
+            summaries.append((step, histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS)))
+        if confusion is not None:
+            png = _png(confusion_figure(confusion, self.classes))
+            summaries.append((step, _image("dev confusion", png)))
+        _append(self._file, [Event(step=place, summary=summary) for place, summary in summaries])
 
     def _beginning(self, epoch: int) -> list[Event]:
         events = [Event(file_version="brain.Event:2")]
@@ -104,10 +106,8 @@ def write_analysis(
     _append(folder / _file_name(), [Event(file_version="brain.Event:2"), *events])
 
 
-def _numbers(record: Mapping[str, float]) -> list[Event]:
-    step = int(record["epoch"])
-    summaries = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
-    return [Event(step=step, summary=summary) for summary in summaries]
+def _numbers(record: Mapping[str, float]) -> list[Summary]:
+    return [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
 
 
 def _file_name() -> str:

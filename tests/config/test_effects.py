@@ -73,11 +73,14 @@ def test_what_is_idle_with_frozen_features_is_off_or_the_default():
     defaults = flatten({name: part.model_dump() for name, part in sections.items()})
     defaults |= flatten({"run": RunConfig().model_dump()}) | {"model.drop_path_rate": 0.0}
     defaults |= {f"optim.backbone_lr_scale.{branch}": None for branch in ("cqt", "mel")}
+    defaults |= {f"model.{branch}_weights": None for branch in ("cqt", "mel")}
+    assert {key for key in defaults if key.startswith("augment.")} <= IDLE_IF_FROZEN.keys()
     for key, idle in IDLE_IF_FROZEN.items():
         assert defaults[key] == idle == idle_value(key)
         assert not has_effect({"train.features": "frozen", "model.fusion": "gmu"}, key)
         trained = {"train.features": "trained", "features.reference": "full_scale"}
-        assert has_effect({**trained, "model.fusion": "gmu"}, key)
+        trained |= {"train.images": "computed", "model.fusion": "gmu"}
+        assert has_effect(trained, key)
         assert what_rules_out({"train.features": "frozen"}, key) == ("train.features", ("trained",))
 
 

@@ -501,7 +501,7 @@ def test_a_caption_says_which_chance_of_training_heads_on_frozen_branches_count(
         "Of `one`, `two` the head alone is trained, on frozen branches. For all seeds the" in said
     )
     assert "branches of `one`, `two` are those of one training a fold (seed 0): its chance" in said
-    assert "the chance of training heads, not branches: p is the largest" in said
+    assert "the chance of training (not that of branches of one seed): p is the largest" in said
     assert "one training a fold (seed 0)" in comparison_latex(frozen)
     same = comparison_markdown(compare([change(one, "frozen", None), two]))
     assert "Of `one` the head alone" in same and "one training a fold" not in same

@@ -514,8 +514,8 @@ def test_heads_set_back_what_a_config_says_of_images_and_backbones(run, configs:
     for path in configs.glob("*.yaml"):
         values = yaml.safe_load(path.read_text())
         values |= {
-            "augment": {"time_mask": 0.2},
-            "model": {**values["model"], "drop_path_rate": 0.1},
+            "augment": {"time_mask": 0.2, "snr_db": [0, 20]},
+            "model": {**values["model"], "drop_path_rate": 0.1, "mel_weights": "w.safetensors"},
         }
         values |= {"optim": {"optimizer": {"cqt": "sgd", "mel": "sgd"}, "backbone_lr_scale": 0.1}}
         values |= {"train": {"gradient_checkpointing": True, "images": "computed"}}
@@ -525,6 +525,7 @@ def test_heads_set_back_what_a_config_says_of_images_and_backbones(run, configs:
     idle = {"augment.time_mask=0.0", "model.drop_path_rate=0.0", "optim.backbone_lr_scale=1.0"}
     idle |= {"train.gradient_checkpointing=false", "train.images=stored"}
     idle |= {"optim.optimizer.cqt=null", "optim.optimizer.mel=null", "model.from_seed=null"}
+    idle |= {"augment.snr_db=null", "model.mel_weights=null"}
     *branches, gmu, mel = [set(call.split()) for call in said.calls]
     assert len(branches) == 2
     assert not any({"train.images=stored", "augment.time_mask=0.0"} & call for call in branches)
@@ -630,7 +631,7 @@ def test_heads_on_kept_features_end_in_one_table_however_often_they_are_stopped(
     assert (
         "one training a fold (seed 0): its chance is not counted, that of training head" in tables
     )
-    assert "chance of training heads, not branches" in tables
+    assert "chance of training (not that of branches of one seed)" in tables
     assert "tiny_cqt_only_frozen" in (runs / "tiny_frozen/report.html").read_text()
     assert len(list(runs.glob("*/folds/*/metrics.json"))) == 2 * 2 + 2 * 4 + 2 * 4
     assert ablation.main(wishes, configs) == 0

@@ -2,8 +2,11 @@
 
 import csv
 import shutil
+import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +15,8 @@ from accelerate.state import AcceleratorState
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn import functional as F
 
+from audio.row_norm import RowNorm
+from config.fusions import FUSIONS
 from config.loading import load_config
 from config.schema import Config
 from corpora.plan import make_tuning_plan
@@ -28,7 +33,7 @@ from storage.tensors import load_state, load_tensors, save_tensors
 from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.runs import run_experiment
-from training import engine, frozen_branches
+from training import engine, epoch_files, frozen_branches
 from training.batches import TrainBatches
 from training.build import build_training, eval_loader
 from training.divergence import offending_parts
@@ -250,8 +255,56 @@ def test_features_are_computed_once_for_all_fusions_and_seeds(
     assert asked[6:] == [(1, "mel")]
     for file in files:
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match="branches and run the same training command again"):
+    with pytest.raises(RunError, match="written.: remove .*safetensors and run the same") as told:
         run_experiment(frozen("train.epochs=1", "name=third"), [])
+    next(file for file in files if str(file) in str(told.value)).unlink()
+    assert asked[7:] == []
+    with pytest.raises(RunError, match="written"):  # of the other branch
+        run_experiment(frozen("train.epochs=1", "name=third"), [])
+    assert asked[7:] == [(1, "cqt")]
+
+
+def test_features_have_a_file_of_their_own_for_all_that_decides_them(frozen, monkeypatch) -> None:
+    with open_run(frozen(), []) as session:
+        fold = next(session.folds())
+        origins = find_origins(fold)
+        model = build_training(fold, origins).state.model.whole
+    rows = {"a": range(2), "b": range(2, 3)}
+
+    def file(fold=fold, branch="cqt", origins=origins, rows=rows, model=model) -> Path:
+        return frozen_branches._file(fold, model, branch, origins, rows)
+
+    def in_session(**changes: object) -> Path:
+        changed = SimpleNamespace(**{**fields, **changes})
+        return file(SimpleNamespace(config=fold.config, session=changed))
+
+    def trained(**changes: object) -> Path:
+        train = fold.config.train.model_copy(update=changes)
+        config = fold.config.model_copy(update={"train": train})
+        return file(SimpleNamespace(config=config, session=session))
+
+    fields = {"store": session.store, "speakers": None, "accelerator": session.accelerator}
+    elsewhere = {"cqt": replace(origins["cqt"], weights="0")}
+    norm = RowNorm(*torch.rand(4, 2, 1, 3))
+    others = [
+        file(branch="mel"),
+        file(origins=elsewhere),
+        file(rows={"a": range(2), "c": range(2, 3)}),
+        file(rows={"a": range(1), "b": range(1, 3)}),
+        file(model=SimpleNamespace(fusion=FUSIONS["cross_attention"])),
+        trained(precision="bfloat16"),
+        trained(channels_last=False),
+        in_session(store=SimpleNamespace(folder=Path("other-images"))),
+        in_session(speakers=SimpleNamespace(rows=norm)),
+        in_session(speakers=SimpleNamespace(rows=norm._replace(mel_std=norm.mel_std + 1))),
+        in_session(accelerator=SimpleNamespace(device=torch.device("cuda"))),
+    ]
+    monkeypatch.setattr(frozen_branches, "VERSION", 0)
+    others.append(file())
+    monkeypatch.undo()
+    assert len({file(), *others}) == 1 + len(others)
+    same = [file(replace(fold, seed=9)), trained(batch_size=9, epochs=1), in_session()]
+    assert set(same) == {file()}
 
 
 def test_each_crop_has_features_and_training_draws_one(tiny, recipe, tmp_path) -> None:
@@ -278,8 +331,6 @@ def test_each_crop_has_features_and_training_draws_one(tiny, recipe, tmp_path) -
 
 def frozen_as_trained(fold):
     """Return a fold whose config trains its branches, too."""
-    from dataclasses import replace
-
     train = fold.config.train.model_copy(update={"features": "trained"})
     adam = {"cqt": "adam", "mel": "adam"}
     optim = fold.config.optim
@@ -311,6 +362,37 @@ def test_a_stopped_head_resumes_to_the_same_bytes(frozen, monkeypatch, moment) -
     run = run_experiment(frozen(*often), [])
     for name in RESULTS:
         assert (run / FOLD / name).read_bytes() == (whole / FOLD / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_a_head_killed_before_its_files_are_written_has_them_whole(
+    frozen, monkeypatch, epoch
+) -> None:
+    """The state of an epoch is on the disk up to ten seconds before history and curves."""
+    often = ("train.checkpoint_epochs=1", "train.epochs=3")
+    whole = run_experiment(frozen(*often, "name=whole"), [])
+    with monkeypatch.context() as patch:
+        patch.setattr(epoch_files, "write_history", interrupt)
+        if epoch < 3:
+            patch.setattr(engine, "_close_epoch", stop_at(engine._close_epoch, epoch + 1))
+        with pytest.raises(KeyboardInterrupt):
+            run_experiment(frozen(*often), [])
+    folder = whole.parent / "tiny" / FOLD
+    end = time.monotonic() + 60
+    while not list(folder.glob(f"state/epoch-{epoch:04d}*")):  # a thread writes it
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not (folder / "history.csv").exists()
+    assert run_experiment(frozen(*often), []) / FOLD == folder
+    for name in RESULTS:
+        assert (folder / name).read_bytes() == (whole / FOLD / name).read_bytes(), name
+    curves = EventAccumulator(str(folder))
+    curves.Reload()
+    assert [event.step for event in curves.Scalars("dev/ua")] == [1, 2, 3]
+
+
+def interrupt(*args: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_curves_have_the_numbers_of_all_epochs_and_figures_of_the_last(frozen) -> None:
@@ -355,6 +437,11 @@ IDLE = [
     ("augment.mixup=0.2", "0.0"),
     ("augment.freq_shift=0.1", "0.0"),
     ("augment.level_db=6", "null"),
+    ("augment.gain_db=6", "null"),
+    ("augment.snr_db=[0,20]", "null"),
+    ("augment.speed=0.1", "null"),
+    ("augment.pitch=1", "null"),
+    ("model.cqt_weights=other.safetensors", "null"),
     ("model.drop_path_rate=0.1", "0.0"),
     ("optim.optimizer.cqt=adam", "null"),
     ("optim.optimizer.mel=radam", "null"),
@@ -364,6 +451,7 @@ IDLE = [
     ("train.backbone_batch=2", "null"),
     ("train.gradient_checkpointing=true", "false"),
     ("train.compile=true", "false"),
+    ("run.compile_cache=somewhere", "null"),
     ("run.shards=somewhere", "null"),
 ]
 
