@@ -101,7 +101,7 @@ def load_frozen(
             values = {"model.fusion": fusion}
             share = share_overrides(overrides, values)
             own = [] if seed is None else [[f"run.seeds=[{seed}]"]]
-            run = loader.load(
+            run = loader.plan(
                 fusion, {"name": f"{name}_{fusion}", **values}, values, [*share, *own]
             )
             shares[run.config.name] = [*share, *([] for _ in of_heads)]
@@ -113,7 +113,7 @@ def load_frozen(
         froms = {f"model.{b}_from": str(origins[b]) for b in ALL_FUSIONS[fusion].branches}
         changes = {"name": f"{name}_{fusion}_frozen", **values, **froms, "model.from_seed": seed}
         share = shares[fusion] = share_overrides(every, values)
-        heads.append(loader.load(fusion, changes, values, share))
+        heads.append(loader.plan(fusion, changes, values, share))
     check_all_used(every, shares, f"with --frozen --fusions {' '.join(fusions)}")
     check_comparable(heads)
     return FrozenAblation(branches, heads)
@@ -140,7 +140,7 @@ class _Loader:
         common = [override for override in self.common if override in overrides]
         return flatten(load_config(self.file(fusion), common).model_dump())
 
-    def load(
+    def plan(
         self,
         fusion: str,
         changes: Mapping[str, Any],
