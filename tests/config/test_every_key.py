@@ -57,6 +57,7 @@ COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
 GIVEN = ("protocol.split=given", "protocol.folds=iemocap_sessions5")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
+STARTED = ("model.cqt_from={origins}/origin", "model.mel_from={origins}/origin")
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
@@ -102,6 +103,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
     "train.images": ((), "computed"),
+    "train.features": (STARTED, "frozen"),
     "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
