@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from config.effects import PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.training_schema import OptimConfig, TrainConfig
@@ -32,8 +33,10 @@ DeviceName = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
 ]
 if TYPE_CHECKING:
+    CorpusName = str
     FusionName = str
 else:
+    CorpusName = Literal[(*PUBLISHED, "manifest")]
     FusionName = Literal[tuple(FUSIONS)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -41,7 +44,7 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class CorpusConfig(Section):
     """Which recordings to use, and what their labels mean."""
 
-    name: Literal["iemocap", "esd", "ravdess", "emodb", "cremad", "manifest"]
+    name: CorpusName
     root: str
     """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None

@@ -12,13 +12,12 @@ from audio.segment import AudioSource
 from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
+from corpora.published import PUBLISHED
 from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
 from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
 from corpora.utterance import Utterance
 from system.errors import InputError
 
-CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
-CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 TEXT_GROUPS = "-text-groups"
 KEYS = ("corpus.labels", "protocol.split", "protocol.dev", "corpus.subset", "protocol.text_groups")
 
@@ -86,7 +85,8 @@ def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any
         return {"name": "the demo corpus", "synthetic": True}
     if name == "manifest":
         return {"name": f"the corpus of {Path(str(manifest)).name}", "synthetic": False}
-    return {"name": CORPUS_NAMES.get(name, name), "synthetic": False}
+    title = PUBLISHED[name].title if name in PUBLISHED else name
+    return {"name": title, "synthetic": False}
 
 
 def certify(

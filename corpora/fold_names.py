@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePosixPath
 
+from corpora.file_names import NAMED_CORPORA
 from corpora.names import clean_name
 from corpora.partition import Entry, Partition
-from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance
+from corpora.utterance import LISTED_SUFFIXES, Utterance
 from system.errors import InputError
 from system.text import short_repr, truncate
 

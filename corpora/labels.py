@@ -1,132 +1,17 @@
-"""Label sets: the class of each label of a corpus, and the published number of utterances."""
+"""Choose the classes of a task, label utterances with them, and check their published counts."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from corpora.label_sets import LABEL_SETS, LabelSet
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.files import MAX_CLASSES
 
-
-@dataclass(frozen=True)
-class LabelSet:
-    """The classes of a task, and the class of each corpus label.
-
-    Args:
-        name: Part of the protocol id, so that results with other classes are never compared.
-        classes: Class names; the position is the target index.
-        classes_of: Corpus label -> class, or None if utterances with the label are left out. An
-            utterance with any other label is an error; it is not dropped silently.
-        published: Subset -> class -> published number of utterances; empty if none is published.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    classes_of: Mapping[str, str | None]
-    published: Mapping[str, Mapping[str, int]]
-
-
-def _label_set(
-    name: str, classes_of: dict[str, str | None], published: dict[str, list[int]]
-) -> LabelSet:
-    """Order the classes and their published counts as `classes_of` first names them."""
-    classes = tuple(dict.fromkeys(value for value in classes_of.values() if value is not None))
-    counts = {subset: dict(zip(classes, n, strict=True)) for subset, n in published.items()}
-    return LabelSet(name, classes, classes_of, counts)
-
-
-_IEMOCAP = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad"}
-# xxx: the raters found no majority
-_IEMOCAP_OTHER = dict.fromkeys(("fru", "sur", "fea", "dis", "oth", "xxx"))
-
-LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
-    # Counted in the label files of the corpus; the literature has 5531, 4490, 2943 and 2280 too.
-    "iemocap": (
-        _label_set(
-            "iemocap4-exc",
-            {**_IEMOCAP, "exc": "happy", **_IEMOCAP_OTHER},
-            {
-                "all": [1708, 1636, 1103, 1084],  # 5531
-                "improvised": [1099, 947, 289, 608],  # 2943
-                "scripted": [609, 689, 814, 476],  # 2588
-            },
-        ),
-        _label_set(
-            "iemocap4",
-            {**_IEMOCAP, "exc": None, **_IEMOCAP_OTHER},
-            {
-                "all": [1708, 595, 1103, 1084],  # 4490
-                "improvised": [1099, 284, 289, 608],  # 2280
-                "scripted": [609, 311, 814, 476],  # 2210
-            },
-        ),
-    ),
-    # 20 speakers x 5 emotions x 350 sentences, Zhou et al. 2022
-    "esd": (
-        _label_set(
-            "esd5",
-            {
-                "Neutral": "neutral",
-                "Happy": "happy",
-                "Angry": "angry",
-                "Sad": "sad",
-                "Surprise": "surprised",
-            },
-            {"all": [7000] * 5, "english": [3500] * 5, "mandarin": [3500] * 5},
-        ),
-    ),
-    # 24 actors x 60 recordings, neutral at one intensity only, Livingstone & Russo 2018
-    "ravdess": (
-        _label_set(
-            "ravdess8",
-            {
-                "neutral": "neutral",
-                "calm": "calm",
-                "happy": "happy",
-                "sad": "sad",
-                "angry": "angry",
-                "fearful": "fearful",
-                "disgust": "disgust",
-                "surprised": "surprised",
-            },
-            {"all": [96, *[192] * 7]},
-        ),
-    ),
-    # 535 published recordings; counts of EmoBox's list, Ma et al. 2024
-    "emodb": (
-        _label_set(
-            "emodb7",
-            {
-                "neutral": "neutral",
-                "happiness": "happy",
-                "anger": "angry",
-                "sadness": "sad",
-                "fear": "fearful",
-                "disgust": "disgust",
-                "boredom": "bored",
-            },
-            {"all": [79, 71, 127, 62, 69, 46, 81]},
-        ),
-    ),
-    # 7442 recordings, intended emotion, Cao et al. 2014; counts of EmoBox's list
-    "cremad": (
-        _label_set(
-            "cremad6",
-            {
-                "NEU": "neutral",
-                "HAP": "happy",
-                "ANG": "angry",
-                "SAD": "sad",
-                "FEA": "fearful",
-                "DIS": "disgust",
-            },
-            {"all": [1087, *[1271] * 5]},
-        ),
-    ),
-}
+__all__ = ["LABEL_SETS", "LabelSet", "label_set", "select_labels"]
 
 
 def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utterance]) -> LabelSet:

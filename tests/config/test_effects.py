@@ -5,8 +5,9 @@ from typing import Any, get_args
 import pytest
 
 from config.effects import (
-    BUILT_IN,
+    COUNTED,
     ONLY_WITH,
+    PUBLISHED,
     deciding_key,
     has_effect,
     keys_without_effect,
@@ -15,6 +16,8 @@ from config.effects import (
 )
 from config.schema import Config, CorpusConfig
 from config.section import section_in
+from corpora.labels import LABEL_SETS
+from corpora.readers import CORPORA
 
 
 def annotation_of(key: str) -> Any:
@@ -33,9 +36,11 @@ def test_a_condition_names_keys_and_values_of_the_schema(key):
     assert set(condition.values) < set(allowed)
 
 
-def test_built_in_corpora_are_all_but_the_manifest():
+def test_published_corpora_have_a_reader_and_those_that_are_counted_have_counts():
     names = get_args(CorpusConfig.model_fields["name"].annotation)
-    assert set(BUILT_IN) == set(names) - {"manifest"}
+    assert set(PUBLISHED) == set(names) - {"manifest"} == set(CORPORA) - {"manifest"}
+    with_counts = {name for name, sets in LABEL_SETS.items() if all(one.published for one in sets)}
+    assert set(COUNTED) == with_counts
 
 
 @pytest.mark.parametrize("key", ONLY_WITH)
