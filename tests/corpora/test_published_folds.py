@@ -19,13 +19,6 @@ from tests.corpora.test_leakage import LABELS, NAMES, SECONDS, SPEAKERS
 from tests.corpora.test_readers import touch
 from tests.support.paths import ROOT
 
-EVERYONE = {
-    "savee_emobox4": {"DC", "JE", "JK", "KL"},
-    "emovo_emobox6": {"f1", "f2", "f3", "m1", "m2", "m3"},
-    "esd_emobox5": {f"{number:04d}" for number in range(1, 21)},
-    "tess_speakers2": {"OAF", "YAF"},
-}
-
 
 def write_audio(root: Path, names: list[str], seed: int = 1) -> Path:
     """Write speech-like audio, no two files alike."""
@@ -44,21 +37,6 @@ def plan_of(corpus: str, root: Path, protocol: dict, **more: object) -> Plan:
     values |= {"expect_published_counts": False, **more}
     run = {"device": "cpu", "workers": 0, "store": str(root / "nothing kept")}
     return make_plan(Config(**RECIPE | {"corpus": values, "protocol": protocol, "run": run}))
-
-
-@pytest.mark.parametrize("table", EVERYONE)
-def test_a_shipped_table_names_every_speaker_once(table):
-    partition = read_partition([shipped_tables()[table]])
-    names = [entry.name for entry in partition.entries]
-    assert set(names) == EVERYONE[table] and len(names) == len(set(names))
-    assert partition.rotating and partition.by_speaker
-
-
-def test_the_table_of_urdu_has_all_29_speakers():
-    partition = read_partition([shipped_tables()["urdu_speakers4"]])
-    names = {entry.name for entry in partition.entries}
-    assert len(names) == 29 and len(partition.folds) == 4
-    assert {name[1] for name in names} == {"F", "M"}
 
 
 @pytest.mark.parametrize("corpus", ["savee", "tess", "emovo", "nemo", "aesdd", "urdu"])
