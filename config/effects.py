@@ -29,6 +29,7 @@ READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
+    "corpus.classes": Condition("corpus.name", PUBLISHED, None),
     "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),

@@ -53,6 +53,9 @@ class CorpusConfig(Section):
     """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
     """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names."""
+    classes: list[str] | None = None
+    """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
+    merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""
     subset: str = "all"
     """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
     expect_published_counts: bool | None = None

@@ -21,6 +21,13 @@ class LabelSet:
     classes_of: Mapping[str, str | None]
     published: Mapping[str, Mapping[str, int]]
 
+    def describe(self) -> dict[str, list[str]]:
+        """Return the corpus labels of each class, for the certificate."""
+        return {
+            name: sorted(label for label, one in self.classes_of.items() if one == name)
+            for name in self.classes
+        }
+
 
 def _label_set(
     name: str, classes_of: dict[str, str | None], published: dict[str, list[int]]

@@ -66,6 +66,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "name": ((), "other"),
     "corpus.manifest": (MANIFEST, "{tables}/some.csv"),
     "corpus.labels": ((), "iemocap4"),
+    "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.folds": (GIVEN, "{tables}/folds.csv"),
