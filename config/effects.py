@@ -16,9 +16,9 @@ class Condition(NamedTuple):
 
 COUNTED = (  # corpora with published counts
     *("iemocap", "esd", "ravdess", "emodb", "cremad"),
-    *("savee", "tess", "emovo", "nemo", "aesdd", "urdu"),
+    *("savee", "tess", "emovo", "nemo", "aesdd", "urdu", "meld"),
 )
-PUBLISHED = COUNTED  # corpora that have a reader
+PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
@@ -30,6 +30,7 @@ ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
     "corpus.classes": Condition("corpus.name", PUBLISHED, None),
+    "corpus.unannotated_speakers": Condition("corpus.name", ("msppodcast",), "exclude"),
     "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),

@@ -57,7 +57,11 @@ class CorpusConfig(Section):
     """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
     merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""
     subset: str = "all"
-    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
+    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD); test1, test2
+    with train and development (MSP-Podcast)."""
+    unannotated_speakers: Literal["exclude", "train"] | None = None
+    """Utterances whose speaker nobody has named, who may be one that is tested: leave them out, or
+    train on those of the training part, stamped; null is exclude."""
     expect_published_counts: bool | None = None
     """Stop if the class counts differ from those published for the label set; null is true."""
     on_bad_audio: Literal["error", "skip"] = "error"

@@ -15,6 +15,7 @@ from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, descr
 from corpora.published import PUBLISHED
 from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
 from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
+from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError
 
@@ -218,11 +219,13 @@ def _describe_part(
     part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[AudioSource, str]
 ) -> dict[str, Any]:
     counts = Counter(u.label for u in part)
+    unknown = sum(is_unannotated(u.speaker) for u in part)
     return {
         "utterances": len(part),
         "classes": {name: counts[name] for name in classes},
         "missing_classes": [name for name in classes if not counts[name]],
-        "speakers": sorted({u.speaker for u in part}),
+        "speakers": sorted({u.speaker for u in part if not is_unannotated(u.speaker)}),
+        **({"unannotated_speakers": unknown} if unknown else {}),
         "sessions": sorted({u.session for u in part if u.session is not None}),
         "recordings": digest_recordings(part, hashes),
     }

@@ -203,6 +203,40 @@ LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
             {"all": [119, 121, 122, 120, 122]},
         ),
     ),
+    # Tables of the repository declare-lab/MELD; two of the utterances have no usable audio
+    "meld": (
+        _label_set(
+            "meld7",
+            {
+                "neutral": "neutral",
+                "joy": "happy",
+                "anger": "angry",
+                "sadness": "sad",
+                "fear": "fearful",
+                "disgust": "disgust",
+                "surprise": "surprised",
+            },
+            {"all": [6436, 2308, 1607, 1002, 358, 361, 1636]},
+        ),
+    ),
+    # Numbers grow with each release, and none is published by class. O: other, X: no agreement
+    "msppodcast": (
+        _label_set(
+            "msppodcast8",
+            {
+                "N": "neutral",
+                "H": "happy",
+                "A": "angry",
+                "S": "sad",
+                "F": "fearful",
+                "D": "disgust",
+                "U": "surprised",
+                "C": "contempt",
+                **dict.fromkeys(("O", "X")),
+            },
+            {},
+        ),
+    ),
     # 400 files of the published repository, Latif et al. 2018
     "urdu": (
         _label_set(

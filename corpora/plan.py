@@ -16,10 +16,11 @@ from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
-from corpora.given import unused_columns
+from corpora.given import GIVEN, unused_columns
 from corpora.labels import LabelSet, choose_classes, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.published import PUBLISHED
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
@@ -188,6 +189,11 @@ def _warn_of_columns(plan: Plan) -> list[str]:
         )
     protocol = plan.config.protocol
     manifest = plan.config.corpus.manifest
+    if (name := plan.config.corpus.name) in PUBLISHED:
+        if not PUBLISHED[name].split or (protocol.split == GIVEN and protocol.folds is None):
+            return warnings
+        used = f"folds is {protocol.folds}" if protocol.folds else f"split is {protocol.split}"
+        return [*warnings, f"{PUBLISHED[name].title}'s own split is not used: protocol.{used}"]
     folds = None if protocol.folds == manifest else protocol.folds  # it may be both
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 

@@ -11,12 +11,14 @@ class Published(NamedTuple):
         folders: Pattern of the folders that it is published in; what is above them is the user's.
         example: A file of it, for messages.
         other: Pattern of the names of files that it has too and that are not read.
+        split: Who made the train, dev and test split that it is published with; "" if it has none.
     """
 
     title: str
     folders: str
     example: str
     other: str = r"(?!)"  # matches nothing
+    split: str = ""
 
 
 PUBLISHED = {
@@ -50,4 +52,16 @@ PUBLISHED = {
         other=r"s05 \(3\)\..*",
     ),
     "urdu": Published("URDU", "Angry|Happy|Neutral|Sad", "Angry/SM1_F10_A010.wav"),
+    "meld": Published(
+        "MELD",
+        "train_splits|dev_splits_complete|output_repeated_splits_test|train|dev|test",
+        "train_sent_emo.csv",
+        split="its authors (Poria et al. 2019)",
+    ),
+    "msppodcast": Published(
+        "MSP-Podcast",
+        "Audios?|Labels|Transcripts",
+        "Labels/labels_consensus.csv",
+        split="its authors (Split_Set of labels_consensus.csv)",
+    ),
 }

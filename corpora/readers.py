@@ -13,6 +13,8 @@ from corpora.file_names import NAMINGS
 from corpora.iemocap import read_iemocap
 from corpora.layout import list_folder, read_published, search
 from corpora.manifest import read_manifest
+from corpora.meld import read_meld
+from corpora.msp_podcast import read_msp_podcast
 from corpora.named import read_named
 from corpora.partition import find_partition
 from corpora.utterance import Utterance
@@ -86,6 +88,8 @@ def check_corpus_exists(
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:
     """Keep one portion of a corpus, or all utterances if `subset` is "all".
 
+    Utterances of no portion belong to each, as MSP-Podcast's train and dev to each of its tests.
+
     Raises:
         InputError: No utterance has that portion; lists the portions that occur.
     """
@@ -97,7 +101,7 @@ def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utteranc
         raise InputError(
             f"corpus.subset {subset!r} does not occur; {nearest(subset, ['all', *portions])}"
         )
-    return [utterance for utterance in utterances if utterance.portion == subset]
+    return [utterance for utterance in utterances if utterance.portion in (subset, None)]
 
 
 def _read_cremad(root: Path) -> list[Utterance]:
@@ -126,6 +130,8 @@ READERS: dict[str, Callable[[Path], list[Utterance]]] = {
     "cremad": _read_cremad,
     "iemocap": read_iemocap,
     "esd": read_esd,
+    "meld": read_meld,
+    "msppodcast": read_msp_podcast,
 }
 CORPORA = (*READERS, "manifest")
 

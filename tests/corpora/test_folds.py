@@ -11,8 +11,8 @@ from config.loading import load_config
 from config.schema import Config
 from corpora.dev_draw import draw_dev
 from corpora.fold_names import match
-from corpora.fold_table import GivenFolds, given_splits, load_given_folds
-from corpora.partition import read_partition, shipped_tables
+from corpora.fold_table import GivenFolds, fit_folds, given_splits
+from corpora.partition import find_partition, read_partition, shipped_tables
 from corpora.plan import check_listing, make_plan, make_tuning_plan, plan_warnings
 from corpora.readers import check_corpus_exists
 from corpora.splits import Split
@@ -107,7 +107,7 @@ FORMS = {
 
 def load(path: Path | str, dev: str | None = "speakers", overlap: bool = False) -> GivenFolds:
     everyone = corpus()
-    return load_given_folds(str(path), dev, overlap, everyone, everyone)
+    return fit_folds(read_partition([find_partition(str(path))]), dev, overlap, everyone, everyone)
 
 
 def shown(splits: Sequence[Split]) -> list[list[str]]:

@@ -32,11 +32,15 @@ def write_corpus(corpus: str, root: Path) -> Path:
     return write_audio(root, [name for who in SPEAKERS[corpus] for name in NAMES[corpus](who)])
 
 
-def plan_of(corpus: str, root: Path, protocol: dict, **more: object) -> Plan:
+def config_of(corpus: str, root: Path, protocol: dict, **more: object) -> Config:
     values = {"name": corpus, "root": str(root), "labels": LABELS[corpus]}
     values |= {"expect_published_counts": False, **more}
     run = {"device": "cpu", "workers": 0, "store": str(root / "nothing kept")}
-    return make_plan(Config(**RECIPE | {"corpus": values, "protocol": protocol, "run": run}))
+    return Config(**RECIPE | {"corpus": values, "protocol": protocol, "run": run})
+
+
+def plan_of(corpus: str, root: Path, protocol: dict, **more: object) -> Plan:
+    return make_plan(config_of(corpus, root, protocol, **more))
 
 
 @pytest.mark.parametrize("corpus", ["savee", "tess", "emovo", "nemo", "aesdd", "urdu"])
