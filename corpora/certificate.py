@@ -131,7 +131,7 @@ def certify(
     utterances = everyone(splits)
     rules = _rules(protocol, utterances, speaker_dependent, refuse_near, folds)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
-    _refuse(protocol, leaks)
+    _refuse(protocol, leaks, folds is not None)
     if split.startswith(GIVEN):
         results["folds"] = describe_given(utterances) if folds is None else folds.words()
     certificate = {
@@ -169,11 +169,13 @@ def _rules(
     )
 
 
-def _refuse(protocol: str, leaks: Sequence[str]) -> None:
+def _refuse(protocol: str, leaks: Sequence[str], may_share: bool) -> None:
     """Raise an error that lists the leaks, if there are any."""
     if leaks:
         nearly = any(NEARLY in leak for leak in leaks)
         hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
+        if may_share and any(": speaker " in leak for leak in leaks):
+            hint += "; protocol.allow_speaker_overlap=true accepts these folds, stamped"
         raise InputError(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
             f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)

@@ -177,8 +177,9 @@ def test_a_root_without_audio_says_so(meld):
 
 def test_the_published_split_shares_speakers_and_is_refused_unless_stamped(tmp_path):
     root = write_audio(tmp_path, write_tables(tmp_path), seed=7000)
-    with pytest.raises(InputError, match="speaker Joey is in train .* and in test"):
+    with pytest.raises(InputError, match="speaker Joey is in train .* and in test") as error:
         make_plan(config_of("meld", root, GIVEN))
+    assert "protocol.allow_speaker_overlap=true accepts these folds" in str(error.value)
     plan = make_plan(config_of("meld", root, OVERLAP))
     (split,) = plan.splits
     assert [len(part) for _, part in split.parts()] == [14, 14, 14]
