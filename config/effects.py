@@ -14,7 +14,11 @@ class Condition(NamedTuple):
     default: Any  # taken where the key has an effect and is null
 
 
-BUILT_IN = ("iemocap", "esd", "ravdess", "emodb", "cremad")  # corpora with published counts
+COUNTED = (  # corpora with published counts
+    *("iemocap", "esd", "ravdess", "emodb", "cremad"),
+    *("savee", "tess", "emovo", "nemo", "aesdd", "urdu", "meld"),
+)
+PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
@@ -25,7 +29,9 @@ READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
-    "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
+    "corpus.classes": Condition("corpus.name", PUBLISHED, None),
+    "corpus.unannotated_speakers": Condition("corpus.name", ("msppodcast",), "exclude"),
+    "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
     "augment.level_db": Condition("features.reference", ("full_scale",), 0.0),

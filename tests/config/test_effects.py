@@ -5,9 +5,10 @@ from typing import Any, get_args
 import pytest
 
 from config.effects import (
-    BUILT_IN,
+    COUNTED,
     IDLE_IF_FROZEN,
     ONLY_WITH,
+    PUBLISHED,
     deciding_key,
     has_effect,
     idle_value,
@@ -20,6 +21,8 @@ from config.loading import flatten
 from config.schema import AugmentConfig, Config, CorpusConfig, OptimConfig, RunConfig
 from config.section import section_in
 from config.training_schema import TrainConfig
+from corpora.labels import LABEL_SETS
+from corpora.readers import CORPORA
 
 
 def annotation_of(key: str) -> Any:
@@ -38,9 +41,11 @@ def test_a_condition_names_keys_and_values_of_the_schema(key):
     assert set(condition.values) < set(allowed)
 
 
-def test_built_in_corpora_are_all_but_the_manifest():
+def test_published_corpora_have_a_reader_and_those_that_are_counted_have_counts():
     names = get_args(CorpusConfig.model_fields["name"].annotation)
-    assert set(BUILT_IN) == set(names) - {"manifest"}
+    assert set(PUBLISHED) == set(names) - {"manifest"} == set(CORPORA) - {"manifest"}
+    with_counts = {name for name, sets in LABEL_SETS.items() if all(one.published for one in sets)}
+    assert set(COUNTED) == with_counts
 
 
 @pytest.mark.parametrize("key", ONLY_WITH)
