@@ -5,6 +5,10 @@ its mean and under a Hann window. The bandwidth is k / FRAME of the rate, for th
     P[0] + ... + P[k] >= ENERGY_SHARE * (P[0] + ... + P[FRAME / 2]).
 The rest is 30 dB below the whole. Sound that was once sampled at another rate, sent by telephone or
 coded at a low bit rate keeps its narrow band in a file of any rate.
+
+Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P over
+0.8 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The cutoff is
+the k with the largest fall, if that is CLIFF_DB or more; without one it is half the rate.
 """
 
 from typing import NamedTuple
@@ -15,6 +19,8 @@ from numpy.typing import NDArray
 FRAME = 1024  # samples
 BLOCK = 2**18  # samples described at a time
 ENERGY_SHARE = 0.999  # of the energy, below the bandwidth
+CLIFF_DB = 20.0  # natural speech falls by up to 13 dB, filters of codecs and resampling by 20 to 80
+SMOOTHED = 9  # bins
 SILENCE = 1e-30  # mean square, -300 dBFS: the lowest level
 
 
@@ -60,9 +66,7 @@ class Description:
         Samples behind the last whole frame count for length and level alone; a recording shorter
         than a frame is one frame, under a window of its own length.
         """
-        power = self._power
-        if self._n_samples < FRAME:
-            power = _power(self._rest[None])[0]
+        power = self._spectrum()
         energy = np.cumsum(power, dtype=np.float64)  # (k,)
         k = int(np.searchsorted(energy, ENERGY_SHARE * energy[-1]))
         variance = self._squares / self._n_samples - (self._sum / self._n_samples) ** 2
@@ -72,6 +76,28 @@ class Description:
             level=float(10 * np.log10(max(variance, SILENCE))),
             bandwidth=k * self._rate / FRAME,
         )
+
+    def cutoff(self) -> float:
+        """Return the frequency in Hz at which a filter ended the sound; half the rate if none."""
+        power = np.maximum(self._spectrum(), SILENCE)  # (k,)
+        n = len(power) - 1
+        k = np.arange(SMOOTHED, round(0.95 * n))
+        low, high, beyond = (np.round(share * k).astype(int) for share in (0.8, 0.95, 1.05))
+        total = np.concatenate([[0.0], np.cumsum(power)])
+        below = (total[high] - total[low]) / (high - low)
+        smooth = np.convolve(power, np.ones(SMOOTHED) / SMOOTHED, "valid")  # (k - SMOOTHED + 1,)
+        largest = np.maximum.accumulate(smooth[::-1])[::-1]  # from k on
+        above = largest[np.minimum(beyond + SMOOTHED // 2, len(largest) - 1)]
+        fall = 10 * np.log10(below / above)
+        if fall.max() < CLIFF_DB:
+            return self._rate / 2
+        return float(k[fall.argmax()] * self._rate / FRAME)
+
+    def _spectrum(self) -> NDArray[np.float64]:
+        """Return the power of each bin: (k,)."""
+        if self._n_samples < FRAME:
+            return _power(self._rest[None])[0].astype(np.float64)
+        return self._power
 
 
 def describe(waveform: NDArray[np.float32], rate: int) -> RecordingFacts:
