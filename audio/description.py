@@ -7,8 +7,9 @@ The rest is 30 dB below the whole. Sound that was once sampled at another rate, 
 coded at a low bit rate keeps its narrow band in a file of any rate.
 
 Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P over
-0.8 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The cutoff is
-the k with the largest fall, if that is CLIFF_DB or more; without one it is half the rate.
+0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The cutoff is
+the k with the largest fall from LOWEST_CUTOFF on, if that is CLIFF_DB or more; without one it is
+half the rate.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 FRAME = 1024  # samples
 BLOCK = 2**18  # samples described at a time
 ENERGY_SHARE = 0.999  # of the energy, below the bandwidth
-CLIFF_DB = 20.0  # natural speech falls by up to 13 dB, filters of codecs and resampling by 20 to 80
+CLIFF_DB = 24.0  # filters of codecs and resampling: mostly 30 to 80
+LOWEST_CUTOFF = 1500.0  # Hz; below, single harmonics of a soft voice stand out as much
 SMOOTHED = 9  # bins
 SILENCE = 1e-30  # mean square, -300 dBFS: the lowest level
 
@@ -81,15 +83,15 @@ class Description:
         """Return the frequency in Hz at which a filter ended the sound; half the rate if none."""
         power = np.maximum(self._spectrum(), SILENCE)  # (k,)
         n = len(power) - 1
-        k = np.arange(SMOOTHED, round(0.95 * n))
-        low, high, beyond = (np.round(share * k).astype(int) for share in (0.8, 0.95, 1.05))
+        k = np.arange(max(SMOOTHED, round(LOWEST_CUTOFF * FRAME / self._rate)), round(0.95 * n))
+        low, high, beyond = (np.round(share * k).astype(int) for share in (0.85, 0.95, 1.05))
         total = np.concatenate([[0.0], np.cumsum(power)])
         below = (total[high] - total[low]) / (high - low)
         smooth = np.convolve(power, np.ones(SMOOTHED) / SMOOTHED, "valid")  # (k - SMOOTHED + 1,)
         largest = np.maximum.accumulate(smooth[::-1])[::-1]  # from k on
         above = largest[np.minimum(beyond + SMOOTHED // 2, len(largest) - 1)]
         fall = 10 * np.log10(below / above)
-        if fall.max() < CLIFF_DB:
+        if not len(k) or fall.max() < CLIFF_DB:
             return self._rate / 2
         return float(k[fall.argmax()] * self._rate / FRAME)
 

@@ -68,9 +68,9 @@ def _load(path: Path) -> dict[str, Quality]:
     if not path.exists():
         return {}
     try:
-        columns = read_columns(path, {"file": "U", **NUMBERS}, NUMBERS)
+        columns = read_columns(path, {"name": "U", **NUMBERS}, NUMBERS)
         rows = zip(*(columns[name].tolist() for name in Quality._fields), strict=True)
-        files: Sequence[str] = columns["file"].tolist()
+        files: Sequence[str] = columns["name"].tolist()
         return {file: Quality(*row) for file, row in zip(files, rows, strict=True)}
     except Exception as error:  # archive, header and array each fail in ways of their own
         raise corrupt_file(path, error) from error
@@ -81,4 +81,4 @@ def _save(path: Path, known: Mapping[str, Quality]) -> None:
         name: np.array([getattr(quality, name) for quality in known.values()])
         for name in Quality._fields
     }
-    write_columns(path, {"file": np.array(list(known)), **columns})
+    write_columns(path, {"name": np.array(list(known)), **columns})

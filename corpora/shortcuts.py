@@ -1,0 +1,109 @@
+"""Whether one number of a recording, or its text, already tells the class: a shortcut for a model.
+
+The number is divided into BINS bins of equal counts in training; a category is a bin of its own. In
+each fold the predicted class of a bin is the one that fills the largest share of its own training
+utterances with it (add-one smoothing), so that frequent classes have no advantage; of equal ones
+each counts in part. UA of these predictions over all tested utterances is what the number alone is
+worth on speakers that the fold does not train on. It is compared with shuffled labels: N_SHUFFLES
+permutations within speakers, which keep how often a speaker utters each class.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+BINS = 10
+N_SHUFFLES = 99  # the smallest p is 0.01
+WORTH = 0.1  # of the way from chance to 1, from which a shortcut is named
+
+Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # indices: not tested, tested
+
+
+class Shortcut(NamedTuple):
+    """What one number of a recording tells of the class."""
+
+    name: str
+    ua: float
+    chance: float  # UA of guessing
+    largest_shuffled: float  # largest UA with shuffled labels
+
+    @property
+    def tells(self) -> bool:
+        """Whether it tells classes apart beyond chance, and enough to matter."""
+        worth = (self.ua - self.chance) / (1 - self.chance)
+        return self.ua > self.largest_shuffled and worth >= WORTH
+
+
+def find_shortcut(
+    name: str,
+    values: NDArray,
+    targets: NDArray[np.int64],
+    groups: NDArray[np.int64],
+    folds: Sequence[Fold],
+    categories: bool = False,
+) -> Shortcut | None:
+    """Score what one number tells of the class; None where it is the same for all, or untested.
+
+    Args:
+        name: Name of the number.
+        values: Number or category of each utterance: (n,).
+        targets: Class index of each utterance: (n,).
+        groups: Index of the speaker of each utterance: (n,).
+        folds: Indices that are trained on, and tested, in each fold.
+        categories: Whether values are names rather than numbers.
+    """
+    n_classes = int(targets.max()) + 1
+    if not folds or n_classes < 2 or len(np.unique(values)) < 2:
+        return None
+    binned = [(*fold, *_bins(values, *fold, categories)) for fold in folds]
+    ua = _ua(binned, targets, n_classes)
+    rng = np.random.default_rng(0)
+    shuffled = [
+        _ua(binned, _shuffle_within(targets, groups, rng), n_classes) for _ in range(N_SHUFFLES)
+    ]
+    present = len(np.unique(np.concatenate([targets[test] for _, test in folds])))
+    return Shortcut(name, ua, 1 / present, max(shuffled))
+
+
+def _bins(
+    values: NDArray, train: NDArray, test: NDArray, categories: bool
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the bin of each trained and each tested utterance; -1 where training has none."""
+    if categories:
+        known = np.unique(values[train])
+        at = np.searchsorted(known, values[test])
+        found = known[np.minimum(at, len(known) - 1)] == values[test]
+        return np.searchsorted(known, values[train]), np.where(found, at, -1)
+    edges = np.unique(np.quantile(values[train], np.arange(1, BINS) / BINS))
+    return np.searchsorted(edges, values[train]), np.searchsorted(edges, values[test])
+
+
+def _ua(
+    binned: Sequence[tuple[NDArray, NDArray, NDArray, NDArray]], targets: NDArray, n_classes: int
+) -> float:
+    """Return UA over all folds, each utterance as often as it is tested."""
+    right, total = np.zeros(n_classes), np.zeros(n_classes)
+    for train, test, train_bins, test_bins in binned:
+        n_bins = int(train_bins.max()) + 1
+        cells = np.bincount(train_bins * n_classes + targets[train], minlength=n_bins * n_classes)
+        counts = cells.reshape(n_bins, n_classes) + 1.0  # (bins, K)
+        shares = counts / counts.sum(0)
+        best = np.isclose(shares, shares.max(1, keepdims=True))
+        scores = best / best.sum(1, keepdims=True)  # (bins, K)
+        scores = np.concatenate([scores, np.full((1, n_classes), 1 / n_classes)])  # of bin -1
+        actual = targets[test]
+        right += np.bincount(actual, scores[test_bins, actual], n_classes)
+        total += np.bincount(actual, minlength=n_classes)
+    return float((right[total > 0] / total[total > 0]).mean())
+
+
+def _shuffle_within(
+    targets: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Permute targets within each group."""
+    order = np.lexsort((rng.random(len(targets)), groups))  # random within each group
+    shuffled = np.empty_like(targets)
+    shuffled[np.argsort(groups, kind="stable")] = targets[order]
+    return shuffled
