@@ -6,10 +6,10 @@ its mean and under a Hann window. The bandwidth is k / FRAME of the rate, for th
 The rest is 30 dB below the whole. Sound that was once sampled at another rate, sent by telephone or
 coded at a low bit rate keeps its narrow band in a file of any rate.
 
-Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P over
-0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The cutoff is
-the k with the largest fall from LOWEST_CUTOFF on, if that is CLIFF_DB or more; without one it is
-half the rate.
+Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P
+over 0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The
+cutoff is the k with the largest fall from LOWEST_CUTOFF on, if that is CLIFF_DB or more; without
+one it is half the rate.
 """
 
 from typing import NamedTuple

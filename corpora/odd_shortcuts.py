@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from corpora.findings import CHECK, KNOW, Finding, ids, percent
+from corpora.findings import CHECK, KNOW, Finding, ids
 from corpora.odd_audio import NARROW_ALL
 from corpora.shortcuts import Shortcut, find_shortcut
 from corpora.survey import Survey
@@ -105,8 +105,8 @@ def telling_numbers(found_shortcuts: Sequence[Shortcut]) -> list[Finding]:
             continue
         weight, meaning, remedy = TELLING[one.name]
         title = (
-            f"{one.name.capitalize()} alone tells classes apart: UA {percent(one.ua)} where "
-            f"{percent(one.chance)} is chance"
+            f"{one.name.capitalize()} alone tells classes apart: UA {_ua(one.ua)} where "
+            f"{_ua(one.chance)} is chance"
         )
         identity = f"telling-{one.name.replace(' ', '-')}"
         found.append(Finding(identity, weight, title, meaning, remedy))
@@ -132,11 +132,15 @@ def texts_of_one_class(survey: Survey, shortcut: Shortcut | None) -> Finding | N
         "texts-of-one-class",
         CHECK,
         f"{len(one_class)} of {count_of(len(shared), 'text')} that several speakers utter belong "
-        f"to one class alone; the text alone reaches UA {percent(shortcut.ua)} where "
-        f"{percent(shortcut.chance)} is chance",
+        f"to one class alone; the text alone reaches UA {_ua(shortcut.ua)} where "
+        f"{_ua(shortcut.chance)} is chance",
         "A model can know the class by the words instead of the voice.",
         "protocol.text_groups=2 tests on texts that were not trained; better are texts that occur "
         "in every class.",
         ids(one for text in order for one in one_class[text]),
         [f"{text}: {len(one_class[text])} {one_class[text][0].label}" for text in order],
     )
+
+
+def _ua(score: float) -> str:
+    return f"{100 * score:.1f} %"

@@ -21,7 +21,8 @@ from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
 from reports.classes import largest_confusions, shown_classes
-from reports.examples import PER_RUN, data_uri, run_of_images, worst_errors
+from reports.examples import PER_RUN, run_of_images, worst_errors
+from reports.media import data_uri
 from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.files import write_text
