@@ -7,9 +7,9 @@ The rest is 30 dB below the whole. Sound that was once sampled at another rate, 
 coded at a low bit rate keeps its narrow band in a file of any rate.
 
 Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P
-over 0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. The
-cutoff is the k with the largest fall from LOWEST_CUTOFF on, if that is CLIFF_DB or more; without
-one it is half the rate.
+over 0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. Where
+the largest fall from LOWEST_CUTOFF on is CLIFF_DB or more, the cutoff is the highest frequency with
+more than half of that fall, in dB, below it; else there is none, and it is half the rate.
 """
 
 from typing import NamedTuple
@@ -86,14 +86,16 @@ class Description:
         k = np.arange(max(SMOOTHED, round(LOWEST_CUTOFF * FRAME / self._rate)), round(0.95 * n))
         low, high, beyond = (np.round(share * k).astype(int) for share in (0.85, 0.95, 1.05))
         total = np.concatenate([[0.0], np.cumsum(power)])
-        below = (total[high] - total[low]) / (high - low)
+        below = np.maximum((total[high] - total[low]) / (high - low), SILENCE)
         smooth = np.convolve(power, np.ones(SMOOTHED) / SMOOTHED, "valid")  # (k - SMOOTHED + 1,)
         largest = np.maximum.accumulate(smooth[::-1])[::-1]  # from k on
         above = largest[np.minimum(beyond + SMOOTHED // 2, len(largest) - 1)]
         fall = 10 * np.log10(below / above)
         if not len(k) or fall.max() < CLIFF_DB:
             return self._rate / 2
-        return float(k[fall.argmax()] * self._rate / FRAME)
+        halfway = np.sqrt(below * above)[fall.argmax()]
+        last = int(np.flatnonzero(smooth >= halfway)[-1]) + SMOOTHED // 2
+        return last * self._rate / FRAME
 
     def _spectrum(self) -> NDArray[np.float64]:
         """Return the power of each bin: (k,)."""

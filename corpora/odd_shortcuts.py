@@ -82,6 +82,7 @@ def text_shortcut(survey: Survey) -> Shortcut | None:
 def shortcuts(survey: Survey) -> list[Shortcut]:
     """Return what single numbers of the recordings, and the text, tell of the class."""
     columns = dict(survey.columns)
+    columns["offset"] = columns["offset"].round(2)  # less says nothing
     columns["cutoff"] = np.minimum(columns["cutoff"], NARROW_ALL * columns["rate"] / 2)
     found = [
         find_shortcut(

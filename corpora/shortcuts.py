@@ -4,8 +4,9 @@ The number is divided into BINS bins of equal counts in training; a category is 
 each fold the predicted class of a bin is the one that fills the largest share of its own training
 utterances with it (add-one smoothing), so that frequent classes have no advantage; of equal ones
 each counts in part. UA of these predictions over all tested utterances is what the number alone is
-worth on speakers that the fold does not train on. It is compared with shuffled labels: N_SHUFFLES
-permutations within speakers, which keep how often a speaker utters each class.
+worth on speakers that the fold does not train on. It is compared with N_SHUFFLES permutations of the
+labels within speakers, which keep how often a speaker utters each class: beyond chance is more than
+DEVIATIONS standard deviations above their mean, since several numbers are tried on each corpus.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BINS = 10
-N_SHUFFLES = 99  # the smallest p is 0.01
+N_SHUFFLES = 99
+DEVIATIONS = 4.0
 WORTH = 0.1  # of the way from chance to 1, from which a shortcut is named
 
 Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # indices: not tested, tested
@@ -27,13 +29,13 @@ class Shortcut(NamedTuple):
     name: str
     ua: float
     chance: float  # UA of guessing
-    largest_shuffled: float  # largest UA with shuffled labels
+    limit: float  # UA up to which shuffled labels come, see DEVIATIONS
 
     @property
     def tells(self) -> bool:
         """Whether it tells classes apart beyond chance, and enough to matter."""
         worth = (self.ua - self.chance) / (1 - self.chance)
-        return self.ua > self.largest_shuffled and worth >= WORTH
+        return self.ua > self.limit and worth >= WORTH
 
 
 def find_shortcut(
@@ -64,7 +66,8 @@ def find_shortcut(
         _ua(binned, _shuffle_within(targets, groups, rng), n_classes) for _ in range(N_SHUFFLES)
     ]
     present = len(np.unique(np.concatenate([targets[test] for _, test in folds])))
-    return Shortcut(name, ua, 1 / present, max(shuffled))
+    limit = np.mean(shuffled) + DEVIATIONS * np.std(shuffled)
+    return Shortcut(name, ua, 1 / present, float(limit))
 
 
 def _bins(

@@ -63,10 +63,10 @@ def percentiles(
 
 
 def shortcut_plot(shortcuts: Sequence[Shortcut]) -> str:
-    """Draw UA of each number alone, chance, and the largest UA with shuffled labels."""
+    """Draw UA of each number alone, chance, and how far shuffled labels come."""
     figure, axes = figures.blank(0.75 + 0.34 * len(shortcuts))
     for row, one in enumerate(shortcuts):
-        axes.plot([0, 100 * one.largest_shuffled], [row] * 2, color=figures.RIGHT, linewidth=9)
+        axes.plot([0, 100 * one.limit], [row] * 2, color=figures.RIGHT, linewidth=9)
         axes.lines[-1].set(alpha=0.45, solid_capstyle="butt")
         face = BLUE if one.tells else "none"
         axes.plot(100 * one.ua, row, "o", color=BLUE, markersize=7, markerfacecolor=face)

@@ -5,6 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.signal
+import soxr
 
 from audio.description import BLOCK, FRAME, Description, RecordingFacts, describe
 
@@ -72,6 +73,38 @@ def test_less_than_a_frame_is_described_too(n: int) -> None:
     assert isinstance(facts, RecordingFacts)
     assert facts.seconds == n / RATE and facts.level == pytest.approx(-9.03, abs=1)
     assert 4000 <= facts.bandwidth <= 4000 + 3 * RATE / n
+
+
+def cutoff(wave: np.ndarray, rate: int = RATE) -> float:
+    description = Description(rate)
+    description.add(wave.astype(np.float32))
+    return description.cutoff()
+
+
+@pytest.mark.parametrize("edge", [2000, 3400, 5000, 7000])
+def test_a_steep_filter_is_found_where_scipy_made_it(edge: float) -> None:
+    """Falls by half of its 60 dB in dB near the edge of an elliptic low-pass."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 100_000)
+    steep = scipy.signal.ellip(10, 1, 60, edge, fs=RATE, output="sos")
+    assert cutoff(scipy.signal.sosfilt(steep, noise)) == pytest.approx(edge, rel=0.04, abs=3 * BIN)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_fades_by_itself_has_no_cutoff(seed: int) -> None:
+    """White noise, and noise that falls by 12 dB an octave as voices do."""
+    noise = np.random.default_rng(seed).normal(0, 0.1, 100_000)
+    fading = scipy.signal.sosfilt(scipy.signal.butter(2, 500, fs=RATE, output="sos"), noise)
+    assert cutoff(noise) == cutoff(fading + 1e-4 * noise) == RATE / 2
+    assert cutoff(np.zeros(100_000)) == cutoff(noise[:10]) == RATE / 2
+    assert cutoff(noise, 1000) == 500  # no bin above LOWEST_CUTOFF
+
+
+@pytest.mark.parametrize(("low", "high"), [(8000, 44_100), (8000, 16_000), (16_000, 48_000)])
+def test_resampling_upwards_is_found(low: int, high: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * low)
+    upsampled = soxr.resample(np.round(32_767 * noise) / 32_767, low, high)
+    found = cutoff(np.round(32_767 * upsampled) / 32_767, high)
+    assert found == pytest.approx(low / 2, rel=0.05, abs=3 * high / FRAME)
 
 
 def test_memory_does_not_grow_with_the_length() -> None:
