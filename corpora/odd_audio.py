@@ -21,7 +21,6 @@ NARROW = 0.7  # of half the rate: the cutoff of a recording that is named
 NARROW_ALL = 0.85  # of half the rate: the median cutoff of a corpus that is named
 EMPTY = 1.15  # times where recordings end: images that reach further have empty rows
 DIFFERENT_DB = -20.0  # of what channels do not share
-NEVER = 1e-9
 
 
 def odd_duration(survey: Survey) -> Finding | None:
@@ -326,7 +325,8 @@ def _far(values: NDArray[np.float64], least: float) -> NDArray[np.bool_]:
     """Return which values lie FAR beyond the quartiles, and `least` at least."""
     low, high = np.percentile(values, [25, 75])
     reach = max(FAR * (high - low), least)
-    return (values < low - reach - NEVER) | (values > high + reach + NEVER)
+    far: NDArray[np.bool_] = (values < low - reach) | (values > high + reach)
+    return far
 
 
 def _named(

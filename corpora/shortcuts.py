@@ -4,13 +4,13 @@ The number is divided into BINS bins of equal counts in training; a category is 
 each fold the predicted class of a bin is the one that fills the largest share of its own training
 utterances with it (add-one smoothing), so that frequent classes have no advantage; of equal ones
 each counts in part. UA of these predictions over all tested utterances is what the number alone is
-worth on speakers that the fold does not train on. It is compared with N_SHUFFLES permutations of the
-labels within speakers, which keep how often a speaker utters each class: beyond chance is more than
-DEVIATIONS standard deviations above their mean, since several numbers are tried on each corpus.
+worth on speakers that the fold does not train on. It is compared with N_SHUFFLES permutations of
+the labels within speakers, which keep how often a speaker utters each class. Beyond chance is more
+than DEVIATIONS standard deviations above their mean: several numbers are tried on each corpus.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,8 @@ N_SHUFFLES = 99
 DEVIATIONS = 4.0
 WORTH = 0.1  # of the way from chance to 1, from which a shortcut is named
 
-Fold = tuple[NDArray[np.int64], NDArray[np.int64]]  # indices: not tested, tested
+Indices = NDArray[np.int64]
+Fold = tuple[Indices, Indices]  # indices: not tested, tested
 
 
 class Shortcut(NamedTuple):
@@ -40,9 +41,9 @@ class Shortcut(NamedTuple):
 
 def find_shortcut(
     name: str,
-    values: NDArray,
-    targets: NDArray[np.int64],
-    groups: NDArray[np.int64],
+    values: NDArray[Any],
+    targets: Indices,
+    groups: Indices,
     folds: Sequence[Fold],
     categories: bool = False,
 ) -> Shortcut | None:
@@ -71,8 +72,8 @@ def find_shortcut(
 
 
 def _bins(
-    values: NDArray, train: NDArray, test: NDArray, categories: bool
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    values: NDArray[Any], train: Indices, test: Indices, categories: bool
+) -> tuple[Indices, Indices]:
     """Return the bin of each trained and each tested utterance; -1 where training has none."""
     if categories:
         known = np.unique(values[train])
@@ -84,7 +85,7 @@ def _bins(
 
 
 def _ua(
-    binned: Sequence[tuple[NDArray, NDArray, NDArray, NDArray]], targets: NDArray, n_classes: int
+    binned: Sequence[tuple[Indices, Indices, Indices, Indices]], targets: Indices, n_classes: int
 ) -> float:
     """Return UA over all folds, each utterance as often as it is tested."""
     right, total = np.zeros(n_classes), np.zeros(n_classes)
@@ -102,9 +103,7 @@ def _ua(
     return float((right[total > 0] / total[total > 0]).mean())
 
 
-def _shuffle_within(
-    targets: NDArray[np.int64], groups: NDArray[np.int64], rng: np.random.Generator
-) -> NDArray[np.int64]:
+def _shuffle_within(targets: Indices, groups: Indices, rng: np.random.Generator) -> Indices:
     """Permute targets within each group."""
     order = np.lexsort((rng.random(len(targets)), groups))  # random within each group
     shuffled = np.empty_like(targets)

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from audio.quality import SILENCE_DB
 from config.schema import Config
-from corpora.findings import Finding, hertz, percent
+from corpora.findings import Finding, hertz
 from corpora.odd_audio import NARROW_ALL
 from corpora.shortcuts import N_SHUFFLES, Shortcut
 from corpora.survey import Survey
@@ -40,18 +39,27 @@ from reports.explore_tables import (
     verdict,
 )
 from reports.media import data_uri
+from reports.templates import templates
 from storage.provenance import git_commit
 from system.files import make_folder, write_csv, write_text
 from system.output import progress_bar
-from system.text import format_bytes, printable, without_place
+from system.text import format_bytes, without_place
 
-TEMPLATES = Path(__file__).resolve().parent
 PAGE, TABLE = "explore.html", "recordings.csv"
 DETAILS_SHOWN = 50  # of a finding
 SPEAKERS_SHOWN = 200
 SPEAKERS_OPEN = 30  # up to so many rows the table of speakers is not folded
 TEXTS_SHOWN = 30
 KEY = re.compile(rf"\b((?:{'|'.join(Config.model_fields)})\.\w+(?:\.\w+)*(?:=[\w-]+)?)")
+LIMITS = {
+    "details_shown": DETAILS_SHOWN,
+    "speakers_open": SPEAKERS_OPEN,
+    "n_shuffles": N_SHUFFLES,
+    "per_class": PER_CLASS,
+    "sound_seconds": SOUND_SECONDS,
+    "silence_db": SILENCE_DB,
+    "many": MANY,
+}
 IMAGE_SIZE = 224  # pixels of an image in the page, at least
 
 
@@ -79,15 +87,9 @@ def write_exploration(
     """
     make_folder(folder)
     write_csv(folder / TABLE, TABLE_HEAD, recording_rows(survey, findings))
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,  # names, ids and texts come from users
-        finalize=lambda value: printable(value) if type(value) is str else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters.update(minus=_minus, keys=_with_keys)
+    environment.globals.update(LIMITS, hertz=hertz, table=TABLE)
     config = survey.config
     size = max(config.model.image_size, IMAGE_SIZE)
     front_end = SpectrogramImages(**config.features.model_dump(), image_size=size)
@@ -98,31 +100,20 @@ def write_exploration(
         headline=headline(survey),
         verdict=verdict(findings),
         findings=findings,
-        details_shown=DETAILS_SHOWN,
         class_head=CLASS_HEAD,
         class_rows=class_cells(class_rows(survey)),
         speakers=_speakers(survey),
-        speakers_open=SPEAKERS_OPEN,
         figures=_figures(survey, shortcuts),
         shortcuts=shortcuts,
-        n_shuffles=N_SHUFFLES,
         rates=_rates(survey),
         texts=_texts(survey),
-        texts_shown=TEXTS_SHOWN,
         folds=fold_rows(survey),
         by_class=by_class,
         odd_cards=odd_cards,
         marks=frequency_marks(front_end),
         top_db=front_end.top_db,
         image_size=size,
-        per_class=PER_CLASS,
-        sound_seconds=SOUND_SECONDS,
-        silence_db=SILENCE_DB,
-        many=MANY,
         audio=audio,
-        table=TABLE,
-        percent=percent,
-        hertz=hertz,
         command=_command(command),
         commit=git_commit(),
     )
@@ -236,7 +227,7 @@ def _texts(survey: Survey) -> dict[str, Any] | None:
     """Return how texts are shared; None where the corpus names none."""
     if not survey.texts:
         return None
-    rows = [
+    rows: list[dict[str, Any]] = [
         {
             "text": text,
             "n": len(members),
