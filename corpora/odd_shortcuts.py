@@ -27,7 +27,7 @@ TELLING = {  # name: (weight, what it means, what to do)
         KNOW,
         "Slow and quick speech, or classes cut in different ways. Stretched images show it as "
         "their time scale.",
-        "features.seconds=3 cuts crops of one length instead.",
+        "features.seconds cuts crops of one length instead.",
     ),
     "silence at the ends": (
         CHECK,
@@ -38,7 +38,8 @@ TELLING = {  # name: (weight, what it means, what to do)
         KNOW,
         "Bright and dark voices, or classes recorded in different ways. Compare the recordings "
         "without speech of each class.",
-        "features.mel.fmax=8000 leaves out what lies above; see the cutoff.",
+        "Nothing, if it is the voices; else end the Mel image below what differs, by "
+        "features.mel.fmax.",
     ),
     "cutoff": (
         CHECK,

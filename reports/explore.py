@@ -26,6 +26,7 @@ from reports.explore_examples import (
     frequency_marks,
     make_card,
     odd_examples,
+    shown_classes,
 )
 from reports.explore_tables import (
     CLASS_HEAD,
@@ -107,7 +108,8 @@ def write_exploration(
         shortcuts=shortcuts,
         rates=_rates(survey),
         texts=_texts(survey),
-        folds=fold_rows(survey),
+        shown=shown_classes(survey),
+        folds=_folds(survey),
         by_class=by_class,
         odd_cards=odd_cards,
         marks=frequency_marks(front_end),
@@ -159,11 +161,7 @@ def _cards(
 def _figures(survey: Survey, shortcuts: Sequence[Shortcut]) -> dict[str, str]:
     """Return all plots as data URIs."""
     columns = survey.columns
-    names = sorted(
-        (name for name in survey.classes if survey.class_counts[name]),
-        key=lambda name: -survey.class_counts[name],
-    )[:MANY]
-    names = [name for name in survey.classes if name in names]
+    names = shown_classes(survey)
     masks = [survey.targets == survey.classes.index(name) for name in names]
 
     def by_class(values: Any, label: str, at_zero: bool = False) -> str:
@@ -198,7 +196,7 @@ def _speakers(survey: Survey) -> list[dict[str, Any]]:
         {
             "name": name,
             "gender": gender[name] or "",
-            "counts": [(counts[c], counts[c] / largest) for c in survey.classes],
+            "counts": [(counts[c], counts[c] / largest) for c in shown_classes(survey)],
             "total": totals[name],
         }
         for name, counts in survey.speakers.items()
@@ -227,12 +225,14 @@ def _texts(survey: Survey) -> dict[str, Any] | None:
     """Return how texts are shared; None where the corpus names none."""
     if not survey.texts:
         return None
+    shown = shown_classes(survey)
     rows: list[dict[str, Any]] = [
         {
             "text": text,
             "n": len(members),
             "speakers": len({one.speaker for one in members}),
-            "counts": [sum(one.label == name for one in members) for name in survey.classes],
+            "counts": [sum(one.label == name for one in members) for name in shown],
+            "classes": len({one.label for one in members}),
         }
         for text, members in sorted(survey.texts.items(), key=lambda item: -len(item[1]))
     ]
@@ -242,10 +242,14 @@ def _texts(survey: Survey) -> dict[str, Any] | None:
         "texts": len(rows),
         "without": len(survey.utterances) - named,
         "several_speakers": sum(row["speakers"] > 1 for row in rows),
-        "one_class": sum(
-            row["speakers"] > 1 and sum(n > 0 for n in row["counts"]) == 1 for row in rows
-        ),
+        "one_class": sum(row["speakers"] > 1 and row["classes"] == 1 for row in rows),
     }
+
+
+def _folds(survey: Survey) -> list[dict[str, Any]]:
+    """Return the folds, with the tested utterances of the classes that have a column."""
+    shown = shown_classes(survey)
+    return [{**row, "shown": [row["tested"][name] for name in shown]} for row in fold_rows(survey)]
 
 
 def _command(words: Sequence[str]) -> str:

@@ -46,6 +46,13 @@ class Card:
     problem: str | None = None
 
 
+def shown_classes(survey: Survey) -> list[str]:
+    """Return the classes that occur, of many the largest, in their order."""
+    names = [name for name in survey.classes if survey.class_counts[name]]
+    largest = set(sorted(names, key=lambda name: -survey.class_counts[name])[:MANY])
+    return [name for name in names if name in largest]
+
+
 def class_examples(survey: Survey) -> dict[str, list[int]]:
     """Choose recordings near the middle of each class, of different speakers.
 
@@ -53,9 +60,7 @@ def class_examples(survey: Survey) -> dict[str, list[int]]:
     interquartile range; the second is of another gender where there is one.
     """
     chosen = {}
-    names = [name for name in survey.classes if survey.class_counts[name]]
-    largest = sorted(names, key=lambda name: -survey.class_counts[name])[:MANY]
-    for name in (name for name in names if name in largest):
+    for name in shown_classes(survey):
         places = np.flatnonzero(survey.targets == survey.classes.index(name))
         distance = np.zeros(len(places))
         for column in (np.log(survey.columns["seconds"]), survey.columns["level"]):

@@ -120,6 +120,24 @@ def test_no_audio_leaves_sound_out(explored) -> None:
     assert text.count('<article class="card"') == 11 and "data:image/png" in text
 
 
+def test_of_many_classes_and_speakers_the_largest_are_shown(tmp_path: Path) -> None:
+    """72 utterances in 24 classes, the last 4 of them smaller."""
+    made = clean_corpus(tmp_path)
+    for i, one in enumerate(list(made.of())):
+        one.label = f"class-{i % 24:02d}"
+        if i % 24 >= 20 and i >= 48:
+            del made.spoken[one.name]
+    survey = survey_corpus(made.config())
+    found = shortcuts(survey)
+    write_exploration(tmp_path / "out", survey, found, find_odd(survey, found), [], audio=False)
+    text = (tmp_path / "out" / PAGE).read_text()
+    assert "columns for the 20 largest classes" in text and "of the 20 largest classes" in text
+    table = text[text.index('id="speaker-table"') :].partition("</table>")[0]
+    heads = re.findall(r'<th scope="col">(.*?)</th>', table)
+    assert heads == [f"class-{k:02d}" for k in range(20)] + ["all"]
+    assert 'id="class-table"' in text and "class-23" in text
+
+
 def test_examples_are_of_the_class_and_of_two_speakers(tmp_path: Path) -> None:
     survey = survey_corpus(clean_corpus(tmp_path).config())
     for label, places in class_examples(survey).items():
