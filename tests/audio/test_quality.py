@@ -82,6 +82,13 @@ def test_flat_tops_do_not_depend_on_the_blocks(seed: int) -> None:
     assert flat.extremes.tolist() == [samples.max(0).tolist(), samples.min(0).tolist()]
 
 
+def test_a_plateau_below_a_later_peak_does_not_count() -> None:
+    flat = FlatTops(1)
+    for top in (1.0, 2.0, 1.0):
+        flat.add(np.float32([[0.0], [top], [top], [top], [0.0], [-top], [0.0]]))
+    assert flat.count.tolist() == [[1], [0]] and flat.extremes.tolist() == [[2.0], [-2.0]]
+
+
 def test_the_offset_is_a_share_of_the_rms(file: Path) -> None:
     """0.1 beside a sine of amplitude 0.5, whose RMS is 0.5 / sqrt 2."""
     found = measure_quality(write(file, sine(0.5, 400) + 0.1))

@@ -60,6 +60,16 @@ def test_noise_does_not_tell() -> None:
     assert sum(tells) == 0
 
 
+def test_noise_in_a_small_corpus_does_not_tell_either() -> None:
+    """72 utterances: UA scatters by several points, so that the limit counts."""
+    few = np.arange(72)
+    folds = [(few[SPEAKERS[:72] % 3 != k], few[SPEAKERS[:72] % 3 == k]) for k in range(3)]
+    draws = [np.random.default_rng(seed).random(72) for seed in range(100)]
+    shortcuts = [find_shortcut("x", x, TARGETS[:72], SPEAKERS[:72], folds) for x in draws]
+    assert max(one.ua for one in shortcuts) > 0.25 + 0.1 * 0.75
+    assert not any(one.tells for one in shortcuts)
+
+
 def test_the_speaker_alone_does_not_tell_within_shuffles() -> None:
     """The number is the speaker, who prefers a class: no fold knows a tested speaker."""
     targets = np.where(RNG.random(N) < 0.7, SPEAKERS % 4, TARGETS)
