@@ -1,15 +1,21 @@
 """Facts of made tones, worked out by hand, and of noise against scipy."""
 
+import io
+import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.signal
+import soundfile
 import soxr
 
 from audio.description import BLOCK, FRAME, Description, RecordingFacts, describe
+from tests.support.paths import ROOT
 
 RATE = 16_000
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 BIN = RATE / 1024  # Hz
 
 
@@ -105,6 +111,34 @@ def test_resampling_upwards_is_found(low: int, high: int) -> None:
     upsampled = soxr.resample(np.round(32_767 * noise) / 32_767, low, high)
     found = cutoff(np.round(32_767 * upsampled) / 32_767, high)
     assert found == pytest.approx(low / 2, rel=0.05, abs=3 * high / FRAME)
+
+
+@pytest.mark.skipif(not RAVDESS.is_dir(), reason=f"no RAVDESS in {RAVDESS}; set MAXMVIT_RAVDESS")
+def test_filters_are_found_in_every_recording_and_none_where_there_is_none() -> None:
+    """Every ninth recording, as it is and after lower rates and MP3; 16 bits in between."""
+
+    def rounded(wave: np.ndarray) -> np.ndarray:
+        return np.round(32_767 * wave) / 32_767
+
+    found: dict[str, list[float]] = {}
+    for path in sorted(RAVDESS.glob("Actor_*/*.flac"))[::9]:
+        wave, rate = soundfile.read(path, always_2d=True)
+        wave = wave.mean(1)
+        found.setdefault("as recorded", []).append(cutoff(wave, rate))
+        for low, high in ((8000, 16_000), (8000, 44_100), (16_000, 44_100)):
+            narrow = rounded(soxr.resample(wave, rate, low))
+            after = cutoff(rounded(soxr.resample(narrow, low, high)), high)
+            found.setdefault(f"{low} Hz in {high}", []).append(after / (low / 2))
+        packed = io.BytesIO()
+        soundfile.write(packed, soxr.resample(wave, rate, 44_100), 44_100, format="MP3")
+        found.setdefault("MP3", []).append(
+            cutoff(soundfile.read(io.BytesIO(packed.getvalue()))[0], 44_100)
+        )
+    for kind, values in found.items():
+        print(f"{kind}: {len(values)} recordings, {min(values):.4g} to {max(values):.4g}")
+    assert min(found.pop("as recorded")) > 21_000
+    assert max(found.pop("MP3")) < 18_500
+    assert all(0.94 < value < 1.03 for values in found.values() for value in values)
 
 
 def test_memory_does_not_grow_with_the_length() -> None:

@@ -1,10 +1,12 @@
 """What is odd in a corpus: each kind planted in a clean one is named, and nothing else is."""
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import librosa
 import numpy as np
 import pytest
 import soundfile
@@ -15,9 +17,12 @@ from corpora.findings import CHECK, Finding
 from corpora.odd import find_odd
 from corpora.odd_shortcuts import shortcuts
 from corpora.survey import Survey, survey_corpus
+from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
 from tests.support.corpora import CLASSES, MadeCorpus, clean_corpus
+from tests.support.paths import ROOT
 
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 KEY = re.compile(r"\b\w+\.\w+(?:\.\w+)*=[\w-]+")
 
 
@@ -298,7 +303,7 @@ def test_what_is_planted_is_named_and_nothing_else(
 
 def test_every_rule_is_planted() -> None:
     planted = {name for _, expected, _ in PLANTS for name in expected}
-    text = "".join(path.read_text() for path in Path("corpora").glob("odd_*.py"))
+    text = "".join(path.read_text() for path in (ROOT / "corpora").glob("odd_*.py"))
     rules = set(re.findall(r'Finding\(\s+"([\w-]+)"', text))
     assert len(rules) > 20 and rules - planted == {"unread"}
 
@@ -317,9 +322,33 @@ def test_faults_come_first(made: MadeCorpus) -> None:
 
 
 def test_nothing_usable_is_refused(made: MadeCorpus) -> None:
-    from system.errors import InputError
-
     for one in made.of():
         one.samples = np.zeros(RATE)
     with pytest.raises(InputError, match="none of 72 audio files can be used"):
         survey_corpus(made.config())
+
+
+@pytest.mark.skipif(not RAVDESS.is_dir(), reason=f"no RAVDESS in {RAVDESS}; set MAXMVIT_RAVDESS")
+def test_ravdess_has_what_librosa_and_its_description_say(tmp_path: Path) -> None:
+    """Its counts are published; silence by librosa, levels by NumPy, on every twelfth recording."""
+    overrides = [f"corpus.root={RAVDESS}", f"run.store={tmp_path}", "run.workers=2"]
+    survey = survey_corpus(load_config(ROOT / "configs/ravdess_small_concat.yaml", overrides))
+    found = {one.id: one for one in find_odd(survey, shortcuts(survey))}
+    assert found.keys() == {
+        *("near-identical", "quiet", "class-sizes", "texts-in-both", "channels"),
+        *("silent-ends", "telling-level"),
+    }
+    assert sorted(found["near-identical"].utterances) == [
+        "03-01-03-01-02-01-07",
+        "03-01-03-01-02-02-07",
+    ]
+    assert len(found["channels"].utterances) == 5 and len(found["quiet"].utterances) == 12
+    assert found["silent-ends"].title.startswith("43 % of the audio")
+    for i in range(0, len(survey.utterances), 12):
+        samples, rate = soundfile.read(survey.utterances[i].path, always_2d=True)
+        mono = samples.mean(1)
+        frame, hop = round(2048 / 44_100 * rate), round(512 / 44_100 * rate)
+        kept, _ = librosa.effects.trim(mono, top_db=40, frame_length=frame, hop_length=hop)
+        silent = 1 - len(kept) / len(mono)
+        assert survey.columns["silence"][i] == pytest.approx(silent, abs=1e-3)
+        assert survey.columns["level"][i] == pytest.approx(20 * np.log10(mono.std()), abs=1e-2)
