@@ -45,6 +45,7 @@ class Plan:
         has_test: False for a tuning plan, whose test utterances were not opened.
         unread: Audio files below `corpus.root` that the reader did not read.
         given: Folds of `protocol.folds`.
+        copies: Near-identical recordings, by hash.
     """
 
     config: Config
@@ -57,6 +58,7 @@ class Plan:
     has_test: bool = True
     unread: Unread = Unread()
     given: GivenFolds | None = None
+    copies: Sequence[Copy] = ()
 
     @cached_property
     def hashes(self) -> dict[AudioSource, str]:
@@ -74,7 +76,7 @@ def check_listing(config: Config) -> None:
     Raises:
         InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
     """
-    utterances = _read(config)[1]
+    utterances = list_utterances(config)[1]
     refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
@@ -89,9 +91,9 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances, protocol, unread = _read(config)
-    recordings, bad = _index(config, utterances, keep)
-    plan = _settle(config, labels, protocol, utterances, recordings, bad)
+    labels, utterances, protocol, unread = list_utterances(config)
+    recordings, bad = index_utterances(config, utterances, keep)
+    plan = settle(config, labels, protocol, utterances, recordings, bad)
     return replace(plan, unread=unread)
 
 
@@ -117,17 +119,17 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances, protocol, _ = _read(config)
+    labels, utterances, protocol, _ = list_utterances(config)
     split = get_fold(split_corpus(config, protocol.given, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
-    recordings, bad = _index(config, opened, keep)
+    recordings, bad = index_utterances(config, opened, keep)
     return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
 def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
     """Return the folds in which one of some speakers is tested; opens no audio."""
-    _, utterances, protocol, _ = _read(config)
+    _, utterances, protocol, _ = list_utterances(config)
     splits = split_corpus(config, protocol.given, utterances, {}, ())
     return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
 
@@ -148,7 +150,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
-        return replace(_settle(*parts, bad), unread=plan.unread)
+        return replace(settle(*parts, bad), unread=plan.unread)
     return _settle_without_test(*parts, bad, plan.splits[0])
 
 
@@ -198,7 +200,7 @@ def _warn_of_columns(plan: Plan) -> list[str]:
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
+def list_utterances(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     """Read the corpus, choose labels, name the protocol, list audio that was not read.
 
     No audio is opened.
@@ -223,14 +225,15 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     return labels, chosen, name_protocol(config, labels, chosen, given), unread
 
 
-def _index(
+def index_utterances(
     config: Config, utterances: Sequence[Utterance], keep: bool
 ) -> tuple[dict[AudioSource, Recording], dict[AudioSource, str]]:
+    """Index the audio of utterances; see `index_audio`."""
     sources = [utterance.audio for utterance in utterances]
     return index_audio(sources, config.run.workers, Path(config.run.store), keep)
 
 
-def _settle(
+def settle(
     config: Config,
     labels: LabelSet,
     protocol: Protocol,
@@ -255,7 +258,7 @@ def _settle(
     certificate["classes"] = labels.describe()
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
-    return replace(plan, given=given)
+    return replace(plan, given=given, copies=copies)
 
 
 def _settle_without_test(
@@ -267,7 +270,7 @@ def _settle_without_test(
     bad: Mapping[AudioSource, str],
     split: Split,
 ) -> Plan:
-    """Leave out bad audio as `_settle` does; check that train and dev are apart."""
+    """Leave out bad audio as `settle` does; check that train and dev are apart."""
     utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
     train, dev = (
         tuple(utterance for utterance in part if utterance.audio in recordings)
