@@ -23,8 +23,8 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.paths import ROOT
 from training import command as entry
-from training.timed_input import wait_for
 from training import fold as fold_module
+from training.timed_input import wait_for
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
