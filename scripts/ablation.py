@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.baselines import dump_run
+from config.trackers import check_trackers
 from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
@@ -54,6 +55,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             runs = load_fusions(configs, name, arguments.fusions, overrides)
             if not arguments.no_baselines:
                 runs += load_baselines(runs[0], overrides)
+        for run in runs:
+            check_trackers(run.config.run.trackers)
         if arguments.executor:
             check_executor(arguments.executor, arguments.slurm)
         corpus = runs[0].config.corpus

@@ -43,7 +43,7 @@ from training.resume_with import check_fold
 from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
-from training.tensorboard import Tracker
+from training.trackers import FoldTrackers, final_scores, fold_trackers
 from training.warm_start import check_started, find_origins, with_origins
 
 log = logging.getLogger(__name__)
@@ -68,22 +68,23 @@ def run_fold(fold: Fold) -> None:
         made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))
         state, train_loader = build_training(fold, origins)
         dev_loader = eval_loader(fold, fold.split.dev)
-        fit(
-            state,
-            train_loader,
-            dev_loader,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            checkpoints=checkpoints,
-            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
-            after_epoch=_epoch_writer(fold, fold.folder, state),
-            resume_with=session.resume_with,
-        )
-        _load_best(fold, state, checkpoints)
-        with session.stop.deferred():  # an interrupted test would be evaluated a second time
-            _test(fold, state, made_with, start)
-            if session.is_main:
-                checkpoints.remove()
+        with fold_trackers(fold, fold.folder) as trackers:
+            fit(
+                state,
+                train_loader,
+                dev_loader,
+                epochs=settings.epochs,
+                patience=settings.patience,
+                checkpoints=checkpoints,
+                spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
+                after_epoch=_epoch_writer(fold, fold.folder, state, trackers),
+                resume_with=session.resume_with,
+            )
+            _load_best(fold, state, checkpoints)
+            with session.stop.deferred():  # an interrupted test would be evaluated a second time
+                _test(fold, state, made_with, start, trackers)
+                if session.is_main:
+                    checkpoints.remove()
         session.accelerator.free_memory()
 
 
@@ -133,31 +134,33 @@ def train_fold(
     with explain_device_errors(fold.config, session.accelerator.device, session.stop):
         state, train_loader = build_training(fold, find_origins(fold))
         dev_loader = eval_loader(fold, fold.split.dev)
-        return fit(
-            state,
-            train_loader,
-            dev_loader,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            checkpoints=Checkpoints(folder / STATE),
-            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
-            after_epoch=_epoch_writer(fold, folder, state, watch),
-        )
+        with fold_trackers(fold, folder) as trackers:
+            return fit(
+                state,
+                train_loader,
+                dev_loader,
+                epochs=settings.epochs,
+                patience=settings.patience,
+                checkpoints=Checkpoints(folder / STATE),
+                spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
+                after_epoch=_epoch_writer(fold, folder, state, trackers, watch),
+            )
 
 
 def _epoch_writer(
     fold: Fold,
     folder: Path,
     state: TrainingState,
+    trackers: FoldTrackers,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Callable[[dict[str, float], Predictions], None]:
-    """Return a callback that writes history.csv and curves, then calls `watch`."""
-    tracker = Tracker(folder, fold.classes)
+    """Return a callback that writes history.csv and tells the trackers, then calls `watch`."""
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:
-        write_history(folder, state.progress.history)
+        history = state.progress.history
+        write_history(folder, history)
         pairs = dev.targets.tolist(), dev.preds.tolist()
-        tracker.log_epoch(record, confusion_matrix(*pairs, len(fold.classes)), dev.gate)
+        trackers.log_epoch(history, confusion_matrix(*pairs, len(fold.classes)), dev.gate)
         watch(state.progress)
 
     return after_epoch
@@ -184,7 +187,13 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
         )
 
 
-def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start: float) -> None:
+def _test(
+    fold: Fold,
+    state: TrainingState,
+    made_with: Mapping[str, Any],
+    start: float,
+    trackers: FoldTrackers,
+) -> None:
     """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger.
 
     The line is written when all predictions of the test are there, before any is written or shown.
@@ -212,7 +221,9 @@ def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start:
         write_predictions(folder, fold.classes, tables, segments)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
-        write_metrics(folder, _metrics(fold, predictions, state.progress, made_with))
+        metrics = _metrics(fold, predictions, state.progress, made_with)
+        trackers.close(state.progress.history, final_scores(metrics))
+        write_metrics(folder, metrics)
     session.accelerator.wait_for_everyone()
 
 
