@@ -67,13 +67,18 @@ def start(
     os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
-    process = context.Process(target=_run, args=(list(argv), str(log), place, n, number))
+    arguments = (list(argv), str(log), place, n, number, dict(os.environ))
+    process = context.Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
+def _run(
+    argv: list[str], log: str, place: str, n: int, number: int, environment: dict[str, str]
+) -> None:
     os.setsid()
+    os.environ.clear()  # the server has that of the first test
+    os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
