@@ -253,7 +253,7 @@ def reference(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 def is_of_tracker(steps: list[tuple[str, Path]], n: int) -> bool:
     """Whether a step writes an event file, or the name of a new one in its folder."""
     what, path = steps[n]
-    is_name = what == "fsync" and n > 0 and path == steps[n - 1][1].parent
+    is_name = what == "fsync" and n > 0 and path in steps[n - 1][1].parents
     return "tfevents" in path.name or (is_name and is_of_tracker(steps, n - 1))
 
 
