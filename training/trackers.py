@@ -233,8 +233,8 @@ def check_tracking(config: Config) -> None:
         InputError: A package is missing, or wandb has no API key.
     """
     check_trackers(config.run.trackers)
-    if "wandb" in config.run.trackers:
-        check_wandb()
+    if "wandb" in config.run.trackers and os.environ.get("RANK", "0") == "0":
+        check_wandb()  # of several processes the first writes
 
 
 def final_scores(metrics: FoldMetrics) -> dict[str, float]:

@@ -427,6 +427,23 @@ sys.exit(train_gmu.main(sys.argv[1:]))
 """
 
 
+def test_offline_files_of_a_killed_run_are_synced_as_one(recipe, tmp_path, monkeypatch) -> None:
+    """By `wandb sync` itself, which appends the second file behind the first."""
+    run = Run(recipe, tmp_path, "wandb")
+    assert run.until("writing to wandb", 4) == -signal.SIGKILL
+    assert run.until() == 0, run.log.read_text()
+    files = sorted(map(str, tmp_path.glob("wandb/offline-run-*")))
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    with fake_server() as (server, address):
+        monkeypatch.setenv("WANDB_BASE_URL", address)
+        command = [sys.executable, "-m", "wandb", "sync", "--yes", *files]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr
+    (lines,) = server.runs.values()
+    assert [lines[i]["_step"] for i in sorted(lines)] == [1, 2, 3, 4, 5]
+
+
 def test_a_server_that_is_away_costs_no_training(recipe, tmp_path, monkeypatch) -> None:
     """Neither W&B's nor MLflow's; the summary says what they lack, and a key is nowhere."""
     with socket.create_server(("127.0.0.1", 0)) as closed:
