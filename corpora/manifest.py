@@ -12,9 +12,10 @@ from typing import Any
 from unicodedata import normalize
 
 from corpora.columns import SURPLUS, log_once, read_rows
+from corpora.file_names import NAMED_CORPORA, from_name
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
-from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
+from corpora.utterance import LISTED_SUFFIXES, Utterance, is_audio
 from system.errors import InputError
 from system.files import MAX_WORD
 from system.text import control_character, short_repr, truncate

@@ -16,10 +16,11 @@ from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
-from corpora.given import unused_columns
-from corpora.labels import LabelSet, label_set, select_labels
+from corpora.given import GIVEN, unused_columns
+from corpora.labels import LabelSet, choose_classes, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.published import PUBLISHED
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
@@ -188,6 +189,11 @@ def _warn_of_columns(plan: Plan) -> list[str]:
         )
     protocol = plan.config.protocol
     manifest = plan.config.corpus.manifest
+    if (name := plan.config.corpus.name) in PUBLISHED:
+        if not PUBLISHED[name].split or (protocol.split == GIVEN and protocol.folds is None):
+            return warnings
+        used = f"folds is {protocol.folds}" if protocol.folds else f"split is {protocol.split}"
+        return [*warnings, f"{PUBLISHED[name].title}'s own split is not used: protocol.{used}"]
     folds = None if protocol.folds == manifest else protocol.folds  # it may be both
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
@@ -202,6 +208,8 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
     labels = label_set(corpus.name, corpus.labels, utterances)
+    if corpus.classes is not None:
+        labels = choose_classes(labels, corpus.classes)
     published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
     unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
@@ -244,6 +252,7 @@ def _settle(
     certificate = certify(splits, hashes, protocol.id, overlap, copies, refuse_near, files, given)
     corpus = config.corpus
     certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
+    certificate["classes"] = labels.describe()
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
     return replace(plan, given=given)

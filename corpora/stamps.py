@@ -1,6 +1,8 @@
 """What scores must say of their protocol: the stamps that stand above every table."""
 
 from corpora.splits import STAMP
+from corpora.unannotated_speakers import STAMP as NOT_NAMED
+from corpora.unannotated_speakers import UNANNOTATED
 
 SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
 TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
@@ -22,4 +24,5 @@ def stamps(protocol: str, speaker_dependent: bool) -> list[str]:
         protocol: Id of their protocol.
         speaker_dependent: Whether the same speakers are in train and test.
     """
-    return [STAMP] * speaker_dependent + [TRANSDUCTIVE] * is_transductive(protocol)
+    transductive = [TRANSDUCTIVE] * is_transductive(protocol)
+    return [STAMP] * speaker_dependent + [NOT_NAMED] * (UNANNOTATED in protocol) + transductive

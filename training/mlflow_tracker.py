@@ -66,8 +66,9 @@ class MlflowRun:
         history: Sequence[Mapping[str, float]],
         confusion: NDArray | None,
         gate: NDArray | None,
+        n_new: int = 1,
     ) -> None:
-        """Send the epochs that the run lacks; the step is the epoch."""
+        """Send the epochs that the run lacks; the step is the epoch. It cannot replace any."""
         for row in history:
             self._log({k: v for k, v in row.items() if k != "epoch"}, int(row["epoch"]))
 

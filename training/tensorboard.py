@@ -63,29 +63,32 @@ class Tracker:
         history: Sequence[Mapping[str, float]],
         confusion: NDArray | None,
         gate: NDArray | None,
+        n_new: int = 1,
     ) -> None:
-        """Write the newest epoch, and the numbers of earlier ones that are not in the files.
+        """Write the newest epochs, and the numbers of earlier ones that are not in the files.
 
         Args:
             history: Rows of all epochs.
-            confusion: Dev confusion of the newest (K, K); None is not shown.
+            confusion: Dev confusion of the last (K, K); None is not shown.
             gate: Its dev gate (N, D), if there is one.
+            n_new: Number of its last rows that replace what the files have.
 
         Raises:
             RunError: The disk is full, lost or read-only, or the folder is gone.
         """
         epoch = int(history[-1]["epoch"])
-        events, logged = self._beginning(epoch)
-        for row in history:
-            if row["epoch"] not in logged:
-                events += _numbers(row)
+        events, logged = self._beginning(epoch + 1 - n_new)
+        missing = [row for row in history if row["epoch"] not in logged]
+        if not missing:
+            return
+        events += [event for row in missing for event in _numbers(row)]
         if gate is not None:
             events.append(Event(step=epoch, summary=histogram(GATE, gate, GATE_BINS)))
         if confusion is not None:
             figure = _image("dev confusion", _png(confusion_figure(confusion, self.classes)))
             events.append(Event(step=epoch, summary=figure))
         _append(self._file, events)
-        self._logged = logged | {int(row["epoch"]) for row in history}
+        self._logged = {int(row["epoch"]) for row in history}
 
     def _beginning(self, epoch: int) -> tuple[list[Event], set[int]]:
         """Return what goes before an epoch, and the epochs that are in the files and stay."""

@@ -40,8 +40,10 @@ class FoldTracker(Protocol):
     def start(self) -> None:
         """Begin, or resume; a second call does nothing."""
 
-    def log_epoch(self, history: History, confusion: NDArray | None, gate: NDArray | None) -> None:
-        """Write the epochs of the history that are missing; the newest has these dev figures."""
+    def log_epoch(
+        self, history: History, confusion: NDArray | None, gate: NDArray | None, n_new: int = 1
+    ) -> None:
+        """Write the epochs of the history that are missing, see `FoldTrackers.log_epoch`."""
 
     def log_scores(self, scores: Mapping[str, float], step: int) -> None:
         """Write the scores of the finished fold, once; step is the number of its epochs."""
@@ -65,7 +67,9 @@ class EpochTable:
     def start(self) -> None:
         """Do nothing."""
 
-    def log_epoch(self, history: History, confusion: NDArray | None, gate: NDArray | None) -> None:
+    def log_epoch(
+        self, history: History, confusion: NDArray | None, gate: NDArray | None, n_new: int = 1
+    ) -> None:
         """Write the epochs of all folds; those of this fold are in its history.csv."""
         write_epoch_table(self.folder)
 
@@ -98,17 +102,22 @@ class FoldTrackers:
         for tracker in self.trackers:
             self._attempt(tracker, tracker.start)
 
-    def log_epoch(self, history: History, confusion: NDArray | None, gate: NDArray | None) -> None:
-        """Write an epoch to each that has not failed.
+    def log_epoch(
+        self, history: History, confusion: NDArray | None, gate: NDArray | None, n_new: int = 1
+    ) -> None:
+        """Write the newest epochs to each that has not failed, and earlier ones where missing.
 
         Args:
-            history: Rows of all epochs; the newest is written, and earlier ones where missing.
-            confusion: Dev confusion of the newest (K, K).
+            history: Rows of all epochs.
+            confusion: Dev confusion of the last (K, K), if it is known.
             gate: Its dev gate (N, D), if there is one.
+            n_new: Number of the last rows that were trained since the last call; they replace what
+                an earlier process may have written of them, where a tracker can do that.
         """
         for tracker in self.trackers:
             if tracker.name not in self.failures:
-                self._attempt(tracker, partial(tracker.log_epoch, history, confusion, gate))
+                work = partial(tracker.log_epoch, history, confusion, gate, n_new)
+                self._attempt(tracker, work)
 
     def close(self, history: History, scores: Mapping[str, float]) -> None:
         """Write the scores, end all, and record which lack something; try those that failed again.

@@ -100,8 +100,9 @@ class WandbRun:
         history: Sequence[Mapping[str, float]],
         confusion: NDArray | None,
         gate: NDArray | None,
+        n_new: int = 1,
     ) -> None:
-        """Send the epochs that the run lacks; the step is the epoch."""
+        """Send the epochs that the run lacks; the step is the epoch. It cannot replace any."""
         for row in history:
             epoch = int(row["epoch"])
             if epoch not in self._logged:

@@ -29,6 +29,8 @@ from storage.tensors import save_tensors
 from system.compilers import CACHE_VARIABLE
 from system.devices import Device
 from system.errors import InputError, RunError
+from tests.audio.test_fingerprint import RATE, speech
+from tests.corpora.test_msp_podcast import rows_of, write_table
 from tests.support.runs import run_experiment
 from training import build
 from training import evaluate as evaluation
@@ -53,10 +55,16 @@ MANIFEST = (
 )
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
+PODCAST = (
+    *("corpus.name=msppodcast", "corpus.root={podcast}", "corpus.labels=msppodcast8"),
+    *("corpus.classes=[neutral, happy, angry, sad]", "corpus.subset=test1"),
+    *("corpus.expect_published_counts=null", "protocol.split=given"),
+)
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
 GIVEN = ("protocol.split=given", "protocol.folds=iemocap_sessions5")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
+STARTED = ("model.cqt_from={origins}/origin", "model.mel_from={origins}/origin")
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
@@ -66,7 +74,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "name": ((), "other"),
     "corpus.manifest": (MANIFEST, "{tables}/some.csv"),
     "corpus.labels": ((), "iemocap4"),
+    "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
+    "corpus.unannotated_speakers": (PODCAST, "train"),
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.folds": (GIVEN, "{tables}/folds.csv"),
     "protocol.dev": (GROUPS, "speakers"),
@@ -102,6 +112,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
     "train.images": ((), "computed"),
+    "train.features": (STARTED, "frozen"),
     "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
@@ -178,7 +189,8 @@ def places(
 ) -> dict[str, Path]:
     """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
-    places = {name: folder / name for name in ("tables", "broken", "copies", "weights", "origins")}
+    names = ("tables", "broken", "copies", "weights", "origins", "podcast")
+    places = {name: folder / name for name in names}
     wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
     run_experiment(load_config(recipe, wishes), [])
     shutil.copytree(corpus_root, places["copies"])
@@ -190,6 +202,7 @@ def places(
     for session in (3, 4):
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
     _write_tables(places["tables"], corpus_root)
+    _write_podcast(places["podcast"])
     torch.manual_seed(9)
     places["weights"].mkdir()
     for branch, name in (("cqt", "test_maxvit"), ("mel", "mvitv2_micro")):
@@ -213,6 +226,14 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
                     path = folder / clip if table == "outside" else clip
                     writer.writerow([path, f"class{number}", f"s{session}", session, text])
+
+
+def _write_podcast(folder: Path) -> None:
+    """Write a corpus as MSP-Podcast is published, one of its training speakers unknown."""
+    rows = [row for row in rows_of() if row[-1] != "Test2" and row[1] in "NHAS"]
+    for seed, name in enumerate(write_table(folder, rows), start=9000):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, speech(seed, 1.3), RATE)
 
 
 class Runs:

@@ -49,6 +49,8 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
     "protocol.folds": "ravdess_papers5",
     "corpus.absolute_paths": True,
+    "corpus.classes": ["neutral", "happy"],
+    "corpus.unannotated_speakers": "train",
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
     "augment.level_db": 3.0,

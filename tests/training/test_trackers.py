@@ -490,7 +490,7 @@ class Fickle:
     def start(self) -> None:
         self._call("start")
 
-    def log_epoch(self, history, confusion, gate) -> None:
+    def log_epoch(self, history, confusion, gate, n_new=1) -> None:
         self._call("log")
         self.epochs += [int(r["epoch"]) for r in history if r["epoch"] not in self.epochs]
 
@@ -696,6 +696,13 @@ def test_tensorboard_fills_in_what_its_files_lack_and_hides_what_is_trained_agai
     second.log_epoch([history[0], row(2, 8.0)], confusion, None)
     second.log_epoch([history[0], row(2, 8.0), row(3, 16.0)], None, None)
     assert found() == [(1, 0.5), (2, 8.0), (3, 16.0)]
+    third = Tracker(tmp_path, ("a", "b"))  # resumes behind the first, and writes two at once
+    rows = [history[0], row(2, 32.0), row(3, 64.0)]
+    third.log_epoch(rows, confusion, None, n_new=2)
+    assert found() == [(1, 0.5), (2, 32.0), (3, 64.0)]
+    files = sorted(tmp_path.iterdir())
+    Tracker(tmp_path, ("a", "b")).log_epoch(rows, None, None, n_new=0)  # nothing was trained
+    assert sorted(tmp_path.iterdir()) == files
 
 
 def test_the_table_of_epochs_is_sorted_and_has_the_columns_of_all(tmp_path) -> None:
