@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from config.fusions import GATED
 from config.loading import load_config
+from config.trackers import check_trackers
 from corpora.readers import check_corpus_exists
 from system.cli import exit_status, run_entry, say
 from system.signals import Stop
@@ -32,6 +33,7 @@ def main(
         check_fusion(config, arguments.config, fusions, other_entry)
         check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         check_processes(arguments)
+        check_trackers(config.run.trackers)
 
         # torch is imported only now, so that a mistake above is reported within a second.
         from evaluation.summary import summaries
@@ -51,7 +53,9 @@ def main(
                     run_fold(fold)  # train, select an epoch on dev, test once
                     after_fold()
         say((session.folder / "summary.md").read_text(encoding="utf-8"))
-        say(f"Everything is in {session.folder}; curves: tensorboard --logdir {session.folder}")
+        has_curves = "tensorboard" in config.run.trackers
+        curves = f"; curves: tensorboard --logdir {session.folder}" if has_curves else ""
+        say(f"Everything is in {session.folder}{curves}")
     return result.status
 
 

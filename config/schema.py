@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field
 from config.effects import PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
+from config.trackers import TRACKERS
 from config.training_schema import OptimConfig, TrainConfig
 
 Decibel = Annotated[float, Field(ge=-20, le=100)]
@@ -28,6 +29,12 @@ def _known_device(name: str) -> str:
     return name
 
 
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("must name each tracker once")
+    return names
+
+
 DEVICE = r"^(auto|cpu|mps|cuda(:(0|[1-9]\d?))?)$"
 DeviceName = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
@@ -35,9 +42,11 @@ DeviceName = Annotated[
 if TYPE_CHECKING:
     CorpusName = str
     FusionName = str
+    TrackerName = str
 else:
     CorpusName = Literal[(*PUBLISHED, "manifest")]
     FusionName = Literal[tuple(FUSIONS)]
+    TrackerName = Literal[TRACKERS]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
@@ -302,6 +311,11 @@ class RunConfig(Section):
     device: DeviceName = "auto"
     """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
     GPU) and mps are refused where they are not there."""
+
+    trackers: Annotated[list[TrackerName], AfterValidator(_each_once)] = ["tensorboard"]
+    """What gets the epochs of each fold beside its history.csv, and its scores: tensorboard (events
+    in the fold's folder), csv (epochs.csv, one table of all folds), wandb, mlflow (both of the
+    extra `trackers`)."""
 
     @property
     def compile_folder(self) -> Path:

@@ -22,6 +22,7 @@ from storage.environment import distinct_facts, sessions
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
+from storage.tracker_files import read_tracker_failures
 from system.errors import InputError, RunError
 from system.files import write_json, write_text
 from system.locks import lock
@@ -123,6 +124,7 @@ def describe_run(run: Run) -> RunSummary:
         runs_before=count_runs_before(run.folder, run.certificate),
         shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
+        tracker_failures=_tracker_failures(run),
         unread_audio=read_unread_audio(run.folder),
         commits=sorted({str(e.get("git_commit")) for e in sessions_of(run)}),
         made_with=distinct_facts(fold.environment() for fold in run.folds),
@@ -191,6 +193,12 @@ def _training_issues(run: Run) -> dict[str, TrainingIssues]:
         for result in run.folds
         if result.metrics.training_issues
     }
+
+
+def _tracker_failures(run: Run) -> dict[str, dict[str, str]]:
+    """Return the reasons by tracker of the folds of which some tracker lacks a part."""
+    found = {f"fold {r.fold} seed {r.seed}": read_tracker_failures(r.folder) for r in run.folds}
+    return {fold: failures for fold, failures in found.items() if failures}
 
 
 def _missing_classes(run: Run) -> dict[str, list[str]]:

@@ -216,6 +216,12 @@ def notes(comparison: Comparison) -> list[str]:
                 f"Test data of {run.name} were evaluated more than once: {'; '.join(repeated)}."
             )
         lines += [_training_issues(run.name, *issue) for issue in run.training_issues.items()]
+        lines += [
+            f"In {run.name}, {fold}: the tracker {tracker} lacks a part ({reason}); history.csv "
+            "and metrics.json have all."
+            for fold, failures in run.tracker_failures.items()
+            for tracker, reason in failures.items()
+        ]
         if run.left_out:
             folds = ", ".join(run.left_out)
             lines.append(f"Left out of {run.name}, since not every seed has finished: {folds}.")

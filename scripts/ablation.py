@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.baselines import dump_run
+from config.trackers import check_trackers
 from corpora.readers import check_corpus_exists
 from experiments.ablation import (
     FUSIONS,
@@ -125,7 +126,8 @@ def _train_heads(
 
 
 def _check_places(run: PlannedRun, arguments: argparse.Namespace) -> None:
-    """Refuse an executor that is not here, and a corpus that is not there."""
+    """Refuse trackers and an executor that are not here, and a corpus that is not there."""
+    check_trackers(run.config.run.trackers)
     if arguments.executor:
         check_executor(arguments.executor, arguments.slurm)
     corpus = run.config.corpus

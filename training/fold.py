@@ -45,6 +45,7 @@ from training.resume_with import check_fold
 from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
+from training.trackers import FoldTrackers, final_scores, fold_trackers
 from training.warm_start import check_started, find_origins, with_origins
 
 log = logging.getLogger(__name__)
@@ -69,23 +70,24 @@ def run_fold(fold: Fold) -> None:
         made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))
         state, train_loader, kept = build_training(fold, origins)
         dev_loader = eval_loader(fold, fold.split.dev, kept)
-        with epoch_files(fold, fold.folder, state) as after_epoch:
-            fit(
-                state,
-                train_loader,
-                dev_loader,
-                epochs=settings.epochs,
-                patience=settings.patience,
-                checkpoints=checkpoints,
-                spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
-                after_epoch=after_epoch,
-                resume_with=session.resume_with,
-            )
-        _load_best(fold, state, checkpoints)
-        with session.stop.deferred():  # an interrupted test would be evaluated a second time
-            _test(fold, state, kept, made_with, start)
-            if session.is_main:
-                checkpoints.remove()
+        with fold_trackers(fold, fold.folder) as trackers:
+            with epoch_files(fold, fold.folder, state, trackers) as after_epoch:
+                fit(
+                    state,
+                    train_loader,
+                    dev_loader,
+                    epochs=settings.epochs,
+                    patience=settings.patience,
+                    checkpoints=checkpoints,
+                    spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
+                    after_epoch=after_epoch,
+                    resume_with=session.resume_with,
+                )
+            _load_best(fold, state, checkpoints)
+            with session.stop.deferred():  # an interrupted test would be evaluated a second time
+                _test(fold, state, kept, made_with, start, trackers)
+                if session.is_main:
+                    checkpoints.remove()
         session.accelerator.free_memory()
 
 
@@ -135,7 +137,10 @@ def train_fold(
     with explain_device_errors(fold.config, session.accelerator.device, session.stop):
         state, train_loader, kept = build_training(fold, find_origins(fold))
         dev_loader = eval_loader(fold, fold.split.dev, kept)
-        with epoch_files(fold, folder, state, watch) as after_epoch:
+        with (
+            fold_trackers(fold, folder) as trackers,
+            epoch_files(fold, folder, state, trackers, watch) as after_epoch,
+        ):
             return fit(
                 state,
                 train_loader,
@@ -178,6 +183,7 @@ def _test(
     kept: KeptFeatures | None,
     made_with: Mapping[str, Any],
     start: float,
+    trackers: FoldTrackers,
 ) -> None:
     """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger.
 
@@ -206,7 +212,9 @@ def _test(
         write_predictions(folder, fold.classes, tables, segments)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
-        write_metrics(folder, _metrics(fold, predictions, state.progress, made_with))
+        metrics = _metrics(fold, predictions, state.progress, made_with)
+        trackers.close(state.progress.history, final_scores(metrics))
+        write_metrics(folder, metrics)
     session.accelerator.wait_for_everyone()
 
 

@@ -506,6 +506,17 @@ def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
         assert os.environ[CACHE_VARIABLE] == str(kept)
 
 
+def trackers_get_the_epochs(runs: Runs, monkeypatch) -> None:
+    before = runs.outcome()  # of TensorBoard alone, whose files it leaves out
+    for wanted, events, table in (("[]", 0, 0), ("[csv]", 0, 1), ("[tensorboard,csv]", 2, 1)):
+        wishes = (f"run.root={runs.root / wanted}", f"run.trackers={wanted}")
+        run = run_experiment(runs.config(*wishes), [])
+        assert len(list(run.rglob("*tfevents*"))) == events
+        assert len(list(run.glob("epochs.csv"))) == table
+        found = outcome_of(run)
+        assert {name: d for name, d in found.items() if "epochs" not in name} == before
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.root": root_is_where_the_run_is,
@@ -513,6 +524,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.shards": shards_are_where_training_reads,
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
+    "run.trackers": trackers_get_the_epochs,
     "run.device": device_reaches_accelerate,
     "run.compile_cache": graphs_are_kept_where_the_config_says,
     "train.compile": both_backbones_are_compiled,

@@ -123,6 +123,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "model.json",
         "state",
         "events.out",
+        "scores.tfevents",
     }
     metrics = read_json(run / FOLD / "metrics.json")
     assert {"protocol", "fold", "seed", "best_epoch", "dev", "test"} <= metrics.keys()
@@ -207,10 +208,10 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Stop in the middle of what follows an epoch: best weights kept, its state not yet."""
     log_epoch = Tracker.log_epoch
 
-    def crash(self: Tracker, record: dict[str, float], *args: Any) -> None:
-        if record["epoch"] == epoch:
+    def crash(self: Tracker, history: list[dict[str, float]], *args: Any) -> None:
+        if history[-1]["epoch"] == epoch:
             raise KeyboardInterrupt
-        log_epoch(self, record, *args)
+        log_epoch(self, history, *args)
 
     monkeypatch.setattr(Tracker, "log_epoch", crash)
 
