@@ -15,6 +15,8 @@ class Condition(NamedTuple):
 
 
 BUILT_IN = ("iemocap", "esd", "ravdess", "emodb", "cremad")  # corpora with published counts
+OWN = ("manifest", "folder")  # corpora whose words the user says
+MAPPINGS = ("corpus.columns", "corpus.label_map")  # keys whose value is a mapping, no section
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
@@ -24,7 +26,10 @@ READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
 READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
-    "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
+    "corpus.layout": Condition("corpus.name", ("folder",), None),
+    "corpus.columns": Condition("corpus.name", OWN, None),
+    "corpus.label_map": Condition("corpus.name", OWN, None),
+    "corpus.absolute_paths": Condition("corpus.name", OWN, False),
     "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),

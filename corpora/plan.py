@@ -6,17 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from audio.segment import AudioSource
+from config.effects import OWN
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
 from corpora.given import unused_columns
+from corpora.label_maps import Relabelled, describe_labels
 from corpora.labels import LabelSet, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
@@ -25,6 +27,7 @@ from corpora.recordings import index_audio
 from corpora.segments import overlaps
 from corpora.splits import Split, check_train_classes, get_fold
 from corpora.stamps import stamps
+from corpora.unknown_speakers import check_unknown_speakers, speakers_unknown
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -44,6 +47,7 @@ class Plan:
         has_test: False for a tuning plan, whose test utterances were not opened.
         unread: Audio files below `corpus.root` that the reader did not read.
         given: Folds of `protocol.folds`.
+        relabelled: What became of the labels of a manifest or folder.
     """
 
     config: Config
@@ -56,6 +60,7 @@ class Plan:
     has_test: bool = True
     unread: Unread = Unread()
     given: GivenFolds | None = None
+    relabelled: Relabelled = Relabelled({}, {})
 
     @cached_property
     def hashes(self) -> dict[AudioSource, str]:
@@ -73,7 +78,7 @@ def check_listing(config: Config) -> None:
     Raises:
         InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
     """
-    utterances = _read(config)[1]
+    utterances = _read(config).utterances
     refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
@@ -88,10 +93,10 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances, protocol, unread = _read(config)
-    recordings, bad = _index(config, utterances, keep)
-    plan = _settle(config, labels, protocol, utterances, recordings, bad)
-    return replace(plan, unread=unread)
+    read = _read(config)
+    recordings, bad = _index(config, read.utterances, keep)
+    plan = _settle(config, read.labels, read.protocol, read.utterances, recordings, bad)
+    return _with_facts(plan, read.unread, read.relabelled)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -116,7 +121,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances, protocol, _ = _read(config)
+    labels, utterances, protocol, *_ = _read(config)
     split = get_fold(split_corpus(config, protocol.given, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
@@ -126,7 +131,7 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
 
 def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
     """Return the folds in which one of some speakers is tested; opens no audio."""
-    _, utterances, protocol, _ = _read(config)
+    _, utterances, protocol, *_ = _read(config)
     splits = split_corpus(config, protocol.given, utterances, {}, ())
     return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
 
@@ -147,7 +152,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
-        return replace(_settle(*parts, bad), unread=plan.unread)
+        return _with_facts(_settle(*parts, bad), plan.unread, plan.relabelled)
     return _settle_without_test(*parts, bad, plan.splits[0])
 
 
@@ -156,7 +161,7 @@ def plan_warnings(plan: Plan) -> list[str]:
     warnings = stamps(plan.certificate["protocol"], plan.certificate["speaker_dependent"])
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
-    warnings += plan.unread.words()
+    warnings += [*plan.relabelled.words(), *plan.unread.words()]
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
@@ -192,27 +197,50 @@ def _warn_of_columns(plan: Plan) -> list[str]:
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
+class _Corpus(NamedTuple):
+    """What lists and names say of a corpus, before any audio is opened."""
+
+    labels: LabelSet
+    utterances: list[Utterance]  # with a label that is used, in a fold that is used
+    protocol: Protocol
+    unread: Unread
+    relabelled: Relabelled
+
+
+def _with_facts(plan: Plan, unread: Unread, relabelled: Relabelled) -> Plan:
+    """Add what was not read and what became of the labels, to the certificate, too."""
+    certificate = dict(plan.certificate)
+    if relabelled.mapped or relabelled.left_out:
+        certificate["labels"] = relabelled._asdict()
+    return replace(plan, unread=unread, relabelled=relabelled, certificate=certificate)
+
+
+def _read(config: Config) -> _Corpus:
     """Read the corpus, choose labels, name the protocol, list audio that was not read.
 
     No audio is opened.
     """
-    corpus = config.corpus
+    corpus, root = config.corpus, Path(config.corpus.root)
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
-    utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
-    labels = label_set(corpus.name, corpus.labels, utterances)
+    utterances = read_corpus(corpus.name, root, manifest, outside, corpus.layout, corpus.columns)
+    labels = label_set(corpus.name, corpus.labels, utterances, corpus.label_map)
     published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
-    unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
+    unread = unread_audio(root, paths, named=manifest is None)
     try:
         chosen = select_labels(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
         raise InputError("\n".join([str(error), *unread.words()])) from error
+    check_unknown_speakers(config, chosen)
     given = read_given_folds(config, utterances, chosen)
     if given is not None:
         chosen = [utterance for utterance in chosen if given.used(utterance)]
-    return labels, chosen, name_protocol(config, labels, chosen, given), unread
+    relabelled = Relabelled({}, {})
+    if corpus.name in OWN:  # a published label set says itself what it leaves out
+        relabelled = describe_labels(labels.classes_of, (one.label for one in utterances))
+    protocol = name_protocol(config, labels, chosen, given)
+    return _Corpus(labels, chosen, protocol, unread, relabelled)
 
 
 def _index(
@@ -270,7 +298,8 @@ def _settle_without_test(
     refuse_near = config.protocol.near_identical == "refuse"
     given = protocol.given
     shared_dev = given is not None and given.shared_dev
-    rules = LeakageRules(False, False, False, refuse_near, untested=True, shared_dev=shared_dev)
+    rules = LeakageRules(speakers_unknown(utterances), False, False, refuse_near, True)
+    rules = rules._replace(shared_dev=shared_dev)
     checks, leaks = check_leakage([split], hashes, copies, rules, files)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))

@@ -13,6 +13,7 @@ from corpora.labels import LabelSet
 from corpora.leakage import group_recordings
 from corpora.splits import Split, make_splits
 from corpora.text_groups import cross_with_texts
+from corpora.unknown_speakers import speakers_unknown
 from corpora.utterance import Utterance
 
 
@@ -97,5 +98,6 @@ def name_protocol(
         given_digest(utterances) if by_column else "",
         given,
         config.train.normalize == "speaker",
+        speakers_unknown(utterances),
     )
     return Protocol(name, given)

@@ -3,11 +3,12 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from corpora.audio_files import Tree, first
+from corpora.folders import read_folder
 from corpora.iemocap import read_iemocap
 from corpora.layout import (
     choose_parts,
@@ -20,6 +21,7 @@ from corpora.layout import (
 )
 from corpora.manifest import read_manifest
 from corpora.partition import find_partition
+from corpora.tables import NO_WORDS
 from corpora.utterance import ESD_EMOTIONS, Utterance, from_name, is_audio
 from system.errors import InputError, nearest
 from system.tables import csv_table
@@ -29,7 +31,12 @@ __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select
 
 
 def read_corpus(
-    name: str, root: Path, manifest: Path | None = None, absolute_paths: bool = False
+    name: str,
+    root: Path,
+    manifest: Path | None = None,
+    absolute_paths: bool = False,
+    layout: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> list[Utterance]:
     """Read every labelled utterance of a corpus.
 
@@ -38,7 +45,9 @@ def read_corpus(
         root: The corpus folder, or a folder that holds it or its parts; the folder that the audio
             paths of a manifest are relative to.
         manifest: The table to read; required by the corpus "manifest", refused by the others.
-        absolute_paths: Whether a manifest may name files outside `root`.
+        absolute_paths: Whether a manifest, or lists in a folder, may name files outside `root`.
+        layout: Value of `corpus.layout`, for the corpus "folder".
+        columns: Value of `corpus.columns`, for a manifest or folder.
 
     Returns:
         Utterances sorted by id, with the corpus's own labels.
@@ -52,13 +61,17 @@ def read_corpus(
         raise InputError(f"corpus.name {name!r} is not known; {nearest(name, CORPORA)}")
     if (name == "manifest") != (manifest is not None):
         raise InputError(
-            "corpus.name: manifest needs corpus.manifest, a CSV or JSONL file"
+            "corpus.name: manifest needs corpus.manifest, a table; corpus.name: folder needs none"
             if manifest is None
             else f"corpus.manifest needs corpus.name: manifest, got {name}: change either of them"
         )
     check_corpus_exists(root, manifest)
     if manifest is not None:
-        utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
+        utterances = read_manifest(
+            Path(manifest).expanduser(), root, absolute_paths, columns or NO_WORDS
+        )
+    elif name == "folder":
+        utterances = read_folder(root, layout, columns or NO_WORDS, absolute_paths)
     else:
         utterances = READERS[name](root)
     _refuse_duplicates(name, utterances)
@@ -158,7 +171,7 @@ READERS: dict[str, Callable[[Path], list[Utterance]]] = {
     "emodb": _read_emodb,
     "cremad": _read_cremad,
 }
-CORPORA = (*READERS, "manifest")
+CORPORA = (*READERS, "manifest", "folder")
 NO_OTHER = re.compile(r"(?!)")  # matches nothing
 
 

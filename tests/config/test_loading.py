@@ -36,6 +36,7 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "cosine": ["optim.schedule=cosine"],
     "constant": ["optim.schedule=constant"],
     "manifest": ["corpus.name=manifest", "corpus.manifest=list.csv"],
+    "folder": ["corpus.name=folder"],
     "iemocap": ["corpus.name=iemocap"],
     "speaker-k-fold": ["protocol.split=speaker-k-fold"],
     "random-utterance": ["protocol.split=random-utterance"],
@@ -48,6 +49,9 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
 VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
     "protocol.folds": "ravdess_papers5",
+    "corpus.layout": "{speaker}/{label}/*.wav",
+    "corpus.columns": {"label": "emotion", "speaker": None},
+    "corpus.label_map": {"hap": "happy", "xxx": None},
     "corpus.absolute_paths": True,
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,

@@ -450,8 +450,11 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
         ("mine.csv", "path,label,speaker\n", "has no rows"),
         ("mine.jsonl", "{}\n{", "line 2: not JSON"),
         ("mine.jsonl", "[]\n", "line 1: must be an object"),
-        ("mine.txt", "", "must end in .csv, .tsv or .jsonl"),
-        ("mine.json", "[]", "must end in .*jq -c '.meta_data"),
+        ("mine.txt", "", "must end in one of .csv, .tsv, .jsonl, .json, .parquet"),
+        ("mine.json", "[]", "has no rows"),
+        ("mine.json", "3", "must hold a list of objects, .*SpeechBrain, .*s3prl, got 3"),
+        ("mine.json", '{"rows": []}', r"got the keys \['rows'\]: jq .rows FILE > list.json"),
+        ("mine.json", '[{"path": "a/1.wav"}, 3]', "row 2: must be an object, got 3"),
     ],
 )
 def test_manifest_that_is_not_a_table(tmp_path, name, text, reason):

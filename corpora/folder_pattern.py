@@ -1,0 +1,128 @@
+"""Patterns that say what folders and file names mean, such as `{speaker}/{label}/*.wav`."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from system.errors import InputError, nearest
+from system.text import short_repr, truncate
+
+FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
+TOKEN = re.compile(r"\{(\w*)\}|\*\*/|\*|[^*{}]+|[{}]")
+AMBIGUOUS_SHOWN = 3
+
+
+class Pattern:
+    """A pattern of paths below a folder.
+
+    `{field}` is a part of a folder's or file's name, `*` is any part of a name, `**/` any number of
+    folders. A field that occurs twice must be the same in both places.
+
+    Args:
+        pattern: The pattern, from the folder on.
+
+    Raises:
+        InputError: A field is not known, or the label is not among them.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.fields = _fields(pattern)
+        self._shortest = re.compile(_regex(pattern, "+?", "*?"))
+        self._longest = re.compile(_regex(pattern, "+", "*"))
+
+    def read(self, path: str) -> dict[str, str] | None:
+        """Return the fields of a path, or None if it does not match.
+
+        Raises:
+            InputError: It can be read in two ways.
+
+        >>> Pattern("{speaker}/{label}_*.wav").read("ann/joy_1.wav")
+        {'speaker': 'ann', 'label': 'joy'}
+        """
+        short, long = self._shortest.fullmatch(path), self._longest.fullmatch(path)
+        if short is None or long is None:
+            return None
+        a, b = short.groupdict(), long.groupdict()
+        if a != b:
+            raise InputError(
+                f"{truncate(path)} can be read in two ways: {_words(a)}, or {_words(b)}"
+            )
+        return a
+
+
+def read_paths(pattern: Pattern, root: Path, paths: Iterable[Path]) -> dict[Path, dict[str, str]]:
+    """Return the fields of the files that match a pattern.
+
+    Args:
+        pattern: The pattern.
+        root: Folder that it starts from.
+        paths: Files below it.
+
+    Raises:
+        InputError: Paths can be read in two ways; names the first.
+    """
+    found, ambiguous = {}, []
+    for path in paths:
+        try:
+            fields = pattern.read(path.relative_to(root).as_posix())
+        except InputError as error:
+            ambiguous.append(str(error))
+            continue
+        if fields is not None:
+            found[path] = fields
+    if ambiguous:
+        shown = "\n  ".join(ambiguous[:AMBIGUOUS_SHOWN])
+        raise InputError(
+            f"corpus.layout={pattern.pattern}: {len(ambiguous)} paths can be read in two ways, "
+            f"because a field may hold what separates it from the next one:\n  {shown}\nRename "
+            "these files, or list them in a table (corpus.name=manifest)"
+        )
+    return found
+
+
+def _fields(pattern: str) -> list[str]:
+    """Return the fields of a pattern, each once."""
+    fields: dict[str, None] = {}
+    before = ""
+    for match in TOKEN.finditer(pattern):
+        token, name = match.group(), match.group(1)
+        if token in "{}":
+            raise InputError(f"corpus.layout={pattern}: a brace has no partner, as in {{label}}")
+        if name is not None:
+            if name not in FIELDS:
+                raise InputError(
+                    f"corpus.layout={pattern}: {{{name}}} is not known; {nearest(name, FIELDS)}; "
+                    "write * for a part that says nothing"
+                )
+            if before.endswith("}"):
+                raise InputError(
+                    f"corpus.layout={pattern}: nothing separates {before} and {token}: nobody can "
+                    "say where one ends"
+                )
+            fields[name] = None
+        before = token
+    if "label" not in fields:
+        raise InputError(f"corpus.layout={pattern} must say where the class is, as {{label}}")
+    if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
+        raise InputError(f"corpus.layout={pattern} starts from corpus.root: leave out /, ~ and ..")
+    return list(fields)
+
+
+def _regex(pattern: str, some: str, any_number: str) -> str:
+    """Return the regular expression, with quantifiers of one part of a name."""
+    parts, seen = [], set()
+    for match in TOKEN.finditer(pattern.removeprefix("./")):
+        token, name = match.group(), match.group(1)
+        if name is not None:
+            parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]{some})")
+            seen.add(name)
+        elif token == "**/":
+            parts.append(f"(?:[^/]+/){any_number}")
+        else:
+            parts.append(f"[^/]{any_number}" if token == "*" else re.escape(token))
+    return "".join(parts)
+
+
+def _words(fields: Mapping[str, str]) -> str:
+    return " and ".join(f"{name} {short_repr(value)}" for name, value in fields.items())
