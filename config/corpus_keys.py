@@ -9,9 +9,11 @@ from system.errors import nearest
 from system.text import short_repr
 
 LAYOUTS = ("classes", "audiofolder", "kaldi", "audformat")
-FIELDS = ("path", "label", "speaker", "id", "session", "text", "gender")
-FIELDS += ("dataset", "split", "fold", "start", "end", "duration")
+FIELDS = tuple(
+    "path label speaker id session text gender dataset split fold start end duration".split()
+)
 NEEDED = ("path", "label")  # nobody can do without them
+PYTHON_NULL = "None"
 
 
 def _known_layout(layout: str) -> str:
@@ -34,6 +36,8 @@ def _known_columns(columns: Mapping[str, str | None]) -> Mapping[str, str | None
             raise ValueError(f"{name} is needed: name its column, or leave {name} out")
         if word is not None and not word.strip():
             raise ValueError(f"the column of {name} is empty: name it, or leave {name} out")
+        if word == PYTHON_NULL:
+            raise ValueError(f"the column of {name} is {word!r}, a word to YAML: write null")
     words = [word for word in columns.values() if word is not None]
     if twice := sorted({word for word in words if words.count(word) > 1}):
         raise ValueError(f"{short_repr(twice[0])} is named for two fields: name it for one")
@@ -55,6 +59,8 @@ def _quoted(words: Any) -> Any:
             raise ValueError('a label is null: write "null" in quotes')
         if str(name) in labels:
             raise ValueError(f"names {short_repr(str(name))} twice: remove one")
+        if word == PYTHON_NULL:
+            raise ValueError(f"the class of {name} is {word!r}, a word to YAML: write null")
         labels[str(name)] = str(word) if isinstance(word, int | float) else word
     if not labels:
         raise ValueError("maps no label: leave it out")

@@ -285,7 +285,7 @@ def _seconds(time: Any) -> float | None:
     """Return the seconds of a time; None for NaT."""
     if time is None or (seconds := time.total_seconds()) != seconds:
         return None
-    return round(seconds, 9)
+    return round(float(seconds), 9)
 
 
 def _plain(value: Any) -> Any:

@@ -75,8 +75,9 @@ def read_paths(pattern: Pattern, root: Path, paths: Iterable[Path]) -> dict[Path
         shown = "\n  ".join(ambiguous[:AMBIGUOUS_SHOWN])
         raise InputError(
             f"corpus.layout={pattern.pattern}: {len(ambiguous)} paths can be read in two ways, "
-            f"because a field may hold what separates it from the next one:\n  {shown}\nRename "
-            "these files, or list them in a table (corpus.name=manifest)"
+            f"because a part may hold what separates it from the next one:\n  {shown}\nWrite a * "
+            "for each part of these names, as in *-*-{speaker}.wav, rename them, or list them in "
+            "a table (corpus.name=manifest)"
         )
     return found
 

@@ -48,7 +48,9 @@ def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tu
                     _check_type(field)
             table = file.read(columns=list(used))
         columns = {used[field.name]: _values(table[field.name]) for field in table.schema}
-    except pyarrow.ArrowException as error:
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # of the disk
         raise ValueError(f"not Parquet that pyarrow reads: {truncate(str(error))}") from None
     return [
         (f"row {number}", dict(zip(columns, values, strict=True)))

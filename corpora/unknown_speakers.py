@@ -22,7 +22,8 @@ def speakers_unknown(utterances: Iterable[Utterance]) -> bool:
     Raises:
         InputError: Some are known and some are not.
     """
-    unknown, known = [], []
+    unknown: list[str] = []
+    known: list[str] = []
     for utterance in utterances:
         (unknown if utterance.speaker == NO_SPEAKER else known).append(utterance.id)
     if unknown and known:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from corpora.splits import SPEAKERS_UNKNOWN
 from system.text import printable
 
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
@@ -37,6 +38,15 @@ def count_of(n: int, noun: str) -> str:
     ('1 speaker', '4 speakers')
     """
     return f"{n} {noun}{'s' * (n != 1)}"
+
+
+def count_speakers(n: int, protocol: str) -> str:
+    """Return the number of speakers in words, also where the protocol says that nobody knows them.
+
+    >>> count_speakers(1, "folder4/random-utterance-3-fold-SPEAKER-DEPENDENT-SPEAKERS-UNKNOWN/x")
+    'unknown speakers'
+    """
+    return "unknown speakers" if SPEAKERS_UNKNOWN in protocol else count_of(n, "speaker")
 
 
 def percent(value: float | None, sign: str = "") -> str:

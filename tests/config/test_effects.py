@@ -7,6 +7,7 @@ import pytest
 from config.effects import (
     BUILT_IN,
     ONLY_WITH,
+    OWN,
     deciding_key,
     has_effect,
     keys_without_effect,
@@ -33,9 +34,9 @@ def test_a_condition_names_keys_and_values_of_the_schema(key):
     assert set(condition.values) < set(allowed)
 
 
-def test_built_in_corpora_are_all_but_the_manifest():
+def test_corpora_are_built_in_or_ones_own():
     names = get_args(CorpusConfig.model_fields["name"].annotation)
-    assert set(BUILT_IN) == set(names) - {"manifest"}
+    assert set(BUILT_IN) == set(names) - set(OWN)
 
 
 @pytest.mark.parametrize("key", ONLY_WITH)

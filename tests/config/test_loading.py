@@ -1,5 +1,6 @@
 """Configs: inheritance, overrides, and errors that name the key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -525,12 +526,13 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
         if value not in _values_of(only.controller):
             continue
         chosen = [text for text in choice if not text.startswith(key)]
+        wish = f"{key}={json.dumps(VALUES[key])}"  # which is YAML, too
         if value in only.values:
-            assert leaf(load_config(small, [*chosen, f"{key}={VALUES[key]}"]), key) == VALUES[key]
+            assert leaf(load_config(small, [*chosen, wish]), key) == VALUES[key]
             if key not in ("corpus.manifest", "protocol.folds", *EACH):  # no default
                 assert leaf(load_config(small, choice), key) == only.default
         else:
-            message = refusal(small, *chosen, f"{key}={VALUES[key]}")
+            message = refusal(small, *chosen, wish)
             assert f"{key} (in the command line) has no effect" in message
             assert f"set {only.controller} to" in message
             assert flatten(load_config(small, choice).model_dump()).get(key) is None
