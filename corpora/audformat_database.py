@@ -1,33 +1,21 @@
-"""Read an audformat database with audformat itself: tables, schemes, splits, speaker mappings.
+"""Read an audformat database with audformat itself: tables, schemes, splits, speaker mappings."""
 
-The header is parsed with YAML's safe loader, since audformat's own can run code; and a table is
-read from the file that is chosen here, never from a pickle, which can run code, too. Where
-Parquet and CSV of a table lie side by side, audformat takes Parquet even if CSV is newer: here they
-must say the same.
-"""
-
+import logging
 import math
-import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
+from corpora.audformat_files import HEADER, load_header, load_tables
 from corpora.audio_files import Tree, first
 from corpora.columns import Header, log_once
 from corpora.given import PART_OF
 from corpora.manifest import COLUMNS, Listing
-from system.errors import InputError, first_line
+from system.errors import InputError
 from system.extras import check_extra
-from system.files import MAX_LABELS, read_text
-from system.regular import check_regular
-from system.text import short_repr, truncate
+from system.text import short_repr
 
-HEADER = "db.yaml"
-SUFFIXES = (".parquet", ".csv")  # in the order in which audformat takes them
 FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
 SHOWN = 8
 
@@ -68,22 +56,26 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
             f"names the column of {', '.join(FIELDS)}"
         )
     check_extra("corpus.layout=audformat", "audformat", "formats")
-    database = _load_header(root / HEADER)
+    database = load_header(root / HEADER)
     sources = {name: _sources(database, name, chosen) for name in FIELDS}
     for name in ("label", "speaker"):
         if not sources[name] and chosen.get(name, "") is not None:
             raise _nothing_gives(root, database, name)
     tables = sorted({source.table for several in sources.values() for source in several})
-    _load_tables(root, database, tables)
+    load_tables(root, database, tables)
     told = ", ".join(f"{name} from {first(map(str, of))}" for name, of in sources.items() if of)
     log_once(f"{root}: {told}")
     labels = _values(database, "label", sources["label"])
     unlabelled = sum(value is None for value in labels.values())
+    if unlabelled == len(labels):
+        raise InputError(f"{root}: none of {len(labels)} rows has a label that its scheme has")
     if unlabelled:
-        log_once(f"{root}: {unlabelled} of {len(labels)} rows have no label and are left out", 30)
-    others = {
-        name: Lookup(_values(database, name, sources[name])) for name in FIELDS if name != "label"
-    }
+        log_once(
+            f"{root}: {unlabelled} of {len(labels)} rows have no label, or one that its scheme "
+            "does not have, and are left out",
+            logging.WARNING,
+        )
+    others = {name: _values(database, name, sources[name]) for name in FIELDS if name != "label"}
     splits = _table_splits(database, sources["label"])
     rows = []
     for key, label in labels.items():
@@ -91,40 +83,17 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
             continue
         file, start, end = key
         row: dict[str, Any] = {"path": file, "label": label, "split": splits.get(key)}
-        row |= {name: value for name, of in others.items() if (value := of.find(key)) is not None}
+        found = {name: _find(values, key) for name, values in others.items()}
+        row |= {name: value for name, value in found.items() if value is not None}
         row |= {} if (start, end) == (0.0, None) else {"start": start, "end": end}
         rows.append((f"{file} [{start:g}, {'end' if end is None else f'{end:g}'}]", row))
     return Listing(root, rows, chosen.get("speaker", "") is not None)
 
 
-class Lookup:
-    """Finds the value of a segment in tables of segments or of files."""
-
-    def __init__(self, values: Mapping[Key, Any]) -> None:
-        self.values = {key: value for key, value in values.items() if value is not None}
-        of_file: dict[str, set[Any]] = defaultdict(set)
-        for (file, _, _), value in self.values.items():
-            of_file[file].add(value)
-        self.of_file = {file: of.pop() for file, of in of_file.items() if len(of) == 1}
-
-    def find(self, key: Key) -> Any:
-        """Return its own value, that of its file if the file has one alone, or None."""
-        return self.values.get(key, self.of_file.get(key[0]))
-
-
-def _load_header(path: Path) -> Any:
-    import audformat
-
-    try:
-        header = yaml.safe_load(read_text(path, MAX_LABELS, "utf-8-sig"))
-        if not isinstance(header, dict):
-            raise ValueError("it is not a header of audformat")
-        return audformat.Database.load_header_from_yaml(header)
-    except Exception as error:  # what a header that is wrong somewhere makes audformat raise
-        raise InputError(
-            f"cannot read {path} as the header of an audformat database: "
-            f"{truncate(first_line(error), 400)}"
-        ) from None
+def _find(values: Mapping[Key, Any], key: Key) -> Any:
+    """Return the value of a segment, that of its whole file, or None."""
+    value = values.get(key)
+    return values.get((key[0], 0.0, None)) if value is None else value
 
 
 def _sources(database: Any, name: str, chosen: Mapping[str, str | None]) -> list[Source]:
@@ -184,61 +153,6 @@ def _nothing_gives(root: Path, database: Any, name: str) -> InputError:
         f"{root}: no column of the database {database.name} is known to give the {name}: "
         f"{first(every) or 'its tables have no columns'}. Choose one, as in "
         f"corpus.columns={{{name}: {every[0] if every else 'COLUMN'}}}{null}"
-    )
-
-
-def _load_tables(root: Path, database: Any, tables: Iterable[str]) -> None:
-    """Load tables, and the misc tables that schemes need, each from the file that is chosen.
-
-    Raises:
-        InputError: A table has no file, cannot be read, or its files differ.
-    """
-    needed = {
-        scheme.labels for scheme in database.schemes.values() if isinstance(scheme.labels, str)
-    }
-    read, older = [], []
-    for name in [*sorted(needed), *tables]:
-        files = [root / f"db.{name}{suffix}" for suffix in SUFFIXES]
-        files = [path for path in files if path.is_file()]
-        if not files:
-            pickle = root / f"db.{name}.pkl"
-            only = f"; {pickle.name} is not read, since a pickle can run code" * pickle.is_file()
-            raise InputError(f"{root} has no db.{name}.csv and no db.{name}.parquet{only}")
-        frames = [_load_table(database, name, path) for path in reversed(files)]  # the first last
-        if len(frames) == 2:
-            _refuse_difference(name, files, frames)
-            older.append(name)
-        read.append(files[0].name)
-    log_once(f"{root}: read {truncate(', '.join(read), 600)}")
-    if older:
-        log_once(f"{root}: CSV and Parquet say the same of {truncate(', '.join(older), 600)}")
-
-
-def _load_table(database: Any, name: str, path: Path) -> Any:
-    """Load a table from one file alone: of a folder with several, audformat chooses itself."""
-    try:
-        check_regular(path)
-        with tempfile.TemporaryDirectory() as folder:
-            link = Path(folder, path.name)
-            link.symlink_to(path.resolve())
-            database[name].load(str(link.with_suffix("")))
-            return database[name].df.copy()
-    except Exception as error:  # of pandas, pyarrow or audformat
-        raise InputError(
-            f"cannot read {path} as the table {name}: {truncate(first_line(error), 400)}"
-        ) from None
-
-
-def _refuse_difference(name: str, files: list[Path], frames: list[Any]) -> None:
-    """Refuse two files of a table that say different things."""
-    csv, parquet = (frame.astype(str).sort_index() for frame in frames)
-    if csv.equals(parquet):
-        return
-    newer = max(files, key=lambda path: path.stat().st_mtime)
-    raise InputError(
-        f"the table {name} has two files that differ, {' and '.join(map(str, files))} "
-        f"({len(parquet)} and {len(csv)} rows); {newer.name} was written last, and audformat takes "
-        f"{files[0].name}: remove the one that is wrong"
     )
 
 

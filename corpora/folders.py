@@ -151,8 +151,8 @@ def _read_classes(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> L
             found[path] = {"label": folders[1], "split": split}
             places["in SPLIT/CLASS/"] += 1
         else:
-            where = "folders deep" if folders else "beside the folders"
-            place = f"{len(folders)} {where}" if folders else where
+            place = f"{len(folders)} folders deep" if folders else "beside the folders"
+            place = "right in a split" if len(folders) == 1 else place
             places[place] += 1
             examples.setdefault(place, path.relative_to(root).as_posix())
     if len(places) > 1 or not found:

@@ -100,8 +100,8 @@ def _read_recordings(folder: Path) -> dict[str, str]:
         raise InputError(
             f"{path}, line {line.number}: {key} is the output of a command, "
             f"{short_repr(line.value)}; {len(pipes)} of {len(lines)} are. Commands of a list are "
-            "never executed: run them yourself, each into a file, and name the files in wav.scp "
-            "(in Kaldi: wav-copy scp:wav.scp ark,scp:... does not do; sph2pipe or sox into .wav do)"
+            "never executed: run them yourself (sox, sph2pipe), each into a file, and name these "
+            "files in wav.scp"
         )
     if inside := [(key, line) for key, line in lines.items() if _in_archive(line.value)]:
         key, line = inside[0]

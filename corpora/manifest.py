@@ -136,6 +136,8 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
         utterances.append(utterance)
     if problems:
         raise InputError(_wrong_rows(source, problems, len(listing.rows), root))
+    if not utterances:
+        raise InputError(f"{source} has no utterances")
     if not any(os.path.lexists(utterance.path) for utterance in utterances):
         raise InputError(
             f"{source}: none of the {len(rows)} audio files exists, the first is "
