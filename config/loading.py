@@ -230,7 +230,8 @@ def parse_override(text: str) -> dict[str, Any]:
         raise InputError(f"the override {short_repr(text)} is longer than {MAX_CONFIG} characters")
     *sections, name = key.split(".")
     is_pattern = key == PATTERN and re.match(r"[^'\"]*\{", value)
-    nested = {name: value if is_pattern else read_yaml(value, f"the value of {truncate(key)}")}
+    source = f"the value of {truncate(key)}"
+    nested = {name: value.strip() if is_pattern else read_yaml(value, source)}
     for section in reversed(sections):
         nested = {section: nested}
     return nested
