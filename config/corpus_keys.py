@@ -5,6 +5,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from config.patterns import check_pattern
 from system.errors import nearest
 from system.text import short_repr
 
@@ -17,12 +18,14 @@ PYTHON_NULL = "None"
 
 
 def _known_layout(layout: str) -> str:
-    if layout in LAYOUTS or "{label}" in layout:
+    if layout in LAYOUTS:
         return layout
-    raise ValueError(
-        f"must be a pattern with {{label}}, such as {{speaker}}/{{label}}/*.wav, or one of "
-        f"{', '.join(LAYOUTS)}"
-    )
+    if "{" not in layout:
+        raise ValueError(
+            f"must be one of {', '.join(LAYOUTS)}, or a pattern with {{label}}, such as "
+            "{speaker}/{label}/*.wav"
+        )
+    return check_pattern(layout)
 
 
 def _known_columns(columns: Mapping[str, str | None]) -> Mapping[str, str | None]:

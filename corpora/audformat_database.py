@@ -12,9 +12,9 @@ from corpora.audio_files import Tree, first
 from corpora.columns import Header, log_once
 from corpora.given import PART_OF
 from corpora.manifest import COLUMNS, Listing
-from system.errors import InputError
+from system.errors import InputError, first_line
 from system.extras import check_extra
-from system.text import short_repr
+from system.text import short_repr, truncate
 
 FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
 SHOWN = 8
@@ -166,7 +166,12 @@ def _values(database: Any, name: str, sources: Iterable[Source]) -> dict[Key, An
     contradictions = []
     for source in sources:
         column = database.tables[source.table].columns[source.column]
-        series = column.get(map=source.mapped) if source.mapped else column.get()
+        try:
+            series = column.get(map=source.mapped) if source.mapped else column.get()
+        except (KeyError, ValueError) as error:
+            raise InputError(
+                f"{database.name}: {source} cannot be read: {truncate(first_line(error))}"
+            ) from None
         for key, value in _items(series):
             before = found.setdefault(key, (value, source))
             if before[0] is None:

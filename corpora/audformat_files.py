@@ -36,12 +36,31 @@ def load_header(path: Path) -> Any:
         header = yaml.safe_load(read_text(path, MAX_LABELS, "utf-8-sig"))
         if not isinstance(header, dict):
             raise ValueError("it is not a header of audformat")
-        return audformat.Database.load_header_from_yaml(header)
+        database = audformat.Database.load_header_from_yaml(header)
+        _check_references(database)
+        return database
     except Exception as error:  # what a header that is wrong somewhere makes audformat raise
         raise InputError(
             f"cannot read {path} as the header of an audformat database: "
             f"{truncate(first_line(error), 400)}"
         ) from None
+
+
+def _check_references(database: Any) -> None:
+    """Refuse a header that names a scheme, split or misc table that it does not have."""
+    for kind, tables in (("table", database.tables), ("misc table", database.misc_tables)):
+        for name, table in tables.items():
+            split = getattr(table, "split_id", None)
+            if split is not None and split not in database.splits:
+                raise ValueError(f"the {kind} {name} has the split {split}, which is not there")
+            for column in table.columns.values():
+                if column.scheme_id is not None and column.scheme_id not in database.schemes:
+                    raise ValueError(
+                        f"the {kind} {name} has the scheme {column.scheme_id}, which is not there"
+                    )
+    for name, scheme in database.schemes.items():
+        if isinstance(scheme.labels, str) and scheme.labels not in database.misc_tables:
+            raise ValueError(f"the scheme {name} has no misc table {scheme.labels}")
 
 
 def load_tables(root: Path, database: Any, tables: Iterable[str]) -> None:

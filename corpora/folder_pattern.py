@@ -4,11 +4,10 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from system.errors import InputError, nearest
+from config.patterns import check_pattern, tokens
+from system.errors import InputError
 from system.text import short_repr, truncate
 
-FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
-TOKEN = re.compile(r"\{(\w*)\}|\*\*/|\*|[^*{}]+|[{}]")
 AMBIGUOUS_SHOWN = 3
 
 
@@ -26,8 +25,11 @@ class Pattern:
     """
 
     def __init__(self, pattern: str) -> None:
-        self.pattern = pattern
-        self.fields = _fields(pattern)
+        try:
+            self.pattern = check_pattern(pattern)
+        except ValueError as error:
+            raise InputError(f"corpus.layout={pattern}: {error}") from None
+        self.fields = {name for _, name in tokens(pattern) if name is not None}
         self._shortest = re.compile(_regex(pattern, "+?", "*?"))
         self._longest = re.compile(_regex(pattern, "+", "*"))
 
@@ -82,39 +84,11 @@ def read_paths(pattern: Pattern, root: Path, paths: Iterable[Path]) -> dict[Path
     return found
 
 
-def _fields(pattern: str) -> list[str]:
-    """Return the fields of a pattern, each once."""
-    fields: dict[str, None] = {}
-    before = ""
-    for match in TOKEN.finditer(pattern):
-        token, name = match.group(), match.group(1)
-        if token in "{}":
-            raise InputError(f"corpus.layout={pattern}: a brace has no partner, as in {{label}}")
-        if name is not None:
-            if name not in FIELDS:
-                raise InputError(
-                    f"corpus.layout={pattern}: {{{name}}} is not known; {nearest(name, FIELDS)}; "
-                    "write * for a part that says nothing"
-                )
-            if before.endswith("}"):
-                raise InputError(
-                    f"corpus.layout={pattern}: nothing separates {before} and {token}: nobody can "
-                    "say where one ends"
-                )
-            fields[name] = None
-        before = token
-    if "label" not in fields:
-        raise InputError(f"corpus.layout={pattern} must say where the class is, as {{label}}")
-    if pattern.startswith(("/", "~")) or ".." in pattern.split("/"):
-        raise InputError(f"corpus.layout={pattern} starts from corpus.root: leave out /, ~ and ..")
-    return list(fields)
-
-
 def _regex(pattern: str, some: str, any_number: str) -> str:
     """Return the regular expression, with quantifiers of one part of a name."""
-    parts, seen = [], set()
-    for match in TOKEN.finditer(pattern.removeprefix("./")):
-        token, name = match.group(), match.group(1)
+    parts: list[str] = []
+    seen: set[str] = set()
+    for token, name in tokens(pattern):
         if name is not None:
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>[^/]{some})")
             seen.add(name)

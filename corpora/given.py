@@ -28,9 +28,9 @@ def given_column(utterances: Sequence[Utterance]) -> str:
     columns = [name for name in ("split", "fold") if any(getattr(u, name) for u in utterances)]
     if not columns:
         raise InputError(
-            "protocol.split=given reads the folds from a manifest or folder, but this corpus has no "
-            "column `split` (train, dev, test) or `fold` (one value a fold): add one, or use another "
-            "protocol.split, e.g. speaker-k-fold"
+            "protocol.split=given reads the folds from a table or folder, but this corpus has no "
+            "column `split` (train, dev, test) or `fold` (one value a fold): add one, or use "
+            "another protocol.split, e.g. speaker-k-fold"
         )
     if len(columns) > 1:
         raise InputError(

@@ -109,11 +109,11 @@ def test_a_path_that_can_be_read_in_two_ways_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "words"),
     [
-        ("{speaker}/*.wav", "must say where the class is, as {label}"),
+        ("{speaker}/*.wav", "it must say where the class is, as {label}"),
         ("{label}/{who}/*.wav", "{who} is not known; Allowed: fold, gender, label"),
         ("{label}{speaker}.wav", "nothing separates {label} and {speaker}"),
         ("{label/{label}.wav", "a brace has no partner"),
-        ("/data/{label}/*.wav", "starts from corpus.root"),
+        ("/data/{label}/*.wav", "it starts from corpus.root"),
         ("../{label}/*.wav", "starts from corpus.root"),
         ("x/{label}/*.wav", "matches none of 1 audio files .*: joy/1.wav"),
     ],

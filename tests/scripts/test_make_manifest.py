@@ -98,7 +98,7 @@ def test_a_table_becomes_a_manifest(tmp_path, name, capsys):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["{root}", "--layout", "{{speaker}}/*"], "--layout: must be a pattern with {label}"),
+        (["{root}", "--layout", "{{speaker}}/*"], "--layout: it must say where the class is"),
         (["{root}", "--columns", "{{labl: x}}"], "--columns: 'labl' is not a field"),
         (["{root}", "--columns", "3"], "--columns: "),
         (["{root}", "--root", "x"], "--root has no effect on a folder"),
