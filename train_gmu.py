@@ -34,7 +34,7 @@ def main(
         check_processes(arguments)
 
         # torch is imported only now, so that a mistake above is reported within a second.
-        from evaluation.summary import summarize
+        from evaluation.summary import summaries
         from training.dry_run import dry_run
         from training.experiment import open_run
         from training.fold import run_fold
@@ -46,10 +46,10 @@ def main(
         wishes = {"overwrite": arguments.overwrite, "resume_with": arguments.resume_with}
         with open_run(config, command, stop=stop, **wishes) as session:
             # The corpus is indexed, split and certified; its images are in the feature store.
-            for fold in session.folds():  # folds x seeds
-                run_fold(fold)  # train, select an epoch on dev, test once
-                if session.is_main:
-                    summarize(session.folder)
+            with summaries(session.folder, session.is_main) as after_fold:
+                for fold in session.folds():  # folds x seeds
+                    run_fold(fold)  # train, select an epoch on dev, test once
+                    after_fold()
         say((session.folder / "summary.md").read_text(encoding="utf-8"))
         say(f"Everything is in {session.folder}; curves: tensorboard --logdir {session.folder}")
     return result.status

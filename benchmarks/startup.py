@@ -39,6 +39,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
     "compare": [["/nowhere"]],
     "analyze_gates": [["/nowhere"]],
     "audit": [["/nowhere"], ["ravdess_papers5", "--corpus", "ravdes"]],
+    "explore": [
+        ["--config", CONFIG, "corpus.rot=/data"],
+        ["--config", CONFIG, NOWHERE],
+        ["--config", "nowhere.yaml"],
+    ],
     "tune": [
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", "optim.learning_rate=1"],
         ["--config", CONFIG, "--space", "nowhere.yaml"],

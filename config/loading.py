@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from config.effects import BRANCH_SCALES, MAPPINGS, ONLY_WITH, keys_without_effect, usual_values
+from config.effects import (
+    BRANCH_SCALES,
+    MAPPINGS,
+    idle_value,
+    keys_without_effect,
+    usual_values,
+    what_rules_out,
+)
 from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
@@ -274,12 +281,12 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
     for key in keys_without_effect(leaves):
-        if leaves.get(key) is not None:
-            decides, allowed, _ = ONLY_WITH[key]
+        if key in leaves and leaves[key] != (idle := idle_value(key)):
+            decides, allowed = what_rules_out(leaves, key)
             raise InputError(
                 f"{key} (in {sources.get(key, 'the defaults')}) has no effect with "
-                f"{decides}={leaves[decides]}: remove it or set it to null, or set {decides} to "
-                f"{' or '.join(allowed)}"
+                f"{decides}={leaves[decides]}: remove it or set it to {json.dumps(idle)}, or set "
+                f"{decides} to {' or '.join(allowed)}"
             )
     for key, value in usual_values(leaves).items():
         *sections, name = key.split(".")

@@ -1,5 +1,6 @@
 """Values of config keys that are valid alone but not together."""
 
+from config.fusions import FUSIONS
 from config.schema import Config
 from system.errors import InputError
 
@@ -102,6 +103,14 @@ def _check_started(config: Config) -> None:
             raise InputError(
                 f"model.{branch}_from={folder} and model.{branch}_weights={file} both say where "
                 "the branch starts: set one of the two to null"
+            )
+    if config.train.features == "frozen":
+        missing = [b for b in FUSIONS[model.fusion].branches if b not in model.started]
+        if missing:
+            keys = " and ".join(f"model.{branch}_from" for branch in missing)
+            raise InputError(
+                f"train.features=frozen trains the head alone: name the run whose branches it "
+                f"reads by {keys}, or set train.features to trained"
             )
     if model.from_seed is not None and not model.started:
         raise InputError(

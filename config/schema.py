@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from config.corpus_keys import Columns, LabelMap, Layout
+from config.effects import OWN, PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.training_schema import OptimConfig, TrainConfig
@@ -33,8 +34,10 @@ DeviceName = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
 ]
 if TYPE_CHECKING:
+    CorpusName = str
     FusionName = str
 else:
+    CorpusName = Literal[(*PUBLISHED, *OWN)]
     FusionName = Literal[tuple(FUSIONS)]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
@@ -42,7 +45,7 @@ RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class CorpusConfig(Section):
     """Which recordings to use, and what their labels mean."""
 
-    name: Literal["iemocap", "esd", "ravdess", "emodb", "cremad", "manifest", "folder"]
+    name: CorpusName
     root: str
     """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None
@@ -64,8 +67,15 @@ class CorpusConfig(Section):
     labels: str | list[str]
     """Name of a label set, e.g. iemocap4-exc; for a manifest or folder, `all` or a list of class
     names."""
+    classes: list[str] | None = None
+    """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
+    merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""
     subset: str = "all"
-    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
+    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD); test1, test2
+    with train and development (MSP-Podcast)."""
+    unannotated_speakers: Literal["exclude", "train"] | None = None
+    """Utterances whose speaker nobody has named, who may be one that is tested: leave them out, or
+    train on those of the training part, stamped; null is exclude."""
     expect_published_counts: bool | None = None
     """Stop if the class counts differ from those published for the label set; null is true."""
     on_bad_audio: Literal["error", "skip"] = "error"

@@ -12,6 +12,7 @@ from audio.segment import AudioSource
 from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
+from corpora.published import PUBLISHED
 from corpora.splits import (
     SPEAKER_DEPENDENT,
     SPEAKERS_UNKNOWN,
@@ -21,11 +22,10 @@ from corpora.splits import (
     recording_of,
 )
 from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
+from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError
 
-CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
-CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 TEXT_GROUPS = "-text-groups"
 KEYS = ("corpus.labels", "protocol.split", "protocol.dev", "corpus.subset", "protocol.text_groups")
 
@@ -101,7 +101,8 @@ def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any
     if name == "folder":
         folder = Path(root).expanduser().absolute().name
         return {"name": f"the corpus of the folder {folder}", "synthetic": False}
-    return {"name": CORPUS_NAMES.get(name, name), "synthetic": False}
+    title = PUBLISHED[name].title if name in PUBLISHED else name
+    return {"name": title, "synthetic": False}
 
 
 def certify(
@@ -145,7 +146,7 @@ def certify(
     utterances = everyone(splits)
     rules = _rules(protocol, utterances, speaker_dependent, refuse_near, folds)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
-    _refuse(protocol, leaks)
+    _refuse(protocol, leaks, folds is not None)
     if split.startswith(GIVEN):
         results["folds"] = describe_given(utterances) if folds is None else folds.words()
     certificate = {
@@ -183,11 +184,13 @@ def _rules(
     )
 
 
-def _refuse(protocol: str, leaks: Sequence[str]) -> None:
+def _refuse(protocol: str, leaks: Sequence[str], may_share: bool) -> None:
     """Raise an error that lists the leaks, if there are any."""
     if leaks:
         nearly = any(NEARLY in leak for leak in leaks)
         hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
+        if may_share and any(": speaker " in leak for leak in leaks):
+            hint += "; protocol.allow_speaker_overlap=true accepts these folds, stamped"
         raise InputError(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
             f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
@@ -233,11 +236,13 @@ def _describe_part(
     part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[AudioSource, str]
 ) -> dict[str, Any]:
     counts = Counter(u.label for u in part)
+    unknown = sum(is_unannotated(u.speaker) for u in part)
     return {
         "utterances": len(part),
         "classes": {name: counts[name] for name in classes},
         "missing_classes": [name for name in classes if not counts[name]],
-        "speakers": sorted({u.speaker for u in part}),
+        "speakers": sorted({u.speaker for u in part if not is_unannotated(u.speaker)}),
+        **({"unannotated_speakers": unknown} if unknown else {}),
         "sessions": sorted({u.session for u in part if u.session is not None}),
         "recordings": digest_recordings(part, hashes),
     }

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from corpora.columns import SURPLUS, log_once
+from corpora.file_names import NAMED_CORPORA, from_name
 from corpora.listed_paths import Variables, check_inside, check_path, find_audio
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
 from corpora.tables import NO_WORDS, read_table
-from corpora.utterance import NAMED_CORPORA, NO_SPEAKER, Utterance, from_name
+from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError
 from system.files import MAX_WORD
 from system.text import control_character, short_repr, truncate

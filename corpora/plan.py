@@ -6,22 +6,23 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from audio.fingerprint import Copy, near_copies
+from audio.fingerprint import Copy
 from audio.reading import Recording
 from audio.segment import AudioSource
 from config.effects import OWN
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
-from corpora.bad_audio import refuse_bad_audio
+from corpora.bad_audio import refuse_bad_audio, usable
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
-from corpora.given import unused_columns
+from corpora.given import GIVEN, unused_columns
 from corpora.label_maps import Relabelled, describe_labels
-from corpora.labels import LabelSet, label_set, select_labels
+from corpora.labels import LabelSet, choose_classes, label_set, select_labels
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
-from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.protocol import Listed, Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.published import PUBLISHED
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
@@ -48,6 +49,7 @@ class Plan:
         unread: Audio files below `corpus.root` that the reader did not read.
         given: Folds of `protocol.folds`.
         relabelled: What became of the labels of a manifest or folder.
+        copies: Near-identical recordings, by hash.
     """
 
     config: Config
@@ -61,6 +63,7 @@ class Plan:
     unread: Unread = Unread()
     given: GivenFolds | None = None
     relabelled: Relabelled = Relabelled({}, {})
+    copies: Sequence[Copy] = ()
 
     @cached_property
     def hashes(self) -> dict[AudioSource, str]:
@@ -78,7 +81,7 @@ def check_listing(config: Config) -> None:
     Raises:
         InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
     """
-    utterances = _read(config).utterances
+    utterances = list_trainable(config).utterances
     refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
@@ -93,10 +96,10 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    read = _read(config)
-    recordings, bad = _index(config, read.utterances, keep)
-    plan = _settle(config, read.labels, read.protocol, read.utterances, recordings, bad)
-    return _with_facts(plan, read.unread, read.relabelled)
+    listed = list_trainable(config)
+    recordings, bad = index_utterances(config, listed.utterances, keep)
+    plan = settle(config, listed.labels, listed.protocol, listed.utterances, recordings, bad)
+    return with_facts(plan, listed.unread, listed.relabelled)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -121,17 +124,17 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances, protocol, *_ = _read(config)
+    labels, utterances, protocol, *_ = list_trainable(config)
     split = get_fold(split_corpus(config, protocol.given, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
-    recordings, bad = _index(config, opened, keep)
+    recordings, bad = index_utterances(config, opened, keep)
     return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
 def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
     """Return the folds in which one of some speakers is tested; opens no audio."""
-    _, utterances, protocol, *_ = _read(config)
+    _, utterances, protocol, *_ = list_utterances(config)
     splits = split_corpus(config, protocol.given, utterances, {}, ())
     return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
 
@@ -152,7 +155,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
-        return _with_facts(_settle(*parts, bad), plan.unread, plan.relabelled)
+        return with_facts(settle(*parts, bad), plan.unread, plan.relabelled)
     return _settle_without_test(*parts, bad, plan.splits[0])
 
 
@@ -193,29 +196,31 @@ def _warn_of_columns(plan: Plan) -> list[str]:
         )
     protocol = plan.config.protocol
     manifest = plan.config.corpus.manifest
+    if (name := plan.config.corpus.name) in PUBLISHED:
+        if not PUBLISHED[name].split or (protocol.split == GIVEN and protocol.folds is None):
+            return warnings
+        used = f"folds is {protocol.folds}" if protocol.folds else f"split is {protocol.split}"
+        return [*warnings, f"{PUBLISHED[name].title}'s own split is not used: protocol.{used}"]
     folds = None if protocol.folds == manifest else protocol.folds  # it may be both
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-class _Corpus(NamedTuple):
-    """What lists and names say of a corpus, before any audio is opened."""
-
-    labels: LabelSet
-    utterances: list[Utterance]  # with a label that is used, in a fold that is used
-    protocol: Protocol
-    unread: Unread
-    relabelled: Relabelled
-
-
-def _with_facts(plan: Plan, unread: Unread, relabelled: Relabelled) -> Plan:
+def with_facts(plan: Plan, unread: Unread, relabelled: Relabelled) -> Plan:
     """Add what was not read and what became of the labels, to the certificate, too."""
     certificate = dict(plan.certificate)
-    if relabelled.mapped or relabelled.left_out:
+    if certificate and (relabelled.mapped or relabelled.left_out):
         certificate["labels"] = relabelled._asdict()
     return replace(plan, unread=unread, relabelled=relabelled, certificate=certificate)
 
 
-def _read(config: Config) -> _Corpus:
+def list_trainable(config: Config) -> Listed:
+    """List utterances; refuse a protocol that needs to know who speaks where nobody knows."""
+    listed = list_utterances(config)
+    check_unknown_speakers(config, listed.utterances)
+    return listed
+
+
+def list_utterances(config: Config) -> Listed:
     """Read the corpus, choose labels, name the protocol, list audio that was not read.
 
     No audio is opened.
@@ -225,6 +230,8 @@ def _read(config: Config) -> _Corpus:
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, root, manifest, outside, corpus.layout, corpus.columns)
     labels = label_set(corpus.name, corpus.labels, utterances, corpus.label_map)
+    if corpus.classes is not None:
+        labels = choose_classes(labels, corpus.classes)
     published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
     unread = unread_audio(root, paths, named=manifest is None)
@@ -232,7 +239,6 @@ def _read(config: Config) -> _Corpus:
         chosen = select_labels(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
         raise InputError("\n".join([str(error), *unread.words()])) from error
-    check_unknown_speakers(config, chosen)
     given = read_given_folds(config, utterances, chosen)
     if given is not None:
         chosen = [utterance for utterance in chosen if given.used(utterance)]
@@ -240,17 +246,18 @@ def _read(config: Config) -> _Corpus:
     if corpus.name in OWN:  # a published label set says itself what it leaves out
         relabelled = describe_labels(labels.classes_of, (one.label for one in utterances))
     protocol = name_protocol(config, labels, chosen, given)
-    return _Corpus(labels, chosen, protocol, unread, relabelled)
+    return Listed(labels, chosen, protocol, unread, relabelled)
 
 
-def _index(
+def index_utterances(
     config: Config, utterances: Sequence[Utterance], keep: bool
 ) -> tuple[dict[AudioSource, Recording], dict[AudioSource, str]]:
+    """Index the audio of utterances; see `index_audio`."""
     sources = [utterance.audio for utterance in utterances]
     return index_audio(sources, config.run.workers, Path(config.run.store), keep)
 
 
-def _settle(
+def settle(
     config: Config,
     labels: LabelSet,
     protocol: Protocol,
@@ -259,7 +266,7 @@ def _settle(
     bad: Mapping[AudioSource, str],
 ) -> Plan:
     """Leave out bad audio where the config allows it; split and certify the rest."""
-    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    utterances, recordings, copies = usable(config, labels.classes, utterances, recordings, bad)
     hashes, files = _hashes(recordings)
     together = [
         Copy(hashes[one.audio], hashes[other.audio], 0.0)
@@ -272,9 +279,10 @@ def _settle(
     certificate = certify(splits, hashes, protocol.id, overlap, copies, refuse_near, files, given)
     corpus = config.corpus
     certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
+    certificate["classes"] = labels.describe()
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
-    return replace(plan, given=given)
+    return replace(plan, given=given, copies=copies)
 
 
 def _settle_without_test(
@@ -286,8 +294,8 @@ def _settle_without_test(
     bad: Mapping[AudioSource, str],
     split: Split,
 ) -> Plan:
-    """Leave out bad audio as `_settle` does; check that train and dev are apart."""
-    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    """Leave out bad audio as `settle` does; check that train and dev are apart."""
+    utterances, recordings, copies = usable(config, labels.classes, utterances, recordings, bad)
     train, dev = (
         tuple(utterance for utterance in part if utterance.audio in recordings)
         for part in (split.train, split.dev)
@@ -313,26 +321,6 @@ def _settle_without_test(
     certificate = {"id": digest, **facts, "checks": checks}
     plan = Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
     return replace(plan, given=given)
-
-
-def _usable(
-    config: Config,
-    labels: LabelSet,
-    utterances: Sequence[Utterance],
-    recordings: Mapping[AudioSource, Recording],
-    bad: Mapping[AudioSource, str],
-) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
-    """Return utterances and recordings without bad audio, and the near copies among them."""
-    refuse_bad_audio(config, bad)
-    kept = [utterance for utterance in utterances if utterance.audio not in bad]
-    present = {utterance.label for utterance in kept}
-    if missing := [name for name in labels.classes if name not in present]:
-        raise InputError(
-            f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
-            "Put intact files in their place, or choose other corpus.labels"
-        )
-    usable = {source: audio for source, audio in recordings.items() if source not in bad}
-    return kept, usable, near_copies({audio.hash: audio.words for audio in usable.values()})
 
 
 def _hashes(

@@ -1,6 +1,8 @@
 """What scores must say of their protocol: the stamps that stand above every table."""
 
 from corpora.splits import SPEAKERS_UNKNOWN, STAMP
+from corpora.unannotated_speakers import STAMP as NOT_NAMED
+from corpora.unannotated_speakers import UNANNOTATED
 
 SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
 TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
@@ -23,8 +25,9 @@ def stamps(protocol: str, speaker_dependent: bool) -> list[str]:
         protocol: Id of their protocol.
         speaker_dependent: Whether the same speakers are in train and test.
     """
+    transductive = [TRANSDUCTIVE] * is_transductive(protocol)
     stamp = speaker_stamp(protocol)
-    return [stamp] * speaker_dependent + [TRANSDUCTIVE] * is_transductive(protocol)
+    return [stamp] * speaker_dependent + [NOT_NAMED] * (UNANNOTATED in protocol) + transductive
 
 
 def speaker_stamp(protocol: str) -> str:

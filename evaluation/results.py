@@ -47,6 +47,9 @@ class RunSummary:
         name: Name of the run; its folder in a comparison of two runs of one name.
         fusion: `model.fusion`, or the kind of baseline.
         baseline: Whether it is a baseline.
+        frozen: Whether heads alone were trained, on features of frozen branches.
+        branch_seed: Seed of the one training a fold from which the branches of all seeds come; None
+            where each seed has its own.
         corpus: Name of the corpus, for people.
         synthetic: Whether it is the demo corpus, whose speech is synthetic.
         protocol: Labels and splits in words.
@@ -77,6 +80,8 @@ class RunSummary:
     name: str
     fusion: str
     baseline: bool = False
+    frozen: bool = False
+    branch_seed: int | None = None
     corpus: str = UNKNOWN
     synthetic: bool = False
     protocol: str

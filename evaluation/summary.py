@@ -1,6 +1,8 @@
 """The summary of a run's finished folds."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config.effects import FEATURES, FROZEN
 from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
 from evaluation.metrics import SCORES, confusion_matrix, recalls
@@ -19,8 +22,11 @@ from storage.environment import distinct_facts, sessions
 from storage.fold_folder import PredictionTable, TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import FoldResult, Run, read_run
+from system.errors import InputError, RunError
 from system.files import write_json, write_text
 from system.locks import lock
+
+SHARE = 0.1  # largest share of the time in which summaries of some folds are written
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -36,6 +42,43 @@ def summarize(folder: Path) -> RunSummary:
         write_json(folder / "summary.json", asdict(summary))
         write_text(folder / "summary.md", comparison_markdown(side_by_side(summary)))
     return summary
+
+
+@contextmanager
+def summaries(folder: Path, is_main: bool = True) -> Iterator[Callable[[], None]]:
+    """Yield what writes the summary after a fold; the last fold is always in it.
+
+    It reads all folds again. So where folds take seconds, a summary is skipped that would come
+    sooner than ten times the seconds of the last one.
+
+    Args:
+        folder: The run folder.
+        is_main: Whether this process writes.
+    """
+    due, is_waiting = time.monotonic(), False
+
+    def write() -> None:
+        nonlocal due, is_waiting
+        start = time.monotonic()
+        summarize(folder)
+        end = time.monotonic()
+        due, is_waiting = end + (end - start) / SHARE, False
+
+    def after_fold() -> None:
+        nonlocal is_waiting
+        is_waiting = is_main
+        if is_waiting and time.monotonic() >= due:
+            write()
+
+    try:
+        yield after_fold
+    except BaseException:
+        if is_waiting:
+            with suppress(InputError, RunError):  # the first error is the one that ends the run
+                write()
+        raise
+    if is_waiting:
+        write()
 
 
 def describe_run(run: Run) -> RunSummary:
@@ -57,6 +100,8 @@ def describe_run(run: Run) -> RunSummary:
         name=run.name,
         fusion=run.method,
         baseline=run.is_baseline,
+        frozen=run.config.get(FEATURES) == FROZEN,
+        branch_seed=run.config.get("model.from_seed"),
         corpus=corpus_of(run)["name"],
         synthetic=corpus_of(run)["synthetic"],
         protocol=run.certificate["protocol"],

@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 
 from corpora.splits import SPEAKERS_UNKNOWN
+from system.text import count_of as count_of
 from system.text import printable
 
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
@@ -29,15 +30,6 @@ def with_interval(value: float, interval: Sequence[float] | None, sign: str = ""
     if interval is None:
         return percent(value, sign)
     return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
-
-
-def count_of(n: int, noun: str) -> str:
-    """Return a number with its noun.
-
-    >>> count_of(1, "speaker"), count_of(4, "speaker")
-    ('1 speaker', '4 speakers')
-    """
-    return f"{n} {noun}{'s' * (n != 1)}"
 
 
 def count_speakers(n: int, protocol: str) -> str:

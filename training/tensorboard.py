@@ -46,21 +46,33 @@ class Tracker:
         self._file = folder / _file_name()
 
     def log_epoch(
-        self, record: Mapping[str, float], confusion: NDArray, gate: NDArray | None
+        self,
+        record: Mapping[str, float],
+        confusion: NDArray | None,
+        gate: NDArray | None,
+        earlier: Sequence[Mapping[str, float]] = (),
     ) -> None:
-        """Write one epoch: its row of the history, dev confusion (K, K), dev gate (N, D).
+        """Write one epoch, after the numbers of earlier ones that are not in this file.
+
+        Args:
+            record: Its row of the history.
+            confusion: Dev confusion (K, K), or None.
+            gate: Dev gate (N, D), or None.
+            earlier: Rows of these epochs.
 
         Raises:
             RunError: The disk is full, lost or read-only, or the folder is gone.
         """
-        epoch = int(record["epoch"])
+        records, step = [*earlier, record], int(record["epoch"])
         if not self._file.exists():
-            _append(self._file, self._beginning(epoch))
-        summaries = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
+            _append(self._file, self._beginning(int(records[0]["epoch"])))
+        summaries = [(int(row["epoch"]), summary) for row in records for summary in _numbers(row)]
         if gate is not None:
-            summaries.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
-        summaries.append(_image("dev confusion", _png(confusion_figure(confusion, self.classes))))
-        _append(self._file, [Event(step=epoch, summary=summary) for summary in summaries])
+            summaries.append((step, histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS)))
+        if confusion is not None:
+            png = _png(confusion_figure(confusion, self.classes))
+            summaries.append((step, _image("dev confusion", png)))
+        _append(self._file, [Event(step=place, summary=summary) for place, summary in summaries])
 
     def _beginning(self, epoch: int) -> list[Event]:
         events = [Event(file_version="brain.Event:2")]
@@ -92,6 +104,10 @@ def write_analysis(
     summaries += [_image(tag, png) for tag, png in images.items()]
     events = [Event(step=0, summary=summary) for summary in summaries]
     _append(folder / _file_name(), [Event(file_version="brain.Event:2"), *events])
+
+
+def _numbers(record: Mapping[str, float]) -> list[Summary]:
+    return [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
 
 
 def _file_name() -> str:

@@ -29,6 +29,8 @@ from storage.tensors import save_tensors
 from system.compilers import CACHE_VARIABLE
 from system.devices import Device
 from system.errors import InputError, RunError
+from tests.audio.test_fingerprint import RATE, speech
+from tests.corpora.test_msp_podcast import rows_of, write_table
 from tests.support.runs import run_experiment
 from training import build
 from training import evaluate as evaluation
@@ -59,10 +61,16 @@ FOLDER = (
 )
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
+PODCAST = (
+    *("corpus.name=msppodcast", "corpus.root={podcast}", "corpus.labels=msppodcast8"),
+    *("corpus.classes=[neutral, happy, angry, sad]", "corpus.subset=test1"),
+    *("corpus.expect_published_counts=null", "protocol.split=given"),
+)
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
 GIVEN = ("protocol.split=given", "protocol.folds=iemocap_sessions5")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
+STARTED = ("model.cqt_from={origins}/origin", "model.mel_from={origins}/origin")
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
@@ -75,7 +83,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "corpus.columns": (MANIFEST, "{{label: mood}}"),
     "corpus.label_map": (MANIFEST, "{{class0: class1, class2: null}}"),
     "corpus.labels": ((), "iemocap4"),
+    "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
+    "corpus.unannotated_speakers": (PODCAST, "train"),
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.folds": (GIVEN, "{tables}/folds.csv"),
     "protocol.dev": (GROUPS, "speakers"),
@@ -111,6 +121,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
     "train.images": ((), "computed"),
+    "train.features": (STARTED, "frozen"),
     "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
@@ -187,7 +198,7 @@ def places(
 ) -> dict[str, Path]:
     """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
-    names = ("tables", "folder", "broken", "copies", "weights", "origins")
+    names = ("tables", "folder", "broken", "copies", "weights", "origins", "podcast")
     places = {name: folder / name for name in names}
     wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
     run_experiment(load_config(recipe, wishes), [])
@@ -201,6 +212,7 @@ def places(
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
     _write_tables(places["tables"], corpus_root)
     _write_folder(places["folder"], corpus_root)
+    _write_podcast(places["podcast"])
     torch.manual_seed(9)
     places["weights"].mkdir()
     for branch, name in (("cqt", "test_maxvit"), ("mel", "mvitv2_micro")):
@@ -237,6 +249,14 @@ def _write_folder(folder: Path, corpus_root: Path) -> None:
         for clip, name in zip(own, ("a-p-x", "b-p-y", "a-q-y", "b-q-x"), strict=False):
             name = name.replace("p", f"p{session}").replace("q", f"q{session}")
             shutil.copy(clip, folder / session / f"{name}.wav")
+
+
+def _write_podcast(folder: Path) -> None:
+    """Write a corpus as MSP-Podcast is published, one of its training speakers unknown."""
+    rows = [row for row in rows_of() if row[-1] != "Test2" and row[1] in "NHAS"]
+    for seed, name in enumerate(write_table(folder, rows), start=9000):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, speech(seed, 1.3), RATE)
 
 
 class Runs:

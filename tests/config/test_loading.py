@@ -54,6 +54,8 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.columns": {"label": "emotion", "speaker": None},
     "corpus.label_map": {"hap": "happy", "xxx": None},
     "corpus.absolute_paths": True,
+    "corpus.classes": ["neutral", "happy"],
+    "corpus.unannotated_speakers": "train",
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
     "augment.level_db": 3.0,

@@ -178,7 +178,7 @@ def test_every_reader_explains_a_missing_an_empty_and_a_foreign_root(tmp_path, c
     with pytest.raises(InputError, match="it is empty"):
         read_corpus(corpus, tmp_path / "empty")
     words = "no .wav, .flac" if corpus == "folder" else f"no {corpus} corpus in .* searched"
-    with pytest.raises(InputError, match=f"{words} .* holds: notes.txt"):
+    with pytest.raises(InputError, match=f"{words}.* holds: notes.txt"):
         read_corpus(corpus, tmp_path / "unrelated")
 
 

@@ -227,5 +227,5 @@ def test_folds_must_be_named(recipe, file, tmp_path, capsys) -> None:
 
 def test_some_recipes_are_chosen_with_the_first() -> None:
     recipes = read_recipes(ROOT / "configs/recipes/ravdess_small.yaml")
-    assert choose_recipes(recipes, ["mixup", "delta"]) == ["start", "delta", "mixup"]
+    assert choose_recipes(recipes, ["delta", "mixup"]) == ["start", "mixup", "delta"]
     assert choose_recipes(recipes, []) == list(recipes)

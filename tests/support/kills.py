@@ -31,7 +31,7 @@ PLACES = {
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),
     "summing up an evaluation": ("training.evaluate", "Predictions"),
-    "writing the history": ("training.fold", "write_history"),
+    "writing the history": ("training.epoch_files", "write_history"),
     "writing TensorBoard": ("training.tensorboard", "Tracker.log_epoch"),
     "the test pass": ("training.fold", "_test"),
     "writing the ledger": ("training.fold", "record_test_evaluation"),

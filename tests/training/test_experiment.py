@@ -736,7 +736,9 @@ def test_a_corrupt_run_folder_is_reported_with_the_fix(fusions, tmp_path, name) 
 
 
 def test_a_state_of_another_model_is_reported_with_the_fix(tiny, monkeypatch) -> None:
-    configs = [tiny(f"name={fusion}", f"model.fusion={fusion}") for fusion in ("concat", "gmu")]
+    saved = "train.checkpoint_epochs=1"  # without it the time decides which epochs are saved
+    fusions = ("concat", "gmu")
+    configs = [tiny(f"name={fusion}", f"model.fusion={fusion}", saved) for fusion in fusions]
     states = [Path(config.run.root) / config.name / FOLD / "state" for config in configs]
     crash_after(monkeypatch, 2)
     for config in configs:
