@@ -71,6 +71,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, NOWHERE],
     ],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
+    "scripts.make_manifest": [
+        ["/nowhere"],
+        [".", "--layout", "{speaker}/*.wav"],
+        [".", "--columns", "{labl: emotion}"],
+    ],
     "scripts.show_features": [["/nowhere.wav"]],
     "scripts.write_tables": [["--chek"]],
     "scripts.make_schema": [["--chek"]],

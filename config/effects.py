@@ -19,6 +19,8 @@ COUNTED = (  # corpora with published counts
     *("savee", "tess", "emovo", "nemo", "aesdd", "urdu", "meld"),
 )
 PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
+OWN = ("manifest", "folder")  # corpora whose words the user says
+MAPPINGS = ("corpus.columns", "corpus.label_map")  # keys whose value is a mapping, no section
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
@@ -28,7 +30,10 @@ READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
 READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
-    "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
+    "corpus.layout": Condition("corpus.name", ("folder",), None),
+    "corpus.columns": Condition("corpus.name", OWN, None),
+    "corpus.label_map": Condition("corpus.name", OWN, None),
+    "corpus.absolute_paths": Condition("corpus.name", OWN, False),
     "corpus.classes": Condition("corpus.name", PUBLISHED, None),
     "corpus.unannotated_speakers": Condition("corpus.name", ("msppodcast",), "exclude"),
     "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),

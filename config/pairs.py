@@ -36,7 +36,8 @@ def check_pairs(config: Config) -> None:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
     if (corpus.manifest is None) == (corpus.name == "manifest"):
         raise InputError(
-            "corpus.manifest must be set to a CSV or JSONL file with path, label and speaker"
+            "corpus.manifest must be set to a table (CSV, TSV, JSONL, JSON, Parquet) with path, "
+            "label and speaker"
         )
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from config.effects import PUBLISHED
+from config.corpus_keys import Columns, LabelMap, Layout
+from config.effects import OWN, PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.trackers import TRACKERS
@@ -44,7 +45,7 @@ if TYPE_CHECKING:
     FusionName = str
     TrackerName = str
 else:
-    CorpusName = Literal[(*PUBLISHED, "manifest")]
+    CorpusName = Literal[(*PUBLISHED, *OWN)]
     FusionName = Literal[tuple(FUSIONS)]
     TrackerName = Literal[TRACKERS]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -57,11 +58,24 @@ class CorpusConfig(Section):
     root: str
     """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None
-    """CSV, TSV or JSONL file with path, label and speaker; only with `name: manifest`."""
+    """CSV, TSV, JSONL, JSON or Parquet file with path, label and speaker; only with `name:
+    manifest`."""
+    layout: Layout | None = None
+    """How `name: folder` reads `root`: classes (a folder for each class), audiofolder (Hugging
+    Face), kaldi, audformat, or a pattern such as `{speaker}/{label}/*.wav`; null is what lies
+    there."""
+    columns: Columns | None = None
+    """The column of each field that has another name, e.g. `{path: file, label: emotion}`; null in
+    the place of a column leaves the field out, so `{speaker: null}` says that speakers are
+    unknown."""
+    label_map: LabelMap | None = None
+    """The class of each label that has another name, e.g. `{hap: happy, exc: happy, xxx: null}`;
+    null leaves its utterances out, and other labels stay as they are."""
     absolute_paths: bool | None = None
     """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
-    """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names."""
+    """Name of a label set, e.g. iemocap4-exc; for a manifest or folder, `all` or a list of class
+    names."""
     classes: list[str] | None = None
     """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
     merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""

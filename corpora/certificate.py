@@ -13,7 +13,14 @@ from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
 from corpora.published import PUBLISHED
-from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
+from corpora.splits import (
+    SPEAKER_DEPENDENT,
+    SPEAKERS_UNKNOWN,
+    Split,
+    check_settings,
+    everyone,
+    recording_of,
+)
 from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
 from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
@@ -33,6 +40,7 @@ def protocol_id(
     assignment: str = "",
     folds: GivenFolds | None = None,
     speaker_normalized: bool = False,
+    speakers_unknown: bool = False,
 ) -> str:
     """Return the id of a protocol; only results with equal ids may be compared.
 
@@ -46,6 +54,7 @@ def protocol_id(
         assignment: From `given_digest`; only for `given`.
         folds: Folds of `protocol.folds`, in the place of `assignment`.
         speaker_normalized: Whether `train.normalize` is `speaker`, which is a protocol of its own.
+        speakers_unknown: Whether nobody knows the speakers of the corpus.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
@@ -60,6 +69,9 @@ def protocol_id(
     dev_scheme = f"dev-{dev}"
     if folds is not None:
         scheme, dev_scheme = folds.scheme, folds.dev_scheme
+    if speakers_unknown:
+        dependent = "" if SPEAKER_DEPENDENT in scheme else f"-{SPEAKER_DEPENDENT}"
+        scheme = f"{scheme}{dependent}-{SPEAKERS_UNKNOWN}"
     normalized = SPEAKER_NORMALIZED * speaker_normalized
     return f"{label_set_name}/{scheme}/{dev_scheme}/{subset}{texts}{normalized}"
 
@@ -86,6 +98,9 @@ def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any
         return {"name": "the demo corpus", "synthetic": True}
     if name == "manifest":
         return {"name": f"the corpus of {Path(str(manifest)).name}", "synthetic": False}
+    if name == "folder":
+        folder = Path(root).expanduser().absolute().name
+        return {"name": f"the corpus of the folder {folder}", "synthetic": False}
     title = PUBLISHED[name].title if name in PUBLISHED else name
     return {"name": title, "synthetic": False}
 

@@ -5,6 +5,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from config.effects import OWN
+from corpora.label_maps import digest_of_map, map_labels
 from corpora.label_sets import LABEL_SETS, LabelSet
 from corpora.names import clean_name
 from corpora.readers import select_subset
@@ -17,22 +19,29 @@ __all__ = ["LABEL_SETS", "LabelSet", "choose_classes", "label_set", "select_labe
 CLASS_NAME = re.compile(r"\w+", re.ASCII)
 
 
-def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utterance]) -> LabelSet:
-    """Return a label set of a published corpus, or make one for a manifest.
+def label_set(
+    corpus: str,
+    labels: str | list[str],
+    utterances: Iterable[Utterance],
+    label_map: Mapping[str, str | None] | None = None,
+) -> LabelSet:
+    """Return a label set of a published corpus, or make one for a manifest or folder.
 
     Args:
         corpus: Value of `corpus.name`.
-        labels: Name of a label set; for a manifest "all" (every label, sorted) or the list of
-            labels to keep.
+        labels: Name of a label set; for a manifest or folder "all" (every class, sorted) or the
+            list of classes to keep.
         utterances: All utterances of the corpus; only their labels are read, and only for a
-            manifest.
+            manifest or folder.
+        label_map: Value of `corpus.label_map`, for a manifest or folder.
 
     Raises:
         InputError: The corpus has no such label set, or the manifest no such label; or there are
             fewer than two classes, or too many.
     """
-    if corpus == "manifest":
-        return _manifest_labels(labels, {utterance.label for utterance in utterances})
+    if corpus in OWN:
+        mapped = map_labels({utterance.label for utterance in utterances}, label_map or {})
+        return _own_labels(corpus, labels, mapped)
     sets = {known.name: known for known in LABEL_SETS[corpus]}
     if not isinstance(labels, str) or labels not in sets:
         hint = nearest(labels, sets) if isinstance(labels, str) else nearest("", sets)
@@ -40,30 +49,34 @@ def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utteran
     return sets[labels]
 
 
-def _manifest_labels(labels: str | list[str], known: set[str]) -> LabelSet:
+def _own_labels(corpus: str, labels: str | list[str], mapped: Mapping[str, str | None]) -> LabelSet:
+    """Make the label set of a manifest or folder."""
+    known = {name for name in mapped.values() if name is not None}
     if isinstance(labels, str) and labels != "all":
         raise InputError(
-            f"corpus.labels of a manifest must be all, or a list such as "
+            f"corpus.labels of a {corpus} must be all, or a list such as "
             f"[{', '.join(sorted(known)[:3])}], got {labels!r}"
         )
     classes = tuple(sorted(known)) if labels == "all" else tuple(map(clean_name, labels))
     for name in classes:
         if name not in known:
+            after = ", after corpus.label_map" * (name in mapped)
             raise InputError(
-                f"corpus.labels: {name!r} does not occur in the manifest; {nearest(name, known)}"
+                f"corpus.labels: {name!r} does not occur in the {corpus}{after}; "
+                f"{nearest(name, known)}"
             )
     if len(classes) > MAX_CLASSES:
         raise InputError(
             f"corpus.labels names {len(classes)} classes, at most {MAX_CLASSES} are allowed: check "
-            "that the manifest's column `label` holds emotions"
+            f"that the labels of the {corpus} are emotions"
         )
     if len(set(classes)) < max(2, len(classes)):
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"
         )
-    name = f"manifest{len(classes)}" if labels == "all" else f"manifest({'+'.join(classes)})"
-    left_out = dict.fromkeys(known - set(classes))
-    return LabelSet(name, classes, {name: name for name in classes} | left_out, {})
+    name = f"{corpus}{len(classes)}" if labels == "all" else f"{corpus}({'+'.join(classes)})"
+    kept = {label: own if own in classes else None for label, own in mapped.items()}
+    return LabelSet(name + digest_of_map(mapped), classes, kept, {})
 
 
 def choose_classes(labels: LabelSet, classes: Sequence[str]) -> LabelSet:

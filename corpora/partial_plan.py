@@ -5,16 +5,11 @@ from dataclasses import replace
 
 from audio.fingerprint import near_copies
 from config.schema import Config
-from corpora.audio_files import Unread
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
-from corpora.labels import LabelSet
-from corpora.plan import Plan, index_utterances, list_utterances, settle
-from corpora.protocol import Protocol, split_corpus
+from corpora.plan import Plan, index_utterances, list_utterances, settle, with_facts
+from corpora.protocol import Listed, Protocol, split_corpus
 from corpora.splits import Split
-from corpora.utterance import Utterance
 from system.errors import InputError
-
-Listed = tuple[LabelSet, list[Utterance], Protocol, Unread]
 
 
 def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
@@ -33,7 +28,7 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
     Raises:
         InputError: The corpus is not there, its labels do not fit, or no audio of it can be used.
     """
-    (labels, utterances, protocol, unread), refusals = _listed(config)
+    (labels, utterances, protocol, unread, relabelled), refusals = _listed(config)
     recordings, bad = index_utterances(config, utterances, keep=True)
     if not recordings:
         listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
@@ -48,7 +43,7 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
         copies = near_copies({one.hash: one.words for one in recordings.values()})
         plan = Plan(relaxed, labels, kept, recordings, bad, (), {}, copies=copies)
         plan = replace(plan, splits=_splits(relaxed, protocol, plan), given=protocol.given)
-    return replace(plan, config=config, unread=unread), refusals
+    return with_facts(replace(plan, config=config), unread, relabelled), refusals
 
 
 def _listed(config: Config) -> tuple[Listed, list[str]]:

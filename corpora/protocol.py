@@ -6,10 +6,11 @@ from typing import NamedTuple
 from audio.fingerprint import Copy
 from audio.segment import AudioSource
 from config.schema import Config
-from corpora.audio_files import first
+from corpora.audio_files import Unread, first
 from corpora.certificate import protocol_id
 from corpora.fold_table import GivenFolds, fit_folds, given_splits
 from corpora.given import GIVEN, given_digest
+from corpora.label_maps import Relabelled
 from corpora.labels import LabelSet
 from corpora.leakage import group_recordings
 from corpora.partition import Entry, Partition, find_partition, read_partition
@@ -17,8 +18,27 @@ from corpora.published import PUBLISHED
 from corpora.splits import Split, make_splits
 from corpora.text_groups import cross_with_texts
 from corpora.unannotated_speakers import is_unannotated
+from corpora.unknown_speakers import speakers_unknown
 from corpora.utterance import Utterance
 from system.errors import InputError
+
+
+class Listed(NamedTuple):
+    """What lists and names say of a corpus, before any audio is opened.
+
+    Args:
+        labels: Label set.
+        utterances: Utterances with a label that is used, in a fold that is used.
+        protocol: Id and given folds.
+        unread: Audio files that are not part of the corpus.
+        relabelled: What became of the labels of a manifest or folder.
+    """
+
+    labels: LabelSet
+    utterances: list[Utterance]
+    protocol: "Protocol"
+    unread: Unread
+    relabelled: Relabelled
 
 
 class Protocol(NamedTuple):
@@ -140,5 +160,6 @@ def name_protocol(
         given_digest(utterances) if by_column else "",
         given,
         config.train.normalize == "speaker",
+        speakers_unknown(utterances),
     )
     return Protocol(name, given)

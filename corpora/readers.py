@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +10,7 @@ from pathlib import Path
 from corpora.audio_files import first
 from corpora.esd import read_esd
 from corpora.file_names import NAMINGS
+from corpora.folders import read_folder
 from corpora.iemocap import read_iemocap
 from corpora.layout import list_folder, read_published, search
 from corpora.manifest import read_manifest
@@ -17,6 +18,7 @@ from corpora.meld import read_meld
 from corpora.msp_podcast import read_msp_podcast
 from corpora.named import read_named
 from corpora.partition import find_partition
+from corpora.tables import NO_WORDS
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.tables import csv_table
@@ -26,7 +28,12 @@ __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select
 
 
 def read_corpus(
-    name: str, root: Path, manifest: Path | None = None, absolute_paths: bool = False
+    name: str,
+    root: Path,
+    manifest: Path | None = None,
+    absolute_paths: bool = False,
+    layout: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> list[Utterance]:
     """Read every labelled utterance of a corpus.
 
@@ -35,7 +42,9 @@ def read_corpus(
         root: The corpus folder, or a folder that holds it or its parts; the folder that the audio
             paths of a manifest are relative to.
         manifest: The table to read; required by the corpus "manifest", refused by the others.
-        absolute_paths: Whether a manifest may name files outside `root`.
+        absolute_paths: Whether a manifest, or lists in a folder, may name files outside `root`.
+        layout: Value of `corpus.layout`, for the corpus "folder".
+        columns: Value of `corpus.columns`, for a manifest or folder.
 
     Returns:
         Utterances sorted by id, with the corpus's own labels.
@@ -49,13 +58,17 @@ def read_corpus(
         raise InputError(f"corpus.name {name!r} is not known; {nearest(name, CORPORA)}")
     if (name == "manifest") != (manifest is not None):
         raise InputError(
-            "corpus.name: manifest needs corpus.manifest, a CSV or JSONL file"
+            "corpus.name: manifest needs corpus.manifest, a table; corpus.name: folder needs none"
             if manifest is None
             else f"corpus.manifest needs corpus.name: manifest, got {name}: change either of them"
         )
     check_corpus_exists(root, manifest)
     if manifest is not None:
-        utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
+        utterances = read_manifest(
+            Path(manifest).expanduser(), root, absolute_paths, columns or NO_WORDS
+        )
+    elif name == "folder":
+        utterances = read_folder(root, layout, columns or NO_WORDS, absolute_paths)
     else:
         utterances = READERS[name](root)
     _refuse_duplicates(name, utterances)
@@ -133,7 +146,7 @@ READERS: dict[str, Callable[[Path], list[Utterance]]] = {
     "meld": read_meld,
     "msppodcast": read_msp_podcast,
 }
-CORPORA = (*READERS, "manifest")
+CORPORA = (*READERS, "manifest", "folder")
 
 
 def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:

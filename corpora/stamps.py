@@ -1,11 +1,12 @@
 """What scores must say of their protocol: the stamps that stand above every table."""
 
-from corpora.splits import STAMP
+from corpora.splits import SPEAKERS_UNKNOWN, STAMP
 from corpora.unannotated_speakers import STAMP as NOT_NAMED
 from corpora.unannotated_speakers import UNANNOTATED
 
 SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
 TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
+STAMP_UNKNOWN = "SPEAKER-DEPENDENT: nobody knows the speakers, train and test may share them"
 
 
 def is_transductive(protocol: str) -> bool:
@@ -25,4 +26,10 @@ def stamps(protocol: str, speaker_dependent: bool) -> list[str]:
         speaker_dependent: Whether the same speakers are in train and test.
     """
     transductive = [TRANSDUCTIVE] * is_transductive(protocol)
-    return [STAMP] * speaker_dependent + [NOT_NAMED] * (UNANNOTATED in protocol) + transductive
+    stamp = speaker_stamp(protocol)
+    return [stamp] * speaker_dependent + [NOT_NAMED] * (UNANNOTATED in protocol) + transductive
+
+
+def speaker_stamp(protocol: str) -> str:
+    """Return the stamp of a protocol by which speakers are, or may be, in train and test."""
+    return STAMP_UNKNOWN if SPEAKERS_UNKNOWN in protocol else STAMP

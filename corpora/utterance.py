@@ -8,6 +8,7 @@ from audio.segment import AudioSource, audio_source
 
 AUDIO_SUFFIXES = (".wav", ".flac")  # of the published corpora
 LISTED_SUFFIXES = (*AUDIO_SUFFIXES, ".ogg", ".opus", ".mp3", ".aiff", ".aif")  # of manifests
+NO_SPEAKER = "speaker unknown"  # of every utterance of a corpus whose speakers nobody knows
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Utterance:
         id: Unique in its corpus.
         path: Path of the audio file.
         label: The corpus's own label ("neu"); after `select_labels`, the class name ("neutral").
-        speaker: Name of the speaker, unique in its corpus.
+        speaker: Name of the speaker, unique in its corpus; `NO_SPEAKER` if nobody knows it.
         session: Name of the recording session; None if the corpus has no sessions.
         text_id: The same for the same words; None if improvised or unknown.
         gender: Gender of the speaker, "F" or "M"; None if unknown.

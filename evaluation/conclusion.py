@@ -3,7 +3,7 @@
 from config.effects import usual_value
 from evaluation.families import baselines_of, families_of_tests
 from evaluation.results import Comparison, PairTest, RunSummary
-from evaluation.wording import count_of, p_value, percent
+from evaluation.wording import count_of, count_speakers, p_value, percent
 
 ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
@@ -75,9 +75,9 @@ def differing_keys(comparison: Comparison, a: str, b: str) -> list[str]:
 
 def design(comparison: Comparison) -> str:
     """Return what the tests rest on, such as "4 speakers in 2 folds with 1 seed"."""
-    speakers, folds = comparison.n_speakers, len(comparison.folds)
+    speakers = count_speakers(comparison.n_speakers, comparison.protocol)
     return (
-        f"{count_of(speakers, 'speaker')} in {count_of(folds, 'fold')} with "
+        f"{speakers} in {count_of(len(comparison.folds), 'fold')} with "
         f"{count_of(len(comparison.seeds), 'seed')}"
     )
 
@@ -91,7 +91,7 @@ def _of_one(run: RunSummary) -> str:
         said = f"where chance is {chance}"
     else:
         said = f"above chance (UA {chance})"
-    return f"{run.name} has UA {ua} on {count_of(run.n_speakers, 'speaker')}, {said}"
+    return f"{run.name} has UA {ua} on {count_speakers(run.n_speakers, run.protocol)}, {said}"
 
 
 def _of_tests(comparison: Comparison) -> str:

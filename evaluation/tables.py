@@ -11,6 +11,7 @@ from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary
 from evaluation.wording import (
     count_of,
+    count_speakers,
     in_code,
     in_markdown,
     markdown_table,
@@ -87,9 +88,9 @@ def caption(comparison: Comparison) -> str:
     return (
         f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
         f"{count_of(comparison.n, 'utterance')} of "
-        f"{count_of(comparison.n_speakers, 'speaker')}. Percent; mean ± standard deviation over "
-        "folds; pooled with 95 % interval over speakers, trained weights held fixed; gate 1 = CQT, "
-        f"0 = Mel.{_of_branches(comparison)}"
+        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. Percent; mean ± standard "
+        "deviation over folds; pooled with 95 % interval over speakers, trained weights held "
+        f"fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
     )
 
 

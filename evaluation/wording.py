@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from corpora.splits import SPEAKERS_UNKNOWN
 from system.text import count_of as count_of
 from system.text import printable
 
@@ -29,6 +30,15 @@ def with_interval(value: float, interval: Sequence[float] | None, sign: str = ""
     if interval is None:
         return percent(value, sign)
     return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
+
+
+def count_speakers(n: int, protocol: str) -> str:
+    """Return the number of speakers in words, also where the protocol says that nobody knows them.
+
+    >>> count_speakers(1, "folder4/random-utterance-3-fold-SPEAKER-DEPENDENT-SPEAKERS-UNKNOWN/x")
+    'unknown speakers'
+    """
+    return "unknown speakers" if SPEAKERS_UNKNOWN in protocol else count_of(n, "speaker")
 
 
 def percent(value: float | None, sign: str = "") -> str:

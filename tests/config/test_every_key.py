@@ -53,6 +53,12 @@ MANIFEST = (
     "corpus.expect_published_counts=null",
     "protocol.split=leave-one-session-out",
 )
+FOLDER = (
+    "corpus.name=folder",
+    "corpus.root={folder}",
+    "corpus.layout={{session}}/{{label}}-{{speaker}}-*.wav",
+    *MANIFEST[3:],
+)
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
 PODCAST = (
@@ -73,6 +79,9 @@ PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "name": ((), "other"),
     "corpus.manifest": (MANIFEST, "{tables}/some.csv"),
+    "corpus.layout": (FOLDER, "{{session}}/*-{{speaker}}-{{label}}.wav"),
+    "corpus.columns": (MANIFEST, "{{label: mood}}"),
+    "corpus.label_map": (MANIFEST, "{{class0: class1, class2: null}}"),
     "corpus.labels": ((), "iemocap4"),
     "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
@@ -189,7 +198,7 @@ def places(
 ) -> dict[str, Path]:
     """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
-    names = ("tables", "broken", "copies", "weights", "origins", "podcast")
+    names = ("tables", "folder", "broken", "copies", "weights", "origins", "podcast")
     places = {name: folder / name for name in names}
     wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
     run_experiment(load_config(recipe, wishes), [])
@@ -202,6 +211,7 @@ def places(
     for session in (3, 4):
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
     _write_tables(places["tables"], corpus_root)
+    _write_folder(places["folder"], corpus_root)
     _write_podcast(places["podcast"])
     torch.manual_seed(9)
     places["weights"].mkdir()
@@ -219,13 +229,26 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
     for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4), ("outside", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "speaker", "session", "text"])
+            writer.writerow(["path", "label", "speaker", "session", "text", "mood"])
             for clip in clips:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
                     path = folder / clip if table == "outside" else clip
-                    writer.writerow([path, f"class{number}", f"s{session}", session, text])
+                    writer.writerow(
+                        [path, f"class{number}", f"s{session}", session, text, number % 2]
+                    )
+
+
+def _write_folder(folder: Path, corpus_root: Path) -> None:
+    """Write names with a speaker between two words that may be the label."""
+    clips = sorted(corpus_root.rglob("*.wav"))
+    for session in "123":
+        (folder / session).mkdir(parents=True)
+        own = (clip for clip in clips if clip.stem[4] == session)
+        for clip, name in zip(own, ("a-p-x", "b-p-y", "a-q-y", "b-q-x"), strict=False):
+            name = name.replace("p", f"p{session}").replace("q", f"q{session}")
+            shutil.copy(clip, folder / session / f"{name}.wav")
 
 
 def _write_podcast(folder: Path) -> None:

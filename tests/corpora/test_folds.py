@@ -204,12 +204,12 @@ def test_a_table_that_gives_no_folds_is_refused(table, words, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1]", "a list of objects"),
-        ("7", "a list or an object"),
+        ("[1]", "row 1: must be an object, got 1"),
+        ("7", "it must hold a list of objects"),
         ('{"speakers": {"a": 1, "a": 2}}', "the key 'a' occurs twice"),
         ('{"speakers": {"a": 1}, "author": "me"}', "made_by"),
         ('{"speakers": ["a"]}', "must map names"),
-        ('{"a": 1}', "does not map ids to objects"),
+        ('{"a": 1}', "no speakers, utterances, rows in it, and it must hold"),
         ('{"rows": [{"speaker": "a", "fold": [1]}]}', "row 1: 'fold' must be a word or number"),
     ],
 )

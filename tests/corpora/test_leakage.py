@@ -26,7 +26,7 @@ SECONDS = 1.3  # long enough for a fingerprint
 LABELS = {"iemocap": "iemocap4-exc", "esd": "esd5", "ravdess": "ravdess8", "emodb": "emodb7"}
 LABELS |= {"cremad": "cremad6", "manifest": "all", "savee": "savee7", "tess": "tess7"}
 LABELS |= {"emovo": "emovo7", "nemo": "nemo6", "aesdd": "aesdd5", "urdu": "urdu4"}
-LABELS |= {"meld": "meld7", "msppodcast": "msppodcast8"}
+LABELS |= {"meld": "meld7", "msppodcast": "msppodcast8", "folder": "all"}
 OWN_SPLIT = ("meld", "msppodcast")  # with tests of their own
 PROTOCOLS = {
     "leave-one-session-out": {},
@@ -34,7 +34,8 @@ PROTOCOLS = {
     "speaker-k-fold": {"n_folds": 3},
     "random-utterance": {"n_folds": 3, "allow_speaker_overlap": True},
 }
-IN_SESSIONS = ("iemocap", "manifest")
+IN_SESSIONS = ("iemocap", "manifest", "folder")
+LAYOUT = "{session}/{speaker}/{label}-*"
 CASES = [
     (corpus, split)
     for corpus in CORPORA
@@ -89,8 +90,10 @@ def names_of(corpus: str, root: Path) -> list[str]:
     """Write the tables of a corpus and return the names of its audio files."""
     if corpus in SPEAKERS:
         return [name for who in SPEAKERS[corpus] for name in NAMES[corpus](who)]
+    people = [(f"s{i}", f"p{i}{who}") for i in range(3) for who in "ab"]
+    if corpus == "folder":
+        return [f"{s}/{who}/{'xyyx'[n]}-{n}.wav" for s, who in people for n in range(4)]
     if corpus == "manifest":
-        people = [(f"s{i}", f"p{i}{who}") for i in range(3) for who in "ab"]
         clips = [(f"{who}/{n}.wav", "xyyx"[n], who, s) for s, who in people for n in range(4)]
         write_table(root, [(*row, f"text {row[0][-5]}") for row in clips])
         return [row[0] for row in clips]
@@ -124,6 +127,8 @@ def plan_of(corpus: str, split: str, root: Path, near: str = "refuse", **more: o
     values |= {"expect_published_counts": False, **more}
     if corpus == "manifest":
         values["manifest"] = str(root / "list.csv")
+    if corpus == "folder":
+        values["layout"] = LAYOUT
     protocol = {"split": split, "near_identical": near, **PROTOCOLS[split]}
     run = {"device": "cpu", "workers": 0, "store": str(root / "nothing kept")}
     return make_plan(Config(**RECIPE | {"corpus": values, "protocol": protocol, "run": run}))
