@@ -15,9 +15,8 @@ from config.effects import OWN, PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.trackers import TRACKERS
-from config.training_schema import OptimConfig, TrainConfig
+from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 
-Decibel = Annotated[float, Field(ge=-20, le=100)]
 Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
@@ -177,36 +176,6 @@ class FeaturesConfig(Section):
     trim_db: Annotated[float, Field(ge=10, le=120)] | None = None
     """Leave out silence at both ends of a recording: frames this many dB below its loudest one.
     null keeps all."""
-
-
-class AugmentConfig(Section):
-    """Random changes of the training data, drawn anew in each epoch; 0 is off."""
-
-    freq_mask: Fraction = 0.0
-    """Largest masked fraction of the image height."""
-    time_mask: Fraction = 0.0
-    """Largest masked fraction of the image width."""
-    time_shift: Fraction = 0.0
-    """Largest shift, as a fraction of the image width."""
-    freq_shift: Fraction = 0.0
-    """Largest shift of both images up or down in frequency, as a fraction of the image height: the
-    idea of another voice height or vocal tract. On the CQT a shift changes the pitch (0.05 is 4
-    semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
-    level_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level, dB, of both images together, stored or computed, floored at -top_db;
-    only with features.reference=full_scale. What an image has at its floor rises with the rest:
-    there only gain_db, which changes the waveform, is exact."""
-    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level of the waveform, dB; level_db changes the images instead. This and
-    the three below only with train.images=computed."""
-    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
-    """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
-    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Largest change of speed, which also changes pitch: 0.1 is 0.9 to 1.1."""
-    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
-    """Largest change of pitch in semitones, at constant speed."""
 
 
 class ModelConfig(Section):

@@ -19,9 +19,9 @@ from config.effects import (
     with_branch_scales,
 )
 from config.loading import flatten
-from config.schema import AugmentConfig, Config, CorpusConfig, OptimConfig, RunConfig
+from config.schema import Config, CorpusConfig, RunConfig
 from config.section import section_in
-from config.training_schema import TrainConfig
+from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 from corpora.labels import LABEL_SETS
 from corpora.readers import CORPORA
 
