@@ -266,6 +266,7 @@ def settle(
     bad: Mapping[AudioSource, str],
 ) -> Plan:
     """Leave out bad audio where the config allows it; split and certify the rest."""
+    check_unknown_speakers(config, utterances)
     utterances, recordings, copies = usable(config, labels.classes, utterances, recordings, bad)
     hashes, files = _hashes(recordings)
     together = [

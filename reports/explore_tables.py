@@ -10,6 +10,7 @@ from corpora.certificate import describe_corpus
 from corpora.findings import CHECK, Finding
 from corpora.shortcuts import Shortcut
 from corpora.survey import NUMBERS, Survey
+from corpora.utterance import NO_SPEAKER
 from evaluation.wording import count_of, in_markdown, markdown_table
 
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
@@ -94,9 +95,11 @@ def headline(survey: Survey) -> str:
     hours = float(survey.columns["seconds"].sum()) / 3600
     length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
     n_classes = sum(survey.class_counts[name] > 0 for name in survey.classes)
+    nobody = set(survey.speakers) == {NO_SPEAKER}
+    speakers = "unknown speakers" if nobody else count_of(len(survey.speakers), "speaker")
     return (
         f"{count_of(len(survey.utterances), 'utterance')}, {length}, "
-        f"{count_of(len(survey.speakers), 'speaker')}, {n_classes} classes"
+        f"{speakers}, {n_classes} classes"
     )
 
 

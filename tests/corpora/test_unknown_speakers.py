@@ -9,11 +9,14 @@ import soundfile
 from config.schema import Config
 from corpora.audit import audit
 from corpora.audit_members import Members
+from corpora.partial_plan import make_partial_plan
 from corpora.partition import read_partition
 from corpora.plan import make_plan, make_tuning_plan, plan_warnings
 from corpora.stamps import STAMP_UNKNOWN, stamps
+from corpora.survey import survey_corpus
 from corpora.utterance import NO_SPEAKER
 from evaluation.wording import count_speakers
+from reports.explore_tables import headline
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
 from tests.conftest import RECIPE
@@ -139,3 +142,10 @@ def test_an_audit_does_not_compare_speakers_that_nobody_knows(tmp_path):
     assert checks["speaker"].result == "not made: no speakers are known" and found.clean
     known = [(name, tuple(replace(u, speaker="x") for u in part)) for name, part in split.parts()]
     assert not audit(partition, "folder", [Members("1", tuple(known))], []).clean
+
+
+def test_a_first_look_says_what_would_stop_a_run(tmp_path):
+    config = config_of(tmp_path)
+    (refusal,) = make_partial_plan(config)[1]
+    assert "nobody can show that protocol.split=speaker-k-fold" in refusal
+    assert headline(survey_corpus(config)).split(", ")[2] == "unknown speakers"
