@@ -337,7 +337,10 @@ def test_the_same_command_again_writes_nothing_to_trackers(tracked, recipe, monk
     run_experiment(load_config(recipe, wishes), [])
 
 
-@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "mlflow"])
+@pytest.mark.parametrize(
+    "tracker",
+    ["tensorboard", "mlflow", pytest.param("wandb", marks=pytest.mark.slow)],
+)
 def test_a_kill_between_scores_and_metrics_shows_the_scores_once(recipe, tmp_path, tracker) -> None:
     name = {"tensorboard": "TensorBoard"}.get(tracker, tracker)
     run = Run(recipe, tmp_path, tracker, "train.epochs=1")
@@ -375,6 +378,7 @@ def test_a_stopped_run_is_marked_so_and_its_tracker_run_resumed(recipe, tmp_path
         assert_has_each_epoch_once(tracker, run.folder)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_overwritten_has_other_tracker_runs(tiny, tmp_path) -> None:
     wishes = ["run.trackers=[mlflow]", "train.epochs=1", *SMALL]
     for overwrite in (False, True):
