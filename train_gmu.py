@@ -45,17 +45,14 @@ def main(
             if report := dry_run(config, arguments.overwrite, arguments.resume_with):
                 say(report)
             return result.status
-        wishes = {"overwrite": arguments.overwrite, "resume_with": arguments.resume_with}
-        with open_run(config, command, stop=stop, **wishes) as session:
-            # The corpus is indexed, split and certified; its images are in the feature store.
+        with open_run(config, command, arguments.overwrite, stop, arguments.resume_with) as session:
             with summaries(session.folder, session.is_main) as after_fold:
                 for fold in session.folds():  # folds x seeds
                     run_fold(fold)  # train, select an epoch on dev, test once
                     after_fold()
         say((session.folder / "summary.md").read_text(encoding="utf-8"))
-        has_curves = "tensorboard" in config.run.trackers
-        curves = f"; curves: tensorboard --logdir {session.folder}" if has_curves else ""
-        say(f"Everything is in {session.folder}{curves}")
+        curves = f"; curves: tensorboard --logdir {session.folder}"
+        say(f"Everything is in {session.folder}{curves * ('tensorboard' in config.run.trackers)}")
     return result.status
 
 
