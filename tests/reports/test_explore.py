@@ -22,8 +22,8 @@ from features import SpectrogramImages
 from reports.explore import PAGE, TABLE, write_exploration
 from reports.explore_examples import class_examples, frequency_marks
 from reports.explore_tables import TABLE_HEAD
-from tests.reports.test_browser import BROWSER, browser  # noqa: F401
 from tests.support.corpora import CLASSES, PER_CELL, SPEAKERS, MadeCorpus, clean_corpus
+from tests.support.pages import BROWSER, NO_BROWSER, open_page
 from tests.system.test_escaping import NASTY, Page
 
 
@@ -216,27 +216,11 @@ def test_empty_and_misplaced_words_are_refused(words, capsys) -> None:
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844), (360, 640)])
-def test_the_page_renders_without_errors(browser, explored, width, height, scheme) -> None:  # noqa: F811
-    page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)
-    problems: list[str] = []
-    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else 0)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url[:80]}"))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url),
-    )
-    page.goto((explored[1] / PAGE).as_uri())
-    page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
-    page.wait_for_function("[...document.images].every(i => i.complete)")
-    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
-    assert problems == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
-    assert page.evaluate("[...document.images].filter(i => !i.alt).length") == 0
+def test_the_page_renders_without_errors(browser, explored, width, height, scheme) -> None:
+    page = open_page(browser, explored[1] / PAGE, width, height, scheme)
     lengths = page.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
     assert len(lengths) == 11 and all(1 < seconds < 1.7 for seconds in lengths)
     assert page.locator("h2").all_inner_texts() == [
@@ -273,9 +257,9 @@ CONTRAST = """() => {
 }"""
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+@pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_all_words_have_the_contrast_of_wcag_aa(browser, explored, scheme) -> None:  # noqa: F811
+def test_all_words_have_the_contrast_of_wcag_aa(browser, explored, scheme) -> None:
     page = browser.new_page(color_scheme=scheme)
     page.goto((explored[1] / PAGE).as_uri())
     assert page.evaluate(CONTRAST) == []
