@@ -8,7 +8,7 @@ input is wrong.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,12 +28,16 @@ class Corpus(NamedTuple):
         root: Its folder.
         manifest: Table of a manifest corpus.
         absolute_paths: Whether the table may name files outside `root`.
+        layout: How the folder of a folder corpus is read; None is what lies there.
+        columns: Columns of other names.
     """
 
     name: str | None
     root: str | None = None
     manifest: str | None = None
     absolute_paths: bool = False
+    layout: str | None = None
+    columns: Mapping[str, str | None] | None = None
 
 
 def main(argv: Sequence[str]) -> int:
@@ -55,7 +59,9 @@ def main(argv: Sequence[str]) -> int:
         if corpus.name and corpus.root:
             manifest = None if corpus.manifest is None else Path(corpus.manifest)
             root = Path(corpus.root)
-            everyone = read_corpus(corpus.name, root, manifest, corpus.absolute_paths)
+            everyone = read_corpus(
+                corpus.name, root, manifest, corpus.absolute_paths, corpus.layout, corpus.columns
+            )
         folds, notes = members_of(partition, corpus.name, everyone)
         if everyone is not None and not arguments.no_audio:
             listed = {one.audio: None for fold in folds for _, one in fold if one.path.is_file()}
@@ -113,7 +119,10 @@ def choose_corpus(arguments: argparse.Namespace) -> Corpus:
             raise InputError("--config names the corpus: leave --corpus and --manifest out")
         overrides = [] if root is None else [f"corpus.root={root}"]
         given = load_config(arguments.config, overrides).corpus
-        corpus = Corpus(given.name, given.root, given.manifest, given.absolute_paths or False)
+        outside = given.absolute_paths or False
+        corpus = Corpus(
+            given.name, given.root, given.manifest, outside, given.layout, given.columns
+        )
     else:
         if root is not None and name is None:
             raise InputError("--root needs --corpus, which says how the folder is read")

@@ -25,6 +25,7 @@ from audio.row_norm import RowNorm, SpeakerNorm
 from audio.trim import trim_silence
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
+from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
 from system.errors import RunError
 from system.signals import ignore_signals
@@ -36,8 +37,8 @@ class Batch(NamedTuple):
     """What the model and the loss read; images are float16 as stored until they are on a device."""
 
     utterance: Tensor  # (B,) index of the utterance in the split
-    cqt: Tensor  # (B, C, H, W) dB
-    mel: Tensor  # (B, C, H, W) dB
+    cqt: Tensor  # (B, C, H, W) dB; features (B, D) of a frozen branch
+    mel: Tensor  # (B, C, H, W) dB; likewise
     targets: Tensor  # (B,) class indices, or (B, D) ratings
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
     norm: RowNorm | None = None  # of each image's speaker; None if none or already applied
@@ -114,7 +115,8 @@ class ImageDataset(Dataset):
     and all crops of all utterances come. Workers hold no state: an item decides what is drawn.
 
     Args:
-        store: Feature store, or shards, with the images of all utterances.
+        store: Feature store, or shards, with the images of all utterances; or their features, kept
+            of frozen branches, which take the images' place.
         hashes: Audio hash of each utterance.
         targets: Class index of each utterance, or its ratings.
         augment: Random changes in training; None for dev and test.
@@ -124,7 +126,7 @@ class ImageDataset(Dataset):
 
     def __init__(
         self,
-        store: FeatureStore | ShardImages,
+        store: FeatureStore | ShardImages | KeptFeatures,
         hashes: Sequence[str],
         targets: Sequence[Any],
         augment: ImageAugment | None = None,
@@ -162,7 +164,8 @@ class ImageDataset(Dataset):
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
         """Return the row of one crop of an utterance."""
-        return self.crops[i][draw_index(len(self.crops[i]), key)]
+        rows = self.crops[i]
+        return rows[draw_index(len(rows), key) if len(rows) > 1 else 0]
 
 
 class WaveformDataset(Dataset):

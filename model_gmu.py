@@ -95,14 +95,26 @@ class MaxMViTGMU(nn.Module):
             (B, C, H, W), (B, C, H, W) -> (B, D_cqt), (B, D_mel); tokens (B, N, D_cqt) and
             (B, M, D_mel) where the fusion reads tokens
         """
-        feat_cqt = feat_mel = None
-        if self.cqt_branch is not None:
-            cqt = (cqt - self.cqt_mean) / self.cqt_std  # (B, C, H, W)
-            feat_cqt = self._encode("cqt", self.cqt_branch, cqt)  # (B, D_cqt)
-        if self.mel_branch is not None:
-            mel = (mel - self.mel_mean) / self.mel_std  # (B, C, H, W)
-            feat_mel = self._encode("mel", self.mel_branch, mel)  # (B, D_mel)
+        feat_cqt = None if self.cqt_branch is None else self.encode("cqt", cqt)  # (B, D_cqt)
+        feat_mel = None if self.mel_branch is None else self.encode("mel", mel)  # (B, D_mel)
         return feat_cqt, feat_mel
+
+    def encode(self, branch: str, image: Tensor) -> Tensor:
+        """Return the features of one branch: (B, C, H, W) -> (B, D), or tokens (B, N, D).
+
+        Args:
+            branch: `cqt` or `mel`, which the fusion reads.
+            image: In dB.
+        """
+        mean, std, backbone = (
+            getattr(self, f"{branch}_{name}") for name in ("mean", "std", "branch")
+        )
+        image = (image - mean) / std  # (B, C, H, W)
+        with self._precision(branch):
+            encode = tokens if self.fusion.reads_tokens else pooled
+            if self.graphs is None:
+                return encode(backbone, image)
+            return self.graphs.encode(encode, backbone, image)
 
     def fuse(self, features: Features, forced_gate: float | None = None) -> FusionOutput:
         """Return the head's output for features.
@@ -194,14 +206,6 @@ class MaxMViTGMU(nn.Module):
                 "stochastic depth: set it to 0, or use models of the MaxViT and MViTv2 families"
             )
         return drop_head(model) if self.fusion.reads_tokens else model
-
-    def _encode(self, part: str, backbone: nn.Module, image: Tensor) -> Tensor:
-        """Return pooled features (B, D) of an image, or its tokens (B, N, D)."""
-        with self._precision(part):
-            encode = tokens if self.fusion.reads_tokens else pooled
-            if self.graphs is None:
-                return encode(backbone, image)
-            return self.graphs.encode(encode, backbone, image)
 
     def _precision(self, part: str) -> AbstractContextManager[object]:
         """Switch autocast off where a part has to compute in float32."""

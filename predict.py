@@ -5,7 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from corpora.splits import SPEAKER_DEPENDENT, STAMP
+from corpora.splits import SPEAKER_DEPENDENT
+from corpora.stamps import speaker_stamp
 from storage.folders import check_is_fold
 from system.cli import run_cli, run_entry
 from system.errors import InputError
@@ -27,7 +28,8 @@ def main() -> int:
 
         model = FoldModel(arguments.fold)
         if SPEAKER_DEPENDENT in model.protocol:
-            print(f"{STAMP}; other speakers may fare worse", file=sys.stderr)
+            stamp = speaker_stamp(model.protocol)
+            print(f"{stamp}; other speakers may fare worse", file=sys.stderr)
         labels = [model.label(path) for path in arguments.recordings]
         print(label_table(labels))
         outside = {str(label.path): label.unlike for label in labels}

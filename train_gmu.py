@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from config.fusions import GATED
 from config.loading import load_config
+from config.trackers import check_trackers
 from corpora.readers import check_corpus_exists
 from system.cli import exit_status, run_entry, say
 from system.signals import Stop
@@ -32,9 +33,10 @@ def main(
         check_fusion(config, arguments.config, fusions, other_entry)
         check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
         check_processes(arguments)
+        check_trackers(config.run.trackers)
 
         # torch is imported only now, so that a mistake above is reported within a second.
-        from evaluation.summary import summarize
+        from evaluation.summary import summaries
         from training.dry_run import dry_run
         from training.experiment import open_run
         from training.fold import run_fold
@@ -43,15 +45,14 @@ def main(
             if report := dry_run(config, arguments.overwrite, arguments.resume_with):
                 say(report)
             return result.status
-        wishes = {"overwrite": arguments.overwrite, "resume_with": arguments.resume_with}
-        with open_run(config, command, stop=stop, **wishes) as session:
-            # The corpus is indexed, split and certified; its images are in the feature store.
-            for fold in session.folds():  # folds x seeds
-                run_fold(fold)  # train, select an epoch on dev, test once
-                if session.is_main:
-                    summarize(session.folder)
+        with open_run(config, command, arguments.overwrite, stop, arguments.resume_with) as session:
+            with summaries(session.folder, session.is_main) as after_fold:
+                for fold in session.folds():  # folds x seeds
+                    run_fold(fold)  # train, select an epoch on dev, test once
+                    after_fold()
         say((session.folder / "summary.md").read_text(encoding="utf-8"))
-        say(f"Everything is in {session.folder}; curves: tensorboard --logdir {session.folder}")
+        curves = f"; curves: tensorboard --logdir {session.folder}"
+        say(f"Everything is in {session.folder}{curves * ('tensorboard' in config.run.trackers)}")
     return result.status
 
 

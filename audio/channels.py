@@ -1,8 +1,9 @@
-"""Whether the channels of a recording cancel where they are averaged."""
+"""How much the channels of a recording differ, and whether they cancel where they are averaged."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+EQUAL_DB = -300.0  # channels that are the same, or a single one
 CANCELLED = 0.1  # of the mean's power without correlation; two equal channels: correlation -0.9
 
 
@@ -41,3 +42,18 @@ class ChannelLevels:
         if left >= CANCELLED * unrelated:
             return None
         return float(10 * np.log10(max(powers) / max(left, 1e-30)))
+
+    def difference(self) -> float:
+        """Return the power of what channels do not share, against their mean power, in dB.
+
+        That is mean_c(|x_c - m|^2) / mean_c(|x_c|^2) with the mean m of all channels x_c, each
+        without its offset: EQUAL_DB for equal channels, -3 dB for two of unrelated sound, or where
+        one of two is silent.
+        """
+        if not self._n_samples:
+            return EQUAL_DB
+        mean, square = self._sums / self._n_samples  # (C + 1,), (C + 1,)
+        *powers, shared = np.maximum(square - mean**2, 0)
+        whole = sum(powers) / len(powers)
+        apart = (whole - shared) / whole if whole > 0 else 0.0
+        return float(10 * np.log10(max(apart, 10 ** (EQUAL_DB / 10))))

@@ -5,6 +5,11 @@ its mean and under a Hann window. The bandwidth is k / FRAME of the rate, for th
     P[0] + ... + P[k] >= ENERGY_SHARE * (P[0] + ... + P[FRAME / 2]).
 The rest is 30 dB below the whole. Sound that was once sampled at another rate, sent by telephone or
 coded at a low bit rate keeps its narrow band in a file of any rate.
+
+Cutoff. Speech fades towards high frequencies; a filter ends it. The fall at k is the mean of P
+over 0.85 k to 0.95 k, in dB above the largest P beyond 1.05 k, smoothed over SMOOTHED bins. Where
+the largest fall from LOWEST_CUTOFF on is CLIFF_DB or more, the cutoff is the highest frequency with
+more than half of that fall, in dB, below it; else there is none, and it is half the rate.
 """
 
 from typing import NamedTuple
@@ -15,6 +20,9 @@ from numpy.typing import NDArray
 FRAME = 1024  # samples
 BLOCK = 2**18  # samples described at a time
 ENERGY_SHARE = 0.999  # of the energy, below the bandwidth
+CLIFF_DB = 24.0  # filters of codecs and resampling: mostly 30 to 80
+LOWEST_CUTOFF = 1500.0  # Hz; below, single harmonics of a soft voice stand out as much
+SMOOTHED = 9  # bins
 SILENCE = 1e-30  # mean square, -300 dBFS: the lowest level
 
 
@@ -60,9 +68,7 @@ class Description:
         Samples behind the last whole frame count for length and level alone; a recording shorter
         than a frame is one frame, under a window of its own length.
         """
-        power = self._power
-        if self._n_samples < FRAME:
-            power = _power(self._rest[None])[0]
+        power = self._spectrum()
         energy = np.cumsum(power, dtype=np.float64)  # (k,)
         k = int(np.searchsorted(energy, ENERGY_SHARE * energy[-1]))
         variance = self._squares / self._n_samples - (self._sum / self._n_samples) ** 2
@@ -72,6 +78,30 @@ class Description:
             level=float(10 * np.log10(max(variance, SILENCE))),
             bandwidth=k * self._rate / FRAME,
         )
+
+    def cutoff(self) -> float:
+        """Return the frequency in Hz at which a filter ended the sound; half the rate if none."""
+        power = np.maximum(self._spectrum(), SILENCE)  # (k,)
+        n = len(power) - 1
+        k = np.arange(max(SMOOTHED, round(LOWEST_CUTOFF * FRAME / self._rate)), round(0.95 * n))
+        low, high, beyond = (np.round(share * k).astype(int) for share in (0.85, 0.95, 1.05))
+        total = np.concatenate([[0.0], np.cumsum(power)])
+        below = np.maximum((total[high] - total[low]) / (high - low), SILENCE)
+        smooth = np.convolve(power, np.ones(SMOOTHED) / SMOOTHED, "valid")  # (k - SMOOTHED + 1,)
+        largest = np.maximum.accumulate(smooth[::-1])[::-1]  # from k on
+        above = largest[np.minimum(beyond + SMOOTHED // 2, len(largest) - 1)]
+        fall = 10 * np.log10(below / above)
+        if not len(k) or fall.max() < CLIFF_DB:
+            return self._rate / 2
+        halfway = np.sqrt(below * above)[fall.argmax()]
+        last = int(np.flatnonzero(smooth >= halfway)[-1]) + SMOOTHED // 2
+        return last * self._rate / FRAME
+
+    def _spectrum(self) -> NDArray[np.float64]:
+        """Return the power of each bin: (k,)."""
+        if self._n_samples < FRAME:
+            return _power(self._rest[None])[0].astype(np.float64)
+        return self._power
 
 
 def describe(waveform: NDArray[np.float32], rate: int) -> RecordingFacts:

@@ -101,8 +101,8 @@ def _decode(
     file: FileIO | BytesIO, segment: Segment, sample_rate: int | None, recording: str | None
 ) -> tuple[NDArray[np.float32], int]:
     """Return a segment at a rate, None for that of the file, and the rate of the file."""
-    with _open_audio(file) as audio:
-        sound = _Sound(audio, segment)
+    with open_audio(file) as audio:
+        sound = Sound(audio, segment)
         waveform = _resample(sound, sample_rate or sound.rate, "HQ")
     if recording not in (None, sound.hash):
         raise BadAudio(CHANGED)
@@ -111,9 +111,9 @@ def _decode(
 
 def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32], RecordingFacts]:
     """Read a file as `read_audio` does: (T,), and the facts of the recording in it."""
-    with open_file(path) as file, _open_audio(file) as audio:
+    with open_file(path) as file, open_audio(file) as audio:
         description = Description(audio.samplerate)
-        waveform = _resample(_Sound(audio, Segment(path), description), sample_rate, "HQ")
+        waveform = _resample(Sound(audio, Segment(path), description), sample_rate, "HQ")
     return waveform, description.facts()
 
 
@@ -173,9 +173,9 @@ def _name_in_index(file_hash: str, segment: Segment) -> str:
 def _identify(file: FileIO, segment: Segment, name: str) -> Recording | BadAudio:
     file.seek(0)
     try:
-        with _open_audio(file) as audio:
+        with open_audio(file) as audio:
             description = Description(audio.samplerate)
-            sound = _Sound(audio, segment, description)
+            sound = Sound(audio, segment, description)
             narrow = _resample(sound, fingerprint.SAMPLE_RATE, fingerprint.QUALITY)
     except BadAudio as error:
         return error
@@ -191,7 +191,7 @@ class _Stream(soundfile.SoundFile):
         return False
 
 
-class _Sound:
+class Sound:
     """The samples of a segment in blocks, averaged over channels, hashed and checked as they pass.
 
     Args:
@@ -214,7 +214,7 @@ class _Sound:
         self._audio = audio
         self._digest = hashlib.sha256(f"{self.rate} Hz".encode())
         self._low, self._high = np.inf, -np.inf
-        self._levels = ChannelLevels(audio.channels)
+        self.levels = ChannelLevels(audio.channels)
 
     @property
     def hash(self) -> str:
@@ -222,7 +222,12 @@ class _Sound:
         return self._digest.hexdigest()
 
     def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """Yield the samples at the rate of the file: (t,) each.
+        """Yield the mean of the channels: (t,) each; see `channel_blocks`."""
+        for _, mono in self.channel_blocks():
+            yield mono
+
+    def channel_blocks(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+        """Yield the samples at the rate of the file, and their mean: (t, channels) and (t,) each.
 
         Raises:
             BadAudio: The samples cannot be used; raised at the first block that shows it.
@@ -231,7 +236,7 @@ class _Sound:
         while len(samples := self._audio.read(self._size(), "float32", always_2d=True)):  # (t, ch)
             _check_samples(samples)
             mono = samples.mean(1)
-            self._levels.add(samples, mono)
+            self.levels.add(samples, mono)
             if self._description is not None:
                 self._description.add(mono)
             self.n_samples += len(mono)
@@ -242,7 +247,7 @@ class _Sound:
                 raise BadAudio(
                     f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings"
                 )
-            yield mono
+            yield samples, mono
         self._check_end(skipped + self.n_samples)
         self._check_length_and_range()
 
@@ -280,7 +285,7 @@ class _Sound:
         if self.n_samples < int(MIN_SECONDS * self.rate):
             shown = f"{1000 * self.n_samples / self.rate:.3g} ms"
             raise BadAudio(f"is too short: {shown}, where {1000 * MIN_SECONDS:g} ms are needed")
-        weaker = self._levels.cancellation()
+        weaker = self.levels.cancellation()
         if self._low == self._high:
             mean = " where its channels are averaged" if self._audio.channels > 1 else ""
             way = f". {ONE_CHANNEL}" if weaker is not None else ""
@@ -299,7 +304,7 @@ def _check_samples(samples: NDArray[np.float32]) -> None:
         raise BadAudio(f"holds samples up to {peak:.3g}, where full scale is 1")
 
 
-def _resample(sound: _Sound, sample_rate: int, quality: str) -> NDArray[np.float32]:
+def _resample(sound: Sound, sample_rate: int, quality: str) -> NDArray[np.float32]:
     """Return the whole sound at another rate; beside the result only one block is in memory."""
     if sound.rate == sample_rate:
         return np.concatenate(list(sound.blocks()))
@@ -317,7 +322,7 @@ def _hash_bytes(file: FileIO) -> str:
 
 
 @contextmanager
-def _open_audio(file: FileIO | BytesIO) -> Iterator[soundfile.SoundFile]:
+def open_audio(file: FileIO | BytesIO) -> Iterator[soundfile.SoundFile]:
     """Decode an open file from its beginning, in the format that its content has.
 
     Raises:

@@ -13,6 +13,51 @@ FRAME_SECONDS = 2048 / 44_100  # N, 46 ms
 HOP_SECONDS = 512 / 44_100  # H, 12 ms
 
 
+class FrameLevels:
+    """Levels of the frames of a recording, added up block by block.
+
+    Args:
+        sample_rate: Sampling rate of the blocks, Hz.
+    """
+
+    def __init__(self, sample_rate: int) -> None:
+        self._frame, self.hop = (
+            max(round(s * sample_rate), 1) for s in (FRAME_SECONDS, HOP_SECONDS)
+        )
+        self._rest = torch.zeros(self._frame // 2, dtype=torch.double)  # squares without a frame
+        self._levels: list[Tensor] = []
+
+    def add(self, block: Tensor) -> None:
+        """Add the next samples: (t,)."""
+        self._take(block.double().square())
+
+    def end(self) -> Tensor:
+        """Return the mean square of each frame, after the last block: (frames,)."""
+        self._take(torch.zeros(self._frame // 2, dtype=torch.double))
+        return torch.cat([torch.zeros(0, dtype=torch.double), *self._levels])
+
+    def _take(self, squares: Tensor) -> None:
+        squares = torch.cat([self._rest, squares])
+        n = max((len(squares) - self._frame) // self.hop + 1, 0)
+        if n:
+            whole = squares[: (n - 1) * self.hop + self._frame]
+            self._levels.append(F.avg_pool1d(whole[None], self._frame, self.hop)[0])
+        self._rest = squares[n * self.hop :]
+
+
+def loud_frames(levels: Tensor, trim_db: float) -> tuple[int, int] | None:
+    """Return the first and the last frame that is not silent; None for a silent recording.
+
+    Args:
+        levels: Mean square of each frame: (frames,).
+        trim_db: Frames this many dB below the loudest one are silent.
+    """
+    if not len(levels):
+        return None
+    loud = torch.nonzero(levels > levels.max() * 10 ** (-trim_db / 10)).flatten()
+    return (int(loud[0]), int(loud[-1])) if len(loud) else None
+
+
 def trim_silence(waveform: Tensor, sample_rate: int, trim_db: float | None) -> Tensor:
     """Return a recording without the silence at its ends; a silent one, or None dB, stays whole.
 
@@ -34,12 +79,9 @@ def trim_silence(waveform: Tensor, sample_rate: int, trim_db: float | None) -> T
     """
     if trim_db is None or not len(waveform):
         return waveform
-    frame, hop = (max(round(s * sample_rate), 1) for s in (FRAME_SECONDS, HOP_SECONDS))
-    padded = F.pad(waveform.double().square(), (frame // 2, frame // 2))
-    if len(padded) < frame:
+    frames = FrameLevels(sample_rate)
+    frames.add(waveform)
+    loud = loud_frames(frames.end(), trim_db)
+    if loud is None:
         return waveform
-    level = F.avg_pool1d(padded[None], frame, hop)[0]  # (frames,) mean square
-    loud = torch.nonzero(level > level.max() * 10 ** (-trim_db / 10)).flatten()
-    if not len(loud):
-        return waveform
-    return waveform[int(loud[0]) * hop : (int(loud[-1]) + 1) * hop]
+    return waveform[loud[0] * frames.hop : (loud[1] + 1) * frames.hop]

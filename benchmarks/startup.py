@@ -39,6 +39,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
     "compare": [["/nowhere"]],
     "analyze_gates": [["/nowhere"]],
     "audit": [["/nowhere"], ["ravdess_papers5", "--corpus", "ravdes"]],
+    "explore": [
+        ["--config", CONFIG, "corpus.rot=/data"],
+        ["--config", CONFIG, NOWHERE],
+        ["--config", "nowhere.yaml"],
+    ],
     "tune": [
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", "optim.learning_rate=1"],
         ["--config", CONFIG, "--space", "nowhere.yaml"],
@@ -66,6 +71,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, NOWHERE],
     ],
     "scripts.make_demo_corpus": [["--per-class", "1"]],
+    "scripts.make_manifest": [
+        ["/nowhere"],
+        [".", "--layout", "{speaker}/*.wav"],
+        [".", "--columns", "{labl: emotion}"],
+    ],
     "scripts.show_features": [["/nowhere.wav"]],
     "scripts.write_tables": [["--chek"]],
     "scripts.make_schema": [["--chek"]],

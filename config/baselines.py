@@ -47,7 +47,11 @@ KINDS: tuple[str, ...] = get_args(Kind)
 FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
 CHEAP = ("majority", "svm_images")  # seconds a fold, on what the fusions read anyway
 SHARED = ("corpus", "protocol", "run")  # sections that every baseline takes from a fusion's config
-OF_TRAINING = ("run.compile_cache", "run.shards")  # keys of these with an effect on fusions alone
+OF_TRAINING = (
+    "run.compile_cache",
+    "run.shards",
+    "run.trackers",
+)  # keys of these with an effect on fusions alone
 NORMALIZE = "train.normalize"  # its value `speaker` makes another protocol, of baselines too
 READ_IMAGES = ("svm_images",)
 AUTO = "auto"  # of --functionals

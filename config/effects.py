@@ -14,7 +14,13 @@ class Condition(NamedTuple):
     default: Any  # taken where the key has an effect and is null
 
 
-BUILT_IN = ("iemocap", "esd", "ravdess", "emodb", "cremad")  # corpora with published counts
+COUNTED = (  # corpora with published counts
+    *("iemocap", "esd", "ravdess", "emodb", "cremad"),
+    *("savee", "tess", "emovo", "nemo", "aesdd", "urdu", "meld"),
+)
+PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
+OWN = ("manifest", "folder")  # corpora whose words the user says
+MAPPINGS = ("corpus.columns", "corpus.label_map")  # keys whose value is a mapping, no section
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
@@ -24,8 +30,13 @@ READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
 READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
-    "corpus.absolute_paths": Condition("corpus.name", ("manifest",), False),
-    "corpus.expect_published_counts": Condition("corpus.name", BUILT_IN, True),
+    "corpus.layout": Condition("corpus.name", ("folder",), None),
+    "corpus.columns": Condition("corpus.name", OWN, None),
+    "corpus.label_map": Condition("corpus.name", OWN, None),
+    "corpus.absolute_paths": Condition("corpus.name", OWN, False),
+    "corpus.classes": Condition("corpus.name", PUBLISHED, None),
+    "corpus.unannotated_speakers": Condition("corpus.name", ("msppodcast",), "exclude"),
+    "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),
     "corpus.scale": Condition("task", ("dimensions",), None),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
@@ -65,20 +76,53 @@ ONLY_WITH = {
     "optim.min_lr": Condition("optim.schedule", ("plateau", "cosine"), 1e-6),
     "optim.warmup_epochs": Condition("optim.schedule", ("cosine",), 0.0),
 }
+FEATURES, FROZEN = "train.features", "frozen"
+# Keys of how images and backbones are trained: with frozen features they have no effect, and must
+# have these values
+IDLE_IF_FROZEN: dict[str, Any] = {
+    "augment.freq_mask": 0.0,
+    "augment.time_mask": 0.0,
+    "augment.time_shift": 0.0,
+    "augment.freq_shift": 0.0,
+    "augment.level_db": None,
+    "augment.gain_db": None,
+    "augment.snr_db": None,
+    "augment.speed": None,
+    "augment.pitch": None,
+    "augment.mixup": 0.0,
+    "model.cqt_weights": None,
+    "model.mel_weights": None,
+    "model.drop_path_rate": 0.0,
+    "optim.optimizer.cqt": None,
+    "optim.optimizer.mel": None,
+    BRANCH_SCALES: 1.0,
+    f"{BRANCH_SCALES}.cqt": None,
+    f"{BRANCH_SCALES}.mel": None,
+    "train.images": "stored",
+    "train.backbone_batch": None,
+    "train.gradient_checkpointing": False,
+    "train.compile": False,
+    "run.compile_cache": None,
+    "run.shards": None,
+}
 
 
 def has_effect(config: Mapping[str, Any], key: str) -> bool:
     """Return whether a key has an effect in a config.
 
     Args:
-        config: Dotted keys to values; the key that decides must be among them.
+        config: Dotted keys to values; the keys that decide must be among them.
         key: Dotted key; keys that depend on no other always have an effect.
 
     >>> has_effect({"model.fusion": "gmu"}, "loss.alpha")
     False
     >>> has_effect({"model.fusion": "gmu"}, "optim.lr")
     True
+    >>> has_effect({"train.features": "frozen"}, "augment.mixup")
+    False
     """
+    if config.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
+        return False
     condition = ONLY_WITH.get(key)
     return condition is None or config.get(condition.controller) in condition.values
 
@@ -89,11 +133,41 @@ def keys_without_effect(values: Mapping[str, Any]) -> list[str]:
     >>> keys_without_effect({"optim.schedule": "constant", "optim.lr": 1e-3})[:2]
     ['optim.plateau_factor', 'optim.plateau_patience']
     """
-    return [
+    ruled_out = [
         key
         for key, condition in ONLY_WITH.items()
         if condition.controller in values and not has_effect(values, key)
     ]
+    if values.get(FEATURES) != FROZEN:
+        return ruled_out
+    return [*ruled_out, *(key for key in IDLE_IF_FROZEN if key not in ruled_out)]
+
+
+def idle_value(key: str) -> Any:
+    """Return the value that a key must have where it has no effect.
+
+    >>> idle_value("loss.alpha"), idle_value("augment.mixup")
+    (None, 0.0)
+    """
+    return IDLE_IF_FROZEN.get(key)
+
+
+def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str, ...]]:
+    """Return the key that leaves another without effect, and its values that would not.
+
+    Args:
+        values: Dotted keys to values.
+        key: One of `keys_without_effect`.
+
+    >>> what_rules_out({"optim.schedule": "cosine"}, "optim.plateau_factor")
+    ('optim.schedule', ('plateau',))
+    >>> what_rules_out({"train.features": "frozen"}, "augment.mixup")
+    ('train.features', ('trained',))
+    """
+    if values.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
+        return FEATURES, ("trained",)
+    condition = ONLY_WITH[key]
+    return condition.controller, condition.values
 
 
 def deciding_key(key: str) -> str | None:
@@ -120,13 +194,13 @@ def usual_values(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def usual_value(key: str) -> Any:
-    """Return the value that a key takes where it has an effect and is null.
+    """Return the value that a key takes where it has an effect and is null, or 0 or false.
 
-    >>> usual_value("loss.alpha")
-    0.3
+    >>> usual_value("loss.alpha"), usual_value("augment.mixup")
+    (0.3, 0.0)
     """
     condition = ONLY_WITH.get(key)
-    return None if condition is None else condition.default
+    return IDLE_IF_FROZEN.get(key) if condition is None else condition.default
 
 
 def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,14 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from config.effects import BRANCH_SCALES, ONLY_WITH, keys_without_effect, usual_values
+from config.effects import (
+    BRANCH_SCALES,
+    MAPPINGS,
+    idle_value,
+    keys_without_effect,
+    usual_values,
+    what_rules_out,
+)
 from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
@@ -111,7 +118,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{prefix}{key}"
-        leaves |= flatten(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+        inside = isinstance(value, Mapping) and dotted not in MAPPINGS
+        leaves |= flatten(value, f"{dotted}.") if inside else {dotted: value}
     return leaves
 
 
@@ -128,6 +136,7 @@ def json_schema() -> str:
 
 
 RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
+PATTERN = "corpus.layout"  # {speaker}/{label} is no YAML without quotes, which a shell takes
 BELOW = object()  # key of the number that a mapping of rates was merged over
 MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
@@ -182,7 +191,8 @@ def read_yaml(text: str, source: str) -> Any:
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         deep = isinstance(error, RecursionError)
         reason = "it is nested too deeply" if deep else truncate(str(error), 500)
-        raise InputError(f"{source} is not valid YAML: {reason}") from None
+        hint = "; a pattern with {label} stands in quotes" * ("{label}" in text)
+        raise InputError(f"{source} is not valid YAML: {reason}{hint}") from None
 
 
 def _read_with_parents(
@@ -226,7 +236,9 @@ def parse_override(text: str) -> dict[str, Any]:
     if len(text) > MAX_CONFIG:
         raise InputError(f"the override {short_repr(text)} is longer than {MAX_CONFIG} characters")
     *sections, name = key.split(".")
-    nested = {name: read_yaml(value, f"the value of {truncate(key)}")}
+    is_pattern = key == PATTERN and re.match(r"[^'\"]*\{", value)
+    source = f"the value of {truncate(key)}"
+    nested = {name: value.strip() if is_pattern else read_yaml(value, source)}
     for section in reversed(sections):
         nested = {section: nested}
     return nested
@@ -269,12 +281,12 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
     for key in keys_without_effect(leaves):
-        if leaves.get(key) is not None:
-            decides, allowed, _ = ONLY_WITH[key]
+        if key in leaves and leaves[key] != (idle := idle_value(key)):
+            decides, allowed = what_rules_out(leaves, key)
             raise InputError(
                 f"{key} (in {sources.get(key, 'the defaults')}) has no effect with "
-                f"{decides}={leaves[decides]}: remove it or set it to null, or set {decides} to "
-                f"{' or '.join(allowed)}"
+                f"{decides}={leaves[decides]}: remove it or set it to {json.dumps(idle)}, or set "
+                f"{decides} to {' or '.join(allowed)}"
             )
     for key, value in usual_values(leaves).items():
         *sections, name = key.split(".")
@@ -287,7 +299,8 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
 def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
     """Refuse characters that no path or name may hold, and that YAML could not read back."""
     for key, value in leaves.items():
-        for text in value if isinstance(value, list) else [value]:
+        several = [*value, *value.values()] if isinstance(value, Mapping) else value
+        for text in several if isinstance(several, list) else [several]:
             if isinstance(text, str) and (found := control_character(text)):
                 where = sources.get(key, "the defaults")
                 raise InputError(f"{key} (in {where}) holds the control character {found}")

@@ -1,5 +1,6 @@
 """Values of config keys that are valid alone but not together."""
 
+from config.fusions import FUSIONS
 from config.schema import Config
 from config.tasks import CLASS, RATINGS, SCALES
 from system.errors import InputError
@@ -37,7 +38,8 @@ def check_pairs(config: Config) -> None:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
     if (corpus.manifest is None) == (corpus.name == "manifest"):
         raise InputError(
-            "corpus.manifest must be set to a CSV or JSONL file with path, label and speaker"
+            "corpus.manifest must be set to a table (CSV, TSV, JSONL, JSON, Parquet) with path, "
+            "label and speaker"
         )
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):
@@ -103,6 +105,14 @@ def _check_started(config: Config) -> None:
             raise InputError(
                 f"model.{branch}_from={folder} and model.{branch}_weights={file} both say where "
                 "the branch starts: set one of the two to null"
+            )
+    if config.train.features == "frozen":
+        missing = [b for b in FUSIONS[model.fusion].branches if b not in model.started]
+        if missing:
+            keys = " and ".join(f"model.{branch}_from" for branch in missing)
+            raise InputError(
+                f"train.features=frozen trains the head alone: name the run whose branches it "
+                f"reads by {keys}, or set train.features to trained"
             )
     if model.from_seed is not None and not model.started:
         raise InputError(

@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from config.corpus_keys import Columns, LabelMap, Layout
+from config.effects import OWN, PUBLISHED
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.tasks import TaskName
-from config.training_schema import OptimConfig, TrainConfig
+from config.trackers import TRACKERS
+from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 
-Decibel = Annotated[float, Field(ge=-20, le=100)]
 Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
@@ -28,32 +30,61 @@ def _known_device(name: str) -> str:
     return name
 
 
+def _each_once(names: list[str]) -> list[str]:
+    if len(set(names)) < len(names):
+        raise ValueError("must name each tracker once")
+    return names
+
+
 DEVICE = r"^(auto|cpu|mps|cuda(:(0|[1-9]\d?))?)$"
 DeviceName = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
 ]
 if TYPE_CHECKING:
+    CorpusName = str
     FusionName = str
+    TrackerName = str
 else:
+    CorpusName = Literal[(*PUBLISHED, *OWN)]
     FusionName = Literal[tuple(FUSIONS)]
+    TrackerName = Literal[TRACKERS]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class CorpusConfig(Section):
     """Which recordings to use, and what their labels mean."""
 
-    name: Literal["iemocap", "esd", "ravdess", "emodb", "cremad", "manifest"]
+    name: CorpusName
     root: str
     """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
     manifest: str | None = None
-    """CSV, TSV or JSONL file with path, label and speaker; only with `name: manifest`."""
+    """CSV, TSV, JSONL, JSON or Parquet file with path, label and speaker; only with `name:
+    manifest`."""
+    layout: Layout | None = None
+    """How `name: folder` reads `root`: classes (a folder for each class), audiofolder (Hugging
+    Face), kaldi, audformat, or a pattern such as `{speaker}/{label}/*.wav`; null is what lies
+    there."""
+    columns: Columns | None = None
+    """The column of each field that has another name, e.g. `{path: file, label: emotion}`; null in
+    the place of a column leaves the field out, so `{speaker: null}` says that speakers are
+    unknown."""
+    label_map: LabelMap | None = None
+    """The class of each label that has another name, e.g. `{hap: happy, exc: happy, xxx: null}`;
+    null leaves its utterances out, and other labels stay as they are."""
     absolute_paths: bool | None = None
     """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
     labels: str | list[str]
-    """Name of a label set, e.g. iemocap4-exc; for a manifest, `all` or a list of class names. With
-    `task: dimensions`, `all` (valence, arousal, dominance) or a list of some."""
+    """Name of a label set, e.g. iemocap4-exc; for a manifest or folder, `all` or a list of class
+    names. With `task: dimensions`, `all` (valence, arousal, dominance) or a list of some."""
+    classes: list[str] | None = None
+    """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
+    merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""
     subset: str = "all"
-    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD)."""
+    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD); test1, test2
+    with train and development (MSP-Podcast)."""
+    unannotated_speakers: Literal["exclude", "train"] | None = None
+    """Utterances whose speaker nobody has named, who may be one that is tested: leave them out, or
+    train on those of the training part, stamped; null is exclude."""
     expect_published_counts: bool | None = None
     """Stop if the class counts differ from those published for the label set; null is true."""
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -149,36 +180,6 @@ class FeaturesConfig(Section):
     trim_db: Annotated[float, Field(ge=10, le=120)] | None = None
     """Leave out silence at both ends of a recording: frames this many dB below its loudest one.
     null keeps all."""
-
-
-class AugmentConfig(Section):
-    """Random changes of the training data, drawn anew in each epoch; 0 is off."""
-
-    freq_mask: Fraction = 0.0
-    """Largest masked fraction of the image height."""
-    time_mask: Fraction = 0.0
-    """Largest masked fraction of the image width."""
-    time_shift: Fraction = 0.0
-    """Largest shift, as a fraction of the image width."""
-    freq_shift: Fraction = 0.0
-    """Largest shift of both images up or down in frequency, as a fraction of the image height: the
-    idea of another voice height or vocal tract. On the CQT a shift changes the pitch (0.05 is 4
-    semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
-    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
-    level_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level, dB, of both images together, stored or computed, floored at -top_db;
-    only with features.reference=full_scale. What an image has at its floor rises with the rest:
-    there only gain_db, which changes the waveform, is exact."""
-    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
-    """Largest change of level of the waveform, dB; level_db changes the images instead. This and
-    the three below only with train.images=computed."""
-    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
-    """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
-    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
-    """Largest change of speed, which also changes pitch: 0.1 is 0.9 to 1.1."""
-    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
-    """Largest change of pitch in semitones, at constant speed."""
 
 
 class ModelConfig(Section):
@@ -297,6 +298,11 @@ class RunConfig(Section):
     device: DeviceName = "auto"
     """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
     GPU) and mps are refused where they are not there."""
+
+    trackers: Annotated[list[TrackerName], AfterValidator(_each_once)] = ["tensorboard"]
+    """What gets the epochs of each fold beside its history.csv, and its scores: tensorboard (events
+    in the fold's folder), csv (epochs.csv, one table of all folds), wandb, mlflow (both of the
+    extra `trackers`)."""
 
     @property
     def compile_folder(self) -> Path:

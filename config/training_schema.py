@@ -1,11 +1,12 @@
-"""The sections `optim` and `train` of the schema: how one fold is trained."""
+"""The sections `augment`, `optim` and `train` of the schema: how one fold is trained."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag
 
-from config.section import Count, Positive, Section
+from config.section import Count, Fraction, Positive, Section
 
+Decibel = Annotated[float, Field(ge=-20, le=100)]
 Optimizer = Literal["adam", "radam", "adamw", "sgd"]
 Scale = Annotated[float, Field(gt=0, le=1e6)]
 NUMBER, EACH = "(a number)", "(each)"  # forms of backbone_lr_scale
@@ -16,6 +17,36 @@ def _no_number(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         raise ValueError("must be true, false or speaker")
     return value
+
+
+class AugmentConfig(Section):
+    """Random changes of the training data, drawn anew in each epoch; 0 is off."""
+
+    freq_mask: Fraction = 0.0
+    """Largest masked fraction of the image height."""
+    time_mask: Fraction = 0.0
+    """Largest masked fraction of the image width."""
+    time_shift: Fraction = 0.0
+    """Largest shift, as a fraction of the image width."""
+    freq_shift: Fraction = 0.0
+    """Largest shift of both images up or down in frequency, as a fraction of the image height: the
+    idea of another voice height or vocal tract. On the CQT a shift changes the pitch (0.05 is 4
+    semitones of 84 bins, 12 an octave), on the Mel image it is only like such a change."""
+    mixup: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Mix images and targets of two utterances, with shares drawn from Beta(mixup, mixup)."""
+    level_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level, dB, of both images together, stored or computed, floored at -top_db;
+    only with features.reference=full_scale. What an image has at its floor rises with the rest:
+    there only gain_db, which changes the waveform, is exact."""
+    gain_db: Annotated[float, Field(ge=0, le=60)] | None = None
+    """Largest change of level of the waveform, dB; level_db changes the images instead. This and
+    the three below only with train.images=computed."""
+    snr_db: Annotated[list[Decibel], Field(min_length=2, max_length=2)] | None = None
+    """Add white noise at a signal-to-noise ratio from this range, e.g. [10, 30]; null adds none."""
+    speed: Annotated[float, Field(ge=0, le=0.5)] | None = None
+    """Largest change of speed, which also changes pitch: 0.1 is 0.9 to 1.1."""
+    pitch: Annotated[float, Field(ge=0, le=12)] | None = None
+    """Largest change of pitch in semitones, at constant speed."""
 
 
 class BranchOptimizers(Section):
@@ -133,6 +164,10 @@ class TrainConfig(Section):
     channel; false passes dB to the networks; speaker standardises each row of each image by all
     utterances of its speaker, tested ones too, without their labels: a transductive protocol with
     an id of its own."""
+    features: Literal["trained", "frozen"] = "trained"
+    """Train the branches, or leave them as the runs of model.cqt_from and model.mel_from have them:
+    their features of all recordings are computed once, kept in run.store, and the head alone is
+    trained on them."""
     images: Literal["stored", "computed"] = "stored"
     """Training images: read from the feature store, or computed from waveforms batch by batch on
     the training device. Evaluation always reads the store."""

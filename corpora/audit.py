@@ -15,7 +15,7 @@ from corpora.audit_members import Members
 from corpora.leakage import PARTS
 from corpora.partition import Partition
 from corpora.segments import overlaps
-from corpora.utterance import Utterance
+from corpora.utterance import NO_SPEAKER, Utterance
 from system.text import printable
 
 NO_AUDIO = "not made: audio was not read"
@@ -123,10 +123,11 @@ def audit(
         texts_apart: Whether a shared text is refused, or only counted.
     """
     everyone = [one for fold in folds for _, one in fold]
-    checks = [
-        _check("utterance", _shared(folds, lambda one: one.id)),
-        _check("speaker", _shared(folds, lambda one: one.speaker)),
-    ]
+    checks = [_check("utterance", _shared(folds, lambda one: one.id))]
+    if everyone and all(one.speaker == NO_SPEAKER for one in everyone):
+        checks.append(Check("speaker", "not made: no speakers are known"))
+    else:
+        checks.append(_check("speaker", _shared(folds, lambda one: one.speaker)))
     if any(one.session is not None for one in everyone):
         checks.append(_check("session", _shared(folds, lambda one: one.session)))
     else:

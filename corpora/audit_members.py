@@ -5,12 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+from corpora.file_names import NAMED_CORPORA, from_name
 from corpora.fold_lists import EXCLUDED, Row
 from corpora.fold_names import Names, speaker_key
 from corpora.leakage import PARTS
 from corpora.names import clean_name, clean_text
 from corpora.partition import Entry, Partition
-from corpora.utterance import NAMED_CORPORA, Utterance, from_name
+from corpora.utterance import Utterance
 from system.errors import InputError
 from system.text import short_repr, truncate
 

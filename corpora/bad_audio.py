@@ -1,12 +1,16 @@
 """Describe unusable audio files: grouped by reason, the first named, all listed in a file."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from audio.fingerprint import Copy, near_copies
+from audio.reading import Recording
 from audio.segment import AudioSource, file_order
 from config.schema import Config
 from corpora.audio_files import NAMES_SHOWN
+from corpora.label_sets import LabelSet
+from corpora.utterance import Utterance
 from system.errors import InputError, RunError
 from system.files import make_folder, write_csv
 
@@ -21,6 +25,29 @@ def refuse_bad_audio(config: Config, bad: Mapping[AudioSource, str]) -> None:
             f"{len(bad)} audio files cannot be used:\n{listed}\n"
             "Put intact files in their place, or set corpus.on_bad_audio=skip to leave them out"
         )
+
+
+def usable(
+    config: Config,
+    labels: LabelSet,
+    utterances: Sequence[Utterance],
+    recordings: Mapping[AudioSource, Recording],
+    bad: Mapping[AudioSource, str],
+) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
+    """Return utterances and recordings without bad audio, and the near copies among them.
+
+    Raises:
+        InputError: The config does not leave out bad audio, or a class has nothing else.
+    """
+    refuse_bad_audio(config, bad)
+    kept = [utterance for utterance in utterances if utterance.audio not in bad]
+    if missing := labels.missing(kept):
+        raise InputError(
+            f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
+            "Put intact files in their place, or choose other corpus.labels"
+        )
+    good = {source: audio for source, audio in recordings.items() if source not in bad}
+    return kept, good, near_copies({audio.hash: audio.words for audio in good.values()})
 
 
 def bad_audio_list(config: Config) -> Path:

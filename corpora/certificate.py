@@ -12,13 +12,20 @@ from audio.segment import AudioSource
 from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, describe_given, given_column
 from corpora.leakage import NEARLY, NO_FILES, LeakageRules, check_leakage, describe_copies
-from corpora.splits import SPEAKER_DEPENDENT, Split, check_settings, everyone, recording_of
+from corpora.published import PUBLISHED
+from corpora.splits import (
+    SPEAKER_DEPENDENT,
+    SPEAKERS_UNKNOWN,
+    Split,
+    check_settings,
+    everyone,
+    recording_of,
+)
 from corpora.stamps import SPEAKER_NORMALIZED, is_transductive
+from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError
 
-CORPUS_NAMES = {"iemocap": "IEMOCAP", "ravdess": "RAVDESS", "esd": "ESD"}
-CORPUS_NAMES |= {"emodb": "Emo-DB", "cremad": "CREMA-D"}
 TEXT_GROUPS = "-text-groups"
 KEYS = ("corpus.labels", "protocol.split", "protocol.dev", "corpus.subset", "protocol.text_groups")
 
@@ -33,6 +40,7 @@ def protocol_id(
     assignment: str = "",
     folds: GivenFolds | None = None,
     speaker_normalized: bool = False,
+    speakers_unknown: bool = False,
 ) -> str:
     """Return the id of a protocol; only results with equal ids may be compared.
 
@@ -46,6 +54,7 @@ def protocol_id(
         assignment: From `given_digest`; only for `given`.
         folds: Folds of `protocol.folds`, in the place of `assignment`.
         speaker_normalized: Whether `train.normalize` is `speaker`, which is a protocol of its own.
+        speakers_unknown: Whether nobody knows the speakers of the corpus.
 
     >>> protocol_id("ravdess8", "speaker-k-fold", None, "all", 6)
     'ravdess8/speaker-6-fold/dev-fold/all'
@@ -60,6 +69,9 @@ def protocol_id(
     dev_scheme = f"dev-{dev}"
     if folds is not None:
         scheme, dev_scheme = folds.scheme, folds.dev_scheme
+    if speakers_unknown:
+        dependent = "" if SPEAKER_DEPENDENT in scheme else f"-{SPEAKER_DEPENDENT}"
+        scheme = f"{scheme}{dependent}-{SPEAKERS_UNKNOWN}"
     normalized = SPEAKER_NORMALIZED * speaker_normalized
     return f"{label_set_name}/{scheme}/{dev_scheme}/{subset}{texts}{normalized}"
 
@@ -86,7 +98,11 @@ def describe_corpus(name: str, root: str, manifest: str | None) -> dict[str, Any
         return {"name": "the demo corpus", "synthetic": True}
     if name == "manifest":
         return {"name": f"the corpus of {Path(str(manifest)).name}", "synthetic": False}
-    return {"name": CORPUS_NAMES.get(name, name), "synthetic": False}
+    if name == "folder":
+        folder = Path(root).expanduser().absolute().name
+        return {"name": f"the corpus of the folder {folder}", "synthetic": False}
+    title = PUBLISHED[name].title if name in PUBLISHED else name
+    return {"name": title, "synthetic": False}
 
 
 def certify(
@@ -130,7 +146,7 @@ def certify(
     utterances = everyone(splits)
     rules = _rules(protocol, utterances, speaker_dependent, refuse_near, folds)
     results, leaks = check_leakage(splits, hashes, copies, rules, files)
-    _refuse(protocol, leaks)
+    _refuse(protocol, leaks, folds is not None)
     if split.startswith(GIVEN):
         results["folds"] = describe_given(utterances) if folds is None else folds.words()
     certificate = {
@@ -168,11 +184,13 @@ def _rules(
     )
 
 
-def _refuse(protocol: str, leaks: Sequence[str]) -> None:
+def _refuse(protocol: str, leaks: Sequence[str], may_share: bool) -> None:
     """Raise an error that lists the leaks, if there are any."""
     if leaks:
         nearly = any(NEARLY in leak for leak in leaks)
         hint = "; protocol.near_identical=count accepts near-identical recordings" * nearly
+        if may_share and any(": speaker " in leak for leak in leaks):
+            hint += "; protocol.allow_speaker_overlap=true accepts these folds, stamped"
         raise InputError(
             f"{protocol}: the folds leak, so nothing is trained on them. Correct the corpus, or "
             f"choose another protocol.split or n_folds{hint}\n  " + "\n  ".join(leaks)
@@ -219,11 +237,13 @@ def _describe_part(
     part: Sequence[Utterance], classes: Sequence[str], hashes: Mapping[AudioSource, str]
 ) -> dict[str, Any]:
     counts = Counter(u.label for u in part)
+    unknown = sum(is_unannotated(u.speaker) for u in part)
     return {
         "utterances": len(part),
         "classes": {name: counts[name] for name in classes},
         "missing_classes": [name for name in classes if not counts[name]],
-        "speakers": sorted({u.speaker for u in part}),
+        "speakers": sorted({u.speaker for u in part if not is_unannotated(u.speaker)}),
+        **({"unannotated_speakers": unknown} if unknown else {}),
         "sessions": sorted({u.session for u in part if u.session is not None}),
         "recordings": digest_recordings(part, hashes),
     }

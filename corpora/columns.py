@@ -1,4 +1,4 @@
-"""The rows of a manifest under our names of its columns: CSV, TSV or JSONL, also of other tools."""
+"""Columns of a table under our names, and the rows of CSV, TSV and JSONL, also of other tools."""
 
 import io
 import json
@@ -9,74 +9,52 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+from config.tasks import DIMENSIONS
 from corpora.names import clean_name
-from system.errors import InputError
-from system.files import MAX_MANIFEST, read_text
+from system.errors import nearest
 from system.tables import csv_rows
 from system.text import short_repr, truncate
 
-SUFFIXES = (".csv", ".tsv", ".jsonl")
 DELIMITERS = (",", ";", "\t")
+VOTES = "votes"  # column of several raters' choices
 SHARE = "prob_"  # begins the name of a column with the share of a class in the votes
 SURPLUS = "more fields than the header"  # key of fields that no column names
+NOT_CHOSEN = "(not chosen)"  # after the name of a column that `corpus.columns` replaces
+WAY_ON = (
+    "or name the columns, such as corpus.columns={path: file, label: emotion}; {speaker: null} "
+    "says that nobody knows the speakers"
+)
 NO_HEADER = (
     "This line names no column that is read: remove what stands above the header, such as sep=; or "
     "a comment, or write a header"
 )
-FROM_JSON = (
-    "write one object a line, for example with jq -c '.[]' FILE > list.jsonl for a list of "
-    "objects, or jq -c '.meta_data[]' FILE > list.jsonl for a list of s3prl"
-)
-
 Row = dict[str, Any]
 
 log = logging.getLogger(__name__)
 
 
-def read_rows(
-    manifest: Path, columns: Mapping[str, Sequence[str]], required: Sequence[str]
-) -> list[tuple[int, Row]]:
-    """Read all rows; log once which columns were renamed and which are not used.
+class Header:
+    """Gives columns our names, and remembers which it renamed and which it does not know.
 
     Args:
-        manifest: Path of the .csv, .tsv or .jsonl file. Fields of the first two are separated by
-            commas, semicolons or tabs; the header tells.
         columns: Our name of each column that is used, and other names of it.
-        required: Columns that the header of a table must name.
-
-    Returns:
-        (line number, row) pairs. Values of a table are strings, those of JSONL as written.
-
-    Raises:
-        InputError: The file cannot be read, is not UTF-8, or is not a table; or two columns have
-            one meaning. Names the line.
+        chosen: Value of `corpus.columns`: the one column of a field, or null for none.
     """
-    suffix = manifest.suffix.lower()
-    if suffix not in SUFFIXES:
-        more = f"; {FROM_JSON}" if suffix == ".json" else ""
-        raise InputError(f"corpus.manifest must end in .csv, .tsv or .jsonl, got {manifest}{more}")
-    header = Header(columns)
-    try:
-        text = read_text(manifest, MAX_MANIFEST, "utf-8-sig")
-        if suffix == ".jsonl":
-            rows = list(read_jsonl(text, header))
-        else:
-            rows = list(read_csv(text, header, required))
-    except FileNotFoundError:
-        raise InputError(f"corpus.manifest: there is no file {manifest}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"corpus.manifest: cannot read {manifest}: {error}") from None
-    header.report(manifest)
-    return rows
 
-
-class Header:
-    """Gives columns our names, and remembers which it renamed and which it does not know."""
-
-    def __init__(self, columns: Mapping[str, Sequence[str]]) -> None:
-        self.ours = {word: name for name, words in columns.items() for word in (name, *words)}
+    def __init__(
+        self,
+        columns: Mapping[str, Sequence[str]],
+        chosen: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
+        free = {name: words for name, words in columns.items() if name not in chosen}
+        self.ours = {word: name for name, words in free.items() for word in (name, *words)}
+        self.ours |= {_plain(word): name for name, word in chosen.items() if word is not None}
+        self.fields = set(columns)
+        self.chosen = {name: word for name, word in chosen.items() if word is not None}
+        self.seen: dict[str, None] = {}
         self.renamed: dict[str, str] = {}
         self.unused: dict[str, None] = {}
         self._known: dict[tuple[str, ...], list[str]] = {}
@@ -91,17 +69,46 @@ class Header:
             self._known[tuple(header)] = self._names(header)
         return self._known[tuple(header)]
 
+    def ours_of(self, name: str) -> str | None:
+        """Return our name of a column, or None if it is not used."""
+        return self.ours.get(_plain(name))
+
     def count(self, header: Iterable[str]) -> int:
         """Count the columns of a header that are used."""
         return sum(_plain(name) in self.ours for name in header)
 
+    def missing(self, header: Sequence[str], required: Sequence[str]) -> str:
+        """Say which columns a header lacks, and how they may be called; "" if it has all."""
+        names = self.names(header)
+        found = {*names, "label"} if any(map(_replaces_label, names)) else {*names}
+        missing = [name for name in required if name not in found]
+        if not missing:
+            return ""
+        return (
+            f"the header must name {', '.join(required)}; {', '.join(missing)} not found in: "
+            f"{truncate(', '.join(header)) or 'an empty file'}. {self.others(missing)}"
+        )
+
     def others(self, missing: Iterable[str]) -> str:
-        """Say how some columns may be called too."""
+        """Say how some columns may be called too, and the way on."""
         words = (
             f"{name}: {', '.join(word for word, ours in self.ours.items() if ours == name != word)}"
             for name in missing
         )
-        return f"Other names that are read are, for {'; for '.join(words)}"
+        return f"Other names that are read are, for {'; for '.join(words)}; {WAY_ON}"
+
+    def refuse_absent(self) -> None:
+        """Refuse a column of `corpus.columns` that no row has.
+
+        Raises:
+            ValueError: There is one; names the columns that there are.
+        """
+        for name, word in self.chosen.items():
+            if _plain(word) not in self.seen:
+                raise ValueError(
+                    f"corpus.columns takes {name} from {short_repr(word)}, and there is no such "
+                    f"column; {truncate(nearest(word, [n or '(no name)' for n in self.seen]), 600)}"
+                )
 
     def report(self, manifest: Path) -> None:
         """Log what was renamed and what is not used."""
@@ -114,7 +121,8 @@ class Header:
 
     def _names(self, header: Sequence[str]) -> list[str]:
         plain = [_plain(name) for name in header]
-        names = [self.ours.get(name, name) for name in plain]
+        self.seen |= dict.fromkeys(plain)
+        names = [self._ours(name, word) for name, word in zip(plain, header, strict=True)]
         for name, n in Counter(names).items():
             if n > 1 and name:
                 same = (c for c, ours in zip(header, names, strict=True) if ours == name)
@@ -123,17 +131,36 @@ class Header:
                     f"{truncate(name)}: rename or remove all but one"
                 )
         for name, ours in zip(plain, names, strict=True):
-            if name != ours:
-                self.renamed[name] = ours
-            elif name not in self.ours and not name.startswith(SHARE):
+            if name in self.ours:
+                if name != ours:
+                    self.renamed[name] = ours
+            elif not name.startswith(SHARE):
                 self.unused[name] = None
         return names
+
+    def _ours(self, name: str, word: str) -> str:
+        """Return our name of a column, or its own; one that took ours from another gets another.
+
+        Args:
+            name: Its plain name.
+            word: Its name in the file, whose case the name of a class keeps.
+        """
+        if name.startswith(SHARE):
+            return SHARE + clean_name(word)[len(SHARE) :]
+        if name in self.fields and name not in self.ours:
+            return f"{name} {NOT_CHOSEN}"
+        return self.ours.get(name, name)
 
 
 @cache
 def log_once(line: str, level: int = logging.INFO) -> None:
     """Log a line the first time; a run reads its tables before it plans, and again to plan."""
     log.log(level, "%s", line)
+
+
+def _replaces_label(name: str) -> bool:
+    """Return whether a column, by our name, says what a label would: ratings, or votes."""
+    return name in (*DIMENSIONS, VOTES) or name.startswith(SHARE)
 
 
 def _plain(name: str) -> str:
@@ -155,14 +182,12 @@ def read_csv(text: str, header: Header, required: Sequence[str]) -> Iterator[tup
     line, columns = next(rows, (1, []))
     try:
         names = header.names(columns)
+        header.refuse_absent()
     except ValueError as error:
         raise ValueError(f"line {line}: {error}") from None
-    if missing := [name for name in required if name not in names]:
-        raise ValueError(
-            f"line {line}: the header must name {', '.join(required)}; {', '.join(missing)} not "
-            f"found in: {truncate(', '.join(columns)) or 'an empty file'}. {header.others(missing)}"
-            + ("" if header.count(columns) else f". {NO_HEADER}")
-        )
+    if missing := header.missing(columns, required):
+        more = "" if header.count(columns) else f". {NO_HEADER}"
+        raise ValueError(f"line {line}: {missing}{more}")
     for line, fields in rows:
         row: Row = {name: value for name, value in zip_longest(names, fields[: len(names)]) if name}
         if len(fields) > len(names):

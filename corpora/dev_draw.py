@@ -4,7 +4,8 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from corpora.utterance import IEMOCAP_NAME, Utterance
+from corpora.file_names import IEMOCAP_NAME
+from corpora.utterance import Utterance
 from system.errors import InputError
 
 SHARE = 0.2  # of the training split, as EmoBox and s3prl draw at random

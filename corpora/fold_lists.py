@@ -8,14 +8,14 @@
 | tables | .csv, .tsv, .json or .jsonl | columns `split`, `fold` or both: `corpora.partition` |
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpora.columns import SURPLUS, Header, log_once, read_csv, read_jsonl, unique_object
+from corpora.columns import SURPLUS, Header, log_once, read_csv, read_jsonl
 from corpora.given import PART_OF, in_order
+from corpora.json_tables import S3PRL, UnknownForm, objects, parse_json, rows_of
 from corpora.manifest import COLUMNS
 from corpora.names import clean_name
 from system.errors import InputError, nearest
@@ -27,7 +27,6 @@ SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 EMOBOX_NAME = re.compile(r".+_(train|valid|test)_fold_\d+\.jsonl")
 HEAD = ("made_by", "source", "note")
 MAX_HEAD = 500  # characters of one of them
-S3PRL = "meta_data"
 BY_NAME = ("speakers", "utterances")  # keys of JSON that map names to folds or parts
 USED = ("id", "path", "label", "speaker", "session", "text", "dataset", "split", "fold")
 
@@ -118,25 +117,19 @@ def _head_words(key: str, value: Any) -> str:
 
 def _read_json(text: str, header: Header) -> tuple[str, dict[str, str], list[tuple[str, Any]]]:
     """Return form, head and numbered rows of a JSON file."""
-    value = json.loads(text, object_pairs_hook=unique_object)
-    if isinstance(value, list):
-        return "a table", {}, _objects(value, header)
-    if not isinstance(value, dict):
-        raise ValueError(f"it must hold a list or an object, got {short_repr(value)}")
-    if S3PRL in value:
-        return "s3prl", {}, _objects(value[S3PRL], header)
-    named = [key for key in (*BY_NAME, "rows") if key in value]
-    if not named:
-        if not value or not all(isinstance(one, dict) for one in value.values()):
-            allowed = (*BY_NAME, "rows", S3PRL)
-            raise ValueError(f"no {', '.join(allowed)} in it, and it does not map ids to objects")
-        rows = [{"id": key} | one for key, one in value.items()]
-        return "SpeechBrain", {}, _objects(rows, header)
+    value = parse_json(text)
+    named = [key for key in (*BY_NAME, "rows") if isinstance(value, dict) and key in value]
+    if not named or S3PRL in value:
+        try:
+            form, rows = rows_of(value, header)
+        except UnknownForm as error:
+            raise ValueError(f"no {', '.join((*BY_NAME, 'rows'))} in it, and {error}") from None
+        return form, {}, rows
     if len(named) > 1 or (unknown := [key for key in value if key not in (*HEAD, *named)]):
         said = " and ".join(named) if len(named) > 1 else nearest(unknown[0], (*HEAD, *named))
         raise ValueError(f"it must have {' or '.join((*BY_NAME, 'rows'))}, and {HEAD}: {said}")
     head = {key: _head_words(key, value[key]) for key in HEAD if key in value}
-    return "a table", head, _objects(_rows_of(named[0], value[named[0]]), header)
+    return "a table", head, objects(_rows_of(named[0], value[named[0]]), header)
 
 
 def _rows_of(key: str, value: Any) -> Any:
@@ -148,17 +141,6 @@ def _rows_of(key: str, value: Any) -> Any:
     column = "speaker" if key == "speakers" else "id"
     parts = all(str(word).casefold() in (*PART_OF, EXCLUDED) for word in value.values())
     return [{column: name, "split" if parts else "fold": word} for name, word in value.items()]
-
-
-def _objects(values: Any, header: Header) -> list[tuple[str, Any]]:
-    if not isinstance(values, list) or not all(isinstance(value, dict) for value in values):
-        raise ValueError("its rows must be a list of objects")
-    rows = []
-    for number, value in enumerate(values, start=1):
-        rows.append(
-            (f"row {number}", dict(zip(header.names(list(value)), value.values(), strict=True)))
-        )
-    return rows
 
 
 def _clean(raw: dict[str, Any], place: str) -> Row:

@@ -8,7 +8,8 @@ from pathlib import PurePosixPath
 
 from corpora.names import clean_name
 from corpora.partition import Entry, Partition
-from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance
+from corpora.published import PUBLISHED
+from corpora.utterance import LISTED_SUFFIXES, Utterance
 from system.errors import InputError
 from system.text import short_repr, truncate
 
@@ -82,7 +83,7 @@ def _spellings(row: Mapping[str, str]) -> list[str]:
             if path.suffix.lower() in LISTED_SUFFIXES:
                 path = path.with_suffix("")
             names += [clean_name(word), str(path), "/".join(path.parts[-2:]), path.name]
-            names += [word.removeprefix(f"{corpus}-") for corpus in NAMED_CORPORA]
+            names += [word.removeprefix(f"{corpus}-") for corpus in PUBLISHED]
     return list(dict.fromkeys(names))
 
 

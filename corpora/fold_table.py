@@ -10,8 +10,9 @@ from corpora.dev_draw import RULES, SHARING, draw_dev
 from corpora.fold_lists import EXCLUDED
 from corpora.fold_names import match
 from corpora.given import GIVEN
-from corpora.partition import Partition, find_partition, read_partition
+from corpora.partition import Partition
 from corpora.splits import MIN_GROUPS, SPEAKER_DEPENDENT, Split, check_train_classes
+from corpora.unannotated_speakers import UNANNOTATED, hold_back, is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 
@@ -29,6 +30,8 @@ class GivenFolds:
         speaker_dependent: Whether test shares speakers or sessions with train or dev.
         shared_dev: Whether train and dev share speakers or sessions.
         digest: Short hash of which utterance is where.
+        unannotated: Number of training utterances whose speaker nobody has named.
+        held_back: Number of utterances that are excluded because nobody has named their speaker.
     """
 
     partition: Partition
@@ -37,11 +40,14 @@ class GivenFolds:
     digest: str = ""
     speaker_dependent: bool = False
     shared_dev: bool = False
+    unannotated: int = 0
+    held_back: int = 0
 
     @property
     def scheme(self) -> str:
         """Part of the protocol id between the label set and dev."""
-        return f"{GIVEN}-{self.digest}{f'-{SPEAKER_DEPENDENT}' if self.speaker_dependent else ''}"
+        dependent = f"-{SPEAKER_DEPENDENT}" if self.speaker_dependent else ""
+        return f"{GIVEN}-{self.digest}{dependent}{f'-{UNANNOTATED}' if self.unannotated else ''}"
 
     @property
     def dev_scheme(self) -> str:
@@ -55,6 +61,7 @@ class GivenFolds:
     def describe(self) -> dict[str, Any]:
         """Return what the certificate says of the folds' origin."""
         partition = self.partition
+        unnamed = {"train": self.unannotated, "left_out": self.held_back}
         return {
             "table": partition.name,
             "made_by": partition.made_by,
@@ -65,13 +72,22 @@ class GivenFolds:
             "excluded": sum(
                 all(parts[name] == EXCLUDED for parts in self.parts) for name in self.parts[0]
             ),
+            **({"unannotated_speakers": unnamed} if any(unnamed.values()) else {}),
         }
 
     def stamps(self) -> list[str]:
         """Say that dev shares speakers or sessions with train, and that test does not, if so."""
         apart = "" if self.speaker_dependent else "; test has not"
         stamp = f"{SHARED_DEV}: dev has speakers or sessions of train{apart}"
-        return [stamp] if self.shared_dev else []
+        lines = [stamp] if self.shared_dev else []
+        if self.held_back:
+            lines.append(
+                f"{self.held_back} utterances are left out because nobody has named their speakers,"
+                " who may be tested; corpus.unannotated_speakers=train trains on those of train"
+            )
+        if self.unannotated:
+            lines.append(f"nobody has named the speakers of {self.unannotated} training utterances")
+        return lines
 
     def words(self) -> str:
         """Say in one line where the folds come from."""
@@ -79,37 +95,42 @@ class GivenFolds:
         return f"folds of {self.partition.name}, made by {made_by}; dev: {RULES[self.dev]}"
 
 
-def load_given_folds(
-    folds: str,
+def fit_folds(
+    partition: Partition,
     dev: str | None,
     allow_speaker_overlap: bool,
     everyone: Sequence[Utterance],
     chosen: Sequence[Utterance],
+    train_unannotated: bool = False,
 ) -> GivenFolds:
-    """Read folds and match them to a corpus.
+    """Match folds to a corpus.
 
     Args:
-        folds: Value of `protocol.folds`.
+        partition: The folds.
         dev: Value of `protocol.dev`; None takes what the folds have.
         allow_speaker_overlap: Value of that key.
         everyone: All utterances of the corpus.
         chosen: Those with a label that is used.
+        train_unannotated: Whether to train on utterances whose speaker nobody has named.
 
     Raises:
         InputError: The folds do not fit the corpus, dev cannot be made so, or the overlap key has
             no effect.
     """
-    partition = read_partition([find_partition(folds)])
-    parts = match(partition, everyone, chosen)
+    parts = hold_back(match(partition, everyone, chosen), chosen, train_unannotated)
     given = GivenFolds(partition, tuple(parts), _resolve_dev(partition, dev))
     given = replace(given, digest=_digest(parts, chosen))
+    unknown = [one for one in chosen if is_unannotated(one.speaker)]
+    trained = sum(given.used(one) for one in unknown)
+    given = replace(given, unannotated=trained, held_back=len(unknown) - trained)
+    chosen = [one for one in chosen if given.used(one)]
     pairs = _sharing(given_splits(given, chosen))
     of_test, of_dev = {("train", "test"), ("dev", "test")} & pairs, ("train", "dev") in pairs
     drawn_shared = given.dev in SHARING and of_dev
     if allow_speaker_overlap and not (of_test or (of_dev and not drawn_shared)):
         raise InputError(
-            f"protocol.allow_speaker_overlap has no effect on {folds}, which keeps speakers apart; "
-            "leave it out"
+            f"protocol.allow_speaker_overlap has no effect on {partition.name}, which keeps "
+            "speakers apart; leave it out"
         )
     return replace(
         given,

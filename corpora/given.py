@@ -28,9 +28,9 @@ def given_column(utterances: Sequence[Utterance]) -> str:
     columns = [name for name in ("split", "fold") if any(getattr(u, name) for u in utterances)]
     if not columns:
         raise InputError(
-            "protocol.split=given reads the folds from a manifest, but this corpus has no column "
-            "`split` (train, dev, test) or `fold` (one value a fold): add one, or use another "
-            "protocol.split, e.g. speaker-k-fold"
+            "protocol.split=given reads the folds from a table or folder, but this corpus has no "
+            "column `split` (train, dev, test) or `fold` (one value a fold): add one, or use "
+            "another protocol.split, e.g. speaker-k-fold"
         )
     if len(columns) > 1:
         raise InputError(
@@ -145,7 +145,7 @@ def unused_columns(utterances: Sequence[Utterance], split: str, folds: str | Non
     if folds is not None:
         used = f"protocol.folds is {folds}; without it the column gives the folds"
     return [
-        f"the manifest's column `{column}` is not used: {used}"
+        f"the column `{column}` is not used: {used}"
         for column in ("split", "fold")
         if any(getattr(one, column) for one in utterances)
     ]

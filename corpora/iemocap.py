@@ -7,8 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from corpora.audio_files import Tree, first
+from corpora.file_names import from_name
 from corpora.layout import choose_parts, is_published, not_found, read_published, search
-from corpora.utterance import Utterance, from_name, is_audio
+from corpora.utterance import Utterance, is_audio
 from system.errors import InputError
 
 # [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], without outer spaces

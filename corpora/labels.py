@@ -1,166 +1,47 @@
-"""Label sets: the class of each label of a corpus, and the published number of utterances."""
+"""Choose the classes of a task, label utterances with them, and check their published counts."""
 
+import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from config.tasks import CLASS, DISTRIBUTION, RATINGS, RatingScale, TaskName
+from config.effects import OWN
+from corpora.label_maps import digest_of_map, map_labels
+from corpora.label_sets import LABEL_SETS, LabelSet
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.files import MAX_CLASSES
 
+__all__ = ["LABEL_SETS", "LabelSet", "choose_classes", "label_set", "select_labels"]
 
-@dataclass(frozen=True)
-class LabelSet:
-    """The classes of a task, and the class of each corpus label.
-
-    Args:
-        name: Part of the protocol id, so that results with other classes are never compared.
-        classes: Class names; the position is the target index.
-        classes_of: Corpus label -> class, or None if utterances with the label are left out. An
-            utterance with any other label is an error; it is not dropped silently.
-        published: Subset -> class -> published number of utterances; empty if none is published.
-        task: Task whose targets these are, see `config.tasks`; of dimensions, `classes` are their
-            names.
-        scale: Scale of the ratings; None for classes.
-    """
-
-    name: str
-    classes: tuple[str, ...]
-    classes_of: Mapping[str, str | None]
-    published: Mapping[str, Mapping[str, int]]
-    task: TaskName = CLASS
-    scale: RatingScale | None = None
-
-    def missing(self, utterances: Iterable[Utterance]) -> list[str]:
-        """Return the classes that no utterance has; ratings need not take every value."""
-        if self.task == RATINGS:
-            return []
-        if self.task == DISTRIBUTION:
-            voted = zip(*(utterance.target or () for utterance in utterances), strict=True)
-            return [name for name, mass in zip(self.classes, voted, strict=False) if not any(mass)]
-        present = {utterance.label for utterance in utterances}
-        return [name for name in self.classes if name not in present]
+CLASS_NAME = re.compile(r"\w+", re.ASCII)
 
 
-def _label_set(
-    name: str, classes_of: dict[str, str | None], published: dict[str, list[int]]
+def label_set(
+    corpus: str,
+    labels: str | list[str],
+    utterances: Iterable[Utterance],
+    label_map: Mapping[str, str | None] | None = None,
 ) -> LabelSet:
-    """Order the classes and their published counts as `classes_of` first names them."""
-    classes = tuple(dict.fromkeys(value for value in classes_of.values() if value is not None))
-    counts = {subset: dict(zip(classes, n, strict=True)) for subset, n in published.items()}
-    return LabelSet(name, classes, classes_of, counts)
-
-
-_IEMOCAP = {"neu": "neutral", "hap": "happy", "ang": "angry", "sad": "sad"}
-# xxx: the raters found no majority
-_IEMOCAP_OTHER = dict.fromkeys(("fru", "sur", "fea", "dis", "oth", "xxx"))
-
-LABEL_SETS: dict[str, tuple[LabelSet, ...]] = {
-    # Counted in the label files of the corpus; the literature has 5531, 4490, 2943 and 2280 too.
-    "iemocap": (
-        _label_set(
-            "iemocap4-exc",
-            {**_IEMOCAP, "exc": "happy", **_IEMOCAP_OTHER},
-            {
-                "all": [1708, 1636, 1103, 1084],  # 5531
-                "improvised": [1099, 947, 289, 608],  # 2943
-                "scripted": [609, 689, 814, 476],  # 2588
-            },
-        ),
-        _label_set(
-            "iemocap4",
-            {**_IEMOCAP, "exc": None, **_IEMOCAP_OTHER},
-            {
-                "all": [1708, 595, 1103, 1084],  # 4490
-                "improvised": [1099, 284, 289, 608],  # 2280
-                "scripted": [609, 311, 814, 476],  # 2210
-            },
-        ),
-    ),
-    # 20 speakers x 5 emotions x 350 sentences, Zhou et al. 2022
-    "esd": (
-        _label_set(
-            "esd5",
-            {
-                "Neutral": "neutral",
-                "Happy": "happy",
-                "Angry": "angry",
-                "Sad": "sad",
-                "Surprise": "surprised",
-            },
-            {"all": [7000] * 5, "english": [3500] * 5, "mandarin": [3500] * 5},
-        ),
-    ),
-    # 24 actors x 60 recordings, neutral at one intensity only, Livingstone & Russo 2018
-    "ravdess": (
-        _label_set(
-            "ravdess8",
-            {
-                "neutral": "neutral",
-                "calm": "calm",
-                "happy": "happy",
-                "sad": "sad",
-                "angry": "angry",
-                "fearful": "fearful",
-                "disgust": "disgust",
-                "surprised": "surprised",
-            },
-            {"all": [96, *[192] * 7]},
-        ),
-    ),
-    # 535 published recordings; counts of EmoBox's list, Ma et al. 2024
-    "emodb": (
-        _label_set(
-            "emodb7",
-            {
-                "neutral": "neutral",
-                "happiness": "happy",
-                "anger": "angry",
-                "sadness": "sad",
-                "fear": "fearful",
-                "disgust": "disgust",
-                "boredom": "bored",
-            },
-            {"all": [79, 71, 127, 62, 69, 46, 81]},
-        ),
-    ),
-    # 7442 recordings, intended emotion, Cao et al. 2014; counts of EmoBox's list
-    "cremad": (
-        _label_set(
-            "cremad6",
-            {
-                "NEU": "neutral",
-                "HAP": "happy",
-                "ANG": "angry",
-                "SAD": "sad",
-                "FEA": "fearful",
-                "DIS": "disgust",
-            },
-            {"all": [1087, *[1271] * 5]},
-        ),
-    ),
-}
-
-
-def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utterance]) -> LabelSet:
-    """Return a label set of a published corpus, or make one for a manifest.
+    """Return a label set of a published corpus, or make one for a manifest or folder.
 
     Args:
         corpus: Value of `corpus.name`.
-        labels: Name of a label set; for a manifest "all" (every label, sorted) or the list of
-            labels to keep.
+        labels: Name of a label set; for a manifest or folder "all" (every class, sorted) or the
+            list of classes to keep.
         utterances: All utterances of the corpus; only their labels are read, and only for a
-            manifest.
+            manifest or folder.
+        label_map: Value of `corpus.label_map`, for a manifest or folder.
 
     Raises:
         InputError: The corpus has no such label set, or the manifest no such label; or there are
             fewer than two classes, or too many.
     """
-    if corpus == "manifest":
-        return _manifest_labels(labels, {utterance.label for utterance in utterances})
+    if corpus in OWN:
+        mapped = map_labels({utterance.label for utterance in utterances}, label_map or {})
+        return _own_labels(corpus, labels, mapped)
     sets = {known.name: known for known in LABEL_SETS[corpus]}
     if not isinstance(labels, str) or labels not in sets:
         hint = nearest(labels, sets) if isinstance(labels, str) else nearest("", sets)
@@ -168,30 +49,118 @@ def label_set(corpus: str, labels: str | list[str], utterances: Iterable[Utteran
     return sets[labels]
 
 
-def _manifest_labels(labels: str | list[str], known: set[str]) -> LabelSet:
+def _own_labels(corpus: str, labels: str | list[str], mapped: Mapping[str, str | None]) -> LabelSet:
+    """Make the label set of a manifest or folder."""
+    known = {name for name in mapped.values() if name is not None}
     if isinstance(labels, str) and labels != "all":
         raise InputError(
-            f"corpus.labels of a manifest must be all, or a list such as "
+            f"corpus.labels of a {corpus} must be all, or a list such as "
             f"[{', '.join(sorted(known)[:3])}], got {labels!r}"
         )
     classes = tuple(sorted(known)) if labels == "all" else tuple(map(clean_name, labels))
     for name in classes:
         if name not in known:
+            after = ", after corpus.label_map" * (name in mapped)
             raise InputError(
-                f"corpus.labels: {name!r} does not occur in the manifest; {nearest(name, known)}"
+                f"corpus.labels: {name!r} does not occur in the {corpus}{after}; "
+                f"{nearest(name, known)}"
             )
     if len(classes) > MAX_CLASSES:
         raise InputError(
             f"corpus.labels names {len(classes)} classes, at most {MAX_CLASSES} are allowed: check "
-            "that the manifest's column `label` holds emotions"
+            f"that the labels of the {corpus} are emotions"
         )
     if len(set(classes)) < max(2, len(classes)):
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"
         )
-    name = f"manifest{len(classes)}" if labels == "all" else f"manifest({'+'.join(classes)})"
-    left_out = dict.fromkeys(known - set(classes))
-    return LabelSet(name, classes, {name: name for name in classes} | left_out, {})
+    name = f"{corpus}{len(classes)}" if labels == "all" else f"{corpus}({'+'.join(classes)})"
+    kept = {label: own if own in classes else None for label, own in mapped.items()}
+    return LabelSet(name + digest_of_map(mapped), classes, kept, {})
+
+
+def choose_classes(labels: LabelSet, classes: Sequence[str]) -> LabelSet:
+    """Return a label set with fewer or merged classes of another.
+
+    Order says nothing: classes keep that of the label set, so that one choice has one name.
+
+    Args:
+        labels: Label set of a published corpus.
+        classes: Value of `corpus.classes`: a class, classes to merge (`happy+surprised`), or a name
+            for them (`positive=happy+surprised`).
+
+    Raises:
+        InputError: A class is not known or named twice, a name is taken or not a word, fewer than
+            two classes are left, or nothing is changed.
+
+    >>> base = LabelSet("three", ("neutral", "happy", "sad"), {"n": "neutral", "h": "happy"}, {})
+    >>> choose_classes(base, ["low=sad+neutral", "happy"]).name
+    'three(low=neutral+sad,happy)'
+    """
+    chosen: dict[str, list[str]] = {}
+    for word in classes:
+        name, members = _read_choice(labels, word)
+        if name in chosen:
+            raise InputError(f"corpus.classes names the class {name!r} twice")
+        chosen[name] = members
+    _refuse_choice(labels, chosen)
+    ordered = sorted(chosen, key=lambda name: labels.classes.index(chosen[name][0]))
+    new_class = {one: name for name in ordered for one in chosen[name]}
+    return LabelSet(
+        f"{labels.name}({','.join(_words(name, chosen[name]) for name in ordered)})",
+        tuple(ordered),
+        {label: new_class.get(str(one)) for label, one in labels.classes_of.items()},
+        {
+            subset: {name: sum(counts[one] for one in chosen[name]) for name in ordered}
+            for subset, counts in labels.published.items()
+        },
+    )
+
+
+def _refuse_choice(labels: LabelSet, chosen: Mapping[str, Sequence[str]]) -> None:
+    """Raise an error for a choice of classes that cannot be, or changes nothing."""
+    members = [one for several in chosen.values() for one in several]
+    if twice := [one for one, n in Counter(members).items() if n > 1]:
+        raise InputError(f"corpus.classes takes {twice[0]!r} twice: put it into one class")
+    if len(chosen) < 2:
+        raise InputError(
+            f"corpus.classes must leave at least two classes, got {', '.join(chosen) or 'none'}"
+        )
+    if taken := [name for name in chosen if name in labels.classes and name not in chosen[name]]:
+        raise InputError(
+            f"corpus.classes calls {'+'.join(chosen[taken[0]])} {taken[0]!r}, which is another "
+            f"class of {labels.name}: choose another name"
+        )
+    if sorted(chosen) == sorted(labels.classes) == sorted(members):
+        raise InputError(
+            f"corpus.classes names all classes of {labels.name}, which changes nothing: leave it "
+            "out"
+        )
+
+
+def _read_choice(labels: LabelSet, word: str) -> tuple[str, list[str]]:
+    """Return the name of a class and its members, in the order of the label set."""
+    name, equals, merged = word.partition("=")
+    members = [clean_name(one) for one in (merged if equals else word).split("+")]
+    for one in members:
+        if one not in labels.classes:
+            raise InputError(
+                f"corpus.classes: {one!r} is not a class of {labels.name}; "
+                f"{nearest(one, labels.classes)}"
+            )
+    members.sort(key=labels.classes.index)
+    name = clean_name(name) if equals else "+".join(members)
+    if equals and not CLASS_NAME.fullmatch(name):
+        raise InputError(
+            f"corpus.classes: {word!r} must name the class in letters, digits and _, as in "
+            "positive=happy+surprised"
+        )
+    return name, members
+
+
+def _words(name: str, members: Sequence[str]) -> str:
+    merged = "+".join(members)
+    return name if name == merged else f"{name}={merged}"
 
 
 def select_labels(
@@ -222,8 +191,7 @@ def select_labels(
     counts = Counter(utterance.label for utterance in kept)
     if expect_published_counts and subset in labels.published:
         _check_counts(labels, subset, counts)
-    empty = [name for name in labels.classes if not counts[name]]
-    if empty:
+    if empty := labels.missing(kept):
         raise InputError(
             f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
             "corpus.subset or other corpus.labels"

@@ -5,24 +5,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from corpora.audio_files import MAX_NAMES, Tree, first, list_tree
+from corpora.published import PUBLISHED
 from system.errors import InputError
 from system.files import MAX_LABELS, read_text
-
-# Names of the folders that a corpus is published in; what is above them is the user's own.
-FOLDERS = {
-    "iemocap": r"Session[1-5]",
-    "esd": r"\d{4}|Neutral|Happy|Angry|Sad|Surprise|train|test|evaluation",
-    "ravdess": r"Actor_\d\d",
-    "emodb": "wav",
-    "cremad": "AudioWAV",
-}
-WANTED = {
-    "iemocap": "Session*/dialog/EmoEvaluation/*.txt",
-    "esd": "0011/Angry/0011_000351.wav",
-    "ravdess": "03-01-06-01-02-01-12.wav",
-    "emodb": "03a01Fa.wav",
-    "cremad": "1001_DFA_ANG_XX.wav",
-}
 
 
 def search(corpus: str, root: Path) -> Tree:
@@ -61,7 +46,7 @@ def own_folder(corpus: str, root: Path, path: Path) -> Path:
 
 def is_published(corpus: str, folder: Path) -> bool:
     """Return whether the corpus is published in folders of this name; case does not count."""
-    return bool(re.fullmatch(FOLDERS[corpus], folder.name, re.IGNORECASE))
+    return bool(re.fullmatch(PUBLISHED[corpus].folders, folder.name, re.IGNORECASE))
 
 
 def choose_parts(corpus: str, root: Path, ids: Mapping[Path, Iterable[str]]) -> list[Path]:
@@ -110,7 +95,7 @@ def not_found(corpus: str, root: Path, tree: Tree, others: Iterable[Path] = ()) 
         )
     return InputError(
         f"corpus.root: no {corpus} corpus in {root}, searched there and in all folders below for "
-        f"files such as {WANTED[corpus]}; {there}{list_folder(root)}"
+        f"files such as {PUBLISHED[corpus].example}; {there}{list_folder(root)}"
     )
 
 

@@ -1,21 +1,22 @@
-"""Read a table of recordings, CSV, TSV or JSONL, or an EmoBox JSONL, into a list of utterances."""
+"""Rows of tables and of folders, checked and read into utterances: the same for all of them."""
 
 import logging
 import math
 import os
-import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path, PureWindowsPath
-from typing import Any
-from unicodedata import normalize
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from config.tasks import DIMENSIONS
-from corpora.columns import SURPLUS, log_once, read_rows
+from corpora.columns import SURPLUS, VOTES, log_once
+from corpora.file_names import NAMED_CORPORA, from_name
+from corpora.listed_paths import Variables, check_inside, check_path, find_audio
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
-from corpora.utterance import LISTED_SUFFIXES, NAMED_CORPORA, Utterance, from_name, is_audio
+from corpora.tables import NO_WORDS, read_table
+from corpora.utterance import NO_SPEAKER, Utterance
 from corpora.votes import votes_text
 from system.errors import InputError
 from system.files import MAX_WORD
@@ -46,14 +47,60 @@ NAMES = ("label", "speaker", "id", "session", "dataset", "split", "fold")
 ONE_SPELLING = ("label", "speaker", "session")
 GENDERS = {"f": "F", "female": "F", "woman": "F", "m": "M", "male": "M", "man": "M"}
 PROBLEMS_SHOWN = 8
-MAX_NAME = 255  # bytes between two slashes of a path, the limit of most file systems
-MAX_PATH = 2000  # bytes of a whole path
 
 Row = dict[str, str]
 
 
-def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> list[Utterance]:
-    """Read all rows, or refuse the file.
+class Listing(NamedTuple):
+    """Rows that describe recordings, whatever they were read from.
+
+    Args:
+        source: The file or folder, for messages.
+        rows: (place for messages, fields under our names) of each row.
+        knows_speakers: Whether each row must say who speaks; else nobody knows it.
+    """
+
+    source: Path
+    rows: Sequence[tuple[str, Mapping[str, Any]]]
+    knows_speakers: bool = True
+
+
+def read_manifest(
+    manifest: Path,
+    root: Path,
+    absolute_paths: bool = False,
+    chosen: Mapping[str, str | None] = NO_WORDS,
+) -> list[Utterance]:
+    """Read all rows of a table, or refuse the file.
+
+    Args:
+        manifest: Path of the table, see `read_table`.
+        root: The folder that audio paths are relative to. Links in it are followed.
+        absolute_paths: Whether a path may leave `root`: be absolute, begin with ~ or contain `..`.
+        chosen: Value of `corpus.columns`.
+
+    Raises:
+        InputError: See `read_table` and `read_listing`.
+    """
+    return read_listing(list_table(manifest, chosen), root, absolute_paths)
+
+
+def list_table(
+    table: Path, chosen: Mapping[str, str | None] = NO_WORDS, key: str = "corpus.manifest"
+) -> Listing:
+    """Return the rows of a table; arguments as for `read_manifest` and `read_table`."""
+    unknown = [name for name, word in chosen.items() if word is None]
+    required = [name for name in REQUIRED if name not in unknown]
+    rows = read_table(table, COLUMNS, required, chosen, key)
+    if times := unread_times({name for _, row in rows for name in row}):
+        raise InputError(_unread_times(table, times))
+    if not rows:
+        raise InputError(f"{table} has no rows; write one row per recording")
+    return Listing(table, rows, "speaker" not in unknown)
+
+
+def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> list[Utterance]:
+    """Read all rows of a listing, or refuse it.
 
     A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
     `text`, `gender`, `id`, `split`, `fold`, `valence`, `arousal`, `dominance` and `votes`, and if
@@ -67,49 +114,48 @@ def read_manifest(manifest: Path, root: Path, absolute_paths: bool = False) -> l
     audio, unless all are missing.
 
     Args:
-        manifest: Path of the .csv, .tsv or .jsonl file.
+        listing: The rows.
         root: The folder that audio paths are relative to. Links in it are followed.
         absolute_paths: Whether a path may leave `root`: be absolute, begin with ~ or contain `..`.
 
     Raises:
-        InputError: Some rows are wrong (gives their number and the lines of the first), a name has
-            two spellings, there are no rows, or all audio files are missing.
+        InputError: Some rows are wrong (gives their number and the places of the first), a name has
+            two spellings, or all audio files are missing.
     """
-    table = read_rows(manifest, COLUMNS, REQUIRED)
-    if times := unread_times({name for _, row in table for name in row}):
-        raise InputError(_unread_times(manifest, times))
-    problems = []
+    source, problems, variables = listing.source, [], Variables(root)
     rows: list[Row] = []
     utterances = []
-    first_line: dict[str, int] = {}
-    for line, raw in table:
+    places: dict[str, str] = {}
+    for place, raw in listing.rows:
         try:
             row = _clean_row(raw)
-            utterance = _read_row(row, root, absolute_paths)
-            if utterance.id in first_line:
+            row["path"] = variables.remove(row["path"])
+            utterance = _read_row(row, root, absolute_paths, listing.knows_speakers)
+            if utterance.id in places:
                 raise InputError(
-                    f"id {short_repr(utterance.id)} was given in line "
-                    f"{first_line[utterance.id]}; ids must be unique"
+                    f"id {short_repr(utterance.id)} was given in {places[utterance.id]}; ids must "
+                    "be unique"
                 )
         except InputError as error:
-            problems.append(f"  line {line}: {error}")
+            problems.append(f"  {place}: {error}")
             continue
-        first_line[utterance.id] = line
+        places[utterance.id] = place
         rows.append(row)
         utterances.append(utterance)
     if problems:
-        raise InputError(_wrong_rows(manifest, problems, len(table), root))
+        raise InputError(_wrong_rows(source, problems, len(listing.rows), root))
     if not utterances:
-        raise InputError(f"{manifest} has no rows; write one row per recording")
+        raise InputError(f"{source} has no utterances")
     if not any(os.path.lexists(utterance.path) for utterance in utterances):
         raise InputError(
-            f"{manifest}: none of the {len(rows)} audio files exists, the first is "
+            f"{source}: none of the {len(rows)} audio files exists, the first is "
             f"{rows[0]['path']!r}, searched as {utterances[0].path}; audio paths are relative to "
             f"corpus.root = {root}"
         )
-    _refuse_two_spellings(manifest, utterances, first_line)
-    _report_wrong_speakers(manifest, rows, utterances)
-    _report_unknown_genders(manifest, rows)
+    _refuse_two_spellings(source, utterances, places)
+    variables.report(source)
+    _report_speakers(source, rows, utterances)
+    _report_unknown_genders(source, rows)
     return utterances
 
 
@@ -122,11 +168,11 @@ def _unread_times(manifest: Path, names: Sequence[str]) -> str:
     )
 
 
-def _wrong_rows(manifest: Path, problems: list[str], n_rows: int, root: Path) -> str:
+def _wrong_rows(source: Path, problems: list[str], n_rows: int, root: Path) -> str:
     shown = "\n".join(problems[:PROBLEMS_SHOWN])
     more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
     return (
-        f"{manifest}: {len(problems)} of {n_rows} rows are wrong; audio paths are relative to "
+        f"{source}: {len(problems)} of {n_rows} rows are wrong; audio paths are relative to "
         f"corpus.root = {root}\n{shown}{more}"
     )
 
@@ -139,9 +185,9 @@ def _clean_row(raw: Mapping[str, Any]) -> Row:
     if SURPLUS in raw:
         raise InputError(f"{SURPLUS}: {truncate(str(raw[SURPLUS]))}; quote text with commas")
     fields = (field for field in COLUMNS if field in raw or field not in SEGMENT_COLUMNS)
-    row = {field: _as_text(field, raw.get(field)) for field in fields if field != "votes"}
-    row["votes"] = votes_text(raw)
-    _check_path(row["path"])
+    row = {field: _as_text(field, raw.get(field)) for field in fields if field != VOTES}
+    row[VOTES] = votes_text(raw)
+    check_path(row["path"])
     for field in NAMES:
         _check_name(field, row[field])
         row[field] = clean_name(row[field])
@@ -169,19 +215,22 @@ def _as_text(field: str, value: Any) -> str:
     return str(value)
 
 
-def _read_row(row: Row, root: Path, absolute_paths: bool) -> Utterance:
+def _read_row(row: Row, root: Path, absolute_paths: bool, knows_speakers: bool) -> Utterance:
     if not absolute_paths:
-        _check_inside(row)
-    path = _find_audio(root, row)
+        check_inside(row["path"], row["dataset"])
+    path = find_audio(root, row["path"], row["dataset"])
     start, end = read_segment(row)
     file_id = clean_name(Path(row["path"].replace("\\", "/")).with_suffix("").as_posix())
     utterance_id = row["id"] or segment_id(file_id, start, end)
     published = _from_published_name(row, path)
     speaker = published.speaker if published else row["speaker"]
+    if not speaker and not knows_speakers:
+        speaker = NO_SPEAKER
     if not speaker:
         raise InputError(
             "no speaker: fill in the field 'speaker'; only the file names of "
-            f"{', '.join(NAMED_CORPORA)} contain it"
+            f"{', '.join(NAMED_CORPORA)} contain it. corpus.columns={{speaker: null}} says that "
+            "nobody knows them"
         )
     base = published or Utterance(utterance_id, path, row["label"], speaker)
     return replace(
@@ -224,89 +273,50 @@ def _check_name(field: str, name: str) -> None:
         raise InputError(f"{field!r} has more than {MAX_WORD} characters: {short_repr(name)}")
 
 
-def _check_path(path: str) -> None:
-    if character := control_character(path):
-        raise InputError(f"'path' holds the control character {character}: {short_repr(path)}")
-    sizes = [len(part.encode()) for part in path.split("/")]
-    if max(sizes) > MAX_NAME or sum(sizes) + len(sizes) > MAX_PATH:
-        raise InputError(
-            f"the path is too long: at most {MAX_NAME} bytes between two slashes and {MAX_PATH} in "
-            f"all, got {short_repr(path)}"
-        )
-
-
-def _check_inside(row: Row) -> None:
-    """Refuse a path that may leave `root`, in any of its spellings."""
-    for name in _spellings(row["path"], row["dataset"]):
-        absolute = name.startswith(("/", "\\", "~")) or PureWindowsPath(name).drive
-        if absolute or ".." in re.split(r"[/\\]", name):
-            raise InputError(
-                f"{short_repr(row['path'])} leads out of corpus.root (absolute, ~ or ..): write it "
-                "relative to corpus.root, or set corpus.absolute_paths=true"
-            )
-
-
-def _spellings(path: str, dataset: str) -> Iterator[str]:
-    r"""Yield what a path may be called on the disk.
-
-    That is the path as written; with / for the \ of Windows; with composed or decomposed letters,
-    which systems write differently; and without EmoBox's downloads/<dataset>/.
-    """
-    for name in dict.fromkeys((path, path.replace("\\", "/"))):
-        for spelling in dict.fromkeys((name, normalize("NFC", name), normalize("NFD", name))):
-            yield from dict.fromkeys((spelling, spelling.removeprefix(f"downloads/{dataset}/")))
-
-
-def _find_audio(root: Path, row: Row) -> Path:
-    r"""Return the path of the file; where there is none, as written but with / for \."""
-    listed = os.path.expanduser(row["path"])
-    if not is_audio(Path(listed.replace("\\", "/")), LISTED_SUFFIXES):
-        allowed = f"end in one of {', '.join(LISTED_SUFFIXES)} and not begin with a dot"
-        raise InputError(f"{short_repr(listed)} must {allowed}")
-    paths = (root / name for name in _spellings(listed, row["dataset"]))
-    there = next(filter(os.path.lexists, paths), None)
-    return there or root / listed.replace("\\", "/")
-
-
 def _refuse_two_spellings(
-    manifest: Path, utterances: list[Utterance], line_of: Mapping[str, int]
+    source: Path, utterances: list[Utterance], place_of: Mapping[str, str]
 ) -> None:
     problems = []
     for field in ONE_SPELLING:
-        lines = {
-            name: line_of[utterance.id]
+        places = {
+            name: place_of[utterance.id]
             for utterance in reversed(utterances)
             if (name := getattr(utterance, field)) is not None
         }
         problems += [
-            f"  {field} {short_repr(a)} (line {lines[a]}) and {short_repr(b)} (line {lines[b]})"
-            for a, b in two_spellings(lines)
+            f"  {field} {short_repr(a)} ({places[a]}) and {short_repr(b)} ({places[b]})"
+            for a, b in two_spellings(places)
         ]
     if problems:
         shown = "\n".join(problems[:PROBLEMS_SHOWN])
         more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
         raise InputError(
-            f"{manifest}: names that differ only in case or in how a number is written; write each "
+            f"{source}: names that differ only in case or in how a number is written; write each "
             f"in one way, or give two things two names\n{shown}{more}"
         )
 
 
-def _report_unknown_genders(manifest: Path, rows: list[Row]) -> None:
+def _report_unknown_genders(source: Path, rows: list[Row]) -> None:
     words = (row["gender"] for row in rows)
     unknown = Counter(word for word in words if word and word.casefold() not in GENDERS)
     if unknown:
         listed = truncate(", ".join(f"{word!r} in {n} rows" for word, n in sorted(unknown.items())))
-        log_once(f"{manifest}: gender is read as unknown unless it is F or M: {listed}")
+        log_once(f"{source}: gender is read as unknown unless it is F or M: {listed}")
 
 
-def _report_wrong_speakers(manifest: Path, rows: list[Row], utterances: list[Utterance]) -> None:
-    wrong = sum(
-        bool(row["speaker"]) and row["speaker"] != utterance.speaker
-        for row, utterance in zip(rows, utterances, strict=True)
-    )
+def _report_speakers(source: Path, rows: list[Row], utterances: list[Utterance]) -> None:
+    """Say where published file names tell the speaker: beside the rows, or instead of them."""
+    told = [row["speaker"] for row in rows]
+    read = [utterance.speaker for utterance in utterances]
+    wrong = sum(bool(a) and a != b for a, b in zip(told, read, strict=True))
     if wrong:
         log_once(
-            f"{manifest}: in {wrong} of {len(rows)} rows the speaker differs from the published "
+            f"{source}: in {wrong} of {len(rows)} rows the speaker differs from the published "
             "file name, which is used",
             logging.WARNING,
+        )
+    if published := sum(not a and b != NO_SPEAKER for a, b in zip(told, read, strict=True)):
+        log_once(
+            f"{source}: the speaker of {published} of {len(rows)} rows is that of the published "
+            "file name"
         )

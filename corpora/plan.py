@@ -8,24 +8,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from audio.fingerprint import Copy, near_copies
+from audio.fingerprint import Copy
 from audio.reading import Recording
 from audio.segment import AudioSource
+from config.effects import OWN
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
-from corpora.bad_audio import refuse_bad_audio
+from corpora.bad_audio import refuse_bad_audio, usable
 from corpora.certificate import certify, describe_corpus
 from corpora.fold_table import GivenFolds
-from corpora.given import unused_columns
+from corpora.given import GIVEN, unused_columns
+from corpora.label_maps import Relabelled, describe_labels
 from corpora.labels import LabelSet
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
-from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.protocol import Listed, Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.published import PUBLISHED
 from corpora.readers import Utterance, read_corpus
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
 from corpora.splits import Split, check_train_classes, get_fold
 from corpora.stamps import stamps
 from corpora.targets import select_targets, target_set
+from corpora.unknown_speakers import check_unknown_speakers, speakers_unknown
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
 
@@ -45,6 +49,8 @@ class Plan:
         has_test: False for a tuning plan, whose test utterances were not opened.
         unread: Audio files below `corpus.root` that the reader did not read.
         given: Folds of `protocol.folds`.
+        relabelled: What became of the labels of a manifest or folder.
+        copies: Near-identical recordings, by hash.
     """
 
     config: Config
@@ -57,6 +63,8 @@ class Plan:
     has_test: bool = True
     unread: Unread = Unread()
     given: GivenFolds | None = None
+    relabelled: Relabelled = Relabelled({}, {})
+    copies: Sequence[Copy] = ()
 
     @cached_property
     def hashes(self) -> dict[AudioSource, str]:
@@ -74,7 +82,7 @@ def check_listing(config: Config) -> None:
     Raises:
         InputError: As for `make_plan`; or audio files are Git LFS pointers and must not be.
     """
-    utterances = _read(config)[1]
+    utterances = list_trainable(config).utterances
     refuse_bad_audio(config, {u.audio: LFS_POINTER for u in utterances if is_lfs_pointer(u.path)})
 
 
@@ -89,10 +97,10 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
         InputError: The corpus, its labels or its audio cannot be used, a fold does not exist, or
             the splits leak.
     """
-    labels, utterances, protocol, unread = _read(config)
-    recordings, bad = _index(config, utterances, keep)
-    plan = _settle(config, labels, protocol, utterances, recordings, bad)
-    return replace(plan, unread=unread)
+    listed = list_trainable(config)
+    recordings, bad = index_utterances(config, listed.utterances, keep)
+    plan = settle(config, listed.labels, listed.protocol, listed.utterances, recordings, bad)
+    return with_facts(plan, listed.unread, listed.relabelled)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -117,17 +125,17 @@ def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) 
         )
     if config.run.folds is None or len(config.run.folds) != 1:
         raise InputError(f"run.folds must name one fold, e.g. [1], got {config.run.folds}")
-    labels, utterances, protocol, _ = _read(config)
+    labels, utterances, protocol, *_ = list_trainable(config)
     split = get_fold(split_corpus(config, protocol.given, utterances, {}, ()), config.run.folds[0])
     split = replace(split, test=(), dev=split.dev if with_dev else ())
     opened = [*split.train, *split.dev]
-    recordings, bad = _index(config, opened, keep)
+    recordings, bad = index_utterances(config, opened, keep)
     return _settle_without_test(config, labels, protocol, opened, recordings, bad, split)
 
 
 def folds_that_test(config: Config, speakers: Collection[str]) -> list[int]:
     """Return the folds in which one of some speakers is tested; opens no audio."""
-    _, utterances, protocol, _ = _read(config)
+    _, utterances, protocol, *_ = list_utterances(config)
     splits = split_corpus(config, protocol.given, utterances, {}, ())
     return [split.fold for split in splits if any(u.speaker in speakers for u in split.test)]
 
@@ -148,7 +156,7 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
-        return replace(_settle(*parts, bad), unread=plan.unread)
+        return with_facts(settle(*parts, bad), plan.unread, plan.relabelled)
     return _settle_without_test(*parts, bad, plan.splits[0])
 
 
@@ -157,7 +165,7 @@ def plan_warnings(plan: Plan) -> list[str]:
     warnings = stamps(plan.certificate["protocol"], plan.certificate["speaker_dependent"])
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
-    warnings += plan.unread.words()
+    warnings += [*plan.relabelled.words(), *plan.unread.words()]
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
     for fold in plan.certificate["folds"]:
@@ -189,23 +197,43 @@ def _warn_of_columns(plan: Plan) -> list[str]:
         )
     protocol = plan.config.protocol
     manifest = plan.config.corpus.manifest
+    if (name := plan.config.corpus.name) in PUBLISHED:
+        if not PUBLISHED[name].split or (protocol.split == GIVEN and protocol.folds is None):
+            return warnings
+        used = f"folds is {protocol.folds}" if protocol.folds else f"split is {protocol.split}"
+        return [*warnings, f"{PUBLISHED[name].title}'s own split is not used: protocol.{used}"]
     folds = None if protocol.folds == manifest else protocol.folds  # it may be both
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
+def with_facts(plan: Plan, unread: Unread, relabelled: Relabelled) -> Plan:
+    """Add what was not read and what became of the labels, to the certificate, too."""
+    certificate = dict(plan.certificate)
+    if certificate and (relabelled.mapped or relabelled.left_out):
+        certificate["labels"] = relabelled._asdict()
+    return replace(plan, unread=unread, relabelled=relabelled, certificate=certificate)
+
+
+def list_trainable(config: Config) -> Listed:
+    """List utterances; refuse a protocol that needs to know who speaks where nobody knows."""
+    listed = list_utterances(config)
+    check_unknown_speakers(config, listed.utterances)
+    return listed
+
+
+def list_utterances(config: Config) -> Listed:
     """Read the corpus, choose labels, name the protocol, list audio that was not read.
 
     No audio is opened.
     """
-    corpus = config.corpus
+    corpus, root = config.corpus, Path(config.corpus.root)
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
-    utterances = read_corpus(corpus.name, Path(corpus.root), manifest, outside)
+    utterances = read_corpus(corpus.name, root, manifest, outside, corpus.layout, corpus.columns)
     labels = target_set(config, utterances)
     published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
-    unread = unread_audio(Path(corpus.root), paths, named=manifest is None)
+    unread = unread_audio(root, paths, named=manifest is None)
     try:
         chosen = select_targets(utterances, labels, corpus.subset, published)
     except InputError as error:  # what was not read may be what is missing
@@ -213,17 +241,22 @@ def _read(config: Config) -> tuple[LabelSet, list[Utterance], Protocol, Unread]:
     given = read_given_folds(config, utterances, chosen)
     if given is not None:
         chosen = [utterance for utterance in chosen if given.used(utterance)]
-    return labels, chosen, name_protocol(config, labels, chosen, given), unread
+    relabelled = Relabelled({}, {})
+    if corpus.name in OWN:  # a published label set says itself what it leaves out
+        relabelled = describe_labels(labels.classes_of, (one.label for one in utterances))
+    protocol = name_protocol(config, labels, chosen, given)
+    return Listed(labels, chosen, protocol, unread, relabelled)
 
 
-def _index(
+def index_utterances(
     config: Config, utterances: Sequence[Utterance], keep: bool
 ) -> tuple[dict[AudioSource, Recording], dict[AudioSource, str]]:
+    """Index the audio of utterances; see `index_audio`."""
     sources = [utterance.audio for utterance in utterances]
     return index_audio(sources, config.run.workers, Path(config.run.store), keep)
 
 
-def _settle(
+def settle(
     config: Config,
     labels: LabelSet,
     protocol: Protocol,
@@ -232,7 +265,8 @@ def _settle(
     bad: Mapping[AudioSource, str],
 ) -> Plan:
     """Leave out bad audio where the config allows it; split and certify the rest."""
-    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    check_unknown_speakers(config, utterances)
+    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad)
     hashes, files = _hashes(recordings)
     together = [
         Copy(hashes[one.audio], hashes[other.audio], 0.0)
@@ -245,9 +279,10 @@ def _settle(
     certificate = certify(splits, hashes, protocol.id, overlap, copies, refuse_near, files, given)
     corpus = config.corpus
     certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
+    certificate["classes"] = labels.describe()
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
-    return replace(plan, given=given)
+    return replace(plan, given=given, copies=copies)
 
 
 def _settle_without_test(
@@ -259,8 +294,8 @@ def _settle_without_test(
     bad: Mapping[AudioSource, str],
     split: Split,
 ) -> Plan:
-    """Leave out bad audio as `_settle` does; check that train and dev are apart."""
-    utterances, recordings, copies = _usable(config, labels, utterances, recordings, bad)
+    """Leave out bad audio as `settle` does; check that train and dev are apart."""
+    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad)
     train, dev = (
         tuple(utterance for utterance in part if utterance.audio in recordings)
         for part in (split.train, split.dev)
@@ -271,7 +306,8 @@ def _settle_without_test(
     refuse_near = config.protocol.near_identical == "refuse"
     given = protocol.given
     shared_dev = given is not None and given.shared_dev
-    rules = LeakageRules(False, False, False, refuse_near, untested=True, shared_dev=shared_dev)
+    rules = LeakageRules(speakers_unknown(utterances), False, False, refuse_near, True)
+    rules = rules._replace(shared_dev=shared_dev)
     checks, leaks = check_leakage([split], hashes, copies, rules, files)
     if leaks:
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
@@ -286,25 +322,6 @@ def _settle_without_test(
     certificate = {"id": digest, **facts, "checks": checks}
     plan = Plan(config, labels, utterances, recordings, bad, [split], certificate, has_test=False)
     return replace(plan, given=given)
-
-
-def _usable(
-    config: Config,
-    labels: LabelSet,
-    utterances: Sequence[Utterance],
-    recordings: Mapping[AudioSource, Recording],
-    bad: Mapping[AudioSource, str],
-) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
-    """Return utterances and recordings without bad audio, and the near copies among them."""
-    refuse_bad_audio(config, bad)
-    kept = [utterance for utterance in utterances if utterance.audio not in bad]
-    if missing := labels.missing(kept):
-        raise InputError(
-            f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
-            "Put intact files in their place, or choose other corpus.labels"
-        )
-    usable = {source: audio for source, audio in recordings.items() if source not in bad}
-    return kept, usable, near_copies({audio.hash: audio.words for audio in usable.values()})
 
 
 def _hashes(

@@ -6,14 +6,39 @@ from typing import NamedTuple
 from audio.fingerprint import Copy
 from audio.segment import AudioSource
 from config.schema import Config
+from corpora.audio_files import Unread, first
 from corpora.certificate import protocol_id
-from corpora.fold_table import GivenFolds, given_splits, load_given_folds
+from corpora.fold_table import GivenFolds, fit_folds, given_splits
 from corpora.given import GIVEN, given_digest
+from corpora.label_maps import Relabelled
 from corpora.labels import LabelSet
 from corpora.leakage import group_recordings
+from corpora.partition import Entry, Partition, find_partition, read_partition
+from corpora.published import PUBLISHED
 from corpora.splits import Split, make_splits
 from corpora.text_groups import cross_with_texts
+from corpora.unannotated_speakers import is_unannotated
+from corpora.unknown_speakers import speakers_unknown
 from corpora.utterance import Utterance
+from system.errors import InputError
+
+
+class Listed(NamedTuple):
+    """What lists and names say of a corpus, before any audio is opened.
+
+    Args:
+        labels: Label set.
+        utterances: Utterances with a label that is used, in a fold that is used.
+        protocol: Id and given folds.
+        unread: Audio files that are not part of the corpus.
+        relabelled: What became of the labels of a manifest or folder.
+    """
+
+    labels: LabelSet
+    utterances: list[Utterance]
+    protocol: "Protocol"
+    unread: Unread
+    relabelled: Relabelled
 
 
 class Protocol(NamedTuple):
@@ -26,7 +51,7 @@ class Protocol(NamedTuple):
 def read_given_folds(
     config: Config, everyone: Sequence[Utterance], chosen: Sequence[Utterance]
 ) -> GivenFolds | None:
-    """Read `protocol.folds`, or return None where it is not set.
+    """Read `protocol.folds` or a corpus's own split, or return None where there is neither.
 
     Args:
         config: Config of the run.
@@ -34,13 +59,51 @@ def read_given_folds(
         chosen: Those with a label that is used.
 
     Raises:
-        InputError: See `load_given_folds`.
+        InputError: See `fit_folds`; or speakers whom nobody has named cannot be kept apart.
     """
-    protocol = config.protocol
-    if protocol.folds is None:
+    protocol, corpus = config.protocol, config.corpus
+    if protocol.folds is not None:
+        partition = read_partition([find_partition(protocol.folds)])
+    elif protocol.split == GIVEN and corpus.name in PUBLISHED and PUBLISHED[corpus.name].split:
+        partition = own_split(corpus.name, chosen)
+    else:
+        _refuse_unannotated(protocol.split, chosen)
         return None
+    train = corpus.unannotated_speakers == "train"
     overlap = protocol.allow_speaker_overlap
-    return load_given_folds(protocol.folds, protocol.dev, overlap, everyone, chosen)
+    given = fit_folds(partition, protocol.dev, overlap, everyone, chosen, train)
+    if given.unannotated and config.train.normalize == "speaker":
+        raise InputError(
+            f"train.normalize=speaker needs speakers, but nobody has named those of "
+            f"{given.unannotated} training utterances: set corpus.unannotated_speakers=exclude"
+        )
+    return given
+
+
+def own_split(corpus: str, utterances: Sequence[Utterance]) -> Partition:
+    """Return the split that a corpus is published with.
+
+    Args:
+        corpus: Name of a corpus that has one.
+        utterances: Utterances that say their part.
+    """
+    published = PUBLISHED[corpus]
+    entries = tuple(
+        Entry("", str(one.split), {"id": one.id}, f"{published.title}, {one.id}")
+        for one in utterances
+    )
+    name = f"{published.title}'s own split"
+    return Partition(name, published.split, "", False, False, ("",), entries)
+
+
+def _refuse_unannotated(split: str, utterances: Sequence[Utterance]) -> None:
+    unknown = [one.id for one in utterances if is_unannotated(one.speaker)]
+    if unknown:
+        raise InputError(
+            f"protocol.split={split} divides speakers, but nobody has named those of "
+            f"{len(unknown)} of {len(utterances)} utterances: {first(unknown)}. Use the corpus's "
+            f"own split, protocol.split={GIVEN}, which leaves them out"
+        )
 
 
 def split_corpus(
@@ -97,5 +160,6 @@ def name_protocol(
         given_digest(utterances) if by_column else "",
         given,
         config.train.normalize == "speaker",
+        speakers_unknown(utterances),
     )
     return Protocol(name, given)

@@ -1,26 +1,25 @@
 """Read a corpus folder into a list of utterances: one reader per corpus; no audio is opened."""
 
 import os
-import re
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
-from corpora.audio_files import Tree, first
+from corpora.audio_files import first
+from corpora.esd import read_esd
+from corpora.file_names import NAMINGS
+from corpora.folders import read_folder
 from corpora.iemocap import read_iemocap
-from corpora.layout import (
-    choose_parts,
-    is_published,
-    list_folder,
-    not_found,
-    own_folder,
-    read_published,
-    search,
-)
+from corpora.layout import list_folder, read_published, search
 from corpora.manifest import read_manifest
+from corpora.meld import read_meld
+from corpora.msp_podcast import read_msp_podcast
+from corpora.named import read_named
 from corpora.partition import find_partition
-from corpora.utterance import ESD_EMOTIONS, Utterance, from_name, is_audio
+from corpora.tables import NO_WORDS
+from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.tables import csv_table
 from system.text import truncate
@@ -29,7 +28,12 @@ __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select
 
 
 def read_corpus(
-    name: str, root: Path, manifest: Path | None = None, absolute_paths: bool = False
+    name: str,
+    root: Path,
+    manifest: Path | None = None,
+    absolute_paths: bool = False,
+    layout: str | None = None,
+    columns: Mapping[str, str | None] | None = None,
 ) -> list[Utterance]:
     """Read every labelled utterance of a corpus.
 
@@ -38,7 +42,9 @@ def read_corpus(
         root: The corpus folder, or a folder that holds it or its parts; the folder that the audio
             paths of a manifest are relative to.
         manifest: The table to read; required by the corpus "manifest", refused by the others.
-        absolute_paths: Whether a manifest may name files outside `root`.
+        absolute_paths: Whether a manifest, or lists in a folder, may name files outside `root`.
+        layout: Value of `corpus.layout`, for the corpus "folder".
+        columns: Value of `corpus.columns`, for a manifest or folder.
 
     Returns:
         Utterances sorted by id, with the corpus's own labels.
@@ -52,13 +58,17 @@ def read_corpus(
         raise InputError(f"corpus.name {name!r} is not known; {nearest(name, CORPORA)}")
     if (name == "manifest") != (manifest is not None):
         raise InputError(
-            "corpus.name: manifest needs corpus.manifest, a CSV or JSONL file"
+            "corpus.name: manifest needs corpus.manifest, a table; corpus.name: folder needs none"
             if manifest is None
             else f"corpus.manifest needs corpus.name: manifest, got {name}: change either of them"
         )
     check_corpus_exists(root, manifest)
     if manifest is not None:
-        utterances = read_manifest(Path(manifest).expanduser(), root, absolute_paths)
+        utterances = read_manifest(
+            Path(manifest).expanduser(), root, absolute_paths, columns or NO_WORDS
+        )
+    elif name == "folder":
+        utterances = read_folder(root, layout, columns or NO_WORDS, absolute_paths)
     else:
         utterances = READERS[name](root)
     _refuse_duplicates(name, utterances)
@@ -91,6 +101,8 @@ def check_corpus_exists(
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:
     """Keep one portion of a corpus, or all utterances if `subset` is "all".
 
+    Utterances of no portion belong to each, as MSP-Podcast's train and dev to each of its tests.
+
     Raises:
         InputError: No utterance has that portion; lists the portions that occur.
     """
@@ -102,37 +114,12 @@ def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utteranc
         raise InputError(
             f"corpus.subset {subset!r} does not occur; {nearest(subset, ['all', *portions])}"
         )
-    return [utterance for utterance in utterances if utterance.portion == subset]
-
-
-def _read_esd(root: Path) -> list[Utterance]:
-    def emotion_of(path: Path) -> str:
-        folders = reversed(path.relative_to(root).parent.parts)
-        return next((ESD_EMOTIONS[f.lower()] for f in folders if f.lower() in ESD_EMOTIONS), "")
-
-    utterances = _read_names("esd", root, search("esd", root), emotion_of)
-    unlabelled = [str(u.path.relative_to(root)) for u in utterances if not u.label]
-    if unlabelled:
-        raise InputError(
-            f"{len(unlabelled)} of {len(utterances)} files of esd lie in no folder of an emotion "
-            f"({', '.join(ESD_EMOTIONS.values())}), which is their label: {first(unlabelled)}. "
-            "Use the published folders, speaker/emotion, or list the files in a manifest"
-        )
-    return utterances
-
-
-def _read_ravdess(root: Path) -> list[Utterance]:
-    other = re.compile(r"(0[12]-0[12]|03-02)-.*")  # video, or song
-    return _read_names("ravdess", root, search("ravdess", root), other=other)
-
-
-def _read_emodb(root: Path) -> list[Utterance]:
-    return _read_names("emodb", root, search("emodb", root))
+    return [utterance for utterance in utterances if utterance.portion in (subset, None)]
 
 
 def _read_cremad(root: Path) -> list[Utterance]:
     tree = search("cremad", root)
-    utterances = _read_names("cremad", root, tree)
+    utterances = read_named("cremad", root, tree)
     genders = next(filter(None, map(_read_cremad_genders, tree.folders)), {})
     return [replace(one, gender=genders.get(one.speaker)) for one in utterances]
 
@@ -152,58 +139,14 @@ def _read_cremad_genders(folder: Path) -> dict[str, str]:
 
 
 READERS: dict[str, Callable[[Path], list[Utterance]]] = {
-    "iemocap": read_iemocap,
-    "esd": _read_esd,
-    "ravdess": _read_ravdess,
-    "emodb": _read_emodb,
+    **{name: partial(read_named, name) for name in NAMINGS},
     "cremad": _read_cremad,
+    "iemocap": read_iemocap,
+    "esd": read_esd,
+    "meld": read_meld,
+    "msppodcast": read_msp_podcast,
 }
-CORPORA = (*READERS, "manifest")
-NO_OTHER = re.compile(r"(?!)")  # matches nothing
-
-
-def _read_names(
-    corpus: str,
-    root: Path,
-    tree: Tree,
-    label_of: Callable[[Path], str] = lambda path: "",
-    other: re.Pattern[str] = NO_OTHER,
-) -> list[Utterance]:
-    """Read the files that are named as in the corpus, whatever folder below the root they lie in.
-
-    Args:
-        corpus: Name of the corpus.
-        root: Value of `corpus.root`.
-        tree: What lies below it.
-        label_of: Returns what the folders of a file say of its label.
-        other: Names of files that the corpus has too and that are not read.
-    """
-    parsed = {path: from_name(corpus, path.stem, path, label_of(path)) for path in tree.audio}
-    named = {path: one for path, one in parsed.items() if one and not other.match(path.name)}
-    files = {path: one for path, one in named.items() if is_audio(path)}
-    if not files:
-        raise not_found(corpus, root, tree, named)
-    ids: dict[Path, list[str]] = {}
-    for path, one in files.items():
-        ids.setdefault(own_folder(corpus, root, path), []).append(one.id)
-    parts = set(choose_parts(corpus, root, ids))
-    read = {path: one for path, one in files.items() if own_folder(corpus, root, path) in parts}
-    folders = {path.parent for path in read}
-    unknown = [
-        str(path.relative_to(root))
-        for path in filter(is_audio, tree.audio)
-        if parsed[path] is None
-        and not other.match(path.name)
-        and (path.parent in folders or is_published(corpus, path.parent))
-        and own_folder(corpus, root, path) in parts
-    ]
-    if unknown:
-        raise InputError(
-            f"{len(unknown)} of {len(unknown) + len(read)} audio files under {root} are not named "
-            f"as in {corpus}: {first(unknown)}. Move them to another folder, or describe all files "
-            "in a manifest"
-        )
-    return list(read.values())
+CORPORA = (*READERS, "manifest", "folder")
 
 
 def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:

@@ -96,7 +96,7 @@ def _load(path: Path) -> dict[str, Recording]:
     if not path.exists():
         return {}
     try:
-        columns = _read_columns(path)
+        columns = read_columns(path, KINDS, FACTS)
         lengths, words = columns["lengths"], columns["words"]
         if (lengths < 0).any() or lengths.sum() != len(words):
             raise ValueError("its lengths do not add up to its words")
@@ -109,20 +109,39 @@ def _load(path: Path) -> dict[str, Recording]:
         raise corrupt_file(path, error) from error
 
 
-def _read_columns(path: Path) -> dict[str, NDArray]:
-    """Read the arrays; uncompressed, they take no more memory than the file says."""
+def read_columns(
+    path: Path, kinds: Mapping[str, str], finite: Iterable[str] = ()
+) -> dict[str, NDArray]:
+    """Read arrays of one dimension; uncompressed, they take no more memory than the file says.
+
+    Args:
+        path: An .npz file.
+        kinds: Kind of NumPy's dtype by the name of each array.
+        finite: Arrays that hold neither NaN nor infinity.
+
+    Raises:
+        ValueError: The file holds something else; NumPy raises other errors for corrupt ones.
+    """
     if not path.is_file():
         raise ValueError("it is not a regular file")
     with np.load(path, allow_pickle=False) as archive:
         if any(entry.compress_type != ZIP_STORED for entry in archive.zip.infolist()):
             raise ValueError("it is compressed")
-        columns = {name: archive[name] for name in KINDS}
+        columns = {name: archive[name] for name in kinds}
     for name, column in columns.items():
-        if column.ndim != 1 or column.dtype.kind != KINDS[name]:
+        if column.ndim != 1 or column.dtype.kind != kinds[name]:
             raise ValueError(f"{name} is {column.dtype} of shape {column.shape}")
-        if name in FACTS and not np.isfinite(column).all():
+    for name in finite:
+        if not np.isfinite(columns[name]).all():
             raise ValueError(f"{name} is not finite")
     return columns
+
+
+def write_columns(path: Path, columns: Mapping[str, NDArray]) -> None:
+    """Write arrays atomically as an .npz file."""
+    needs = sum(column.nbytes for column in columns.values())
+    with atomic_write(path, needs) as temporary, temporary.open("wb") as file:
+        np.savez(file, **columns)  # type: ignore[arg-type]
 
 
 def _save(path: Path, known: Mapping[str, Recording]) -> None:
@@ -135,6 +154,4 @@ def _save(path: Path, known: Mapping[str, Recording]) -> None:
         "lengths": np.array([len(recording.words) for recording in recordings]),
         "words": np.concatenate([recording.words for recording in recordings]),
     }
-    needs = sum(column.nbytes for column in columns.values())
-    with atomic_write(path, needs) as temporary, temporary.open("wb") as file:
-        np.savez(file, **columns)  # type: ignore[arg-type]
+    write_columns(path, columns)

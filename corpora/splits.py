@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from audio.segment import AudioSource
 from corpora.given import GIVEN, given_column, given_folds, given_parts
-from corpora.utterance import Utterance
+from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError, nearest
 
 # protocol.split -> allowed values of protocol.dev, the default first
@@ -23,6 +23,7 @@ TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
 MIN_GROUPS = 3  # for train, dev and test
 RANDOM_SEED = 20  # of random-utterance; fixed, so that the folds never change
 SPEAKER_DEPENDENT = "SPEAKER-DEPENDENT"
+SPEAKERS_UNKNOWN = "SPEAKERS-UNKNOWN"  # after it in the id, where nobody knows who speaks
 LONE = 0.9  # share of utterances with a speaker of their own from which results say so
 STAMP = "SPEAKER-DEPENDENT: the same speakers are in train and test"
 
@@ -71,7 +72,8 @@ def make_splits(
         n_folds: Number of folds of `speaker-k-fold` and `random-utterance`; None for the others.
         hashes: Hash of each file or segment; `random-utterance` keeps equal recordings in one
             group. The other splits do not read it.
-        allow_speaker_overlap: Must be True for `random-utterance`, False for the others.
+        allow_speaker_overlap: Must be True for `random-utterance`, and for `given` where nobody
+            knows the speakers; False for the others.
 
     Raises:
         InputError: The settings contradict each other, the corpus lacks what the split needs, or a
@@ -79,7 +81,8 @@ def make_splits(
     """
     utterances = sorted(utterances, key=lambda utterance: utterance.id)
     dev = check_settings(split, dev, n_folds)
-    _check_overlap(split, allow_speaker_overlap)
+    unknown = bool(utterances) and all(u.speaker == NO_SPEAKER for u in utterances)
+    _check_overlap(split, allow_speaker_overlap, unknown)
     if split == "leave-one-session-out":
         splits = _leave_one_session_out(utterances)
     elif split == "leave-one-speaker-out":
@@ -125,14 +128,15 @@ def check_settings(split: str, dev: str | None, n_folds: int | None) -> str:
     return dev or DEV_OF_SPLIT[split][0]
 
 
-def _check_overlap(split: str, allow_speaker_overlap: bool) -> None:
+def _check_overlap(split: str, allow_speaker_overlap: bool, unknown: bool) -> None:
     if split == "random-utterance" and not allow_speaker_overlap:
         raise InputError(
             "random-utterance puts the same speakers into train and test: its scores say nothing "
             "about new speakers. Use speaker-k-fold, or set protocol.allow_speaker_overlap=true "
             f"and every table is marked {SPEAKER_DEPENDENT}"
         )
-    if split != "random-utterance" and allow_speaker_overlap:
+    may_share = split == "random-utterance" or (split == GIVEN and unknown)
+    if allow_speaker_overlap and not may_share:
         raise InputError(
             f"protocol.allow_speaker_overlap has no effect on {split}, which keeps speakers apart; "
             "leave it out"

@@ -1,9 +1,12 @@
 """What scores must say of their protocol: the stamps that stand above every table."""
 
-from corpora.splits import STAMP
+from corpora.splits import SPEAKERS_UNKNOWN, STAMP
+from corpora.unannotated_speakers import STAMP as NOT_NAMED
+from corpora.unannotated_speakers import UNANNOTATED
 
 SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
 TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
+STAMP_UNKNOWN = "SPEAKER-DEPENDENT: nobody knows the speakers, train and test may share them"
 
 
 def is_transductive(protocol: str) -> bool:
@@ -22,4 +25,11 @@ def stamps(protocol: str, speaker_dependent: bool) -> list[str]:
         protocol: Id of their protocol.
         speaker_dependent: Whether the same speakers are in train and test.
     """
-    return [STAMP] * speaker_dependent + [TRANSDUCTIVE] * is_transductive(protocol)
+    transductive = [TRANSDUCTIVE] * is_transductive(protocol)
+    stamp = speaker_stamp(protocol)
+    return [stamp] * speaker_dependent + [NOT_NAMED] * (UNANNOTATED in protocol) + transductive
+
+
+def speaker_stamp(protocol: str) -> str:
+    """Return the stamp of a protocol by which speakers are, or may be, in train and test."""
+    return STAMP_UNKNOWN if SPEAKERS_UNKNOWN in protocol else STAMP

@@ -8,10 +8,11 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from config.schema import Config
+from config.effects import OWN
+from config.schema import Config, CorpusConfig
 from config.tasks import CLASS, DIMENSIONS, DISTRIBUTION, RATINGS, SCALES, RatingScale
 from corpora.audio_files import first
-from corpora.labels import LABEL_SETS, LabelSet, label_set, select_labels
+from corpora.labels import LabelSet, choose_classes, label_set, select_labels
 from corpora.names import clean_name
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
@@ -43,9 +44,10 @@ def target_set(config: Config, utterances: Sequence[Utterance]) -> LabelSet:
                 f"{len(unlabelled)} of {len(utterances)} utterances have no label: "
                 f"{first(unlabelled)}. Fill it in, remove these rows, or set another task"
             )
-        return label_set(corpus.name, corpus.labels, utterances)
+        return _class_set(corpus, utterances)
     if config.task == DISTRIBUTION:
-        return _voted_set(corpus.name, corpus.labels, utterances)
+        return _voted_set(corpus, utterances)
+    _refuse_classes(corpus)
     return _dimension_set(corpus.name, corpus.labels, corpus.scale)
 
 
@@ -78,6 +80,21 @@ def select_targets(
     return _rate(chosen, labels)
 
 
+def _class_set(corpus: CorpusConfig, utterances: Sequence[Utterance]) -> LabelSet:
+    labels = label_set(corpus.name, corpus.labels, utterances, corpus.label_map)
+    return labels if corpus.classes is None else choose_classes(labels, corpus.classes)
+
+
+def _refuse_classes(corpus: CorpusConfig) -> None:
+    """Refuse keys that say something about classes where ratings are predicted."""
+    for key in ("label_map", "classes"):
+        if getattr(corpus, key) is not None:
+            raise InputError(
+                f"corpus.{key} has no effect, since task=dimensions predicts no class: set it to "
+                "null, or set another task"
+            )
+
+
 def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] | None) -> LabelSet:
     """Return the dimensions in one order, whatever order they were named in."""
     wanted = DIMENSIONS if labels == "all" else labels
@@ -105,13 +122,13 @@ def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] 
     return LabelSet(name, tuple(names), {}, counts, RATINGS, limits)
 
 
-def _voted_set(corpus: str, labels: str | list[str], utterances: Sequence[Utterance]) -> LabelSet:
+def _voted_set(corpus: CorpusConfig, utterances: Sequence[Utterance]) -> LabelSet:
     """Return the label set of a corpus, or for a manifest that of all labels that got votes."""
     voted = utterances
-    if corpus not in LABEL_SETS:
+    if corpus.name in OWN:
         names = sorted({name for u in utterances for name in _votes(u)})
         voted = [replace(utterances[0], label=name) for name in names]
-    found = label_set(corpus, labels, voted)
+    found = _class_set(corpus, voted)
     return replace(found, name=f"{found.name}-{DISTRIBUTION}", published={}, task=DISTRIBUTION)
 
 

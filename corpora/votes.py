@@ -15,12 +15,10 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
-from corpora.columns import SHARE, unique_object
+from corpora.columns import SHARE, VOTES, unique_object
 from corpora.names import clean_name
 from system.errors import InputError
 from system.text import short_repr
-
-VOTES = "votes"
 
 
 def votes_text(row: Mapping[str, Any]) -> str:

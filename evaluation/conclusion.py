@@ -4,7 +4,7 @@ from config.effects import usual_value
 from evaluation.families import baselines_of, families_of_tests
 from evaluation.results import Comparison, PairTest, RunSummary
 from evaluation.tasks import Measure, Task, make_task
-from evaluation.wording import count_of, p_value
+from evaluation.wording import count_of, count_speakers, p_value
 
 ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
@@ -79,9 +79,9 @@ def differing_keys(comparison: Comparison, a: str, b: str) -> list[str]:
 
 def design(comparison: Comparison) -> str:
     """Return what the tests rest on, such as "4 speakers in 2 folds with 1 seed"."""
-    speakers, folds = comparison.n_speakers, len(comparison.folds)
+    speakers = count_speakers(comparison.n_speakers, comparison.protocol)
     return (
-        f"{count_of(speakers, 'speaker')} in {count_of(folds, 'fold')} with "
+        f"{speakers} in {count_of(len(comparison.folds), 'fold')} with "
         f"{count_of(len(comparison.seeds), 'seed')}"
     )
 
@@ -104,7 +104,7 @@ def _of_one(run: RunSummary) -> str:
         said = f"where chance is {chance}"
     else:
         said = f"above chance ({measure.name} {chance})"
-    who = count_of(run.n_speakers, "speaker")
+    who = count_speakers(run.n_speakers, run.protocol)
     return f"{run.name} has {measure.name} {measure.words(score.pooled)} on {who}, {said}"
 
 

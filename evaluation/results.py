@@ -50,6 +50,9 @@ class RunSummary:
         name: Name of the run; its folder in a comparison of two runs of one name.
         fusion: `model.fusion`, or the kind of baseline.
         baseline: Whether it is a baseline.
+        frozen: Whether heads alone were trained, on features of frozen branches.
+        branch_seed: Seed of the one training a fold from which the branches of all seeds come; None
+            where each seed has its own.
         corpus: Name of the corpus, for people.
         synthetic: Whether it is the demo corpus, whose speech is synthetic.
         task: What was predicted, see `evaluation.tasks`.
@@ -74,6 +77,7 @@ class RunSummary:
         runs_before: Number of other runs beside it that tested one of these folds before.
         shared_texts: Number of texts in train and test, by fold number; only where there are some.
         training_issues: Issues of the folds that had some, by fold and seed.
+        tracker_failures: Reasons by tracker for which it lacks a part of a fold, by fold and seed.
         unread_audio: Audio files below `corpus.root` that were not read, in words.
         commits: Commits of this code that made the folds.
         made_with: Values of each fact behind the folds, see `storage.environment`; several where
@@ -83,6 +87,8 @@ class RunSummary:
     name: str
     fusion: str
     baseline: bool = False
+    frozen: bool = False
+    branch_seed: int | None = None
     corpus: str = UNKNOWN
     synthetic: bool = False
     task: str = CLASS
@@ -108,6 +114,7 @@ class RunSummary:
     runs_before: int = 0
     shared_texts: dict[str, int] = field(default_factory=dict)
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
+    tracker_failures: dict[str, dict[str, str]] = field(default_factory=dict)  # once not written
     unread_audio: list[str] = field(default_factory=list)
     commits: list[str]
     made_with: dict[str, list[str]] = field(default_factory=dict)  # once not written

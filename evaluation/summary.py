@@ -1,6 +1,8 @@
 """The summary of a run's finished folds."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from config.effects import FEATURES, FROZEN
 from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
 from evaluation.metrics import recalls
@@ -21,8 +24,12 @@ from storage.fold_folder import TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import Run, read_run
 from storage.scores import Scores
+from storage.tracker_files import read_tracker_failures
+from system.errors import InputError, RunError
 from system.files import write_json, write_text
 from system.locks import lock
+
+SHARE = 0.1  # largest share of the time in which summaries of some folds are written
 
 
 def summarize(folder: Path) -> RunSummary:
@@ -38,6 +45,43 @@ def summarize(folder: Path) -> RunSummary:
         write_json(folder / "summary.json", asdict(summary))
         write_text(folder / "summary.md", comparison_markdown(side_by_side(summary)))
     return summary
+
+
+@contextmanager
+def summaries(folder: Path, is_main: bool = True) -> Iterator[Callable[[], None]]:
+    """Yield what writes the summary after a fold; the last fold is always in it.
+
+    It reads all folds again. So where folds take seconds, a summary is skipped that would come
+    sooner than ten times the seconds of the last one.
+
+    Args:
+        folder: The run folder.
+        is_main: Whether this process writes.
+    """
+    due, is_waiting = time.monotonic(), False
+
+    def write() -> None:
+        nonlocal due, is_waiting
+        start = time.monotonic()
+        summarize(folder)
+        end = time.monotonic()
+        due, is_waiting = end + (end - start) / SHARE, False
+
+    def after_fold() -> None:
+        nonlocal is_waiting
+        is_waiting = is_main
+        if is_waiting and time.monotonic() >= due:
+            write()
+
+    try:
+        yield after_fold
+    except BaseException:
+        if is_waiting:
+            with suppress(InputError, RunError):  # the first error is the one that ends the run
+                write()
+        raise
+    if is_waiting:
+        write()
 
 
 def describe_run(run: Run) -> RunSummary:
@@ -58,6 +102,8 @@ def describe_run(run: Run) -> RunSummary:
         name=run.name,
         fusion=run.method,
         baseline=run.is_baseline,
+        frozen=run.config.get(FEATURES) == FROZEN,
+        branch_seed=run.config.get("model.from_seed"),
         corpus=corpus_of(run)["name"],
         synthetic=corpus_of(run)["synthetic"],
         task=task.kind,
@@ -80,6 +126,7 @@ def describe_run(run: Run) -> RunSummary:
         runs_before=count_runs_before(run.folder, run.certificate),
         shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
+        tracker_failures=_tracker_failures(run),
         unread_audio=read_unread_audio(run.folder),
         commits=sorted({str(e.get("git_commit")) for e in sessions_of(run)}),
         made_with=distinct_facts(fold.environment() for fold in run.folds),
@@ -158,6 +205,12 @@ def _training_issues(run: Run) -> dict[str, TrainingIssues]:
         for result in run.folds
         if result.metrics.training_issues
     }
+
+
+def _tracker_failures(run: Run) -> dict[str, dict[str, str]]:
+    """Return the reasons by tracker of the folds of which some tracker lacks a part."""
+    found = {f"fold {r.fold} seed {r.seed}": read_tracker_failures(r.folder) for r in run.folds}
+    return {fold: failures for fold, failures in found.items() if failures}
 
 
 def _missing_classes(run: Run) -> dict[str, list[str]]:

@@ -8,10 +8,11 @@ from corpora.splits import LONE
 from corpora.stamps import stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
-from evaluation.results import Comparison
+from evaluation.results import Comparison, RunSummary
 from evaluation.tasks import Task, make_task
 from evaluation.wording import (
     count_of,
+    count_speakers,
     in_code,
     in_markdown,
     markdown_table,
@@ -86,10 +87,32 @@ def caption(comparison: Comparison) -> str:
     return (
         f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
         f"{count_of(comparison.n, 'utterance')} of "
-        f"{count_of(comparison.n_speakers, 'speaker')}. {task.caption}; mean ± standard deviation "
-        "over folds; pooled with 95 % interval over speakers, trained weights held fixed; gate 1 = "
-        "CQT, 0 = Mel."
+        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. {task.caption}; mean ± "
+        "standard deviation over folds; pooled with 95 % interval over speakers, trained weights "
+        f"held fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
     )
+
+
+def _of_branches(comparison: Comparison) -> str:
+    """Say where heads alone were trained, and which chance of training is not counted."""
+    words = ""
+    if frozen := [in_code(run.name) for run in comparison.runs if run.frozen]:
+        words += f" Of {', '.join(frozen)} the head alone is trained, on frozen branches."
+    by_origin: dict[tuple[int | None, bool], list[str]] = {}
+    for run in _of_one_training(comparison):
+        by_origin.setdefault((run.branch_seed, run.frozen), []).append(in_code(run.name))
+    for (seed, is_frozen), names in by_origin.items():
+        verb = "are those of" if is_frozen else "start from"
+        counted = "that of training heads is" if is_frozen else "that of what follows is"
+        words += (
+            f" For all seeds the branches of {', '.join(names)} {verb} one training a fold (seed "
+            f"{seed}): its chance is not counted, {counted}."
+        )
+    return words
+
+
+def _of_one_training(comparison: Comparison) -> list[RunSummary]:
+    return [run for run in comparison.runs if run.branch_seed is not None]
 
 
 def identity(comparison: Comparison) -> str:
@@ -130,10 +153,11 @@ def pairs_caption(comparison: Comparison) -> str:
     if tests[0].p_folds is None:  # of an earlier version
         chance = "p and interval count the choice of speakers alone, trained weights held fixed"
     else:
+        shared = " (not that of branches of one seed)" if _of_one_training(comparison) else ""
         chance = (
-            "p and 95 % interval count both the choice of speakers and the chance of training: p "
-            "is the largest of exchanging speakers, of exchanging fold × seed pairs, and of whole "
-            "folds; the interval is Student's t over folds"
+            "p and 95 % interval count both the choice of speakers and the chance of training"
+            f"{shared}: p is the largest of exchanging speakers, of exchanging fold × seed pairs, "
+            "and of whole folds; the interval is Student's t over folds"
         )
     smallest = p_value(min(test.smallest_p for test in tests))
     limit = f"{design(comparison)}: the smallest possible p is {smallest}"
@@ -203,6 +227,12 @@ def notes(comparison: Comparison) -> list[str]:
                 f"Test data of {run.name} were evaluated more than once: {'; '.join(repeated)}."
             )
         lines += [_training_issues(run.name, *issue) for issue in run.training_issues.items()]
+        lines += [
+            f"In {run.name}, {fold}: the tracker {tracker} lacks a part ({reason}); history.csv "
+            "and metrics.json have all."
+            for fold, failures in run.tracker_failures.items()
+            for tracker, reason in failures.items()
+        ]
         if run.left_out:
             folds = ", ".join(run.left_out)
             lines.append(f"Left out of {run.name}, since not every seed has finished: {folds}.")

@@ -3,6 +3,8 @@
 import re
 from collections.abc import Callable, Sequence
 
+from corpora.splits import SPEAKERS_UNKNOWN
+from system.text import count_of as count_of
 from system.text import printable
 
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
@@ -40,13 +42,13 @@ def with_interval(
     return f"{words(value, sign)} [{words(interval[0], sign)}, {words(interval[1], sign)}]"
 
 
-def count_of(n: int, noun: str) -> str:
-    """Return a number with its noun.
+def count_speakers(n: int, protocol: str) -> str:
+    """Return the number of speakers in words, also where the protocol says that nobody knows them.
 
-    >>> count_of(1, "speaker"), count_of(4, "speaker")
-    ('1 speaker', '4 speakers')
+    >>> count_speakers(1, "folder4/random-utterance-3-fold-SPEAKER-DEPENDENT-SPEAKERS-UNKNOWN/x")
+    'unknown speakers'
     """
-    return f"{n} {noun}{'s' * (n != 1)}"
+    return "unknown speakers" if SPEAKERS_UNKNOWN in protocol else count_of(n, "speaker")
 
 
 def p_value(p: float) -> str:

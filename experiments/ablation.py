@@ -10,29 +10,34 @@ these alone. What the config sets and has no effect in a variant (the other back
 is set to null there.
 """
 
-import os
 import subprocess
-import sys
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from config.baselines import (
     AUTO,
     CHEAP,
-    NORMALIZE,
-    BaselineRun,
     choose_functionals,
     concerns,
     dump_run,
     load_baseline,
 )
-from config.effects import deciding_key, keys_without_effect, overlap
-from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import flatten, load_config, parse_override, read_yaml
 from config.schema import Config
 from experiments.jobs import Job
+from experiments.planned_runs import (
+    PlannedRun,
+    check_all_used,
+    check_comparable,
+    check_name,
+    depends_on,
+    folds_job,
+    planned_run,
+    refuse_overrides,
+    set_back,
+    share_overrides,
+)
 from experiments.search_space import SECTIONS, as_overrides
 from storage.folders import CONFIG
 from system.errors import InputError, RunError, nearest
@@ -41,45 +46,8 @@ from system.files import MAX_CONFIG, read_text
 if TYPE_CHECKING:
     from corpora.plan import Plan
 
-HERE = Path(os.path.relpath(Path(__file__).parents[1]))
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with configs of their own
 VARIED = {"fusion": "gmu", "contrastive": "gmu_contrastive"}  # {kind: config that is varied}
-SAME = ("corpus", "protocol", "run.root", "run.folds", "run.seeds")  # in all runs
-
-
-@dataclass(frozen=True)
-class PlannedRun:
-    """A config file, its overrides, and the config that they give, of a fusion or a baseline."""
-
-    file: Path
-    overrides: Sequence[str]
-    config: Config | BaselineRun
-
-    @property
-    def folder(self) -> Path:
-        """The run folder."""
-        return Path(self.config.run.root) / self.config.name
-
-    @property
-    def fusion(self) -> str | None:
-        """`model.fusion`; None of a baseline."""
-        return self.config.model.fusion if isinstance(self.config, Config) else None
-
-    @property
-    def epochs(self) -> int | None:
-        """Most epochs that a job trains; None of a baseline."""
-        return self.config.train.epochs if isinstance(self.config, Config) else None
-
-    def command(self, *arguments: str) -> tuple[str, ...]:
-        """Return the command that trains it; of a key given twice the last value counts."""
-        config = ("--config", str(self.file), *self.overrides)
-        if isinstance(self.config, BaselineRun):
-            kind, functionals = self.config.baseline.kind, self.config.baseline.functionals
-            chosen = () if functionals is None else ("--functionals", functionals)
-            baseline = (str(HERE / "baseline.py"), "--kind", kind, *chosen)
-            return (sys.executable, *baseline, *config, *arguments)
-        entry = ALL_FUSIONS[self.config.model.fusion].entry
-        return (sys.executable, str(HERE / entry), *config, *arguments)
 
 
 def load_fusions(
@@ -96,20 +64,20 @@ def load_fusions(
     Raises:
         InputError: A config is missing, they do not fit one another, or an override is wrong.
     """
-    _check_name(configs, name)
-    _refuse_overrides(overrides, {"name", "model.fusion"}, "is set by each of the configs")
-    shares = {fusion: _share(overrides, {"model.fusion": fusion}) for fusion in fusions}
-    _check_all_used(overrides, shares, f"with --fusions {' '.join(fusions)}")
+    check_name(configs, name)
+    refuse_overrides(overrides, {"name", "model.fusion"}, "is set by each of the configs")
+    shares = {fusion: share_overrides(overrides, {"model.fusion": fusion}) for fusion in fusions}
+    check_all_used(overrides, shares, f"with --fusions {' '.join(fusions)}")
     runs = []
     for fusion, share in shares.items():
         file = configs / f"{name}_{fusion}.yaml"
         if fusion == "concat" and not file.is_file():
             file = configs / f"{name}.yaml"
-        run = _planned_run(file, [], share)
+        run = planned_run(file, [], share)
         if run.fusion != fusion:
             raise InputError(f"{file} must have model.fusion={fusion}, got {run.fusion}")
         runs.append(run)
-    _check_comparable(runs)
+    check_comparable(runs)
     return runs
 
 
@@ -149,32 +117,32 @@ def load_variants(
         InputError: A config or variant is missing, they do not fit one another, or an override is
             wrong or of a key that is varied.
     """
-    _check_name(configs, name)
+    check_name(configs, name)
     file, folder = configs / f"{name}_{VARIED[kind]}.yaml", configs / "ablation" / kind
     variants = read_variants(folder)
     if unknown := [variant for variant in only if variant not in variants]:
         raise InputError(f"no variant {unknown[0]!r} in {folder}: {nearest(unknown[0], variants)}")
     varied = {key for changes in variants.values() for key in changes}
-    _refuse_overrides(overrides, {"name", *varied}, f"is varied by the {kind} variants")
+    refuse_overrides(overrides, {"name", *varied}, f"is varied by the {kind} variants")
     (reference,) = [variant for variant, changes in variants.items() if not changes]
     chosen = {variant: variants[variant] for variant in [reference, *(only or variants)]}
-    common = [override for override in overrides if not _depends_on(override, varied)]
+    common = [override for override in overrides if not depends_on(override, varied)]
     config = flatten(load_config(file, common).model_dump())
     shares = {
-        variant: _share(overrides, {key: (config | changes).get(key) for key in varied})
+        variant: share_overrides(overrides, {key: (config | changes).get(key) for key in varied})
         for variant, changes in chosen.items()
     }
-    _check_all_used(overrides, shares, f"with {', '.join(chosen)}")
+    check_all_used(overrides, shares, f"with {', '.join(chosen)}")
     _check_matched(overrides, chosen)
     runs = []
     for variant, changes in chosen.items():
-        idle = [key for key in keys_without_effect(changes) if config.get(key) is not None]
-        named = {"name": f"{name}_{variant}", **dict.fromkeys(idle), **changes} if changes else {}
+        named = {"name": f"{name}_{variant}", **set_back(config, changes), **changes}
+        named = named if changes else {}
         try:
-            runs.append(_planned_run(file, as_overrides(named), shares[variant]))
+            runs.append(planned_run(file, as_overrides(named), shares[variant]))
         except InputError as error:
             raise InputError(f"variant {variant} of {file}: {error}") from None
-    _check_comparable(runs)
+    check_comparable(runs)
     return runs
 
 
@@ -219,8 +187,8 @@ def check_dry(runs: Sequence[PlannedRun], overwrite: bool) -> None:
             raise error(f"the dry run of {run.config.name} stopped with status {status}")
 
 
-def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
-    """Check folders, corpus and splits before anything is trained; return all jobs.
+def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> "Plan":
+    """Check folders, corpus and splits before anything is trained; return the plan of all runs.
 
     Raises:
         InputError: A folder, the corpus or the splits are wrong.
@@ -244,7 +212,7 @@ def open_runs(runs: Sequence[PlannedRun], overwrite: bool) -> list[Job]:
         if not (run.folder / CONFIG).exists():  # without it the folder is not a run
             write_text(run.folder / CONFIG, dump_run(run.config))
         make_folder(run.folder / "logs", inside=run.folder)
-    return plan_jobs(runs, plan)
+    return plan
 
 
 def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
@@ -265,27 +233,15 @@ def plan_jobs(runs: Sequence[PlannedRun], plan: "Plan") -> list[Job]:
                 log = run.folder / "logs" / f"{fold}.log"
                 folder = run.folder / "folds" / fold
                 jobs.append(Job(title, command, folder, log, epochs=run.epochs))
-    for run in [run for run in runs if run.fusion is None]:
-        # The folds by name, so that several machines may work on them
-        command = run.command(f"run.folds={folds}".replace(" ", ""), f"run.seeds={list(seeds)}")
-        names = [fold_name(fold, seed) for seed in seeds for fold in folds]
-        first, *others = [run.folder / "folds" / name for name in names]
-        log = run.folder / "logs" / "all.log"
-        jobs.append(Job(run.config.name, command, first, log, others=tuple(others)))
-    return jobs
+    return [*jobs, *plan_baselines(runs, folds, seeds)]
 
 
-def _check_name(configs: Path, name: str) -> None:
-    names = [file.stem.removesuffix("_gmu") for file in configs.glob("*_gmu.yaml")]
-    if name not in names:
-        raise InputError(f"there are no configs {name!r} in {configs}: {nearest(name, names)}")
-
-
-def _refuse_overrides(overrides: Sequence[str], keys: Collection[str], reason: str) -> None:
-    for override in overrides:
-        leaves = flatten(parse_override(override))
-        if any(overlap(leaf, key) for leaf in leaves for key in keys):
-            raise InputError(f"{override} {reason}: leave it out")
+def plan_baselines(
+    runs: Sequence[PlannedRun], folds: Sequence[int], seeds: Sequence[int]
+) -> list[Job]:
+    """Return one job for each baseline among some runs."""
+    found = [run for run in runs if run.fusion is None]
+    return [folds_job(run, run.config.name, folds, seeds, "all.log") for run in found]
 
 
 def _check_matched(overrides: Sequence[str], variants: Mapping[str, Mapping[str, Any]]) -> None:
@@ -293,51 +249,4 @@ def _check_matched(overrides: Sequence[str], variants: Mapping[str, Mapping[str,
     for variant, changes in variants.items():
         if changes.get("model.fusion") == "concat" and changes.get("model.match_parameters"):
             reason = f"would leave {variant} matched to the default width (name others with --only)"
-            _refuse_overrides(overrides, {"model.fusion_hidden_dim"}, reason)
-
-
-def _depends_on(override: str, keys: Collection[str]) -> bool:
-    """Return whether one of some keys decides if an override has an effect."""
-    leaves = flatten(parse_override(override))
-    return any(deciding_key(key) in keys for key in leaves)
-
-
-def _share(overrides: Sequence[str], values: Mapping[str, Any]) -> list[list[str]]:
-    """Return for each override its keys that have an effect with these values of other keys."""
-    share, without_effect = [], set(keys_without_effect(values))
-    for override in overrides:
-        leaves = flatten(parse_override(override))
-        used = {key: value for key, value in leaves.items() if key not in without_effect}
-        share.append([override] if len(used) == len(leaves) else as_overrides(used))
-    return share
-
-
-def _check_all_used(
-    overrides: Sequence[str], shares: Mapping[str, Sequence[Sequence[str]]], where: str
-) -> None:
-    for i, override in enumerate(overrides):
-        if not any(share[i] for share in shares.values()):
-            raise InputError(f"{override} has no effect {where}")
-
-
-def _planned_run(file: Path, changes: Sequence[str], share: Sequence[Sequence[str]]) -> PlannedRun:
-    overrides = [*changes, *(part for parts in share for part in parts)]
-    return PlannedRun(file, overrides, load_config(file, overrides))
-
-
-def _check_comparable(runs: Sequence[PlannedRun]) -> None:
-    """Refuse runs that share a folder, or are not tested on the same folds."""
-    first, *others = runs
-    names = [run.config.name for run in runs]
-    for run in others:
-        if names.count(run.config.name) > 1:
-            raise InputError(f"{first.file} and {run.file} have the same name {run.config.name}")
-        expected, actual = flatten(first.config.model_dump()), flatten(run.config.model_dump())
-        differing = [k for k in expected if k.startswith(SAME) and expected[k] != actual[k]]
-        if (expected[NORMALIZE] == "speaker") != (actual[NORMALIZE] == "speaker"):
-            differing.append(NORMALIZE)  # a protocol of its own
-        if differing:
-            raise InputError(
-                f"{first.file} and {run.file} differ in {', '.join(differing)}: runs are compared "
-                "on the same folds and under one protocol"
-            )
+            refuse_overrides(overrides, {"model.fusion_hidden_dim"}, reason)

@@ -201,7 +201,7 @@ def _train(fold: Fold) -> None:
     """Train a fold, or resume, as `training.fold` does; evaluate test after each epoch, too."""
     file, settings = fold.folder / STATE / EPOCHS, fold.config.train
     rows = read_json(file, "rows", remove=fold.folder)["rows"] if file.exists() else []
-    state, train_loader = build_training(fold, origins={})
+    state, train_loader, _ = build_training(fold, origins={})
     dev_loader, test_loader = (eval_loader(fold, u) for u in (fold.split.dev, fold.split.test))
 
     def after_epoch(record: dict[str, float], dev: Predictions) -> None:

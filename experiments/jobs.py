@@ -264,23 +264,33 @@ class JobPool:
 
 
 class EpochReporter:
-    """Logs how many epochs running jobs have finished, with the last dev score."""
+    """Logs how many epochs running jobs have finished, with the last dev score; or folds."""
 
     def __init__(self) -> None:
-        self._reported: dict[str, int] = {}  # epochs, by title
+        self._reported: dict[str, int] = {}  # epochs or folds, by title
         self._next = time.monotonic() + EPOCH_INTERVAL
 
     def report(self, running: Sequence[Job]) -> None:
-        """Log the jobs that have finished an epoch since the last report; do nothing in between."""
+        """Log what jobs have finished since the last report; do nothing in between."""
         if time.monotonic() < self._next:
             return
         self._next = time.monotonic() + EPOCH_INTERVAL
         for job in running:
+            if job.others:
+                self._report_folds(job)
+                continue
             n_epochs, score = finished_epochs(job.folder)
             if n_epochs > self._reported.get(job.title, 0):
                 self._reported[job.title] = n_epochs
                 of = "" if job.epochs is None else f" of {job.epochs}"
                 log.info("%s: epoch %d%s, %s", job.title, n_epochs, of, score)
+
+    def _report_folds(self, job: Job) -> None:
+        folders = (job.folder, *job.others)
+        done = sum(map(is_finished, folders))
+        if done > self._reported.get(job.title, 0):
+            self._reported[job.title] = done
+            log.info("%s: %d of %d folds and seeds done", job.title, done, len(folders))
 
 
 def finished_epochs(folder: Path) -> tuple[int, str]:

@@ -110,7 +110,7 @@ def _stepper(training: "Training", config: Config) -> Callable[[float], float]:
     from training.divergence import Diverged
     from training.engine import in_windows, train_step
 
-    state, loader = training
+    state, loader, _ = training
     groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
     scales = [group["lr"] / config.optim.lr for group in groups]
     set_seed(state.seed)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from config.loading import flatten, load_config, read_yaml
 from config.schema import Config
+from config.trackers import refuse_trackers_by_fold
 from experiments.search_space import SECTIONS, as_overrides
 from storage.fold_folder import fold_name
 from system.errors import InputError, nearest
@@ -93,6 +94,7 @@ def plan_trials(
         InputError: A config is wrong or names no folds, or recipes stand under two protocols.
     """
     base = load_config(file, overrides)
+    refuse_trackers_by_fold(base.run.trackers, "scripts.recipes")
     if not base.run.folds:
         raise InputError(
             "run.folds must name the folds to try the recipes on, e.g. run.folds=[3,4]"

@@ -14,7 +14,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from config.effects import deciding_key, has_effect, keys_without_effect, overlap
+from config.effects import (
+    FEATURES,
+    deciding_key,
+    has_effect,
+    keys_without_effect,
+    overlap,
+    what_rules_out,
+)
 from config.loading import flatten, load_config, read_yaml
 from config.messages import config_keys
 from config.schema import Config
@@ -31,7 +38,8 @@ FIXED = (
     "train.precision",
     "train.compile",
     "train.checkpoint_",
-)  # one per process; no effect on a score
+    "train.features",
+)  # one per process; no effect on a score; another question
 MAX_STEPS = 10**6  # of a range
 OPTIONS = ("low", "high", "log", "step", "choices")
 
@@ -68,10 +76,12 @@ def read_space(
     space, left_out = {}, []
     varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
-        controller = deciding_key(key)
-        values = varied.get(controller, [config[controller]]) if controller else []
-        if controller and not any(has_effect({controller: value}, key) for value in values):
-            setting = f"{controller}={config[controller]}"
+        controller = deciding_key(key) or FEATURES
+        choices = varied.get(controller, [config[controller]])
+        given = [{FEATURES: config[FEATURES], controller: choice} for choice in choices]
+        if not any(has_effect(values, key) for values in given):
+            decides, _ = what_rules_out(given[0], key)
+            setting = f"{decides}={config[decides]}"
             left_out.append(f"{key} is left out of the space: it has no effect with {setting}")
         else:
             space[key] = distribution

@@ -28,6 +28,7 @@ AUTO = "auto"
 CHOICES = "jobs.json"  # in the folder of the tables: a resumed job keeps its threads, and its bits
 THREADS = "OMP_NUM_THREADS"
 MEMORY_SHARE = 0.8  # of the memory that is free, for all jobs
+HEAD_BYTES = 3e9  # of a job that trains heads: the published branches are in it, too
 
 
 class Choice(NamedTuple):
@@ -57,6 +58,23 @@ def slot_environments(n: int, device: str) -> list[dict[str, str]]:
     import torch
 
     return _sharing(n, max(1, torch.get_num_threads() // n))
+
+
+def head_slots(n: int | None, device: str) -> list[dict[str, str]]:
+    """Return the slots of jobs that train heads on kept features: on a CPU one a core.
+
+    A head is too small for threads to share.
+
+    Args:
+        n: Jobs at a time; None takes one a GPU, or one a core as far as memory goes.
+        device: `run.device`.
+    """
+    gpus = _visible_gpus()[1] if device in ("auto", "cuda") else []
+    if n is not None or gpus or device not in ("auto", "cpu"):
+        return slot_environments(n or max(1, len(gpus)), device)
+    if THREADS in os.environ:
+        return slot_environments(1, device)
+    return _sharing(max(1, min(_n_cores(), int(MEMORY_SHARE * _free_memory() / HEAD_BYTES))), 1)
 
 
 def widen_last(jobs: Sequence[Job], slots: Sequence[Mapping[str, str]]) -> list[Job]:
@@ -101,7 +119,7 @@ def choose_slots(
 
     if device not in ("auto", "cpu") or choose_device(device).name != "cpu":
         return slot_environments(1, device)
-    cores = str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else cpu_count())
+    cores = str(_n_cores())
     kept = _kept(folder / CHOICES)
     choice = _choice(kept.get(cores), command)
     if choice is None or (choice.jobs == choice.most < min(int(cores), n_jobs)):
@@ -111,6 +129,12 @@ def choose_slots(
         kept[cores] = {"command": list(command), **choice._asdict()}
         write_json(folder / CHOICES, kept)
     return _sharing(choice.jobs, choice.threads)
+
+
+def _n_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return cpu_count() or 1
 
 
 def _sharing(n: int, threads: int) -> list[dict[str, str]]:

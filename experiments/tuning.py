@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from config.loading import dump_config, flatten, load_config, load_stored_config, with_new_names
 from config.pairs import check_effect
 from config.schema import Config
+from config.trackers import refuse_trackers_by_fold
 from corpora.stamps import stamps
 from experiments.jobs import Failure, Job, run_jobs
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
@@ -53,9 +54,9 @@ log = logging.getLogger(__name__)
 
 # Keys that may differ when a study is resumed
 FREE = (
-    *("run.root", "run.store", "run.compile_cache", "run.shards", "run.workers"),
-    *("run.device", "optuna"),
-    *("corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_"),
+    *("run.root", "run.store", "run.compile_cache", "run.shards", "run.workers", "run.device"),
+    *("run.trackers", "optuna", "corpus.root", "corpus.manifest", "protocol.folds"),
+    "train.checkpoint_",
 )
 # Keys of section `model` that decide which first weights are read
 NETWORK = {f"model.{key}" for key in (*FIRST_WEIGHTS, *BACKBONES, "fusion", "image_size")}
@@ -94,17 +95,16 @@ def load_tuning(
     """Read config and space, and check them against the study if it exists.
 
     Raises:
-        InputError: Config, space or storage is wrong or not the study's, or the config names
-            several folds or seeds.
+        InputError: Config, space or storage is wrong or not the study's.
     """
     check_storage(storage)
     config = load_config(config_file, overrides)
+    refuse_trackers_by_fold(config.run.trackers, "tune.py")
     folds, seeds = config.run.folds or [1], config.run.seeds
     for name, items in (("run.folds", folds), ("run.seeds", seeds)):
         if len(items) != 1:
             raise InputError(
-                f"a study tunes on one fold with one seed, got {name}={items}: give one, e.g. "
-                f"{name}=[{items[0]}]"
+                f"a study tunes on one fold with one seed, got {name}={items}: {name}=[{items[0]}]?"
             )
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a trial is one process: start tune.py itself, with --workers N")

@@ -1,25 +1,17 @@
 """The most confident errors of runs: utterances, predictions, sound and images."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import numpy as np
-import soundfile
-import torch
-
-from audio.reading import BadAudio, read_audio
-from audio.segment import AudioSource
-from evaluation.figures import MANY, spectrogram_png
+from audio.reading import BadAudio
+from evaluation.figures import MANY
 from evaluation.tasks import task_of
 from features import SpectrogramImages
+from reports.media import image_uris, sound_uri
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
 
-AUDIO_RATE = 16_000  # Hz, of the sound in the report
-FLAC_BLOCK = 4096  # samples in a block of libsndfile
 PER_RUN = 6
 # A run may come from elsewhere: a page must not carry off a file of its reader that a run names
 NO_HASH = (
@@ -163,32 +155,8 @@ def _example(
         return Example(**facts, sound=None, images={}, problem=NO_HASH)
     source = run.audio_file(utterance)
     try:
-        images = {} if front_end is None else _images(source, front_end, recording)
-        sound = _sound(source, recording) if audio else None
+        images = {} if front_end is None else image_uris(source, front_end, recording)[0]
+        sound = sound_uri(source, recording) if audio else None
     except BadAudio as error:
         return Example(**facts, sound=None, images={}, problem=f"{source.name} {error}")
     return Example(**facts, sound=sound, images=images)
-
-
-@torch.inference_mode()
-def _images(source: AudioSource, front_end: SpectrogramImages, recording: str) -> dict[str, str]:
-    """Return both images; of the first crop where a recording has several."""
-    waveform = torch.from_numpy(read_audio(source, front_end.input_rate, recording))
-    pair = front_end(front_end.cut(waveform)[:1])
-    return {
-        name: data_uri("image/png", spectrogram_png(image[0, 0].numpy(), -front_end.top_db))
-        for name, image in zip(("CQT", "Mel"), pair, strict=True)
-    }
-
-
-def _sound(source: AudioSource, recording: str) -> str:
-    samples = read_audio(source, AUDIO_RATE, recording)
-    packed = io.BytesIO()
-    kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium cannot play one block
-    soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")
-    return data_uri(f"audio/{kind.lower()}", packed.getvalue())
-
-
-def data_uri(kind: str, content: bytes) -> str:
-    """Return bytes as a data URI."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

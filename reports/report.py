@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from config.effects import TOKENS
 from evaluation import figures
@@ -22,14 +21,14 @@ from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
 from reports.classes import largest_confusions, shown_classes
-from reports.examples import PER_RUN, data_uri, run_of_images, worst_errors
+from reports.examples import PER_RUN, run_of_images, worst_errors
+from reports.media import data_uri
 from reports.plots import draw_plots, scores_of
+from reports.templates import templates
 from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.files import write_text
-from system.text import printable
 
-TEMPLATES = Path(__file__).resolve().parent
 GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # matplotlib's markers as text
 
 
@@ -74,14 +73,7 @@ def write_report(
     Raises:
         RunError: A file of a run is corrupt, or the page cannot be written.
     """
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,  # names, ids and texts come from users
-        finalize=_shown,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.globals.update(
         percent=percent,
         p_value=p_value,
@@ -116,11 +108,6 @@ def write_report(
         other_images=any(key.startswith("features.") for key in comparison.config_differences),
     )
     write_text(path, page)
-
-
-def _shown(value: Any) -> Any:
-    """Make plain text printable; escaped text and numbers pass unchanged."""
-    return printable(value) if type(value) is str else value
 
 
 def _runs(runs: Sequence[Run], comparison: Comparison) -> list[RunOnPage]:

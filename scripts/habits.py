@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from config.loading import flatten, load_config
 from config.schema import Config
 from config.tasks import check_classes
+from config.trackers import refuse_trackers_by_fold
 from corpora.readers import check_corpus_exists
 from system.cli import run_cli, run_entry
 from system.errors import InputError
@@ -67,6 +68,8 @@ def check_configs(configs: Sequence[Config]) -> None:
     Raises:
         InputError: One message that names the key, and what to change.
     """
+    for config in configs:
+        refuse_trackers_by_fold(config.run.trackers, "scripts.habits")
     names = [config.name for config in configs]
     if len(set(names)) < len(names):
         raise InputError(f"each --config needs a name of its own, got {', '.join(names)}")

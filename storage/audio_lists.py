@@ -1,4 +1,4 @@
-"""Lists in a run folder of the audio that the run does not use: bad files, and files not read."""
+"""Lists in a run folder of what the run does not use: bad files, labels, files not read."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ def write_audio_lists(folder: Path, plan: "Plan") -> None:
     if plan.bad:
         bad = {str(source): plan.bad[source] for source in sorted(plan.bad, key=file_order)}
         write_json(folder / BAD_AUDIO, bad)
-    if words := plan.unread.words():
+    if words := [*plan.relabelled.words(), *plan.unread.words()]:
         files = list(plan.unread.files) if plan.unread.named else []
         write_json(folder / UNREAD_AUDIO, {"words": words, "files": files})
     else:  # an earlier start of the run may have found some
@@ -33,7 +33,7 @@ def write_audio_lists(folder: Path, plan: "Plan") -> None:
 
 
 def read_unread_audio(folder: Path) -> list[str]:
-    """Return what of the audio below `corpus.root` was not read, in words.
+    """Return what of the corpus is not used, or has another label there, in words.
 
     Raises:
         RunError: The list is corrupt.

@@ -6,7 +6,7 @@ utterances.csv           what the corpus says of each utterance, and its audio h
                          some are segments
 environment.json         command, commit, machine and versions of each session
 bad_audio.json           audio files that were left out, if any
-unread_audio.json        audio files below corpus.root that are not part of the corpus, if any
+unread_audio.json        what of the corpus is not used: labels, audio below corpus.root; if any
 ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """

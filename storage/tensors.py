@@ -51,8 +51,12 @@ def write_tensors(path: Path, copies: Mapping[str, torch.Tensor]) -> None:
         _save(copies, temporary, _about(copies))
 
 
-def load_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read the weights of a fold onto the CPU.
+def load_tensors(path: Path, of_fold: bool = True) -> dict[str, torch.Tensor]:
+    """Read tensors, the weights of a fold for example, onto the CPU.
+
+    Args:
+        path: The file.
+        of_fold: Whether the message names the file's folder to be removed, not the file alone.
 
     Raises:
         RunError: The file is missing, cut short, altered or not a safetensors file.
@@ -60,7 +64,7 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
     try:
         return _load(path)[0]
     except (OSError, ValueError, RecursionError) as error:
-        raise corrupt_file(path, error, remove=path.parent) from error
+        raise corrupt_file(path, error, remove=path.parent if of_fold else None) from error
 
 
 def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:

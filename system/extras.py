@@ -24,5 +24,9 @@ def check_extra(wanted_by: str, package: str, extra: str) -> None:
 
 
 def is_installed(package: str) -> bool:
-    """Return whether a package is there, without importing it."""
-    return importlib.util.find_spec(package) is not None
+    """Return whether a package is there, without importing it.
+
+    A folder of its name in the current folder, such as W&B's `wandb`, is no package.
+    """
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None

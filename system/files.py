@@ -54,13 +54,18 @@ def read_text(path: Path, limit: int, encoding: str = "utf-8", errors: str = "st
         OSError: The file cannot be read, or is a folder, pipe or device.
         ValueError: It is a Git LFS pointer, is larger, or is not text, see `decode_text`.
     """
+    return decode_text(read_bytes(path, limit), encoding, errors)
+
+
+def read_bytes(path: Path, limit: int) -> bytes:
+    """Read a regular file whose size is limited; raises as `read_text`, whatever its bytes are."""
     with BufferedReader(open_regular(path)) as file:
         size = os.fstat(file.fileno()).st_size
         content = b"" if size > limit else file.read(limit + 1)
     if max(size, len(content)) > limit:
         raise ValueError(f"it is larger than {limit / 1e6:g} MB")
     refuse_lfs_pointer(content)
-    return decode_text(content, encoding, errors)
+    return content
 
 
 def read_json(path: Path, *keys: str, remove: Path | None = None, limit: int = MAX_JSON) -> Any:

@@ -94,6 +94,15 @@ def truncate(text: str, most: int = SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def count_of(n: int, noun: str) -> str:
+    """Return a number with its noun.
+
+    >>> count_of(1, "speaker"), count_of(4, "speaker")
+    ('1 speaker', '4 speakers')
+    """
+    return f"{n} {noun}{'s' * (n != 1)}"
+
+
 def short_repr(value: object) -> str:
     """Return the repr of a value, truncated."""
     return truncate(repr(value))

@@ -16,6 +16,7 @@ from config.fusions import GATED, UNGATED
 from config.loading import load_config
 from experiments.ablation import VARIED, load_variants
 from experiments.search_space import read_space
+from explore import main as explore_main
 from system.files import read_json, write_json
 from tests.support.paths import CODE, ROOT
 from train_gmu import main as train_main
@@ -135,6 +136,10 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
         return
     nowhere = [f"run.root={tmp_path}/runs", f"run.store={tmp_path}/store"]
     missing = [f"corpus.root={tmp_path}/absent", *nowhere]
+    if words[1] == "explore.py":
+        assert explore_main(["--config", str(ROOT / words[3]), *overrides, *missing]) == 2
+        assert "absent" in capsys.readouterr().err
+        return
     if words[1] == "baseline.py":
         argv = ["--config", str(ROOT / words[3]), *words[4:6], *overrides, *missing]
         assert baseline_main(argv) == 2

@@ -29,11 +29,13 @@ from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from storage.feature_store import FeatureStore
 from storage.fold_folder import STATE
+from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
 from training.batches import TrainBatches
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
+from training.frozen_branches import HeadOnly, feature_keys, keep_features
 from training.optim import Schedule, build_optimizers
 from training.session import Fold, feature_settings
 from training.state import TrainingState
@@ -48,6 +50,7 @@ class Training(NamedTuple):
 
     state: TrainingState
     train_loader: DataLoader | ImageLoader
+    kept: KeptFeatures | None = None  # of frozen branches, which evaluation reads, too
 
 
 def build_training(fold: Fold, origins: Origins) -> Training:
@@ -59,6 +62,8 @@ def build_training(fold: Fold, origins: Origins) -> Training:
     """
     torch.manual_seed(fold.rng_seed)
     store = fold.session.store
+    if fold.config.train.features == "frozen":
+        return _build_head_training(fold, origins)
     train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize is True:
@@ -66,6 +71,16 @@ def build_training(fold: Fold, origins: Origins) -> Training:
     start_branches(model, fold, origins)
     state = build_state(fold, model, train.targets)
     return Training(state, make_train_loader(fold, train))
+
+
+def _build_head_training(fold: Fold, origins: Origins) -> Training:
+    """Build the training of a head on features that frozen branches give."""
+    whole = build_model(fold.config, len(fold.classes), fold.session.store.record[0])
+    start_branches(whole, fold, origins)
+    kept = keep_features(fold, whole.to(fold.session.accelerator.device), origins)
+    train = make_dataset(fold, fold.split.train, training=True, kept=kept)
+    state = build_state(fold, HeadOnly(whole), train.targets)
+    return Training(state, make_train_loader(fold, train), kept)
 
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
@@ -86,12 +101,12 @@ def build_untrained(config: Config, n_classes: int) -> MaxMViTGMU:
     return build_model(config.model_copy(update={"model": model}), n_classes, n_channels)
 
 
-def build_state(fold: Fold, model: MaxMViTGMU, train_targets: Tensor) -> TrainingState:
+def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor) -> TrainingState:
     """Give a model its loss, optimizers and schedule.
 
     Args:
         fold: The training.
-        model: The untrained model.
+        model: The untrained model, or its untrained head.
         train_targets: Targets of the training split, for class weights.
     """
     config, optim, accelerator = fold.config, fold.config.optim, fold.session.accelerator
@@ -187,11 +202,24 @@ def build_loss(
 
 
 def make_dataset(
-    fold: Fold, utterances: Sequence[Utterance], training: bool = False
+    fold: Fold,
+    utterances: Sequence[Utterance],
+    training: bool = False,
+    kept: KeptFeatures | None = None,
 ) -> ImageDataset:
-    """Return the stored images of one split; only training is augmented."""
+    """Return the stored images of one split, or its kept features; only training is augmented.
+
+    Args:
+        fold: The training.
+        utterances: The split.
+        training: Whether it is for training.
+        kept: Features that take the images' place.
+    """
     augment = _image_augment(fold.config) if training else None
     hashes, targets = fold.hashes(utterances), fold.targets(utterances)
+    if kept is not None:
+        keys = feature_keys(fold, utterances)
+        return ImageDataset(kept, keys, targets, augment, fold.rng_seed)
     shards = fold.session.shards
     store: FeatureStore | ShardImages = fold.session.store
     if training and shards is not None and shards.has_images:
@@ -229,13 +257,14 @@ def make_waveforms(fold: Fold, augmented: bool = True) -> WaveformDataset:
     )
 
 
-def eval_loader(fold: Fold, utterances: Sequence[Utterance]) -> DataLoader:
-    """Return this process's batches of a split, each crop once."""
+def eval_loader(
+    fold: Fold, utterances: Sequence[Utterance], kept: KeptFeatures | None = None
+) -> DataLoader:
+    """Return this process's batches of a split, each crop once; of kept features, if given."""
     _, rank, world = _batch_share(fold)
-    dataset = make_dataset(fold, utterances)
+    dataset = make_dataset(fold, utterances, kept=kept)
     batches = EvalBatches(len(dataset), eval_batch_size(fold.config), rank, world)
-    device, workers = fold.session.accelerator.device, fold.config.run.workers
-    return build_loader(dataset, batches, device, workers)
+    return build_loader(dataset, batches, fold.session.accelerator.device, _workers(fold))
 
 
 def eval_batch_size(config: Config) -> int:
@@ -268,10 +297,15 @@ def make_train_loader(
     config, device = fold.config, fold.session.accelerator.device
     batches = train_batches(fold, len(train))
     if config.train.images == "stored":
-        return build_loader(train, batches, device, config.run.workers)
+        return build_loader(train, batches, device, _workers(fold))
     images = SpectrogramImages(**fold.session.store.settings)
     loader = build_loader(make_waveforms(fold), batches, device, config.run.workers)
     return ImageLoader(loader, images, _image_augment(config), device, fold.norm(fold.split.train))
+
+
+def _workers(fold: Fold) -> int:
+    """Return the processes that load data; features are in memory already."""
+    return 0 if fold.config.train.features == "frozen" else fold.config.run.workers
 
 
 def _image_augment(config: Config) -> ImageAugment:
@@ -293,6 +327,7 @@ def _statistics(
         plain = make_waveforms(fold, augmented=False)
         statistics, bad = waveform_statistics(plain, images, device, workers)
     else:
+        assert not isinstance(train.store, KeptFeatures)
         statistics = train.store.statistics(train.rows.tolist())
         bad = []
         if not all(bool(v.isfinite().all()) for pair in statistics.values() for v in pair):

@@ -144,7 +144,7 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
     }
     if _is_bad(slopes["head"]):
         return ["head"]  # its NaN gradients flow into both branches
-    return [part for part in seen if _is_bad(slopes[part])] or ["head"]
+    return [part for part in seen if _is_bad(slopes.get(part, []))] or ["head"]  # or frozen
 
 
 def is_finite(model: nn.Module) -> bool:

@@ -9,11 +9,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -38,8 +35,6 @@ from training.build import (
     build_model,
     build_state,
     eval_batch_size,
-    make_dataset,
-    make_train_loader,
     train_batches,
 )
 from training.compiling import batch_sizes, measure_compiling
@@ -48,10 +43,12 @@ from training.distributed import gather
 from training.engine import train_step, train_unseen
 from training.estimate import Costs, epoch_parts, shares
 from training.experiment import check_run
+from training.frozen_branches import what_trains
 from training.resume_with import describe_resume
 from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
+from training.timed_input import time_input, wait_for
 from training.warm_start import check_origins
 
 TIMED_STEPS = 2  # after one that warms up
@@ -76,13 +73,13 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     n_first = max(step_sizes) if config.train.compile else config.train.batch_size
     some = fold.split.train[:n_first]
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
-    model = build_model(config, len(fold.classes), images.n_channels)
+    network = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
+        model, inputs, feature_seconds = what_trains(fold, network, batch)
         state = build_state(fold, model, batch.targets)
-        compiling = _compiling(fold, state, batch.to(accelerator.device), step_sizes)
-        costs = _measure(fold, state, some, batch, images)
-    missing = [u for u in session.stored() if plan.hashes[u.audio] not in session.store.rows]
-    total = image_seconds * len(missing) / max(config.run.workers, 1)
+        compiling = _compiling(fold, state, inputs.to(accelerator.device), step_sizes)
+        costs = _measure(fold, state, some, inputs, images)
+    total = _seconds_before(session, image_seconds, feature_seconds * n_crops)
     total += sum(
         len(config.run.seeds) * _training_seconds(fold, costs, n_crops)
         for fold in (session.fold(split, 0) for split in plan.wanted())
@@ -92,12 +89,13 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     if not session.is_main:
         return ""
     n = accelerator.num_processes
-    sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in model.parts().items()}
+    sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in network.parts().items()}
     return "\n".join(
         [
             *_corpus(plan),
             f"images       2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms each",
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
+            *_features(feature_seconds),
             f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
             *compiling,
@@ -200,26 +198,21 @@ def _time_steps(state: TrainingState, batch: Batch, n_eval: int) -> tuple[float,
     accelerator = state.accelerator
     train_step(state, [batch])
     train_unseen(state, iter([[batch]]))  # which needs most memory
-    _wait(accelerator)
+    wait_for(accelerator)
     start = time.perf_counter()
     for _, step in train_unseen(state, iter([[batch]] * TIMED_STEPS)):
         if step is None:
             for _ in range(TIMED_STEPS):
                 train_step(state, [batch])
-    _wait(accelerator)
+    wait_for(accelerator)
     seconds = (time.perf_counter() - start) / TIMED_STEPS
     state.wrapped.eval()
     crops = torch.arange(n_eval) % len(batch.targets)
     start = time.perf_counter()
     with torch.inference_mode(), state.evaluated():
         state.wrapped(batch.cqt[crops], batch.mel[crops])
-    _wait(accelerator)
+    wait_for(accelerator)
     return seconds, time.perf_counter() - start
-
-
-def _wait(accelerator: Accelerator) -> None:
-    if accelerator.device.type != "cpu":
-        torch.accelerator.synchronize()  # kernels run on after Python returns
 
 
 def _measure(
@@ -232,51 +225,11 @@ def _measure(
     """Return the seconds of each part of a training, measured on one batch."""
     device = fold.session.accelerator.device
     step, evaluation = _time_steps(state, batch.to(device), eval_batch_size(fold.config))
-    reading = _time_input(fold, some, batch, images)
+    reading = time_input(fold, some, batch, images)
     copy, write = _time_save(state, fold.config)
     on_gpu, stored = device.type == "cuda", fold.config.train.images == "stored"
     loaders = fold.config.run.workers if on_gpu and stored else 0
     return Costs(reading, step, evaluation, copy, write, loaders, is_shared=not on_gpu)
-
-
-def _time_input(
-    fold: Fold, some: Sequence[Utterance], batch: Batch, images: SpectrogramImages
-) -> float:
-    """Return the seconds in which this process loads a batch as in training.
-
-    Stored images are read from memory, as from files that the system has in its cache.
-    """
-    hashes = fold.hashes(some)
-    store: Any = _Images(batch, hashes, images)
-    run = fold.config.run.model_copy(update={"workers": 0})
-    config = fold.config.model_copy(update={"run": run})
-    plan = replace(fold.session.plan, utterances=some)  # of which statistics are known
-    session = replace(fold.session, config=config, plan=plan, store=store)
-    small = replace(fold, session=session, split=replace(fold.split, train=tuple(some)))
-    loader = make_train_loader(small, make_dataset(small, some, training=True))
-    n_loaded, seconds = 0, 0.0
-    for is_timed in (False, True):
-        _wait(fold.session.accelerator)
-        start = time.perf_counter()
-        for loaded in loader:
-            loaded.to(fold.session.accelerator.device)
-            n_loaded += is_timed
-        _wait(fold.session.accelerator)
-        seconds = time.perf_counter() - start
-    return seconds / n_loaded
-
-
-class _Images:
-    """The images of a batch, in the place of a feature store."""
-
-    def __init__(self, batch: Batch, hashes: Sequence[str], images: SpectrogramImages) -> None:
-        self.settings, self.record = images.settings, tuple(batch.cqt.shape[1:])
-        self.rows = {key: range(i, i + 1) for i, key in enumerate(hashes)}
-        self._images = {"cqt": batch.cqt.half().numpy(), "mel": batch.mel.half().numpy()}
-
-    def images(self, name: str) -> np.ndarray:
-        """Return the images of `cqt` or `mel`."""
-        return self._images[name]
 
 
 def _time_save(state: TrainingState, config: Config) -> tuple[float, float]:
@@ -325,6 +278,27 @@ def _training_seconds(fold: Fold, costs: Costs, n_crops: float) -> float:
     )
     epochs = fold.config.train.epochs * sum(_epoch_parts(fold, costs, n_crops).values())
     return epochs + n_last * costs.evaluation + 2 * (costs.copy + costs.write)
+
+
+def _seconds_before(session: Session, image: float, features: float) -> float:
+    """Return the seconds of all images that are missing, and of all features of frozen branches.
+
+    Args:
+        session: The session.
+        image: Seconds of the images of a recording.
+        features: Seconds of its features; 0 where branches are trained.
+    """
+    config, plan = session.config, session.plan
+    missing = [u for u in session.stored() if plan.hashes[u.audio] not in session.store.rows]
+    n_origins = len(config.run.seeds) if config.model.from_seed is None else 1
+    n_features = len(plan.utterances) * len(plan.wanted()) * n_origins
+    return image * len(missing) / max(config.run.workers, 1) + features * n_features
+
+
+def _features(seconds: float) -> list[str]:
+    if not seconds:
+        return []
+    return [f"features     {seconds:.3f} s for a crop, once a fold: run.store keeps them"]
 
 
 def _left_out(plan: Plan) -> list[str]:

@@ -13,6 +13,7 @@ batch, rank) alone, so a training that was stopped anywhere ends in the bytes of
 import itertools
 import logging
 import math
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple, TypeVar
@@ -273,7 +274,13 @@ def read(steps: Sequence[Step]) -> list[Step]:
 def _seed(state: TrainingState, batch: int) -> None:
     """Seed all that a step draws, by its place."""
     place = (state.progress.epoch, batch, state.accelerator.process_index)
-    set_seed(int(np.random.SeedSequence((state.seed, *place)).generate_state(1)[0]))
+    seed = int(np.random.SeedSequence((state.seed, *place)).generate_state(1)[0])
+    if state.accelerator.device.type != "cpu":
+        set_seed(seed)
+        return
+    random.seed(seed)  # as `set_seed` does; for a GPU, too, it would note a traceback each time
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
 
 
 def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> LossTerms:

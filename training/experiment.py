@@ -24,6 +24,7 @@ from training.distributed import check_alike, check_shared, gather, on_all_proce
 from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
+from training.trackers import check_tracking
 from training.warm_start import check_origins, check_started
 
 log = logging.getLogger(__name__)
@@ -117,9 +118,10 @@ def session_environment(session: Session, command: Sequence[str]) -> dict[str, A
 
 
 def check_run(config: Config, overwrite: bool, resume_with: int | None = None) -> None:
-    """Check run folder, places, tables, model settings and first weights; index no audio."""
+    """Check run folder, places, trackers, tables, model and first weights; index no audio."""
     check_resumable(config, overwrite, resume_with)
     check_places(config)
+    check_tracking(config)
     check_shards(config)
     check_listing(config)  # before weights are downloaded
     check_model(config)

@@ -19,14 +19,14 @@ from storage.fold_folder import (
     WEIGHTS,
     FoldMetrics,
     PredictionTable,
-    write_history,
     write_metrics,
     write_model_card,
     write_predictions,
 )
 from storage.folders import CARD, is_finished
+from storage.kept_features import KeptFeatures
 from storage.ledger import record_test_evaluation
-from storage.tensors import load_tensors
+from storage.tensors import load_tensors, save_tensors
 from storage.training_range import training_range
 from system.files import copy_file, make_folder, read_json
 from system.locks import lock
@@ -37,12 +37,14 @@ from training.device_errors import explain_device_errors
 from training.distributed import from_first, on_all_processes
 from training.divergence import Diverged
 from training.engine import fit
+from training.epoch_files import epoch_files
 from training.evaluate import Predictions, evaluate
+from training.frozen_branches import HeadOnly
 from training.resume_with import check_fold
 from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
-from training.tensorboard import Tracker
+from training.trackers import FoldTrackers, final_scores, fold_trackers
 from training.warm_start import check_started, find_origins, with_origins
 
 log = logging.getLogger(__name__)
@@ -65,24 +67,26 @@ def run_fold(fold: Fold) -> None:
         origins = find_origins(fold)
         fold = with_origins(fold, origins)
         made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))
-        state, train_loader = build_training(fold, origins)
-        dev_loader = eval_loader(fold, fold.split.dev)
-        fit(
-            state,
-            train_loader,
-            dev_loader,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            checkpoints=checkpoints,
-            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
-            after_epoch=_epoch_writer(fold, fold.folder, state),
-            resume_with=session.resume_with,
-        )
-        _load_best(fold, state, checkpoints)
-        with session.stop.deferred():  # an interrupted test would be evaluated a second time
-            _test(fold, state, made_with, start)
-            if session.is_main:
-                checkpoints.remove()
+        state, train_loader, kept = build_training(fold, origins)
+        dev_loader = eval_loader(fold, fold.split.dev, kept)
+        with fold_trackers(fold, fold.folder) as trackers:
+            with epoch_files(fold, fold.folder, state, trackers) as after_epoch:
+                fit(
+                    state,
+                    train_loader,
+                    dev_loader,
+                    epochs=settings.epochs,
+                    patience=settings.patience,
+                    checkpoints=checkpoints,
+                    spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
+                    after_epoch=after_epoch,
+                    resume_with=session.resume_with,
+                )
+            _load_best(fold, state, checkpoints)
+            with session.stop.deferred():  # an interrupted test would be evaluated a second time
+                _test(fold, state, kept, made_with, start, trackers)
+                if session.is_main:
+                    checkpoints.remove()
         session.accelerator.free_memory()
 
 
@@ -130,35 +134,22 @@ def train_fold(
     settings, session = fold.config.train, fold.session
     check_started(fold.config)  # what a study varies may not fit its origins
     with explain_device_errors(fold.config, session.accelerator.device, session.stop):
-        state, train_loader = build_training(fold, find_origins(fold))
-        dev_loader = eval_loader(fold, fold.split.dev)
-        return fit(
-            state,
-            train_loader,
-            dev_loader,
-            epochs=settings.epochs,
-            patience=settings.patience,
-            checkpoints=Checkpoints(folder / STATE),
-            spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
-            after_epoch=_epoch_writer(fold, folder, state, watch),
-        )
-
-
-def _epoch_writer(
-    fold: Fold,
-    folder: Path,
-    state: TrainingState,
-    watch: Callable[[Progress], None] = lambda progress: None,
-) -> Callable[[dict[str, float], Predictions], None]:
-    """Return a callback that writes history.csv and curves, then calls `watch`."""
-    tracker = Tracker(folder, fold.classes)
-
-    def after_epoch(record: dict[str, float], dev: Predictions) -> None:
-        write_history(folder, state.progress.history)
-        tracker.log_epoch(record, fold.task.confusion(dev.targets, dev.preds), dev.gate)
-        watch(state.progress)
-
-    return after_epoch
+        state, train_loader, kept = build_training(fold, find_origins(fold))
+        dev_loader = eval_loader(fold, fold.split.dev, kept)
+        with (
+            fold_trackers(fold, folder) as trackers,
+            epoch_files(fold, folder, state, trackers, watch) as after_epoch,
+        ):
+            return fit(
+                state,
+                train_loader,
+                dev_loader,
+                epochs=settings.epochs,
+                patience=settings.patience,
+                checkpoints=Checkpoints(folder / STATE),
+                spacing=Spacing(settings.checkpoint_epochs, settings.checkpoint_minutes),
+                after_epoch=after_epoch,
+            )
 
 
 def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> None:
@@ -167,7 +158,10 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
     state.model.load_state_dict(from_first(lambda: load_tensors(best)))
     if fold.session.is_main:
         recordings = fold.session.plan.recordings
-        copy_file(best, fold.folder / WEIGHTS)
+        if isinstance(state.model, HeadOnly):
+            save_tensors(fold.folder / WEIGHTS, state.model.whole.state_dict())
+        else:
+            copy_file(best, fold.folder / WEIGHTS)
         write_model_card(
             fold.folder,
             model=asdict(state.model.settings),  # type: ignore[call-overload]
@@ -183,7 +177,14 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
         )
 
 
-def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start: float) -> None:
+def _test(
+    fold: Fold,
+    state: TrainingState,
+    kept: KeptFeatures | None,
+    made_with: Mapping[str, Any],
+    start: float,
+    trackers: FoldTrackers,
+) -> None:
     """Evaluate the frozen best weights: dev again, then test, once, recorded in the ledger.
 
     The line is written when all predictions of the test are there, before any is written or shown.
@@ -196,7 +197,7 @@ def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start:
     why = f"test after selection of epoch {state.progress.best_epoch} on dev"
     predictions = {}
     for name, part in parts.items():
-        loader, ids = eval_loader(fold, part), fold.ids(part)
+        loader, ids = eval_loader(fold, part, kept), fold.ids(part)
         try:
             predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids, fold.task)
         except Diverged as error:
@@ -211,7 +212,9 @@ def _test(fold: Fold, state: TrainingState, made_with: Mapping[str, Any], start:
         write_predictions(folder, fold.classes, tables, segments, fold.task.kind)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
-        write_metrics(folder, _metrics(fold, predictions, state.progress, made_with))
+        metrics = _metrics(fold, predictions, state.progress, made_with)
+        trackers.close(state.progress.history, final_scores(metrics))
+        write_metrics(folder, metrics)
     session.accelerator.wait_for_everyone()
 
 

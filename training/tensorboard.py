@@ -18,58 +18,109 @@ from numpy.typing import NDArray
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import histogram, scalar
+from torch.utils.tensorboard.summary import histogram, hparams, scalar
 
 from evaluation.figures import MANY, short
-from system.files import append
+from system.files import append, atomic_write
 
 LOSS_TERMS = ("loss", "cross_entropy", "ccc_loss", "nt_xent", "consistency", "diversity")
+GATE = "gate, 1 = CQT, 0 = Mel"
+SCORES = "scores.tfevents"  # behind all others in the order of names, in which they are read
 GATE_BINS = np.linspace(0, 1, 51)
 DPI = 100
+Hyperparameter = str | int | float | bool
 
 
 class Tracker:
-    """Writes one event file, begun with the first epoch that is logged.
+    """Writes one event file, begun with the first epoch that is logged, and one with the scores.
 
     In a resumed fold it hides that epoch and later ones of earlier files.
 
     Args:
         folder: Folder of the fold.
         classes: Class names, in the order of the targets.
-
-    Raises:
-        RunError: The disk is full, lost or read-only, or the folder is gone.
+        hyperparameters: Shown in the tab HPARAMS beside the scores.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+    name = "tensorboard"
+
+    def __init__(
+        self,
+        folder: Path,
+        classes: Sequence[str],
+        hyperparameters: Mapping[str, Hyperparameter] | None = None,
+    ) -> None:
         self.folder, self.classes = folder, classes
+        self.hyperparameters = dict(hyperparameters or {})
         self._file = folder / _file_name()
+        self._logged: set[int] | None = None  # epochs in the files; None before the first
+
+    def start(self) -> None:
+        """Do nothing: files are begun with the first epoch."""
 
     def log_epoch(
-        self, record: Mapping[str, float], confusion: NDArray | None, gate: NDArray | None
+        self,
+        history: Sequence[Mapping[str, float]],
+        confusion: NDArray | None,
+        gate: NDArray | None,
+        n_new: int = 1,
     ) -> None:
-        """Write one epoch: its row of the history, dev confusion (K, K) or None, dev gate (N, D).
+        """Write the newest epochs, and the numbers of earlier ones that are not in the files.
+
+        Args:
+            history: Rows of all epochs.
+            confusion: Dev confusion of the last (K, K); None is not shown.
+            gate: Its dev gate (N, D), if there is one.
+            n_new: Number of its last rows that replace what the files have.
 
         Raises:
             RunError: The disk is full, lost or read-only, or the folder is gone.
         """
-        epoch = int(record["epoch"])
-        if not self._file.exists():
-            _append(self._file, self._beginning(epoch))
-        summaries = [scalar(_tag(name), value) for name, value in record.items() if _tag(name)]
+        epoch = int(history[-1]["epoch"])
+        events, logged = self._beginning(epoch + 1 - n_new)
+        missing = [row for row in history if row["epoch"] not in logged]
+        if not missing:
+            return
+        events += [event for row in missing for event in _numbers(row)]
         if gate is not None:
-            summaries.append(histogram("gate, 1 = CQT, 0 = Mel", gate, GATE_BINS))
+            events.append(Event(step=epoch, summary=histogram(GATE, gate, GATE_BINS)))
         if confusion is not None:
-            drawn = _png(confusion_figure(confusion, self.classes))
-            summaries.append(_image("dev confusion", drawn))
-        _append(self._file, [Event(step=epoch, summary=summary) for summary in summaries])
+            figure = _image("dev confusion", _png(confusion_figure(confusion, self.classes)))
+            events.append(Event(step=epoch, summary=figure))
+        _append(self._file, events)
+        self._logged = {int(row["epoch"]) for row in history}
 
-    def _beginning(self, epoch: int) -> list[Event]:
-        events = [Event(file_version="brain.Event:2")]
-        if any(self.folder.glob("events.out.tfevents.*")):
-            start = SessionLog(status=SessionLog.START)
-            events.append(Event(step=epoch, session_log=start))
-        return events
+    def _beginning(self, epoch: int) -> tuple[list[Event], set[int]]:
+        """Return what goes before an epoch, and the epochs that are in the files and stay."""
+        if self._logged is not None:
+            logged, events, hides = self._logged, [], epoch in self._logged
+        else:
+            hides = any(self.folder.glob("events.out.tfevents.*"))
+            logged = _epochs_in(self.folder) if hides else set()
+            events = [Event(file_version="brain.Event:2")]
+        if hides:  # this epoch and all later ones
+            events.append(Event(step=epoch, session_log=SessionLog(status=SessionLog.START)))
+        return events, {earlier for earlier in logged if earlier < epoch}
+
+    def log_scores(self, scores: Mapping[str, float], step: int) -> None:
+        """Write scores and hyperparameters in a file of their own, as often as it takes.
+
+        Args:
+            scores: Scores of the finished fold by tag.
+            step: Number of its epochs.
+
+        Raises:
+            RunError: The file cannot be written.
+        """
+        summaries = [scalar(tag, value) for tag, value in scores.items()]
+        summaries += hparams(self.hyperparameters, dict(scores))
+        events = [Event(step=step, summary=summary) for summary in summaries]
+        data = _records([Event(file_version="brain.Event:2"), *events])
+        with atomic_write(self.folder / SCORES, len(data)) as temporary:
+            temporary.write_bytes(data)
+
+    def end(self, status: str) -> None:
+        """Do nothing: all is on the disk."""
 
 
 def write_analysis(
@@ -101,12 +152,30 @@ def _file_name() -> str:
 
 
 def _append(file: Path, events: Sequence[Event]) -> None:
+    append(file, _records(events))
+
+
+def _records(events: Sequence[Event]) -> bytes:
     written = io.BytesIO()
     records = RecordWriter(written)
     for event in events:
         event.wall_time = time.time()
         records.write(event.SerializeToString())
-    append(file, written.getvalue())
+    return written.getvalue()
+
+
+def _numbers(row: Mapping[str, float]) -> list[Event]:
+    summaries = [scalar(_tag(name), value) for name, value in row.items() if _tag(name)]
+    return [Event(step=int(row["epoch"]), summary=summary) for summary in summaries]
+
+
+def _epochs_in(folder: Path) -> set[int]:
+    """Return the epochs that TensorBoard finds in the event files of a fold."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # slow
+
+    events = EventAccumulator(str(folder), {"scalars": 0, "images": 1, "histograms": 1}).Reload()
+    shown = "loss/loss" in events.Tags()["scalars"]
+    return {event.step for event in events.Scalars("loss/loss")} if shown else set()
 
 
 def _tag(name: str) -> str:

@@ -1,14 +1,21 @@
 """Facts of made tones, worked out by hand, and of noise against scipy."""
 
+import io
+import os
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.signal
+import soundfile
+import soxr
 
 from audio.description import BLOCK, FRAME, Description, RecordingFacts, describe
+from tests.support.paths import ROOT
 
 RATE = 16_000
+RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 BIN = RATE / 1024  # Hz
 
 
@@ -72,6 +79,66 @@ def test_less_than_a_frame_is_described_too(n: int) -> None:
     assert isinstance(facts, RecordingFacts)
     assert facts.seconds == n / RATE and facts.level == pytest.approx(-9.03, abs=1)
     assert 4000 <= facts.bandwidth <= 4000 + 3 * RATE / n
+
+
+def cutoff(wave: np.ndarray, rate: int = RATE) -> float:
+    description = Description(rate)
+    description.add(wave.astype(np.float32))
+    return description.cutoff()
+
+
+@pytest.mark.parametrize("edge", [2000, 3400, 5000, 7000])
+def test_a_steep_filter_is_found_where_scipy_made_it(edge: float) -> None:
+    """Falls by half of its 60 dB in dB near the edge of an elliptic low-pass."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 100_000)
+    steep = scipy.signal.ellip(10, 1, 60, edge, fs=RATE, output="sos")
+    assert cutoff(scipy.signal.sosfilt(steep, noise)) == pytest.approx(edge, rel=0.04, abs=3 * BIN)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_fades_by_itself_has_no_cutoff(seed: int) -> None:
+    """White noise, and noise that falls by 12 dB an octave as voices do."""
+    noise = np.random.default_rng(seed).normal(0, 0.1, 100_000)
+    fading = scipy.signal.sosfilt(scipy.signal.butter(2, 500, fs=RATE, output="sos"), noise)
+    assert cutoff(noise) == cutoff(fading + 1e-4 * noise) == RATE / 2
+    assert cutoff(np.zeros(100_000)) == cutoff(noise[:10]) == RATE / 2
+    assert cutoff(noise, 1000) == 500  # no bin above LOWEST_CUTOFF
+
+
+@pytest.mark.parametrize(("low", "high"), [(8000, 44_100), (8000, 16_000), (16_000, 48_000)])
+def test_resampling_upwards_is_found(low: int, high: int) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 3 * low)
+    upsampled = soxr.resample(np.round(32_767 * noise) / 32_767, low, high)
+    found = cutoff(np.round(32_767 * upsampled) / 32_767, high)
+    assert found == pytest.approx(low / 2, rel=0.05, abs=3 * high / FRAME)
+
+
+@pytest.mark.skipif(not RAVDESS.is_dir(), reason=f"no RAVDESS in {RAVDESS}; set MAXMVIT_RAVDESS")
+def test_filters_are_found_in_every_recording_and_none_where_there_is_none() -> None:
+    """Every ninth recording, as it is and after lower rates and MP3; 16 bits in between."""
+
+    def rounded(wave: np.ndarray) -> np.ndarray:
+        return np.round(32_767 * wave) / 32_767
+
+    found: dict[str, list[float]] = {}
+    for path in sorted(RAVDESS.glob("Actor_*/*.flac"))[::9]:
+        wave, rate = soundfile.read(path, always_2d=True)
+        wave = wave.mean(1)
+        found.setdefault("as recorded", []).append(cutoff(wave, rate))
+        for low, high in ((8000, 16_000), (8000, 44_100), (16_000, 44_100)):
+            narrow = rounded(soxr.resample(wave, rate, low))
+            after = cutoff(rounded(soxr.resample(narrow, low, high)), high)
+            found.setdefault(f"{low} Hz in {high}", []).append(after / (low / 2))
+        packed = io.BytesIO()
+        soundfile.write(packed, soxr.resample(wave, rate, 44_100), 44_100, format="MP3")
+        found.setdefault("MP3", []).append(
+            cutoff(soundfile.read(io.BytesIO(packed.getvalue()))[0], 44_100)
+        )
+    for kind, values in found.items():
+        print(f"{kind}: {len(values)} recordings, {min(values):.4g} to {max(values):.4g}")
+    assert min(found.pop("as recorded")) > 21_000
+    assert max(found.pop("MP3")) < 18_500
+    assert all(0.94 < value < 1.03 for values in found.values() for value in values)
 
 
 def test_memory_does_not_grow_with_the_length() -> None:

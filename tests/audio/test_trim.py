@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from audio.trim import trim_silence
+from audio.trim import FrameLevels, trim_silence
 from data import WaveformDataset
 from features import SpectrogramImages
 
@@ -77,3 +77,12 @@ def test_training_trims_before_it_changes_the_waveform() -> None:
 
     data = WaveformDataset(["a"], ["0" * 64], [0], RATE, None, noisy, 0, read, 40.0)
     assert int(data[(0, 0)].lengths[0]) == len(trim_silence(waveform, RATE, 40.0))
+
+
+def test_levels_of_frames_do_not_depend_on_the_blocks() -> None:
+    waveform = burst(0.2, 0.3, 0.1, 1e-3)
+    whole, parts = FrameLevels(RATE), FrameLevels(RATE)
+    whole.add(waveform)
+    for block in waveform.split([1, 700, 9000, len(waveform) - 9701]):
+        parts.add(block)
+    assert torch.equal(parts.end(), whole.end())

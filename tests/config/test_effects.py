@@ -5,16 +5,25 @@ from typing import Any, get_args
 import pytest
 
 from config.effects import (
-    BUILT_IN,
+    COUNTED,
+    IDLE_IF_FROZEN,
     ONLY_WITH,
+    OWN,
+    PUBLISHED,
     deciding_key,
     has_effect,
+    idle_value,
     keys_without_effect,
     usual_value,
+    what_rules_out,
     with_branch_scales,
 )
-from config.schema import Config, CorpusConfig
+from config.loading import flatten
+from config.schema import Config, CorpusConfig, RunConfig
 from config.section import section_in
+from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
+from corpora.labels import LABEL_SETS
+from corpora.readers import CORPORA
 
 
 def annotation_of(key: str) -> Any:
@@ -33,9 +42,11 @@ def test_a_condition_names_keys_and_values_of_the_schema(key):
     assert set(condition.values) < set(allowed)
 
 
-def test_built_in_corpora_are_all_but_the_manifest():
+def test_published_corpora_have_a_reader_and_those_that_are_counted_have_counts():
     names = get_args(CorpusConfig.model_fields["name"].annotation)
-    assert set(BUILT_IN) == set(names) - {"manifest"}
+    assert set(PUBLISHED) == set(names) - set(OWN) == set(CORPORA) - set(OWN)
+    with_counts = {name for name, sets in LABEL_SETS.items() if all(one.published for one in sets)}
+    assert set(COUNTED) == with_counts
 
 
 @pytest.mark.parametrize("key", ONLY_WITH)
@@ -60,6 +71,33 @@ def test_keys_without_effect_are_those_of_all_given_values():
     assert set(keys_without_effect(both)) == expected
     assert {"loss.alpha", "model.gate", "optim.min_lr"} <= expected
     assert "model.match_parameters" not in expected and "protocol.n_folds" not in expected
+
+
+def test_what_is_idle_with_frozen_features_is_off_or_the_default():
+    """So a config that says nothing of images and backbones is valid with either value."""
+    sections = {"augment": AugmentConfig(), "optim": OptimConfig(), "train": TrainConfig()}
+    defaults = flatten({name: part.model_dump() for name, part in sections.items()})
+    defaults |= flatten({"run": RunConfig().model_dump()}) | {"model.drop_path_rate": 0.0}
+    defaults |= {f"optim.backbone_lr_scale.{branch}": None for branch in ("cqt", "mel")}
+    defaults |= {f"model.{branch}_weights": None for branch in ("cqt", "mel")}
+    assert {key for key in defaults if key.startswith("augment.")} <= IDLE_IF_FROZEN.keys()
+    for key, idle in IDLE_IF_FROZEN.items():
+        assert defaults[key] == idle == idle_value(key)
+        assert not has_effect({"train.features": "frozen", "model.fusion": "gmu"}, key)
+        trained = {"train.features": "trained", "features.reference": "full_scale"}
+        trained |= {"train.images": "computed", "model.fusion": "gmu"}
+        assert has_effect(trained, key)
+        assert what_rules_out({"train.features": "frozen"}, key) == ("train.features", ("trained",))
+
+
+def test_two_keys_may_rule_out_a_third():
+    both = {"model.fusion": "mel_only", "train.features": "frozen"}
+    idle = keys_without_effect(both)
+    assert len(set(idle)) == len(idle) and idle.count("optim.optimizer.cqt") == 1
+    assert {"model.cqt_from", "optim.optimizer.mel", "augment.mixup"} <= set(idle)
+    assert "model.mel_from" not in idle and "optim.optimizer.head" not in idle
+    trained = {**both, "train.features": "trained"}
+    assert what_rules_out(trained, "optim.optimizer.cqt")[0] == "model.fusion"
 
 
 def test_a_number_for_the_backbones_is_the_rate_of_each_that_there_is():

@@ -29,6 +29,8 @@ from storage.tensors import save_tensors
 from system.compilers import CACHE_VARIABLE
 from system.devices import Device
 from system.errors import InputError, RunError
+from tests.audio.test_fingerprint import RATE, speech
+from tests.corpora.test_msp_podcast import rows_of, write_table
 from tests.support.runs import run_experiment
 from training import build
 from training import evaluate as evaluation
@@ -51,12 +53,24 @@ MANIFEST = (
     "corpus.expect_published_counts=null",
     "protocol.split=leave-one-session-out",
 )
+FOLDER = (
+    "corpus.name=folder",
+    "corpus.root={folder}",
+    "corpus.layout={{session}}/{{label}}-{{speaker}}-*.wav",
+    *MANIFEST[3:],
+)
 TEXTS = (*MANIFEST, "corpus.manifest={tables}/texts.csv")
 OUTSIDE = (*MANIFEST, "corpus.manifest={tables}/outside.csv", "corpus.absolute_paths=true")
+PODCAST = (
+    *("corpus.name=msppodcast", "corpus.root={podcast}", "corpus.labels=msppodcast8"),
+    *("corpus.classes=[neutral, happy, angry, sad]", "corpus.subset=test1"),
+    *("corpus.expect_published_counts=null", "protocol.split=given"),
+)
 COPIES = ("corpus.root={copies}", "protocol.near_identical=count")
 VITS = ("model.cqt_backbone=test_vit", "model.mel_backbone=test_vit")  # quick to trace
 GIVEN = ("protocol.split=given", "protocol.folds=iemocap_sessions5")
 UNEQUAL = ("corpus.root={broken}", "corpus.on_bad_audio=skip")  # classes of unequal size
+STARTED = ("model.cqt_from={origins}/origin", "model.mel_from={origins}/origin")
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
@@ -65,9 +79,14 @@ PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "name": ((), "other"),
     "corpus.manifest": (MANIFEST, "{tables}/some.csv"),
+    "corpus.layout": (FOLDER, "{{session}}/*-{{speaker}}-{{label}}.wav"),
+    "corpus.columns": (MANIFEST, "{{label: mood}}"),
+    "corpus.label_map": (MANIFEST, "{{class0: class1, class2: null}}"),
     "corpus.labels": ((), "iemocap4"),
     "corpus.scale": ((*MANIFEST, "task=dimensions", "corpus.scale=[1,5]"), "[0,6]"),
+    "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
+    "corpus.unannotated_speakers": (PODCAST, "train"),
     "protocol.split": ((), "speaker-k-fold"),
     "protocol.folds": (GIVEN, "{tables}/folds.csv"),
     "protocol.dev": (GROUPS, "speakers"),
@@ -103,6 +122,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "augment.speed": (COMPUTED, "0.1"),
     "augment.pitch": (COMPUTED, "2"),
     "train.images": ((), "computed"),
+    "train.features": (STARTED, "frozen"),
     "train.normalize": ((), "false"),
     "model.fusion": ((), "gmu_contrastive"),
     "model.fusion_hidden_dim": ((), "8"),
@@ -179,7 +199,8 @@ def places(
 ) -> dict[str, Path]:
     """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
-    places = {name: folder / name for name in ("tables", "broken", "copies", "weights", "origins")}
+    names = ("tables", "folder", "broken", "copies", "weights", "origins", "podcast")
+    places = {name: folder / name for name in names}
     wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
     run_experiment(load_config(recipe, wishes), [])
     shutil.copytree(corpus_root, places["copies"])
@@ -191,6 +212,8 @@ def places(
     for session in (3, 4):
         next(places["broken"].rglob(f"Ses0{session}F_impro01_F001.wav")).write_bytes(b"")
     _write_tables(places["tables"], corpus_root)
+    _write_folder(places["folder"], corpus_root)
+    _write_podcast(places["podcast"])
     torch.manual_seed(9)
     places["weights"].mkdir()
     for branch, name in (("cqt", "test_maxvit"), ("mel", "mvitv2_micro")):
@@ -208,14 +231,34 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
             ratings = ["valence", "arousal", "dominance"]
-            writer.writerow(["path", "label", "speaker", "session", "text", *ratings])
+            writer.writerow(["path", "label", "speaker", "session", "text", "mood", *ratings])
             for clip in clips:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
                     path = folder / clip if table == "outside" else clip
                     rated = [1 + number, 5 - number, 3]
-                    writer.writerow([path, f"class{number}", f"s{session}", session, text, *rated])
+                    words = [path, f"class{number}", f"s{session}", session, text, number % 2]
+                    writer.writerow([*words, *rated])
+
+
+def _write_folder(folder: Path, corpus_root: Path) -> None:
+    """Write names with a speaker between two words that may be the label."""
+    clips = sorted(corpus_root.rglob("*.wav"))
+    for session in "123":
+        (folder / session).mkdir(parents=True)
+        own = (clip for clip in clips if clip.stem[4] == session)
+        for clip, name in zip(own, ("a-p-x", "b-p-y", "a-q-y", "b-q-x"), strict=False):
+            name = name.replace("p", f"p{session}").replace("q", f"q{session}")
+            shutil.copy(clip, folder / session / f"{name}.wav")
+
+
+def _write_podcast(folder: Path) -> None:
+    """Write a corpus as MSP-Podcast is published, one of its training speakers unknown."""
+    rows = [row for row in rows_of() if row[-1] != "Test2" and row[1] in "NHAS"]
+    for seed, name in enumerate(write_table(folder, rows), start=9000):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / name, speech(seed, 1.3), RATE)
 
 
 class Runs:
@@ -494,6 +537,17 @@ def graphs_are_kept_where_the_config_says(runs: Runs, monkeypatch) -> None:
         assert os.environ[CACHE_VARIABLE] == str(kept)
 
 
+def trackers_get_the_epochs(runs: Runs, monkeypatch) -> None:
+    before = runs.outcome()  # of TensorBoard alone, whose files it leaves out
+    for wanted, events, table in (("[]", 0, 0), ("[csv]", 0, 1), ("[tensorboard,csv]", 2, 1)):
+        wishes = (f"run.root={runs.root / wanted}", f"run.trackers={wanted}")
+        run = run_experiment(runs.config(*wishes), [])
+        assert len(list(run.rglob("*tfevents*"))) == events
+        assert len(list(run.glob("epochs.csv"))) == table
+        found = outcome_of(run)
+        assert {name: d for name, d in found.items() if "epochs" not in name} == before
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "task": task_is_what_is_predicted,
@@ -502,6 +556,7 @@ OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "run.shards": shards_are_where_training_reads,
     "run.store": store_is_where_the_images_are,
     "run.workers": workers_load_and_build,
+    "run.trackers": trackers_get_the_epochs,
     "run.device": device_reaches_accelerate,
     "run.compile_cache": graphs_are_kept_where_the_config_says,
     "train.compile": both_backbones_are_compiled,

@@ -1,5 +1,6 @@
 """Configs: inheritance, overrides, and errors that name the key."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "cosine": ["optim.schedule=cosine"],
     "constant": ["optim.schedule=constant"],
     "manifest": ["corpus.name=manifest", "corpus.manifest=list.csv"],
+    "folder": ["corpus.name=folder"],
     "iemocap": ["corpus.name=iemocap"],
     "speaker-k-fold": ["protocol.split=speaker-k-fold"],
     "random-utterance": ["protocol.split=random-utterance"],
@@ -55,7 +57,12 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
     "corpus.scale": [1.0, 7.0],
     "protocol.folds": "ravdess_papers5",
+    "corpus.layout": "{speaker}/{label}/*.wav",
+    "corpus.columns": {"label": "emotion", "speaker": None},
+    "corpus.label_map": {"hap": "happy", "xxx": None},
     "corpus.absolute_paths": True,
+    "corpus.classes": ["neutral", "happy"],
+    "corpus.unannotated_speakers": "train",
     "corpus.expect_published_counts": False,
     "protocol.n_folds": 4,
     "augment.level_db": 3.0,
@@ -528,17 +535,14 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
         if value not in _values_of(only.controller):
             continue
         chosen = [text for text in choice if not text.startswith(key)]
+        wish = f"{key}={json.dumps(VALUES[key])}"  # which is YAML, too
         if value in only.values:
-            assert leaf(load_config(small, [*chosen, f"{key}={VALUES[key]}"]), key) == VALUES[key]
-            if key not in (
-                "corpus.manifest",
-                "corpus.scale",
-                "protocol.folds",
-                *EACH,
-            ):  # no default
+            assert leaf(load_config(small, [*chosen, wish]), key) == VALUES[key]
+            no_default = ("corpus.manifest", "corpus.scale", "protocol.folds", *EACH)
+            if key not in no_default:
                 assert leaf(load_config(small, choice), key) == only.default
         else:
-            message = refusal(small, *chosen, f"{key}={VALUES[key]}")
+            message = refusal(small, *chosen, wish)
             assert f"{key} (in the command line) has no effect" in message
             assert f"set {only.controller} to" in message
             assert flatten(load_config(small, choice).model_dump()).get(key) is None

@@ -11,8 +11,8 @@ from config.loading import load_config
 from config.schema import Config
 from corpora.dev_draw import draw_dev
 from corpora.fold_names import match
-from corpora.fold_table import GivenFolds, given_splits, load_given_folds
-from corpora.partition import read_partition, shipped_tables
+from corpora.fold_table import GivenFolds, fit_folds, given_splits
+from corpora.partition import find_partition, read_partition, shipped_tables
 from corpora.plan import check_listing, make_plan, make_tuning_plan, plan_warnings
 from corpora.readers import check_corpus_exists
 from corpora.splits import Split
@@ -107,7 +107,7 @@ FORMS = {
 
 def load(path: Path | str, dev: str | None = "speakers", overlap: bool = False) -> GivenFolds:
     everyone = corpus()
-    return load_given_folds(str(path), dev, overlap, everyone, everyone)
+    return fit_folds(read_partition([find_partition(str(path))]), dev, overlap, everyone, everyone)
 
 
 def shown(splits: Sequence[Split]) -> list[list[str]]:
@@ -204,12 +204,12 @@ def test_a_table_that_gives_no_folds_is_refused(table, words, tmp_path):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("[1]", "a list of objects"),
-        ("7", "a list or an object"),
+        ("[1]", "row 1: must be an object, got 1"),
+        ("7", "it must hold a list of objects"),
         ('{"speakers": {"a": 1, "a": 2}}', "the key 'a' occurs twice"),
         ('{"speakers": {"a": 1}, "author": "me"}', "made_by"),
         ('{"speakers": ["a"]}', "must map names"),
-        ('{"a": 1}', "does not map ids to objects"),
+        ('{"a": 1}', "no speakers, utterances, rows in it, and it must hold"),
         ('{"rows": [{"speaker": "a", "fold": [1]}]}', "row 1: 'fold' must be a word or number"),
     ],
 )
@@ -532,29 +532,33 @@ def test_four_sessions_of_iemocap_train_and_a_dialogue_of_each_is_dev(tiny):
         assert [len(part) for _, part in split.parts()] == [16, 16, 8]
 
 
-RAVDESS = {  # test actors, fold by fold, as published
-    "ravdess_papers5": "2 5 14 15 16|3 6 7 13 18|10 11 12 19 20|8 17 21 23 24|1 4 9 22",
-    "ravdess_emobox6": "1 11 20 21|4 10 12 14|8 9 19 23|3 5 7 24|2 15 16 18|6 13 17 22",
-}
-PEOPLE = {
-    "ravdess": [f"{n:02d}" for n in range(1, 25)],
-    "iemocap": [f"Ses0{k}_{sex}" for k in range(1, 6) for sex in "FM"],
+SHIPPED = {  # test speakers, fold by fold, as published
+    "ravdess_papers5": "02 05 14 15 16|03 06 07 13 18|10 11 12 19 20|08 17 21 23 24|01 04 09 22",
+    "ravdess_emobox6": "01 11 20 21|04 10 12 14|08 09 19 23|03 05 07 24|02 15 16 18|06 13 17 22",
+    **dict.fromkeys(
+        ("iemocap_emobox5", "iemocap_sessions5"),
+        "|".join(f"Ses0{k}_F Ses0{k}_M" for k in range(1, 6)),
+    ),
+    "savee_emobox4": "JE|KL|DC|JK",
+    "emovo_emobox6": "f2|m3|m2|f3|f1|m1",
+    "esd_emobox5": "0005 0011 0016 0018|0012 0014 0015 0019|0003 0004 0006 0009|"
+    "0007 0008 0013 0020|0001 0002 0010 0017",
+    "tess_speakers2": "OAF|YAF",
+    "urdu_speakers4": "SF1 SF6 SM1 SM21 SM22 SM24|"
+    "SF2 SF3 SF7 SF8 SF11 SM2 SM5 SM17 SM19 SM23 SM26|SF9 SM4 SM7 SM20 SM25|"
+    "SF4 SF5 SF10 SM3 SM6 SM18 SM27",
 }
 
 
 @pytest.mark.parametrize("name", shipped_tables())
 def test_shipped_tables_are_complete_disjoint_and_signed(name):
     partition = read_partition([shipped_tables()[name]])
-    people = PEOPLE[name.partition("_")[0]]
+    expected = [set(fold.split()) for fold in SHIPPED[name].split("|")]
+    people = sorted(set().union(*expected))
     whom = [Utterance(who, Path(f"{who}.wav"), "joy", who) for who in people]
     parts = match(partition, whom, whom)
     tested = [{who for who in people if fold[who] == "test"} for fold in parts]
     assert sorted(who for fold in tested for who in fold) == people
-    expected = [
-        {f"{int(n):02d}" for n in fold.split()} for fold in RAVDESS.get(name, "").split("|")
-    ]
-    if not name.startswith("ravdess"):
-        expected = [{f"Ses0{k}_F", f"Ses0{k}_M"} for k in range(1, 6)]
     assert tested == expected
     assert partition.name == name and partition.source and "not stated" not in partition.made_by
 

@@ -171,9 +171,7 @@ def test_copies_within_the_training_part_of_a_given_split_are_listed(clips, tmp_
 def test_a_column_that_is_not_asked_for_is_said(clips, column):
     plan = make_plan(config_of(clips, corpus(**{column: PARTS}), "speaker-k-fold"))
     (line,) = [line for line in plan_warnings(plan) if "not used" in line]
-    assert line.startswith(
-        f"the manifest's column `{column}` is not used: protocol.split is speaker"
-    )
+    assert line.startswith(f"the column `{column}` is not used: protocol.split is speaker")
     assert "protocol.split=given" in line
 
 

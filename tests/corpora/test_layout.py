@@ -16,13 +16,26 @@ SPEAKERS = {  # corpus: two speakers
     "esd": ("0011", "0012"),
     "emodb": ("03", "08"),
     "cremad": ("1001", "1002"),
+    "savee": ("DC", "JE"),
+    "tess": ("OAF", "YAF"),
+    "emovo": ("f1", "m1"),
+    "nemo": ("EB0", "KS0"),
+    "aesdd": ("1", "2"),
+    "urdu": ("SF1", "SM1"),
 }
 NAMES = {  # corpus: published path of a speaker's file
     "ravdess": "Actor_{0}/03-01-05-01-01-01-{0}.wav",
     "esd": "{0}/Angry/{0}_000351.wav",
     "emodb": "wav/{0}a01Wa.wav",
     "cremad": "AudioWAV/{0}_DFA_ANG_XX.wav",
+    "savee": "AudioData/{0}/a01.wav",
+    "tess": "{0}_angry/{0}_back_angry.wav",
+    "emovo": "{0}/rab-{0}-b1.wav",
+    "nemo": "samples/{0}_anger_1.wav",
+    "aesdd": "anger/a01 ({0}).wav",
+    "urdu": "Angry/{0}_F1_A01.wav",
 }
+FLAT = [corpus for corpus in NAMES if corpus not in ("esd", "savee")]  # names alone tell all
 each = pytest.mark.parametrize("corpus", SPEAKERS)
 
 
@@ -67,10 +80,18 @@ def test_a_folder_in_a_folder_of_its_name(tmp_path, corpus):
     assert speakers(corpus, tmp_path) == SPEAKERS[corpus]
 
 
-@pytest.mark.parametrize("corpus", ["ravdess", "emodb", "cremad"])
+@pytest.mark.parametrize("corpus", FLAT)
 def test_all_files_flat_in_one_folder(tmp_path, corpus):
     touch(tmp_path, *(Path(name(corpus, speaker)).name for speaker in (0, 1)))
     assert speakers(corpus, tmp_path) == SPEAKERS[corpus]
+
+
+def test_flat_files_of_savee_name_the_speaker(tmp_path):
+    touch(tmp_path, "ALL/DC_a01.wav", "ALL/JE_a01.WAV")  # as copies on Kaggle do
+    assert speakers("savee", tmp_path) == ("DC", "JE")
+    touch(tmp_path, "ALL/a02.wav")
+    with pytest.raises(InputError, match="1 of 3 audio files .* not named as in savee: ALL/a02"):
+        read_corpus("savee", tmp_path)
 
 
 def test_flat_files_of_esd_have_no_label(tmp_path):

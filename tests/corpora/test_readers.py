@@ -177,7 +177,8 @@ def test_every_reader_explains_a_missing_an_empty_and_a_foreign_root(tmp_path, c
         read_corpus(corpus, tmp_path / "gone" / "deeper")
     with pytest.raises(InputError, match="it is empty"):
         read_corpus(corpus, tmp_path / "empty")
-    with pytest.raises(InputError, match=f"no {corpus} corpus in .* searched .* holds: notes.txt"):
+    words = "no .wav, .flac" if corpus == "folder" else f"no {corpus} corpus in .* searched"
+    with pytest.raises(InputError, match=f"{words}.* holds: notes.txt"):
         read_corpus(corpus, tmp_path / "unrelated")
 
 
@@ -450,8 +451,11 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
         ("mine.csv", "path,label,speaker\n", "has no rows"),
         ("mine.jsonl", "{}\n{", "line 2: not JSON"),
         ("mine.jsonl", "[]\n", "line 1: must be an object"),
-        ("mine.txt", "", "must end in .csv, .tsv or .jsonl"),
-        ("mine.json", "[]", "must end in .*jq -c '.meta_data"),
+        ("mine.txt", "", "must end in one of .csv, .tsv, .jsonl, .json, .parquet"),
+        ("mine.json", "[]", "has no rows"),
+        ("mine.json", "3", "must hold a list of objects, .*SpeechBrain, .*s3prl, got 3"),
+        ("mine.json", '{"rows": []}', r"got the keys \['rows'\]: jq .rows FILE > list.json"),
+        ("mine.json", '[{"path": "a/1.wav"}, 3]', "row 2: must be an object, got 3"),
     ],
 )
 def test_manifest_that_is_not_a_table(tmp_path, name, text, reason):

@@ -484,3 +484,32 @@ def test_a_comparison_that_is_no_json_is_reported(tmp_path):
             (tmp_path / name).write_text(text)
         with pytest.raises(RunError, match=f"{name} is missing, corrupt"):
             read_comparison(tmp_path / name)
+
+
+def test_a_caption_says_which_chance_of_training_heads_on_frozen_branches_count(make):
+    def change(run, features, seed):
+        config = {**run.config, "train.features": features, "model.from_seed": seed}
+        return replace(run, config=config)
+
+    one, two = (
+        make(name, table, (0, 1), apart=True) for name, table in (("one", FIRST), ("two", SECOND))
+    )
+    plain = comparison_markdown(compare([one, two]))
+    assert "branches" not in plain and "chance of training: p is" in plain
+    frozen = compare([change(one, "frozen", 0), change(two, "frozen", 0)])
+    assert [(run.frozen, run.branch_seed) for run in frozen.runs] == [(True, 0)] * 2
+    said = comparison_markdown(frozen)
+    assert (
+        "Of `one`, `two` the head alone is trained, on frozen branches. For all seeds the" in said
+    )
+    assert "branches of `one`, `two` are those of one training a fold (seed 0): its chance" in said
+    assert "the chance of training (not that of branches of one seed): p is the largest" in said
+    assert "one training a fold (seed 0)" in comparison_latex(frozen)
+    same = comparison_markdown(compare([change(one, "frozen", None), two]))
+    assert "Of `one` the head alone" in same and "one training a fold" not in same
+    warm = comparison_markdown(compare([change(one, "trained", 3), two]))
+    assert (
+        "the branches of `one` start from one training a fold (seed 3): its chance is not" in warm
+    )
+    written = comparison_json(frozen)
+    assert written["runs"][0]["branch_seed"] == 0 and written["runs"][0]["frozen"] is True

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from evaluation import summary as summary_module
 from evaluation.results import side_by_side
-from evaluation.summary import summarize
+from evaluation.summary import summaries, summarize
 from evaluation.tables import notes
 from storage.ledger import count_test_evaluations, read_ledger, record_test_evaluation
 from storage.run_folder import read_run
@@ -48,6 +49,51 @@ def test_without_a_common_fold_the_furthest_seed_speaks(run):
     assert summary.test["wa"].std == pytest.approx(0.4 / 2**0.5)
     assert summary.commits == ["1", "10"]
     assert "made by 2 commits" in (run / "summary.md").read_text()
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock, and the times at which a summary was begun; each takes a second."""
+    now, begun = [0.0], []
+
+    def write(folder):
+        begun.append(now[0])
+        now[0] += 1
+
+    monkeypatch.setattr(summary_module.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(summary_module, "summarize", write)
+    return now, begun
+
+
+def train(clock, folder, folds, seconds):
+    with summaries(folder) as after_fold:
+        for _ in range(folds):
+            clock[0][0] += seconds
+            after_fold()
+
+
+def test_where_folds_take_minutes_each_has_its_summary(clock, tmp_path):
+    train(clock, tmp_path, 3, 100)
+    assert clock[1] == [100, 201, 302]
+
+
+def test_where_folds_take_a_second_summaries_take_a_tenth_and_the_last_is_written(clock, tmp_path):
+    train(clock, tmp_path, 25, 1)
+    assert clock[1] == [1, 12, 23, 28]
+
+
+def test_a_run_that_ends_early_has_a_summary_of_what_it_finished(clock, tmp_path):
+    with pytest.raises(KeyboardInterrupt), summaries(tmp_path) as after_fold:
+        for _ in range(3):
+            clock[0][0] += 1
+            after_fold()
+        raise KeyboardInterrupt
+    assert clock[1] == [1, 4]
+    with summaries(tmp_path) as after_fold:
+        pass
+    with summaries(tmp_path, is_main=False) as after_fold:
+        after_fold()
+    assert len(clock[1]) == 2
 
 
 CARD = {"protocol": "p", "certificate": "x", "fold": 1, "seed": 0, "test_clips": "clips 1"}

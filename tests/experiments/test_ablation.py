@@ -19,8 +19,9 @@ import yaml
 from experiments import jobs
 from experiments.jobs import is_busy
 from scripts import ablation
+from storage.folders import is_finished
 from system.errors import InputError
-from system.files import read_json
+from system.files import read_json, write_json
 from system.locks import lock
 from tests.support.paths import ROOT
 
@@ -464,3 +465,178 @@ def test_variants_end_in_a_table_of_each_beside_the_recipe(
     assert read_json(folder / "comparison.json")["reference"] == "tiny_gmu"
     assert ablation.main([*wishes, "train.epochs=1"], configs) == 0
     assert caplog.messages[-1] == "3 jobs, 3 finished before, 3 at a time"
+
+
+FUSED = ("concat", "gmu", "gmu_contrastive")
+ARMS = (*FUSED, "cqt_only", "mel_only")
+LOSO = ("protocol.split=leave-one-speaker-out", "run.folds=null")
+
+
+def test_branches_are_trained_once_a_fold_and_heads_with_all_seeds(run, tmp_path, monkeypatch):
+    """What a config or the command line says of images and backbones goes to the branches alone."""
+    concluded = []
+    monkeypatch.setattr(ablation, "conclude", lambda *words: concluded.append(words))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    wishes = ["tiny", "--frozen", "run.folds=[1,2]", "run.seeds=[3,0,5]", "augment.mixup=0.2"]
+    wishes += ["optim.optimizer.cqt=sgd", "optim.lr=0.1", "loss.alpha=0.1"]
+    said = run(*wishes, "--heads", "train.epochs=9", "model.dropout=0.4")
+    assert said.status == 0, said.err
+    calls = [call.split() for call in said.calls]
+    branches, heads = calls[:4], calls[4:]
+    assert grid_of(said.calls[:4]) == [
+        ("tiny_gmu", f"run.folds=[{fold}]", "run.seeds=[3]") for fold in (1, 1, 2, 2)
+    ]
+    assert [call[2] for call in branches] == ["name=tiny_cqt_only", "name=tiny_mel_only"] * 2
+    assert all({"augment.mixup=0.2", "optim.lr=0.1"} <= set(call) for call in branches)
+    assert ["optim.optimizer.cqt=sgd" in call for call in branches] == [True, False] * 2
+    assert not any("train.epochs=9" in call for call in branches)
+    entries = ["train.py", "train_gmu.py", "train_gmu.py", "train.py", "train.py"]
+    assert [call[0] for call in heads] == entries
+    files = ["tiny_concat", "tiny_gmu", "tiny_gmu_contrastive", "tiny_gmu", "tiny_gmu"]
+    assert [call[1].removesuffix(".yaml") for call in heads] == files
+    for call, arm in zip(heads, ARMS, strict=True):
+        words = {f"name=tiny_{arm}_frozen", "train.features=frozen", "model.from_seed=3"}
+        assert words | {"train.epochs=9", "model.dropout=0.4", "optim.lr=0.1"} <= set(call)
+        assert call[-2:] == ["run.folds=[1,2]", "run.seeds=[3,0,5]"]
+        froms = {word.split("=")[0] for word in call if "_from=" in word}
+        branch = arm.removesuffix("_only")
+        assert froms == {f"model.{b}_from" for b in ("cqt", "mel") if branch in (b, *FUSED)}
+        assert not any("mixup" in word or "optimizer.cqt=sgd" in word for word in call)
+        assert ("loss.alpha=0.1" in call) == (arm == "gmu_contrastive")
+    runs = [tmp_path / "runs" / f"tiny_{arm}_frozen" for arm in ARMS]
+    assert concluded == [(runs, tmp_path / "runs/tiny_frozen", None)]
+    stored = yaml.safe_load((runs[1] / "config.yaml").read_text())
+    assert stored["train"]["features"] == "frozen" and stored["run"]["seeds"] == [3, 0, 5]
+    assert (run(*wishes, "--heads", "train.epochs=9", "model.dropout=0.4")).calls == []
+
+
+def test_heads_set_back_what_a_config_says_of_images_and_backbones(run, configs: Path):
+    for path in configs.glob("*.yaml"):
+        values = yaml.safe_load(path.read_text())
+        values |= {
+            "augment": {"time_mask": 0.2, "snr_db": [0, 20]},
+            "model": {**values["model"], "drop_path_rate": 0.1, "mel_weights": "w.safetensors"},
+        }
+        values |= {"optim": {"optimizer": {"cqt": "sgd", "mel": "sgd"}, "backbone_lr_scale": 0.1}}
+        values |= {"train": {"gradient_checkpointing": True, "images": "computed"}}
+        path.write_text(yaml.safe_dump(values))
+    said = run("tiny", "--frozen", "--fusions", "gmu", "mel_only", "--branch-seeds", "same")
+    assert said.status == 0, said.err
+    idle = {"augment.time_mask=0.0", "model.drop_path_rate=0.0", "optim.backbone_lr_scale=1.0"}
+    idle |= {"train.gradient_checkpointing=false", "train.images=stored"}
+    idle |= {"optim.optimizer.cqt=null", "optim.optimizer.mel=null", "model.from_seed=null"}
+    idle |= {"augment.snr_db=null", "model.mel_weights=null"}
+    *branches, gmu, mel = [set(call.split()) for call in said.calls]
+    assert len(branches) == 2
+    assert not any({"train.images=stored", "augment.time_mask=0.0"} & call for call in branches)
+    assert idle <= gmu and idle <= mel
+
+
+def test_leave_one_speaker_out_is_shared_by_as_many_jobs_as_asked_for(run, tmp_path):
+    said = run("tiny", "--frozen", "--jobs", "3", *LOSO, "run.seeds=[0,1]")
+    assert said.status == 0, said.err
+    heads = said.calls[2 * 10 :]
+    assert sorted(call.split()[-2] for call in heads) == sorted(
+        5 * ["run.folds=[1,2,3]", "run.folds=[4,5,6]", "run.folds=[7,8,9,10]"]
+    )
+    assert {call.split()[-1] for call in heads} == {"run.seeds=[0,1]"}
+    assert (tmp_path / "runs/tiny_gmu_frozen/logs/folds-4-6.log").exists()
+
+
+def test_folds_without_a_branch_are_left_out_and_named(run, monkeypatch):
+    monkeypatch.setenv("BROKEN", "tiny_mel_only")
+    said = run("tiny", "--frozen", "run.folds=[1,2]")
+    assert said.status == 1 and "tiny_mel_only fold 2 seed 0: failed" in said.err
+    assert len(said.calls) == 4  # no head
+    monkeypatch.delenv("BROKEN")
+    again = run("tiny", "--frozen", "run.folds=[1,2]")
+    assert again.status == 0
+    names = [next(w for w in call.split() if w.startswith("name=")) for call in again.calls]
+    assert names[:2] == ["name=tiny_mel_only"] * 2
+    assert names[2:] == [f"name=tiny_{arm}_frozen" for arm in ARMS]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--variants", "fusion"], "--frozen and --variants are two different ablations"),
+        (["--fusions", "cross_attention"], "--fusions cross_attention: "),
+        (["--branch-seeds", "all"], "--branch-seeds: must be a seed, or same, got all"),
+        (["--heads", "corpus.root=x"], "--heads corpus.root=x: only sections model, loss, optim"),
+        (["--heads", "optim.lr"], "wrong input: an override must be section.key=value"),
+        (["model.from_seed=1"], "model.from_seed=1 is set by --frozen: leave it out"),
+        (["train.features=trained"], "is set by --frozen"),
+        (["--fusions", "mel_only", "model.gate=scalar"], "model.gate=scalar has no effect with"),
+        (["--heads", "augment.mixup=0.1"], "only sections"),
+        (["--heads", "optim.backbone_lr_scale=2"], "has no effect with --frozen"),
+    ],
+)
+def test_misuse_of_frozen_is_reported_before_anything_runs(run, tmp_path, arguments, words):
+    said = run("tiny", "--frozen", *arguments)
+    assert (said.status, said.calls) == (2, []) and words in said.err
+    assert not (tmp_path / "runs").exists()
+    other = run("tiny", "--heads", "optim.lr=1")
+    assert other.status == 2 and "have an effect with --frozen alone" in other.err
+
+
+def test_a_dry_run_tries_heads_once_their_branches_are_trained(run, tmp_path, capsys):
+    wishes = ("tiny", "--frozen", "--fusions", "concat", "mel_only", "run.folds=[1,2]")
+    said = run(*wishes, "--dry-run")
+    assert said.status == 0, said.err
+    assert [call.split()[2] for call in said.calls] == ["name=tiny_cqt_only", "name=tiny_mel_only"]
+    run(*wishes)
+    for branch in ("cqt_only", "mel_only"):
+        content = {"id": "x", "protocol": "p", "speaker_dependent": False}
+        folds = [{"fold": k, "test": {"recordings": "r"}} for k in (1, 2, 3)]
+        write_json(
+            tmp_path / f"runs/tiny_{branch}/split_certificate.json", content | {"folds": folds}
+        )
+    again = run(*wishes, "--dry-run")
+    names = [call.split()[2].removeprefix("name=tiny_") for call in again.calls]
+    assert names == ["cqt_only", "mel_only", "concat_frozen", "mel_only_frozen"]
+    assert all(call.endswith("--dry-run") for call in again.calls)
+
+
+def test_heads_on_kept_features_end_in_one_table_however_often_they_are_stopped(
+    configs: Path, tmp_path: Path, monkeypatch, capsys, caplog
+):
+    """Stopped while branches are trained, and while heads are; each fold is tested once a seed."""
+    monkeypatch.setattr(jobs, "BUSY_TICK", 0.2)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    caplog.set_level(logging.INFO, "experiments.jobs")
+    runs, arms = tmp_path / "runs", ("gmu", "cqt_only")
+    wishes = ["tiny", "--frozen", "--fusions", *arms, "run.folds=[1,2]", "run.seeds=[0,1]"]
+    wishes += ["--heads", "train.epochs=30"]
+    branch, head = runs / "tiny_cqt_only/folds/fold-2_seed-0", runs / "tiny_gmu_frozen" / FOLD
+    for ready in (lambda: is_busy(branch), lambda: is_finished(head)):
+        stopper = Thread(target=stop_when, args=(ready,))
+        stopper.start()
+        assert ablation.main(wishes, configs) == 143
+        stopper.join()
+    capsys.readouterr()
+    assert ablation.main(wishes, configs) == 0
+    said = capsys.readouterr()
+    tables = (runs / "tiny_frozen/comparison.md").read_text()
+    for arm in arms:
+        folder = runs / f"tiny_{arm}_frozen"
+        assert f"| tiny_{arm}_frozen | {arm} |" in tables and f"tiny_{arm}_frozen |" in said.out
+        assert len((folder / "ledger.jsonl").read_text().splitlines()) == 4
+        assert read_json(folder / "summary.json")["seeds"] == [0, 1]
+        epochs = (folder / "folds/fold-2_seed-1/history.csv").read_text().splitlines()
+        assert len(epochs) == 1 + 30
+    for branch in ("cqt_only", "mel_only"):
+        assert len((runs / f"tiny_{branch}/ledger.jsonl").read_text().splitlines()) == 2
+    assert "tiny_majority" in tables and "tiny_svm_images" in tables
+    assert (
+        "one training a fold (seed 0): its chance is not counted, that of training head" in tables
+    )
+    assert "chance of training (not that of branches of one seed)" in tables
+    assert "tiny_cqt_only_frozen" in (runs / "tiny_frozen/report.html").read_text()
+    assert len(list(runs.glob("*/folds/*/metrics.json"))) == 2 * 2 + 2 * 4 + 2 * 4
+    assert ablation.main(wishes, configs) == 0
+    assert caplog.messages[-1] == "4 jobs, 4 finished before, 1 at a time"
+
+
+def stop_when(ready: Callable[[], bool]) -> None:
+    wait_until(ready)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -328,6 +328,26 @@ def test_an_ablation_on_slurm_is_interrupted_requeued_and_compared(
         assert (fold / name).read_bytes() == whole.read_bytes()
 
 
+@pytest.mark.slow
+def test_heads_are_submitted_once_their_branches_are_trained(
+    configs, queue, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(ROOT)
+    words = ["tiny", "--frozen", "--fusions", "gmu", "concat", "--no-baselines", "run.seeds=[0,1]"]
+    words += ["--executor", "slurm", "--slurm", "time=600"]
+    assert ablation.main([*words, "--no-wait"], configs) == 0
+    assert "It submits the heads once the branches are trained" in capsys.readouterr().out
+    assert len(arrays(queue)) == 1 and not (tmp_path / "runs/tiny_gmu_frozen").exists()
+    for branch in ("cqt_only", "mel_only"):
+        wait_for(tmp_path / f"runs/tiny_{branch}/folds/fold-1_seed-0/metrics.json")
+    assert ablation.main([*words, "--no-wait"], configs) == 0
+    assert len(arrays(queue)) == 2
+    assert ablation.main(words, configs) == 0, capsys.readouterr().err
+    assert len(arrays(queue)) == 2
+    tables = (tmp_path / "runs/tiny_frozen/comparison.md").read_text()
+    assert "| tiny_gmu_frozen |" in tables and "| tiny_concat_frozen |" in tables
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

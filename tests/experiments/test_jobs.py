@@ -462,6 +462,23 @@ def test_epochs_of_running_jobs_are_logged(job, monkeypatch, caplog):
     assert caplog.messages.count("a: epoch 2 of 8, dev UA 41.6 %") == 1
 
 
+def test_a_job_of_several_folds_reports_those_that_are_done(job, tmp_path, caplog):
+    caplog.set_level(logging.INFO, "experiments.jobs")
+    one = job("a")
+    folds = tuple(tmp_path / name for name in ("b", "c"))
+    one = replace(one, others=folds, epochs=None)
+    reporter = jobs.EpochReporter()
+    for n, folder in enumerate((one.folder, *folds)):
+        reporter._next = 0.0
+        reporter.report([one])
+        folder.mkdir(exist_ok=True)
+        (folder / "metrics.json").touch()
+        assert len(caplog.messages) == n
+    reporter._next = 0.0
+    reporter.report([one])
+    assert caplog.messages == [f"a: {n} of 3 folds and seeds done" for n in (1, 2, 3)]
+
+
 @pytest.mark.parametrize("text", ["", "epoch,dev_ua\n", "epoch,loss\n1,2\n", "epoch,dev_ua\n1\n"])
 def test_a_history_that_cannot_be_read_stops_no_job(tmp_path, text):
     assert jobs.finished_epochs(tmp_path)[0] == 0

@@ -156,6 +156,20 @@ def test_keys_without_effect_are_left_out_and_named(read) -> None:
         read("loss.alpha: {low: 0, high: 1.5}")
 
 
+def test_keys_of_images_and_branches_are_left_out_with_frozen_features(read) -> None:
+    frozen = ["train.features=frozen", "model.cqt_from=runs/a", "model.mel_from=runs/a"]
+    frozen += ["optim.optimizer.cqt=null", "optim.optimizer.mel=null"]
+    text = (
+        "optim.backbone_lr_scale: {low: 0.01, high: 1.0}\naugment.mixup: {low: 0.0, high: 0.5}\n"
+        "augment.gain_db: {low: 0, high: 6}\noptim.lr: {low: 1e-5, high: 1e-2}"
+    )
+    space, lines = read(text, *frozen)
+    assert list(space) == ["optim.lr"] and len(lines) == 3
+    assert all(line.endswith("it has no effect with train.features=frozen") for line in lines)
+    with pytest.raises(InputError, match="train.features cannot be tuned"):
+        read("train.features: {choices: [trained, frozen]}", *frozen[1:])
+
+
 def test_a_fusion_in_the_space_decides_in_each_trial_which_keys_it_takes(read, recipe) -> None:
     text = "model.fusion: {choices: [concat, gmu_contrastive]}\nloss.alpha: {low: 0, high: 1.5}"
     space, lines = read(text, "model.gate=scalar")

@@ -9,7 +9,7 @@ import pytest
 
 from experiments import slots
 from experiments.jobs import Job
-from experiments.slots import Choice, choose_slots, widen_last
+from experiments.slots import Choice, choose_slots, head_slots, widen_last
 from system.files import read_json
 
 SPEEDS = {1: 10.0, 2: 16.0, 4: 15.0, 8: 12.0}  # utterances a second, by jobs
@@ -63,6 +63,21 @@ def test_more_jobs_than_were_tried_are_measured_where_more_may_be_quicker(probed
 
 
 ZERO = '{"8": {"command": [], "jobs": 0, "threads": 4, "utterances": 1, "bytes": 1, "most": 2}}'
+
+
+def test_heads_take_a_core_each_as_far_as_memory_goes(probed, monkeypatch) -> None:
+    assert head_slots(None, "cpu") == [{"OMP_NUM_THREADS": "1"}] * 8
+    assert len(head_slots(3, "cpu")) == 3
+    monkeypatch.setattr(slots, "_free_memory", lambda: 10e9)
+    assert head_slots(None, "auto") == [{"OMP_NUM_THREADS": "1"}] * 2
+    monkeypatch.setattr(slots, "_free_memory", lambda: 1e9)
+    assert len(head_slots(None, "cpu")) == 1
+    monkeypatch.setattr(slots, "_visible_gpus", lambda: ("CUDA_VISIBLE_DEVICES", ["0", "3"]))
+    assert [slot["CUDA_VISIBLE_DEVICES"] for slot in head_slots(None, "auto")] == ["0", "3"]
+    assert len(head_slots(None, "cpu")) == 1
+    monkeypatch.setenv("OMP_NUM_THREADS", "4")
+    assert head_slots(None, "cpu") == [{}]
+    assert probed == []
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"8": 8}', ZERO, ZERO.replace("0,", '"x",')])

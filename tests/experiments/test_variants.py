@@ -9,7 +9,8 @@ import torch
 import yaml
 
 from config.effects import ONLY_WITH
-from experiments.ablation import VARIED, PlannedRun, load_fusions, load_variants, read_variants
+from experiments.ablation import VARIED, load_fusions, load_variants, read_variants
+from experiments.planned_runs import PlannedRun
 from model_gmu import MaxMViTGMU, check_settings
 from models.losses import FusionLoss
 from system.errors import InputError

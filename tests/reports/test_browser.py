@@ -1,18 +1,15 @@
 """The report in a real browser: no error, no request, no sideways scrolling, sound that plays."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
 from config.loading import load_config
 from reports.publish import gather, publish
+from tests.support.pages import BROWSER, NO_BROWSER, open_page
 from tests.support.runs import run_experiment
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium or Chrome is installed")
+pytestmark = pytest.mark.skipif(BROWSER is None, reason=NO_BROWSER)
 
 
 @pytest.fixture(scope="module")
@@ -29,33 +26,9 @@ def report(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out" / "report.html"
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844), (360, 640)])
 def test_the_report_renders_without_errors(browser, report: Path, width: int, height: int) -> None:
-    page = browser.new_page(viewport={"width": width, "height": height})
-    problems: list[str] = []
-    page.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else 0)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    page.on("requestfailed", lambda request: problems.append(f"failed: {request.url[:80]}"))
-    page.on(
-        "request",
-        lambda r: None if r.url.startswith(("file:", "data:")) else problems.append(r.url),
-    )
-    page.goto(report.as_uri())
-    page.evaluate("document.querySelectorAll('img').forEach(i => i.loading = 'eager')")
-    page.wait_for_function("[...document.images].every(i => i.complete)")
-    page.wait_for_function("[...document.querySelectorAll('audio')].every(a => a.readyState >= 1)")
-    assert problems == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("[...document.images].filter(i => !i.naturalWidth).length") == 0
-    assert page.evaluate("[...document.images].filter(i => !i.alt).length") == 0
+    page = open_page(browser, report, width, height)
     lengths = page.evaluate("[...document.querySelectorAll('audio')].map(a => a.duration)")
     assert lengths and all(0.15 < seconds < 0.35 for seconds in lengths)
     headings = page.locator("h2").all_inner_texts()

@@ -31,7 +31,7 @@ PLACES = {
     "renaming a file": ("pathlib", "Path.replace"),
     "evaluating": ("training.engine", "evaluate"),
     "summing up an evaluation": ("training.evaluate", "Predictions"),
-    "writing the history": ("training.fold", "write_history"),
+    "writing the history": ("training.epoch_files", "write_history"),
     "writing TensorBoard": ("training.tensorboard", "Tracker.log_epoch"),
     "the test pass": ("training.fold", "_test"),
     "writing the ledger": ("training.fold", "record_test_evaluation"),
@@ -40,6 +40,15 @@ PLACES = {
     "removing checkpoints": ("training.checkpoints", "Checkpoints.remove"),
     "summing up": ("evaluation.summary", "summarize"),
     "writing the summary": ("evaluation.summary", "write_json"),
+}
+# of a run that asks for them
+TRACKER_PLACES = {
+    "writing to wandb": ("training.wandb_tracker", "WandbRun.log_epoch"),
+    "writing to mlflow": ("training.mlflow_tracker", "MlflowRun.log_epoch"),
+    "writing the table of epochs": ("training.trackers", "write_epoch_table"),
+    "writing scores to TensorBoard": ("training.tensorboard", "Tracker.log_scores"),
+    "writing scores to wandb": ("training.wandb_tracker", "WandbRun.log_scores"),
+    "writing scores to mlflow": ("training.mlflow_tracker", "MlflowRun.log_scores"),
 }
 
 
@@ -51,20 +60,25 @@ def start(
     Args:
         argv: Arguments, the entry first.
         log: Gets stdout and stderr.
-        place: One of `PLACES`; "after ..." dies behind the call.
+        place: One of `PLACES` or `TRACKER_PLACES`; "after ..." dies behind the call.
         n: Counted from 1.
         number: The signal that it sends itself there.
     """
     os.environ["PYTHONPATH"] = str(ROOT)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(MODULES)
-    process = context.Process(target=_run, args=(list(argv), str(log), place, n, number))
+    arguments = (list(argv), str(log), place, n, number, dict(os.environ))
+    process = context.Process(target=_run, args=arguments)
     process.start()
     return process
 
 
-def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
+def _run(
+    argv: list[str], log: str, place: str, n: int, number: int, environment: dict[str, str]
+) -> None:
     os.setsid()
+    os.environ.clear()  # the server has that of the first test
+    os.environ.update(environment)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(file, 1)
     os.dup2(file, 2)
@@ -84,7 +98,7 @@ def _run(argv: list[str], log: str, place: str, n: int, number: int) -> None:
 
 
 def _die_at(place: str, n: int, after: bool, number: int) -> None:
-    module, attribute = PLACES[place]
+    module, attribute = (PLACES | TRACKER_PLACES)[place]
     owner: Any = importlib.import_module(module)
     *path, name = attribute.split(".")
     for part in path:

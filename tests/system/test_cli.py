@@ -23,8 +23,8 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.paths import ROOT
 from training import command as entry
-from training import dry_run
 from training import fold as fold_module
+from training.timed_input import wait_for
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 
@@ -364,7 +364,7 @@ def test_peer_27_time_is_read_when_the_gpu_is_done(monkeypatch) -> None:
     waits = []
     monkeypatch.setattr(torch.accelerator, "synchronize", lambda: waits.append(1))
     for kind, count in (("cpu", 0), ("cuda", 1)):
-        dry_run._wait(SimpleNamespace(device=torch.device(kind)))
+        wait_for(SimpleNamespace(device=torch.device(kind)))
         assert len(waits) == count
 
 

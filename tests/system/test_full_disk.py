@@ -250,15 +250,32 @@ def reference(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     shutil.rmtree(root)
 
 
+def is_of_tracker(steps: list[tuple[str, Path]], n: int) -> bool:
+    """Whether a step writes an event file, or the name of a new one in its folder."""
+    what, path = steps[n]
+    is_name = what == "fsync" and n > 0 and path in steps[n - 1][1].parents
+    return "tfevents" in path.name or (is_name and is_of_tracker(steps, n - 1))
+
+
 def fail_and_go_on(
     reference: Reference, root: Path, n: int, number: int = errno.ENOSPC, lasting: bool = False
 ) -> None:
     """Let step n of a run fail, and go on: weights, metrics and predictions to the byte."""
     root.mkdir()
     fails = (lambda i: i >= n) if lasting else (lambda i: i == n)
+    if is_of_tracker(reference.steps, n) and not lasting:  # the run goes on without it
+        with Disk(root, fails, number).in_place() as disk:
+            run = run_experiment(config_in(reference.recipe, root), [])
+        assert len(disk.failed) == 1 and results_of(run / "folds/fold-1_seed-0")
+        assert_whole(root)
+        reference.assert_goes_on(root)
+        shutil.rmtree(root)
+        return
     with Disk(root, fails, number).in_place() as disk, pytest.raises(RunError) as caught:
         run_experiment(config_in(reference.recipe, root), [])
-    what, path = disk.failed[0]
+    steps = range(n, n + len(disk.failed))
+    i = next(i for i in steps if not is_of_tracker(disk.steps, i))
+    what, path = disk.steps[i]
     said, name = str(caught.value), path.name.removeprefix(".").split(".tmp")[0]
     detail = f"{what} of {path}: {caught.value!r}"
     assert os.strerror(number) in said and (name.rpartition(".")[0] or name) in said, detail
@@ -512,9 +529,9 @@ def after_first_epoch(patch: pytest.MonkeyPatch, work: Callable[[], object]) -> 
     """Do something to the disk in the middle of a run."""
     log_epoch = Tracker.log_epoch
 
-    def log_and_work(self: Tracker, record: dict[str, float], *args: Any) -> None:
-        log_epoch(self, record, *args)
-        if record["epoch"] == 1:
+    def log_and_work(self: Tracker, history: list[dict[str, float]], *args: Any) -> None:
+        log_epoch(self, history, *args)
+        if history[-1]["epoch"] == 1:
             work()
 
     patch.setattr(Tracker, "log_epoch", log_and_work)

@@ -101,6 +101,9 @@ def values_of(one: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.lists(values_of(one["items"]), **sizes)
     if kind == "string":
         return st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,9}", fullmatch=True) | TEXT
+    if kind == "object":
+        names = values_of(one.get("propertyNames", {"type": "string"}))
+        return st.dictionaries(names, values_of(one["additionalProperties"]), max_size=2)
     return {"boolean": st.booleans(), "null": st.none()}[kind]
 
 

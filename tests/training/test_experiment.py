@@ -123,6 +123,7 @@ def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> Non
         "model.json",
         "state",
         "events.out",
+        "scores.tfevents",
     }
     metrics = read_json(run / FOLD / "metrics.json")
     assert {"protocol", "fold", "seed", "best_epoch", "dev", "test"} <= metrics.keys()
@@ -207,10 +208,10 @@ def crash_after(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """Stop in the middle of what follows an epoch: best weights kept, its state not yet."""
     log_epoch = Tracker.log_epoch
 
-    def crash(self: Tracker, record: dict[str, float], *args: Any) -> None:
-        if record["epoch"] == epoch:
+    def crash(self: Tracker, history: list[dict[str, float]], *args: Any) -> None:
+        if history[-1]["epoch"] == epoch:
             raise KeyboardInterrupt
-        log_epoch(self, record, *args)
+        log_epoch(self, history, *args)
 
     monkeypatch.setattr(Tracker, "log_epoch", crash)
 
@@ -736,7 +737,9 @@ def test_a_corrupt_run_folder_is_reported_with_the_fix(fusions, tmp_path, name) 
 
 
 def test_a_state_of_another_model_is_reported_with_the_fix(tiny, monkeypatch) -> None:
-    configs = [tiny(f"name={fusion}", f"model.fusion={fusion}") for fusion in ("concat", "gmu")]
+    saved = "train.checkpoint_epochs=1"  # without it the time decides which epochs are saved
+    fusions = ("concat", "gmu")
+    configs = [tiny(f"name={fusion}", f"model.fusion={fusion}", saved) for fusion in fusions]
     states = [Path(config.run.root) / config.name / FOLD / "state" for config in configs]
     crash_after(monkeypatch, 2)
     for config in configs:

@@ -204,10 +204,10 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_from_no_other_weights(
     whole = run_experiment(started(*places, "train.epochs=2", "name=whole"), [])
     log_epoch = Tracker.log_epoch
 
-    def stop(self: Tracker, record: dict[str, float], *args: object) -> None:
-        if record["epoch"] == 2:
+    def stop(self: Tracker, history: list[dict[str, float]], *args: object) -> None:
+        if history[-1]["epoch"] == 2:
             raise KeyboardInterrupt
-        log_epoch(self, record, *args)
+        log_epoch(self, history, *args)
 
     with monkeypatch.context() as patch:
         patch.setattr(Tracker, "log_epoch", stop)

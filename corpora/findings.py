@@ -1,0 +1,70 @@
+"""What is odd in a corpus: one finding for each kind, with numbers, meaning and what to set."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from corpora.survey import Survey
+from corpora.utterance import Utterance
+
+CHECK, KNOW = "check", "know"
+
+
+class Finding(NamedTuple):
+    """Something that a researcher should know before training.
+
+    Args:
+        id: Name of the kind, for tables and programs.
+        weight: `check`: perhaps a fault of the data; `know`: true of the data, and may matter.
+        title: What it is, with its numbers.
+        meaning: What follows from it.
+        remedy: What to do; keys of a config as `section.key=value`.
+        utterances: Ids of the utterances concerned, most striking first; empty where it is not
+            about single ones.
+        details: One line for each thing that is named.
+    """
+
+    id: str
+    weight: str
+    title: str
+    meaning: str
+    remedy: str
+    utterances: Sequence[str] = ()
+    details: Sequence[str] = ()
+
+
+Rule = Callable[[Survey], Finding | None]
+
+
+def ids(utterances: Iterable[Utterance]) -> list[str]:
+    """Return the ids of utterances, each once, in their order."""
+    return list(dict.fromkeys(one.id for one in utterances))
+
+
+def percent(share: float) -> str:
+    """Return a share in percent, with a decimal where it is small.
+
+    >>> percent(0.428), percent(0.0042), percent(1.0)
+    ('43 %', '0.4 %', '100 %')
+    """
+    value = 100 * share
+    return f"{value:.1f} %" if 0 < value < 9.95 and value != round(value) else f"{value:.0f} %"
+
+
+def hertz(value: float) -> str:
+    """Return a frequency.
+
+    >>> hertz(440), hertz(16_000), hertz(3969.4)
+    ('440 Hz', '16 kHz', '3.97 kHz')
+    """
+    return f"{value:.0f} Hz" if value < 1000 else f"{value / 1000:.3g} kHz"
+
+
+def first_names(names: Iterable[str], most: int = 5) -> str:
+    """Join the first names, and the number of the others.
+
+    >>> first_names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

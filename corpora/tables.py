@@ -1,0 +1,71 @@
+"""The one reader of tables: CSV, TSV, JSONL, JSON or Parquet, under our names of its columns."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+from corpora.columns import Header, Row, read_csv, read_jsonl
+from corpora.json_tables import read_json_rows
+from corpora.parquet import read_parquet
+from system.errors import InputError
+from system.files import MAX_MANIFEST, read_text
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+NO_WORDS: Mapping[str, str | None] = MappingProxyType({})
+
+
+def read_table(
+    path: Path,
+    columns: Mapping[str, Sequence[str]],
+    required: Sequence[str],
+    chosen: Mapping[str, str | None] = NO_WORDS,
+    key: str = "corpus.manifest",
+) -> list[tuple[str, Row]]:
+    """Read all rows; log once which columns were renamed and which are not used.
+
+    Args:
+        path: The file; its suffix says its form. Fields of a .csv or .tsv file are separated by
+            commas, semicolons or tabs; the header tells.
+        columns: Our name of each column that is used, and other names of it.
+        required: Columns that the header of a table must name.
+        chosen: Value of `corpus.columns`.
+        key: What messages call the file.
+
+    Returns:
+        (place, row) pairs, such as ("line 2", ...). Values of CSV are strings, others as written.
+
+    Raises:
+        InputError: The file cannot be read, is not UTF-8, or is not a table; or two columns have
+            one meaning. Names the line.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise InputError(f"{key} must end in one of {', '.join(SUFFIXES)}, got {path}")
+    header = Header(columns, chosen)
+    try:
+        if suffix == ".parquet":
+            rows = read_parquet(path, header, required)
+        else:
+            rows = _read_text(read_text(path, MAX_MANIFEST, "utf-8-sig"), suffix, header, required)
+        if rows:
+            header.refuse_absent()
+    except FileNotFoundError:
+        raise InputError(f"{key}: there is no file {path}") from None
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{key}: cannot read {path}: {error}") from None
+    header.report(path)
+    return rows
+
+
+def _read_text(
+    text: str, suffix: str, header: Header, required: Sequence[str]
+) -> list[tuple[str, Row]]:
+    if suffix == ".json":
+        return read_json_rows(text, header)[1]
+    if suffix == ".jsonl":
+        numbered = list(read_jsonl(text, header))
+    else:
+        numbered = list(read_csv(text, header, required))
+    return [(f"line {number}", row) for number, row in numbered]

@@ -1,0 +1,60 @@
+"""Corpora whose speakers nobody knows: which protocols may use them."""
+
+from collections.abc import Iterable
+
+from config.schema import Config
+from corpora.given import GIVEN
+from corpora.utterance import NO_SPEAKER, Utterance
+from system.errors import InputError
+
+MAY_SHARE = ("random-utterance", GIVEN)  # splits that do not need to know who speaks
+WAY_ON = (
+    "Say who speaks: a column `speaker` (or corpus.columns={speaker: COLUMN}), or a part of each "
+    "path (corpus.layout={speaker}/{label}/*.wav, or {label}/{speaker}_*.wav). Where nobody knows, "
+    "protocol.allow_speaker_overlap=true with protocol.split=random-utterance (and n_folds) or "
+    "given trains all the same, and every table is marked SPEAKER-DEPENDENT"
+)
+
+
+def speakers_unknown(utterances: Iterable[Utterance]) -> bool:
+    """Return whether nobody knows the speakers of a corpus.
+
+    Raises:
+        InputError: Some are known and some are not.
+    """
+    unknown: list[str] = []
+    known: list[str] = []
+    for utterance in utterances:
+        (unknown if utterance.speaker == NO_SPEAKER else known).append(utterance.id)
+    if unknown and known:
+        raise InputError(
+            f"the speakers of {len(unknown)} utterances are unknown, the first is {unknown[0]}, "
+            f"and those of {len(known)} are known, the first is {known[0]}: name all, or leave out "
+            "those without one"
+        )
+    return bool(unknown)
+
+
+def check_unknown_speakers(config: Config, utterances: Iterable[Utterance]) -> bool:
+    """Return whether speakers are unknown; refuse protocols that would need them.
+
+    Args:
+        config: Config of the run.
+        utterances: Utterances with a label that is used.
+
+    Raises:
+        InputError: Speakers are unknown and the protocol keeps them apart, or normalizes by them.
+    """
+    if not speakers_unknown(utterances):
+        return False
+    protocol = config.protocol
+    if protocol.split not in MAY_SHARE or not protocol.allow_speaker_overlap:
+        raise InputError(
+            f"nothing says who speaks in {config.corpus.root}, so nobody can show that "
+            f"protocol.split={protocol.split} tests speakers that training did not hear. {WAY_ON}"
+        )
+    if config.train.normalize == "speaker":
+        raise InputError(
+            "train.normalize=speaker needs speakers, and nothing says who speaks: set it to true"
+        )
+    return True

@@ -1,0 +1,203 @@
+"""Write a manifest from a folder or table of recordings, and show what was understood of it.
+
+    python -m scripts.make_manifest recordings
+    python -m scripts.make_manifest recordings --layout "{speaker}/{label}/*.wav" --out mine.csv
+    python -m scripts.make_manifest list.parquet --root recordings --columns "{label: emotion}"
+
+SOURCE is read as `corpus.name: folder` reads a folder (a folder for each class, a pattern, Hugging
+Face, Kaldi, audformat) and `corpus.name: manifest` a table (CSV, TSV, JSONL, JSON, Parquet). No
+audio is opened.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from config.loading import read_yaml
+from config.schema import CorpusConfig
+from corpora.audio_files import first, unread_audio
+from corpora.given import PART_OF
+from corpora.readers import check_corpus_exists, read_corpus
+from corpora.segments import TIME_COLUMNS, segment_cells
+from corpora.splits import MIN_GROUPS
+from corpora.unknown_speakers import WAY_ON, speakers_unknown
+from corpora.utterance import Utterance
+from system.cli import run_cli, run_entry, say
+from system.errors import InputError
+from system.files import write_csv
+
+HEADER = ("path", "label", "speaker", "session", "text", "gender", "id", "split", "fold")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Write the manifest; return the exit status.
+
+    Args:
+        argv: Arguments of the process.
+    """
+    arguments = parse_arguments(argv)
+
+    def work() -> None:
+        corpus = describe(arguments)
+        out = Path(arguments.out)
+        if out.exists():
+            raise InputError(f"--out: {out} is there: remove it, or name another file with --out")
+        if not out.absolute().parent.is_dir():
+            raise InputError(f"--out: there is no folder {out.parent}")
+        root = Path(corpus.root).expanduser()
+        manifest = None if corpus.manifest is None else Path(corpus.manifest)
+        outside = bool(corpus.absolute_paths)
+        utterances = read_corpus(
+            corpus.name, root, manifest, outside, corpus.layout, corpus.columns
+        )
+        write_manifest(out, root, utterances)
+        unread = unread_audio(root, (one.path for one in utterances), manifest is None)
+        lines = [*understood(utterances), *unread.words(), ""]
+        say("\n".join([*lines, *how_to_train(out, corpus, utterances)]))
+
+    return run_cli(work)
+
+
+def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.make_manifest",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a folder, or a table")
+    parser.add_argument(
+        "--out", default="manifest.csv", metavar="FILE", help="default: %(default)s"
+    )
+    parser.add_argument("--root", metavar="DIR", help="folder of a table's paths; default: its own")
+    parser.add_argument("--layout", help="as corpus.layout, e.g. {speaker}/{label}/*.wav")
+    parser.add_argument("--columns", help="as corpus.columns, e.g. {path: file, label: emotion}")
+    parser.add_argument(
+        "--absolute-paths", action="store_true", help="lists may name files outside the folder"
+    )
+    return parser.parse_args(argv)
+
+
+def describe(arguments: argparse.Namespace) -> CorpusConfig:
+    """Return the corpus that the arguments name, checked as in a config.
+
+    Raises:
+        InputError: There is no such folder or table, or an argument is wrong or has no effect.
+    """
+    source = Path(arguments.source).expanduser()
+    values: dict[str, Any] = {
+        "layout": arguments.layout,
+        "absolute_paths": arguments.absolute_paths or None,
+    }
+    if arguments.columns is not None:
+        values["columns"] = read_yaml(arguments.columns, "--columns")
+    if source.is_file():
+        if arguments.layout is not None:
+            raise InputError(f"--layout has no effect on the table {source}: leave it out")
+        values |= {"name": "manifest", "manifest": str(source)}
+        values["root"] = arguments.root or str(source.parent)
+    else:
+        if arguments.root is not None:
+            raise InputError("--root has no effect on a folder, which is the root: leave it out")
+        values |= {"name": "folder", "root": str(source)}
+    check_corpus_exists(values["root"], values.get("manifest"))
+    try:
+        return CorpusConfig(**values, labels="all")
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = str(problem["loc"][0]).replace("_", "-")
+        raise InputError(f"--{key}: {problem['msg'].removeprefix('Value error, ')}") from None
+
+
+def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> None:
+    """Write a table that `corpus.name: manifest` reads to the same utterances.
+
+    Args:
+        out: The file.
+        root: Value of `corpus.root`.
+        utterances: What to write; columns without any value are left out.
+    """
+    times = segment_cells(utterances)
+    unknown = speakers_unknown(utterances)
+    rows = []
+    for one in utterances:
+        below = one.path.is_relative_to(root)
+        path = one.path.relative_to(root).as_posix() if below else str(one.path.absolute())
+        speaker = "" if unknown else one.speaker
+        cells = (path, one.label, speaker, one.session, one.text_id, one.gender, one.id)
+        rows.append([*cells, one.split, one.fold, *times.get(one.id, ("", ""))])
+    used = [n for n in range(len(rows[0])) if any(row[n] not in (None, "") for row in rows)]
+    header = (*HEADER, *TIME_COLUMNS)
+    write_csv(out, [header[n] for n in used], ([row[n] for n in used] for row in rows))
+
+
+def understood(utterances: Sequence[Utterance]) -> list[str]:
+    """Say what the utterances are: labels, speakers and the rest, with counts."""
+    lines = [f"{len(utterances)} utterances", _counts("labels", (u.label for u in utterances))]
+    if speakers_unknown(utterances):
+        lines.append(f"speakers: nobody knows them. {WAY_ON}")
+    else:
+        lines.append(_counts("speakers", (u.speaker for u in utterances)))
+    for name, values in (
+        ("sessions", [u.session for u in utterances]),
+        ("genders", [u.gender for u in utterances]),
+        ("splits", [u.split for u in utterances]),
+        ("folds", [u.fold for u in utterances]),
+    ):
+        given = [value for value in values if value]
+        lines.append(_counts(name, given) if given else f"{name}: none")
+        if given and len(given) < len(values):
+            lines[-1] += f"; {len(values) - len(given)} utterances have none"
+    n_texts = len({u.text_id for u in utterances} - {None})
+    n_segments = sum(u.start > 0 or u.end is not None for u in utterances)
+    lines.append(f"texts: {n_texts or 'none'}; segments of longer files: {n_segments or 'none'}")
+    return lines
+
+
+def _counts(name: str, values: Iterable[str]) -> str:
+    counts = Counter(values)
+    shown = first(f"{value} ({n})" for value, n in sorted(counts.items()))
+    return f"{len(counts)} {name}: {shown}"
+
+
+def how_to_train(out: Path, corpus: CorpusConfig, utterances: Sequence[Utterance]) -> list[str]:
+    """Return the lines of a config that trains on the manifest."""
+    unknown = speakers_unknown(utterances)
+    more = ", absolute_paths: true" * bool(corpus.absolute_paths)
+    more += ", columns: {speaker: null}" * unknown
+    return [
+        f"Everything is in {out}. A config that trains on it has, beside `base:` and `name:`,",
+        "",
+        "corpus:",
+        f"  {{name: manifest, root: {corpus.root}, manifest: {out}, labels: all{more}}}",
+        f"protocol: {protocol_for(utterances)}",
+    ]
+
+
+def protocol_for(utterances: Sequence[Utterance]) -> str:
+    """Return a protocol that these utterances allow, as YAML."""
+    if speakers_unknown(utterances):
+        return "{split: random-utterance, n_folds: 5, allow_speaker_overlap: true}"
+    parts: dict[str | None, set[str]] = {}
+    for one in utterances:
+        parts.setdefault(PART_OF.get((one.split or "").casefold()), set()).add(one.speaker)
+    who = list(parts.values())
+    if parts.keys() == {"train", "dev", "test"} and len(set.union(*who)) == sum(map(len, who)):
+        return "{split: given}"
+    if len({one.session for one in utterances} - {None}) >= MIN_GROUPS:
+        if all(one.session for one in utterances):
+            return "{split: leave-one-session-out}"
+    n_speakers = len({one.speaker for one in utterances})
+    if n_speakers < MIN_GROUPS:
+        return f"# needs at least {MIN_GROUPS} speakers (train, dev, test), there are {n_speakers}"
+    return f"{{split: speaker-k-fold, n_folds: {min(5, n_speakers)}}}"
+
+
+if __name__ == "__main__":
+    run_entry(main, sys.argv[1:])
