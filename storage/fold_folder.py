@@ -22,13 +22,11 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from config.tasks import CLASS, TaskName
 from corpora.segments import TIME_COLUMNS
-from corpora.stamps import TRANSDUCTIVE, is_transductive
-from storage.folders import CARD, METRICS
+from storage.folders import METRICS
 from storage.issues import Count, Fallbacks, Incidents, Warnings, Words
 from storage.predictions import COLUMNS, FORMATS, GATE, read_rows
 from storage.scores import AnyScores
 from storage.scores import Scores as Scores
-from storage.training_range import TrainingRange
 from system.errors import RunError
 from system.files import (
     MAX_CLASSES,
@@ -175,66 +173,6 @@ def _with_new_names(content: Any) -> Any:
         RENAMED.get(key, key): _with_new_names(value) if key == "trouble" else value
         for key, value in content.items()
     }
-
-
-def write_model_card(
-    folder: Path,
-    *,
-    model: Mapping[str, Any],
-    features: Mapping[str, Any],
-    classes: Sequence[str],
-    corpus: str,
-    certificate: Mapping[str, Any],
-    fold: int,
-    seed: int,
-    training_data: TrainingRange,
-    started_from: Mapping[str, Any],
-    task: str = CLASS,
-    scale: Sequence[float] | None = None,
-) -> None:
-    """Write model.json.
-
-    Args:
-        folder: Folder of the fold.
-        model: Fields of `ModelSettings`.
-        features: Arguments of `SpectrogramImages`.
-        classes: Class names, in the order of the targets.
-        corpus: `corpus.name`.
-        certificate: The split certificate of the run.
-        fold: Fold number.
-        seed: Seed of the training.
-        training_data: Range of the recordings of the training split.
-        started_from: Origin of each branch that started from another run.
-        task: Task of the run.
-        scale: Scale of its ratings.
-    """
-    card = {
-        "model": model,
-        "classes": list(classes),
-        "features": features,
-        "corpus": corpus,
-        "protocol": certificate["protocol"],
-        "certificate": certificate["id"],
-        "fold": fold,
-        "seed": seed,
-        "test_clips": recordings_digest(certificate, fold),
-        "training_data": training_data.model_dump(),
-        **transductive_note(certificate),
-        **({"started_from": started_from} if started_from else {}),
-        **({} if task == CLASS else {"task": task, "scale": scale}),
-    }
-    write_json(folder / CARD, card)
-
-
-def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
-    """Return the digest of the recordings that a fold tests."""
-    return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
-
-
-def transductive_note(certificate: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a model card says of a transductive protocol; nothing of others."""
-    found = is_transductive(certificate["protocol"])
-    return {"transductive": TRANSDUCTIVE} if found else {}
 
 
 def write_predictions(

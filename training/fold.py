@@ -20,12 +20,12 @@ from storage.fold_folder import (
     FoldMetrics,
     PredictionTable,
     write_metrics,
-    write_model_card,
     write_predictions,
 )
 from storage.folders import CARD, is_finished
 from storage.kept_features import KeptFeatures
 from storage.ledger import record_test_evaluation
+from storage.model_card import write_model_card
 from storage.tensors import load_tensors, save_tensors
 from storage.training_range import training_range
 from system.files import copy_file, make_folder, read_json

@@ -191,7 +191,7 @@ def test_columns_that_are_not_used_are_not_read(root, monkeypatch):
         ),
     )
     big = pyarrow.array([b"x" * 1000])
-    path = parquet(root, file=["1.wav"], label=["joy"], speaker=["ann"], pixels=big, votes=[[1, 2]])
+    path = parquet(root, file=["1.wav"], label=["joy"], speaker=["ann"], pixels=big, more=[[1, 2]])
     assert len(read(root, path)) == 1
     assert asked == [["file", "label", "speaker"]]
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 
 from config.loading import load_config
@@ -26,9 +28,10 @@ def shares(utterances, labels):
 def voted(tmp_path: Path):
     """Write a manifest of three rows; return what is to be predicted of them."""
 
-    def make(name: str, content: str, *overrides: str):
+    def make(name: str, content: str | None, *overrides: str):
         touch(tmp_path, "0.wav", "1.wav", "2.wav")
-        (tmp_path / name).write_text(content)
+        if content is not None:
+            (tmp_path / name).write_text(content)
         config = tmp_path / "m.yaml"
         config.write_text(
             f"name: m\ntask: distribution\ncorpus: {{name: manifest, root: {tmp_path}, manifest: "
@@ -59,6 +62,45 @@ FORMS = {
         )
     ),
 }
+
+
+def test_a_table_of_votes_needs_no_column_of_labels(voted):
+    content = FORMS["words.csv"].replace("label,", "").replace(",,", ",")
+    labels, found = voted("words.csv", content)
+    assert shares(found, labels) == EXPECTED
+
+
+@pytest.mark.parametrize(
+    "votes",
+    [
+        [["joy", "sad", "joy"], ["sad"], ["awe", "joy"]],
+        [{"joy": 2, "sad": 1}, {"sad": 3}, {"awe": 1, "joy": 1}],
+    ],
+)
+def test_parquet_holds_votes_as_lists_and_structs(voted, tmp_path, votes):
+    rows = {"path": ["0.wav", "1.wav", "2.wav"], "speaker": ["a", "b", "c"], "votes": votes}
+    pyarrow.parquet.write_table(pyarrow.table(rows), tmp_path / "list.parquet")
+    labels, found = voted("list.parquet", None)
+    assert shares(found, labels) == EXPECTED
+
+
+def test_a_column_of_shares_keeps_the_case_of_its_class(voted):
+    labels, found = voted("columns.tsv", FORMS["columns.tsv"].replace("prob_joy", "Prob-Joy"))
+    assert labels.classes == ("Joy", "awe", "sad")
+    assert shares(found, labels)["0"] == {"Joy": 0.6667, "sad": 0.3333}
+
+
+def test_a_label_map_merges_votes_and_leaves_them_out(voted):
+    wish = "corpus.label_map={joy: good, awe: good}"
+    labels, found = voted("words.csv", FORMS["words.csv"], wish)
+    assert labels.name.startswith("manifest2-mapped-") and labels.name.endswith("-distribution")
+    assert shares(found, labels) == {
+        "0": {"good": 0.6667, "sad": 0.3333},
+        "1": {"sad": 1.0},
+        "2": {"good": 1.0},
+    }
+    labels, found = voted("words.csv", FORMS["words.csv"], "corpus.label_map={awe: null}")
+    assert shares(found, labels)["2"] == {"joy": 1.0}
 
 
 @pytest.mark.parametrize("name", FORMS)
