@@ -121,7 +121,7 @@ class RatingTask(Task):
         """A rating says nothing of it: NaN."""
         return np.full(len(outputs), np.nan)
 
-    def missed_by(self, target: NDArray, outputs: NDArray) -> NDArray:
+    def missed_by(self, target: NDArray, preds: NDArray, outputs: NDArray) -> NDArray:
         """Return the root mean square error over dimensions."""
         found: NDArray = np.sqrt(((outputs - target) ** 2).mean(1))
         return found

@@ -139,9 +139,8 @@ class Task:
         found: NDArray = outputs.max(1)
         return found
 
-    def missed_by(self, target: NDArray, outputs: NDArray) -> NDArray:
+    def missed_by(self, target: NDArray, preds: NDArray, outputs: NDArray) -> NDArray:
         """Return how wrong each prediction is, 0 where it is right: -> (N,)."""
-        preds = self.preds(outputs)
         return np.where(preds == target, 0.0, self.certainty(outputs))
 
     def chance(self, scores: Mapping[str, float], tested: Sequence[float | None]) -> float:

@@ -114,7 +114,7 @@ class VoteTask(Task):
         found: NDArray = values.argmax(1) if values.ndim == 2 else values
         return found
 
-    def missed_by(self, target: NDArray, outputs: NDArray) -> NDArray:
+    def missed_by(self, target: NDArray, preds: NDArray, outputs: NDArray) -> NDArray:
         """Return the JSD of each prediction."""
         return jsd(target, outputs)
 

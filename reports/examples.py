@@ -107,7 +107,7 @@ def _surest(run: Run) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     for result in run.folds:
         table = result.test
-        missed = task_of(result).missed_by(table.targets, table.probs).tolist()
+        missed = task_of(result).missed_by(table.targets, table.preds, table.probs).tolist()
         for i, utterance in enumerate(table.utterances.tolist()):
             sure = missed[i]
             if utterance not in places or sure > places[utterance].sure:

@@ -46,7 +46,9 @@ pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 
 FOLD = "folds/fold-1_seed-0"
-SCORES = ("final/dev_ua", "final/test_ua", "final/test_wa", "final/test_macro_f1")
+SCORES = tuple(
+    f"final/{one}" for one in "dev_ua test_ua test_wa test_macro_f1 test_weighted_f1".split()
+)
 SMALL = ["model.cqt_backbone=test_byobnet", "model.mel_backbone=test_vit", "train.batch_size=16"]
 
 
@@ -188,7 +190,7 @@ def scores(tracked: Path) -> dict[str, dict[str, float]]:
     for fold in (FOLD, FOLD.replace("fold-1", "fold-2")):
         metrics = read_json(tracked / fold / METRICS)
         test = metrics["test"]
-        values = (metrics["dev"]["ua"], test["ua"], test["wa"], test["macro_f1"])
+        values = (metrics["dev"]["ua"], *(test[n] for n in ("ua", "wa", "macro_f1", "weighted_f1")))
         found[fold] = dict(zip(SCORES, values, strict=True))
     return found
 
