@@ -206,6 +206,15 @@ def test_a_speaker_in_train_and_test_is_still_refused(tmp_path):
         make_plan(config_of("msppodcast", root, GIVEN, subset="test1", **FOUR))
 
 
+def test_a_speaker_in_two_spellings_is_refused(tmp_path):
+    """Spreadsheets write 10.0: the leakage check would take it for another speaker."""
+    rows = [[*one[:5], "10.0" if one[5] == "30" else one[5], *one[6:]] for one in rows_of()]
+    write_table(tmp_path, rows)
+    touch(tmp_path, *(f"Audios/{one[0]}" for one in rows))
+    with pytest.raises(InputError, match=r"speakers that differ .*'10' \(MSP-.*'10.0' \(MSP-"):
+        read_corpus("msppodcast", tmp_path)
+
+
 def test_hold_back_by_hand():
     one = Utterance("a", Path("a.wav"), "N", unannotated("a"))
     two = Utterance("b", Path("b.wav"), "N", "7")
