@@ -7,6 +7,7 @@ import numpy as np
 from corpora.bad_audio import group_by_reason
 from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, ids, percent
 from corpora.leakage import count_lone_speakers
+from corpora.stamps import stamps
 from corpora.survey import Survey
 from system.text import count_of
 
@@ -61,6 +62,43 @@ def unread(survey: Survey) -> Finding | None:
         "Audio files that no utterance names",
         "They are below corpus.root and were not read.",
         "Nothing, if they are not part of the corpus.",
+        details=words,
+    )
+
+
+def left_out(survey: Survey) -> Finding | None:
+    """Say which labels have other names or are left out."""
+    words = survey.plan.relabelled.words()
+    if not words:
+        return None
+    return Finding(
+        "labels",
+        KNOW,
+        "Labels that are mapped to other classes, or left out",
+        "All else here is about the utterances that are left, under the names of their classes.",
+        "Nothing, if it is meant; corpus.label_map and corpus.labels decide it.",
+        details=words,
+    )
+
+
+def stamped(survey: Survey) -> Finding | None:
+    """Say what tables of scores will say of the folds: stamps, left out utterances, and origin."""
+    plan = survey.plan
+    facts = plan.certificate
+    words = stamps(facts["protocol"], facts["speaker_dependent"]) if facts else []
+    if plan.given is not None:
+        words += [*plan.given.stamps(), plan.given.words()]
+        if excluded := plan.given.describe()["excluded"] - plan.given.held_back:
+            words.append(f"{count_of(excluded, 'utterance')} of the corpus are in no fold")
+    if not words:
+        return None
+    return Finding(
+        "protocol",
+        KNOW,
+        "What the tables of scores will say of these folds",
+        "Scores are compared with those of the same protocol alone.",
+        "Nothing, if it is meant; protocol.split, protocol.folds and corpus.unannotated_speakers "
+        "decide it.",
         details=words,
     )
 
@@ -228,5 +266,14 @@ def fold_sizes(survey: Survey) -> Finding | None:
 
 DESIGN_RULES: tuple[Rule, ...] = (
     *(refused, bad_audio, lone_speakers, one_class_speakers, few_speakers),
-    *(unread, class_sizes, missing_classes, speaker_sizes, texts_in_both, fold_sizes),
+    *(
+        left_out,
+        stamped,
+        unread,
+        class_sizes,
+        missing_classes,
+        speaker_sizes,
+        texts_in_both,
+        fold_sizes,
+    ),
 )

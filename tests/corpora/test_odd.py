@@ -16,6 +16,7 @@ from config.loading import load_config
 from corpora.findings import CHECK, Finding
 from corpora.odd import find_odd
 from corpora.odd_shortcuts import shortcuts
+from corpora.splits import STAMP
 from corpora.survey import Survey, survey_corpus
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
@@ -39,6 +40,22 @@ def made(tmp_path: Path) -> MadeCorpus:
 @pytest.mark.parametrize("seed", [1, 2000, 30_000, 70_000])
 def test_a_clean_corpus_names_nothing(tmp_path: Path, seed: int) -> None:
     assert explored(clean_corpus(tmp_path, seed))[1] == {}
+
+
+def test_what_was_left_out_and_the_stamps_are_said(made: MadeCorpus) -> None:
+    """18 sad utterances are left out, and shared speakers are stamped."""
+    made.overrides = [
+        "corpus.label_map={sad: null, angry: cross}",
+        "protocol.split=random-utterance",
+        "protocol.allow_speaker_overlap=true",
+    ]
+    survey, found = explored(made)
+    assert {*found} == {"labels", "protocol"} and len(survey.utterances) == 54
+    assert found["labels"].details == [
+        "labels: angry is cross",
+        "18 utterances are left out by their labels: sad (18)",
+    ]
+    assert found["protocol"].details == [STAMP]
 
 
 # Each plant changes a clean corpus and returns the names of the utterances that are odd by it
