@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from corpora.survey import Survey
+from corpora.unannotated_speakers import speaker_name
 from corpora.utterance import Utterance
 
 CHECK, KNOW = "check", "know"
@@ -38,6 +39,11 @@ Rule = Callable[[Survey], Finding | None]
 def ids(utterances: Iterable[Utterance]) -> list[str]:
     """Return the ids of utterances, each once, in their order."""
     return list(dict.fromkeys(one.id for one in utterances))
+
+
+def who(utterance: Utterance) -> str:
+    """Return the id of an utterance, with its class and speaker."""
+    return f"{utterance.id} ({utterance.label}, {speaker_name(utterance.speaker)})"
 
 
 def percent(share: float) -> str:

@@ -9,6 +9,7 @@ from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, ids, perce
 from corpora.leakage import count_lone_speakers
 from corpora.stamps import stamps
 from corpora.survey import Survey
+from corpora.unannotated_speakers import is_known
 from system.text import count_of
 
 UNBALANCED = 1.5  # times as many utterances of one class, speaker or fold as of another
@@ -105,14 +106,14 @@ def stamped(survey: Survey) -> Finding | None:
 
 def lone_speakers(survey: Survey) -> Finding | None:
     """Say that the column `speaker` seems to hold no speakers."""
-    lone = count_lone_speakers(survey.utterances)
+    known = [one for one in survey.utterances if is_known(one.speaker)]
+    lone = count_lone_speakers(known)
     if not lone:
         return None
     return Finding(
         "lone-speakers",
         CHECK,
-        f"{lone} of {count_of(len(survey.utterances), 'utterance')} are the only one of their "
-        "speaker",
+        f"{lone} of {count_of(len(known), 'utterance')} are the only one of their speaker",
         "Nothing then shows that train and test share no speaker.",
         "Check that the column `speaker` holds speakers, not recordings.",
     )
@@ -165,7 +166,8 @@ def missing_classes(survey: Survey) -> Finding | None:
         for name, counts in survey.speakers.items()
         if len(counts) > 1 and (missing := [c for c in survey.classes if not counts[c]])
     ]
-    if not lines or count_lone_speakers(survey.utterances):
+    known = [one for one in survey.utterances if is_known(one.speaker)]
+    if not lines or count_lone_speakers(known):
         return None
     return Finding(
         "missing-classes",
@@ -200,6 +202,8 @@ def few_speakers(survey: Survey) -> Finding | None:
 def speaker_sizes(survey: Survey) -> Finding | None:
     """Name speakers with far more or fewer utterances than others."""
     totals = {name: counts.total() for name, counts in survey.speakers.items()}
+    if not totals:
+        return None
     middle = float(np.median(list(totals.values())))
     odd = {n: k for n, k in totals.items() if k >= UNEVEN * middle or k * UNEVEN <= middle}
     if not odd:
@@ -265,15 +269,6 @@ def fold_sizes(survey: Survey) -> Finding | None:
 
 
 DESIGN_RULES: tuple[Rule, ...] = (
-    *(refused, bad_audio, lone_speakers, one_class_speakers, few_speakers),
-    *(
-        left_out,
-        stamped,
-        unread,
-        class_sizes,
-        missing_classes,
-        speaker_sizes,
-        texts_in_both,
-        fold_sizes,
-    ),
+    *(refused, bad_audio, lone_speakers, one_class_speakers, few_speakers, left_out, stamped),
+    *(unread, class_sizes, missing_classes, speaker_sizes, texts_in_both, fold_sizes),
 )

@@ -7,11 +7,15 @@ import pytest
 
 from corpora.fold_lists import EXCLUDED
 from corpora.msp_podcast import TABLE, read_msp_podcast
+from corpora.odd import find_odd
 from corpora.plan import make_plan, plan_warnings
 from corpora.readers import read_corpus, select_subset
 from corpora.stamps import stamps
+from corpora.survey import survey_corpus
 from corpora.unannotated_speakers import hold_back, is_unannotated, unannotated
 from corpora.utterance import Utterance
+from reports.explore import PAGE, write_exploration
+from reports.explore_tables import class_cells, class_rows, exploration_json, headline
 from system.errors import InputError
 from tests.corpora.test_published_folds import config_of, write_audio
 from tests.corpora.test_readers import touch
@@ -179,6 +183,26 @@ def test_unnamed_speakers_of_train_may_train_under_a_stamp_and_never_test(audibl
     by_speaker = config.train.model_copy(update={"normalize": "speaker"})
     with pytest.raises(InputError, match="train.normalize=speaker needs speakers"):
         make_plan(config.model_copy(update={"train": by_speaker}))
+
+
+def test_the_page_counts_named_speakers_and_says_where_there_are_others(audible, tmp_path):
+    """6 named speakers; 4 utterances of train by nobody knows whom."""
+    values = {"subset": "test1", "unannotated_speakers": "train", **FOUR}
+    config = config_of("msppodcast", audible, GIVEN, **values)
+    survey = survey_corpus(config)
+    assert [*survey.speakers] == ["10", "11", "20", "21", "30", "31"]
+    assert survey.unknown == {"neutral": 1, "happy": 1, "angry": 1, "sad": 1}
+    assert headline(survey).split(", ")[2] == "6 speakers (unknown in 4 utterances)"
+    assert [cells[3] for cells in class_cells(class_rows(survey))] == ["6 and unknown"] * 5
+    assert exploration_json(survey, [], [])["unknown_speakers"]["sad"] == 1
+    findings = find_odd(survey, [])
+    write_exploration(tmp_path, survey, [], findings, [], audio=False)
+    for name in (PAGE, "recordings.csv"):
+        text = (tmp_path / name).read_text()
+        assert "unknown" in text and "not annotated" not in text
+    assert "nobody has named the speakers of 4 training utterances" in " ".join(
+        line for one in findings if one.id == "protocol" for line in one.details
+    )
 
 
 @pytest.mark.parametrize("split", ["speaker-k-fold", "leave-one-speaker-out"])
