@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from config.effects import OWN
+from config.effects import CLASSES_KEY, OWN
 from corpora.label_maps import digest_of_map, map_labels
 from corpora.label_sets import LABEL_SETS, LabelSet
 from corpora.names import clean_name
@@ -178,6 +178,16 @@ def select_labels(
         InputError: The set does not know a label, counts differ from the published ones, or a class
             has no utterance.
     """
+    kept = label_utterances(utterances, labels, subset)
+    if refusals := refuse_counts(kept, labels, subset, expect_published_counts):
+        raise InputError(refusals[0])
+    return kept
+
+
+def label_utterances(
+    utterances: Iterable[Utterance], labels: LabelSet, subset: str
+) -> list[Utterance]:
+    """Keep the utterances of a subset that have a class, however many; see `select_labels`."""
     kept = []
     for utterance in select_subset(utterances, subset):
         if utterance.label not in labels.classes_of:
@@ -188,27 +198,34 @@ def select_labels(
         name = labels.classes_of[utterance.label]
         if name is not None:
             kept.append(replace(utterance, label=name))
-    counts = Counter(utterance.label for utterance in kept)
-    if expect_published_counts and subset in labels.published:
-        _check_counts(labels, subset, counts)
-    empty = [name for name in labels.classes if not counts[name]]
-    if empty:
-        raise InputError(
-            f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
-            "corpus.subset or other corpus.labels"
-        )
     return kept
 
 
-def _check_counts(labels: LabelSet, subset: str, counts: Mapping[str, int]) -> None:
+def refuse_counts(
+    kept: Iterable[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+) -> list[str]:
+    """Return why the counts of the classes are refused; see `select_labels`."""
+    counts = Counter(utterance.label for utterance in kept)
+    refusals = []
+    if expect_published_counts and subset in labels.published:
+        refusals += _differing_counts(labels, subset, counts)
+    if empty := [name for name in labels.classes if not counts[name]]:
+        refusals.append(
+            f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
+            f"corpus.subset or other {CLASSES_KEY}"
+        )
+    return refusals
+
+
+def _differing_counts(labels: LabelSet, subset: str, counts: Mapping[str, int]) -> list[str]:
     published = labels.published[subset]
     if all(counts.get(name, 0) == published[name] for name in labels.classes):
-        return
+        return []
     rows = [(name, published[name], counts.get(name, 0)) for name in labels.classes]
     rows.append(("total", sum(published.values()), sum(counts.values())))
     table = "\n".join(f"  {name:<12}{expected:>10}{got:>10}" for name, expected, got in rows)
-    raise InputError(
+    return [
         f"{labels.name}, subset {subset}: the counts differ from the published ones\n"
         f"  {'class':<12}{'published':>10}{'found':>10}\n{table}\n"
         "Complete the corpus, or set corpus.expect_published_counts=false to use these utterances"
-    )
+    ]

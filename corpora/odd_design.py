@@ -4,6 +4,7 @@ from collections import Counter
 
 import numpy as np
 
+from config.effects import CLASSES_KEY
 from corpora.bad_audio import group_by_reason
 from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, ids, percent
 from corpora.leakage import count_lone_speakers
@@ -193,7 +194,7 @@ def few_speakers(survey: Survey) -> Finding | None:
         CHECK,
         f"Classes that {FEW_SPEAKERS} speakers or fewer utter: {', '.join(few)}",
         "In some fold nobody is left to train or to test on.",
-        "Leave the class out (corpus.labels, a list of the others), or record more speakers.",
+        f"Leave the class out by {CLASSES_KEY}, or record more speakers.",
         ids(one for one in survey.utterances if one.label in few),
         [f"{name}: {count_of(n, 'speaker')}" for name, n in few.items()],
     )
