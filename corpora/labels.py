@@ -8,15 +8,17 @@ from dataclasses import replace
 from config.effects import CLASSES_KEY, OWN
 from corpora.label_maps import digest_of_map, map_labels
 from corpora.label_sets import LABEL_SETS, LabelSet
-from corpora.names import clean_name
+from corpora.names import clean_name, two_spellings
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
-from system.files import MAX_CLASSES
+from system.files import MAX_CLASSES, MAX_WORD
+from system.text import short_repr
 
 __all__ = ["LABEL_SETS", "LabelSet", "choose_classes", "label_set", "select_labels"]
 
 CLASS_NAME = re.compile(r"\w+", re.ASCII)
+ALL = "all"  # the row of all classes in tables
 
 
 def label_set(
@@ -74,6 +76,7 @@ def _own_labels(corpus: str, labels: str | list[str], mapped: Mapping[str, str |
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"
         )
+    refuse_names(classes, "corpus.labels", "rename it by corpus.label_map")
     name = f"{corpus}{len(classes)}" if labels == "all" else f"{corpus}({'+'.join(classes)})"
     kept = {label: own if own in classes else None for label, own in mapped.items()}
     return LabelSet(name + digest_of_map(mapped), classes, kept, {})
@@ -126,16 +129,47 @@ def _refuse_choice(labels: LabelSet, chosen: Mapping[str, Sequence[str]]) -> Non
         raise InputError(
             f"corpus.classes must leave at least two classes, got {', '.join(chosen) or 'none'}"
         )
-    if taken := [name for name in chosen if name in labels.classes and name not in chosen[name]]:
-        raise InputError(
-            f"corpus.classes calls {'+'.join(chosen[taken[0]])} {taken[0]!r}, which is another "
-            f"class of {labels.name}: choose another name"
-        )
+    for name, own in chosen.items():
+        others = {*chosen, *labels.classes} - {*own, name}
+        if name in labels.classes and name not in own:
+            others.add(name)
+        if taken := next(
+            (one for one in sorted(others) if one == name or two_spellings([one, name])), None
+        ):
+            spelled = "" if taken == name else f" (there {short_repr(taken)})"
+            raise InputError(
+                f"corpus.classes calls {short_repr('+'.join(own))} {short_repr(name)}, which is "
+                f"another class of {labels.name}{spelled}: choose another name"
+            )
+    refuse_names(chosen, "corpus.classes", "name it otherwise, as in positive=happy+surprised")
     if sorted(chosen) == sorted(labels.classes) == sorted(members):
         raise InputError(
             f"corpus.classes names all classes of {labels.name}, which changes nothing: leave it "
             "out"
         )
+
+
+def refuse_names(classes: Iterable[str], key: str, cure: str) -> None:
+    """Refuse names of classes that tables and files of a run cannot hold.
+
+    Args:
+        classes: Class names.
+        key: Config key that names them.
+        cure: What to do.
+
+    Raises:
+        InputError: One is called as the rows of all classes are, or is too long.
+    """
+    for name in classes:
+        if name.casefold() == ALL:
+            raise InputError(
+                f"{key}: no class can be called {name!r}, the row of all classes in tables: {cure}"
+            )
+        if len(name) > MAX_WORD:
+            raise InputError(
+                f"{key}: the name of a class has {len(name)} characters, at most {MAX_WORD} are "
+                f"allowed: {short_repr(name)}; {cure}"
+            )
 
 
 def _read_choice(labels: LabelSet, word: str) -> tuple[str, list[str]]:
