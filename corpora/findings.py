@@ -63,14 +63,3 @@ def hertz(value: float) -> str:
     ('440 Hz', '16 kHz', '3.97 kHz')
     """
     return f"{value:.0f} Hz" if value < 1000 else f"{value / 1000:.3g} kHz"
-
-
-def first_names(names: Iterable[str], most: int = 5) -> str:
-    """Join the first names, and the number of the others.
-
-    >>> first_names(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

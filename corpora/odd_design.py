@@ -5,8 +5,9 @@ from collections import Counter
 import numpy as np
 
 from config.effects import CLASSES_KEY
+from corpora.audio_files import first
 from corpora.bad_audio import group_by_reason
-from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, ids, percent
+from corpora.findings import CHECK, KNOW, Finding, Rule, ids, percent
 from corpora.leakage import count_lone_speakers
 from corpora.stamps import stamps
 from corpora.survey import Survey
@@ -26,7 +27,7 @@ def bad_audio(survey: Survey) -> Finding | None:
     if not bad:
         return None
     lines = [
-        f"{count_of(len(sources), 'file')}: {reason} ({first_names(map(str, sources), 3)})"
+        f"{count_of(len(sources), 'file')}: {reason} ({first(map(str, sources), 3)})"
         for reason, sources in group_by_reason(bad).items()
     ]
     return Finding(

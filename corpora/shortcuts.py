@@ -66,8 +66,10 @@ def find_shortcut(
     binned = [(*fold, *_bins(values, *fold, categories)) for fold in folds]
     ua = _ua(binned, targets, n_classes)
     rng = np.random.default_rng(0)
+    places = np.argsort(groups, kind="stable")
     shuffled = [
-        _ua(binned, _shuffle_within(targets, groups, rng), n_classes) for _ in range(N_SHUFFLES)
+        _ua(binned, _shuffle_within(targets, groups, places, rng), n_classes)
+        for _ in range(N_SHUFFLES)
     ]
     limit = np.mean(shuffled) + DEVIATIONS * np.std(shuffled)
     return Shortcut(name, ua, 1 / present, float(limit))
@@ -105,9 +107,11 @@ def _ua(
     return float((right[total > 0] / total[total > 0]).mean())
 
 
-def _shuffle_within(targets: Indices, groups: Indices, rng: np.random.Generator) -> Indices:
-    """Permute targets within each group."""
+def _shuffle_within(
+    targets: Indices, groups: Indices, places: Indices, rng: np.random.Generator
+) -> Indices:
+    """Permute targets within each group; `places` lists the members of each group in turn."""
     order = np.lexsort((rng.random(len(targets)), groups))  # random within each group
     shuffled = np.empty_like(targets)
-    shuffled[np.argsort(groups, kind="stable")] = targets[order]
+    shuffled[places] = targets[order]
     return shuffled

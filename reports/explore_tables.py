@@ -11,7 +11,8 @@ from corpora.findings import CHECK, Finding
 from corpora.shortcuts import Shortcut
 from corpora.survey import NUMBERS, Survey
 from corpora.unannotated_speakers import UNKNOWN, is_known, speaker_name
-from evaluation.wording import count_of, in_markdown, markdown_table
+from evaluation.wording import in_markdown, markdown_table
+from system.text import count_of
 
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 DECIMALS = {"offset": 5, "peak": 5, "silence": 4}  # of a column in the CSV; 3 for the others
