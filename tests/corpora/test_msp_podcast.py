@@ -88,6 +88,16 @@ def test_every_way_to_say_unknown_is_one(tmp_path, word):
     assert one.speaker == unannotated("MSP-PODCAST_0001_0001")
 
 
+def test_words_of_gender_that_are_not_understood_are_told(tmp_path, caplog):
+    words = ["Male", "FEMALE", "Unknown", "", "Femal", "Femal", "m"]
+    rows = [row(1, n, "N", "10", "Train", word) for n, word in enumerate(words)]
+    touch(tmp_path, *write_table(tmp_path, rows))
+    with caplog.at_level("INFO"):
+        found = read_corpus("msppodcast", tmp_path)
+    assert [one.gender for one in found] == ["M", "F", None, None, None, None, None]
+    assert "unless it is Male or Female: 'Femal' in 2 rows, 'm' in 1 rows" in caplog.text
+
+
 def test_a_subset_is_one_test_with_train_and_development(podcast):
     found = read_corpus("msppodcast", podcast)
     chosen = select_subset(found, "test2")
