@@ -1,8 +1,12 @@
 """What is odd in a corpus: one finding for each kind, with numbers, meaning and what to set."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from config.schema import Config
 from corpora.survey import Survey
 from corpora.unannotated_speakers import speaker_name
 from corpora.utterance import Utterance
@@ -44,6 +48,30 @@ def ids(utterances: Iterable[Utterance]) -> list[str]:
 def who(utterance: Utterance) -> str:
     """Return the id of an utterance, with its class and speaker."""
     return f"{utterance.id} ({utterance.label}, {speaker_name(utterance.speaker)})"
+
+
+def without_places(text: str, config: Config) -> str:
+    """Return a text without the folders of this machine: paths are relative to `corpus.root`.
+
+    Args:
+        text: Text with paths; those of other files of the config keep their name alone.
+        config: Config of the run.
+    """
+    root = Path(config.corpus.root).expanduser()
+    files = [config.corpus.manifest, config.protocol.folds, config.run.store, config.run.root]
+    folders = {str(path): "corpus.root" for path in (root, root.absolute(), root.resolve())}
+    for path in (Path(name).expanduser() for name in files if name is not None):
+        folders |= {
+            str(place.parent): ""
+            for place in (path, path.absolute(), path.resolve())
+            if str(place.parent) not in folders
+        }
+    for folder in sorted(filter(os.path.isabs, folders), key=len, reverse=True):
+        if folder != "/":
+            place = rf"(?<![\w/.-]){re.escape(folder)}"
+            text = re.sub(rf"{place}/(?=[^\s/])", "", text)
+            text = re.sub(rf"{place}(?![\w/.-])", folders[folder] or Path(folder).name, text)
+    return text
 
 
 def percent(share: float) -> str:

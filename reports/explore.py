@@ -124,13 +124,13 @@ def write_exploration(
 
 
 def _minus(text: str) -> str:
-    """Write the sign of negative numbers as a minus."""
+    """Write the sign of a negative number as a minus; not for texts, whose names may hold one."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def _with_keys(text: str) -> Markup:
     """Mark config keys as code in a text of ours."""
-    parts = KEY.split(_minus(text))  # every second one is a key
+    parts = KEY.split(text)  # every second one is a key
     marked = [
         Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
     ]

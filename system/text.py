@@ -154,5 +154,7 @@ def without_place(word: str) -> str:
 
     >>> without_place("corpus.root=/data/mine/ravdess"), without_place("configs/demo_gmu.yaml")
     ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
+    >>> without_place("--out=/home/me/page")
+    '--out=path/to/page'
     """
-    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)
+    return re.sub(r"^([\w.-]+=)?[/~].*/", r"\1path/to/", word)

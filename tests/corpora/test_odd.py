@@ -13,7 +13,7 @@ import soundfile
 import soxr
 
 from config.loading import load_config
-from corpora.findings import CHECK, Finding
+from corpora.findings import CHECK, Finding, without_places
 from corpora.odd import find_odd
 from corpora.odd_shortcuts import shortcuts
 from corpora.splits import STAMP
@@ -316,6 +316,18 @@ def test_what_is_planted_is_named_and_nothing_else(
         assert one.meaning.endswith(".") and one.remedy, one
         for override in KEY.findall(one.remedy):
             load_config(made.root / "made.yaml", [*made.overrides, override])
+
+
+def test_places_of_this_machine_are_left_out(made: MadeCorpus) -> None:
+    config = made.config()
+    root = made.root
+    said = {
+        f"{root}/list.csv, line 3: no file {root}/a b.wav": "list.csv, line 3: no file a b.wav",
+        f"nothing says who speaks in {root}, so": "nothing says who speaks in corpus.root, so",
+        f"see {root}/store/bad_audio-made.csv": "see store/bad_audio-made.csv",
+        f"{root}-2/a.wav and -3 and data/x": f"{root}-2/a.wav and -3 and data/x",
+    }
+    assert {text: without_places(text, config) for text in said} == said
 
 
 def test_every_rule_is_planted() -> None:
