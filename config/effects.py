@@ -20,6 +20,7 @@ COUNTED = (  # corpora with published counts
 )
 PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
 OWN = ("manifest", "folder")  # corpora whose words the user says
+CLASSES_KEY = "corpus.classes (of a manifest or folder: corpus.labels)"  # what leaves classes out
 MAPPINGS = ("corpus.columns", "corpus.label_map")  # keys whose value is a mapping, no section
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)

@@ -7,6 +7,7 @@ from pathlib import Path
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from audio.segment import AudioSource, file_order
+from config.effects import CLASSES_KEY
 from config.schema import Config
 from corpora.audio_files import NAMES_SHOWN
 from corpora.label_sets import LabelSet
@@ -33,8 +34,17 @@ def usable(
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
+    near: Sequence[Copy] | None = None,
 ) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
     """Return utterances and recordings without bad audio, and the near copies among them.
+
+    Args:
+        config: Config of the run.
+        labels: Label set.
+        utterances: Utterances with a label that is used.
+        recordings: Recording of each audio file or segment.
+        bad: Reason for each one that cannot be used.
+        near: Near copies among `recordings`, all of them good; None looks for them.
 
     Raises:
         InputError: The config does not leave out bad audio, or a class has nothing else.
@@ -44,10 +54,12 @@ def usable(
     if missing := labels.missing(kept):
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
-            "Put intact files in their place, or choose other corpus.labels"
+            f"Put intact files in their place, or choose other {CLASSES_KEY}"
         )
     good = {source: audio for source, audio in recordings.items() if source not in bad}
-    return kept, good, near_copies({audio.hash: audio.words for audio in good.values()})
+    if near is None:
+        near = near_copies({audio.hash: audio.words for audio in good.values()})
+    return kept, good, near
 
 
 def bad_audio_list(config: Config) -> Path:

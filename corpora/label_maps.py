@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from config.effects import OWN
 from corpora.audio_files import first
 from corpora.names import clean_name, two_spellings
 from system.errors import InputError, nearest
@@ -91,13 +92,18 @@ def digest_of_map(mapped: Mapping[str, str | None]) -> str:
     return f"-mapped-{digest}" if changed else ""
 
 
-def describe_labels(classes_of: Mapping[str, str | None], labels: Iterable[str]) -> Relabelled:
-    """Return what becomes of the labels of a corpus.
+def describe_labels(
+    corpus: str, classes_of: Mapping[str, str | None], labels: Iterable[str]
+) -> Relabelled:
+    """Return what becomes of the labels of a corpus; a published label set says it itself.
 
     Args:
+        corpus: Value of `corpus.name`.
         classes_of: Class of each label, or None if it is left out.
         labels: The corpus's own label of each utterance.
     """
+    if corpus not in OWN:
+        return Relabelled({}, {})
     counts = Counter(labels)
     mapped = {a: b for a, b in classes_of.items() if b is not None and a != b}
     left_out = {a: counts[a] for a, b in sorted(classes_of.items()) if b is None and counts[a]}

@@ -4,7 +4,8 @@ Source: the corpus's page at ecs.utdallas.edu (release 1.11), its readme (releas
 code that reads `labels_consensus.csv`, such as msplabresearch/MSP-Podcast_Challenge.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from corpora.audio_files import Tree, first
@@ -15,6 +16,7 @@ from corpora.published_tables import find_table, one_place, read_table
 from corpora.unannotated_speakers import unannotated
 from corpora.utterance import Utterance, is_audio
 from system.errors import InputError, nearest
+from system.text import short_repr
 
 TABLE = "labels_consensus.csv"
 COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
@@ -46,6 +48,7 @@ def read_msp_podcast(root: Path) -> list[Utterance]:
             f"{table}: {len(hidden)} rows of Test3 have neither label nor speaker, which its "
             f"authors keep to themselves; they are not read: {first(hidden)}"
         )
+    _report_genders(table, rows)
     places = _places(tree)
     utterances = [
         _utterance(table, number, row, places)
@@ -60,6 +63,15 @@ def read_msp_podcast(root: Path) -> list[Utterance]:
     return utterances
 
 
+def _report_genders(table: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Say which words of the column Gender are read as unknown."""
+    words = Counter(row["Gender"].strip() for row in rows)
+    strange = {w: n for w, n in words.items() if w.lower() not in GENDERS and not _is_unknown(w)}
+    if strange:
+        shown = first(f"{short_repr(word)} in {n} rows" for word, n in sorted(strange.items()))
+        log_once(f"{table}: Gender is read as unknown unless it is Male or Female: {shown}")
+
+
 def _is_hidden(row: dict[str, str]) -> bool:
     return (
         row["Split_Set"].strip().lower() == HIDDEN
@@ -68,8 +80,8 @@ def _is_hidden(row: dict[str, str]) -> bool:
     )
 
 
-def _is_unknown(speaker: str) -> bool:
-    word = clean_name(speaker).casefold()
+def _is_unknown(name: str) -> bool:
+    word = clean_name(name).casefold()
     return not word or word == UNKNOWN or is_placeholder(word)
 
 

@@ -11,7 +11,6 @@ from typing import Any
 from audio.fingerprint import Copy
 from audio.reading import Recording
 from audio.segment import AudioSource
-from config.effects import OWN
 from config.schema import Config
 from corpora.audio_files import Unread, unread_audio
 from corpora.bad_audio import refuse_bad_audio, usable
@@ -226,26 +225,31 @@ def list_utterances(config: Config) -> Listed:
 
     No audio is opened.
     """
+    everyone, labels, unread = read_labelled(config)
+    corpus = config.corpus
+    try:
+        chosen = select_targets(
+            everyone, labels, corpus.subset, corpus.expect_published_counts or False
+        )
+    except InputError as error:  # what was not read may be what is missing
+        raise InputError("\n".join([str(error), *unread.words()])) from error
+    given = read_given_folds(config, everyone, chosen)
+    if given is not None:
+        chosen = [utterance for utterance in chosen if given.used(utterance)]
+    protocol = name_protocol(config, labels, chosen, given)
+    relabelled = describe_labels(corpus.name, labels.classes_of, (one.label for one in everyone))
+    return Listed(labels, chosen, protocol, unread, relabelled)
+
+
+def read_labelled(config: Config) -> tuple[list[Utterance], LabelSet, Unread]:
+    """Read all utterances of a corpus, choose its classes, and list audio that was not read."""
     corpus, root = config.corpus, Path(config.corpus.root)
     manifest = None if corpus.manifest is None else Path(corpus.manifest)
     outside = corpus.absolute_paths or False
     utterances = read_corpus(corpus.name, root, manifest, outside, corpus.layout, corpus.columns)
     labels = target_set(config, utterances)
-    published = corpus.expect_published_counts or False
     paths = [utterance.path for utterance in utterances]
-    unread = unread_audio(root, paths, named=manifest is None)
-    try:
-        chosen = select_targets(utterances, labels, corpus.subset, published)
-    except InputError as error:  # what was not read may be what is missing
-        raise InputError("\n".join([str(error), *unread.words()])) from error
-    given = read_given_folds(config, utterances, chosen)
-    if given is not None:
-        chosen = [utterance for utterance in chosen if given.used(utterance)]
-    relabelled = Relabelled({}, {})
-    if corpus.name in OWN:  # a published label set says itself what it leaves out
-        relabelled = describe_labels(labels.classes_of, (one.label for one in utterances))
-    protocol = name_protocol(config, labels, chosen, given)
-    return Listed(labels, chosen, protocol, unread, relabelled)
+    return utterances, labels, unread_audio(root, paths, named=manifest is None)
 
 
 def index_utterances(
@@ -263,10 +267,14 @@ def settle(
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
+    near: Sequence[Copy] | None = None,
 ) -> Plan:
-    """Leave out bad audio where the config allows it; split and certify the rest."""
+    """Leave out bad audio where the config allows it; split and certify the rest.
+
+    `near` names the near-identical recordings where they are known, see `usable`.
+    """
     check_unknown_speakers(config, utterances)
-    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad)
+    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad, near)
     hashes, files = _hashes(recordings)
     together = [
         Copy(hashes[one.audio], hashes[other.audio], 0.0)

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,14 @@ from corpora.manifest import read_manifest
 from corpora.meld import read_meld
 from corpora.msp_podcast import read_msp_podcast
 from corpora.named import read_named
+from corpora.names import two_spellings
 from corpora.partition import find_partition
 from corpora.tables import NO_WORDS
+from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.tables import csv_table
-from system.text import truncate
+from system.text import short_repr, truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
 
@@ -51,7 +53,7 @@ def read_corpus(
 
     Raises:
         InputError: The corpus is not in `root`, all its files are missing, a file name or line
-            cannot be parsed, or an id occurs twice.
+            cannot be parsed, a speaker or session has two spellings, or an id occurs twice.
     """
     root = Path(root).expanduser()
     if name not in CORPORA:
@@ -71,6 +73,7 @@ def read_corpus(
         utterances = read_folder(root, layout, columns or NO_WORDS, absolute_paths)
     else:
         utterances = READERS[name](root)
+        _refuse_two_spellings(name, utterances)
     _refuse_duplicates(name, utterances)
     return sorted(utterances, key=lambda utterance: utterance.id)
 
@@ -159,3 +162,17 @@ def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:
             f"{first(paths)}. Set corpus.root to a folder with one of each, or list the files to "
             "use in a manifest"
         )
+
+
+def _refuse_two_spellings(corpus: str, utterances: Sequence[Utterance]) -> None:
+    """Refuse a speaker or session in two spellings: the leakage check takes them for two."""
+    for field in ("speaker", "session"):
+        names = {name: one.id for one in utterances if (name := getattr(one, field)) is not None}
+        if pairs := two_spellings(name for name in names if not is_unannotated(name)):
+            shown = first(
+                f"{short_repr(a)} ({names[a]}) and {short_repr(b)} ({names[b]})" for a, b in pairs
+            )
+            raise InputError(
+                f"{corpus}: {field}s that differ only in case or in how a number is written: "
+                f"{shown}. Write each in one way in the corpus's table or file names"
+            )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from audio.segment import AudioSource
+from config.effects import CLASSES_KEY
 from corpora.given import GIVEN, given_column, given_folds, given_parts
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError, nearest
@@ -324,5 +325,5 @@ def check_train_classes(splits: Sequence[Split]) -> None:
         if missing := sorted(classes - {u.label for u in split.train}):
             raise InputError(
                 f"fold {split.fold} would train without {', '.join(missing)}; use fewer folds, "
-                "another protocol.split, or fewer corpus.labels"
+                f"another protocol.split, or fewer {CLASSES_KEY}"
             )

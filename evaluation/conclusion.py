@@ -4,7 +4,8 @@ from config.effects import usual_value
 from evaluation.families import baselines_of, families_of_tests
 from evaluation.results import Comparison, PairTest, RunSummary
 from evaluation.tasks import Measure, Task, make_task
-from evaluation.wording import count_of, count_speakers, p_value
+from evaluation.wording import count_speakers, p_value
+from system.text import count_of
 
 ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference

@@ -23,10 +23,11 @@ from evaluation.metrics import SCORES
 from evaluation.results import Breakdown, GroupScores
 from evaluation.significance import speaker_interval
 from evaluation.tasks import make_task
-from evaluation.wording import count_of, in_markdown, markdown_table, percent, with_interval
+from evaluation.wording import in_markdown, markdown_table, percent, with_interval
 from storage.fold_folder import PredictionTable
 from storage.run_folder import Run
 from system.files import corrupt_file
+from system.text import count_of
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the utterances without a value

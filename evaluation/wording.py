@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 
 from corpora.splits import SPEAKERS_UNKNOWN
-from system.text import count_of as count_of
-from system.text import printable
+from system.text import count_of, printable
 
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
 TAG = re.compile(r"<(?=[A-Za-z/!?])")

@@ -24,13 +24,13 @@ from data import Batch, EvalBatches
 from evaluation.conclusion import LEVEL
 from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
-from evaluation.wording import count_of, p_value
+from evaluation.wording import p_value
 from features import SpectrogramImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
 from storage.tensors import copy_state, write_state
-from system.text import format_bytes, format_duration
+from system.text import count_of, format_bytes, format_duration
 from training.build import (
     build_model,
     build_state,
