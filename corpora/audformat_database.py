@@ -12,6 +12,7 @@ from corpora.audio_files import Tree, first
 from corpora.columns import Header, log_once
 from corpora.given import PART_OF
 from corpora.manifest import COLUMNS, Listing
+from corpora.segments import unread_times
 from system.errors import InputError, first_line
 from system.extras import check_extra
 from system.text import short_repr, truncate
@@ -61,6 +62,7 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
     for name in ("label", "speaker"):
         if not sources[name] and chosen.get(name, "") is not None:
             raise _nothing_gives(root, database, name)
+    _refuse_times(root, database, sources)
     tables = sorted({source.table for several in sources.values() for source in several})
     load_tables(root, database, tables)
     told = ", ".join(f"{name} from {first(map(str, of))}" for name, of in sources.items() if of)
@@ -88,6 +90,27 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
         row |= {} if (start, end) == (0.0, None) else {"start": start, "end": end}
         rows.append((f"{file} [{start:g}, {'end' if end is None else f'{end:g}'}]", row))
     return Listing(root, rows, chosen.get("speaker", "") is not None)
+
+
+def _refuse_times(root: Path, database: Any, sources: Mapping[str, list[Source]]) -> None:
+    """Refuse times in columns of the tables that give the label; their index has the times.
+
+    Raises:
+        InputError: A table of whole files has such a column.
+    """
+    used = {(source.table, source.column) for several in sources.values() for source in several}
+    for name in sorted({source.table for source in sources["label"]}):
+        table = database.tables[name]
+        if table.type != "filewise":
+            continue
+        columns = {c.casefold(): c for c in table.columns if (name, c) not in used}
+        if times := unread_times(columns, readable=()):
+            shown = truncate(", ".join(repr(columns[time]) for time in times))
+            raise InputError(
+                f"{root}: the columns {shown} of the table {name} look like times of a part of the "
+                "file and are not read. If they are such times, give the table an index with them "
+                "(audformat.segmented_index), else rename or remove them"
+            )
 
 
 def _find(values: Mapping[Key, Any], key: Key) -> Any:

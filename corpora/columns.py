@@ -66,6 +66,10 @@ class Header:
             self._known[tuple(header)] = self._names(header)
         return self._known[tuple(header)]
 
+    def all_names(self) -> list[str]:
+        """Return every column that was seen, as rows name it."""
+        return [self._ours(name) for name in self.seen]
+
     def ours_of(self, name: str) -> str | None:
         """Return our name of a column, or None if it is not used."""
         return self.ours.get(_plain(name))

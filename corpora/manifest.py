@@ -13,7 +13,7 @@ from corpora.columns import SURPLUS, log_once
 from corpora.file_names import NAMED_CORPORA, from_name
 from corpora.listed_paths import Variables, check_inside, check_path, find_audio
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
-from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
+from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id
 from corpora.tables import NO_WORDS, read_table
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError
@@ -86,8 +86,6 @@ def list_table(
     unknown = [name for name, word in chosen.items() if word is None]
     required = [name for name in REQUIRED if name not in unknown]
     rows = read_table(table, COLUMNS, required, chosen, key)
-    if times := unread_times({name for _, row in rows for name in row}):
-        raise InputError(_unread_times(table, times))
     if not rows:
         raise InputError(f"{table} has no rows; write one row per recording")
     return Listing(table, rows, "speaker" not in unknown)
@@ -150,15 +148,6 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
     _report_speakers(source, rows, utterances)
     _report_unknown_genders(source, rows)
     return utterances
-
-
-def _unread_times(manifest: Path, names: Sequence[str]) -> str:
-    shown = truncate(", ".join(map(repr, names)))
-    return (
-        f"{manifest}: the columns {shown} look like times of a part of the file and are not read. "
-        "If they are such times, write them as start and end in seconds (milliseconds / 1000, "
-        "samples / sampling rate), else rename or remove them"
-    )
 
 
 def _wrong_rows(source: Path, problems: list[str], n_rows: int, root: Path) -> str:

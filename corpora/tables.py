@@ -7,8 +7,10 @@ from types import MappingProxyType
 from corpora.columns import Header, Row, read_csv, read_jsonl
 from corpora.json_tables import read_json_rows
 from corpora.parquet import read_parquet
+from corpora.segments import unread_times
 from system.errors import InputError
 from system.files import MAX_MANIFEST, read_text
+from system.text import truncate
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
 NO_WORDS: Mapping[str, str | None] = MappingProxyType({})
@@ -36,7 +38,7 @@ def read_table(
 
     Raises:
         InputError: The file cannot be read, is not UTF-8, or is not a table; or two columns have
-            one meaning. Names the line.
+            one meaning, names the line; or columns seem to be times and are not read.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -55,6 +57,12 @@ def read_table(
         if isinstance(error, InputError):
             raise
         raise InputError(f"{key}: cannot read {path}: {error}") from None
+    if times := unread_times(header.all_names()):
+        raise InputError(
+            f"{path}: the columns {truncate(', '.join(map(repr, times)))} look like times of a part "
+            "of the file and are not read. If they are such times, write them as start and end in "
+            "seconds (milliseconds / 1000, samples / sampling rate), else rename or remove them"
+        )
     header.report(path)
     return rows
 

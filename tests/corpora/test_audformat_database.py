@@ -101,6 +101,26 @@ def test_what_is_known_of_one_segment_is_not_taken_for_another(tmp_path):
         read(save(db, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["start_ms", "Stop", "onset", "start"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_times_in_columns_of_a_table_of_whole_files_are_refused(tmp_path, name, form):
+    db = database()
+    db["emotion"][name] = audformat.Column()
+    db["emotion"][name].set([1.0, 2.0, 3.0])
+    with pytest.raises(InputError) as refused:
+        read(save(db, tmp_path, form))
+    assert f"the columns '{name}' of the table emotion look like times" in str(refused.value)
+    assert "segmented_index" in str(refused.value)
+
+
+def test_times_beside_segments_and_in_tables_without_labels_are_left_alone(tmp_path):
+    db = segmented()
+    db["emotion"]["start_ms"] = audformat.Column()
+    db["files"]["onset_ms"] = audformat.Column()
+    db["files"]["duration"] = audformat.Column()
+    assert [u.start for u in read(save(db, tmp_path))] == [0.0, 1.5, 0.25]
+
+
 def split_tables() -> audformat.Database:
     db = database()
     del db.tables["emotion"]

@@ -100,6 +100,21 @@ def test_a_column_may_be_left_out(root):
     assert {u.session for u in found} == {None} and {u.speaker for u in found} == {"ann", "bob"}
 
 
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("times", [("start_ms", "end_ms"), ("Frame Offset",), ("onset_ms", "stop")])
+def test_times_that_are_not_read_are_refused_in_each_form(root, name, times):
+    rows = [{"path": r["path"], "label": "joy", "speaker": "ann"} for r in ROWS]
+    path = write(root, name, [row | dict.fromkeys(times, 3) for row in rows])
+    with pytest.raises(InputError, match="look like times of a part of the file and are not read"):
+        read(root, path)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_times_that_the_config_leaves_out_are_not_refused(root, name):
+    found = read(root, write(root, name, ROWS), start=None, end=None)
+    assert [(u.start, u.end) for u in found] == [(0.0, None)] * 3
+
+
 # JSON -------------------------------------------------------------------------------------------
 
 
