@@ -70,9 +70,7 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
     return start, end
 
 
-def unread_times(
-    columns: Iterable[str], readable: Collection[str] = SEGMENT_COLUMNS
-) -> list[str]:
+def unread_times(columns: Iterable[str], readable: Collection[str] = SEGMENT_COLUMNS) -> list[str]:
     """Return columns that seem to name a part of a file and are not read.
 
     None where both a start and an end are read; lengths only where a start is read without an end.

@@ -59,9 +59,10 @@ def read_table(
         raise InputError(f"{key}: cannot read {path}: {error}") from None
     if times := unread_times(header.all_names()):
         raise InputError(
-            f"{path}: the columns {truncate(', '.join(map(repr, times)))} look like times of a part "
-            "of the file and are not read. If they are such times, write them as start and end in "
-            "seconds (milliseconds / 1000, samples / sampling rate), else rename or remove them"
+            f"{path}: the columns {truncate(', '.join(map(repr, times)))} look like times of a "
+            "part of the file and are not read. If they are such times, write them as start and "
+            "end in seconds (milliseconds / 1000, samples / sampling rate), else rename or remove "
+            "them"
         )
     header.report(path)
     return rows
