@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from corpora.columns import SURPLUS, log_once
 from corpora.file_names import NAMED_CORPORA, from_name
-from corpora.listed_paths import Variables, check_inside, check_path, find_audio
+from corpora.listed_paths import Variables, check_inside, check_path, find_audio, trim
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
 from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id
 from corpora.tables import NO_WORDS, read_table
@@ -119,7 +119,7 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
     places: dict[str, str] = {}
     for place, raw in listing.rows:
         try:
-            row = _clean_row(raw)
+            row = _clean_row(raw, root)
             row["path"] = variables.remove(row["path"])
             utterance = _read_row(row, root, absolute_paths, listing.knows_speakers)
             if utterance.id in places:
@@ -159,7 +159,7 @@ def _wrong_rows(source: Path, problems: list[str], n_rows: int, root: Path) -> s
     )
 
 
-def _clean_row(raw: Mapping[str, Any]) -> Row:
+def _clean_row(raw: Mapping[str, Any], root: Path) -> Row:
     """Return the fields of `COLUMNS` as text: names checked and cleaned, null and NaN empty.
 
     All are there but those of `SEGMENT_COLUMNS` that the row does not name.
@@ -168,6 +168,7 @@ def _clean_row(raw: Mapping[str, Any]) -> Row:
         raise InputError(f"{SURPLUS}: {truncate(str(raw[SURPLUS]))}; quote text with commas")
     fields = (field for field in COLUMNS if field in raw or field not in SEGMENT_COLUMNS)
     row = {field: _as_text(field, raw.get(field)) for field in fields}
+    row["path"] = trim(root, row["path"])
     check_path(row["path"])
     for field in NAMES:
         _check_name(field, row[field])
@@ -189,7 +190,7 @@ def _as_text(field: str, value: Any) -> str:
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return value if field == "path" else value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
         raise InputError(f"{field!r} must be a word or a number, got {short_repr(value)}")
     return str(value)

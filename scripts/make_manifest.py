@@ -141,7 +141,7 @@ def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> No
 
 
 def understood(utterances: Sequence[Utterance]) -> list[str]:
-    """Say what the utterances are: labels, speakers and the rest, with counts."""
+    """Say what the utterances are: labels, speakers and the rest, with counts; missing files."""
     lines = [f"{len(utterances)} utterances", _counts("labels", (u.label for u in utterances))]
     if speakers_unknown(utterances):
         lines.append(f"speakers: nobody knows them. {WAY_ON}")
@@ -160,6 +160,9 @@ def understood(utterances: Sequence[Utterance]) -> list[str]:
     n_texts = len({u.text_id for u in utterances} - {None})
     n_segments = sum(u.start > 0 or u.end is not None for u in utterances)
     lines.append(f"texts: {n_texts or 'none'}; segments of longer files: {n_segments or 'none'}")
+    paths = {one.path: None for one in utterances}
+    if missing := [str(path) for path in paths if not path.exists()]:
+        lines.append(f"{len(missing)} of {len(paths)} files do not exist: {first(missing)}")
     return lines
 
 

@@ -194,6 +194,30 @@ def test_one_class_has_no_config(tmp_path, capsys):
     assert (tmp_path / "out.csv").is_file()
 
 
+def test_files_that_do_not_exist_are_said(tmp_path, capsys):
+    table = write(touch(tmp_path, "1.wav", "2.wav"), "list.csv", ROWS)
+    (tmp_path / "2.wav").unlink()
+    (tmp_path / "2.wav").symlink_to("nowhere.wav")
+    assert main([str(table), "--out", str(tmp_path / "out.csv")]) == 0
+    printed = capsys.readouterr().out
+    there = f"{tmp_path / '2.wav'}, {tmp_path / '3.flac'}"
+    assert f"2 of 3 files do not exist: {there}\n" in printed
+    (tmp_path / "out.csv").unlink()
+    touch(tmp_path, "nowhere.wav", "3.flac")
+    assert main([str(table), "--out", str(tmp_path / "out.csv")]) == 0
+    assert "do not exist" not in capsys.readouterr().out
+
+
+def test_blanks_around_names_of_folders_are_kept(tmp_path, capsys):
+    root, out = tmp_path / "root", tmp_path / "out.csv"
+    touch(root, *(f"{label}/{n}.wav" for label in (" happy ", "sad") for n in range(3)))
+    assert main([str(root), "--out", str(out)]) == 0
+    assert "do not exist" not in capsys.readouterr().out
+    found = read_corpus("manifest", root, out, columns={"speaker": None})
+    assert [one.path.is_file() for one in found] == [True] * 6
+    assert {one.label for one in found} == {"happy", "sad"}
+
+
 def test_what_was_understood_is_shown(tmp_path, capsys):
     classes(tmp_path / "root")
     assert main([str(tmp_path / "root"), "--out", str(tmp_path / "out.csv")]) == 0
