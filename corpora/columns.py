@@ -51,7 +51,7 @@ class Header:
         self.ours |= {_plain(word): name for name, word in chosen.items() if word is not None}
         self.fields = set(columns)
         self.chosen = {name: word for name, word in chosen.items() if word is not None}
-        self.seen: dict[str, None] = {}
+        self.seen: dict[str, str] = {}  # plain name: as written
         self.renamed: dict[str, str] = {}
         self.unused: dict[str, None] = {}
         self._known: dict[tuple[str, ...], list[str]] = {}
@@ -78,30 +78,14 @@ class Header:
         """Count the columns of a header that are used."""
         return sum(_plain(name) in self.ours for name in header)
 
-    def missing(self, header: Sequence[str], required: Sequence[str]) -> str:
-        """Say which columns a header lacks, and how they may be called; "" if it has all."""
-        names = self.names(header)
-        missing = [name for name in required if name not in names]
-        if not missing:
-            return ""
-        return (
-            f"the header must name {', '.join(required)}; {', '.join(missing)} not found in: "
-            f"{truncate(', '.join(header)) or 'an empty file'}. {self.others(missing)}"
-        )
+    def refuse_missing(self, required: Sequence[str]) -> None:
+        """Refuse columns that were not seen: of `corpus.columns`, and others that are needed.
 
-    def others(self, missing: Iterable[str]) -> str:
-        """Say how some columns may be called too, and the way on."""
-        words = (
-            f"{name}: {', '.join(word for word, ours in self.ours.items() if ours == name != word)}"
-            for name in missing
-        )
-        return f"Other names that are read are, for {'; for '.join(words)}; {WAY_ON}"
-
-    def refuse_absent(self) -> None:
-        """Refuse a column of `corpus.columns` that no row has.
+        Args:
+            required: Our names of the columns that are needed.
 
         Raises:
-            ValueError: There is one; names the columns that there are.
+            ValueError: There is one; names the columns that there are, and the way on.
         """
         for name, word in self.chosen.items():
             if _plain(word) not in self.seen:
@@ -109,6 +93,13 @@ class Header:
                     f"corpus.columns takes {name} from {short_repr(word)}, and there is no such "
                     f"column; {truncate(nearest(word, [n or '(no name)' for n in self.seen]), 600)}"
                 )
+        names = self.all_names()
+        if missing := [name for name in required if name not in names]:
+            raise ValueError(
+                f"the columns {', '.join(required)} are needed; {', '.join(missing)} not found in: "
+                f"{truncate(', '.join(self.seen.values())) or 'an empty file'}. "
+                f"{self._others(missing)}"
+            )
 
     def report(self, manifest: Path) -> None:
         """Log what was renamed and what is not used."""
@@ -119,9 +110,17 @@ class Header:
             listed = truncate(", ".join(name or "(no name)" for name in self.unused))
             log_once(f"{manifest}: columns that are not used: {listed}")
 
+    def _others(self, missing: Iterable[str]) -> str:
+        """Say how some columns may be called too, and the way on."""
+        words = (
+            f"{name}: {', '.join(word for word, ours in self.ours.items() if ours == name != word)}"
+            for name in missing
+        )
+        return f"Other names that are read are, for {'; for '.join(words)}; {WAY_ON}"
+
     def _names(self, header: Sequence[str]) -> list[str]:
         plain = [_plain(name) for name in header]
-        self.seen |= dict.fromkeys(plain)
+        self.seen |= dict(zip(plain, header, strict=True))
         names = [self._ours(name) for name in plain]
         for name, n in Counter(names).items():
             if n > 1 and name:
@@ -169,12 +168,10 @@ def read_csv(text: str, header: Header, required: Sequence[str]) -> Iterator[tup
     line, columns = next(rows, (1, []))
     try:
         names = header.names(columns)
-        header.refuse_absent()
+        header.refuse_missing(required)
     except ValueError as error:
-        raise ValueError(f"line {line}: {error}") from None
-    if missing := header.missing(columns, required):
         more = "" if header.count(columns) else f". {NO_HEADER}"
-        raise ValueError(f"line {line}: {missing}{more}")
+        raise ValueError(f"line {line}: {error}{more}") from None
     for line, fields in rows:
         row: Row = {name: value for name, value in zip_longest(names, fields[: len(names)]) if name}
         if len(fields) > len(names):

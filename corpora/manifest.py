@@ -85,7 +85,7 @@ def list_table(
     """Return the rows of a table; arguments as for `read_manifest` and `read_table`."""
     unknown = [name for name, word in chosen.items() if word is None]
     required = [name for name in REQUIRED if name not in unknown]
-    rows = read_table(table, COLUMNS, required, chosen, key)
+    rows = read_table(table, COLUMNS, required, chosen, key, in_names=("speaker",))
     if not rows:
         raise InputError(f"{table} has no rows; write one row per recording")
     return Listing(table, rows, "speaker" not in unknown)
@@ -210,8 +210,8 @@ def _read_row(row: Row, root: Path, absolute_paths: bool, knows_speakers: bool) 
     if not speaker:
         raise InputError(
             "no speaker: fill in the field 'speaker'; only the file names of "
-            f"{', '.join(NAMED_CORPORA)} contain it. corpus.columns={{speaker: null}} says that "
-            "nobody knows them"
+            f"{', '.join(NAMED_CORPORA)} contain it. corpus.columns={{speaker: COLUMN}} "
+            "names its column, {speaker: null} says that nobody knows them"
         )
     base = published or Utterance(utterance_id, path, row["label"], speaker)
     return replace(

@@ -35,9 +35,7 @@ def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tu
                 raise ValueError(f"it has more than {MAX_ROWS} rows")
             fields = [file.schema_arrow.field(n) for n in range(len(file.schema_arrow.names))]
             names = header.names([field.name for field in fields])
-            header.refuse_absent()
-            if missing := header.missing([field.name for field in fields], required):
-                raise ValueError(missing)
+            header.refuse_missing(required)
             used = {
                 field.name: name
                 for field, name in zip(fields, names, strict=True)

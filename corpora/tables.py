@@ -1,6 +1,6 @@
 """The one reader of tables: CSV, TSV, JSONL, JSON or Parquet, under our names of its columns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,6 +22,7 @@ def read_table(
     required: Sequence[str],
     chosen: Mapping[str, str | None] = NO_WORDS,
     key: str = "corpus.manifest",
+    in_names: Collection[str] = (),
 ) -> list[tuple[str, Row]]:
     """Read all rows; log once which columns were renamed and which are not used.
 
@@ -29,9 +30,10 @@ def read_table(
         path: The file; its suffix says its form. Fields of a .csv or .tsv file are separated by
             commas, semicolons or tabs; the header tells.
         columns: Our name of each column that is used, and other names of it.
-        required: Columns that the header of a table must name.
+        required: Columns that a table must have.
         chosen: Value of `corpus.columns`.
         key: What messages call the file.
+        in_names: Required columns that JSON may lack, since names of files may tell them.
 
     Returns:
         (place, row) pairs, such as ("line 2", ...). Values of CSV are strings, others as written.
@@ -49,8 +51,8 @@ def read_table(
             rows = read_parquet(path, header, required)
         else:
             rows = _read_text(read_text(path, MAX_MANIFEST, "utf-8-sig"), suffix, header, required)
-        if rows:
-            header.refuse_absent()
+        if rows and suffix in (".jsonl", ".json"):
+            header.refuse_missing([name for name in required if name not in in_names])
     except FileNotFoundError:
         raise InputError(f"{key}: there is no file {path}") from None
     except (OSError, ValueError, RecursionError) as error:

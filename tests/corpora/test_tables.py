@@ -95,6 +95,27 @@ def test_a_table_without_speakers_is_read_only_if_the_config_says_so(root, name)
     assert {u.speaker for u in read(root, path, speaker=None)} == {NO_SPEAKER}
 
 
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("lost", ["path", "label"])
+def test_a_missing_column_is_named_alike_in_each_form(root, name, lost):
+    rows = [{k: v for k, v in row.items() if k not in (lost, "session")} for row in ROWS]
+    there = ", ".join(rows[0])
+    with pytest.raises(InputError) as refused:
+        read(root, write(root, name, rows))
+    needed = "path, label" + ", speaker" * (not name.startswith("list.js"))  # file names may tell
+    said = f"the columns {needed} are needed; {lost} not found in: {there}. Other names that are "
+    assert said in str(refused.value)
+    assert "corpus.columns={path: file, label: emotion}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.json"])
+def test_rows_of_json_may_name_different_columns(root, name):
+    rows = [{"file": "1.wav", "label": "joy", "speaker": "ann"}, ROWS[1] | {"end": 2}]
+    text = json.dumps(rows) if name == "list.json" else "\n".join(map(json.dumps, rows))
+    (root / name).write_text(text)
+    assert [one.path.name for one in read(root, root / name)] == ["1.wav", "2.wav"]
+
+
 def test_a_column_may_be_left_out(root):
     found = read(root, write(root, "list.csv", ROWS), session=None)
     assert {u.session for u in found} == {None} and {u.speaker for u in found} == {"ann", "bob"}
