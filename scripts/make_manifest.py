@@ -34,6 +34,7 @@ from system.errors import InputError
 from system.files import write_csv
 
 HEADER = ("path", "label", "speaker", "session", "text", "gender", "id", "split", "fold")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # suffix of --out: what separates fields
 MIN_CLASSES = 2
 
 
@@ -46,8 +47,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
 
     def work() -> None:
-        corpus = describe(arguments)
         out = Path(arguments.out)
+        if out.suffix.lower() not in DELIMITERS:
+            raise InputError(f"--out must end in {' or '.join(DELIMITERS)}, got {out}")
+        corpus = describe(arguments)
         if out.exists():
             raise InputError(f"--out: {out} is there: remove it, or name another file with --out")
         if not out.absolute().parent.is_dir():
@@ -137,7 +140,8 @@ def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> No
         rows.append([*cells, one.split, one.fold, *times.get(one.id, ("", ""))])
     used = [n for n in range(len(rows[0])) if any(row[n] not in (None, "") for row in rows)]
     header = (*HEADER, *TIME_COLUMNS)
-    write_csv(out, [header[n] for n in used], ([row[n] for n in used] for row in rows))
+    cells = ([row[n] for n in used] for row in rows)
+    write_csv(out, [header[n] for n in used], cells, DELIMITERS[out.suffix.lower()])
 
 
 def understood(utterances: Sequence[Utterance]) -> list[str]:

@@ -218,6 +218,24 @@ def test_blanks_around_names_of_folders_are_kept(tmp_path, capsys):
     assert {one.label for one in found} == {"happy", "sad"}
 
 
+@pytest.mark.parametrize("name", ["out.parquet", "out.json", "out", "out.csv.gz"])
+def test_a_manifest_of_another_form_is_refused(tmp_path, name, capsys):
+    classes(tmp_path / "root")
+    assert main([str(tmp_path / "root"), "--out", str(tmp_path / name)]) == 2
+    assert f"--out must end in .csv or .tsv, got {tmp_path / name}" in capsys.readouterr().err
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(("name", "mark"), [("out.TSV", "\t"), ("out.csv", ",")])
+def test_the_suffix_says_what_separates_the_fields(tmp_path, name, mark, capsys):
+    root, out = tmp_path / "a, b", tmp_path / name
+    classes(root)
+    assert main([str(root), "--out", str(out)]) == 0
+    assert out.read_text().splitlines()[0] == mark.join(["path", "label", "id"])
+    found = read_corpus("manifest", root, out, columns={"speaker": None})
+    assert found == read_corpus("folder", root)
+
+
 def test_what_was_understood_is_shown(tmp_path, capsys):
     classes(tmp_path / "root")
     assert main([str(tmp_path / "root"), "--out", str(tmp_path / "out.csv")]) == 0
