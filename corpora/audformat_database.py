@@ -67,6 +67,7 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
     load_tables(root, database, tables)
     told = ", ".join(f"{name} from {first(map(str, of))}" for name, of in sources.items() if of)
     log_once(f"{root}: {told}")
+    _report_unused(root, database, sources)
     labels = _values(database, "label", sources["label"])
     unlabelled = sum(value is None for value in labels.values())
     if unlabelled == len(labels):
@@ -111,6 +112,23 @@ def _refuse_times(root: Path, database: Any, sources: Mapping[str, list[Source]]
                 "file and are not read. If they are such times, give the table an index with them "
                 "(audformat.segmented_index), else rename or remove them"
             )
+
+
+def _report_unused(root: Path, database: Any, sources: Mapping[str, list[Source]]) -> None:
+    """Log which tables are not used, and which columns of the others."""
+    used = [source for several in sources.values() for source in several]
+    columns = {(source.table, source.column) for source in used}
+    joined = [_scheme_labels(database, source) for source in used if source.mapped]
+    tables, lone = [name for name in database.misc_tables if name not in joined], []
+    for name, table in database.tables.items():
+        unused = [column for column in table.columns if (name, column) not in columns]
+        if all(name != source.table for source in used):
+            tables.append(name)
+        else:
+            lone += [f"{name}.{column}" for column in unused]
+    for kind, names in (("tables", tables), ("columns", lone)):
+        if names:
+            log_once(f"{root}: {kind} that are not used: {truncate(', '.join(sorted(names)))}")
 
 
 def _find(values: Mapping[Key, Any], key: Key) -> Any:
@@ -160,13 +178,18 @@ def _sources(database: Any, name: str, chosen: Mapping[str, str | None]) -> list
 
 def _scheme_keys(database: Any, source: Source) -> list[str]:
     """Return what the scheme of a column says of each of its values, such as gender and age."""
-    scheme_id = database.tables[source.table].columns[source.column].scheme_id
-    labels = database.schemes[scheme_id].labels if scheme_id else None
+    labels = _scheme_labels(database, source)
     if isinstance(labels, str):
         return list(database.misc_tables[labels].columns)
     if isinstance(labels, dict):
         return list({k: None for v in labels.values() if isinstance(v, dict) for k in v})
     return []
+
+
+def _scheme_labels(database: Any, source: Source) -> Any:
+    """Return the labels of the scheme of a column: a list, a dict, or the id of a misc table."""
+    scheme_id = database.tables[source.table].columns[source.column].scheme_id
+    return database.schemes[scheme_id].labels if scheme_id else None
 
 
 def _nothing_gives(root: Path, database: Any, name: str) -> InputError:

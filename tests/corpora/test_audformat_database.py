@@ -121,6 +121,35 @@ def test_times_beside_segments_and_in_tables_without_labels_are_left_alone(tmp_p
     assert [u.start for u in read(save(db, tmp_path))] == [0.0, 1.5, 0.25]
 
 
+def said_unused(caplog, root: Path, **columns: str | None) -> list[str]:
+    with caplog.at_level(logging.INFO):
+        read(root, **columns)
+    return [r.message.removeprefix(f"{root}: ") for r in caplog.records if "not used" in r.message]
+
+
+def test_columns_and_tables_that_are_not_used_are_said(tmp_path, caplog):
+    db = segmented()  # the table people gives the gender
+    db["votes"] = db["emotion"].copy()
+    db["votes"].drop_columns("emotion", inplace=True)
+    db["votes"]["vote"] = audformat.Column()
+    db["places"] = audformat.MiscTable(pandas.Index(["lab"], name="place", dtype="string"))
+    db["emotion"]["arousal"] = audformat.Column()
+    db["files"]["device"] = audformat.Column()
+    root = save(db, tmp_path)
+    columns = "columns that are not used: emotion.arousal, files.device"
+    assert said_unused(caplog, root) == ["tables that are not used: places, votes", columns]
+    caplog.clear()
+    assert said_unused(caplog, root, gender=None) == [
+        "tables that are not used: people, places, votes"  # the columns are said once a run
+    ]
+
+
+def test_nothing_is_said_where_all_is_used(tmp_path, caplog):
+    db = database()
+    db["emotion"].drop_columns("emotion.confidence", inplace=True)
+    assert said_unused(caplog, save(db, tmp_path)) == []
+
+
 def split_tables() -> audformat.Database:
     db = database()
     del db.tables["emotion"]
