@@ -140,8 +140,8 @@ def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> No
         rows.append([*cells, one.split, one.fold, *times.get(one.id, ("", ""))])
     used = [n for n in range(len(rows[0])) if any(row[n] not in (None, "") for row in rows)]
     header = (*HEADER, *TIME_COLUMNS)
-    cells = ([row[n] for n in used] for row in rows)
-    write_csv(out, [header[n] for n in used], cells, DELIMITERS[out.suffix.lower()])
+    fields = ([row[n] for n in used] for row in rows)
+    write_csv(out, [header[n] for n in used], fields, DELIMITERS[out.suffix.lower()])
 
 
 def understood(utterances: Sequence[Utterance]) -> list[str]:
