@@ -9,11 +9,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from corpora.names import clean_name
-from system.errors import nearest
+from system.errors import InputError, nearest
 from system.tables import csv_rows
 from system.text import short_repr, truncate
 
@@ -38,14 +37,21 @@ class Header:
 
     Args:
         columns: Our name of each column that is used, and other names of it.
-        chosen: Value of `corpus.columns`: the one column of a field, or null for none.
+        chosen: Value of `corpus.columns`: the one column of a field, or null for none; None where
+            it has no effect on the table.
+
+    Raises:
+        InputError: `corpus.columns` takes two fields from one column.
     """
 
     def __init__(
         self,
         columns: Mapping[str, Sequence[str]],
-        chosen: Mapping[str, str | None] = MappingProxyType({}),
+        chosen: Mapping[str, str | None] | None = None,
     ) -> None:
+        self.may_choose = chosen is not None
+        chosen = chosen or {}
+        _refuse_one_for_two(chosen)
         free = {name: words for name, words in columns.items() if name not in chosen}
         self.ours = {word: name for name, words in free.items() for word in (name, *words)}
         self.ours |= {_plain(word): name for name, word in chosen.items() if word is not None}
@@ -124,10 +130,14 @@ class Header:
         names = [self._ours(name) for name in plain]
         for name, n in Counter(names).items():
             if n > 1 and name:
-                same = (c for c, ours in zip(header, names, strict=True) if ours == name)
+                same = [c for c, ours in zip(header, names, strict=True) if ours == name]
+                told_apart = len({_plain(column) for column in same}) == n
+                way = ""
+                if told_apart and self.may_choose and name in self.fields:
+                    way = f", or choose one, as in corpus.columns={{{name}: {_plain(same[0])}}}"
                 raise ValueError(
                     f"the columns {truncate(' and '.join(map(repr, same)))} mean the same, "
-                    f"{truncate(name)}: rename or remove all but one"
+                    f"{truncate(name)}: rename or remove all but one{way}"
                 )
         for name, ours in zip(plain, names, strict=True):
             if name not in self.ours:
@@ -147,6 +157,16 @@ class Header:
 def log_once(line: str, level: int = logging.INFO) -> None:
     """Log a line the first time; a run reads its tables before it plans, and again to plan."""
     log.log(level, "%s", line)
+
+
+def _refuse_one_for_two(chosen: Mapping[str, str | None]) -> None:
+    field_of: dict[str, str] = {}
+    for name, word in chosen.items():
+        if word is not None and (other := field_of.setdefault(_plain(word), name)) != name:
+            raise InputError(
+                f"corpus.columns takes {other} and {name} from one column, "
+                f"{short_repr(chosen[other])} and {short_repr(word)}: name it for one of them"
+            )
 
 
 def _plain(name: str) -> str:

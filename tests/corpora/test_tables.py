@@ -116,6 +116,34 @@ def test_rows_of_json_may_name_different_columns(root, name):
     assert [one.path.name for one in read(root, root / name)] == ["1.wav", "2.wav"]
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_of_two_columns_that_mean_the_same_one_may_be_chosen(root, name):
+    path = write(root, name, [{"Emotion": "never"} | row for row in ROWS])
+    said = r"columns 'Emotion' and 'label' mean the same, label: .*, or choose one, as in "
+    with pytest.raises(InputError, match=rf"{said}corpus.columns=\{{label: emotion\}}"):
+        read(root, path)
+    assert {one.label for one in read(root, path, label="emotion")} == {"never"}
+    assert {one.label for one in read(root, path, label="label")} == {"joy", "awe"}
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [("path,Label,label,speaker", {}), ("path,Mood,mood,speaker", {"label": "mood"})],
+)
+def test_columns_that_only_case_tells_apart_cannot_be_chosen(root, header, chosen):
+    (root / "list.csv").write_text(f"{header}\n1.wav,joy,awe,ann\n")
+    with pytest.raises(InputError, match="mean the same, label: rename or remove all but one$"):
+        read(root, root / "list.csv", **chosen)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_column_is_not_two_fields_however_it_is_written(root, name):
+    path = write(root, name, [{"Who Speaks": "x"} | row for row in ROWS])
+    said = "takes speaker and session from one column, 'who-speaks' and 'Who Speaks'"
+    with pytest.raises(InputError, match=said):
+        read(root, path, speaker="who-speaks", session="Who Speaks")
+
+
 def test_a_column_may_be_left_out(root):
     found = read(root, write(root, "list.csv", ROWS), session=None)
     assert {u.session for u in found} == {None} and {u.speaker for u in found} == {"ann", "bob"}
