@@ -3,7 +3,8 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from audio.segment import MIN_SECONDS, AudioSource, Segment, format_seconds
 from corpora.utterance import Utterance
@@ -68,6 +69,22 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
             "beginning of the file"
         )
     return start, end
+
+
+def whole_files(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return rows without a `duration` that stands alone: in SpeechBrain's lists, that of the file.
+
+    It is rounded or counted from samples, so it may lie beyond the end of the file. Rows with
+    another time keep it.
+
+    Args:
+        rows: (place, fields under our names) of each row.
+    """
+    others = set(SEGMENT_COLUMNS) - {DURATION}
+    return [
+        (place, row if others & row.keys() else {k: v for k, v in row.items() if k != DURATION})
+        for place, row in rows
+    ]
 
 
 def unread_times(columns: Iterable[str], readable: Collection[str] = SEGMENT_COLUMNS) -> list[str]:

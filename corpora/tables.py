@@ -5,9 +5,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from corpora.columns import Header, Row, read_csv, read_jsonl
-from corpora.json_tables import read_json_rows
+from corpora.json_tables import SPEECHBRAIN, read_json_rows
 from corpora.parquet import read_parquet
-from corpora.segments import unread_times
+from corpora.segments import unread_times, whole_files
 from system.errors import InputError
 from system.files import MAX_MANIFEST, read_text
 from system.text import truncate
@@ -74,7 +74,8 @@ def _read_text(
     text: str, suffix: str, header: Header, required: Sequence[str]
 ) -> list[tuple[str, Row]]:
     if suffix == ".json":
-        return read_json_rows(text, header)[1]
+        form, rows = read_json_rows(text, header)
+        return whole_files(rows) if form == SPEECHBRAIN else rows
     if suffix == ".jsonl":
         numbered = list(read_jsonl(text, header))
     else:

@@ -186,6 +186,18 @@ def test_s3prl_and_speechbrain_are_read(root, caplog):
     assert "{data_root} in 3 paths is read as corpus.root" in caplog.text
 
 
+def test_a_duration_alone_is_that_of_the_file_in_lists_of_speechbrain(root):
+    row = {"label": "joy", "speaker": "ann", "duration": 1.5}
+    brain = {
+        "whole": row | {"wav": "1.wav"},
+        "part": row | {"wav": "2.wav", "start": 0.5},
+        "first": row | {"wav": "3.flac", "start": 0},
+    }
+    (root / "brain.json").write_text(json.dumps(brain))
+    found = {u.id: (u.start, u.end) for u in read(root, root / "brain.json")}
+    assert found == {"whole": (0.0, None), "part": (0.5, 2.0), "first": (0.0, 1.5)}
+
+
 @pytest.mark.parametrize("word", ["$data_folder", "${data_folder}", "{data_folder}"])
 def test_a_variable_is_the_root_unless_a_folder_is_called_so(root, word):
     path = write(root, "list.csv", [ROWS[0] | {"path": f"{word}/1.wav"}])
