@@ -107,6 +107,11 @@ class Header:
                 f"{self._others(missing)}"
             )
 
+    def leave_out(self, name: str) -> None:
+        """Report a column of ours, if it was seen, as not used."""
+        if name in self.all_names():
+            self.unused[name] = None
+
     def report(self, manifest: Path) -> None:
         """Log what was renamed and what is not used."""
         if self.renamed:

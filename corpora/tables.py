@@ -7,7 +7,7 @@ from types import MappingProxyType
 from corpora.columns import Header, Row, read_csv, read_jsonl
 from corpora.json_tables import SPEECHBRAIN, read_json_rows
 from corpora.parquet import read_parquet
-from corpora.segments import unread_times, whole_files
+from corpora.segments import DURATION, unread_times, whole_files
 from system.errors import InputError
 from system.files import MAX_MANIFEST, read_text
 from system.text import truncate
@@ -75,7 +75,12 @@ def _read_text(
 ) -> list[tuple[str, Row]]:
     if suffix == ".json":
         form, rows = read_json_rows(text, header)
-        return whole_files(rows) if form == SPEECHBRAIN else rows
+        if form != SPEECHBRAIN or DURATION in header.chosen:
+            return rows
+        rows = whole_files(rows)
+        if not any(DURATION in row for _, row in rows):
+            header.leave_out(DURATION)
+        return rows
     if suffix == ".jsonl":
         numbered = list(read_jsonl(text, header))
     else:
