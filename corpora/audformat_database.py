@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.patterns import FIELDS
 from corpora.audformat_files import HEADER, load_header, load_tables
 from corpora.audio_files import Tree, first
 from corpora.columns import Header, log_once
@@ -17,7 +18,6 @@ from system.errors import InputError, first_line
 from system.extras import check_extra
 from system.text import short_repr, truncate
 
-FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
 SHOWN = 8
 
 Key = tuple[str, float, float | None]  # file, start and end of a segment, s

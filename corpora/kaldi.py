@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.patterns import FIELDS
 from corpora.audio_files import Tree, first
 from corpora.audiofolder import split_of_folder
 from corpora.columns import log_once
@@ -18,14 +19,12 @@ from system.text import short_repr, truncate
 
 WAV_SCP = "wav.scp"
 # Our fields, and the files that give them; Kaldi itself has no labels
-FILES = {
+FILES: dict[str, Sequence[str]] = dict.fromkeys(FIELDS, ()) | {
     "label": ("utt2emo", "utt2emotion", "utt2label", "emotion", "label"),
     "speaker": ("utt2spk",),
     "session": ("utt2session", "utt2sess"),
     "text": ("text",),
     "gender": ("spk2gender", "utt2gender"),
-    "split": (),
-    "fold": (),
 }
 BY_SPEAKER = "spk2"  # how the name of a file begins whose keys are speakers
 CHANNELS = "reco2file_and_channel"

@@ -9,6 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from config import corpus_keys
+from corpora.manifest import COLUMNS
 from corpora.readers import read_corpus
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError
@@ -42,6 +44,10 @@ def write(root: Path, name: str, rows: list[dict]) -> Path:
 
 def read(root: Path, table: Path, /, **columns: str | None) -> list[Utterance]:
     return read_corpus("manifest", root, table, columns=columns or None)
+
+
+def test_each_column_that_a_config_may_name_is_read():
+    assert set(corpus_keys.COLUMNS) <= set(COLUMNS)
 
 
 EVERY = ["list.csv", "list.tsv", "list.jsonl", "list.json", "list.parquet"]
@@ -186,7 +192,7 @@ def test_s3prl_and_speechbrain_are_read(root, caplog):
     assert "{data_root} in 3 paths is read as corpus.root" in caplog.text
 
 
-def test_a_duration_alone_is_that_of_the_file_in_lists_of_speechbrain(root):
+def test_a_duration_alone_is_that_of_the_file_in_lists_of_speechbrain(root, caplog):
     row = {"label": "joy", "speaker": "ann", "duration": 1.5}
     brain = {
         "whole": row | {"wav": "1.wav"},
@@ -196,6 +202,11 @@ def test_a_duration_alone_is_that_of_the_file_in_lists_of_speechbrain(root):
     (root / "brain.json").write_text(json.dumps(brain))
     found = {u.id: (u.start, u.end) for u in read(root, root / "brain.json")}
     assert found == {"whole": (0.0, None), "part": (0.5, 2.0), "first": (0.0, 1.5)}
+    (root / "one.json").write_text(json.dumps({"whole": brain["whole"]}))
+    with caplog.at_level(logging.INFO):
+        assert read(root, root / "one.json")[0].end is None
+    assert "columns that are not used: duration" in caplog.text
+    assert read(root, root / "one.json", duration="duration")[0].end == 1.5
 
 
 @pytest.mark.parametrize("word", ["$data_folder", "${data_folder}", "{data_folder}"])
