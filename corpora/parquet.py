@@ -12,19 +12,22 @@ from system.text import short_repr, truncate
 MAX_ROWS = 2_000_000
 
 
-def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tuple[str, Row]]:
+def read_parquet(
+    path: Path, header: Header, required: Sequence[str], key: str = "corpus.manifest"
+) -> list[tuple[str, Row]]:
     """Return the rows of a Parquet file with their places; durations are seconds.
 
     Args:
         path: The file.
         header: Gives columns our names.
         required: Columns that it must have.
+        key: What messages call the file.
 
     Raises:
         InputError: pyarrow is missing.
         ValueError: It is not Parquet, or a column that is used holds no words or numbers.
     """
-    check_extra(f"to read {path.name}, corpus.manifest", "pyarrow", "formats")
+    check_extra(f"to read {path.name}, {key}", "pyarrow", "formats")
     import pyarrow
     import pyarrow.parquet
 

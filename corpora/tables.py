@@ -48,7 +48,7 @@ def read_table(
     header = Header(columns, chosen)
     try:
         if suffix == ".parquet":
-            rows = read_parquet(path, header, required)
+            rows = read_parquet(path, header, required, key)
         else:
             rows = _read_text(read_text(path, MAX_MANIFEST, "utf-8-sig"), suffix, header, required)
         if rows and suffix in (".jsonl", ".json"):
