@@ -5,7 +5,7 @@
 | EmoBox | fold_1/NAME_train_fold_1.jsonl, NAME_test_fold_1.jsonl | key, dataset, wav, emo |
 | s3prl | Session1/train_meta_data.json, test_meta_data.json | meta_data: path, label, speaker |
 | SpeechBrain | train.json, valid.json, test.json | {id: {wav, length, emo}} |
-| tables | .csv, .tsv, .json, .jsonl or .parquet | columns `split`, `fold` or both: `corpora.partition` |
+| tables | .csv, .tsv, .json, .jsonl, .parquet | columns `split`, `fold`: `corpora.partition` |
 """
 
 import re
@@ -66,11 +66,11 @@ def read_list(path: Path, chosen: Mapping[str, str | None] | None = None) -> Fol
     header = Header(COLUMNS, chosen)
     try:
         if suffix == ".parquet":
-            form, head, numbered = "a table", {}, read_parquet(path, header, (), "protocol.folds")
+            form, head = "a table", dict[str, str]()
+            numbered = read_parquet(path, header, (), "protocol.folds")
         else:
-            form, head, numbered = _read_text(
-                read_text(path, MAX_MANIFEST, "utf-8-sig"), suffix, header
-            )
+            text = read_text(path, MAX_MANIFEST, "utf-8-sig")
+            form, head, numbered = _read_text(text, suffix, header)
         rows = [(f"{path.name}, {place}", _clean(row, place)) for place, row in numbered]
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
