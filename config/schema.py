@@ -107,8 +107,8 @@ class ProtocolConfig(Section):
     """How folds are made; `given` takes them from `folds`, or from the manifest's column `split` or
     `fold`."""
     folds: str | None = None
-    """A table that comes with the code (configs/folds), a CSV or JSON, or a folder of lists of
-    train and test (EmoBox, s3prl, SpeechBrain); only with `split: given`."""
+    """A table that comes with the code (configs/folds), a CSV, JSON or Parquet, or a folder of
+    lists of train and test (EmoBox, s3prl, SpeechBrain); only with `split: given`."""
     dev: Literal["session", "speaker", "fold", "speakers", "dialogs", "random", "given"] | None = (
         None
     )

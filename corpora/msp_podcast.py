@@ -12,7 +12,7 @@ from corpora.audio_files import Tree, first
 from corpora.columns import log_once
 from corpora.layout import not_found, search
 from corpora.names import clean_name, is_placeholder
-from corpora.published_tables import find_table, one_place, read_table
+from corpora.published_tables import find_table, one_place, read_published_table
 from corpora.unannotated_speakers import unannotated
 from corpora.utterance import Utterance, is_audio
 from system.errors import InputError, nearest
@@ -41,7 +41,7 @@ def read_msp_podcast(root: Path) -> list[Utterance]:
     table = find_table("msppodcast", tree, TABLE)
     if table is None:
         raise not_found("msppodcast", root, tree)
-    rows = read_table(table, COLUMNS)
+    rows = read_published_table(table, COLUMNS)
     hidden = [row["FileName"] for row in rows if _is_hidden(row)]
     if hidden:
         log_once(

@@ -12,19 +12,22 @@ from system.text import short_repr, truncate
 MAX_ROWS = 2_000_000
 
 
-def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tuple[str, Row]]:
+def read_parquet(
+    path: Path, header: Header, required: Sequence[str], key: str = "corpus.manifest"
+) -> list[tuple[str, Row]]:
     """Return the rows of a Parquet file with their places; durations are seconds.
 
     Args:
         path: The file.
         header: Gives columns our names.
         required: Columns that it must have.
+        key: What messages call the file.
 
     Raises:
         InputError: pyarrow is missing.
         ValueError: It is not Parquet, or a column that is used holds no words or numbers.
     """
-    check_extra(f"to read {path.name}, corpus.manifest", "pyarrow", "formats")
+    check_extra(f"to read {path.name}, {key}", "pyarrow", "formats")
     import pyarrow
     import pyarrow.parquet
 
@@ -35,9 +38,7 @@ def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tu
                 raise ValueError(f"it has more than {MAX_ROWS} rows")
             fields = [file.schema_arrow.field(n) for n in range(len(file.schema_arrow.names))]
             names = header.names([field.name for field in fields])
-            header.refuse_absent()
-            if missing := header.missing([field.name for field in fields], required):
-                raise ValueError(missing)
+            header.refuse_missing(required)
             used = {
                 field.name: name
                 for field, name in zip(fields, names, strict=True)

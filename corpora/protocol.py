@@ -1,6 +1,7 @@
 """The protocol of a config: its id, and its folds."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from audio.fingerprint import Copy
@@ -63,7 +64,9 @@ def read_given_folds(
     """
     protocol, corpus = config.protocol, config.corpus
     if protocol.folds is not None:
-        partition = read_partition([find_partition(protocol.folds)])
+        table = find_partition(protocol.folds)
+        same = corpus.manifest is not None and table.samefile(Path(corpus.manifest).expanduser())
+        partition = read_partition([table], corpus.columns or {} if same else None)
     elif protocol.split == GIVEN and corpus.name in PUBLISHED and PUBLISHED[corpus.name].split:
         partition = own_split(corpus.name, chosen)
     else:

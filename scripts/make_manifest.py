@@ -10,21 +10,23 @@ audio is opened.
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from config.loading import read_yaml
 from config.schema import CorpusConfig
 from corpora.audio_files import first, unread_audio
-from corpora.given import PART_OF
 from corpora.readers import check_corpus_exists, read_corpus
 from corpora.segments import TIME_COLUMNS, segment_cells
-from corpora.splits import MIN_GROUPS
+from corpora.suggestion import suggest_protocol
 from corpora.unknown_speakers import WAY_ON, speakers_unknown
 from corpora.utterance import Utterance
 from system.cli import run_cli, run_entry, say
@@ -32,6 +34,8 @@ from system.errors import InputError
 from system.files import write_csv
 
 HEADER = ("path", "label", "speaker", "session", "text", "gender", "id", "split", "fold")
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # suffix of --out: what separates fields
+MIN_CLASSES = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,8 +47,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
 
     def work() -> None:
-        corpus = describe(arguments)
         out = Path(arguments.out)
+        if out.suffix.lower() not in DELIMITERS:
+            raise InputError(f"--out must end in {' or '.join(DELIMITERS)}, got {out}")
+        corpus = describe(arguments)
         if out.exists():
             raise InputError(f"--out: {out} is there: remove it, or name another file with --out")
         if not out.absolute().parent.is_dir():
@@ -134,11 +140,12 @@ def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> No
         rows.append([*cells, one.split, one.fold, *times.get(one.id, ("", ""))])
     used = [n for n in range(len(rows[0])) if any(row[n] not in (None, "") for row in rows)]
     header = (*HEADER, *TIME_COLUMNS)
-    write_csv(out, [header[n] for n in used], ([row[n] for n in used] for row in rows))
+    fields = ([row[n] for n in used] for row in rows)
+    write_csv(out, [header[n] for n in used], fields, DELIMITERS[out.suffix.lower()])
 
 
 def understood(utterances: Sequence[Utterance]) -> list[str]:
-    """Say what the utterances are: labels, speakers and the rest, with counts."""
+    """Say what the utterances are: labels, speakers and the rest, with counts; missing files."""
     lines = [f"{len(utterances)} utterances", _counts("labels", (u.label for u in utterances))]
     if speakers_unknown(utterances):
         lines.append(f"speakers: nobody knows them. {WAY_ON}")
@@ -157,6 +164,9 @@ def understood(utterances: Sequence[Utterance]) -> list[str]:
     n_texts = len({u.text_id for u in utterances} - {None})
     n_segments = sum(u.start > 0 or u.end is not None for u in utterances)
     lines.append(f"texts: {n_texts or 'none'}; segments of longer files: {n_segments or 'none'}")
+    paths = {one.path: None for one in utterances}
+    if missing := [str(path) for path in paths if not path.exists()]:
+        lines.append(f"{len(missing)} of {len(paths)} files do not exist: {first(missing)}")
     return lines
 
 
@@ -167,36 +177,41 @@ def _counts(name: str, values: Iterable[str]) -> str:
 
 
 def how_to_train(out: Path, corpus: CorpusConfig, utterances: Sequence[Utterance]) -> list[str]:
-    """Return the lines of a config that trains on the manifest."""
-    unknown = speakers_unknown(utterances)
-    more = ", absolute_paths: true" * bool(corpus.absolute_paths)
-    more += ", columns: {speaker: null}" * unknown
+    """Return the lines of a config that trains on the manifest, or why none does."""
+    lines = [f"Everything is in {out}."]
+    if len({one.label for one in utterances}) < MIN_CLASSES:
+        return [*lines, f"No config trains on it: it has fewer than {MIN_CLASSES} classes."]
+    protocol, refused = suggest_protocol(utterances)
+    lines += [f"protocol.split={split} does not go: {why}" for split, why in refused.items()]
+    if protocol is None:
+        lines.append("No config trains on it: no protocol can divide these utterances.")
+        if suggest_protocol([replace(one, session=None) for one in utterances]).protocol:
+            lines.append(
+                "It goes without sessions: corpus.columns={session: null} leaves them out."
+            )
+        return lines
+    values: dict[str, Any] = {"name": "manifest", "root": corpus.root, "manifest": str(out)}
+    values["labels"] = "all"
+    if corpus.absolute_paths:
+        values["absolute_paths"] = True
+    if speakers_unknown(utterances):
+        values["columns"] = {"speaker": None}
     return [
-        f"Everything is in {out}. A config that trains on it has, beside `base:` and `name:`,",
+        *lines,
+        "A config that trains on it has, beside `base:` and `name:`,",
         "",
         "corpus:",
-        f"  {{name: manifest, root: {corpus.root}, manifest: {out}, labels: all{more}}}",
-        f"protocol: {protocol_for(utterances)}",
+        f"  {flow(values)}",
+        f"protocol: {flow(protocol)}",
     ]
 
 
-def protocol_for(utterances: Sequence[Utterance]) -> str:
-    """Return a protocol that these utterances allow, as YAML."""
-    if speakers_unknown(utterances):
-        return "{split: random-utterance, n_folds: 5, allow_speaker_overlap: true}"
-    parts: dict[str | None, set[str]] = {}
-    for one in utterances:
-        parts.setdefault(PART_OF.get((one.split or "").casefold()), set()).add(one.speaker)
-    who = list(parts.values())
-    if parts.keys() == {"train", "dev", "test"} and len(set.union(*who)) == sum(map(len, who)):
-        return "{split: given}"
-    if len({one.session for one in utterances} - {None}) >= MIN_GROUPS:
-        if all(one.session for one in utterances):
-            return "{split: leave-one-session-out}"
-    n_speakers = len({one.speaker for one in utterances})
-    if n_speakers < MIN_GROUPS:
-        return f"# needs at least {MIN_GROUPS} speakers (train, dev, test), there are {n_speakers}"
-    return f"{{split: speaker-k-fold, n_folds: {min(5, n_speakers)}}}"
+def flow(mapping: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML in one line."""
+    text = yaml.safe_dump(
+        dict(mapping), default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return str(text).strip()
 
 
 if __name__ == "__main__":

@@ -54,6 +54,13 @@ def test_several_splits_each_with_its_metadata_and_audio_below_it(tmp_path):
     ]
 
 
+def test_blanks_around_names_are_kept_where_a_file_is_called_so(tmp_path):
+    root = touch(tmp_path, "train/ ann /1.wav", "train/2.wav")
+    metadata(root / "train", " ann /1.wav", " 2.wav ")
+    paths = sorted(one.path for one in read(root))
+    assert paths == [root / "train/ ann /1.wav", root / "train/2.wav"]
+
+
 def test_one_metadata_file_above_the_splits(tmp_path):
     root = touch(tmp_path, "train/1.wav", "test/2.wav")
     metadata(root, "train/1.wav", "test/2.wav")
