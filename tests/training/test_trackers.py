@@ -399,6 +399,47 @@ def test_of_two_processes_one_writes_to_trackers(recipe, tmp_path) -> None:
         assert_has_each_epoch_once(tracker, tmp_path / "tiny")
 
 
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+import mlflow
+from training.mlflow_tracker import MlflowRun
+from training.tracked_fold import FINISHED, TrackedFold
+
+def track(i):
+    run = MlflowRun(TrackedFold("run", f"fold-{i}", f"id-{i}", Path(sys.argv[1]), {"fold": i}))
+    run.start()
+    run.log_epoch([{"epoch": 1, "loss": 0.5}], None, None)
+    run.end(FINISHED)
+
+begin, opened = os.pipe()
+children = []
+for i in range(4):
+    if not (child := os.fork()):
+        os.close(opened)
+        os.read(begin, 1)  # until all are there
+        try:
+            track(i)
+        except Exception as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+os.close(opened)
+print([os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+def test_jobs_that_begin_at_once_share_a_new_store_of_mlflow(tmp_path) -> None:
+    """Two that made its tables at once would leave it broken."""
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.stdout.split("\n")[0] == "[0, 0, 0, 0]", done.stderr
+    client = mlflow_client(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("run").experiment_id])
+    assert sorted(r.info.run_name for r in runs) == [f"fold-{i}" for i in range(4)]
+
+
 # A W&B server
 
 
