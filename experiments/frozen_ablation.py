@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 ARMS = (*FUSIONS, *ONE_BRANCH)
 SAME = "same"  # of --branch-seeds
 OF_HEADS = ("model", "loss", "optim", "train")  # sections that --heads may change
+# Keys in them that say what branches are and read: theirs and their heads' are equal
+OF_BRANCHES = (
+    *("model.image_size", "model.cqt_backbone", "model.mel_backbone", "model.pretrained"),
+    "train.normalize",
+)
 FIXED = {"name", "model.fusion", FEATURES, "model.cqt_from", "model.mel_from", "model.from_seed"}
 
 
@@ -158,10 +163,11 @@ class _Loader:
 def _check_of_heads(overrides: Sequence[str]) -> None:
     for override in overrides:
         for key in flatten(parse_override(override)):
-            if key.partition(".")[0] not in OF_HEADS:
+            if key.partition(".")[0] not in OF_HEADS or key in OF_BRANCHES:
                 raise InputError(
                     f"--heads {override}: only sections {', '.join(OF_HEADS)} may differ between "
-                    "heads and branches; give it before --heads, for both"
+                    f"heads and branches, without {', '.join(OF_BRANCHES)}; give it before "
+                    "--heads, for both"
                 )
 
 

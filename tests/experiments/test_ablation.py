@@ -568,6 +568,10 @@ def test_folds_without_a_branch_are_left_out_and_named(run, monkeypatch):
         (["train.features=trained"], "is set by --frozen"),
         (["--fusions", "mel_only", "model.gate=scalar"], "model.gate=scalar has no effect with"),
         (["--heads", "augment.mixup=0.1"], "only sections"),
+        (["--heads", "train.normalize=false"], "without model.image_size, model.cqt_backbone"),
+        (["--heads", "model={image_size: 64}"], "give it before --heads, for both"),
+        (["--heads", "model.mel_backbone=test_vit"], "give it before --heads, for both"),
+        (["--heads", "model.pretrained=true"], "give it before --heads, for both"),
         (["--heads", "optim.backbone_lr_scale=2"], "has no effect with --frozen"),
     ],
 )
