@@ -180,9 +180,16 @@ def plan_heads(runs: Sequence[PlannedRun], plan: "Plan", folds: Sequence[int], n
         folds: Folds whose branches are trained.
         n: Jobs of each fusion, which share its folds; those of one fusion follow one another, so
             that jobs that run side by side compute features of different folds.
+
+    Raises:
+        InputError: Heads are finished whose branches were trained again since.
     """
+    from training.warm_start import check_finished  # slow: torch
+
     jobs, seeds = [], plan.config.run.seeds
     for run in [run for run in runs if run.fusion is not None]:
+        assert isinstance(run.config, Config)
+        check_finished(run.config)
         for share in _shares(folds, n):
             title = f"{run.config.name} folds {share[0]} to {share[-1]}"
             log = f"folds-{share[0]}-{share[-1]}.log"
