@@ -6,11 +6,15 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from config.patterns import FIELDS, check_pattern
+from config.tasks import DIMENSIONS
 from system.errors import nearest
 from system.text import short_repr
 
 CLASSES, AUDIOFOLDER, KALDI, AUDFORMAT = LAYOUTS = ("classes", "audiofolder", "kaldi", "audformat")
-COLUMNS = ("path", *FIELDS, "id", "dataset", "start", "end", "duration")
+COLUMNS = (
+    *("path", *FIELDS, "id", "dataset", *DIMENSIONS, "votes"),
+    *("start", "end", "duration"),
+)
 NEEDED = ("path", "label")  # nobody can do without them
 PYTHON_NULL = "None"
 

@@ -11,6 +11,7 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "split_certificate.json"
 FOLDS, LOCK = "folds", ".lock"
+BRANCH_RUNS = ("model.cqt_from", "model.mel_from")  # run folders, most often in the same run.root
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
 
@@ -198,7 +200,8 @@ def check_run_folder(
     """Refuse a folder that belongs to another config, or is not a run folder.
 
     Keys that start with one of `FREE` may differ: they say where the corpus is and how much to run.
-    Whether the data are the same is checked by the certificate.
+    Whether the data are the same is checked by the certificate. Runs from which branches start may
+    move together with run.root.
 
     Args:
         folder: The run folder; may be missing or empty.
@@ -226,14 +229,21 @@ def check_run_folder(
         raise InputError(f"{folder} is not a run folder ({why}): change name or run.root")
     if overwrite:
         return
-    stored = run_values(_read_config(folder))
-    differences = describe_changes(stored, run_values(config), (*FREE, *free))
+    stored, now = run_values(_read_config(folder)), run_values(config)
+    same = [key for key in BRANCH_RUNS if _from_root(stored, key) == _from_root(now, key)]
+    differences = describe_changes(stored, now, (*FREE, *same, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"
             + "\n".join(differences)
             + "\nChange `name` to keep both, or give --overwrite to start anew"
         )
+
+
+def _from_root(values: Mapping[str, Any], key: str) -> str | None:
+    """Return a path as it lies to run.root, which may be moved, or be mounted elsewhere."""
+    path = values.get(key)
+    return None if path is None else os.path.relpath(path, values["run.root"])
 
 
 def _may_precede_run(path: Path) -> bool:

@@ -49,7 +49,7 @@ from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
 from training.timed_input import time_input, wait_for
-from training.warm_start import check_origins
+from training.warm_start import check_finished, check_origins
 
 TIMED_STEPS = 2  # after one that warms up
 
@@ -120,6 +120,7 @@ def _checked_plan(config: Config, overwrite: bool) -> Plan:
     plan = make_plan(config)
     check_origins(config, plan)
     if not overwrite:
+        check_finished(config)
         check_certificate(Path(config.run.root, config.name), plan)
     return plan
 

@@ -25,7 +25,7 @@ from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
 from training.trackers import check_tracking
-from training.warm_start import check_origins, check_started
+from training.warm_start import check_finished, check_origins, check_started
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +72,8 @@ def open_run(
             store = open_store(config)
             session = Session(config, plan, store, accelerator, stop, resume_with=resume_with)
             check_origins(config, plan)
+            if not overwrite:
+                check_finished(config)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
