@@ -15,6 +15,7 @@ from corpora.plan import Plan, index_utterances, read_labelled, settle, with_fac
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
 from corpora.splits import Split
 from corpora.targets import select_targets
+from corpora.unknown_speakers import speakers_unknown
 from corpora.utterance import Utterance
 from system.errors import InputError
 
@@ -105,5 +106,6 @@ def _splits(config: Config, protocol: Protocol, plan: Plan, refusals: list[str])
     try:
         return split_corpus(config, protocol.given, plan.utterances, plan.hashes, plan.copies)
     except InputError as error:
-        _add(refusals, error)
+        if not speakers_unknown(plan.utterances):  # which was refused, and says more
+            _add(refusals, error)
         return ()

@@ -7,6 +7,7 @@ import yaml
 
 from config.loading import load_config
 from config.schema import CorpusConfig, ProtocolConfig
+from config.tasks import DIMENSIONS
 from corpora.certificate import certify
 from corpora.plan import list_trainable
 from corpora.protocol import split_corpus
@@ -190,7 +191,10 @@ def test_one_class_has_no_config(tmp_path, capsys):
     touch(tmp_path / "root", "joy/1.wav", "joy/2.wav")
     assert main([str(tmp_path / "root"), "--out", str(tmp_path / "out.csv")]) == 0
     printed = capsys.readouterr().out
-    assert "fewer than 2 classes" in printed and "protocol" not in printed.partition("config")[2]
+    assert (
+        "it needs 2 classes, or ratings or votes" in printed
+        and "protocol" not in printed.partition("config")[2]
+    )
     assert (tmp_path / "out.csv").is_file()
 
 
@@ -234,6 +238,34 @@ def test_the_suffix_says_what_separates_the_fields(tmp_path, name, mark, capsys)
     assert out.read_text().splitlines()[0] == mark.join(["path", "label", "id"])
     found = read_corpus("manifest", root, out, columns={"speaker": None})
     assert found == read_corpus("folder", root)
+
+
+@pytest.mark.parametrize(
+    ("more", "task"),
+    [
+        ({"votes": lambda n: "joy; joy; awe" if n % 2 else "awe"}, "distribution"),
+        ({name: lambda n: 1 + n / 4 for name in DIMENSIONS}, "dimensions"),
+    ],
+)
+def test_votes_and_ratings_are_written_and_name_their_task(tmp_path, more, task, capsys):
+    rows = [{**row, "label": ""} for row in rows_of(SPEAKERS, **more)]
+    root = touch(tmp_path, *(row["path"] for row in rows))
+    table = write(root, "list.csv", rows)
+    assert main([str(table), "--out", str(root / "out.csv")]) == 0
+    found = read_corpus("manifest", root, root / "out.csv")
+    assert found == read_corpus("manifest", root, table)
+    assert all(one.votes if task == "distribution" else one.ratings for one in found)
+    printed = capsys.readouterr().out
+    said = "ratings: none; votes: 12" if task == "distribution" else "ratings: 12; votes: none"
+    assert "labels: none" in printed and said in printed
+    block = yaml.safe_load(printed[printed.index("task:") :])
+    assert block.pop("task") == task
+    block |= {"name": "mine", "base": str(ROOT / "configs/ravdess_small_gmu.yaml"), "task": task}
+    if task == "dimensions":
+        assert "corpus.scale: [lowest, highest]" in printed
+        block["corpus"]["scale"] = [1, 5]
+    (root / "mine.yaml").write_text(yaml.safe_dump(block))
+    assert len(list_trainable(load_config(root / "mine.yaml")).utterances) == 12
 
 
 def test_what_was_understood_is_shown(tmp_path, capsys):
