@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from audio.fingerprint import near_copies
 from config.schema import Config
+from config.several import each_corpus, with_members
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
 from corpora.plan import Plan, index_utterances, list_utterances, settle, with_facts
 from corpora.protocol import Listed, Protocol, split_corpus
@@ -28,7 +29,7 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
     Raises:
         InputError: The corpus is not there, its labels do not fit, or no audio of it can be used.
     """
-    (labels, utterances, protocol, unread, relabelled), refusals = _listed(config)
+    (labels, utterances, protocol, unread, relabelled, corpora), refusals = _listed(config)
     recordings, bad = index_utterances(config, utterances, keep=True)
     if not recordings:
         listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
@@ -43,7 +44,7 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
         copies = near_copies({one.hash: one.words for one in recordings.values()})
         plan = Plan(relaxed, labels, kept, recordings, bad, (), {}, copies=copies)
         plan = replace(plan, splits=_splits(relaxed, protocol, plan), given=protocol.given)
-    return with_facts(replace(plan, config=config), unread, relabelled), refusals
+    return with_facts(replace(plan, config=config), unread, relabelled, corpora), refusals
 
 
 def _listed(config: Config) -> tuple[Listed, list[str]]:
@@ -51,11 +52,13 @@ def _listed(config: Config) -> tuple[Listed, list[str]]:
     try:
         return list_utterances(config), []
     except InputError as error:
-        if not config.corpus.expect_published_counts:
+        of = each_corpus(config)
+        counted = [key for key, own in of.items() if own.corpus.expect_published_counts]
+        if not counted:
             raise
-        corpus = config.corpus.model_copy(update={"expect_published_counts": False})
+        relaxed = {key: {"expect_published_counts": False} if key in counted else {} for key in of}
         try:
-            return list_utterances(config.model_copy(update={"corpus": corpus})), [str(error)]
+            return list_utterances(with_members(config, relaxed)), [str(error)]
         except InputError:
             raise error from None
 
