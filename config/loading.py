@@ -23,7 +23,7 @@ from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
 from config.schema import Config
-from config.several import of_corpus, with_corpora
+from config.several import of_corpus, share_on_bad_audio, with_corpora
 from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
@@ -293,6 +293,7 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
         where = {f"corpus.{k}": v for k, v in of_member.items()}
         with of_corpus(key):
             _settle(own, flatten(own), where)
+    share_on_bad_audio(values, sources)
     config = Config.model_validate(values)
     check_pairs(config)
     return config

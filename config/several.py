@@ -16,7 +16,7 @@ from system.text import short_repr
 
 CROSS_CORPUS = "cross-corpus"  # value of `protocol.split`
 # What the section of a list holds beside its corpora; the keys have no effect there
-FIXED = {"name": SEVERAL, "root": "", "labels": "common"}
+FIXED: dict[str, Any] = {"name": SEVERAL, "root": "", "labels": "common"}
 
 
 def with_corpora(
@@ -68,6 +68,19 @@ def _keyed(corpora: Sequence[Any], source: str) -> dict[str, Any]:
         n = names.count(name)
         keyed[name if n == 1 else f"{name}-{n}"] = corpus
     return keyed
+
+
+def share_on_bad_audio(values: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Give a list of corpora the `on_bad_audio` that they share, which all code reads there.
+
+    Args:
+        values: All sections; changed.
+        sources: Where the value of each dotted key comes from.
+    """
+    corpus = values["corpus"]
+    told = {member["on_bad_audio"] for member in (corpus["corpora"] or {}).values()}
+    if len(told) == 1 and "corpus.on_bad_audio" not in sources:
+        corpus["on_bad_audio"] = told.pop()
 
 
 def each_corpus(config: Config) -> dict[str, Config]:

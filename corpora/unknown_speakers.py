@@ -76,7 +76,7 @@ def check_unknown_speakers(config: Config, utterances: Iterable[Utterance]) -> b
     trained = [one for one in utterances if roles(config).get(one.corpus or "") == "train"]
     if blind := {one.corpus for one in trained if is_unknown(one)}:
         raise InputError(
-            f"nothing says who speaks in {', '.join(map(str, sorted(blind)))}, so that no dev "
+            f"nothing says who speaks in {', '.join(sorted(map(str, blind)))}, so that no dev "
             "speakers can be kept apart: a corpus without speakers can be tested, not trained on"
         )
     if config.train.normalize == "speaker":

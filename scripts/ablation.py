@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.baselines import dump_run
+from config.baselines import BaselineRun, dump_run
 from config.trackers import check_trackers
 from corpora.readers import check_corpora_exist
 from experiments.ablation import (
@@ -130,7 +130,8 @@ def _check_places(run: PlannedRun, arguments: argparse.Namespace) -> None:
     check_trackers(run.config.run.trackers)
     if arguments.executor:
         check_executor(arguments.executor, arguments.slurm)
-    check_corpora_exist(run.config)
+    config = run.config
+    check_corpora_exist(config.as_config() if isinstance(config, BaselineRun) else config)
 
 
 def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:

@@ -30,6 +30,14 @@ def test_a_list_is_one_section_of_corpora_in_their_order(file):
     assert trained_on(config) == "ravdess"
 
 
+def test_bad_audio_is_skipped_where_every_corpus_says_so(file, tmp_path):
+    keys = ("ravdess", "iemocap", "folder")
+    config = load_config(file, [f"corpus.{key}.on_bad_audio=skip" for key in keys])
+    assert config.corpus.on_bad_audio == "skip"
+    (tmp_path / "config.yaml").write_text(dump_config(config))
+    assert load_stored_config(tmp_path / "config.yaml") == config
+
+
 def test_one_corpus_stays_what_it_was(recipe):
     config = load_config(recipe)
     assert config.corpus.corpora is None
