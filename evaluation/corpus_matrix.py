@@ -247,7 +247,7 @@ def matrix_markdown(matrix: CorpusMatrix) -> str:
     caption = (
         f"{measure.name} {unit}, pooled over the n test utterances of a corpus, mean over "
         f"{' or '.join(count_of(n, 'seed') for n in sorted(seeds))}, with 95 % interval over "
-        f"speakers, trained weights held fixed{guess}. Classes: "
+        f"speakers, trained weights held fixed{guess}. {task.parts.capitalize()}: "
         f"{', '.join(map(in_code, matrix.classes))}. A corpus that is trained and tested on has "
         "folds within it; elsewhere all its utterances are tested. An empty cell was not among the "
         "runs. Other corpora are other utterances: no cell is tested against another."
