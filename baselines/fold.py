@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from baselines.fitted import Fitted
 from baselines.session import BaselineSession
+from config.several import trained_on
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.tasks import task_facts
@@ -84,7 +85,7 @@ def _write_model(baseline: BaselineSession, fold: Fold, fitted: Fitted) -> None:
         fold.folder,
         baseline={**baseline.config.baseline.model_dump(exclude_none=True), **fitted.choice},
         classes=fold.classes,
-        corpus=fold.config.corpus.name,
+        corpus=trained_on(fold.config),
         certificate=fold.session.plan.certificate,
         fold=fold.split.fold,
         seed=fold.seed,

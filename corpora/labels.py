@@ -198,7 +198,11 @@ def _words(name: str, members: Sequence[str]) -> str:
 
 
 def select_labels(
-    utterances: Iterable[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+    utterances: Iterable[Utterance],
+    labels: LabelSet,
+    subset: str,
+    expect_published_counts: bool,
+    refusals: list[str] | None = None,
 ) -> list[Utterance]:
     """Keep the utterances of a subset that have a class, and label them with it.
 
@@ -207,18 +211,22 @@ def select_labels(
         labels: From `label_set`.
         subset: "all" or a portion, see `select_subset`.
         expect_published_counts: Whether to refuse counts that differ from the published ones.
+        refusals: Gets why counts are refused; None raises it.
 
     Raises:
         InputError: The set does not know a label, counts differ from the published ones, or a class
             has no utterance.
     """
-    kept = label_utterances(utterances, labels, subset)
-    if refusals := refuse_counts(kept, labels, subset, expect_published_counts):
-        raise InputError(refusals[0])
+    kept = _label_utterances(utterances, labels, subset)
+    found = _refuse_counts(kept, labels, subset, expect_published_counts)
+    if refusals is not None:
+        refusals += found
+    elif found:
+        raise InputError(found[0])
     return kept
 
 
-def label_utterances(
+def _label_utterances(
     utterances: Iterable[Utterance], labels: LabelSet, subset: str
 ) -> list[Utterance]:
     """Keep the utterances of a subset that have a class, however many; see `select_labels`."""
@@ -235,7 +243,7 @@ def label_utterances(
     return kept
 
 
-def refuse_counts(
+def _refuse_counts(
     kept: Sequence[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
 ) -> list[str]:
     """Return why the counts of the classes are refused; see `select_labels`."""

@@ -1,20 +1,19 @@
 """A plan as far as a corpus allows: what would stop a run is told, and the rest is planned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from audio.fingerprint import near_copies
 from config.schema import Config
-from config.tasks import CLASS
 from corpora.audio_files import Unread
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
-from corpora.label_maps import Relabelled, describe_labels
-from corpora.labels import LabelSet, label_utterances, refuse_counts
-from corpora.plan import Plan, index_utterances, read_labelled, settle, with_facts
+from corpora.label_maps import Relabelled
+from corpora.labels import LabelSet
+from corpora.plan import Plan, index_utterances, settle, with_facts
 from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.several import list_corpora
 from corpora.splits import Split
-from corpora.targets import select_targets
 from corpora.unknown_speakers import speakers_unknown
 from corpora.utterance import Utterance
 from system.errors import InputError
@@ -57,8 +56,8 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
             _add(refusals, error)
             splits = _splits(relaxed, listed.protocol, plan, refusals)
             plan = replace(plan, splits=splits, given=listed.protocol.given)
-    plan = with_facts(replace(plan, config=config), listed.unread, listed.relabelled)
-    return plan, refusals
+    plan = replace(plan, config=config)
+    return with_facts(plan, listed.unread, listed.relabelled, listed.corpora), refusals
 
 
 class _Listed(NamedTuple):
@@ -69,18 +68,13 @@ class _Listed(NamedTuple):
     protocol: Protocol | None
     unread: Unread
     relabelled: Relabelled
+    corpora: Mapping[str, Mapping[str, Any]]
 
 
 def _list(config: Config) -> tuple[_Listed, list[str]]:
     """List the utterances that are there as `list_utterances` does; collect its refusals."""
-    everyone, labels, unread = read_labelled(config)
-    corpus = config.corpus
-    published = corpus.expect_published_counts or False
-    if labels.task == CLASS:
-        chosen = label_utterances(everyone, labels, corpus.subset)
-        refusals = refuse_counts(chosen, labels, corpus.subset, published)
-    else:
-        chosen, refusals = select_targets(everyone, labels, corpus.subset, published), []
+    refusals: list[str] = []
+    (labels, everyone, chosen, unread), relabelled, facts = list_corpora(config, refusals)
     if not chosen:
         raise InputError("\n".join([*refusals, *unread.words()]))
     protocol = None
@@ -91,8 +85,7 @@ def _list(config: Config) -> tuple[_Listed, list[str]]:
         protocol = name_protocol(config, labels, chosen, given)
     except InputError as error:
         _add(refusals, error)
-    relabelled = describe_labels(corpus.name, labels.classes_of, (one.label for one in everyone))
-    return _Listed(labels, chosen, protocol, unread, relabelled), refusals
+    return _Listed(labels, chosen, protocol, unread, relabelled, facts), refusals
 
 
 def _add(refusals: list[str], error: InputError) -> None:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from config.schema import Config
+from config.several import each_corpus, of_corpus
 from corpora.audio_files import first
 from corpora.esd import read_esd
 from corpora.file_names import NAMINGS
@@ -99,6 +101,20 @@ def check_corpus_exists(
         raise InputError(f"corpus.manifest: there is no file {manifest}")
     if folds is not None:
         find_partition(folds)
+
+
+def check_corpora_exist(config: Config) -> None:
+    """Refuse wrong paths of a config before anything slow is imported or read.
+
+    Args:
+        config: Config of a run, or of a baseline's.
+
+    Raises:
+        InputError: There is no such folder, file or table.
+    """
+    for key, own in each_corpus(config).items():
+        with of_corpus(key):
+            check_corpus_exists(own.corpus.root, own.corpus.manifest, config.protocol.folds)
 
 
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from audio.segment import AudioSource
 from config.effects import CLASSES_KEY
+from config.several import CROSS_CORPUS
 from corpora.given import GIVEN, given_column, given_folds, given_parts
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError, nearest
@@ -18,6 +19,7 @@ DEV_OF_SPLIT = {
     "speaker-k-fold": ("fold", "speakers"),
     "random-utterance": ("random",),
     GIVEN: ("given",),  # with protocol.folds also `DEV_OF_FOLDS`
+    CROSS_CORPUS: ("speakers",),  # made by `several.cross_corpus_splits`
 }
 DEV_OF_FOLDS = ("fold", "speakers", "dialogs", "random")
 TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
@@ -92,8 +94,10 @@ def make_splits(
         splits = _speaker_k_fold(utterances, n_folds or 0, whole_group=dev == "fold")
     elif split == GIVEN:
         splits = _given(utterances)
-    else:
+    elif split == "random-utterance":
         splits = _random_utterance(utterances, n_folds or 0, hashes)
+    else:
+        raise ValueError(f"{split} divides several corpora, see several.cross_corpus_splits")
     check_train_classes(splits)
     return splits
 

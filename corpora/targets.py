@@ -52,7 +52,11 @@ def target_set(config: Config, utterances: Sequence[Utterance]) -> LabelSet:
 
 
 def select_targets(
-    utterances: Sequence[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+    utterances: Sequence[Utterance],
+    labels: LabelSet,
+    subset: str,
+    expect_published_counts: bool,
+    refusals: list[str] | None = None,
 ) -> list[Utterance]:
     """Keep the utterances of a subset that have a target, and give it to them.
 
@@ -61,12 +65,13 @@ def select_targets(
         labels: From `target_set`.
         subset: "all" or a portion, see `select_subset`.
         expect_published_counts: Whether to refuse counts that differ from the published ones.
+        refusals: Gets why counts of classes are refused; None raises it.
 
     Raises:
         InputError: A rating is missing or not a number, or counts differ; see also `select_labels`.
     """
     if labels.task == CLASS:
-        return select_labels(utterances, labels, subset, expect_published_counts)
+        return select_labels(utterances, labels, subset, expect_published_counts, refusals)
     chosen = select_subset(utterances, subset)
     if labels.task == DISTRIBUTION:
         return _share(chosen, labels)

@@ -32,6 +32,8 @@ class Utterance:
             None if it has none.
         votes: What raters chose, as `votes.read_votes` reads it; None if the corpus does not say.
         target: What is to be predicted, after `select_targets`; None for a class, which `label` is.
+        corpus: Key of its corpus where there are several, which id, speaker, session and text begin
+            with; else None.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Utterance:
     ratings: tuple[str, ...] | None = None
     votes: str | None = None
     target: tuple[float, ...] | None = None
+    corpus: str | None = None
 
     @property
     def audio(self) -> AudioSource:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from config.effects import BRANCH_SCALES, has_effect, usual_value, with_branch_scales
+from config.effects import BRANCH_SCALES, has_effect, usual_value, whole_key, with_branch_scales
 from config.tasks import CLASS
 from corpora.certificate import protocol_parts
 from corpora.stamps import is_transductive
@@ -83,7 +83,10 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
         having = {name: config for name, config in configs.items() if key in config}
         values = {name: c[key] for name, c in having.items() if has_effect(c, key)}
         default = [usual_value(key)] if 0 < len(values) < len(having) else []
-        if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
+        if (
+            not whole_key(key).startswith(NOT_COMPARED)
+            and len({*map(str, [*values.values(), *default])}) > 1
+        ):
             differences[key] = values
     return differences
 

@@ -237,12 +237,11 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, AudioSour
     read = in_parallel(lambda source: read_audio(source, rate), list(files.values()), 1)
     bad = [f"  {source}: {result}" for source, result in read if isinstance(result, BadAudio)]
     if bad:
-        root = Path(run.config["corpus.root"]).expanduser().resolve()
         some = "\n".join([*bad[:3], *["  ..."] * (len(bad) > 3)])
         raise InputError(
             f"{len(bad)} of {len(files)} audio files of test utterances are missing or bad in "
-            f"{root}:\n{some}\nPut the corpus back, or run the training command again with its "
-            "new folder as corpus.root= (finished folds are skipped); nothing was evaluated"
+            f"{run.roots}:\n{some}\nPut the corpus back, or run the training command again with "
+            "its new folder as corpus.root= (finished folds are skipped); nothing was evaluated"
         )
     return files
 

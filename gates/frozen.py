@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from config.effects import whole_key
 from config.loading import load_stored_config
 from config.schema import Config
+from config.several import each_corpus, roots, with_members
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
@@ -230,7 +232,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
         RunError: A file of the run is corrupt.
     """
     for override in overrides:
-        if (key := override.split("=")[0].strip()) not in PLACES:
+        if whole_key(key := override.split("=")[0].strip()) not in PLACES:
             raise InputError(
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
@@ -270,9 +272,9 @@ def _moved(config: Config, run: Run) -> Config:
         from_start = Path(started, given)
         return str(from_start) if not given.exists() and from_start.exists() else path
 
-    corpus = {"root": place(config.corpus.root)}
-    if config.corpus.manifest is not None:
-        corpus["manifest"] = place(config.corpus.manifest)
+    config = with_members(
+        config, {key: _places(own, place) for key, own in each_corpus(config).items()}
+    )
     folds = config.protocol.folds
     protocol = {"folds": None if folds is None else place(folds)}
     own: dict[str, Any] = {"shards": None}  # may be gone; the store gets training images, too
@@ -281,18 +283,24 @@ def _moved(config: Config, run: Run) -> Config:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
         update={
-            "corpus": config.corpus.model_copy(update=corpus),
             "protocol": config.protocol.model_copy(update=protocol),
             "run": config.run.model_copy(update=own),
         }
     )
 
 
+def _places(config: Config, place: Callable[[str], str]) -> dict[str, str]:
+    """Return where the files of one corpus are."""
+    corpus = config.corpus
+    manifest = {} if corpus.manifest is None else {"manifest": place(corpus.manifest)}
+    return {"root": place(corpus.root), **manifest}
+
+
 def _check_same_utterances(plan: Plan, run: Run) -> None:
     now, then = plan.certificate, run.certificate
     if now["id"] != then["id"]:
         raise InputError(
-            f"{plan.config.corpus.root} is not the corpus that {run.folder} was made on: its "
+            f"{roots(plan.config)} is not the corpus that {run.folder} was made on: its "
             f"utterances or splits give certificate {now['id']} ({now.get('utterances')} "
             f"utterances), the run has {then['id']} ({then.get('utterances')} utterances). Set "
             "corpus.root= to the folder of the original corpus"

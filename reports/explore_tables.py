@@ -1,13 +1,12 @@
 """What a corpus holds as tables: by class for people, by utterance as CSV, all of it as JSON."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from corpora.certificate import describe_corpus
 from corpora.findings import CHECK, Finding
+from corpora.several import describe_corpora, path_in_corpus
 from corpora.shortcuts import Shortcut
 from corpora.survey import NUMBERS, Survey
 from corpora.unannotated_speakers import UNKNOWN, is_known, speaker_name
@@ -94,8 +93,7 @@ def _speakers(row: ClassRow) -> str:
 
 def corpus_name(survey: Survey) -> str:
     """Return the name of the corpus for people."""
-    corpus = survey.config.corpus
-    return str(describe_corpus(corpus.name, corpus.root, corpus.manifest)["name"])
+    return str(describe_corpora(survey.config)["name"])
 
 
 def headline(survey: Survey) -> str:
@@ -152,10 +150,9 @@ def recording_rows(survey: Survey, findings: Sequence[Finding]) -> list[list[Any
     for finding in findings:
         for name in finding.utterances:
             odd.setdefault(name, []).append(finding.id)
-    root = Path(survey.config.corpus.root).expanduser()
     rows = []
     for i, one in enumerate(survey.utterances):
-        path = one.path.relative_to(root) if one.path.is_relative_to(root) else one.path
+        path = path_in_corpus(survey.config, one)
         numbers = [round(float(survey.columns[name][i]), DECIMALS.get(name, 3)) for name in NUMBERS]
         words = [one.label, speaker_name(one.speaker), one.gender, one.session, one.text_id]
         end = "" if one.end is None else one.end

@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.baselines import dump_run
+from config.baselines import BaselineRun, dump_run
 from config.trackers import check_trackers
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from experiments.ablation import (
     FUSIONS,
     VARIED,
@@ -131,8 +131,8 @@ def _check_places(run: PlannedRun, arguments: argparse.Namespace) -> None:
     check_trackers(run.config.run.trackers)
     if arguments.executor:
         check_executor(arguments.executor, arguments.slurm)
-    corpus = run.config.corpus
-    check_corpus_exists(corpus.root, corpus.manifest, run.config.protocol.folds)
+    config = run.config
+    check_corpora_exist(config.as_config() if isinstance(config, BaselineRun) else config)
 
 
 def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:

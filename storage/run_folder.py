@@ -22,6 +22,7 @@ import numpy as np
 
 from audio.segment import AudioSource, audio_source
 from config.baselines import BaselineRun, dump_run, load_stored_run, run_values
+from config.effects import SEVERAL, whole_key
 from config.schema import Config
 from corpora.segments import read_segment
 from storage.audio_lists import write_audio_lists
@@ -100,6 +101,12 @@ class Run:
         """Return the test predictions of all folds with one seed, sorted by utterance."""
         return _join([result.test for result in self.folds if result.seed == seed])
 
+    @property
+    def roots(self) -> str:
+        """Folders of its corpora, for messages."""
+        roots = [root for key, root in self.config.items() if whole_key(key) == "corpus.root"]
+        return ", ".join(str(Path(root).expanduser().resolve()) for root in roots if root)
+
     @cached_property
     def about(self) -> Mapping[str, Mapping[str, str]]:
         """The rows of utterances.csv by utterance id."""
@@ -109,20 +116,23 @@ class Run:
     def audio_file(self, utterance: str) -> AudioSource:
         """Return an utterance's audio file or segment; the corpus may have moved since the run.
 
-        A relative `corpus.root` starts from the current folder if it exists there, otherwise from
+        A relative root starts from the current folder if it exists there, otherwise from
         the folder in which the run was started.
 
         Raises:
             KeyError: utterances.csv lacks the utterance or a path.
-            RunError: The path leads out of `corpus.root`, and the config does not allow that.
+            RunError: The path leads out of its root, and the config does not allow that.
         """
-        root = Path(self.config["corpus.root"]).expanduser()
+        corpus = "corpus"
+        if self.config["corpus.name"] == SEVERAL:
+            corpus = f"corpus.corpora.{utterance.partition('/')[0]}"
+        root = Path(self.config[f"{corpus}.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
             root = Path(self.folds[0].environment().get("folder", "."), root)
         row = self.about[utterance]
         path = Path(row["path"])
         inside = not path.is_absolute() and ".." not in path.parts
-        if not inside and not self.config["corpus.absolute_paths"]:
+        if not inside and not self.config[f"{corpus}.absolute_paths"]:
             reason = f"{short_repr(str(path))} leads out of corpus.root"
             raise corrupt_file(self.folder / UTTERANCES, reason)
         try:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from config.effects import whole_key
 from config.loading import flatten
 from config.schema import Config
 from corpora.plan import Plan, check_listing, make_plan, plan_warnings
@@ -104,7 +105,9 @@ def _open_folder(session: Session, overwrite: bool) -> None:
 def _settings(session: Session) -> dict[str, Any]:
     """Return what the processes of one training must agree on; paths may differ."""
     config = flatten(session.config.model_dump())
-    settings = {key: value for key, value in config.items() if not key.startswith(OF_MACHINE)}
+    settings = {
+        key: value for key, value in config.items() if not whole_key(key).startswith(OF_MACHINE)
+    }
     return {**settings, "certificate": session.plan.certificate["id"], **package_versions()}
 
 

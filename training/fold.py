@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from config.several import trained_on
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
 from evaluation.tasks import task_facts
@@ -167,7 +168,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             model=asdict(state.model.settings),  # type: ignore[call-overload]
             features=fold.session.store.settings,
             classes=fold.classes,
-            corpus=fold.config.corpus.name,
+            corpus=trained_on(fold.config),
             certificate=fold.session.plan.certificate,
             fold=fold.split.fold,
             seed=fold.seed,

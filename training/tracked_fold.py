@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.effects import whole_key
 from config.loading import flatten
 from config.schema import Config
 from storage.run_folder import FREE
@@ -59,7 +60,7 @@ def hyperparameters(fold: Fold) -> dict[str, str | int | float | bool]:
 def _values(config: Config) -> dict[str, str | int | float | bool]:
     found: dict[str, str | int | float | bool] = {}
     for key, value in flatten(config.model_dump()).items():
-        if value is not None and not key.startswith(FREE):
+        if value is not None and not whole_key(key).startswith(FREE):
             found[key] = Path(value).name if key in PATHS else _plain(value)
     return found
 

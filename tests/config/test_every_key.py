@@ -21,6 +21,7 @@ import features
 from config.loading import flatten, load_config
 from config.messages import config_keys
 from config.schema import Config
+from corpora.plan import make_plan
 from models import compiled, recompute
 from models.losses import FusionLoss, LossTerms
 from scripts.write_shards import main as write_shards
@@ -548,9 +549,26 @@ def trackers_get_the_epochs(runs: Runs, monkeypatch) -> None:
         assert {name: d for name, d in found.items() if "epochs" not in name} == before
 
 
+def each_corpus_has_its_role(runs: Runs, monkeypatch) -> None:
+    tested = []
+    for roles in (("train", "test"), ("test", "train")):
+        corpora = [
+            f"{{name: iemocap, root: {runs.places[place]}, labels: iemocap4-exc, role: {role}, "
+            f"expect_published_counts: false, subset: {subset}, on_bad_audio: skip}}"
+            for place, subset, role in zip(
+                ("broken", "copies"), ("improvised", "scripted"), roles, strict=True
+            )
+        ]
+        wishes = ("protocol.split=cross-corpus", f"corpus=[{', '.join(corpora)}]")
+        config = load_config(runs.recipe, [f"run.root={runs.root}", *wishes])
+        tested.append({one.corpus for one in make_plan(config).splits[0].test})
+    assert tested == [{"iemocap-2"}, {"iemocap"}]
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "task": task_is_what_is_predicted,
+    "corpus.corpora": each_corpus_has_its_role,
     "run.root": root_is_where_the_run_is,
     "features.trim_db": silent_ends_are_left_out,
     "run.shards": shards_are_where_training_reads,
