@@ -22,6 +22,7 @@ from system.text import short_repr
 
 log = logging.getLogger(__name__)
 
+RATED_SET = "-dimensions"  # after the corpus in the name of its label set
 RATED = "rated"  # label of an utterance whose target is not a class
 # Label lines of the corpus, all of which have ratings; see `labels.LABEL_SETS` for classes
 RATED_UTTERANCES = {"iemocap": {"all": 10_039, "improvised": 4784, "scripted": 5255}}
@@ -123,7 +124,7 @@ def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] 
     limits = known or RatingScale(*scale or ())
     of_table = "" if known else f"-{limits.low:g}-{limits.high:g}"
     counts = {part: {RATED: n} for part, n in RATED_UTTERANCES.get(corpus, {}).items()}
-    name = f"{corpus}-dimensions({'+'.join(names)}){of_table}"
+    name = f"{corpus}{RATED_SET}({'+'.join(names)}){of_table}"
     return LabelSet(name, tuple(names), {}, counts, RATINGS, limits)
 
 
@@ -207,7 +208,8 @@ def _report_outside(labels: LabelSet, scale: RatingScale, outside: Sequence[str]
         f"{labels.name}: the ratings of {len(outside)} utterances are outside {scale.low:g} to "
         f"{scale.high:g}: {first(outside)}"
     )
-    if labels.published:
+    corpus = labels.name.partition(RATED_SET)[0]
+    if corpus in SCALES:
         log.warning("%s; they are used as they are", words)
     else:
         raise InputError(f"{words}. Correct them, or set corpus.scale to the scale of the raters")
