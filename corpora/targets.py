@@ -132,7 +132,7 @@ def _voted_set(corpus: CorpusConfig, utterances: Sequence[Utterance]) -> LabelSe
     """Return the label set of a corpus, or for a manifest that of all labels that got votes."""
     voted = utterances
     if corpus.name in OWN:
-        names = sorted({name for u in utterances for name in _votes(u)})
+        names = sorted({name for u in utterances for name in votes_of(u)})
         voted = [replace(utterances[0], label=name) for name in names]
     found = _class_set(corpus, voted)
     return replace(found, name=f"{found.name}-{DISTRIBUTION}", published={}, task=DISTRIBUTION)
@@ -149,7 +149,7 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
     kept = []
     for utterance in utterances:
         shares = dict.fromkeys(labels.classes, 0.0)
-        for label, weight in _votes(utterance).items():
+        for label, weight in votes_of(utterance).items():
             if label not in labels.classes_of:
                 raise InputError(
                     f"{utterance.id} has a vote for {label!r}, which the label set {labels.name} "
@@ -161,8 +161,6 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
             target = tuple(share / total for share in shares.values())
             most = labels.classes[target.index(max(target))]  # of equal ones the first
             kept.append(replace(utterance, label=most, target=target))
-    if left_out := len(utterances) - len(kept):
-        log.info("%s: %d utterances without a vote for a class", labels.name, left_out)
     if empty := labels.missing(kept):
         raise InputError(
             f"{labels.name}: no vote for {', '.join(empty)}; choose another corpus.subset or other "
@@ -171,7 +169,12 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
     return kept
 
 
-def _votes(utterance: Utterance) -> dict[str, float]:
+def votes_of(utterance: Utterance) -> dict[str, float]:
+    """Return the votes of an utterance by label; empty where it has none.
+
+    Raises:
+        InputError: They cannot be read; names the utterance.
+    """
     try:
         return read_votes(utterance.votes) if utterance.votes else {}
     except InputError as error:
