@@ -190,8 +190,8 @@ def _check_scale(config: Config) -> None:
             )
     elif corpus.name != "manifest":
         raise InputError(
-            f"task={config.task} needs ratings, which {corpus.name} does not have: use iemocap, or "
-            "a manifest with columns valence, arousal and dominance"
+            f"task={config.task} needs ratings, which {corpus.name} does not have: use "
+            f"{', '.join(SCALES)}, or a manifest with columns valence, arousal and dominance"
         )
     elif corpus.scale is None:
         raise InputError(

@@ -60,5 +60,6 @@ def check_classes(task: str, what: str) -> None:
         raise InputError(f"{what} for classes alone, and task={task}: use a config with task=class")
 
 
-# Source: IEMOCAP, Busso et al. 2008 (self-assessment manikins, 1 to 5)
-SCALES = {"iemocap": RatingScale(1.0, 5.0)}
+# Source: IEMOCAP, Busso et al. 2008 (self-assessment manikins, 1 to 5); MSP-Podcast, Lotfian and
+# Busso 2019 (manikins, 1 to 7)
+SCALES = {"iemocap": RatingScale(1.0, 5.0), "msppodcast": RatingScale(1.0, 7.0)}

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.schema import Config
+from config.tasks import DISTRIBUTION
 from corpora.audio_files import Unread, unread_audio
-from corpora.label_maps import Relabelled, describe_labels
+from corpora.label_maps import Relabelled, describe_labels, describe_votes
 from corpora.labels import LabelSet
-from corpora.readers import read_corpus
-from corpora.targets import select_targets, target_set
+from corpora.readers import read_corpus, select_subset
+from corpora.targets import select_targets, target_set, votes_of
 from corpora.utterance import Utterance
 from system.errors import InputError
 
@@ -57,6 +58,11 @@ def list_corpus(config: Config, refusals: list[str] | None = None) -> Listing:
 
 
 def relabelled_of(config: Config, listing: Listing) -> Relabelled:
-    """Return what became of the labels of a manifest or folder."""
+    """Return what became of the labels of a manifest or folder, or of votes for labels."""
+    corpus, labels = config.corpus, listing.labels
+    if labels.task == DISTRIBUTION:
+        voted = select_subset(listing.everyone, corpus.subset)
+        silent = len(voted) - len(listing.chosen)
+        return describe_votes(corpus.name, labels.classes_of, map(votes_of, voted), silent)
     own = (one.label for one in listing.everyone)
-    return describe_labels(config.corpus.name, listing.labels.classes_of, own)
+    return describe_labels(corpus.name, labels.classes_of, own)

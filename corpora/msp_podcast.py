@@ -19,6 +19,7 @@ from system.errors import InputError, nearest
 from system.text import short_repr
 
 TABLE = "labels_consensus.csv"
+RATINGS = ("EmoVal", "EmoAct", "EmoDom")  # means over raters, 1 to 7; in the order of DIMENSIONS
 COLUMNS = ("FileName", "EmoClass", "SpkrID", "Gender", "Split_Set")
 GENDERS = {"male": "M", "female": "F"}  # Unknown, too
 # Validation is the word of early releases.
@@ -30,7 +31,7 @@ NO_LABEL = ("", "x")  # EmoClass of rows whose labels are hidden
 
 
 def read_msp_podcast(root: Path) -> list[Utterance]:
-    """Read all rows of the table that have a label.
+    """Read all rows of the table that have a label, or ratings beside a label that is not used.
 
     Train and development belong to every subset; Test1 to Test3 are subsets `test1` to `test3`.
 
@@ -100,6 +101,7 @@ def _utterance(
             f"{table}, row {number}: FileName must name a file, got {row['FileName']!r}"
         )
     found = one_place("msppodcast", file.stem, places.get(file.stem, ()))
+    ratings = tuple(row.get(name, "").strip() for name in RATINGS)
     speaker = unannotated(file.stem) if _is_unknown(row["SpkrID"]) else clean_name(row["SpkrID"])
     return Utterance(
         id=file.stem,
@@ -109,6 +111,7 @@ def _utterance(
         gender=GENDERS.get(row["Gender"].strip().lower()),
         portion=word if word in TESTS else None,
         split=PARTS.get(word, "test"),
+        ratings=ratings if any(ratings) else None,
     )
 
 

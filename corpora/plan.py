@@ -217,8 +217,8 @@ def with_facts(
     certificate = dict(plan.certificate)
     if certificate and corpora:
         certificate["corpora"] = with_counts(corpora, plan.utterances)
-    if certificate and (relabelled.mapped or relabelled.left_out):
-        certificate["labels"] = relabelled._asdict()
+    if certificate and (about := relabelled.facts()):
+        certificate["labels"] = about
     return replace(plan, unread=unread, relabelled=relabelled, certificate=certificate)
 
 

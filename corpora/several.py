@@ -72,6 +72,8 @@ def list_several(config: Config, refusals: list[str] | None = None) -> Joined:
     listed: dict[str, Listing] = {}
     mapped: dict[str, str] = {}
     left_out: dict[str, int] = {}
+    votes: dict[str, float] = {}
+    silent = 0
     for key, own in each_corpus(config).items():
         with of_corpus(key):
             refused: list[str] | None = None if refusals is None else []
@@ -81,6 +83,8 @@ def list_several(config: Config, refusals: list[str] | None = None) -> Joined:
             refusals += [f"{key}: {why}" for why in refused or ()]
         mapped |= {f"{key}/{label}": name for label, name in relabelled.mapped.items()}
         left_out |= {f"{key}/{label}": n for label, n in relabelled.left_out.items()}
+        votes |= {f"{key}/{label}": n for label, n in relabelled.votes.items()}
+        silent += relabelled.silent
     labels = _common_labels(config, {key: one.labels for key, one in listed.items()})
     chosen: list[Utterance] = []
     facts = {}
@@ -90,7 +94,8 @@ def list_several(config: Config, refusals: list[str] | None = None) -> Joined:
         facts[key] = _describe(config, key, one, members)
         chosen += members
     unread = _join_unread({key: one.unread for key, one in listed.items()})
-    return Joined(Listing(labels, chosen, chosen, unread), Relabelled(mapped, left_out), facts)
+    became = Relabelled(mapped, left_out, votes, silent)
+    return Joined(Listing(labels, chosen, chosen, unread), became, facts)
 
 
 def _common_labels(config: Config, sets: Mapping[str, LabelSet]) -> LabelSet:

@@ -22,6 +22,7 @@ from system.text import short_repr
 
 log = logging.getLogger(__name__)
 
+RATED_SET = "-dimensions"  # after the corpus in the name of its label set
 RATED = "rated"  # label of an utterance whose target is not a class
 # Label lines of the corpus, all of which have ratings; see `labels.LABEL_SETS` for classes
 RATED_UTTERANCES = {"iemocap": {"all": 10_039, "improvised": 4784, "scripted": 5255}}
@@ -123,7 +124,7 @@ def _dimension_set(corpus: str, labels: str | list[str], scale: Sequence[float] 
     limits = known or RatingScale(*scale or ())
     of_table = "" if known else f"-{limits.low:g}-{limits.high:g}"
     counts = {part: {RATED: n} for part, n in RATED_UTTERANCES.get(corpus, {}).items()}
-    name = f"{corpus}-dimensions({'+'.join(names)}){of_table}"
+    name = f"{corpus}{RATED_SET}({'+'.join(names)}){of_table}"
     return LabelSet(name, tuple(names), {}, counts, RATINGS, limits)
 
 
@@ -131,7 +132,7 @@ def _voted_set(corpus: CorpusConfig, utterances: Sequence[Utterance]) -> LabelSe
     """Return the label set of a corpus, or for a manifest that of all labels that got votes."""
     voted = utterances
     if corpus.name in OWN:
-        names = sorted({name for u in utterances for name in _votes(u)})
+        names = sorted({name for u in utterances for name in votes_of(u)})
         voted = [replace(utterances[0], label=name) for name in names]
     found = _class_set(corpus, voted)
     return replace(found, name=f"{found.name}-{DISTRIBUTION}", published={}, task=DISTRIBUTION)
@@ -148,7 +149,7 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
     kept = []
     for utterance in utterances:
         shares = dict.fromkeys(labels.classes, 0.0)
-        for label, weight in _votes(utterance).items():
+        for label, weight in votes_of(utterance).items():
             if label not in labels.classes_of:
                 raise InputError(
                     f"{utterance.id} has a vote for {label!r}, which the label set {labels.name} "
@@ -160,8 +161,6 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
             target = tuple(share / total for share in shares.values())
             most = labels.classes[target.index(max(target))]  # of equal ones the first
             kept.append(replace(utterance, label=most, target=target))
-    if left_out := len(utterances) - len(kept):
-        log.info("%s: %d utterances without a vote for a class", labels.name, left_out)
     if empty := labels.missing(kept):
         raise InputError(
             f"{labels.name}: no vote for {', '.join(empty)}; choose another corpus.subset or other "
@@ -170,7 +169,12 @@ def _share(utterances: Sequence[Utterance], labels: LabelSet) -> list[Utterance]
     return kept
 
 
-def _votes(utterance: Utterance) -> dict[str, float]:
+def votes_of(utterance: Utterance) -> dict[str, float]:
+    """Return the votes of an utterance by label; empty where it has none.
+
+    Raises:
+        InputError: They cannot be read; names the utterance.
+    """
     try:
         return read_votes(utterance.votes) if utterance.votes else {}
     except InputError as error:
@@ -207,7 +211,8 @@ def _report_outside(labels: LabelSet, scale: RatingScale, outside: Sequence[str]
         f"{labels.name}: the ratings of {len(outside)} utterances are outside {scale.low:g} to "
         f"{scale.high:g}: {first(outside)}"
     )
-    if labels.published:
+    corpus = labels.name.partition(RATED_SET)[0]
+    if corpus in SCALES:
         log.warning("%s; they are used as they are", words)
     else:
         raise InputError(f"{words}. Correct them, or set corpus.scale to the scale of the raters")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from config.pairs import check_pairs
+from config.schema import Config
 from corpora.fold_lists import EXCLUDED
 from corpora.msp_podcast import TABLE, read_msp_podcast
 from corpora.odd import find_odd
@@ -247,6 +249,62 @@ def test_a_speaker_in_two_spellings_is_refused(tmp_path):
     touch(tmp_path, *(f"Audios/{one[0]}" for one in rows))
     with pytest.raises(InputError, match=r"speakers that differ .*'10' \(MSP-.*'10.0' \(MSP-"):
         read_corpus("msppodcast", tmp_path)
+
+
+def rated(root: Path, labels: str | list[str] = "all", subset: str = "test1", **more: object):
+    config = config_of("msppodcast", root, GIVEN, subset=subset, labels=labels, **more)
+    values = config.model_dump(exclude_unset=True) | {"task": "dimensions"}
+    return make_plan(Config(**values))
+
+
+def test_ratings_are_those_of_the_table_on_its_scale(audible):
+    """Utterances without a class (O, X) count; hidden and unnamed ones are left out as always."""
+    plan = rated(audible)
+    assert plan.labels.classes == ("valence", "arousal", "dominance")
+    assert tuple(plan.labels.scale) == (1.0, 7.0)
+    assert {one.target for one in plan.utterances} == {(3.6, 4.2, 4.0)}  # EmoVal, EmoAct, EmoDom
+    (split,) = plan.splits
+    assert [len(part) for _, part in split.parts()] == [10, 10, 10]
+    protocol = plan.certificate["protocol"]
+    assert protocol.startswith("msppodcast-dimensions(valence+arousal+dominance)/given")
+    assert protocol.endswith("/dev-given/test1")
+    assert rated(audible, ["arousal"]).utterances[0].target == (4.2,)
+
+
+def test_ratings_of_hidden_rows_are_not_read(tmp_path):
+    hidden = [[*row(9, 0, "X", "Unknown", "Test3")[:2], "", "", "", "Unknown", "Unknown", "Test3"]]
+    root = write_audio(tmp_path, write_table(tmp_path, [*rows_of(()), *hidden]), seed=8400)
+    assert len(rated(root, subset="all").utterances) == 40
+
+
+def test_a_rating_that_is_missing_or_no_number_is_refused(tmp_path):
+    for cell, words in (("", "1 of 30 utterances lack a rating of .*_0001_0000"), ("x", "got 'x'")):
+        rows = rows_of(())
+        rows[0][3] = cell
+        touch(tmp_path, *write_table(tmp_path, rows))
+        with pytest.raises(InputError, match=words):
+            rated(tmp_path)
+
+
+def test_a_rating_beyond_the_scale_is_told_and_used(tmp_path, caplog):
+    rows = rows_of(())
+    rows[0][3] = "7.5"
+    root = write_audio(tmp_path, write_table(tmp_path, rows), seed=8600)
+    plan = rated(root)
+    assert max(one.target[0] for one in plan.utterances) == 7.5
+    assert "outside 1 to 7: MSP-PODCAST_0001_0000 7.5, 4.2, 4; they are used" in caplog.text
+
+
+def test_the_ratings_have_a_scale_of_their_own(audible):
+    with pytest.raises(InputError, match="no effect on msppodcast, whose ratings go from 1 to 7"):
+        check_pairs(rated(audible, scale=[1, 5]).config)
+
+
+def test_a_table_without_ratings_still_has_classes(tmp_path):
+    header = [name for name in HEADER if name not in ("EmoAct", "EmoVal", "EmoDom")]
+    rows = [[*one[:2], *one[5:]] for one in rows_of()]
+    touch(tmp_path, *write_table(tmp_path, rows, header))
+    assert {one.ratings for one in read_corpus("msppodcast", tmp_path)} == {None}
 
 
 def test_hold_back_by_hand():

@@ -152,7 +152,8 @@ def test_a_manifest_of_ratings_needs_their_scale(manifest, scale):
 
 
 def test_corpora_without_ratings_and_classes_with_a_scale_are_refused(manifest, tiny):
-    with pytest.raises(InputError, match="needs ratings, which ravdess does not have"):
+    words = "needs ratings, which ravdess does not have: use iemocap, msppodcast"
+    with pytest.raises(InputError, match=words):
         tiny("task=dimensions", "corpus.name=ravdess")
     with pytest.raises(InputError, match="no effect with task=class"):
         manifest(HEADER, ["1,2,3"], "task=class")

@@ -1,6 +1,7 @@
 """Votes of raters, of IEMOCAP and of manifests, as distributions over classes."""
 
 import json
+import re
 from pathlib import Path
 
 import pyarrow
@@ -8,7 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from config.loading import load_config
-from corpora.plan import make_plan
+from corpora.plan import list_utterances, make_plan, plan_warnings
 from corpora.readers import read_corpus
 from corpora.targets import select_targets, target_set
 from corpora.votes import read_votes
@@ -169,6 +170,42 @@ def test_external_raters_of_iemocap_are_counted(tiny, corpus_root, tmp_path):
     assert dict(zip(plan.labels.classes, one.target, strict=True)) == pytest.approx(
         {"neutral": 0.6, "happy": 0.4, "angry": 0, "sad": 0}
     )
+
+
+def test_votes_that_do_not_count_and_utterances_without_any_are_told(tiny, corpus_root, tmp_path):
+    """Half a vote of one utterance for frustration, and all three of another."""
+    root = vote_on_corpus(corpus_root, tmp_path)
+    file = root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
+    head, one, two, *others = file.read_text().split("\n\n")
+    one = re.sub(r"C-E1:\t(\w+);", r"C-E1:\t\1; Frustration;", one)
+    two = re.sub(r"(C-E\d:\t)\w+;", r"\1Frustration;", two)
+    file.write_text("\n\n".join([head, one, two, *others]))
+    plan = make_plan(tiny("task=distribution", f"corpus.root={root}"))
+    assert len(plan.utterances) == 39
+    assert plan_warnings(plan)[:2] == [
+        "3.5 votes do not count, which are for other labels: fru (3.5)",
+        "1 utterances are left out, since no vote of them counts",
+    ]
+    assert plan.certificate["labels"]["votes_left_out"] == {"fru": 3.5}
+    assert plan.certificate["labels"]["utterances_without_votes"] == 1
+
+
+def test_a_label_that_nobody_reads_leaves_no_utterance_out(tmp_path):
+    """All three utterances are used, whatever their own label is; 1.5 of 6 votes are not."""
+    touch(tmp_path, "0.wav", "1.wav", "2.wav")
+    rows = ["0.wav,awe,a,joy;joy;sad", "1.wav,awe,b,sad;awe", "2.wav,awe,c,joy+awe"]
+    (tmp_path / "list.csv").write_text("path,label,speaker,votes\n" + "\n".join(rows) + "\n")
+    config = tmp_path / "m.yaml"
+    config.write_text(
+        f"name: m\ntask: distribution\ncorpus: {{name: manifest, root: {tmp_path}, manifest: "
+        f"{tmp_path}/list.csv, labels: all, label_map: {{awe: null}}}}\n"
+        "protocol: {split: leave-one-speaker-out}\nmodel: {fusion: gmu}\n"
+    )
+    listed = list_utterances(load_config(config))
+    assert len(listed.utterances) == 3
+    assert listed.relabelled.words() == [
+        "1.5 votes do not count, which are for other labels: awe (1.5)"
+    ]
 
 
 def test_utterances_without_a_majority_are_used_and_the_protocol_says_so(
