@@ -119,6 +119,8 @@ def choose_corpus(arguments: argparse.Namespace) -> Corpus:
             raise InputError("--config names the corpus: leave --corpus and --manifest out")
         overrides = [] if root is None else [f"corpus.root={root}"]
         given = load_config(arguments.config, overrides).corpus
+        if given.corpora is not None:
+            raise InputError("a split of others divides one corpus, and --config names several")
         outside = given.absolute_paths or False
         corpus = Corpus(
             given.name, given.root, given.manifest, outside, given.layout, given.columns

@@ -16,7 +16,7 @@ from config.baselines import (
     choose_functionals,
     load_baseline,
 )
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from system.cli import exit_status, run_entry, say
 from system.files import MAX_TABLE, read_text
 from system.signals import Stop
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
         check_kind(arguments.kind)
         functionals = choose_functionals(arguments.kind, arguments.functionals)
         config = load_baseline(arguments.config, arguments.kind, functionals, arguments.overrides)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_corpora_exist(config.as_config())
 
         from baselines.fold import run_fold  # slow: torch, scikit-learn
         from baselines.session import dry_run, open_baseline

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from storage.folders import check_is_run
 from system.cli import run_cli, run_entry
+from system.errors import InputError
 from system.text import printable
 
 
@@ -32,8 +33,22 @@ def main() -> int:
         for folder in arguments.runs:
             check_is_run(folder)
         from evaluation.conclusion import conclusion  # slow: torch, scipy
-        from reports.publish import gather, markdown, publish
+        from evaluation.corpus_matrix import matrix_markdown
+        from reports.publish import gather, gather_matrix, markdown, publish, publish_matrix
 
+        matrix, is_one_certificate = gather_matrix(arguments.runs)  # of cross-corpus runs
+        if matrix is not None:
+            print(printable(matrix_markdown(matrix)))
+            if arguments.out:
+                publish_matrix(arguments.out, matrix)
+                print(f"The matrix: {arguments.out}/matrix.md and matrix.json")
+        if not is_one_certificate:
+            if arguments.breakdown or arguments.robustness:
+                raise InputError(
+                    "--breakdown and --robustness need runs of one certificate: the matrix has "
+                    "runs on other corpora"
+                )
+            return
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
         print(printable(markdown(comparison)))
         if arguments.out:

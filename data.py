@@ -39,7 +39,7 @@ class Batch(NamedTuple):
     utterance: Tensor  # (B,) index of the utterance in the split
     cqt: Tensor  # (B, C, H, W) dB; features (B, D) of a frozen branch
     mel: Tensor  # (B, C, H, W) dB; likewise
-    targets: Tensor  # (B,)
+    targets: Tensor  # (B,) class indices, or (B, D) ratings
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
     norm: RowNorm | None = None  # of each image's speaker; None if none or already applied
 
@@ -69,7 +69,7 @@ class Waveforms(NamedTuple):
     utterance: Tensor  # (B,) index of the utterance in the split
     waveform: Tensor  # (B, T), padded with zeros
     lengths: Tensor  # (B,) samples
-    targets: Tensor  # (B,)
+    targets: Tensor  # (B,) class indices, or (B, D) ratings
     keys: Tensor  # (B, 3) seed, epoch, recording id: seed the augmentation
 
     def pin_memory(self) -> "Waveforms":
@@ -118,7 +118,7 @@ class ImageDataset(Dataset):
         store: Feature store, or shards, with the images of all utterances; or their features, kept
             of frozen branches, which take the images' place.
         hashes: Audio hash of each utterance.
-        targets: Class index of each utterance.
+        targets: Class index of each utterance, or its ratings.
         augment: Random changes in training; None for dev and test.
         seed: Base seed of the augmentation.
         norm: Statistics of the utterances' speakers, which batches carry; None for none.
@@ -128,7 +128,7 @@ class ImageDataset(Dataset):
         self,
         store: FeatureStore | ShardImages | KeptFeatures,
         hashes: Sequence[str],
-        targets: Sequence[int],
+        targets: Sequence[Any],
         augment: ImageAugment | None = None,
         seed: int = 0,
         norm: SpeakerNorm | None = None,
@@ -138,7 +138,7 @@ class ImageDataset(Dataset):
         self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
         self.utterances = np.repeat(np.arange(len(hashes)), [len(rows) for rows in self.crops])
         self.ids = [recording_id(key) for key in hashes]
-        self.targets = torch.as_tensor(targets, dtype=torch.long)
+        self.targets = as_targets(targets)
         self.augment, self.seed, self.norm = augment, seed, norm
 
     def __len__(self) -> int:
@@ -174,7 +174,7 @@ class WaveformDataset(Dataset):
     Args:
         sources: Audio file of each utterance, a segment of it, or a member of a shard.
         hashes: Audio hash of each utterance.
-        targets: Class index of each utterance.
+        targets: Class index of each utterance, or its ratings.
         sample_rate: Sampling rate of the waveforms, Hz.
         crop_size: Samples of a random crop; None keeps whole recordings.
         augment: Keyword arguments of `augment_waveform`.
@@ -187,7 +187,7 @@ class WaveformDataset(Dataset):
         self,
         sources: Sequence[Any],
         hashes: Sequence[str],
-        targets: Sequence[int],
+        targets: Sequence[Any],
         sample_rate: int,
         crop_size: int | None,
         augment: Mapping[str, Any],
@@ -197,7 +197,7 @@ class WaveformDataset(Dataset):
     ) -> None:
         self.sources, self.hashes, self.read = sources, hashes, read
         self.ids = [recording_id(key) for key in hashes]
-        self.targets = torch.as_tensor(targets, dtype=torch.long)
+        self.targets = as_targets(targets)
         self.sample_rate, self.crop_size = sample_rate, crop_size
         self.augment, self.seed, self.trim_db = dict(augment), seed, trim_db
 
@@ -302,6 +302,12 @@ def build_loader(
         persistent_workers=n_workers > 0,
         pin_memory=on_gpu,
     )
+
+
+def as_targets(targets: Sequence[Any]) -> Tensor:
+    """Return class indices (N,) as int64, or ratings (N, D) as float32."""
+    found = torch.as_tensor(np.asarray(targets))
+    return found.float() if found.is_floating_point() else found.long()
 
 
 def _move(value: Any, device: torch.device) -> Any:

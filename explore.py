@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import load_config
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from system.cli import check_output, exit_status, run_entry, say
 from system.errors import InputError
 from training.command import check_config_option
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     command = [sys.argv[0], *argv]
     with exit_status(command) as result:
         config = load_config(arguments.config, arguments.overrides)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
+        check_corpora_exist(config)
         check_output(arguments.json)
         folder = Path(arguments.out or Path(config.run.root) / "explore" / config.name)
         if folder.exists() and not folder.is_dir():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from config.fusions import GATED
 from config.loading import load_config
 from config.trackers import check_trackers
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from system.cli import exit_status, run_entry, say
 from system.signals import Stop
 from training.command import check_fusion, check_processes, launcher, parse_arguments
@@ -31,7 +31,7 @@ def main(
     with exit_status([*launcher(), *command], stop) as result:
         config = load_config(arguments.config, arguments.overrides)  # keys, types and ranges
         check_fusion(config, arguments.config, fusions, other_entry)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
+        check_corpora_exist(config)
         check_processes(arguments)
         check_trackers(config.run.trackers)
 

@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from corpora.readers import check_corpus_exists
+from config.tasks import check_classes
+from corpora.readers import check_corpora_exist
 from experiments.storages import SQLITE
 from experiments.tuning import load_tuning, tune
 from system.cli import run_cli, run_entry
@@ -53,7 +54,8 @@ def main() -> int:
             arguments.config, arguments.space, arguments.overrides, command, arguments.storage
         )
         config = tuning.config
-        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
+        check_classes(config.task, "a study maximises dev UA,")
+        check_corpora_exist(config)
         print(printable(tune(tuning, arguments.trials, arguments.workers, stop)))
 
     return run_cli(work, ["python", *sys.argv], stop)

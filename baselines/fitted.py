@@ -15,7 +15,7 @@ class Fitted:
     """A baseline that was fitted on train and chosen on dev; the test split is not opened.
 
     Args:
-        predict: Returns the class probabilities (N, K) of utterances.
+        predict: Returns the class probabilities (N, K) of utterances, or their ratings (N, D).
         tensors: Everything that a prediction needs, for model.safetensors.
         choice: What was chosen on dev, in words for the model card: {"C": 3.0, "dev_ua": 0.5}.
         history: One mapping per epoch, as in history.csv; empty without epochs.

@@ -11,16 +11,16 @@ from numpy.typing import NDArray
 
 from baselines.fitted import Fitted
 from baselines.session import BaselineSession
+from config.several import trained_on
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
-from evaluation.metrics import scores
+from evaluation.tasks import task_facts
 from storage.environment import made_with_facts, record_environment
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
     FoldMetrics,
     PredictionTable,
-    Scores,
     write_history,
     write_metrics,
     write_predictions,
@@ -85,7 +85,7 @@ def _write_model(baseline: BaselineSession, fold: Fold, fitted: Fitted) -> None:
         fold.folder,
         baseline={**baseline.config.baseline.model_dump(exclude_none=True), **fitted.choice},
         classes=fold.classes,
-        corpus=fold.config.corpus.name,
+        corpus=trained_on(fold.config),
         certificate=fold.session.plan.certificate,
         fold=fold.split.fold,
         seed=fold.seed,
@@ -108,7 +108,8 @@ def _test(
     card = read_json(folder / CARD)
     record_test_evaluation(session.folder, card, len(parts["test"]), folder, "test", why)
     tables = {name: _table(fold, part, probs[name]) for name, part in parts.items()}
-    write_predictions(folder, fold.classes, tables, segment_cells(session.plan.utterances))
+    segments = segment_cells(session.plan.utterances)
+    write_predictions(folder, fold.classes, tables, segments, fold.task.kind)
     seconds = round(time.monotonic() - start, 1)
     record_environment(folder, {**session.environment, "seconds": seconds})
     write_metrics(folder, _metrics(fold, fitted, tables, made_with))
@@ -119,7 +120,7 @@ def _table(fold: Fold, utterances: Sequence[Utterance], probs: NDArray) -> Predi
         np.array([utterance.id for utterance in utterances]),
         np.array([utterance.speaker for utterance in utterances]),
         np.array(fold.targets(utterances)),
-        probs.argmax(1),
+        fold.task.preds(probs),
         probs,
         None,
     )
@@ -132,7 +133,7 @@ def _metrics(
     made_with: Mapping[str, Any],
 ) -> FoldMetrics:
     dev, test = (
-        Scores(**scores(table.targets.tolist(), table.preds.tolist(), len(fold.classes)))
+        fold.task.scores(table.targets, table.preds, table.probs)
         for table in (tables["dev"], tables["test"])
     )
     certificate = fold.session.plan.certificate
@@ -147,4 +148,5 @@ def _metrics(
         dev=dev,
         test=test,
         made_with=made_with_facts(made_with),
+        **task_facts(fold.task),
     )

@@ -16,10 +16,12 @@ from baselines.band_statistics import BandStatistics
 from baselines.by_speaker import BySpeaker
 from baselines.fitted import Fitted
 from baselines.lstm import fit_lstm, with_differences
-from baselines.majority import fit_majority
+from baselines.majority import fit_majority, fit_mean
 from baselines.svm import fit_svm
+from baselines.svr import fit_svr
 from baselines.waveform_features import WaveformFeatures, mfcc_statistics
 from config.baselines import BaselineRun
+from config.tasks import DISTRIBUTION, check_classes
 from corpora.plan import check_listing, make_plan, plan_warnings
 from corpora.utterance import Utterance
 from storage.provenance import describe_environment, describe_process
@@ -55,6 +57,12 @@ class BaselineSession:
     def fit(self, fold: Fold) -> Fitted:
         """Fit on the fold's train split and choose on its dev split."""
         kind, n_classes, split = self.config.baseline.kind, len(fold.classes), fold.split
+        if fold.task.kind == DISTRIBUTION:
+            return fit_mean(fold.targets(split.train))
+        if (scale := fold.task.scale) is not None:
+            if kind == "majority":
+                return fit_mean(fold.targets(split.train))
+            return fit_svr(self._vectors_read, split.train, split.dev, scale)
         if kind == "majority":
             return fit_majority(fold.targets(split.train), n_classes)
         of_split = (split.train, split.dev, fold.targets, n_classes)
@@ -190,6 +198,9 @@ def check_baseline(config: BaselineRun, overwrite: bool) -> None:
         InputError: One of them cannot be used.
         RunError: Something cannot be written.
     """
+    kind = config.baseline.kind
+    if kind in NETWORKS or (config.task == DISTRIBUTION and kind != "majority"):
+        check_classes(config.task, f"the baseline {kind} is")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a baseline runs in one process: give the command without torchrun")
     full = config.as_config()

@@ -34,6 +34,7 @@ from config.schema import (
     RunName,
 )
 from config.section import Section
+from config.tasks import TaskName
 from config.training_schema import TrainConfig
 from system.errors import InputError, nearest
 from system.extras import check_extra, is_installed
@@ -60,8 +61,9 @@ class BaselineConfig(Section):
     """Which simple method stands beside the fusions."""
 
     kind: Kind
-    """The class frequencies of training; an SVM on the images' band statistics or on functionals
-    of the waveform; or a small LSTM on MFCC."""
+    """The class frequencies of training (of ratings and votes their mean); an SVM (of ratings an
+    SVR) on the images' band statistics or on functionals of the waveform; or a small LSTM on MFCC.
+    """
     functionals: Functionals | None = None
     """What svm_functionals reads: openSMILE's eGeMAPSv02 (extra `classic`), or statistics of MFCC;
     null with other kinds."""
@@ -92,6 +94,7 @@ class BaselineRun(Section):
     """A whole run of a baseline."""
 
     name: RunName
+    task: TaskName = "class"
     corpus: CorpusConfig
     protocol: ProtocolConfig
     features: FeaturesConfig | None = None
@@ -114,6 +117,7 @@ class BaselineRun(Section):
             model = ModelConfig(fusion="concat", image_size=self.model.image_size)
         return Config(
             name=self.name,
+            task=self.task,
             corpus=self.corpus,
             protocol=self.protocol,
             features=self.features or FeaturesConfig(),
@@ -143,7 +147,7 @@ def load_baseline(
         if not concerns(key, kind):
             raise InputError(f"{key} has no effect on the baseline {kind}: leave it out")
     config = load_config(path, [*overrides, *_without_idle_keys(kind)])
-    sections: dict[str, Any] = {key: getattr(config, key) for key in SHARED}
+    sections: dict[str, Any] = {key: getattr(config, key) for key in ("task", *SHARED)}
     if kind in READ_IMAGES:
         sections["features"] = config.features
         sections["model"] = ImageConfig(image_size=config.model.image_size)
@@ -192,7 +196,7 @@ def concerns(key: str, kind: str) -> bool:
     section = key.partition(".")[0]
     if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
         return True
-    return key in ("name", NORMALIZE) or (section in SHARED and key not in OF_TRAINING)
+    return key in ("name", "task", NORMALIZE) or (section in SHARED and key not in OF_TRAINING)
 
 
 def _without_idle_keys(kind: str) -> list[str]:
@@ -202,7 +206,8 @@ def _without_idle_keys(kind: str) -> list[str]:
     meant for fusions. `model.fusion`, part of the run's name, stays.
     """
     fields = Config.model_fields.items()
-    sections = {name: field.default for name, field in fields if not field.is_required()}
+    optional = {name: field.default for name, field in fields if not field.is_required()}
+    sections = {name: value for name, value in optional.items() if isinstance(value, Section)}
     sections["model"] = ModelConfig(fusion="concat")
     defaults = flatten({name: section.model_dump() for name, section in sections.items()})
     idle = [key for key in defaults if not concerns(key, kind) and key != "model.fusion"]

@@ -5,13 +5,15 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from config.patterns import check_pattern
+from config.patterns import FIELDS, check_pattern
+from config.tasks import DIMENSIONS
 from system.errors import nearest
 from system.text import short_repr
 
-LAYOUTS = ("classes", "audiofolder", "kaldi", "audformat")
-FIELDS = tuple(
-    "path label speaker id session text gender dataset split fold start end duration".split()
+CLASSES, AUDIOFOLDER, KALDI, AUDFORMAT = LAYOUTS = ("classes", "audiofolder", "kaldi", "audformat")
+COLUMNS = (
+    *("path", *FIELDS, "id", "dataset", *DIMENSIONS, "votes"),
+    *("start", "end", "duration"),
 )
 NEEDED = ("path", "label")  # nobody can do without them
 PYTHON_NULL = "None"
@@ -30,10 +32,10 @@ def _known_layout(layout: str) -> str:
 
 def _known_columns(columns: Mapping[str, str | None]) -> Mapping[str, str | None]:
     for name, word in columns.items():
-        if name not in FIELDS:
+        if name not in COLUMNS:
             raise ValueError(
                 f"{short_repr(name)} is not a field that is read, as in {{path: file, label: "
-                f"emotion}}: {nearest(name, FIELDS)}"
+                f"emotion}}: {nearest(name, COLUMNS)}"
             )
         if word is None and name in NEEDED:
             raise ValueError(f"{name} is needed: name its column, or leave {name} out")
@@ -74,6 +76,6 @@ Layout = Annotated[str, AfterValidator(_known_layout)]
 Columns = Annotated[
     dict[str, str | None],
     AfterValidator(_known_columns),
-    Field(json_schema_extra={"propertyNames": {"enum": list(FIELDS)}}),
+    Field(json_schema_extra={"propertyNames": {"enum": list(COLUMNS)}}),
 ]
 LabelMap = Annotated[dict[str, str | None], BeforeValidator(_quoted)]

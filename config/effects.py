@@ -1,5 +1,6 @@
 """Which keys have an effect, given the values of others: asked and answered here alone."""
 
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -20,6 +21,8 @@ COUNTED = (  # corpora with published counts
 )
 PUBLISHED = (*COUNTED, "msppodcast")  # corpora that have a reader
 OWN = ("manifest", "folder")  # corpora whose words the user says
+CLASSES_KEY = "corpus.classes (of a manifest or folder: corpus.labels)"  # what leaves classes out
+SEVERAL = "several"  # `corpus.name` of a list of corpora
 MAPPINGS = ("corpus.columns", "corpus.label_map")  # keys whose value is a mapping, no section
 PROJECTED = fusions_that(lambda fusion: fusion.projects)
 TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
@@ -37,6 +40,7 @@ ONLY_WITH = {
     "corpus.classes": Condition("corpus.name", PUBLISHED, None),
     "corpus.unannotated_speakers": Condition("corpus.name", ("msppodcast",), "exclude"),
     "corpus.expect_published_counts": Condition("corpus.name", COUNTED, True),
+    "corpus.scale": Condition("task", ("dimensions",), None),
     "protocol.folds": Condition("protocol.split", ("given",), None),
     "protocol.n_folds": Condition("protocol.split", ("speaker-k-fold", "random-utterance"), 5),
     "augment.level_db": Condition("features.reference", ("full_scale",), 0.0),
@@ -104,6 +108,9 @@ IDLE_IF_FROZEN: dict[str, Any] = {
     "run.compile_cache": None,
     "run.shards": None,
 }
+
+
+OF_ONE_CORPUS = r"^corpus\.(corpora\.)?(?!(corpora|columns|label_map)\.)[^.]+\."
 
 
 def has_effect(config: Mapping[str, Any], key: str) -> bool:
@@ -214,6 +221,18 @@ def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:
         for branch in ("cqt", "mel"):
             values[f"{BRANCH_SCALES}.{branch}"] = number if branch in branches else None
     return values
+
+
+def whole_key(key: str) -> str:
+    """Return the key that one of several corpora shares with a corpus alone.
+
+    Args:
+        key: Dotted key as a config stores it, or as the command line has it.
+
+    >>> whole_key("corpus.corpora.esd.root"), whole_key("corpus.esd.root"), whole_key("run.root")
+    ('corpus.root', 'corpus.root', 'run.root')
+    """
+    return re.sub(OF_ONE_CORPUS, "corpus.", key)
 
 
 def overlap(key: str, other: str) -> bool:

@@ -17,11 +17,13 @@ from config.effects import (
     keys_without_effect,
     usual_values,
     what_rules_out,
+    whole_key,
 )
 from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
 from config.schema import Config
+from config.several import of_corpus, share_on_bad_audio, with_corpora
 from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
@@ -67,7 +69,7 @@ def read_stored(path: Path) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for file, mapping in _read_with_parents(path, ()):
-        _merge(values, mapping, str(file), {})
+        _merge(values, with_corpora(values, mapping, str(file)), str(file), {})
     return values
 
 
@@ -92,10 +94,10 @@ def _load(
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
     files = list(files)
-    for file, mapping in files:
-        _merge(values, mapping, str(file), sources)
-    for override in overrides:
-        _merge(values, parse_override(override), "the command line", sources)
+    given = [(str(file), mapping) for file, mapping in files]
+    given += [("the command line", parse_override(override)) for override in overrides]
+    for source, mapping in given:
+        _merge(values, with_corpora(values, mapping, source), source, sources)
     _spread_number(values)
     try:
         config = Config.model_validate(values)
@@ -118,7 +120,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     leaves: dict[str, Any] = {}
     for key, value in values.items():
         dotted = f"{prefix}{key}"
-        inside = isinstance(value, Mapping) and dotted not in MAPPINGS
+        inside = isinstance(value, Mapping) and whole_key(dotted) not in MAPPINGS
         leaves |= flatten(value, f"{dotted}.") if inside else {dotted: value}
     return leaves
 
@@ -132,11 +134,14 @@ def json_schema() -> str:
     }
     for part in (schema, *schema["$defs"].values()):
         part.pop("required", None)
+    one, member = ({"$ref": f"#/$defs/{name}"} for name in ("CorpusConfig", "MemberCorpus"))
+    schema["properties"]["corpus"] = {"anyOf": [one, {"type": "array", "items": member}]}
+    schema["$defs"]["CorpusConfig"]["additionalProperties"] = member  # `corpus.KEY` of a list
     return json.dumps(schema, indent=2) + "\n"
 
 
 RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
-PATTERN = "corpus.layout"  # {speaker}/{label} is no YAML without quotes, which a shell takes
+PATTERN = "layout"  # of a corpus: {speaker}/{label} is no YAML without quotes, which a shell takes
 BELOW = object()  # key of the number that a mapping of rates was merged over
 MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
@@ -236,7 +241,7 @@ def parse_override(text: str) -> dict[str, Any]:
     if len(text) > MAX_CONFIG:
         raise InputError(f"the override {short_repr(text)} is longer than {MAX_CONFIG} characters")
     *sections, name = key.split(".")
-    is_pattern = key == PATTERN and re.match(r"[^'\"]*\{", value)
+    is_pattern = sections[:1] == ["corpus"] and name == PATTERN and re.match(r"[^'\"]*\{", value)
     source = f"the value of {truncate(key)}"
     nested = {name: value.strip() if is_pattern else read_yaml(value, source)}
     for section in reversed(sections):
@@ -280,6 +285,28 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     values = config.model_dump()
     leaves = flatten(values)
     _refuse_control_characters(leaves, sources)
+    _settle(values, leaves, sources)
+    for key, member in (values["corpus"]["corpora"] or {}).items():
+        inside = f"corpus.corpora.{key}."
+        of_member = {k.removeprefix(inside): v for k, v in sources.items() if k.startswith(inside)}
+        own = {"task": config.task, "corpus": member}
+        where = {f"corpus.{k}": v for k, v in of_member.items()}
+        with of_corpus(key):
+            _settle(own, flatten(own), where)
+    share_on_bad_audio(values, sources)
+    config = Config.model_validate(values)
+    check_pairs(config)
+    return config
+
+
+def _settle(values: dict[str, Any], leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
+    """Refuse keys without effect; write the usual values of those that have one and are null.
+
+    Args:
+        values: Nested sections, which are changed.
+        leaves: The same by dotted key.
+        sources: Where the value of each dotted key comes from.
+    """
     for key in keys_without_effect(leaves):
         if key in leaves and leaves[key] != (idle := idle_value(key)):
             decides, allowed = what_rules_out(leaves, key)
@@ -291,9 +318,6 @@ def _complete(config: Config, sources: Mapping[str, str]) -> Config:
     for key, value in usual_values(leaves).items():
         *sections, name = key.split(".")
         reduce(lambda inner, part: inner[part], sections, values)[name] = value
-    config = Config.model_validate(values)
-    check_pairs(config)
-    return config
 
 
 def _refuse_control_characters(leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:

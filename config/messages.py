@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from config.corpus_schema import MemberCorpus
 from config.schema import Config
 from config.section import section_in
 from config.training_schema import EACH, NUMBER
@@ -45,8 +46,8 @@ def explain(error: ValidationError, sources: Mapping[str, str], file: str, has_b
     for finding in findings[:FINDINGS_SHOWN]:
         unknown = finding["type"] == "extra_forbidden"
         path = _path(finding["loc"], () if unknown else UNION_PARTS)
-        dotted = ".".join(path)
         source = next((sources[p] for p in _prefixes(path) if p in sources), file)
+        dotted = ".".join(path).replace("corpus.corpora.", "corpus.")  # as on the command line
         if unknown:
             words = f"no such key; {_nearest_key(path)}"
         elif finding["type"] == "missing":
@@ -142,6 +143,8 @@ def _prefixes(path: Sequence[str]) -> list[str]:
 
 def _fields_at(path: Sequence[str]) -> list[str]:
     model: Any = Config
+    if list(path[:2]) == ["corpus", "corpora"] and len(path) > 2:  # corpora.KEY is no field
+        model, path = MemberCorpus, path[3:]
     for part in path:
         model = section_in(model.model_fields[part].annotation)
         if model is None:

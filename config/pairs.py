@@ -2,6 +2,8 @@
 
 from config.fusions import FUSIONS
 from config.schema import Config
+from config.several import check_several, each_corpus, of_corpus
+from config.tasks import CLASS, RATINGS, SCALES
 from system.errors import InputError
 
 
@@ -11,7 +13,7 @@ def check_pairs(config: Config) -> None:
     Raises:
         InputError: One message that names the keys, and what to change.
     """
-    optim, train, corpus = config.optim, config.train, config.corpus
+    optim, train = config.optim, config.train
     if optim.plateau_patience is not None and train.patience is not None:
         lowered_after = optim.plateau_patience + 1  # bad epochs; torch waits one more
         if train.patience <= lowered_after:
@@ -29,16 +31,16 @@ def check_pairs(config: Config) -> None:
     _check_started(config)
     _check_heads(config)
     _check_contrast(config)
+    _check_task(config)
     snr = config.augment.snr_db
     if snr is not None and snr[0] > snr[1]:
         raise InputError(f"augment.snr_db must be [lowest, highest], got {snr}")
     if optim.min_lr is not None and optim.min_lr > optim.lr:
         raise InputError(f"optim.min_lr={optim.min_lr:g} is above optim.lr={optim.lr:g}")
-    if (corpus.manifest is None) == (corpus.name == "manifest"):
-        raise InputError(
-            "corpus.manifest must be set to a table (CSV, TSV, JSONL, JSON, Parquet) with path, "
-            "label and speaker"
-        )
+    check_several(config)
+    for key, own in each_corpus(config).items():
+        with of_corpus(key):
+            _check_corpus(own)
     for name, items in (("run.folds", config.run.folds), ("run.seeds", config.run.seeds)):
         if items is not None and (not items or len(set(items)) < len(items)):
             raise InputError(f"{name} must list at least one number and none twice, got {items}")
@@ -144,3 +146,57 @@ def _check_contrast(config: Config) -> None:
                 f"loss.temperature={loss.temperature:g} must lie between the two values of "
                 f"loss.temperature_range={between}, lowest first: learning starts there"
             )
+
+
+def _check_corpus(config: Config) -> None:
+    """Refuse a manifest that is missing or taken, and a scale that is."""
+    if (config.corpus.manifest is None) == (config.corpus.name == "manifest"):
+        raise InputError(
+            "corpus.manifest must be set to a table (CSV, TSV, JSONL, JSON, Parquet) with path, "
+            "label and speaker"
+        )
+    if config.task == RATINGS:
+        _check_scale(config)
+
+
+def _check_task(config: Config) -> None:
+    """Refuse keys that only classes give a meaning."""
+    loss = config.loss
+    if config.task == CLASS:
+        return
+    for key, value, idle in (
+        ("loss.label_smoothing", loss.label_smoothing, 0.0),
+        ("loss.focal_gamma", loss.focal_gamma, 0.0),
+        ("loss.class_weights", loss.class_weights, "none"),
+        ("loss.same_class", loss.same_class, "negatives"),
+        ("train.sampling", config.train.sampling, "shuffled"),
+    ):
+        if value not in (idle, None):
+            raise InputError(
+                f"{key}={value} needs one class for each utterance, which task={config.task} does "
+                f"not have: set it to {idle}"
+            )
+
+
+def _check_scale(config: Config) -> None:
+    """Refuse a scale of ratings that is missing or taken."""
+    corpus = config.corpus
+    if corpus.name in SCALES:
+        if corpus.scale is not None:
+            low, high = SCALES[corpus.name]
+            raise InputError(
+                f"corpus.scale={corpus.scale} has no effect on {corpus.name}, whose ratings go "
+                f"from {low:g} to {high:g}: set it to null"
+            )
+    elif corpus.name != "manifest":
+        raise InputError(
+            f"task={config.task} needs ratings, which {corpus.name} does not have: use "
+            f"{', '.join(SCALES)}, or a manifest with columns valence, arousal and dominance"
+        )
+    elif corpus.scale is None:
+        raise InputError(
+            "task=dimensions needs corpus.scale, the lowest and the highest rating that raters "
+            "could give, e.g. [1, 7]"
+        )
+    elif corpus.scale[0] >= corpus.scale[1]:
+        raise InputError(f"corpus.scale must be [lowest, highest], got {corpus.scale}")

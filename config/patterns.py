@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from system.errors import nearest
 
+# What a part of a path, a file of Kaldi or a column of audformat may say; tables have more
 FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
 TOKEN = re.compile(r"\{(\w*)\}|\*\*/|\*|[^*{}]+|[{}]")
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from config.corpus_keys import Columns, LabelMap, Layout
-from config.effects import OWN, PUBLISHED
+from config.corpus_schema import CorpusConfig
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
+from config.tasks import TaskName
 from config.trackers import TRACKERS
 from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 
@@ -40,54 +40,12 @@ DeviceName = Annotated[
     str, AfterValidator(_known_device), Field(json_schema_extra={"pattern": DEVICE})
 ]
 if TYPE_CHECKING:
-    CorpusName = str
     FusionName = str
     TrackerName = str
 else:
-    CorpusName = Literal[(*PUBLISHED, *OWN)]
     FusionName = Literal[tuple(FUSIONS)]
     TrackerName = Literal[TRACKERS]
 RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
-
-
-class CorpusConfig(Section):
-    """Which recordings to use, and what their labels mean."""
-
-    name: CorpusName
-    root: str
-    """Folder of the corpus; for a manifest, the folder that its relative paths start from."""
-    manifest: str | None = None
-    """CSV, TSV, JSONL, JSON or Parquet file with path, label and speaker; only with `name:
-    manifest`."""
-    layout: Layout | None = None
-    """How `name: folder` reads `root`: classes (a folder for each class), audiofolder (Hugging
-    Face), kaldi, audformat, or a pattern such as `{speaker}/{label}/*.wav`; null is what lies
-    there."""
-    columns: Columns | None = None
-    """The column of each field that has another name, e.g. `{path: file, label: emotion}`; null in
-    the place of a column leaves the field out, so `{speaker: null}` says that speakers are
-    unknown."""
-    label_map: LabelMap | None = None
-    """The class of each label that has another name, e.g. `{hap: happy, exc: happy, xxx: null}`;
-    null leaves its utterances out, and other labels stay as they are."""
-    absolute_paths: bool | None = None
-    """Allow the manifest to name files outside `root` (absolute, ~ or ..); null is false."""
-    labels: str | list[str]
-    """Name of a label set, e.g. iemocap4-exc; for a manifest or folder, `all` or a list of class
-    names."""
-    classes: list[str] | None = None
-    """Classes of the label set to keep, e.g. `[neutral, happy, angry, sad]`; `happy+surprised`
-    merges two, and `positive=happy+surprised` names them. A protocol of its own; null takes all."""
-    subset: str = "all"
-    """`all` or a named part: improvised, scripted (IEMOCAP); english, mandarin (ESD); test1, test2
-    with train and development (MSP-Podcast)."""
-    unannotated_speakers: Literal["exclude", "train"] | None = None
-    """Utterances whose speaker nobody has named, who may be one that is tested: leave them out, or
-    train on those of the training part, stamped; null is exclude."""
-    expect_published_counts: bool | None = None
-    """Stop if the class counts differ from those published for the label set; null is true."""
-    on_bad_audio: Literal["error", "skip"] = "error"
-    """Stop at unreadable audio files, or skip them and list them in the run folder."""
 
 
 class ProtocolConfig(Section):
@@ -99,12 +57,13 @@ class ProtocolConfig(Section):
         "speaker-k-fold",
         "random-utterance",
         "given",
+        "cross-corpus",
     ]
     """How folds are made; `given` takes them from `folds`, or from the manifest's column `split` or
-    `fold`."""
+    `fold`; `cross-corpus` tests each test corpus of a list in turn."""
     folds: str | None = None
-    """A table that comes with the code (configs/folds), a CSV or JSON, or a folder of lists of
-    train and test (EmoBox, s3prl, SpeechBrain); only with `split: given`."""
+    """A table that comes with the code (configs/folds), a CSV, JSON or Parquet, or a folder of
+    lists of train and test (EmoBox, s3prl, SpeechBrain); only with `split: given`."""
     dev: Literal["session", "speaker", "fold", "speakers", "dialogs", "random", "given"] | None = (
         None
     )
@@ -312,6 +271,9 @@ class Config(Section):
 
     name: RunName
     """Name of the run folder."""
+    task: TaskName = "class"
+    """What is predicted: the class of an utterance; its valence, arousal and dominance; or the
+    distribution of its raters' votes over the classes."""
     corpus: CorpusConfig
     protocol: ProtocolConfig
     features: FeaturesConfig = FeaturesConfig()

@@ -7,16 +7,17 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.patterns import FIELDS
 from corpora.audformat_files import HEADER, load_header, load_tables
 from corpora.audio_files import Tree, first
 from corpora.columns import Header, log_once
 from corpora.given import PART_OF
 from corpora.manifest import COLUMNS, Listing
+from corpora.segments import unread_times
 from system.errors import InputError, first_line
 from system.extras import check_extra
 from system.text import short_repr, truncate
 
-FIELDS = ("label", "speaker", "session", "text", "gender", "split", "fold")
 SHOWN = 8
 
 Key = tuple[str, float, float | None]  # file, start and end of a segment, s
@@ -61,10 +62,12 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
     for name in ("label", "speaker"):
         if not sources[name] and chosen.get(name, "") is not None:
             raise _nothing_gives(root, database, name)
+    _refuse_times(root, database, sources)
     tables = sorted({source.table for several in sources.values() for source in several})
     load_tables(root, database, tables)
     told = ", ".join(f"{name} from {first(map(str, of))}" for name, of in sources.items() if of)
     log_once(f"{root}: {told}")
+    _report_unused(root, database, sources)
     labels = _values(database, "label", sources["label"])
     unlabelled = sum(value is None for value in labels.values())
     if unlabelled == len(labels):
@@ -88,6 +91,44 @@ def read_audformat(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> 
         row |= {} if (start, end) == (0.0, None) else {"start": start, "end": end}
         rows.append((f"{file} [{start:g}, {'end' if end is None else f'{end:g}'}]", row))
     return Listing(root, rows, chosen.get("speaker", "") is not None)
+
+
+def _refuse_times(root: Path, database: Any, sources: Mapping[str, list[Source]]) -> None:
+    """Refuse times in columns of the tables that give the label; their index has the times.
+
+    Raises:
+        InputError: A table of whole files has such a column.
+    """
+    used = {(source.table, source.column) for several in sources.values() for source in several}
+    for name in sorted({source.table for source in sources["label"]}):
+        table = database.tables[name]
+        if table.type != "filewise":
+            continue
+        columns = {c.casefold(): c for c in table.columns if (name, c) not in used}
+        if times := unread_times(columns, readable=()):
+            shown = truncate(", ".join(repr(columns[time]) for time in times))
+            raise InputError(
+                f"{root}: the columns {shown} of the table {name} look like times of a part of the "
+                "file and are not read. If they are such times, give the table an index with them "
+                "(audformat.segmented_index), else rename or remove them"
+            )
+
+
+def _report_unused(root: Path, database: Any, sources: Mapping[str, list[Source]]) -> None:
+    """Log which tables are not used, and which columns of the others."""
+    used = [source for several in sources.values() for source in several]
+    columns = {(source.table, source.column) for source in used}
+    joined = [_scheme_labels(database, source) for source in used if source.mapped]
+    tables, lone = [name for name in database.misc_tables if name not in joined], []
+    for name, table in database.tables.items():
+        unused = [column for column in table.columns if (name, column) not in columns]
+        if all(name != source.table for source in used):
+            tables.append(name)
+        else:
+            lone += [f"{name}.{column}" for column in unused]
+    for kind, names in (("tables", tables), ("columns", lone)):
+        if names:
+            log_once(f"{root}: {kind} that are not used: {truncate(', '.join(sorted(names)))}")
 
 
 def _find(values: Mapping[Key, Any], key: Key) -> Any:
@@ -137,13 +178,18 @@ def _sources(database: Any, name: str, chosen: Mapping[str, str | None]) -> list
 
 def _scheme_keys(database: Any, source: Source) -> list[str]:
     """Return what the scheme of a column says of each of its values, such as gender and age."""
-    scheme_id = database.tables[source.table].columns[source.column].scheme_id
-    labels = database.schemes[scheme_id].labels if scheme_id else None
+    labels = _scheme_labels(database, source)
     if isinstance(labels, str):
         return list(database.misc_tables[labels].columns)
     if isinstance(labels, dict):
         return list({k: None for v in labels.values() if isinstance(v, dict) for k in v})
     return []
+
+
+def _scheme_labels(database: Any, source: Source) -> Any:
+    """Return the labels of the scheme of a column: a list, a dict, or the id of a misc table."""
+    scheme_id = database.tables[source.table].columns[source.column].scheme_id
+    return database.schemes[scheme_id].labels if scheme_id else None
 
 
 def _nothing_gives(root: Path, database: Any, name: str) -> InputError:

@@ -125,11 +125,15 @@ def unread_audio(root: Path, read: Iterable[Path], named: bool = True) -> Unread
     return Unread(names, closed, named, tree.is_whole)
 
 
-def first(names: Iterable[str]) -> str:
-    """Join the first names, and the number of the others."""
+def first(names: Iterable[str], most: int = NAMES_SHOWN) -> str:
+    """Join the first names, and the number of the others.
+
+    >>> first(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
     names = list(names)
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return ", ".join(names[:NAMES_SHOWN]) + more
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def _real(path: Path, folders: dict[str, str]) -> str:

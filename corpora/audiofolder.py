@@ -13,6 +13,7 @@ from typing import Any
 from corpora.audio_files import Tree, first
 from corpora.columns import log_once
 from corpora.given import PART_OF
+from corpora.listed_paths import trim
 from corpora.manifest import Listing, list_table
 from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
@@ -68,8 +69,8 @@ def _below_root(root: Path, table: Path, row: Mapping[str, Any]) -> dict[str, An
     if not isinstance(name := row.get("path"), str) or not name.strip():
         return row  # refused with its line
     folder = table.parent.relative_to(root)
-    if not name.startswith(("/", "~", "\\")):
-        row["path"] = (PurePosixPath(folder.as_posix()) / name.strip()).as_posix()
+    if not name.strip().startswith(("/", "~", "\\")):
+        row["path"] = (PurePosixPath(folder.as_posix()) / trim(table.parent, name)).as_posix()
     parts = PurePosixPath(str(row["path"]).replace("\\", "/")).parent.parts
     splits = [split for part in parts if (split := split_of_folder(part))]
     if splits and not row.get("split"):

@@ -7,8 +7,10 @@ from pathlib import Path
 from audio.fingerprint import Copy, near_copies
 from audio.reading import Recording
 from audio.segment import AudioSource, file_order
+from config.effects import CLASSES_KEY
 from config.schema import Config
 from corpora.audio_files import NAMES_SHOWN
+from corpora.label_sets import LabelSet
 from corpora.utterance import Utterance
 from system.errors import InputError, RunError
 from system.files import make_folder, write_csv
@@ -28,26 +30,36 @@ def refuse_bad_audio(config: Config, bad: Mapping[AudioSource, str]) -> None:
 
 def usable(
     config: Config,
-    classes: Sequence[str],
+    labels: LabelSet,
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
+    near: Sequence[Copy] | None = None,
 ) -> tuple[list[Utterance], dict[AudioSource, Recording], Sequence[Copy]]:
     """Return utterances and recordings without bad audio, and the near copies among them.
+
+    Args:
+        config: Config of the run.
+        labels: Label set.
+        utterances: Utterances with a label that is used.
+        recordings: Recording of each audio file or segment.
+        bad: Reason for each one that cannot be used.
+        near: Near copies among `recordings`, all of them good; None looks for them.
 
     Raises:
         InputError: The config does not leave out bad audio, or a class has nothing else.
     """
     refuse_bad_audio(config, bad)
     kept = [utterance for utterance in utterances if utterance.audio not in bad]
-    present = {utterance.label for utterance in kept}
-    if missing := [name for name in classes if name not in present]:
+    if missing := labels.missing(kept):
         raise InputError(
             f"no usable utterance of {', '.join(missing)} is left: {len(bad)} audio files are bad. "
-            "Put intact files in their place, or choose other corpus.labels"
+            f"Put intact files in their place, or choose other {CLASSES_KEY}"
         )
     good = {source: audio for source, audio in recordings.items() if source not in bad}
-    return kept, good, near_copies({audio.hash: audio.words for audio in good.values()})
+    if near is None:
+        near = near_copies({audio.hash: audio.words for audio in good.values()})
+    return kept, good, near
 
 
 def bad_audio_list(config: Config) -> Path:

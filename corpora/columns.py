@@ -9,15 +9,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import zip_longest
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from config.tasks import DIMENSIONS
 from corpora.names import clean_name
-from system.errors import nearest
+from system.errors import InputError, nearest
 from system.tables import csv_rows
 from system.text import short_repr, truncate
 
 DELIMITERS = (",", ";", "\t")
+VOTES = "votes"  # column of several raters' choices
+SHARE = "prob_"  # begins the name of a column with the share of a class in the votes
 SURPLUS = "more fields than the header"  # key of fields that no column names
 NOT_CHOSEN = "(not chosen)"  # after the name of a column that `corpus.columns` replaces
 WAY_ON = (
@@ -38,20 +40,27 @@ class Header:
 
     Args:
         columns: Our name of each column that is used, and other names of it.
-        chosen: Value of `corpus.columns`: the one column of a field, or null for none.
+        chosen: Value of `corpus.columns`: the one column of a field, or null for none; None where
+            it has no effect on the table.
+
+    Raises:
+        InputError: `corpus.columns` takes two fields from one column.
     """
 
     def __init__(
         self,
         columns: Mapping[str, Sequence[str]],
-        chosen: Mapping[str, str | None] = MappingProxyType({}),
+        chosen: Mapping[str, str | None] | None = None,
     ) -> None:
+        self.may_choose = chosen is not None
+        chosen = chosen or {}
+        _refuse_one_for_two(chosen)
         free = {name: words for name, words in columns.items() if name not in chosen}
         self.ours = {word: name for name, words in free.items() for word in (name, *words)}
         self.ours |= {_plain(word): name for name, word in chosen.items() if word is not None}
         self.fields = set(columns)
         self.chosen = {name: word for name, word in chosen.items() if word is not None}
-        self.seen: dict[str, None] = {}
+        self.seen: dict[str, str] = {}  # plain name: as written
         self.renamed: dict[str, str] = {}
         self.unused: dict[str, None] = {}
         self._known: dict[tuple[str, ...], list[str]] = {}
@@ -66,6 +75,10 @@ class Header:
             self._known[tuple(header)] = self._names(header)
         return self._known[tuple(header)]
 
+    def all_names(self) -> list[str]:
+        """Return every column that was seen, as rows name it."""
+        return [self._ours(name, word) for name, word in self.seen.items()]
+
     def ours_of(self, name: str) -> str | None:
         """Return our name of a column, or None if it is not used."""
         return self.ours.get(_plain(name))
@@ -74,30 +87,14 @@ class Header:
         """Count the columns of a header that are used."""
         return sum(_plain(name) in self.ours for name in header)
 
-    def missing(self, header: Sequence[str], required: Sequence[str]) -> str:
-        """Say which columns a header lacks, and how they may be called; "" if it has all."""
-        names = self.names(header)
-        missing = [name for name in required if name not in names]
-        if not missing:
-            return ""
-        return (
-            f"the header must name {', '.join(required)}; {', '.join(missing)} not found in: "
-            f"{truncate(', '.join(header)) or 'an empty file'}. {self.others(missing)}"
-        )
+    def refuse_missing(self, required: Sequence[str]) -> None:
+        """Refuse columns that were not seen: of `corpus.columns`, and others that are needed.
 
-    def others(self, missing: Iterable[str]) -> str:
-        """Say how some columns may be called too, and the way on."""
-        words = (
-            f"{name}: {', '.join(word for word, ours in self.ours.items() if ours == name != word)}"
-            for name in missing
-        )
-        return f"Other names that are read are, for {'; for '.join(words)}; {WAY_ON}"
-
-    def refuse_absent(self) -> None:
-        """Refuse a column of `corpus.columns` that no row has.
+        Args:
+            required: Our names of the columns that are needed.
 
         Raises:
-            ValueError: There is one; names the columns that there are.
+            ValueError: There is one; names the columns that there are, and the way on.
         """
         for name, word in self.chosen.items():
             if _plain(word) not in self.seen:
@@ -105,6 +102,20 @@ class Header:
                     f"corpus.columns takes {name} from {short_repr(word)}, and there is no such "
                     f"column; {truncate(nearest(word, [n or '(no name)' for n in self.seen]), 600)}"
                 )
+        names = self.all_names()
+        if any(map(_replaces_label, names)):
+            names.append("label")
+        if missing := [name for name in required if name not in names]:
+            raise ValueError(
+                f"the columns {', '.join(required)} are needed; {', '.join(missing)} not found in: "
+                f"{truncate(', '.join(self.seen.values())) or 'an empty file'}. "
+                f"{self._others(missing)}"
+            )
+
+    def leave_out(self, name: str) -> None:
+        """Report a column of ours, if it was seen, as not used."""
+        if name in self.all_names():
+            self.unused[name] = None
 
     def report(self, manifest: Path) -> None:
         """Log what was renamed and what is not used."""
@@ -115,26 +126,46 @@ class Header:
             listed = truncate(", ".join(name or "(no name)" for name in self.unused))
             log_once(f"{manifest}: columns that are not used: {listed}")
 
+    def _others(self, missing: Iterable[str]) -> str:
+        """Say how some columns may be called too, and the way on."""
+        words = (
+            f"{name}: {', '.join(word for word, ours in self.ours.items() if ours == name != word)}"
+            for name in missing
+        )
+        return f"Other names that are read are, for {'; for '.join(words)}; {WAY_ON}"
+
     def _names(self, header: Sequence[str]) -> list[str]:
         plain = [_plain(name) for name in header]
-        self.seen |= dict.fromkeys(plain)
-        names = [self._ours(name) for name in plain]
+        self.seen |= dict(zip(plain, header, strict=True))
+        names = [self._ours(name, word) for name, word in zip(plain, header, strict=True)]
         for name, n in Counter(names).items():
             if n > 1 and name:
-                same = (c for c, ours in zip(header, names, strict=True) if ours == name)
+                same = [c for c, ours in zip(header, names, strict=True) if ours == name]
+                told_apart = len({_plain(column) for column in same}) == n
+                way = ""
+                if told_apart and self.may_choose and name in self.fields:
+                    way = f", or choose one, as in corpus.columns={{{name}: {_plain(same[0])}}}"
                 raise ValueError(
                     f"the columns {truncate(' and '.join(map(repr, same)))} mean the same, "
-                    f"{truncate(name)}: rename or remove all but one"
+                    f"{truncate(name)}: rename or remove all but one{way}"
                 )
         for name, ours in zip(plain, names, strict=True):
-            if name not in self.ours:
+            if name in self.ours:
+                if name != ours:
+                    self.renamed[name] = ours
+            elif not name.startswith(SHARE):
                 self.unused[name] = None
-            elif name != ours:
-                self.renamed[name] = ours
         return names
 
-    def _ours(self, name: str) -> str:
-        """Return our name of a column, or its own; one that took ours from another gets another."""
+    def _ours(self, name: str, word: str) -> str:
+        """Return our name of a column, or its own; one that took ours from another gets another.
+
+        Args:
+            name: Its plain name.
+            word: Its name in the file, whose case the name of a class keeps.
+        """
+        if name.startswith(SHARE):
+            return SHARE + clean_name(word)[len(SHARE) :]
         if name in self.fields and name not in self.ours:
             return f"{name} {NOT_CHOSEN}"
         return self.ours.get(name, name)
@@ -144,6 +175,21 @@ class Header:
 def log_once(line: str, level: int = logging.INFO) -> None:
     """Log a line the first time; a run reads its tables before it plans, and again to plan."""
     log.log(level, "%s", line)
+
+
+def _replaces_label(name: str) -> bool:
+    """Return whether a column, by our name, says what a label would: ratings, or votes."""
+    return name in (*DIMENSIONS, VOTES) or name.startswith(SHARE)
+
+
+def _refuse_one_for_two(chosen: Mapping[str, str | None]) -> None:
+    field_of: dict[str, str] = {}
+    for name, word in chosen.items():
+        if word is not None and (other := field_of.setdefault(_plain(word), name)) != name:
+            raise InputError(
+                f"corpus.columns takes {other} and {name} from one column, "
+                f"{short_repr(chosen[other])} and {short_repr(word)}: name it for one of them"
+            )
 
 
 def _plain(name: str) -> str:
@@ -165,12 +211,10 @@ def read_csv(text: str, header: Header, required: Sequence[str]) -> Iterator[tup
     line, columns = next(rows, (1, []))
     try:
         names = header.names(columns)
-        header.refuse_absent()
+        header.refuse_missing(required)
     except ValueError as error:
-        raise ValueError(f"line {line}: {error}") from None
-    if missing := header.missing(columns, required):
         more = "" if header.count(columns) else f". {NO_HEADER}"
-        raise ValueError(f"line {line}: {missing}{more}")
+        raise ValueError(f"line {line}: {error}{more}") from None
     for line, fields in rows:
         row: Row = {name: value for name, value in zip_longest(names, fields[: len(names)]) if name}
         if len(fields) > len(names):

@@ -1,9 +1,14 @@
 """What is odd in a corpus: one finding for each kind, with numbers, meaning and what to set."""
 
+import os
+import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from config.schema import Config
 from corpora.survey import Survey
+from corpora.unannotated_speakers import speaker_name
 from corpora.utterance import Utterance
 
 CHECK, KNOW = "check", "know"
@@ -40,6 +45,35 @@ def ids(utterances: Iterable[Utterance]) -> list[str]:
     return list(dict.fromkeys(one.id for one in utterances))
 
 
+def who(utterance: Utterance) -> str:
+    """Return the id of an utterance, with its class and speaker."""
+    return f"{utterance.id} ({utterance.label}, {speaker_name(utterance.speaker)})"
+
+
+def without_places(text: str, config: Config) -> str:
+    """Return a text without the folders of this machine: paths are relative to `corpus.root`.
+
+    Args:
+        text: Text with paths; those of other files of the config keep their name alone.
+        config: Config of the run.
+    """
+    root = Path(config.corpus.root).expanduser()
+    files = [config.corpus.manifest, config.protocol.folds, config.run.store, config.run.root]
+    folders = {str(path): "corpus.root" for path in (root, root.absolute(), root.resolve())}
+    for path in (Path(name).expanduser() for name in files if name is not None):
+        folders |= {
+            str(place.parent): ""
+            for place in (path, path.absolute(), path.resolve())
+            if str(place.parent) not in folders
+        }
+    for folder in sorted(filter(os.path.isabs, folders), key=len, reverse=True):
+        if folder != "/":
+            place = rf"(?<![\w/.-]){re.escape(folder)}"
+            text = re.sub(rf"{place}/(?=[^\s/])", "", text)
+            text = re.sub(rf"{place}(?![\w/.-])", folders[folder] or Path(folder).name, text)
+    return text
+
+
 def percent(share: float) -> str:
     """Return a share in percent, with a decimal where it is small.
 
@@ -57,14 +91,3 @@ def hertz(value: float) -> str:
     ('440 Hz', '16 kHz', '3.97 kHz')
     """
     return f"{value:.0f} Hz" if value < 1000 else f"{value / 1000:.3g} kHz"
-
-
-def first_names(names: Iterable[str], most: int = 5) -> str:
-    """Join the first names, and the number of the others.
-
-    >>> first_names(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    names = list(names)
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + more

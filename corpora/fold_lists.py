@@ -5,11 +5,11 @@
 | EmoBox | fold_1/NAME_train_fold_1.jsonl, NAME_test_fold_1.jsonl | key, dataset, wav, emo |
 | s3prl | Session1/train_meta_data.json, test_meta_data.json | meta_data: path, label, speaker |
 | SpeechBrain | train.json, valid.json, test.json | {id: {wav, length, emo}} |
-| tables | .csv, .tsv, .json or .jsonl | columns `split`, `fold` or both: `corpora.partition` |
+| tables | .csv, .tsv, .json, .jsonl, .parquet | columns `split`, `fold`: `corpora.partition` |
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +18,12 @@ from corpora.given import PART_OF, in_order
 from corpora.json_tables import S3PRL, UnknownForm, objects, parse_json, rows_of
 from corpora.manifest import COLUMNS
 from corpora.names import clean_name
+from corpora.parquet import read_parquet
+from corpora.tables import SUFFIXES
 from system.errors import InputError, nearest
 from system.files import MAX_MANIFEST, MAX_WORD, read_text
 from system.text import control_character, short_repr, truncate
 
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json")
 # Source: EmoBox/EmoDataset.py opens these names alone; its Emo-DB folders hold older lists too.
 EMOBOX_NAME = re.compile(r".+_(train|valid|test)_fold_\d+\.jsonl")
 HEAD = ("made_by", "source", "note")
@@ -49,8 +50,12 @@ class FoldList(NamedTuple):
     rows: list[tuple[str, Row]]
 
 
-def read_list(path: Path) -> FoldList:
+def read_list(path: Path, chosen: Mapping[str, str | None] | None = None) -> FoldList:
     """Read a file of any form.
+
+    Args:
+        path: The file.
+        chosen: Value of `corpus.columns` where the file is `corpus.manifest`, too; else None.
 
     Raises:
         InputError: It cannot be read, or is of no form that is known.
@@ -58,18 +63,14 @@ def read_list(path: Path) -> FoldList:
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{path}: a list of folds must end in one of {', '.join(SUFFIXES)}")
-    header = Header(COLUMNS)
+    header = Header(COLUMNS, chosen)
     try:
-        text = read_text(path, MAX_MANIFEST, "utf-8-sig")
-        if suffix == ".json":
-            form, head, numbered = _read_json(text, header)
-        elif suffix == ".jsonl":
-            form, head = "a table", {}
-            numbered = [(f"line {n}", row) for n, row in read_jsonl(text, header)]
+        if suffix == ".parquet":
+            form, head = "a table", dict[str, str]()
+            numbered = read_parquet(path, header, (), "protocol.folds")
         else:
-            form = "a table"
-            head, body = _split_head(text)
-            numbered = [(f"line {n}", row) for n, row in read_csv(body, header, ())]
+            text = read_text(path, MAX_MANIFEST, "utf-8-sig")
+            form, head, numbered = _read_text(text, suffix, header)
         rows = [(f"{path.name}, {place}", _clean(row, place)) for place, row in numbered]
     except FileNotFoundError:
         raise InputError(f"there is no file {path}") from None
@@ -82,6 +83,18 @@ def read_list(path: Path) -> FoldList:
     if form == "a table":  # the columns of the other forms are known
         header.report(path)
     return FoldList(path, form, head, rows)
+
+
+def _read_text(
+    text: str, suffix: str, header: Header
+) -> tuple[str, dict[str, str], list[tuple[str, Any]]]:
+    """Return form, head and numbered rows of a file of text."""
+    if suffix == ".json":
+        return _read_json(text, header)
+    if suffix == ".jsonl":
+        return "a table", {}, [(f"line {n}", row) for n, row in read_jsonl(text, header)]
+    head, body = _split_head(text)
+    return "a table", head, [(f"line {n}", row) for n, row in read_csv(body, header, ())]
 
 
 def _split_head(text: str) -> tuple[dict[str, str], str]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from config.effects import CLASSES_KEY
 from corpora.dev_draw import RULES, SHARING, draw_dev
 from corpora.fold_lists import EXCLUDED
 from corpora.fold_names import match
@@ -207,7 +208,7 @@ def _refuse_empty(given: GivenFolds, splits: Sequence[Split]) -> None:
         if empty := [name for name, part in split.parts() if not part]:
             raise InputError(
                 f"{given.partition.name}: fold {split.fold} has no utterance left for "
-                f"{' and '.join(empty)}; choose other corpus.labels or folds"
+                f"{' and '.join(empty)}; choose other folds, or other {CLASSES_KEY}"
             )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from config.corpus_keys import AUDFORMAT, AUDIOFOLDER, CLASSES, KALDI
 from corpora.audformat_database import HEADER, read_audformat
 from corpora.audio_files import MAX_NAMES, Tree, first, list_tree
 from corpora.audiofolder import METADATA, read_audiofolder, split_of_folder
@@ -55,11 +56,11 @@ def read_folder(
         InputError: It cannot be read so, or nobody can say how it is to be read.
     """
     tree = _list(root)
-    if layout is not None and layout not in LAYOUTS:
+    if layout is not None and layout not in READERS:
         listing, words = _read_pattern(root, tree, layout, chosen), f"the pattern {layout}"
     else:
         name = layout or find_layout(root, tree)
-        listing, words = LAYOUTS[name].read(root, tree, chosen), LAYOUTS[name].words
+        listing, words = READERS[name].read(root, tree, chosen), READERS[name].words
     log_once(f"{root} is read as {words}: {len(listing.rows)} utterances")
     return read_listing(listing, root, absolute_paths)
 
@@ -76,13 +77,13 @@ def find_layout(root: Path, tree: Tree) -> str:
     """
     marks = {
         name: [str(path.relative_to(root)) for path in _marks(tree, layout.marks)]
-        for name, layout in LAYOUTS.items()
+        for name, layout in READERS.items()
     }
     told = [name for name, files in marks.items() if files]
     if len(told) > 1:
         shown = " and ".join(f"{name} ({first(marks[name])})" for name in told)
         raise InputError(f"{root} may be read as {shown}: set corpus.layout to {' or '.join(told)}")
-    return told[0] if told else "classes"
+    return told[0] if told else CLASSES
 
 
 def _marks(tree: Tree, names: Sequence[str]) -> list[Path]:
@@ -137,7 +138,7 @@ def _read_pattern(root: Path, tree: Tree, layout: str, chosen: Mapping[str, str 
 
 def _read_classes(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> Listing:
     """Read a folder for each class, or one for each of train, dev and test with these inside."""
-    _refuse_columns("classes", chosen)
+    _refuse_columns(CLASSES, chosen)
     found: dict[Path, dict[str, str]] = {}
     places: Counter[str] = Counter()
     examples: dict[str, str] = {}
@@ -177,9 +178,9 @@ def _by_names(root: Path, found: Mapping[Path, Mapping[str, str]], knows_speaker
     return Listing(root, rows, knows_speakers)
 
 
-LAYOUTS = {
-    "audformat": Layout("an audformat database", [HEADER], read_audformat),
-    "kaldi": Layout("Kaldi data directories", [WAV_SCP], read_kaldi),
-    "audiofolder": Layout("a Hugging Face audiofolder", METADATA, read_audiofolder),
-    "classes": Layout("a folder for each class", (), _read_classes),
+READERS = {
+    AUDFORMAT: Layout("an audformat database", [HEADER], read_audformat),
+    KALDI: Layout("Kaldi data directories", [WAV_SCP], read_kaldi),
+    AUDIOFOLDER: Layout("a Hugging Face audiofolder", METADATA, read_audiofolder),
+    CLASSES: Layout("a folder for each class", (), _read_classes),
 }

@@ -14,8 +14,24 @@ from system.errors import InputError
 
 # [start - end] <tab> id <tab> label <tab> [valence, activation, dominance], without outer spaces
 IEMOCAP_LABEL_LINE = re.compile(
-    r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t\[\d+\.\d+, \d+\.\d+, \d+\.\d+\]"
+    r"\[\d+\.\d+ - \d+\.\d+\]\t(?P<id>\w+)\t(?P<label>\w+)\t"
+    r"\[(?P<ratings>\d+\.\d+, \d+\.\d+, \d+\.\d+)\]"
 )
+# C-E1: <tab> Neutral; Anger; <tab> (comment); C-F and C-M are the actors' own
+IEMOCAP_VOTE_LINE = re.compile(r"C-E\d+:\t(?P<words>[^\t]*)(\t.*)?")
+IEMOCAP_WORDS = {
+    "neutral": "neu",
+    "neutral state": "neu",
+    "happiness": "hap",
+    "excited": "exc",
+    "sadness": "sad",
+    "anger": "ang",
+    "frustration": "fru",
+    "surprise": "sur",
+    "fear": "fea",
+    "disgust": "dis",
+    "other": "oth",
+}
 # id [start-end]: words
 IEMOCAP_TEXT_LINE = re.compile(r"(?P<id>\w+) \[[\d.\- ]+\]: ?(?P<text>.*)")
 
@@ -67,19 +83,30 @@ def _iemocap_sessions(root: Path, tree: Tree) -> list[Path]:
 
 def _read_iemocap_labels(label_file: Path) -> list[Utterance]:
     """Read the lines that begin with `[`; the header has a `[` too, but not at the beginning."""
-    utterances = []
+    utterances: list[Utterance] = []
     for number, line in enumerate(_lines(label_file), start=1):
+        if utterances and (vote := IEMOCAP_VOTE_LINE.fullmatch(line)):
+            utterances[-1] = _with_vote(utterances[-1], vote["words"])
         if not line.startswith("["):
             continue
         match = IEMOCAP_LABEL_LINE.fullmatch(line)
         utterance = match and from_name("iemocap", match["id"], label_file, match["label"])
-        if utterance is None:
+        if match is None or utterance is None:
             raise InputError(
                 f"{label_file}, line {number}: not an IEMOCAP label line: {line[:80]!r}; expected "
                 "'[start - end]<tab>Ses01F_impro01_F000<tab>neu<tab>[v, a, d]'"
             )
-        utterances.append(utterance)
+        utterances.append(replace(utterance, ratings=tuple(match["ratings"].split(", "))))
     return utterances
+
+
+def _with_vote(utterance: Utterance, words: str) -> Utterance:
+    """Add the vote of an external rater, who may have named several labels."""
+    named = [word.strip().lower() for word in words.split(";") if word.strip()]
+    if not named:
+        return utterance
+    vote = "+".join(IEMOCAP_WORDS.get(word, word) for word in named)
+    return replace(utterance, votes=";".join(filter(None, (utterance.votes, vote))))
 
 
 def _refuse_copied_labels(labels: list[tuple[Path, Utterance]]) -> None:

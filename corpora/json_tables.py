@@ -7,6 +7,7 @@ from corpora.columns import Header, Row, unique_object
 from system.text import short_repr
 
 S3PRL = "meta_data"
+SPEECHBRAIN = "SpeechBrain"
 FORMS = "a list of objects, {id: object} as of SpeechBrain, or {meta_data: [...]} as of s3prl"
 
 
@@ -45,7 +46,7 @@ def rows_of(value: Any, header: Header) -> tuple[str, list[tuple[str, Row]]]:
         lists = [key for key, one in value.items() if isinstance(one, list)]
         way = f": jq .{lists[0]} FILE > list.json takes the list out" if len(lists) == 1 else ""
         raise UnknownForm(f"it must hold {FORMS}, got the keys {short_repr(list(value))}{way}")
-    return "SpeechBrain", objects([{"id": key} | one for key, one in value.items()], header)
+    return SPEECHBRAIN, objects([{"id": key} | one for key, one in value.items()], header)
 
 
 def objects(values: Any, header: Header) -> list[tuple[str, Row]]:

@@ -4,10 +4,11 @@ Source: "Data preparation" of Kaldi's documentation. Each line is a key, white s
 Commands in wav.scp are never executed.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from config.patterns import FIELDS
 from corpora.audio_files import Tree, first
 from corpora.audiofolder import split_of_folder
 from corpora.columns import log_once
@@ -18,18 +19,19 @@ from system.text import short_repr, truncate
 
 WAV_SCP = "wav.scp"
 # Our fields, and the files that give them; Kaldi itself has no labels
-FILES = {
+FILES: dict[str, Sequence[str]] = dict.fromkeys(FIELDS, ()) | {
     "label": ("utt2emo", "utt2emotion", "utt2label", "emotion", "label"),
     "speaker": ("utt2spk",),
     "session": ("utt2session", "utt2sess"),
     "text": ("text",),
     "gender": ("spk2gender", "utt2gender"),
-    "split": (),
-    "fold": (),
 }
 BY_SPEAKER = "spk2"  # how the name of a file begins whose keys are speakers
 CHANNELS = "reco2file_and_channel"
 OPEN_END = -1.0  # Kaldi: to the end of the recording
+
+
+Row = tuple[str, dict[str, Any]]  # place for messages, fields
 
 
 class Line(NamedTuple):
@@ -62,19 +64,43 @@ def read_kaldi(root: Path, tree: Tree, chosen: Mapping[str, str | None]) -> List
     splits = {folder: split_of_folder(folder.name) for folder in folders}
     if len(folders) > 1 and (unclear := [str(f) for f, split in splits.items() if split is None]):
         raise InputError(
-            f"{root} holds {len(folders)} data directories, and the names of {first(unclear)} do "
-            "not say train, dev or test: set corpus.root to one of them"
+            f"{root} holds {len(folders)} data directories ({WAV_SCP}), and the names of "
+            f"{first(unclear)} do not say train, dev or test: set corpus.root to one of them, or "
+            "call each by its split, such as train or test_1"
         )
-    rows: list[tuple[str, Mapping[str, Any]]] = []
-    for folder in folders:
-        split = splits[folder] if len(folders) > 1 else None
-        rows += _read_directory(root, folder, split, chosen)
+    read = {
+        folder: _read_directory(root, folder, splits[folder] if len(folders) > 1 else None, chosen)
+        for folder in folders
+    }
+    _refuse_shared_ids(root, read)
+    rows = [row for of_folder in read.values() for row in of_folder]
     return Listing(root, rows, "speaker" not in chosen or chosen["speaker"] is not None)
+
+
+def _refuse_shared_ids(root: Path, read: Mapping[Path, Sequence[Row]]) -> None:
+    """Refuse utterances of two directories under one id.
+
+    Raises:
+        InputError: There are some; names the first two directories.
+    """
+    folder_of: dict[str, Path] = {}
+    for folder, rows in read.items():
+        ids = [row["id"] for _, row in rows]
+        if shared := [one for one in ids if one in folder_of]:
+            other = folder_of[shared[0]]
+            n = sum(folder_of.get(one) == other for one in ids)
+            raise InputError(
+                f"{root}: the data directories {other} and {folder} share the ids of {n} "
+                f"utterances, the first is {short_repr(shared[0])}. If one is a copy or a part of "
+                "the other, move it out of corpus.root, or set corpus.root to the one to read; "
+                "else give each utterance an id of its own"
+            )
+        folder_of |= dict.fromkeys(ids, folder)
 
 
 def _read_directory(
     root: Path, folder: Path, split: str | None, chosen: Mapping[str, str | None]
-) -> list[tuple[str, dict[str, Any]]]:
+) -> list[Row]:
     recordings = _read_recordings(folder)
     utterances = _read_segments(folder, recordings)
     fields = _read_fields(folder, utterances, chosen)
@@ -131,9 +157,7 @@ def _refuse_channels(folder: Path) -> None:
             )
 
 
-def _read_segments(
-    folder: Path, recordings: Mapping[str, str]
-) -> dict[str, tuple[str, dict[str, Any]]]:
+def _read_segments(folder: Path, recordings: Mapping[str, str]) -> dict[str, Row]:
     """Return (place, fields) of each utterance: a segment, or without segments a recording."""
     path = folder / "segments"
     if not path.is_file():
@@ -141,7 +165,7 @@ def _read_segments(
             key: (f"{WAV_SCP}, {key}", {"id": key, "path": file})
             for key, file in recordings.items()
         }
-    utterances: dict[str, tuple[str, dict[str, Any]]] = {}
+    utterances: dict[str, Row] = {}
     used = set()
     for key, line in _read_lines(path).items():
         words = line.value.split()
@@ -236,7 +260,7 @@ def _read_lines(path: Path) -> dict[str, Line]:
         InputError: It cannot be read, or a line has no value or a key that another line has.
     """
     try:
-        text = read_text(path, MAX_MANIFEST)
+        text = read_text(path, MAX_MANIFEST, "utf-8-sig")
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {error}") from None
     lines: dict[str, Line] = {}
@@ -248,7 +272,8 @@ def _read_lines(path: Path) -> dict[str, Line]:
             raise InputError(f"{path}, line {number}: {short_repr(key)} has no value after it")
         if key in lines:
             raise InputError(
-                f"{path}, line {number}: {short_repr(key)} was given in line {lines[key].number}"
+                f"{path}, line {number}: {short_repr(key)} was given in line {lines[key].number}: "
+                "each key must have one line; remove one, or give the other a key of its own"
             )
         lines[key] = Line(number, value[0].strip() if value else "")
     return lines

@@ -4,8 +4,10 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from config.effects import OWN
 from corpora.audio_files import first
 from corpora.names import clean_name, two_spellings
 from system.errors import InputError, nearest
@@ -17,14 +19,30 @@ class Relabelled(NamedTuple):
 
     Args:
         mapped: Label -> class, of labels that are called otherwise.
-        left_out: Label -> number of utterances that are left out.
+        left_out: Label -> number of utterances that are left out; of votes, `votes`.
+        votes: Label -> number of votes that do not count, where votes are predicted.
+        silent: Number of utterances without a vote that counts, which are left out.
     """
 
     mapped: Mapping[str, str]
     left_out: Mapping[str, int]
+    votes: Mapping[str, float] = MappingProxyType({})
+    silent: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the certificate says; empty where nothing became of the labels."""
+        if self.votes or self.silent:
+            return {
+                "mapped": dict(self.mapped),
+                "votes_left_out": dict(self.votes),
+                "utterances_without_votes": self.silent,
+            }
+        if self.mapped or self.left_out:
+            return {"mapped": dict(self.mapped), "left_out": dict(self.left_out)}
+        return {}
 
     def words(self) -> list[str]:
-        """Say which labels were mapped, and how many utterances of which were left out.
+        """Say which labels were mapped, and how many utterances or votes of which were left out.
 
         >>> Relabelled({"exc": "happy"}, {"xxx": 7}).words()
         ['labels: exc is happy', '7 utterances are left out by their labels: xxx (7)']
@@ -36,6 +54,12 @@ class Relabelled(NamedTuple):
             shown = first(f"{label} ({n})" for label, n in self.left_out.items())
             n = sum(self.left_out.values())
             lines.append(f"{n} utterances are left out by their labels: {shown}")
+        if self.votes:
+            shown = first(f"{label} ({n:g})" for label, n in self.votes.items())
+            n_votes = sum(self.votes.values())
+            lines.append(f"{n_votes:g} votes do not count, which are for other labels: {shown}")
+        if self.silent:
+            lines.append(f"{self.silent} utterances are left out, since no vote of them counts")
         return lines
 
 
@@ -91,14 +115,44 @@ def digest_of_map(mapped: Mapping[str, str | None]) -> str:
     return f"-mapped-{digest}" if changed else ""
 
 
-def describe_labels(classes_of: Mapping[str, str | None], labels: Iterable[str]) -> Relabelled:
-    """Return what becomes of the labels of a corpus.
+def _renamed(classes_of: Mapping[str, str | None]) -> dict[str, str]:
+    return {a: b for a, b in classes_of.items() if b is not None and a != b}
+
+
+def describe_votes(
+    corpus: str,
+    classes_of: Mapping[str, str | None],
+    votes: Iterable[Mapping[str, float]],
+    silent: int,
+) -> Relabelled:
+    """Return what becomes of the votes of a corpus.
 
     Args:
+        corpus: Value of `corpus.name`.
+        classes_of: Class of each label, or None if votes for it do not count.
+        votes: Votes by label of each utterance.
+        silent: Number of utterances without a vote that counts.
+    """
+    lost: Counter[str] = Counter()
+    for one in votes:
+        lost.update({label: n for label, n in one.items() if classes_of.get(label) is None})
+    counts = {label: round(n, 4) for label, n in sorted(lost.items()) if n}
+    return Relabelled(_renamed(classes_of) if corpus in OWN else {}, {}, counts, silent)
+
+
+def describe_labels(
+    corpus: str, classes_of: Mapping[str, str | None], labels: Iterable[str]
+) -> Relabelled:
+    """Return what becomes of the labels of a corpus; a published label set says it itself.
+
+    Args:
+        corpus: Value of `corpus.name`.
         classes_of: Class of each label, or None if it is left out.
         labels: The corpus's own label of each utterance.
     """
+    if corpus not in OWN:
+        return Relabelled({}, {})
     counts = Counter(labels)
-    mapped = {a: b for a, b in classes_of.items() if b is not None and a != b}
+    mapped = _renamed(classes_of)
     left_out = {a: counts[a] for a, b in sorted(classes_of.items()) if b is None and counts[a]}
     return Relabelled(mapped, left_out)

@@ -1,7 +1,10 @@
 """Label sets: the class of each label of a published corpus, and the published counts."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from config.tasks import CLASS, DISTRIBUTION, RATINGS, RatingScale, TaskName
+from corpora.utterance import Utterance
 
 
 @dataclass(frozen=True)
@@ -14,12 +17,27 @@ class LabelSet:
         classes_of: Corpus label -> class, or None if utterances with the label are left out. An
             utterance with any other label is an error; it is not dropped silently.
         published: Subset -> class -> published number of utterances; empty if none is published.
+        task: Task whose targets these are, see `config.tasks`; of dimensions, `classes` are their
+            names.
+        scale: Scale of the ratings; None for classes.
     """
 
     name: str
     classes: tuple[str, ...]
     classes_of: Mapping[str, str | None]
     published: Mapping[str, Mapping[str, int]]
+    task: TaskName = CLASS
+    scale: RatingScale | None = None
+
+    def missing(self, utterances: Iterable[Utterance]) -> list[str]:
+        """Return the classes that no utterance has; ratings need not take every value."""
+        if self.task == RATINGS:
+            return []
+        if self.task == DISTRIBUTION:
+            voted = zip(*(utterance.target or () for utterance in utterances), strict=True)
+            return [name for name, mass in zip(self.classes, voted, strict=False) if not any(mass)]
+        present = {utterance.label for utterance in utterances}
+        return [name for name in self.classes if name not in present]
 
     def describe(self) -> dict[str, list[str]]:
         """Return the corpus labels of each class, for the certificate."""

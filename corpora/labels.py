@@ -5,18 +5,20 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from config.effects import OWN
+from config.effects import CLASSES_KEY, OWN
 from corpora.label_maps import digest_of_map, map_labels
 from corpora.label_sets import LABEL_SETS, LabelSet
-from corpora.names import clean_name
+from corpora.names import clean_name, two_spellings
 from corpora.readers import select_subset
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
-from system.files import MAX_CLASSES
+from system.files import MAX_CLASSES, MAX_WORD
+from system.text import short_repr
 
 __all__ = ["LABEL_SETS", "LabelSet", "choose_classes", "label_set", "select_labels"]
 
 CLASS_NAME = re.compile(r"\w+", re.ASCII)
+ALL = "all"  # the row of all classes in tables
 
 
 def label_set(
@@ -74,6 +76,7 @@ def _own_labels(corpus: str, labels: str | list[str], mapped: Mapping[str, str |
         raise InputError(
             f"corpus.labels must name at least two different classes, got {', '.join(classes)}"
         )
+    refuse_names(classes, "corpus.labels", "rename it by corpus.label_map")
     name = f"{corpus}{len(classes)}" if labels == "all" else f"{corpus}({'+'.join(classes)})"
     kept = {label: own if own in classes else None for label, own in mapped.items()}
     return LabelSet(name + digest_of_map(mapped), classes, kept, {})
@@ -126,16 +129,47 @@ def _refuse_choice(labels: LabelSet, chosen: Mapping[str, Sequence[str]]) -> Non
         raise InputError(
             f"corpus.classes must leave at least two classes, got {', '.join(chosen) or 'none'}"
         )
-    if taken := [name for name in chosen if name in labels.classes and name not in chosen[name]]:
-        raise InputError(
-            f"corpus.classes calls {'+'.join(chosen[taken[0]])} {taken[0]!r}, which is another "
-            f"class of {labels.name}: choose another name"
-        )
+    for name, own in chosen.items():
+        others = {*chosen, *labels.classes} - {*own, name}
+        if name in labels.classes and name not in own:
+            others.add(name)
+        if taken := next(
+            (one for one in sorted(others) if one == name or two_spellings([one, name])), None
+        ):
+            spelled = "" if taken == name else f" (there {short_repr(taken)})"
+            raise InputError(
+                f"corpus.classes calls {short_repr('+'.join(own))} {short_repr(name)}, which is "
+                f"another class of {labels.name}{spelled}: choose another name"
+            )
+    refuse_names(chosen, "corpus.classes", "name it otherwise, as in positive=happy+surprised")
     if sorted(chosen) == sorted(labels.classes) == sorted(members):
         raise InputError(
             f"corpus.classes names all classes of {labels.name}, which changes nothing: leave it "
             "out"
         )
+
+
+def refuse_names(classes: Iterable[str], key: str, cure: str) -> None:
+    """Refuse names of classes that tables and files of a run cannot hold.
+
+    Args:
+        classes: Class names.
+        key: Config key that names them.
+        cure: What to do.
+
+    Raises:
+        InputError: One is called as the rows of all classes are, or is too long.
+    """
+    for name in classes:
+        if name.casefold() == ALL:
+            raise InputError(
+                f"{key}: no class can be called {name!r}, the row of all classes in tables: {cure}"
+            )
+        if len(name) > MAX_WORD:
+            raise InputError(
+                f"{key}: the name of a class has {len(name)} characters, at most {MAX_WORD} are "
+                f"allowed: {short_repr(name)}; {cure}"
+            )
 
 
 def _read_choice(labels: LabelSet, word: str) -> tuple[str, list[str]]:
@@ -164,7 +198,11 @@ def _words(name: str, members: Sequence[str]) -> str:
 
 
 def select_labels(
-    utterances: Iterable[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+    utterances: Iterable[Utterance],
+    labels: LabelSet,
+    subset: str,
+    expect_published_counts: bool,
+    refusals: list[str] | None = None,
 ) -> list[Utterance]:
     """Keep the utterances of a subset that have a class, and label them with it.
 
@@ -173,11 +211,25 @@ def select_labels(
         labels: From `label_set`.
         subset: "all" or a portion, see `select_subset`.
         expect_published_counts: Whether to refuse counts that differ from the published ones.
+        refusals: Gets why counts are refused; None raises it.
 
     Raises:
         InputError: The set does not know a label, counts differ from the published ones, or a class
             has no utterance.
     """
+    kept = _label_utterances(utterances, labels, subset)
+    found = _refuse_counts(kept, labels, subset, expect_published_counts)
+    if refusals is not None:
+        refusals += found
+    elif found:
+        raise InputError(found[0])
+    return kept
+
+
+def _label_utterances(
+    utterances: Iterable[Utterance], labels: LabelSet, subset: str
+) -> list[Utterance]:
+    """Keep the utterances of a subset that have a class, however many; see `select_labels`."""
     kept = []
     for utterance in select_subset(utterances, subset):
         if utterance.label not in labels.classes_of:
@@ -188,27 +240,34 @@ def select_labels(
         name = labels.classes_of[utterance.label]
         if name is not None:
             kept.append(replace(utterance, label=name))
-    counts = Counter(utterance.label for utterance in kept)
-    if expect_published_counts and subset in labels.published:
-        _check_counts(labels, subset, counts)
-    empty = [name for name in labels.classes if not counts[name]]
-    if empty:
-        raise InputError(
-            f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
-            "corpus.subset or other corpus.labels"
-        )
     return kept
 
 
-def _check_counts(labels: LabelSet, subset: str, counts: Mapping[str, int]) -> None:
+def _refuse_counts(
+    kept: Sequence[Utterance], labels: LabelSet, subset: str, expect_published_counts: bool
+) -> list[str]:
+    """Return why the counts of the classes are refused; see `select_labels`."""
+    counts = Counter(utterance.label for utterance in kept)
+    refusals = []
+    if expect_published_counts and subset in labels.published:
+        refusals += _differing_counts(labels, subset, counts)
+    if empty := labels.missing(kept):
+        refusals.append(
+            f"{labels.name}, subset {subset}: no utterance of {', '.join(empty)}; choose another "
+            f"corpus.subset or other {CLASSES_KEY}"
+        )
+    return refusals
+
+
+def _differing_counts(labels: LabelSet, subset: str, counts: Mapping[str, int]) -> list[str]:
     published = labels.published[subset]
     if all(counts.get(name, 0) == published[name] for name in labels.classes):
-        return
+        return []
     rows = [(name, published[name], counts.get(name, 0)) for name in labels.classes]
     rows.append(("total", sum(published.values()), sum(counts.values())))
     table = "\n".join(f"  {name:<12}{expected:>10}{got:>10}" for name, expected, got in rows)
-    raise InputError(
+    return [
         f"{labels.name}, subset {subset}: the counts differ from the published ones\n"
         f"  {'class':<12}{'published':>10}{'found':>10}\n{table}\n"
         "Complete the corpus, or set corpus.expect_published_counts=false to use these utterances"
-    )
+    ]

@@ -43,6 +43,19 @@ class Variables:
             log_once(f"{source}: {word} in {n} paths is read as corpus.root = {self.root}")
 
 
+def trim(root: Path, path: str) -> str:
+    """Return a path without blanks around it, unless a file is called so.
+
+    Args:
+        root: The folder that the path starts from.
+        path: The path as written.
+    """
+    bare = path.strip()
+    if bare == path or (bare and os.path.lexists(root / path)):
+        return path
+    return bare
+
+
 def check_path(path: str) -> None:
     """Refuse a path that no file system or message can hold.
 

@@ -9,13 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from corpora.columns import SURPLUS, log_once
+from config.tasks import DIMENSIONS
+from corpora.columns import SURPLUS, VOTES, log_once
 from corpora.file_names import NAMED_CORPORA, from_name
-from corpora.listed_paths import Variables, check_inside, check_path, find_audio
+from corpora.listed_paths import Variables, check_inside, check_path, find_audio, trim
 from corpora.names import clean_name, clean_text, is_placeholder, two_spellings
-from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id, unread_times
+from corpora.segments import SEGMENT_COLUMNS, read_segment, segment_id
 from corpora.tables import NO_WORDS, read_table
 from corpora.utterance import NO_SPEAKER, Utterance
+from corpora.votes import votes_text
 from system.errors import InputError
 from system.files import MAX_WORD
 from system.text import control_character, short_repr, truncate
@@ -34,6 +36,10 @@ COLUMNS = {
     "dataset": (),
     "split": ("partition",),
     "fold": (),
+    "valence": ("val", "emoval"),  # Emo... of MSP-Podcast
+    "arousal": ("aro", "act", "activation", "emoact"),
+    "dominance": ("dom", "emodom"),
+    "votes": ("distribution",),
     **{name: () for name in SEGMENT_COLUMNS},  # each by itself: they must agree
 }
 REQUIRED = ("path", "label", "speaker")
@@ -85,9 +91,7 @@ def list_table(
     """Return the rows of a table; arguments as for `read_manifest` and `read_table`."""
     unknown = [name for name, word in chosen.items() if word is None]
     required = [name for name in REQUIRED if name not in unknown]
-    rows = read_table(table, COLUMNS, required, chosen, key)
-    if times := unread_times({name for _, row in rows for name in row}):
-        raise InputError(_unread_times(table, times))
+    rows = read_table(table, COLUMNS, required, chosen, key, in_names=("speaker",))
     if not rows:
         raise InputError(f"{table} has no rows; write one row per recording")
     return Listing(table, rows, "speaker" not in unknown)
@@ -97,11 +101,12 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
     """Read all rows of a listing, or refuse it.
 
     A row has `path` (with one of `LISTED_SUFFIXES`), `label`, `speaker`, and optionally `session`,
-    `text`, `gender`, `id`, `split` and `fold`, and where it is a part of its file the times of
-    `read_segment`; `COLUMNS` lists other names of them. EmoBox's rows have no speaker: it is taken
-    from the file names of `NAMED_CORPORA`; other corpora need the field. If a published file name
-    and the field `speaker` differ, the file name counts, because public lists of IEMOCAP take the
-    wrong letter of its ids.
+    `text`, `gender`, `id`, `split`, `fold`, `valence`, `arousal`, `dominance` and `votes`, and if
+    it is a part of its file the times of `read_segment`; `COLUMNS` lists other names of them. A row
+    with ratings or votes needs no label. EmoBox's rows have no speaker: it is taken from the file
+    names of `NAMED_CORPORA`; other corpora need the field. If a published file name and the field
+    `speaker` differ, the file name counts, because public lists of IEMOCAP take the wrong letter of
+    its ids.
 
     Names are composed (NFC) and lose invisible characters. A missing file is reported later as bad
     audio, unless all are missing.
@@ -121,7 +126,7 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
     places: dict[str, str] = {}
     for place, raw in listing.rows:
         try:
-            row = _clean_row(raw)
+            row = _clean_row(raw, root)
             row["path"] = variables.remove(row["path"])
             utterance = _read_row(row, root, absolute_paths, listing.knows_speakers)
             if utterance.id in places:
@@ -152,15 +157,6 @@ def read_listing(listing: Listing, root: Path, absolute_paths: bool = False) -> 
     return utterances
 
 
-def _unread_times(manifest: Path, names: Sequence[str]) -> str:
-    shown = truncate(", ".join(map(repr, names)))
-    return (
-        f"{manifest}: the columns {shown} look like times of a part of the file and are not read. "
-        "If they are such times, write them as start and end in seconds (milliseconds / 1000, "
-        "samples / sampling rate), else rename or remove them"
-    )
-
-
 def _wrong_rows(source: Path, problems: list[str], n_rows: int, root: Path) -> str:
     shown = "\n".join(problems[:PROBLEMS_SHOWN])
     more = "\n  ..." if len(problems) > PROBLEMS_SHOWN else ""
@@ -170,7 +166,7 @@ def _wrong_rows(source: Path, problems: list[str], n_rows: int, root: Path) -> s
     )
 
 
-def _clean_row(raw: Mapping[str, Any]) -> Row:
+def _clean_row(raw: Mapping[str, Any], root: Path) -> Row:
     """Return the fields of `COLUMNS` as text: names checked and cleaned, null and NaN empty.
 
     All are there but those of `SEGMENT_COLUMNS` that the row does not name.
@@ -178,14 +174,17 @@ def _clean_row(raw: Mapping[str, Any]) -> Row:
     if SURPLUS in raw:
         raise InputError(f"{SURPLUS}: {truncate(str(raw[SURPLUS]))}; quote text with commas")
     fields = (field for field in COLUMNS if field in raw or field not in SEGMENT_COLUMNS)
-    row = {field: _as_text(field, raw.get(field)) for field in fields}
+    row = {field: _as_text(field, raw.get(field)) for field in fields if field != VOTES}
+    row[VOTES] = votes_text(raw)
+    row["path"] = trim(root, row["path"])
     check_path(row["path"])
     for field in NAMES:
         _check_name(field, row[field])
         row[field] = clean_name(row[field])
     row["text"] = "" if is_placeholder(row["text"]) else clean_text(row["text"])
+    other = row["votes"] or _ratings(row)
     for field in ("path", "label"):
-        if not row[field]:
+        if not row[field] and not (field == "label" and other):
             raise InputError(f"{field!r} is empty or null; fill it in, or remove the row")
     for field in (*ONE_SPELLING, "id"):
         if is_placeholder(row[field]):
@@ -200,7 +199,7 @@ def _as_text(field: str, value: Any) -> str:
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, str):
-        return value.strip()
+        return value if field == "path" else value.strip()
     if isinstance(value, bool) or not isinstance(value, int | float) or math.isinf(value):
         raise InputError(f"{field!r} must be a word or a number, got {short_repr(value)}")
     return str(value)
@@ -220,8 +219,8 @@ def _read_row(row: Row, root: Path, absolute_paths: bool, knows_speakers: bool) 
     if not speaker:
         raise InputError(
             "no speaker: fill in the field 'speaker'; only the file names of "
-            f"{', '.join(NAMED_CORPORA)} contain it. corpus.columns={{speaker: null}} says that "
-            "nobody knows them"
+            f"{', '.join(NAMED_CORPORA)} contain it. corpus.columns={{speaker: COLUMN}} "
+            "names its column, {speaker: null} says that nobody knows them"
         )
     base = published or Utterance(utterance_id, path, row["label"], speaker)
     return replace(
@@ -235,7 +234,15 @@ def _read_row(row: Row, root: Path, absolute_paths: bool, knows_speakers: bool) 
         end=end,
         split=row["split"] or None,
         fold=row["fold"] or None,
+        ratings=_ratings(row),
+        votes=row["votes"] or None,
     )
+
+
+def _ratings(row: Row) -> tuple[str, ...] | None:
+    """Return the ratings as written; they are read as numbers where they are used."""
+    found = tuple(row[name] for name in DIMENSIONS)
+    return found if any(found) else None
 
 
 def _from_published_name(row: Row, path: Path) -> Utterance | None:

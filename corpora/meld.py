@@ -11,9 +11,10 @@ from pathlib import Path
 from corpora.audio_files import Tree, first
 from corpora.layout import not_found, search
 from corpora.names import clean_name, clean_text
-from corpora.published_tables import find_table, one_place, read_table
+from corpora.published_tables import find_table, one_place, read_published_table
 from corpora.utterance import Utterance, is_audio
 from system.errors import InputError
+from system.text import short_repr, whole_number
 
 TABLES = {"train": "train_sent_emo.csv", "dev": "dev_sent_emo.csv", "test": "test_sent_emo.csv"}
 COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID")
@@ -60,11 +61,11 @@ def read_meld(root: Path) -> list[Utterance]:
 
 
 def _rows(table: Path) -> Iterator[dict[str, str]]:
-    for number, row in enumerate(read_table(table, COLUMNS), start=2):
-        if not all(row[name].isdigit() for name in ("Dialogue_ID", "Utterance_ID")):
+    for number, row in enumerate(read_published_table(table, COLUMNS), start=2):
+        if any(whole_number(row[name]) is None for name in ("Dialogue_ID", "Utterance_ID")):
             raise InputError(
                 f"{table}, row {number}: Dialogue_ID and Utterance_ID must be numbers, got "
-                f"{row['Dialogue_ID']!r} and {row['Utterance_ID']!r}"
+                f"{short_repr(row['Dialogue_ID'])} and {short_repr(row['Utterance_ID'])}"
             )
         if not row["Speaker"].strip():
             raise InputError(

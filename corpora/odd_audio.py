@@ -4,7 +4,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from audio.quality import FLAT, SILENCE_DB
-from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, hertz, ids, percent
+from corpora.audio_files import first
+from corpora.findings import CHECK, KNOW, Finding, Rule, hertz, ids, percent, who
 from corpora.survey import Survey
 from system.text import count_of
 
@@ -282,13 +283,9 @@ def near_identical(survey: Survey) -> Finding | None:
     """Name recordings that are the same, or nearly."""
     if not survey.same and not survey.near:
         return None
-    lines = [
-        f"same samples: {first_names((f'{u.id} ({u.label}, {u.speaker})' for u in group), 4)}"
-        for group in survey.same
-    ]
+    lines = [f"same samples: {first(map(who, group), 4)}" for group in survey.same]
     lines += [
-        f"{percent(error)} of the fingerprint differs: {a.id} ({a.label}, {a.speaker}) and "
-        f"{b.id} ({b.label}, {b.speaker})"
+        f"{percent(error)} of the fingerprint differs: {who(a)} and {who(b)}"
         for a, b, error in survey.near
     ]
     classes = sum(len({u.label for u in group}) > 1 for group in survey.same)

@@ -4,10 +4,14 @@ from collections import Counter
 
 import numpy as np
 
+from config.effects import CLASSES_KEY
+from corpora.audio_files import first
 from corpora.bad_audio import group_by_reason
-from corpora.findings import CHECK, KNOW, Finding, Rule, first_names, ids, percent
+from corpora.findings import CHECK, KNOW, Finding, Rule, ids, percent
 from corpora.leakage import count_lone_speakers
+from corpora.stamps import stamps
 from corpora.survey import Survey
+from corpora.unannotated_speakers import is_known
 from system.text import count_of
 
 UNBALANCED = 1.5  # times as many utterances of one class, speaker or fold as of another
@@ -23,7 +27,7 @@ def bad_audio(survey: Survey) -> Finding | None:
     if not bad:
         return None
     lines = [
-        f"{count_of(len(sources), 'file')}: {reason} ({first_names(map(str, sources), 3)})"
+        f"{count_of(len(sources), 'file')}: {reason} ({first(map(str, sources), 3)})"
         for reason, sources in group_by_reason(bad).items()
     ]
     return Finding(
@@ -65,16 +69,53 @@ def unread(survey: Survey) -> Finding | None:
     )
 
 
+def left_out(survey: Survey) -> Finding | None:
+    """Say which labels have other names or are left out."""
+    words = survey.plan.relabelled.words()
+    if not words:
+        return None
+    return Finding(
+        "labels",
+        KNOW,
+        "Labels that are mapped to other classes, or left out",
+        "All else here is about the utterances that are left, under the names of their classes.",
+        "Nothing, if it is meant; corpus.label_map and corpus.labels decide it.",
+        details=words,
+    )
+
+
+def stamped(survey: Survey) -> Finding | None:
+    """Say what tables of scores will say of the folds: stamps, left out utterances, and origin."""
+    plan = survey.plan
+    facts = plan.certificate
+    words = stamps(facts["protocol"], facts["speaker_dependent"]) if facts else []
+    if plan.given is not None:
+        words += [*plan.given.stamps(), plan.given.words()]
+        if excluded := plan.given.describe()["excluded"] - plan.given.held_back:
+            words.append(f"{count_of(excluded, 'utterance')} of the corpus are in no fold")
+    if not words:
+        return None
+    return Finding(
+        "protocol",
+        KNOW,
+        "What the tables of scores will say of these folds",
+        "Scores are compared with those of the same protocol alone.",
+        "Nothing, if it is meant; protocol.split, protocol.folds and corpus.unannotated_speakers "
+        "decide it.",
+        details=words,
+    )
+
+
 def lone_speakers(survey: Survey) -> Finding | None:
     """Say that the column `speaker` seems to hold no speakers."""
-    lone = count_lone_speakers(survey.utterances)
+    known = [one for one in survey.utterances if is_known(one.speaker)]
+    lone = count_lone_speakers(known)
     if not lone:
         return None
     return Finding(
         "lone-speakers",
         CHECK,
-        f"{lone} of {count_of(len(survey.utterances), 'utterance')} are the only one of their "
-        "speaker",
+        f"{lone} of {count_of(len(known), 'utterance')} are the only one of their speaker",
         "Nothing then shows that train and test share no speaker.",
         "Check that the column `speaker` holds speakers, not recordings.",
     )
@@ -127,7 +168,8 @@ def missing_classes(survey: Survey) -> Finding | None:
         for name, counts in survey.speakers.items()
         if len(counts) > 1 and (missing := [c for c in survey.classes if not counts[c]])
     ]
-    if not lines or count_lone_speakers(survey.utterances):
+    known = [one for one in survey.utterances if is_known(one.speaker)]
+    if not lines or count_lone_speakers(known):
         return None
     return Finding(
         "missing-classes",
@@ -153,7 +195,7 @@ def few_speakers(survey: Survey) -> Finding | None:
         CHECK,
         f"Classes that {FEW_SPEAKERS} speakers or fewer utter: {', '.join(few)}",
         "In some fold nobody is left to train or to test on.",
-        "Leave the class out (corpus.labels, a list of the others), or record more speakers.",
+        f"Leave the class out by {CLASSES_KEY}, or record more speakers.",
         ids(one for one in survey.utterances if one.label in few),
         [f"{name}: {count_of(n, 'speaker')}" for name, n in few.items()],
     )
@@ -162,6 +204,8 @@ def few_speakers(survey: Survey) -> Finding | None:
 def speaker_sizes(survey: Survey) -> Finding | None:
     """Name speakers with far more or fewer utterances than others."""
     totals = {name: counts.total() for name, counts in survey.speakers.items()}
+    if not totals:
+        return None
     middle = float(np.median(list(totals.values())))
     odd = {n: k for n, k in totals.items() if k >= UNEVEN * middle or k * UNEVEN <= middle}
     if not odd:
@@ -227,6 +271,6 @@ def fold_sizes(survey: Survey) -> Finding | None:
 
 
 DESIGN_RULES: tuple[Rule, ...] = (
-    *(refused, bad_audio, lone_speakers, one_class_speakers, few_speakers),
+    *(refused, bad_audio, lone_speakers, one_class_speakers, few_speakers, left_out, stamped),
     *(unread, class_sizes, missing_classes, speaker_sizes, texts_in_both, fold_sizes),
 )

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from corpora.findings import CHECK, KNOW, Finding, ids
 from corpora.odd_audio import NARROW_ALL
 from corpora.shortcuts import Shortcut, find_shortcut
 from corpora.survey import Survey
+from corpora.unannotated_speakers import is_known
 from system.text import count_of
 
 SHORTCUTS = {  # name: column
@@ -64,19 +64,13 @@ TELLING = {  # name: (weight, what it means, what to do)
 }
 
 
-def speaker_index(survey: Survey) -> NDArray[np.int64]:
-    """Return the index of each utterance's speaker: (n,)."""
-    index = {name: i for i, name in enumerate(survey.speakers)}
-    return np.array([index[one.speaker] for one in survey.utterances], np.int64)
-
-
 def text_shortcut(survey: Survey) -> Shortcut | None:
     """Return what the text alone tells of the class; an utterance without one is like no other."""
     if not survey.texts:
         return None
     names = np.array([one.text_id or f"\0{one.id}" for one in survey.utterances])
     return find_shortcut(
-        "text", names, survey.targets, speaker_index(survey), survey.folds, categories=True
+        "text", names, survey.targets, survey.speaker_index, survey.folds, categories=True
     )
 
 
@@ -90,7 +84,7 @@ def shortcuts(survey: Survey) -> list[Shortcut]:
             name,
             columns[column],
             survey.targets,
-            speaker_index(survey),
+            survey.speaker_index,
             survey.folds,
             categories=column in ("rate", "channels"),
         )
@@ -120,7 +114,7 @@ def texts_of_one_class(survey: Survey, shortcut: Shortcut | None) -> Finding | N
     shared = {
         text: members
         for text, members in survey.texts.items()
-        if len({one.speaker for one in members}) > 1
+        if len({one.speaker for one in members if is_known(one.speaker)}) > 1
     }
     one_class = {
         text: members

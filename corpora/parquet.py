@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from corpora.columns import Header, Row
+from corpora.columns import SHARE, VOTES, Header, Row
 from system.extras import check_extra
 from system.regular import open_regular
 from system.text import short_repr, truncate
@@ -12,19 +12,22 @@ from system.text import short_repr, truncate
 MAX_ROWS = 2_000_000
 
 
-def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tuple[str, Row]]:
+def read_parquet(
+    path: Path, header: Header, required: Sequence[str], key: str = "corpus.manifest"
+) -> list[tuple[str, Row]]:
     """Return the rows of a Parquet file with their places; durations are seconds.
 
     Args:
         path: The file.
         header: Gives columns our names.
         required: Columns that it must have.
+        key: What messages call the file.
 
     Raises:
         InputError: pyarrow is missing.
         ValueError: It is not Parquet, or a column that is used holds no words or numbers.
     """
-    check_extra(f"to read {path.name}, corpus.manifest", "pyarrow", "formats")
+    check_extra(f"to read {path.name}, {key}", "pyarrow", "formats")
     import pyarrow
     import pyarrow.parquet
 
@@ -35,17 +38,15 @@ def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tu
                 raise ValueError(f"it has more than {MAX_ROWS} rows")
             fields = [file.schema_arrow.field(n) for n in range(len(file.schema_arrow.names))]
             names = header.names([field.name for field in fields])
-            header.refuse_absent()
-            if missing := header.missing([field.name for field in fields], required):
-                raise ValueError(missing)
+            header.refuse_missing(required)
             used = {
                 field.name: name
                 for field, name in zip(fields, names, strict=True)
-                if name in header.fields
+                if name in header.fields or name.startswith(SHARE)
             }
             for field in fields:
                 if field.name in used:
-                    _check_type(field)
+                    _check_type(field, used[field.name] == VOTES)
             table = file.read(columns=list(used))
         columns = {used[field.name]: _values(table[field.name]) for field in table.schema}
     except (pyarrow.ArrowException, OSError) as error:
@@ -58,7 +59,7 @@ def read_parquet(path: Path, header: Header, required: Sequence[str]) -> list[tu
     ]
 
 
-def _check_type(field: Any) -> None:
+def _check_type(field: Any, nested: bool) -> None:
     import pyarrow
 
     kind = field.type
@@ -68,6 +69,8 @@ def _check_type(field: Any) -> None:
             "it: write each recording to a file (row['audio']['bytes'] are its bytes), and its "
             "path into the table"
         )
+    if pyarrow.types.is_nested(kind) and nested:
+        return
     if pyarrow.types.is_nested(kind) or pyarrow.types.is_binary(kind):
         raise ValueError(
             f"the column {short_repr(field.name)} must hold words or numbers, got {kind}"
@@ -81,5 +84,5 @@ def _values(column: Any) -> list[Any]:
     if pyarrow.types.is_duration(column.type):
         whole = column.cast(pyarrow.duration("ns"), safe=False).cast(pyarrow.int64())
         return [None if ns is None else round(ns / 1e9, 9) for ns in whole.to_pylist()]
-    plain = (str, int, float, bool, type(None))
+    plain = (str, int, float, bool, list, dict, type(None))
     return [one if isinstance(one, plain) else str(one) for one in column.to_pylist()]

@@ -1,23 +1,30 @@
 """A plan as far as a corpus allows: what would stop a run is told, and the rest is planned."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from audio.fingerprint import near_copies
 from config.schema import Config
+from corpora.audio_files import Unread
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
-from corpora.plan import Plan, index_utterances, list_utterances, settle, with_facts
-from corpora.protocol import Listed, Protocol, split_corpus
+from corpora.label_maps import Relabelled
+from corpora.labels import LabelSet
+from corpora.plan import Plan, index_utterances, settle, with_facts
+from corpora.protocol import Protocol, name_protocol, read_given_folds, split_corpus
+from corpora.several import list_corpora
 from corpora.splits import Split
+from corpora.unknown_speakers import speakers_unknown
+from corpora.utterance import Utterance
 from system.errors import InputError
 
 
 def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
     """Plan a run as `make_plan` does, but go on where that would stop.
 
-    Bad audio is left out. Where counts differ from the published ones, the utterances that are
-    there are planned; where the splits are refused, the plan has them without a certificate; where
-    they cannot be made, it has none.
+    Bad audio is left out. Where counts differ from the published ones or a class has no utterance,
+    the utterances that are there are planned; where the splits are refused, the plan has them
+    without a certificate; where they cannot be made or the protocol is refused, it has none.
 
     Args:
         config: Config of the run. The audio index is saved in its `run.store`.
@@ -26,43 +33,72 @@ def make_partial_plan(config: Config) -> tuple[Plan, list[str]]:
         The plan, and the message of each refusal. Bad audio is in the plan alone.
 
     Raises:
-        InputError: The corpus is not there, its labels do not fit, or no audio of it can be used.
+        InputError: The corpus is not there, its labels do not fit, or no audio of it can be used;
+            with what was refused before.
     """
-    (labels, utterances, protocol, unread, relabelled), refusals = _listed(config)
+    listed, refusals = _list(config)
+    utterances, labels = listed.utterances, listed.labels
     recordings, bad = index_utterances(config, utterances, keep=True)
     if not recordings:
-        listed = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
-        raise InputError(f"none of {len(bad)} audio files can be used:\n{listed}")
+        files = "\n".join(describe_bad_audio(bad, bad_audio_list(config)))
+        raise InputError(
+            "\n".join([f"none of {len(bad)} audio files can be used:\n{files}", *refusals])
+        )
     skipping = config.corpus.model_copy(update={"on_bad_audio": "skip"})
     relaxed = config.model_copy(update={"corpus": skipping})
-    try:
-        plan = settle(relaxed, labels, protocol, utterances, recordings, bad)
-    except InputError as error:
-        refusals.append(str(error))
-        kept = [utterance for utterance in utterances if utterance.audio in recordings]
-        copies = near_copies({one.hash: one.words for one in recordings.values()})
-        plan = Plan(relaxed, labels, kept, recordings, bad, (), {}, copies=copies)
-        plan = replace(plan, splits=_splits(relaxed, protocol, plan), given=protocol.given)
-    return with_facts(replace(plan, config=config), unread, relabelled), refusals
-
-
-def _listed(config: Config) -> tuple[Listed, list[str]]:
-    """List the utterances, of an incomplete corpus those that are there."""
-    try:
-        return list_utterances(config), []
-    except InputError as error:
-        if not config.corpus.expect_published_counts:
-            raise
-        corpus = config.corpus.model_copy(update={"expect_published_counts": False})
+    copies = near_copies({one.hash: one.words for one in recordings.values()})
+    kept = [utterance for utterance in utterances if utterance.audio in recordings]
+    plan = Plan(relaxed, labels, kept, recordings, bad, (), {}, copies=copies)
+    if listed.protocol is not None:
         try:
-            return list_utterances(config.model_copy(update={"corpus": corpus})), [str(error)]
-        except InputError:
-            raise error from None
+            plan = settle(relaxed, labels, listed.protocol, utterances, recordings, bad, copies)
+        except InputError as error:
+            _add(refusals, error)
+            splits = _splits(relaxed, listed.protocol, plan, refusals)
+            plan = replace(plan, splits=splits, given=listed.protocol.given)
+    plan = replace(plan, config=config)
+    return with_facts(plan, listed.unread, listed.relabelled, listed.corpora), refusals
 
 
-def _splits(config: Config, protocol: Protocol, plan: Plan) -> Sequence[Split]:
-    """Return the folds that the checks refuse; none where they cannot be made."""
+class _Listed(NamedTuple):
+    """A `Listed` as far as the corpus allows: without a protocol where that is refused."""
+
+    labels: LabelSet
+    utterances: list[Utterance]
+    protocol: Protocol | None
+    unread: Unread
+    relabelled: Relabelled
+    corpora: Mapping[str, Mapping[str, Any]]
+
+
+def _list(config: Config) -> tuple[_Listed, list[str]]:
+    """List the utterances that are there as `list_utterances` does; collect its refusals."""
+    refusals: list[str] = []
+    (labels, everyone, chosen, unread), relabelled, facts = list_corpora(config, refusals)
+    if not chosen:
+        raise InputError("\n".join([*refusals, *unread.words()]))
+    protocol = None
+    try:
+        given = read_given_folds(config, everyone, chosen)
+        if given is not None:
+            chosen = [utterance for utterance in chosen if given.used(utterance)]
+        protocol = name_protocol(config, labels, chosen, given)
+    except InputError as error:
+        _add(refusals, error)
+    return _Listed(labels, chosen, protocol, unread, relabelled, facts), refusals
+
+
+def _add(refusals: list[str], error: InputError) -> None:
+    """Add a refusal, once."""
+    if str(error) not in refusals:
+        refusals.append(str(error))
+
+
+def _splits(config: Config, protocol: Protocol, plan: Plan, refusals: list[str]) -> Sequence[Split]:
+    """Return the folds that the checks refuse; none where they cannot be made, with the reason."""
     try:
         return split_corpus(config, protocol.given, plan.utterances, plan.hashes, plan.copies)
-    except InputError:
+    except InputError as error:
+        if not speakers_unknown(plan.utterances):  # which was refused, and says more
+            _add(refusals, error)
         return ()

@@ -12,7 +12,7 @@ lines `# made_by: words`, `# source: words` and `# note: words`; JSON has them a
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -120,8 +120,15 @@ def find_partition(folds: str, key: str = "protocol.folds") -> Path:
     return path
 
 
-def read_partition(paths: Sequence[Path]) -> Partition:
+def read_partition(
+    paths: Sequence[Path], chosen: Mapping[str, str | None] | None = None
+) -> Partition:
     """Read a table, a folder of lists, or the lists of one fold (train, dev, test).
+
+    Args:
+        paths: The table, the folder or the lists.
+        chosen: Value of `corpus.columns` where the table is `corpus.manifest`, too. It names the
+            columns of that file alone; others have columns under the names of `COLUMNS`.
 
     Raises:
         InputError: Something cannot be read, or does not say who is trained and tested.
@@ -131,7 +138,7 @@ def read_partition(paths: Sequence[Path]) -> Partition:
     (path,) = paths
     if path.is_dir():
         return _from_lists(path.name or str(path), list_folder(path))
-    return _from_table(read_list(path))
+    return _from_table(read_list(path, chosen))
 
 
 def _from_lists(name: str, folds: Sequence[tuple[str, dict[str, Path]]]) -> Partition:

@@ -6,31 +6,34 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from audio.fingerprint import Copy
 from audio.reading import Recording
 from audio.segment import AudioSource
-from config.effects import OWN
 from config.schema import Config
-from corpora.audio_files import Unread, unread_audio
+from corpora.audio_files import Unread
 from corpora.bad_audio import refuse_bad_audio, usable
-from corpora.certificate import certify, describe_corpus
+from corpora.certificate import certify
 from corpora.fold_table import GivenFolds
 from corpora.given import GIVEN, unused_columns
-from corpora.label_maps import Relabelled, describe_labels
-from corpora.labels import LabelSet, choose_classes, label_set, select_labels
+from corpora.label_maps import Relabelled
+from corpora.labels import LabelSet
 from corpora.leakage import LeakageRules, check_leakage, count_lone_speakers
 from corpora.protocol import Listed, Protocol, name_protocol, read_given_folds, split_corpus
 from corpora.published import PUBLISHED
-from corpora.readers import Utterance, read_corpus
+from corpora.readers import Utterance
 from corpora.recordings import index_audio
 from corpora.segments import overlaps
+from corpora.several import cross_corpus_warnings, describe_corpora, list_corpora, with_counts
 from corpora.splits import Split, check_train_classes, get_fold
 from corpora.stamps import stamps
 from corpora.unknown_speakers import check_unknown_speakers, speakers_unknown
 from system.errors import InputError
 from system.placeholders import LFS_POINTER, is_lfs_pointer
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ def make_plan(config: Config, keep: bool = False) -> Plan:
     listed = list_trainable(config)
     recordings, bad = index_utterances(config, listed.utterances, keep)
     plan = settle(config, listed.labels, listed.protocol, listed.utterances, recordings, bad)
-    return with_facts(plan, listed.unread, listed.relabelled)
+    return with_facts(plan, listed.unread, listed.relabelled, listed.corpora)
 
 
 def make_tuning_plan(config: Config, keep: bool = False, with_dev: bool = True) -> Plan:
@@ -155,7 +158,8 @@ def without_bad_audio(plan: Plan, bad: Mapping[AudioSource, str]) -> Plan:
     parts = (plan.config, plan.labels, protocol, plan.utterances, plan.recordings)
     bad = {**plan.bad, **bad}
     if plan.has_test:
-        return with_facts(settle(*parts, bad), plan.unread, plan.relabelled)
+        corpora = plan.certificate.get("corpora", {})
+        return with_facts(settle(*parts, bad), plan.unread, plan.relabelled, corpora)
     return _settle_without_test(*parts, bad, plan.splits[0])
 
 
@@ -164,6 +168,7 @@ def plan_warnings(plan: Plan) -> list[str]:
     warnings = stamps(plan.certificate["protocol"], plan.certificate["speaker_dependent"])
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
+    warnings += [*cross_corpus_warnings(plan.certificate)]
     warnings += [*plan.relabelled.words(), *plan.unread.words()]
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}
@@ -205,11 +210,15 @@ def _warn_of_columns(plan: Plan) -> list[str]:
     return warnings + unused_columns(plan.utterances, protocol.split, folds)
 
 
-def with_facts(plan: Plan, unread: Unread, relabelled: Relabelled) -> Plan:
-    """Add what was not read and what became of the labels, to the certificate, too."""
+def with_facts(
+    plan: Plan, unread: Unread, relabelled: Relabelled, corpora: Mapping[str, Any] = NOTHING
+) -> Plan:
+    """Add what was not read, what became of the labels, and each of several corpora."""
     certificate = dict(plan.certificate)
-    if certificate and (relabelled.mapped or relabelled.left_out):
-        certificate["labels"] = relabelled._asdict()
+    if certificate and corpora:
+        certificate["corpora"] = with_counts(corpora, plan.utterances)
+    if certificate and (about := relabelled.facts()):
+        certificate["labels"] = about
     return replace(plan, unread=unread, relabelled=relabelled, certificate=certificate)
 
 
@@ -225,28 +234,13 @@ def list_utterances(config: Config) -> Listed:
 
     No audio is opened.
     """
-    corpus, root = config.corpus, Path(config.corpus.root)
-    manifest = None if corpus.manifest is None else Path(corpus.manifest)
-    outside = corpus.absolute_paths or False
-    utterances = read_corpus(corpus.name, root, manifest, outside, corpus.layout, corpus.columns)
-    labels = label_set(corpus.name, corpus.labels, utterances, corpus.label_map)
-    if corpus.classes is not None:
-        labels = choose_classes(labels, corpus.classes)
-    published = corpus.expect_published_counts or False
-    paths = [utterance.path for utterance in utterances]
-    unread = unread_audio(root, paths, named=manifest is None)
-    try:
-        chosen = select_labels(utterances, labels, corpus.subset, published)
-    except InputError as error:  # what was not read may be what is missing
-        raise InputError("\n".join([str(error), *unread.words()])) from error
-    given = read_given_folds(config, utterances, chosen)
+    listing, relabelled, facts = list_corpora(config)
+    labels, everyone, chosen, unread = listing
+    given = read_given_folds(config, everyone, chosen)
     if given is not None:
         chosen = [utterance for utterance in chosen if given.used(utterance)]
-    relabelled = Relabelled({}, {})
-    if corpus.name in OWN:  # a published label set says itself what it leaves out
-        relabelled = describe_labels(labels.classes_of, (one.label for one in utterances))
     protocol = name_protocol(config, labels, chosen, given)
-    return Listed(labels, chosen, protocol, unread, relabelled)
+    return Listed(labels, chosen, protocol, unread, relabelled, facts)
 
 
 def index_utterances(
@@ -264,10 +258,14 @@ def settle(
     utterances: Sequence[Utterance],
     recordings: Mapping[AudioSource, Recording],
     bad: Mapping[AudioSource, str],
+    near: Sequence[Copy] | None = None,
 ) -> Plan:
-    """Leave out bad audio where the config allows it; split and certify the rest."""
+    """Leave out bad audio where the config allows it; split and certify the rest.
+
+    `near` names the near-identical recordings where they are known, see `usable`.
+    """
     check_unknown_speakers(config, utterances)
-    utterances, recordings, copies = usable(config, labels.classes, utterances, recordings, bad)
+    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad, near)
     hashes, files = _hashes(recordings)
     together = [
         Copy(hashes[one.audio], hashes[other.audio], 0.0)
@@ -278,8 +276,7 @@ def settle(
     overlap = config.protocol.allow_speaker_overlap if given is None else given.speaker_dependent
     refuse_near = config.protocol.near_identical == "refuse"
     certificate = certify(splits, hashes, protocol.id, overlap, copies, refuse_near, files, given)
-    corpus = config.corpus
-    certificate["corpus"] = describe_corpus(corpus.name, corpus.root, corpus.manifest)
+    certificate["corpus"] = describe_corpora(config)
     certificate["classes"] = labels.describe()
     _wanted(config, splits)  # a fold that does not exist is refused before anything is computed
     plan = Plan(config, labels, utterances, recordings, bad, splits, certificate)
@@ -296,7 +293,7 @@ def _settle_without_test(
     split: Split,
 ) -> Plan:
     """Leave out bad audio as `settle` does; check that train and dev are apart."""
-    utterances, recordings, copies = usable(config, labels.classes, utterances, recordings, bad)
+    utterances, recordings, copies = usable(config, labels, utterances, recordings, bad)
     train, dev = (
         tuple(utterance for utterance in part if utterance.audio in recordings)
         for part in (split.train, split.dev)
@@ -314,6 +311,7 @@ def _settle_without_test(
         raise InputError("train and dev are not apart:\n  " + "\n  ".join(leaks))
     rows = sorted(
         [name, utterance.id, utterance.label, utterance.speaker, hashes[utterance.audio]]
+        + ([] if utterance.target is None else [list(utterance.target)])
         for name, part in split.parts()
         for utterance in part
     )

@@ -1,11 +1,14 @@
 """The protocol of a config: its id, and its folds."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from audio.fingerprint import Copy
 from audio.segment import AudioSource
 from config.schema import Config
+from config.several import CROSS_CORPUS, roles
 from corpora.audio_files import Unread, first
 from corpora.certificate import protocol_id
 from corpora.fold_table import GivenFolds, fit_folds, given_splits
@@ -15,6 +18,7 @@ from corpora.labels import LabelSet
 from corpora.leakage import group_recordings
 from corpora.partition import Entry, Partition, find_partition, read_partition
 from corpora.published import PUBLISHED
+from corpora.several import cross_corpus_splits
 from corpora.splits import Split, make_splits
 from corpora.text_groups import cross_with_texts
 from corpora.unannotated_speakers import is_unannotated
@@ -32,6 +36,7 @@ class Listed(NamedTuple):
         protocol: Id and given folds.
         unread: Audio files that are not part of the corpus.
         relabelled: What became of the labels of a manifest or folder.
+        corpora: What the certificate says of each of several corpora, by key.
     """
 
     labels: LabelSet
@@ -39,6 +44,7 @@ class Listed(NamedTuple):
     protocol: "Protocol"
     unread: Unread
     relabelled: Relabelled
+    corpora: Mapping[str, Any] = MappingProxyType({})
 
 
 class Protocol(NamedTuple):
@@ -63,7 +69,9 @@ def read_given_folds(
     """
     protocol, corpus = config.protocol, config.corpus
     if protocol.folds is not None:
-        partition = read_partition([find_partition(protocol.folds)])
+        table = find_partition(protocol.folds)
+        same = corpus.manifest is not None and table.samefile(Path(corpus.manifest).expanduser())
+        partition = read_partition([table], corpus.columns or {} if same else None)
     elif protocol.split == GIVEN and corpus.name in PUBLISHED and PUBLISHED[corpus.name].split:
         partition = own_split(corpus.name, chosen)
     else:
@@ -126,7 +134,9 @@ def split_corpus(
         InputError: See `make_splits` and `given_splits`.
     """
     protocol = config.protocol
-    if given is not None:
+    if protocol.split == CROSS_CORPUS:
+        splits = cross_corpus_splits(roles(config), utterances)
+    elif given is not None:
         splits = given_splits(given, utterances)
     else:
         splits = make_splits(

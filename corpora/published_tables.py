@@ -40,7 +40,7 @@ def find_table(corpus: str, tree: Tree, name: str) -> Path | None:
     return found[0]
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
+def read_published_table(path: Path, columns: Sequence[str]) -> list[dict[str, str]]:
     """Read a CSV of a published corpus.
 
     Args:

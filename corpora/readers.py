@@ -2,11 +2,13 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from config.schema import Config
+from config.several import each_corpus, of_corpus
 from corpora.audio_files import first
 from corpora.esd import read_esd
 from corpora.file_names import NAMINGS
@@ -17,12 +19,14 @@ from corpora.manifest import read_manifest
 from corpora.meld import read_meld
 from corpora.msp_podcast import read_msp_podcast
 from corpora.named import read_named
+from corpora.names import two_spellings
 from corpora.partition import find_partition
 from corpora.tables import NO_WORDS
+from corpora.unannotated_speakers import is_unannotated
 from corpora.utterance import Utterance
 from system.errors import InputError, nearest
 from system.tables import csv_table
-from system.text import truncate
+from system.text import short_repr, truncate
 
 __all__ = ["CORPORA", "Utterance", "check_corpus_exists", "read_corpus", "select_subset"]
 
@@ -51,7 +55,7 @@ def read_corpus(
 
     Raises:
         InputError: The corpus is not in `root`, all its files are missing, a file name or line
-            cannot be parsed, or an id occurs twice.
+            cannot be parsed, a speaker or session has two spellings, or an id occurs twice.
     """
     root = Path(root).expanduser()
     if name not in CORPORA:
@@ -71,6 +75,7 @@ def read_corpus(
         utterances = read_folder(root, layout, columns or NO_WORDS, absolute_paths)
     else:
         utterances = READERS[name](root)
+        _refuse_two_spellings(name, utterances)
     _refuse_duplicates(name, utterances)
     return sorted(utterances, key=lambda utterance: utterance.id)
 
@@ -96,6 +101,20 @@ def check_corpus_exists(
         raise InputError(f"corpus.manifest: there is no file {manifest}")
     if folds is not None:
         find_partition(folds)
+
+
+def check_corpora_exist(config: Config) -> None:
+    """Refuse wrong paths of a config before anything slow is imported or read.
+
+    Args:
+        config: Config of a run, or of a baseline's.
+
+    Raises:
+        InputError: There is no such folder, file or table.
+    """
+    for key, own in each_corpus(config).items():
+        with of_corpus(key):
+            check_corpus_exists(own.corpus.root, own.corpus.manifest, config.protocol.folds)
 
 
 def select_subset(utterances: Iterable[Utterance], subset: str) -> list[Utterance]:
@@ -159,3 +178,17 @@ def _refuse_duplicates(corpus: str, utterances: list[Utterance]) -> None:
             f"{first(paths)}. Set corpus.root to a folder with one of each, or list the files to "
             "use in a manifest"
         )
+
+
+def _refuse_two_spellings(corpus: str, utterances: Sequence[Utterance]) -> None:
+    """Refuse a speaker or session in two spellings: the leakage check takes them for two."""
+    for field in ("speaker", "session"):
+        names = {name: one.id for one in utterances if (name := getattr(one, field)) is not None}
+        if pairs := two_spellings(name for name in names if not is_unannotated(name)):
+            shown = first(
+                f"{short_repr(a)} ({names[a]}) and {short_repr(b)} ({names[b]})" for a, b in pairs
+            )
+            raise InputError(
+                f"{corpus}: {field}s that differ only in case or in how a number is written: "
+                f"{shown}. Write each in one way in the corpus's table or file names"
+            )

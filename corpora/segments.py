@@ -3,7 +3,8 @@
 import math
 import re
 from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from audio.segment import MIN_SECONDS, AudioSource, Segment, format_seconds
 from corpora.utterance import Utterance
@@ -70,15 +71,35 @@ def read_segment(row: Mapping[str, str]) -> tuple[float, float | None]:
     return start, end
 
 
-def unread_times(columns: Iterable[str]) -> list[str]:
+def whole_files(rows: Sequence[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """Return rows without a `duration` that stands alone: in SpeechBrain's lists, that of the file.
+
+    It is rounded or counted from samples, so it may lie beyond the end of the file. Rows with
+    another time keep it.
+
+    Args:
+        rows: (place, fields under our names) of each row.
+    """
+    others = set(SEGMENT_COLUMNS) - {DURATION}
+    return [
+        (place, row if others & row.keys() else {k: v for k, v in row.items() if k != DURATION})
+        for place, row in rows
+    ]
+
+
+def unread_times(columns: Iterable[str], readable: Collection[str] = SEGMENT_COLUMNS) -> list[str]:
     """Return columns that seem to name a part of a file and are not read.
 
     None where both a start and an end are read; lengths only where a start is read without an end.
 
+    Args:
+        columns: Names in lower case; those that are read under our names.
+        readable: Columns that are read as times where they are there.
+
     >>> unread_times({"path", "start_ms", "num_frames"}), unread_times({"start", "num_frames"})
     (['start_ms'], ['num_frames'])
     """
-    read, others = set(columns) & set(SEGMENT_COLUMNS), set(columns) - set(SEGMENT_COLUMNS)
+    read, others = set(columns) & set(readable), set(columns) - set(readable)
     starts, ends = _time_names(read)
     if read & set(starts) and read & {*ends, DURATION}:
         return []

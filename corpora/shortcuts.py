@@ -47,7 +47,9 @@ def find_shortcut(
     folds: Sequence[Fold],
     categories: bool = False,
 ) -> Shortcut | None:
-    """Score what one number tells of the class; None where it is the same for all, or untested.
+    """Score what one number tells of the class.
+
+    None where it is the same for all, or where fewer than two classes are tested.
 
     Args:
         name: Name of the number.
@@ -57,16 +59,18 @@ def find_shortcut(
         folds: Indices that are trained on, and tested, in each fold.
         categories: Whether values are names rather than numbers.
     """
-    n_classes = int(targets.max()) + 1
-    if not folds or n_classes < 2 or len(np.unique(values)) < 2:
+    present = len(np.unique(np.concatenate([targets[test] for _, test in folds]))) if folds else 0
+    if present < 2 or len(np.unique(values)) < 2:
         return None
+    n_classes = int(targets.max()) + 1
     binned = [(*fold, *_bins(values, *fold, categories)) for fold in folds]
     ua = _ua(binned, targets, n_classes)
     rng = np.random.default_rng(0)
+    places = np.argsort(groups, kind="stable")
     shuffled = [
-        _ua(binned, _shuffle_within(targets, groups, rng), n_classes) for _ in range(N_SHUFFLES)
+        _ua(binned, _shuffle_within(targets, groups, places, rng), n_classes)
+        for _ in range(N_SHUFFLES)
     ]
-    present = len(np.unique(np.concatenate([targets[test] for _, test in folds])))
     limit = np.mean(shuffled) + DEVIATIONS * np.std(shuffled)
     return Shortcut(name, ua, 1 / present, float(limit))
 
@@ -103,9 +107,11 @@ def _ua(
     return float((right[total > 0] / total[total > 0]).mean())
 
 
-def _shuffle_within(targets: Indices, groups: Indices, rng: np.random.Generator) -> Indices:
-    """Permute targets within each group."""
+def _shuffle_within(
+    targets: Indices, groups: Indices, places: Indices, rng: np.random.Generator
+) -> Indices:
+    """Permute targets within each group; `places` lists the members of each group in turn."""
     order = np.lexsort((rng.random(len(targets)), groups))  # random within each group
     shuffled = np.empty_like(targets)
-    shuffled[np.argsort(groups, kind="stable")] = targets[order]
+    shuffled[places] = targets[order]
     return shuffled

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from audio.segment import AudioSource
+from config.effects import CLASSES_KEY
+from config.several import CROSS_CORPUS
 from corpora.given import GIVEN, given_column, given_folds, given_parts
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError, nearest
@@ -17,6 +19,7 @@ DEV_OF_SPLIT = {
     "speaker-k-fold": ("fold", "speakers"),
     "random-utterance": ("random",),
     GIVEN: ("given",),  # with protocol.folds also `DEV_OF_FOLDS`
+    CROSS_CORPUS: ("speakers",),  # made by `several.cross_corpus_splits`
 }
 DEV_OF_FOLDS = ("fold", "speakers", "dialogs", "random")
 TAKES_N_FOLDS = ("speaker-k-fold", "random-utterance")
@@ -91,8 +94,10 @@ def make_splits(
         splits = _speaker_k_fold(utterances, n_folds or 0, whole_group=dev == "fold")
     elif split == GIVEN:
         splits = _given(utterances)
-    else:
+    elif split == "random-utterance":
         splits = _random_utterance(utterances, n_folds or 0, hashes)
+    else:
+        raise ValueError(f"{split} divides several corpora, see several.cross_corpus_splits")
     check_train_classes(splits)
     return splits
 
@@ -324,5 +329,5 @@ def check_train_classes(splits: Sequence[Split]) -> None:
         if missing := sorted(classes - {u.label for u in split.train}):
             raise InputError(
                 f"fold {split.fold} would train without {', '.join(missing)}; use fewer folds, "
-                "another protocol.split, or fewer corpus.labels"
+                f"another protocol.split, or fewer {CLASSES_KEY}"
             )

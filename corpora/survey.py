@@ -16,6 +16,7 @@ from corpora.partial_plan import make_partial_plan
 from corpora.plan import Plan
 from corpora.qualities import measure_qualities
 from corpora.splits import Split
+from corpora.unannotated_speakers import is_known
 from corpora.utterance import Utterance
 
 Numbers = NDArray[np.float64]
@@ -80,13 +81,24 @@ class Survey:
 
     @cached_property
     def speakers(self) -> Mapping[str, Counter[str]]:
-        """Number of utterances of each class, by speaker in the order of their names."""
-        counts: dict[str, Counter[str]] = {
-            name: Counter() for name in sorted({one.speaker for one in self.utterances})
-        }
+        """Number of utterances of each class, by known speaker in the order of their names."""
+        known = sorted({one.speaker for one in self.utterances if is_known(one.speaker)})
+        counts: dict[str, Counter[str]] = {name: Counter() for name in known}
         for one in self.utterances:
-            counts[one.speaker][one.label] += 1
+            if one.speaker in counts:
+                counts[one.speaker][one.label] += 1
         return counts
+
+    @cached_property
+    def unknown(self) -> Counter[str]:
+        """Number of utterances of each class whose speaker nobody knows."""
+        return Counter(one.label for one in self.utterances if not is_known(one.speaker))
+
+    @cached_property
+    def speaker_index(self) -> NDArray[np.int64]:
+        """Index of each utterance's speaker, one for all unknown ones: (n,)."""
+        index = {name: i for i, name in enumerate(self.speakers)}
+        return np.array([index.get(one.speaker, len(index)) for one in self.utterances], np.int64)
 
     @cached_property
     def class_counts(self) -> Counter[str]:
@@ -129,8 +141,7 @@ class Survey:
             for split in self.plan.splits
         ]
         if not tests:
-            names = {name: i for i, name in enumerate(self.speakers)}
-            group = np.array([names[one.speaker] % OWN_FOLDS for one in self.utterances])
+            group = self.speaker_index % OWN_FOLDS
             tests = [np.flatnonzero(group == k).tolist() for k in range(OWN_FOLDS)]
             rests = [np.flatnonzero(group != k).tolist() for k in range(OWN_FOLDS)]
         return [

@@ -7,10 +7,11 @@ named ones it is, nobody knows. A fold must not rest on that: see `hold_back`.
 from collections.abc import Mapping, Sequence
 
 from corpora.fold_lists import EXCLUDED
-from corpora.utterance import Utterance
+from corpora.utterance import NO_SPEAKER, Utterance
 
 PREFIX = "not annotated: "  # before the id of an utterance, in the place of its speaker
 UNANNOTATED = "UNANNOTATED-SPEAKERS-IN-TRAIN"  # in the protocol id
+UNKNOWN = "unknown"  # what people read in the place of a speaker whom nobody knows
 STAMP = f"{UNANNOTATED}: nothing shows that none of them is tested"
 
 
@@ -26,6 +27,20 @@ def unannotated(utterance_id: str) -> str:
 def is_unannotated(speaker: str) -> bool:
     """Return whether nobody has named a speaker."""
     return speaker.startswith(PREFIX)
+
+
+def is_known(speaker: str) -> bool:
+    """Return whether a speaker has a name: two utterances of it are of one person.
+
+    >>> is_known("39"), is_known(unannotated("clip")), is_known(NO_SPEAKER)
+    (True, False, False)
+    """
+    return speaker != NO_SPEAKER and not is_unannotated(speaker)
+
+
+def speaker_name(speaker: str) -> str:
+    """Return the name of a speaker for people, or UNKNOWN."""
+    return speaker if is_known(speaker) else UNKNOWN
 
 
 def hold_back(

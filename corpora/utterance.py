@@ -28,6 +28,12 @@ class Utterance:
         end: Where it ends in its file, s; None is the end of the file.
         split: What the manifest's column `split` says, or None; read by `protocol.split: given`.
         fold: What the manifest's column `fold` says, or None; read by `protocol.split: given`.
+        ratings: Valence, arousal and dominance as the corpus writes them, "" where one is missing;
+            None if it has none.
+        votes: What raters chose, as `votes.read_votes` reads it; None if the corpus does not say.
+        target: What is to be predicted, after `select_targets`; None for a class, which `label` is.
+        corpus: Key of its corpus where there are several, which id, speaker, session and text begin
+            with; else None.
     """
 
     id: str
@@ -42,6 +48,10 @@ class Utterance:
     end: float | None = None
     split: str | None = None
     fold: str | None = None
+    ratings: tuple[str, ...] | None = None
+    votes: str | None = None
+    target: tuple[float, ...] | None = None
+    corpus: str | None = None
 
     @property
     def audio(self) -> AudioSource:

@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from config.effects import BRANCH_SCALES, has_effect, usual_value, with_branch_scales
+from config.effects import BRANCH_SCALES, has_effect, usual_value, whole_key, with_branch_scales
+from config.tasks import CLASS
 from corpora.certificate import protocol_parts
 from corpora.stamps import is_transductive
 from evaluation.families import Pair, families_of_pairs
-from evaluation.metrics import SCORES
 from evaluation.paired_tests import paired_test
 from evaluation.results import (
     Comparison,
@@ -20,10 +20,10 @@ from evaluation.results import (
 )
 from evaluation.significance import holm, mcnemar
 from evaluation.summary import by_fold_and_speaker, describe_run, sessions_of
+from evaluation.tasks import task_of
 from storage.run_folder import Run
 from system.errors import InputError
 
-TESTED = ("ua", "wa")
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest", "protocol.folds")
 
 
@@ -83,7 +83,10 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
         having = {name: config for name, config in configs.items() if key in config}
         values = {name: c[key] for name, c in having.items() if has_effect(c, key)}
         default = [usual_value(key)] if 0 < len(values) < len(having) else []
-        if not key.startswith(NOT_COMPARED) and len({*map(str, [*values.values(), *default])}) > 1:
+        if (
+            not whole_key(key).startswith(NOT_COMPARED)
+            and len({*map(str, [*values.values(), *default])}) > 1
+        ):
             differences[key] = values
     return differences
 
@@ -156,12 +159,13 @@ def _paired_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[Pair]
 ) -> list[PairTest]:
     counts = {name: by_fold_and_speaker(run) for name, run in zip(names, runs, strict=True)}
-    rows = []
-    for metric in TESTED:
-        tests = []
+    task, rows = task_of(runs[0].folds[0]), []
+    for metric in task.tested:
+        measure, tests = task.measures[metric], []
         for a, b in pairs:
             (of_a, speakers, folds), (of_b, *_) = counts[a], counts[b]
-            tests.append(paired_test(of_a, of_b, speakers, folds, SCORES[metric]))
+            of_pair = (of_a, of_b, speakers, folds, measure.score)
+            tests.append(paired_test(*of_pair, scale=measure.scale))
         adjusted = holm([test.p for test in tests])
         rows += [
             PairTest(a=a, b=b, metric=metric, **test._asdict(), p_holm=p)
@@ -173,6 +177,8 @@ def _paired_tests(
 def _mcnemar_tests(
     runs: Sequence[Run], names: Sequence[str], pairs: Sequence[Pair]
 ) -> list[McNemarRow]:
+    if task_of(runs[0].folds[0]).kind != CLASS:
+        return []  # nothing is right or wrong
     by_name = dict(zip(names, runs, strict=True))
     places = [(a, b, seed) for a, b in pairs for seed in runs[0].seeds]
     tests = []

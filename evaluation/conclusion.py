@@ -3,7 +3,9 @@
 from config.effects import usual_value
 from evaluation.families import baselines_of, families_of_tests
 from evaluation.results import Comparison, PairTest, RunSummary
-from evaluation.wording import count_of, count_speakers, p_value, percent
+from evaluation.tasks import Measure, Task, make_task
+from evaluation.wording import count_speakers, p_value
+from system.text import count_of
 
 ROUNDING = 1e-12  # of a mean over seeds
 LEVEL = 0.05  # of a test: a corrected p below it shows a difference
@@ -12,39 +14,42 @@ GUESSING = "majority"  # the baseline that is at chance by its making
 
 
 def conclusion(comparison: Comparison) -> str:
-    """Say on which corpus, whether the tests of UA tell the runs apart, and which are at chance.
+    """Say on which corpus, whether the tests tell the runs apart, and which are at chance.
 
     Args:
         comparison: From `comparison.compare`, or `results.side_by_side` for one run.
     """
     answer = _of_tests(comparison) if comparison.tests else _of_one(comparison.runs[0])
-    chance = chance_ua(comparison.runs[0])
+    measure, chance = _main(comparison), chance_score(comparison.runs[0])
     meant = [run for run in comparison.runs if run.fusion != GUESSING]
     at_chance = [run.name for run in meant if is_at_chance(run)]
     if comparison.tests and at_chance:
         verb = "is" if len(at_chance) == 1 else "are"
-        answer += f"; {_join(at_chance)} {verb} not shown to be above chance (UA {percent(chance)})"
+        level = f"({measure.name} {measure.words(chance)})"
+        answer += f"; {_join(at_chance)} {verb} not shown to be above chance {level}"
     synthetic = "; the speech is synthetic and says nothing about people" * comparison.synthetic
     return f"On {comparison.corpus}, {answer}{synthetic}."
 
 
-def chance_ua(run: RunSummary) -> float:
-    """Return the UA of guessing: 1 over the number of classes that were tested."""
-    return 1 / sum(recall is not None for recall in run.per_class_recall)
+def chance_score(run: RunSummary) -> float:
+    """Return the main score of guessing: see `Task.chance`."""
+    pooled = {name: score.pooled for name, score in run.test.items()}
+    return _task(run).chance(pooled, run.per_class_recall)
 
 
 def is_at_chance(run: RunSummary) -> bool:
-    """Return whether the interval of the pooled UA, or UA itself, does not exceed guessing."""
-    ua = run.test["ua"]
-    return (ua.pooled if ua.interval is None else ua.interval[0]) <= chance_ua(run) + ROUNDING
+    """Return whether the interval of the pooled main score, or itself, does not exceed guessing."""
+    score = run.test[_task(run).main]
+    lowest = score.pooled if score.interval is None else score.interval[0]
+    return lowest <= chance_score(run) + ROUNDING
 
 
 def why_untestable(comparison: Comparison) -> str | None:
-    """Return why no difference of UA could reach the level, whatever its size; None if one could.
+    """Return why no difference could reach the level, whatever its size; None if one could.
 
     Holm multiplies the smallest p by the number of comparisons of a family; the first one counts.
     """
-    tests = families_of_tests(comparison, "ua")[0]
+    tests = families_of_tests(comparison, _task(comparison).main)[0]
     n, smallest = len(tests), min(test.smallest_p for test in tests)
     corrected = p_value(min(1.0, n * smallest))
     if smallest >= LEVEL:
@@ -82,20 +87,30 @@ def design(comparison: Comparison) -> str:
     )
 
 
+def _task(shown: Comparison | RunSummary) -> Task:
+    return make_task(shown.task, shown.classes)
+
+
+def _main(shown: Comparison | RunSummary) -> Measure:
+    task = _task(shown)
+    return task.measures[task.main]
+
+
 def _of_one(run: RunSummary) -> str:
-    ua = percent(run.test["ua"].pooled)
-    chance = percent(chance_ua(run))
+    measure, score = _main(run), run.test[_task(run).main]
+    chance = measure.words(chance_score(run))
     if is_at_chance(run):
-        said = f"not shown to be above chance (UA {chance})"
-    elif run.test["ua"].interval is None:  # too few speakers to show it
+        said = f"not shown to be above chance ({measure.name} {chance})"
+    elif score.interval is None:  # too few speakers to show it
         said = f"where chance is {chance}"
     else:
-        said = f"above chance (UA {chance})"
-    return f"{run.name} has UA {ua} on {count_speakers(run.n_speakers, run.protocol)}, {said}"
+        said = f"above chance ({measure.name} {chance})"
+    who = count_speakers(run.n_speakers, run.protocol)
+    return f"{run.name} has {measure.name} {measure.words(score.pooled)} on {who}, {said}"
 
 
 def _of_tests(comparison: Comparison) -> str:
-    among, *beside = families_of_tests(comparison, "ua")
+    among, *beside = families_of_tests(comparison, _task(comparison).main)
     answer = _of_family(comparison, among)
     return f"{answer}; {_of_baselines(beside[0])}" if beside else answer
 
@@ -108,7 +123,7 @@ def _of_family(comparison: Comparison, tests: list[PairTest]) -> str:
         return f"{', '.join(shown)}; {rest}{corrected}"
     tested = {name for test in tests for name in (test.a, test.b)}
     whom = _join([run.name for run in comparison.runs if run.name in tested])
-    sentence = f"no difference in UA between {whom}"
+    sentence = f"no difference in {_main(comparison).name} between {whom}"
     if why := why_untestable(comparison):
         return f"{sentence} can be shown on {design(comparison)}: {why}"
     p, p_holm = (p_value(min(getattr(test, key) for test in tests)) for key in ("p", "p_holm"))
@@ -138,10 +153,10 @@ def _of_baselines(tests: list[PairTest]) -> str:
 def _in_words(comparison: Comparison, test: PairTest) -> str:
     """Say which run of a pair is better, by how much and how surely, and what else may be why."""
     better, worse = (test.a, test.b) if test.difference > 0 else (test.b, test.a)
-    points = 100 * abs(test.difference)
+    gap = _main(comparison).gap(abs(test.difference))
     n = len(differing_keys(comparison, test.a, test.b))
     also = f"; they differ in {n} config keys" * (n > 1)
-    return f"{better} beats {worse} by {points:.1f} points of UA (p {p_value(test.p_holm)}{also})"
+    return f"{better} beats {worse} by {gap} (p {p_value(test.p_holm)}{also})"
 
 
 def _join(names: list[str]) -> str:

@@ -2,10 +2,11 @@
 
 from typing import Any
 
-from evaluation.metrics import SCORES, scores
-from storage.fold_folder import PREDICTIONS, PredictionTable, Scores
+from evaluation.tasks import task_of
+from storage.fold_folder import PREDICTIONS, PredictionTable
 from storage.folders import METRICS
 from storage.run_folder import FoldResult, Run
+from storage.scores import AnyScores, Scores
 from system.errors import RunError
 from system.text import short_repr
 
@@ -20,21 +21,26 @@ def check_scores(run: Run) -> None:
     """
     for result in run.folds:
         for split in ("dev", "test"):
-            recorded: Scores = getattr(result.metrics, split)
+            recorded: AnyScores = getattr(result.metrics, split)
             if recorded.n:
                 _check_split(result, split, recorded, getattr(result, split))
         _check_gate(result)
 
 
-def _check_split(result: FoldResult, split: str, recorded: Scores, table: PredictionTable) -> None:
-    found = scores(table.targets.tolist(), table.preds.tolist(), len(result.classes))
-    for name in SCORES:
-        if not _is_same(getattr(recorded, name), found[name]):
-            raise _contradiction(result, f"{split}.{name}", getattr(recorded, name), found[name])
+def _check_split(
+    result: FoldResult, split: str, recorded: AnyScores, table: PredictionTable
+) -> None:
+    found = task_of(result).scores(table.targets, table.preds, table.probs)
+    values = recorded.named()
+    for name, value in found.named().items():
+        if not _is_same(values.get(name), value):
+            raise _contradiction(result, f"{split}.{name}", values.get(name), value)
+    if not isinstance(found, Scores) or not isinstance(recorded, Scores):
+        return
     confusion = [list(row) for row in recorded.confusion]
-    if confusion != found["confusion"]:
-        raise _contradiction(result, f"{split}.confusion", confusion, found["confusion"])
-    own, other = list(recorded.per_class_recall), found["per_class_recall"]
+    if confusion != found.confusion:
+        raise _contradiction(result, f"{split}.confusion", confusion, found.confusion)
+    own, other = list(recorded.per_class_recall), list(found.per_class_recall)
     if len(own) != len(other) or not all(map(_is_same, own, other)):
         raise _contradiction(result, f"{split}.per_class_recall", own, other)
 

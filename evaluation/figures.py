@@ -81,7 +81,11 @@ def marker(run: int) -> str:
 
 
 def dot_plot(
-    rows: Sequence[str], runs: Sequence[Dots], label: str, chance: Mapping[str, float] | None = None
+    rows: Sequence[str],
+    runs: Sequence[Dots],
+    label: str,
+    chance: Mapping[str, float] | None = None,
+    percent: bool = True,
 ) -> str:
     """Draw a dot with its interval for each row and run, in percent from 0 to 100.
 
@@ -90,7 +94,9 @@ def dot_plot(
         runs: Fractions in 0..1, as many as there are rows.
         label: Label of the x axis.
         chance: Name of a row -> fraction at which a dashed line crosses this row alone.
+        percent: False draws the values as they are, such as a CCC, from 0 or the lowest to 1.
     """
+    scale = 100 if percent else 1
     height = 0.7 + len(rows) * max(0.34, 0.1 + 0.14 * len(runs))
     figure, axes = blank(height)
     offsets = (np.arange(len(runs)) - (len(runs) - 1) / 2) * 0.7 / max(len(runs), 3)
@@ -99,16 +105,17 @@ def dot_plot(
             if value is None:
                 continue
             if interval is not None:
-                ends = [100 * end for end in interval]
+                ends = [scale * end for end in interval]
                 axes.plot(ends, [row + offset] * 2, color=colour(run), linewidth=1.4)
-            (dot,) = axes.plot(100 * value, row + offset, marker(run), color=colour(run))
+            (dot,) = axes.plot(scale * value, row + offset, marker(run), color=colour(run))
             dot.set(markersize=5, clip_on=False)  # whole at 0 and 100, too
     for name, value in (chance or {}).items():
         row = rows.index(name)
         ends = [row - 0.5, row + 0.5]
-        axes.plot([100 * value] * 2, ends, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.plot([scale * value] * 2, ends, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     name_rows(axes, rows)
-    axes.set(xlim=(0, 100), xlabel=label)
+    lowest = 0.0 if percent else min(0.0, axes.get_xlim()[0])
+    axes.set(xlim=(lowest, scale), xlabel=label)
     axes.grid(axis="x")
     return svg_text(figure)
 

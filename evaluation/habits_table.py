@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from corpora.stamps import TRANSDUCTIVE, is_transductive
-from evaluation.wording import count_of, in_code, markdown_table, percent, with_interval
+from evaluation.wording import in_code, markdown_table, percent, with_interval
+from system.text import count_of
 
 KEYS = "command made_with trained protocols folds n_folds seeds rows".split()  # of habits.json
 MADE_WITH = ("commit", "device", "threads", "torch")  # facts in the caption

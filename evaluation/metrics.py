@@ -76,6 +76,25 @@ def scores(targets: Sequence[int], preds: Sequence[int], n_classes: int) -> dict
     }
 
 
+def speaker_confusions(
+    targets: Sequence[int], preds: Sequence[int], speakers: Sequence[str], n_classes: int
+) -> tuple[NDArray, NDArray]:
+    """Count utterances by speaker: (N,), (N,), (N,) -> sorted names (S,), counts (S, K, K).
+
+    Raises:
+        ValueError: No utterances, lengths differ, or a class is outside 0..K-1.
+    """
+    target, pred, speaker = np.asarray(targets), np.asarray(preds), np.asarray(speakers)
+    if len(target) == 0 or not target.shape == pred.shape == speaker.shape:
+        raise ValueError(
+            "need one prediction and one speaker for each utterance, and an utterance, got "
+            f"{len(pred)} and {len(speaker)} for {len(target)}"
+        )
+    names = np.unique(speaker)
+    counts = [confusion_matrix(target[speaker == s], pred[speaker == s], n_classes) for s in names]
+    return names, np.stack(counts)
+
+
 def _f1(confusion: NDArray) -> NDArray:
     """Return each class's F1, NaN where it is neither target nor prediction: -> (..., K)."""
     hits = np.diagonal(confusion, axis1=-2, axis2=-1)

@@ -34,10 +34,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evaluation.significance import (
+    FRACTION,
     MIN_UNITS,
     SAME,
+    Scale,
     Score,
     check_counts,
+    is_same,
     mean_scores,
     on_logit_scale,
     resamples,
@@ -84,6 +87,7 @@ def paired_test(
     score: Score,
     n_draws: int = 10_000,
     seed: int = 0,
+    scale: Scale = FRACTION,
 ) -> PairedTest:
     """Test whether two runs would differ for other speakers and other trainings.
 
@@ -95,6 +99,7 @@ def paired_test(
         score: Score of a confusion matrix, see `metrics.SCORES`.
         n_draws: Number of random swaps M beyond `MAX_EXACT` units, and of bootstrap samples B.
         seed: Seed of both.
+        scale: Range of the score, and what its counts are.
 
     Raises:
         ValueError: Shapes differ, or a speaker's number of utterances of a class; see also
@@ -106,8 +111,9 @@ def paired_test(
         bootstrap standard error. The largest p of several units is ours;
         `tests/evaluation/test_paired_tests.py` measures size and coverage.
     """
-    _check_alike(a, b)
+    _check_alike(a, b, scale)
     difference = float(np.mean(score(a.sum(1)) - score(b.sum(1))))
+    least, most = scale.of_differences()
     own = (_by_unit(a, speakers), _by_unit(b, speakers))
     whole = (_by_unit(a, folds), _by_unit(b, folds))
     p_speakers, floor_speakers = _exchange(*own, score, False, n_draws, seed)
@@ -117,14 +123,14 @@ def paired_test(
     if n_folds < MIN_UNITS or se < SAME:
         p_folds, floor_folds = _exchange(*whole, score, False, n_draws, seed)
     else:
-        logit, se_logit = on_logit_scale(difference, se, -1.0)
+        logit, se_logit = on_logit_scale(difference, se, least, most)
         p_folds, floor_folds = 2 * float(stats.t.sf(abs(logit) / se_logit, n_folds - 1)), 0.0
     return PairedTest(
         difference,
         max(p_speakers, p_trainings, p_folds),
         max(floor_speakers, floor_trainings, floor_folds),
         own[0].shape[1],
-        t_interval(difference, se, n_folds, 0.95, least=-1.0),
+        t_interval(difference, se, n_folds, 0.95, least, most),
         _standardised(*own, score),
         p_speakers,
         p_trainings,
@@ -143,7 +149,12 @@ def smallest_p_of(n_speakers: int, n_folds: int, n_seeds: int, n_draws: int = 10
 
 
 def fixed_weights_test(
-    a: NDArray, b: NDArray, score: Score, n_draws: int = 10_000, seed: int = 0
+    a: NDArray,
+    b: NDArray,
+    score: Score,
+    n_draws: int = 10_000,
+    seed: int = 0,
+    scale: Scale = FRACTION,
 ) -> PairedTest:
     """Test whether two treatments of the same trained weights differ for other speakers.
 
@@ -156,28 +167,29 @@ def fixed_weights_test(
         score: Score of a confusion matrix, see `metrics.SCORES`.
         n_draws: Number of random swaps M beyond `MAX_EXACT` speakers, and of bootstrap samples B.
         seed: Seed of both.
+        scale: Range of the score, and what its counts are.
 
     Raises:
         ValueError: As `paired_test`.
     """
-    _check_alike(a, b)
+    _check_alike(a, b, scale)
     difference = float(np.mean(score(a.sum(1)) - score(b.sum(1))))
     p, smallest_p = _exchange(a, b, score, False, n_draws, seed)
     se, n_speakers = _standard_error(a, b, score, n_draws, seed), a.shape[1]
-    interval = t_interval(difference, se, n_speakers, 0.95, least=-1.0)
+    interval = t_interval(difference, se, n_speakers, 0.95, *scale.of_differences())
     d_z = _standardised(a, b, score)
     return PairedTest(difference, p, smallest_p, n_speakers, interval, d_z, p)
 
 
-def _check_alike(a: NDArray, b: NDArray) -> None:
-    check_counts(a)
-    check_counts(b)
+def _check_alike(a: NDArray, b: NDArray, scale: Scale) -> None:
+    check_counts(a, scale)
+    check_counts(b, scale)
     if a.shape != b.shape:
         raise ValueError(
             "a and b need the same seeds, speakers and classes (R, S, K, K), "
             f"got {a.shape} and {b.shape}: keep the seeds and folds that both have"
         )
-    if (a[0].sum(-1) != b[0].sum(-1)).any():
+    if not is_same(scale.support(a[0]), scale.support(b[0])):
         raise ValueError(
             "a and b need the same utterances, but speakers' counts of the classes differ: "
             "compare runs of one protocol on the same folds, speakers in the same order"

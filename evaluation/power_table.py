@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from evaluation.wording import count_of, markdown_table
+from evaluation.wording import markdown_table
+from system.text import count_of
 
 KEYS = ("command", "design", "level", "pairs", "rows")  # of what `scripts/power.py` writes
 

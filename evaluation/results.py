@@ -9,11 +9,14 @@ from typing import Annotated, Any
 
 from pydantic import AliasChoices, ConfigDict, Field
 
+from config.tasks import CLASS
 from evaluation.calibration import Calibration, RiskCoverage
 from storage.fold_folder import TrainingIssues
 
 # Fields of a comparison that all its runs share
-SHARED = "corpus synthetic protocol certificate speaker_dependent classes folds n_folds".split()
+SHARED = (
+    "corpus synthetic task protocol certificate speaker_dependent classes folds n_folds".split()
+)
 SHARED += ["seeds", "n", "n_speakers"]
 UNKNOWN = "a corpus that was not recorded"  # in files of earlier versions
 
@@ -52,18 +55,21 @@ class RunSummary:
             where each seed has its own.
         corpus: Name of the corpus, for people.
         synthetic: Whether it is the demo corpus, whose speech is synthetic.
+        task: What was predicted, see `evaluation.tasks`.
         protocol: Labels and splits in words.
         certificate: Id of the split certificate.
         speaker_dependent: Whether the same speakers are in train and test.
-        classes: (K,) class names, in the order of the targets.
+        classes: (K,) class names, in the order of the targets; of ratings, the dimensions.
         folds: Fold numbers that every seed has finished.
         seeds: Seeds of these folds.
         n_folds: Number of folds of the protocol, finished or not.
         n: Number of test utterances, each counted once.
         n_speakers: Number of their speakers.
-        test: Each score of `metrics.SCORES` by its name.
-        per_class_recall: (K,) over folds and seeds; None for a class without a test utterance.
-        confusion: (K, K) target by prediction; an utterance counts once for each seed.
+        test: Each score of `Task.measures` by its name.
+        per_class_recall: (K,) over folds and seeds; None for a class without a test utterance;
+            empty of ratings.
+        confusion: (K, K) target by prediction; an utterance counts once for each seed; empty of
+            ratings.
         gate_mean: Mean over utterances and seeds, 1 = CQT, 0 = Mel; None for a run without a gate.
         missing_classes: Classes without a test utterance, by fold number.
         left_out: Folders of finished folds that some seed has not finished.
@@ -85,6 +91,7 @@ class RunSummary:
     branch_seed: int | None = None
     corpus: str = UNKNOWN
     synthetic: bool = False
+    task: str = CLASS
     protocol: str
     certificate: str
     speaker_dependent: bool
@@ -297,6 +304,7 @@ class Comparison:
 
     corpus: str = UNKNOWN
     synthetic: bool = False
+    task: str = CLASS
     protocol: str
     certificate: str
     speaker_dependent: bool

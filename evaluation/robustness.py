@@ -27,7 +27,7 @@ from evaluation.significance import pool_folds, speaker_confusions, speaker_inte
 from evaluation.wording import markdown_table, percent, with_interval
 from inference.predictor import (
     FoldModel,
-    check_same_classes,
+    check_same_predictions,
     model_name,
     weights_digests,
 )
@@ -237,12 +237,11 @@ def _check_files(run: Run, pending: Sequence[FoldResult]) -> dict[str, AudioSour
     read = in_parallel(lambda source: read_audio(source, rate), list(files.values()), 1)
     bad = [f"  {source}: {result}" for source, result in read if isinstance(result, BadAudio)]
     if bad:
-        root = Path(run.config["corpus.root"]).expanduser().resolve()
         some = "\n".join([*bad[:3], *["  ..."] * (len(bad) > 3)])
         raise InputError(
             f"{len(bad)} of {len(files)} audio files of test utterances are missing or bad in "
-            f"{root}:\n{some}\nPut the corpus back, or run the training command again with its "
-            "new folder as corpus.root= (finished folds are skipped); nothing was evaluated"
+            f"{run.roots}:\n{some}\nPut the corpus back, or run the training command again with "
+            "its new folder as corpus.root= (finished folds are skipped); nothing was evaluated"
         )
     return files
 
@@ -267,7 +266,9 @@ def _measure(
         preds = _predict(model, fold, files, condition, bar, norm)
         record_test_evaluation(run.folder, card, len(targets), fold.folder, "robustness", why)
         if condition.kind == "clean":
-            check_same_classes(fold, preds, run.config["train.precision"], "clean test utterances")
+            check_same_predictions(
+                fold, preds, run.config["train.precision"], "clean test utterances"
+            )
         n_classes = len(fold.classes)
         names, counts = speaker_confusions(targets, preds.tolist(), of_speaker, n_classes)
         speakers, confusions[condition.name] = names.tolist(), counts.tolist()

@@ -17,16 +17,19 @@ max over j <= i of (m - j + 1) p_(j). Rejecting where this is at most alpha keep
 any false rejection below alpha.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import special, stats
 
-from evaluation.metrics import confusion_matrix
-
-Score = Callable[[NDArray], NDArray]  # (..., K, K) -> (...), within 0..1, see metrics.SCORES
+from evaluation.metrics import speaker_confusions as speaker_confusions
+from evaluation.scale import FRACTION as FRACTION
+from evaluation.scale import Scale as Scale
+from evaluation.scale import Score as Score
+from evaluation.scale import of_classes
 
 MIN_UNITS = 3  # speakers or folds, below which there is no t interval and no standardised effect
 SAME = 1e-12  # values closer than this differ by rounding alone
@@ -50,25 +53,6 @@ class McNemar(NamedTuple):
     g: float | None
 
 
-def speaker_confusions(
-    targets: Sequence[int], preds: Sequence[int], speakers: Sequence[str], n_classes: int
-) -> tuple[NDArray, NDArray]:
-    """Count utterances by speaker: (N,), (N,), (N,) -> sorted names (S,), counts (S, K, K).
-
-    Raises:
-        ValueError: No utterances, lengths differ, or a class is outside 0..K-1.
-    """
-    target, pred, speaker = np.asarray(targets), np.asarray(preds), np.asarray(speakers)
-    if len(target) == 0 or not target.shape == pred.shape == speaker.shape:
-        raise ValueError(
-            "need one prediction and one speaker for each utterance, and an utterance, got "
-            f"{len(pred)} and {len(speaker)} for {len(target)}"
-        )
-    names = np.unique(speaker)
-    counts = [confusion_matrix(target[speaker == s], pred[speaker == s], n_classes) for s in names]
-    return names, np.stack(counts)
-
-
 def pool_folds(parts: Sequence[tuple[int, Sequence[str], NDArray]]) -> NDArray:
     """Add up the counts of folds by seed and speaker: (R, S, K, K), speakers sorted.
 
@@ -77,15 +61,20 @@ def pool_folds(parts: Sequence[tuple[int, Sequence[str], NDArray]]) -> NDArray:
     """
     seeds = sorted({seed for seed, _, _ in parts})
     names = sorted({name for _, speakers, _ in parts for name in speakers})
-    n_classes = parts[0][2].shape[-1]
-    counts = np.zeros((len(seeds), len(names), n_classes, n_classes), dtype=np.int64)
+    shape = parts[0][2].shape[1:]
+    counts = np.zeros((len(seeds), len(names), *shape), dtype=parts[0][2].dtype)
     for seed, speakers, part in parts:
         counts[seeds.index(seed), [names.index(speaker) for speaker in speakers]] += part
     return counts
 
 
 def speaker_interval(
-    counts: NDArray, score: Score, n_draws: int = 10_000, level: float = 0.95, seed: int = 0
+    counts: NDArray,
+    score: Score,
+    n_draws: int = 10_000,
+    level: float = 0.95,
+    seed: int = 0,
+    scale: Scale = FRACTION,
 ) -> list[float] | None:
     """Return the interval [low, high] of the mean score over seeds, None if speakers do not vary.
 
@@ -99,6 +88,7 @@ def speaker_interval(
         n_draws: Number of bootstrap samples B.
         level: Nominal coverage.
         seed: Seed of the bootstrap.
+        scale: Range of the score.
 
     Raises:
         ValueError: Wrong shape, seeds that tested other utterances, or a speaker without any.
@@ -109,13 +99,14 @@ def speaker_interval(
         which is too narrow for four speakers; the tests measure both. The logit scale is added
         here.
     """
-    check_counts(counts)
+    check_counts(counts, scale)
     n_speakers = counts.shape[1]
     if n_speakers < MIN_UNITS:
         return None
     point = float(np.mean(score(counts.sum(1))))
     draws = mean_scores(resamples(n_speakers, n_draws, seed), counts, score)  # (B,), theta*
-    return t_interval(point, standard_error(draws, n_speakers), n_speakers, level, least=0.0)
+    se = standard_error(draws, n_speakers)
+    return t_interval(point, se, n_speakers, level, scale.least, scale.most)
 
 
 def mcnemar(right_a: Sequence[bool], right_b: Sequence[bool]) -> McNemar:
@@ -167,19 +158,25 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(adjusted, 1.0).tolist()
 
 
-def check_counts(counts: NDArray) -> None:
-    """Refuse counts that are not of seeds with the same utterances: (R, S, K, K).
+def check_counts(counts: NDArray, scale: Scale = FRACTION) -> None:
+    """Refuse counts that are not of seeds with the same utterances: (R, S, K, K) or (R, S, A, B).
 
     Raises:
         ValueError: See above.
     """
-    if counts.ndim != 4 or counts.shape[2] != counts.shape[3] or 0 in counts.shape:
+    square = scale.support is not of_classes or counts.shape[2:3] == counts.shape[3:]
+    if counts.ndim != 4 or not square or 0 in counts.shape:
         raise ValueError(f"counts must be (seeds, speakers, classes, classes), got {counts.shape}")
-    support = counts.sum(-1)  # (R, S, K)
-    if (support != support[0]).any():
+    support = scale.support(counts)  # (R, S, K)
+    if not is_same(support, support[0]):
         raise ValueError("every seed must have tested the same utterances: counts differ")
-    if (support[0].sum(-1) == 0).any():
+    if (support[0] == 0).all(-1).any():
         raise ValueError("every speaker needs an utterance at least: leave out those without any")
+
+
+def is_same(a: NDArray, b: NDArray) -> bool:
+    """Return whether counts are equal, or sums but for rounding."""
+    return np.allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
 def resamples(n_units: int, n_draws: int, seed: int) -> NDArray:
@@ -195,20 +192,20 @@ def mean_scores(
 
     Args:
         weights: (R, M, U), or (1, M, U) where they are the same for every seed.
-        counts: (R, U, K, K).
-        score: Score of a confusion matrix.
+        counts: (R, U, K, K), or (R, U, A, B) of another task.
+        score: Score of such counts.
         base: (R, K, K) counts that every draw has; None means none.
     """
-    n_seeds, _, n_classes, _ = counts.shape
+    n_seeds, _, *shape = counts.shape
     n_draws = weights.shape[1]
     total = np.zeros(n_draws)
-    step = max(1, MAX_NUMBERS // n_classes**2)
+    step = max(1, MAX_NUMBERS // math.prod(shape))
     for r in range(n_seeds):
         own = weights[r % len(weights)].astype(float)  # (M, U)
         flat = counts[r].reshape(len(counts[r]), -1).astype(float)  # (U, K * K)
         for start in range(0, n_draws, step):
             part = slice(start, start + step)
-            pooled = (own[part] @ flat).reshape(-1, n_classes, n_classes)
+            pooled = (own[part] @ flat).reshape(-1, *shape)
             total[part] += score(pooled if base is None else base[r] + pooled)
     return total / n_seeds
 
@@ -219,9 +216,11 @@ def standard_error(draws: NDArray, n_units: int) -> float:
 
 
 def t_interval(
-    point: float, se: float, n_units: int, level: float, least: float
+    point: float, se: float, n_units: int, level: float, least: float, most: float = 1.0
 ) -> list[float] | None:
-    """Return Student's t interval on the logit scale of `least`..1 (delta method).
+    """Return Student's t interval on the logit scale of `least`..`most` (delta method).
+
+    Without a largest value the scale is that of the logarithm; without a smallest, too, as it is.
 
     Args:
         point: The estimate.
@@ -229,20 +228,27 @@ def t_interval(
         n_units: Number of independent units, whose number less 1 is that of the degrees of freedom.
         level: Nominal coverage.
         least: Smallest value possible: 0 for a score, -1 for a difference.
+        most: Largest value possible.
 
     Returns:
         None for fewer than `MIN_UNITS` units, or if they do not vary: their variation is unknown.
     """
     if n_units < MIN_UNITS or se < SAME:
         return None
-    logit, se_logit = on_logit_scale(point, se, least)
+    logit, se_logit = on_logit_scale(point, se, least, most)
     reach = stats.t.ppf((1 + level) / 2, n_units - 1) * se_logit
-    ends = special.expit(logit + reach * np.array([-1, 1]))
-    return (least + (1 - least) * ends).tolist()
+    ends = logit + reach * np.array([-1, 1])
+    if math.isinf(most):
+        return (ends if math.isinf(least) else least + np.exp(ends)).tolist()
+    return (least + (most - least) * special.expit(ends)).tolist()
 
 
-def on_logit_scale(point: float, se: float, least: float) -> tuple[float, float]:
-    """Return an estimate of `least`..1 and its standard error on the logit scale."""
-    span = 1 - least
+def on_logit_scale(point: float, se: float, least: float, most: float = 1.0) -> tuple[float, float]:
+    """Return an estimate of `least`..`most` and its standard error on the scale of `t_interval`."""
+    if math.isinf(most):
+        if math.isinf(least):
+            return point, se
+        return math.log(point - least), se / (point - least)
+    span = most - least
     theta = (point - least) / span  # in 0..1
     return float(special.logit(theta)), se / span / (theta * (1 - theta))

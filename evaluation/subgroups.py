@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from config.tasks import CLASS
 from evaluation.calibration import (
     Calibration,
     RiskCoverage,
@@ -21,11 +22,12 @@ from evaluation.calibration import (
 from evaluation.metrics import SCORES
 from evaluation.results import Breakdown, GroupScores
 from evaluation.significance import speaker_interval
-from evaluation.summary import count_by_speaker
-from evaluation.wording import count_of, in_markdown, markdown_table, percent, with_interval
+from evaluation.tasks import make_task
+from evaluation.wording import in_markdown, markdown_table, percent, with_interval
 from storage.fold_folder import PredictionTable
 from storage.run_folder import Run
 from system.files import corrupt_file
+from system.text import count_of
 
 GROUPINGS = ("gender", "speaker", "duration", "portion", "text")
 UNKNOWN = "unknown"  # group of the utterances without a value
@@ -176,7 +178,8 @@ def _row(
     tables: Sequence[PredictionTable], inside: NDArray, group: str, n_classes: int
 ) -> GroupScores:
     """Score one group, given by a mask (N,) of its utterances."""
-    counts = np.stack([count_by_speaker(table.take(inside), n_classes) for table in tables])
+    task = make_task(CLASS, [str(k) for k in range(n_classes)])
+    counts = np.stack([task.by_speaker(table.take(inside)) for table in tables])
     ua, wa = (float(np.mean(SCORES[score](counts.sum(1)))) for score in ("ua", "wa"))
     interval = speaker_interval(counts, SCORES["ua"])
     present = int((counts[0].sum((0, 2)) > 0).sum())

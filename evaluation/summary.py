@@ -13,15 +13,17 @@ from numpy.typing import NDArray
 from config.effects import FEATURES, FROZEN
 from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
-from evaluation.metrics import SCORES, confusion_matrix, recalls
+from evaluation.metrics import recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
-from evaluation.significance import speaker_confusions, speaker_interval
+from evaluation.significance import speaker_interval
 from evaluation.tables import comparison_markdown
+from evaluation.tasks import Task, task_of
 from storage.audio_lists import read_unread_audio
 from storage.environment import distinct_facts, sessions
-from storage.fold_folder import PredictionTable, TrainingIssues
+from storage.fold_folder import TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
-from storage.run_folder import FoldResult, Run, read_run
+from storage.run_folder import Run, read_run
+from storage.scores import Scores
 from storage.tracker_files import read_tracker_failures
 from system.errors import InputError, RunError
 from system.files import write_json, write_text
@@ -94,9 +96,8 @@ def describe_run(run: Run) -> RunSummary:
         RunError: A file of the run is corrupt, or its scores are not those of its predictions.
     """
     check_scores(run)
-    counts = by_speaker(run)  # (R, S, K, K)
-    confusion = counts.sum((0, 1))
-    recall = recalls(confusion)
+    task, counts = task_of(run.folds[0]), by_speaker(run)  # (R, S, K, K), or (R, S, A, B)
+    confusion, recall = _confusions(run)
     return RunSummary(
         name=run.name,
         fusion=run.method,
@@ -105,6 +106,7 @@ def describe_run(run: Run) -> RunSummary:
         branch_seed=run.config.get("model.from_seed"),
         corpus=corpus_of(run)["name"],
         synthetic=corpus_of(run)["synthetic"],
+        task=task.kind,
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],
         speaker_dependent=run.certificate["speaker_dependent"],
@@ -112,11 +114,11 @@ def describe_run(run: Run) -> RunSummary:
         folds=run.fold_numbers,
         seeds=run.seeds,
         n_folds=len(run.certificate["folds"]),
-        n=int(confusion.sum()) // len(run.seeds),
+        n=sum(fold.metrics.test.n for fold in run.folds) // len(run.seeds),
         n_speakers=counts.shape[1],
-        test={name: _score(run, counts, name) for name in SCORES},
+        test={name: _score(run, counts, name, task) for name in task.measures},
         per_class_recall=[None if np.isnan(r) else float(r) for r in recall],
-        confusion=confusion.tolist(),
+        confusion=confusion,
         gate_mean=_gate_mean(run),
         missing_classes=_missing_classes(run),
         left_out=list(run.left_out),
@@ -137,31 +139,41 @@ def sessions_of(run: Run) -> list[dict[str, Any]]:
 
 
 def by_speaker(run: Run) -> NDArray:
-    """Count test utterances by seed and speaker, target and prediction: (R, S, K, K)."""
-    tables = [run.of_seed(seed) for seed in run.seeds]
-    return np.stack([count_by_speaker(table, len(run.classes)) for table in tables])
+    """Count test utterances by seed and speaker, target and prediction: (R, S, K, K).
+
+    Of other tasks, the sums of `Task.by_speaker`: (R, S, A, B).
+    """
+    task = task_of(run.folds[0])
+    return np.stack([task.by_speaker(run.of_seed(seed)) for seed in run.seeds])
 
 
 def by_fold_and_speaker(run: Run) -> tuple[NDArray, list[str], list[int]]:
     """Count test utterances by seed, and by speaker of a fold, target and prediction.
 
     Returns:
-        Counts (R, C, K, K); speaker and fold of each, (C,).
+        Counts (R, C, K, K), or sums as `by_speaker`; speaker and fold of each, (C,).
     """
-    counts, speakers, folds = [], [], []
+    task, counts, speakers, folds = task_of(run.folds[0]), [], [], []
     for fold in run.fold_numbers:
         tables = [of.test for of in sorted(run.folds, key=lambda of: of.seed) if of.fold == fold]
         names = sorted(set(tables[0].speakers.tolist()))
-        counts.append(np.stack([count_by_speaker(table, len(run.classes)) for table in tables]))
+        counts.append(np.stack([task.by_speaker(table) for table in tables]))
         speakers += names
         folds += [fold] * len(names)
     return np.concatenate(counts, axis=1), speakers, folds
 
 
-def count_by_speaker(table: PredictionTable, n_classes: int) -> NDArray:
-    """Count utterances by speaker, target and prediction: (S, K, K)."""
-    columns = (table.targets.tolist(), table.preds.tolist(), table.speakers.tolist())
-    return speaker_confusions(*columns, n_classes)[1]
+def _confusions(run: Run) -> tuple[list[list[int]], NDArray]:
+    """Return counts over folds and seeds by target and prediction, and recalls; empty of ratings.
+
+    Shape:
+        (K, K), (K,)
+    """
+    found = [fold.metrics.test for fold in run.folds if isinstance(fold.metrics.test, Scores)]
+    if not found:
+        return [], np.empty(0)
+    confusion = np.sum([scores.confusion for scores in found], axis=0)
+    return confusion.tolist(), recalls(confusion)
 
 
 def corpus_of(run: Run) -> Mapping[str, Any]:
@@ -205,15 +217,16 @@ def _missing_classes(run: Run) -> dict[str, list[str]]:
     """Return {fold: classes without a test utterance} of the folds that lack some."""
     by_fold = {}
     for fold in run.folds:
-        support = _confusion(fold).sum(1)
-        missing = [name for name, n in zip(fold.classes, support, strict=True) if n == 0]
+        test = fold.metrics.test
+        recall = test.per_class_recall if isinstance(test, Scores) else ()
+        missing = [name for name, r in zip(fold.classes, recall, strict=False) if r is None]
         if missing:
             by_fold[str(fold.fold)] = missing
     return by_fold
 
 
-def _score(run: Run, counts: NDArray, name: str) -> ScoreSummary:
-    score = SCORES[name]
+def _score(run: Run, counts: NDArray, name: str, task: Task) -> ScoreSummary:
+    score, scale = task.measures[name].score, task.measures[name].scale
     by_fold = {fold: _mean_of(run, name, "fold", fold) for fold in run.fold_numbers}
     by_seed = [_mean_of(run, name, "seed", seed) for seed in run.seeds]
     return ScoreSummary(
@@ -222,19 +235,14 @@ def _score(run: Run, counts: NDArray, name: str) -> ScoreSummary:
         seed_std=_std(by_seed),
         folds={str(fold): value for fold, value in by_fold.items()},
         pooled=float(np.mean(score(counts.sum(1)))),
-        interval=speaker_interval(counts, score),
+        interval=speaker_interval(counts, score, scale=scale),
     )
 
 
 def _mean_of(run: Run, name: str, key: str, value: int) -> float:
     """Return the mean test score of one fold over its seeds, or of one seed over its folds."""
     chosen = [fold for fold in run.folds if getattr(fold, key) == value]
-    return float(np.mean([float(SCORES[name](_confusion(fold))) for fold in chosen]))
-
-
-def _confusion(fold: FoldResult) -> NDArray:
-    targets, preds = fold.test.targets.tolist(), fold.test.preds.tolist()
-    return confusion_matrix(targets, preds, len(fold.classes))
+    return float(np.mean([fold.metrics.test.named()[name] for fold in chosen]))
 
 
 def _std(values: Sequence[float]) -> float | None:

@@ -9,6 +9,7 @@ from corpora.stamps import stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary
+from evaluation.tasks import Task, make_task
 from evaluation.wording import (
     count_of,
     count_speakers,
@@ -16,7 +17,6 @@ from evaluation.wording import (
     in_markdown,
     markdown_table,
     p_value,
-    percent,
     plus_minus,
     with_interval,
 )
@@ -25,8 +25,6 @@ from storage.fold_folder import TrainingIssues
 from storage.ledger import repeated_evaluations
 from system.text import printable
 
-METRICS = ("ua", "wa", "macro_f1", "weighted_f1")
-NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
 INCIDENTS_SHOWN = 3  # skipped steps of a fold that are listed
 LATEX_SPECIAL = {**{c: f"\\{c}" for c in "&%$#_{}"}, "\\": r"\textbackslash{}"}
 LATEX_SPECIAL |= {"~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"}
@@ -51,7 +49,7 @@ def comparison_markdown(comparison: Comparison) -> str:
     """
     blocks = [scores_markdown(comparison).rstrip()]
     if comparison.tests:
-        blocks.append(f"{pairs_caption(comparison)} {MCNEMAR}")
+        blocks.append(_how_tested(comparison))
         blocks.append(markdown_table(*pair_rows(comparison), n_words=3))
     return "\n\n".join([*blocks, *map(in_markdown, notes(comparison))]) + "\n"
 
@@ -68,7 +66,7 @@ def comparison_latex(comparison: Comparison) -> str:
     """Return the same as `comparison_markdown`, as booktabs tables."""
     tables = [(caption(comparison), *score_rows(comparison))]
     if comparison.tests:
-        above = f"{identity(comparison)}. {pairs_caption(comparison)} {MCNEMAR}"
+        above = f"{identity(comparison)}. {_how_tested(comparison)}"
         tables.append((above, *pair_rows(comparison)))
     opening = " ".join([*(f"{s}." for s in stamps_of(comparison)), conclusion(comparison)])
     lines = [_latex(f"{opening} {above}", head, rows) for above, head, rows in tables]
@@ -83,14 +81,15 @@ def stamps_of(comparison: Comparison) -> list[str]:
 
 def caption(comparison: Comparison) -> str:
     """Return what was measured, on which utterances, and how to read it."""
+    task = shown_task(comparison)
     folds = ", ".join(map(str, comparison.folds))
     seeds = ", ".join(map(str, comparison.seeds))
     return (
         f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
         f"{count_of(comparison.n, 'utterance')} of "
-        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. Percent; mean ± standard "
-        "deviation over folds; pooled with 95 % interval over speakers, trained weights held "
-        f"fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
+        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. {task.caption}; mean ± "
+        "standard deviation over folds; pooled with 95 % interval over speakers, trained weights "
+        f"held fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
     )
 
 
@@ -124,15 +123,21 @@ def identity(comparison: Comparison) -> str:
 
 def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
     """Return the header, and one row a run."""
-    several = len(comparison.seeds) > 1
-    head = ["run", "fusion", *(NAMES[m] for m in METRICS), "UA pooled", "WA pooled"]
-    head += ["UA ± over seeds"] * several + ["gate"]
+    several, task = len(comparison.seeds) > 1, shown_task(comparison)
+    measures, main = task.measures, task.measures[task.main]
+    head = ["run", "fusion", *(measures[m].name for m in task.columns)]
+    head += [f"{measures[m].name} pooled" for m in task.pooled]
+    head += [f"{main.name} ± over seeds"] * several + ["gate"]
     rows = []
     for run in comparison.runs:
         test = run.test
-        row = [run.name, run.fusion, *(plus_minus(test[m].mean, test[m].std) for m in METRICS)]
-        row += [with_interval(test[m].pooled, test[m].interval) for m in ("ua", "wa")]
-        row += [percent(test["ua"].seed_std)] * several
+        row = [run.name, run.fusion]
+        row += [plus_minus(test[m].mean, test[m].std, measures[m].words) for m in task.columns]
+        row += [
+            with_interval(test[m].pooled, test[m].interval, words=measures[m].words)
+            for m in task.pooled
+        ]
+        row += [main.words(test[task.main].seed_std)] * several
         row.append("–" if run.gate_mean is None else f"{run.gate_mean:.3f}")
         rows.append(row)
     return head, rows
@@ -141,7 +146,8 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
 def pairs_caption(comparison: Comparison) -> str:
     """Return how the paired tests were made, which chance is in them, and what they can show."""
     tests, reference = comparison.tests, comparison.reference
-    among, *beside = map(len, families_of_tests(comparison, "ua"))
+    task = shown_task(comparison)
+    among, *beside = map(len, families_of_tests(comparison, task.main))
     apart = f", and apart for {beside[0]} with baselines" if beside else ""
     which = "" if reference is None else f", each run with {in_code(reference)}"
     if tests[0].p_folds is None:  # of an earlier version
@@ -158,39 +164,43 @@ def pairs_caption(comparison: Comparison) -> str:
     if why := why_untestable(comparison):
         limit = f"{design(comparison)}: {why}"
     return (
-        f"Paired tests on the same utterances{which}: difference in points; {chance}. {limit}. "
+        f"Paired tests on the same utterances{which}: {task.differences}; {chance}. {limit}. "
         f"Holm-corrected for {count_of(among, 'comparison')}{apart}; d_z is Cohen's, over speakers."
     )
 
 
 def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
-    """Return the header, and one row a pair and score."""
-    head = [
-        "a − b",
-        "they differ in",
-        "score",
-        "a − b, points",
-        "p",
-        "p (Holm)",
-        "d_z",
-        "McNemar p (Holm)",
-    ]
+    """Return the header, and one row a pair and score; McNemar's test only where there is one."""
+    measures = shown_task(comparison).measures
+    unit = ", points" if measures[comparison.tests[0].metric].in_percent else ""
+    head = ["a − b", "they differ in", "score", f"a − b{unit}", "p", "p (Holm)", "d_z"]
+    head += ["McNemar p (Holm)"] * bool(comparison.mcnemar)
     rows = []
     for test in comparison.tests:
-        worst = max(m.p_holm for m in comparison.mcnemar if (m.a, m.b) == (test.a, test.b))
-        rows.append(
-            [
-                f"{test.a} − {test.b}",
-                _differences(comparison, test.a, test.b),
-                NAMES[test.metric],
-                with_interval(test.difference, test.interval, sign="+"),
-                p_value(test.p),
-                p_value(test.p_holm),
-                "–" if test.d_z is None else f"{test.d_z:+.2f}",
-                p_value(worst) if test.metric == "wa" else "",
-            ]
-        )
+        measure = measures[test.metric]
+        row = [
+            f"{test.a} − {test.b}",
+            _differences(comparison, test.a, test.b),
+            measure.name,
+            with_interval(test.difference, test.interval, "+", measure.words),
+            p_value(test.p),
+            p_value(test.p_holm),
+            "–" if test.d_z is None else f"{test.d_z:+.2f}",
+        ]
+        if comparison.mcnemar:
+            worst = max(m.p_holm for m in comparison.mcnemar if (m.a, m.b) == (test.a, test.b))
+            row.append(p_value(worst) if test.metric == "wa" else "")
+        rows.append(row)
     return head, rows
+
+
+def shown_task(comparison: Comparison) -> Task:
+    """Return the task of a comparison, to name its scores."""
+    return make_task(comparison.task, comparison.classes)
+
+
+def _how_tested(comparison: Comparison) -> str:
+    return " ".join([pairs_caption(comparison), *[MCNEMAR] * bool(comparison.mcnemar)])
 
 
 def notes(comparison: Comparison) -> list[str]:

@@ -1,35 +1,44 @@
 """Numbers and users' words as text: percent, intervals, p-values, Markdown cells."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from corpora.splits import SPEAKERS_UNKNOWN
-from system.text import count_of as count_of
-from system.text import printable
+from system.text import count_of, printable
 
 MARKDOWN_SPECIAL = re.compile(r"[\\`|*]|(?<=\])[(\[:]")  # code, end of a cell, link
 TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
-def plus_minus(mean: float, std: float | None) -> str:
+def percent(value: float | None, sign: str = "") -> str:
+    """Return a fraction in percent, or a dash for None."""
+    return "–" if value is None else f"{100 * value:{sign}.1f}"
+
+
+def plus_minus(mean: float, std: float | None, words: Callable[[float], str] = percent) -> str:
     """Return a mean with its standard deviation, where there is one.
 
     >>> plus_minus(0.74, 0.133)
     '74.0 ± 13.3'
     """
-    spread = "" if std is None else f" ± {percent(std)}"
-    return f"{percent(mean)}{spread}"
+    spread = "" if std is None else f" ± {words(std)}"
+    return f"{words(mean)}{spread}"
 
 
-def with_interval(value: float, interval: Sequence[float] | None, sign: str = "") -> str:
+def with_interval(
+    value: float,
+    interval: Sequence[float] | None,
+    sign: str = "",
+    words: Callable[[float, str], str] = percent,
+) -> str:
     """Return a value with its interval, where there is one.
 
     >>> with_interval(0.74, [0.646, 0.833])
     '74.0 [64.6, 83.3]'
     """
     if interval is None:
-        return percent(value, sign)
-    return f"{percent(value, sign)} [{percent(interval[0], sign)}, {percent(interval[1], sign)}]"
+        return words(value, sign)
+    return f"{words(value, sign)} [{words(interval[0], sign)}, {words(interval[1], sign)}]"
 
 
 def count_speakers(n: int, protocol: str) -> str:
@@ -39,11 +48,6 @@ def count_speakers(n: int, protocol: str) -> str:
     'unknown speakers'
     """
     return "unknown speakers" if SPEAKERS_UNKNOWN in protocol else count_of(n, "speaker")
-
-
-def percent(value: float | None, sign: str = "") -> str:
-    """Return a fraction in percent, or a dash for None."""
-    return "–" if value is None else f"{100 * value:{sign}.1f}"
 
 
 def p_value(p: float) -> str:

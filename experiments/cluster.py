@@ -27,6 +27,7 @@ from system.errors import InputError, RunError, first_line
 from system.extras import check_extra
 from system.files import make_folder, read_text, write_text
 from system.locks import lock
+from system.text import whole_number
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def slurm_parameters(words: Sequence[str]) -> dict[str, Any]:
         key = key.removeprefix("--").replace("-", "_")
         if key in FIXED:
             raise InputError(f"--slurm {key}=... is decided by this command: leave it out")
-        values[key] = True if value == "true" else int(value) if value.isdecimal() else value
+        number = whole_number(value)
+        values[key] = True if value == "true" else value if number is None else number
     if not isinstance(minutes := values.get("time"), int) or minutes < 1:
         raise InputError(
             "--slurm needs the time limit of a job in minutes, e.g. time=600: one that reaches it "

@@ -43,6 +43,11 @@ if TYPE_CHECKING:
 ARMS = (*FUSIONS, *ONE_BRANCH)
 SAME = "same"  # of --branch-seeds
 OF_HEADS = ("model", "loss", "optim", "train")  # sections that --heads may change
+# Keys in them that say what branches are and read: theirs and their heads' are equal
+OF_BRANCHES = (
+    *("model.image_size", "model.cqt_backbone", "model.mel_backbone", "model.pretrained"),
+    "train.normalize",
+)
 FIXED = {"name", "model.fusion", FEATURES, "model.cqt_from", "model.mel_from", "model.from_seed"}
 
 
@@ -158,10 +163,11 @@ class _Loader:
 def _check_of_heads(overrides: Sequence[str]) -> None:
     for override in overrides:
         for key in flatten(parse_override(override)):
-            if key.partition(".")[0] not in OF_HEADS:
+            if key.partition(".")[0] not in OF_HEADS or key in OF_BRANCHES:
                 raise InputError(
                     f"--heads {override}: only sections {', '.join(OF_HEADS)} may differ between "
-                    "heads and branches; give it before --heads, for both"
+                    f"heads and branches, without {', '.join(OF_BRANCHES)}; give it before "
+                    "--heads, for both"
                 )
 
 
@@ -174,9 +180,16 @@ def plan_heads(runs: Sequence[PlannedRun], plan: "Plan", folds: Sequence[int], n
         folds: Folds whose branches are trained.
         n: Jobs of each fusion, which share its folds; those of one fusion follow one another, so
             that jobs that run side by side compute features of different folds.
+
+    Raises:
+        InputError: Heads are finished whose branches were trained again since.
     """
+    from training.warm_start import check_finished  # slow: torch
+
     jobs, seeds = [], plan.config.run.seeds
     for run in [run for run in runs if run.fusion is not None]:
+        assert isinstance(run.config, Config)
+        check_finished(run.config)
         for share in _shares(folds, n):
             title = f"{run.config.name} folds {share[0]} to {share[-1]}"
             log = f"folds-{share[0]}-{share[-1]}.log"

@@ -35,9 +35,10 @@ from evaluation.habits_table import habits_markdown
 from evaluation.metrics import unweighted_accuracy
 from evaluation.significance import speaker_confusions
 from storage.environment import distinct_facts, read_environment, record_environment
-from storage.fold_folder import STATE, recordings_digest, write_history
+from storage.fold_folder import STATE, write_history
 from storage.folders import CONFIG, describe_changes
 from storage.ledger import record_test_evaluation
+from storage.model_card import recordings_digest
 from storage.run_folder import FREE
 from system.errors import InputError, RunError
 from system.files import corrupt_file, make_folder, read_json, write_json, write_text

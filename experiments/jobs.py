@@ -3,7 +3,6 @@
 import csv
 import io
 import logging
-import math
 import os
 import shlex
 import signal
@@ -265,7 +264,7 @@ class JobPool:
 
 
 class EpochReporter:
-    """Logs how many epochs running jobs have finished, with the last dev UA; or how many folds."""
+    """Logs how many epochs running jobs have finished, with the last dev score; or folds."""
 
     def __init__(self) -> None:
         self._reported: dict[str, int] = {}  # epochs or folds, by title
@@ -280,11 +279,11 @@ class EpochReporter:
             if job.others:
                 self._report_folds(job)
                 continue
-            n_epochs, dev_ua = finished_epochs(job.folder)
+            n_epochs, score = finished_epochs(job.folder)
             if n_epochs > self._reported.get(job.title, 0):
                 self._reported[job.title] = n_epochs
                 of = "" if job.epochs is None else f" of {job.epochs}"
-                log.info("%s: epoch %d%s, dev UA %.1f %%", job.title, n_epochs, of, 100 * dev_ua)
+                log.info("%s: epoch %d%s, %s", job.title, n_epochs, of, score)
 
     def _report_folds(self, job: Job) -> None:
         folders = (job.folder, *job.others)
@@ -294,8 +293,8 @@ class EpochReporter:
             log.info("%s: %d of %d folds and seeds done", job.title, done, len(folders))
 
 
-def finished_epochs(folder: Path) -> tuple[int, float]:
-    """Return how many epochs a fold has finished and its last dev UA; 0 and NaN before the first.
+def finished_epochs(folder: Path) -> tuple[int, str]:
+    """Return how many epochs a fold has finished and its last dev score; 0 and "" before the first.
 
     Args:
         folder: Folder of the fold; its `history.csv` is rewritten after each epoch.
@@ -303,6 +302,9 @@ def finished_epochs(folder: Path) -> tuple[int, float]:
     try:
         text = read_text(folder / "history.csv", MAX_TABLE)
         rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        return len(rows), float(rows[-1]["dev_ua"])
+        for column, name in (("dev_ccc", "CCC"), ("dev_similarity", "1 - JSD")):
+            if column in rows[-1]:  # of another task than classes
+                return len(rows), f"dev {name} {float(rows[-1][column]):.3f}"
+        return len(rows), f"dev UA {100 * float(rows[-1]['dev_ua']):.1f} %"
     except (OSError, ValueError, LookupError, TypeError, csv.Error):
-        return 0, math.nan  # progress is for people: a file that cannot be read stops no job
+        return 0, ""  # progress is for people: a file that cannot be read stops no job

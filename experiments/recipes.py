@@ -19,6 +19,7 @@ from functools import partial
 from typing import Any
 
 from config.loading import flatten
+from config.tasks import check_classes
 from corpora.plan import Plan, folds_that_test, make_tuning_plan
 from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import DEV, Trial
@@ -105,6 +106,7 @@ def _check(trials: Sequence[Trial]) -> dict[int, Plan]:
     for trial in {trial.recipe: trial for trial in trials}.values():
         check_places(trial.config)
         try:
+            check_classes(trial.config.task, "recipes are compared by dev UA,")
             check_model(trial.config)
             check_started(trial.config)
         except InputError as error:

@@ -1,8 +1,7 @@
 """Tuning: search values of a config on the dev split of one fold; test audio stays unopened.
 
 Each trial trains the fold as a run would, with the run's own seed; its score is the best dev UA of
-its epochs, reported after each. A study is a folder on which any number of processes may work at
-once; what one of them leaves unfinished another resumes from its saved state.
+its epochs. Any number of processes may work on a study; what one leaves another resumes.
 """
 
 import logging
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.effects import whole_key
 from config.loading import dump_config, flatten, load_config, load_stored_config, with_new_names
 from config.pairs import check_effect
 from config.schema import Config
@@ -295,9 +295,9 @@ class Worker:
         fold = session.fold(session.plan.splits[0], config.run.seeds[0])
 
         def after_epoch(progress: "Progress") -> None:
-            self.study.report(trial, progress.best_ua, progress.epoch)
+            self.study.report(trial, progress.best_score, progress.epoch)
 
-        return train_fold(fold, folder, after_epoch).best_ua
+        return train_fold(fold, folder, after_epoch).best_score
 
 
 def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config:
@@ -307,8 +307,8 @@ def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config
         InputError: Its values contradict one another.
     """
     config = flatten(tuning.config.model_dump())
-    free = {key: value for key, value in config.items() if key.startswith(FREE)} | {"name": name}
-    overrides = [*as_overrides(free), *trial_overrides(values)]
+    free = {key: value for key, value in config.items() if whole_key(key).startswith(FREE)}
+    overrides = [*as_overrides(free | {"name": name}), *trial_overrides(values)]
     trial = load_stored_config(tuning.folder / CONFIG, overrides)
     check_effect(trial)
     return trial

@@ -7,25 +7,28 @@ and a gate only if it is at least `LEAN` from it: less is no trust in a branch, 
 
 from typing import Literal
 
+from evaluation.tasks import Measure, make_task
 from gates.results import Branch, BranchDifference, Estimate, Interval, Verdict
 
+UA = make_task("class", ()).measures["ua"]
 BALANCE = 0.5  # of a gate
 LEAN = 0.02  # distance from balance below which a gate leans to neither branch
 OF_CLASS = "balanced accuracy"
 
 
-def judge(gate: Estimate, branches: BranchDifference) -> Verdict:
+def judge(gate: Estimate, branches: BranchDifference, measure: Measure = UA) -> Verdict:
     """Compare a mean gate with how much more the loss of CQT costs than the loss of Mel.
 
     Args:
         gate: Mean gate, 1 = CQT, 0 = Mel, of all utterances or of those of a class.
         branches: Fall without CQT minus fall without Mel, of the same utterances.
+        measure: Score of all utterances that the branches' falls are of.
 
     >>> difference = BranchDifference(None, Estimate(0.1, [0.05, 0.15]), 0.01, [0.1, 0.2])
     >>> judge(Estimate(0.4, [0.35, 0.45]), difference).words
     'The gate leans to Mel, but the loss of CQT costs more UA: they disagree.'
     """
-    what = "UA" if branches.class_name is None else OF_CLASS
+    what = measure.name if branches.class_name is None else OF_CLASS
     far = abs(gate.value - BALANCE) >= LEAN
     leans = _side(gate.interval, BALANCE) if far else None
     costs = branches.larger_fall is not None and branches.larger_fall[0] > 0
@@ -37,7 +40,7 @@ def judge(gate: Estimate, branches: BranchDifference) -> Verdict:
         f"the loss of {relies} costs more {what}"
         if relies
         else f"the costs in {what} of losing CQT and of losing Mel do not differ significantly "
-        f"({100 * branches.difference.value:+.1f} points)"
+        f"({measure.words(branches.difference.value, '+')}{' points' * measure.in_percent})"
         if costs
         else f"neither the loss of CQT nor that of Mel costs {what} significantly"
     )

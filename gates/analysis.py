@@ -12,8 +12,9 @@ from config.fusions import GATED
 from evaluation.consistency import check_scores
 from evaluation.figures import MANY, png_bytes, svg_text
 from evaluation.summary import corpus_of, summarize
+from evaluation.tasks import Measure, task_of
 from gates import figures
-from gates.agreement import judge
+from gates.agreement import UA, judge
 from gates.branch_ablation import (
     N_DRAWS,
     FoldCounts,
@@ -32,8 +33,9 @@ from gates.results import (
     GateResults,
     UnimodalRun,
     Verdict,
+    group_names,
 )
-from gates.tables import gates_markdown, short_name
+from gates.tables import gates_markdown, measure_of, short_name
 from gates.values import (
     UNIT_COLUMNS,
     UTTERANCE_COLUMNS,
@@ -161,7 +163,8 @@ def _results(
 ) -> GateResults:
     described = describe_gates(run, gates) if gates else None
     ablation = describe_ablation(run, counts, unimodal) if counts else None
-    table = run.of_seed(run.seeds[0])
+    table, task = run.of_seed(run.seeds[0]), task_of(run.folds[0])
+    measure = task.measures[task.main]
     return GateResults(
         version=2,
         run=run.name,
@@ -170,7 +173,7 @@ def _results(
         protocol=run.certificate["protocol"],
         certificate=run.certificate["id"],
         speaker_dependent=run.certificate["speaker_dependent"],
-        classes=list(run.classes),
+        classes=list(group_names(run)),
         weights=weights_digests(run),
         n=len(table.targets),
         n_speakers=len(set(table.speakers.tolist())),
@@ -178,7 +181,8 @@ def _results(
         without_epochs=bool(gates) and not _epochs(run),
         gates=described,
         branch_ablation=ablation,
-        verdicts=_verdicts(described, ablation) if described and ablation else [],
+        verdicts=_verdicts(described, ablation, measure) if described and ablation else [],
+        task=task.kind,
     )
 
 
@@ -187,11 +191,13 @@ def _speaker_per_fold(run: Run) -> bool:
     return all(len(names) == 1 for names in tested) and len(set.union(*tested)) > 1
 
 
-def _verdicts(gates: GateDescription, ablation: BranchAblation) -> list[Verdict]:
+def _verdicts(
+    gates: GateDescription, ablation: BranchAblation, measure: Measure = UA
+) -> list[Verdict]:
     """Compare gate and branch ablation on all utterances and on those of each class."""
     means: dict[str | None, Estimate] = {None: gates.mean}
     means |= {group.group: group for group in gates.groups["class"]}
-    return [judge(means[branches.class_name], branches) for branches in ablation.branches]
+    return [judge(means[branches.class_name], branches, measure) for branches in ablation.branches]
 
 
 def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
@@ -219,7 +225,7 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
 def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
     if gates:
         write_csv(folder / "utterances.csv", UTTERANCE_COLUMNS, utterance_rows(run, gates))
-        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in run.classes)]
+        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in group_names(run))]
         write_csv(folder / "units.csv", head, unit_rows(run, gates))
     pngs = {}
     for name, figure in _draw(run, results, gates).items():
@@ -238,22 +244,23 @@ def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[st
     """Return the figures by the names in `results.FIGURES`, of at most `MANY` classes."""
     drawn: dict[str, Figure] = {}
     if results.gates is not None:
-        pooled, classes = join_gates(gates), run.classes[:MANY]
+        pooled, classes = join_gates(gates), results.classes[:MANY]
         by_class = [pooled.gate[pooled.targets == k] for k in range(len(classes))]
         drawn["class_histograms"] = figures.class_histograms(by_class, classes)
         if results.gates.deviations:
             drawn["class_deviations"] = figures.class_deviations(results.gates.deviations[:MANY])
         if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(fold, len(run.classes)) for fold in gates[: figures.MAX_PANELS]]
+            units = [_units(fold, len(results.classes)) for fold in gates[: figures.MAX_PANELS]]
             drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
         confidence = np.concatenate([fold.confidence for fold in gates])
-        drawn["gate_and_confidence"] = figures.gate_and_confidence(
-            pooled.gate, confidence, pooled.right
-        )
+        if not np.isnan(confidence).any():
+            drawn["gate_and_confidence"] = figures.gate_and_confidence(
+                pooled.gate, confidence, pooled.right
+            )
         if lines := _epochs(run):
             drawn["gate_over_epochs"] = figures.gate_over_epochs(lines)
     if results.branch_ablation is not None:
-        drawn["falls"] = figures.falls(results.branch_ablation)
+        drawn["falls"] = figures.falls(results.branch_ablation, measure_of(results))
     return drawn
 
 
@@ -280,8 +287,9 @@ def _scalars(results: GateResults) -> dict[str, float]:
         scalars |= {f"{TAG}/mean": gates.mean.value, f"{TAG}/share of CQT": gates.share.value}
         scalars |= {f"{TAG}/{group.group}": group.value for group in gates.groups["class"]}
     if (ablation := results.branch_ablation) is not None:
-        scalars["UA/intact"] = ablation.intact.value
+        score = measure_of(results).name
+        scalars[f"{score}/intact"] = ablation.intact.value
         for row in ablation.interventions:
-            scalars[f"UA/{short_name(row.changed, row.how)}"] = row.ua.value
-        scalars |= {f"UA/{row.run} alone": row.ua.value for row in ablation.unimodal}
+            scalars[f"{score}/{short_name(row.changed, row.how)}"] = row.ua.value
+        scalars |= {f"{score}/{row.run} alone": row.ua.value for row in ablation.unimodal}
     return scalars

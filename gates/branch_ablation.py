@@ -5,24 +5,26 @@ the inputs of the fusion head (features, or tokens where the head reads tokens) 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from config.fusions import ONE_BRANCH
+from config.tasks import CLASS
 from evaluation.comparison import compare
-from evaluation.metrics import SCORES, recalls
+from evaluation.metrics import recalls
 from evaluation.paired_tests import PairedTest, fixed_weights_test
 from evaluation.results import Comparison, PairTest
 from evaluation.significance import (
     Score,
     holm,
     pool_folds,
-    speaker_confusions,
     speaker_interval,
 )
 from evaluation.tables import setting
+from evaluation.tasks import Measure, make_task, task_of
 from gates.frozen import BRANCHES, FrozenFold, Fused, HeadInputs, OnBatch
 from gates.results import BranchAblation, BranchDifference, Estimate, Intervention, UnimodalRun
 from inference.predictor import weights_digests
@@ -40,7 +42,8 @@ class Counts(NamedTuple):
     """Test utterances of one fold and seed under one intervention.
 
     Attributes:
-        confusions: (draws, S, K, K) counts by speaker, target and prediction.
+        confusions: (draws, S, K, K) counts by speaker, target and prediction, or other sums of
+            `Task.by_speaker`.
         follows: Share of the utterances with features of another class that are predicted as that
             class, and how many there are.
     """
@@ -108,12 +111,12 @@ def intervene(
         n_draws: How often the other utterances are drawn.
         on_batch: Called after each batch of training utterances.
     """
-    table, n_classes = frozen.result.test, len(frozen.result.classes)
+    table, task = frozen.result.test, task_of(frozen.result)
+    groups = task.group_of(table.targets)
 
     def confusions(outputs: Sequence[Fused]) -> NDArray:
-        targets, speakers = table.targets.tolist(), table.speakers.tolist()
-        preds = [fused.preds.tolist() for fused in outputs]
-        return np.stack([speaker_confusions(targets, p, speakers, n_classes)[1] for p in preds])
+        changed = [replace(table, preds=fused.preds, probs=fused.probs) for fused in outputs]
+        return np.stack([task.by_speaker(one) for one in changed])
 
     counts: dict[Key, Counts] = {("intact", ""): Counts(confusions([intact]))}
     means = dict(zip(BRANCHES, frozen.means("train", on_batch), strict=True))
@@ -124,12 +127,13 @@ def intervene(
         counts[branch, MEAN] = Counts(confusions([fused]))
     for how in (SAME, OTHER):
         draws = [
-            draw_sources(table.targets, table.speakers, how == SAME, (frozen.result.fold, draw))
+            draw_sources(groups, table.speakers, how == SAME, (frozen.result.fold, draw))
             for draw in range(n_draws)
         ]
         for branch in BRANCHES:
             outputs = [frozen.fuse(inputs.resampled(branch, sources)) for sources in draws]
-            follows = _follows(outputs, table.targets, draws) if how == OTHER else None
+            preds = [task.group_of(fused.preds) for fused in outputs]
+            follows = _follows(preds, groups, draws) if how == OTHER else None
             counts[branch, how] = Counts(confusions(outputs), follows)
     for value in FORCED if intact.gate is not None else ():
         counts["gate", f"{value:g}"] = Counts(confusions([frozen.fuse(inputs, value)]))
@@ -164,8 +168,8 @@ def describe_ablation(
 ) -> BranchAblation:
     """Return the cost of each intervention.
 
-    UA is pooled over folds, the mean over seeds and draws, with its interval over speakers. A fall
-    is the intact UA minus the UA under the intervention, with interval and p of
+    UA, of ratings CCC, is pooled over folds, the mean over seeds and draws, with its interval over
+    speakers. A fall is the intact UA minus the UA under the intervention, with interval and p of
     `fixed_weights_test`; p is Holm-corrected over all interventions.
 
     Args:
@@ -176,14 +180,16 @@ def describe_ablation(
     pooled = {key: _pool(folds, key) for key in folds[0].counts}  # (R, S, K, K) each
     intact = pooled["intact", ""]
     interventions = list(pooled)[1:]
-    tests = [_test_fall(intact, pooled[key], SCORES["ua"]) for key in interventions]
+    task = task_of(run.folds[0])
+    measure, classes = task.measures[task.main], run.classes if task.kind == CLASS else ()
+    tests = [_test_fall(intact, pooled[key], measure) for key in interventions]
     adjusted = holm([test.p for test in tests])
     return BranchAblation(
-        intact=_ua(intact),
+        intact=_estimate(intact, measure),
         interventions=[
             Intervention(
-                **_cost(_ua(pooled[key]), test),
-                recall_falls=_recall_falls(intact, pooled[key]),
+                **_cost(_estimate(pooled[key], measure), test),
+                recall_falls=_recall_falls(intact, pooled[key]) if classes else [],
                 changed=key[0],
                 how=key[1],
                 draws=len(folds[0].counts[key].confusions),
@@ -192,19 +198,19 @@ def describe_ablation(
             )
             for key, test, p in zip(interventions, tests, adjusted, strict=True)
         ],
-        branches=_differences(run.classes, intact, pooled["cqt", MEAN], pooled["mel", MEAN]),
+        branches=_differences(classes, measure, intact, pooled["cqt", MEAN], pooled["mel", MEAN]),
         unimodal=list(unimodal),
     )
 
 
 def _follows(
-    outputs: Sequence[Fused], targets: NDArray, draws: Sequence[NDArray]
+    preds: Sequence[NDArray], targets: NDArray, draws: Sequence[NDArray]
 ) -> tuple[int, int]:
     """Count the utterances predicted as the class of their source, and those with another class."""
     hits = n = 0
-    for fused, sources in zip(outputs, draws, strict=True):
+    for own, sources in zip(preds, draws, strict=True):
         foreign = targets[sources] != targets  # False for an utterance that keeps its own features
-        hits += int((foreign & (fused.preds == targets[sources])).sum())
+        hits += int((foreign & (own == targets[sources])).sum())
         n += int(foreign.sum())
     return hits, n
 
@@ -219,14 +225,15 @@ def _pool(folds: Sequence[FoldCounts], key: Key) -> NDArray:
     """Add up counts over the folds and draws of a seed: (R, S, K, K).
 
     Each draw holds the same utterances, so the score of the sum is the mean of the draws' scores:
-    UA and recalls are linear in the counts of utterances whose targets are given.
+    UA and recalls are linear in the counts of utterances whose targets are given. A CCC is not: of
+    ratings it is that of all draws together.
     """
     return pool_folds([(f.seed, f.speakers, f.counts[key].confusions.sum(0)) for f in folds])
 
 
-def _ua(counts: NDArray) -> Estimate:
-    score = SCORES["ua"]
-    return Estimate(float(np.mean(score(counts.sum(1)))), speaker_interval(counts, score))
+def _estimate(counts: NDArray, measure: Measure) -> Estimate:
+    value = float(np.mean(measure.score(counts.sum(1))))
+    return Estimate(value, speaker_interval(counts, measure.score, scale=measure.scale))
 
 
 def _cost(ua: Estimate, test: PairedTest | PairTest) -> dict[str, Any]:
@@ -235,14 +242,10 @@ def _cost(ua: Estimate, test: PairedTest | PairTest) -> dict[str, Any]:
     return {"ua": ua, "fall": fall, "p": test.p, "smallest_p": test.smallest_p}
 
 
-def _test_fall(a: NDArray, b: NDArray, score: Score) -> PairedTest:
+def _test_fall(a: NDArray, b: NDArray, measure: Measure) -> PairedTest:
     """Test a against b; a is repeated where b counts each utterance once for every draw."""
-    n_a, n_b = int(a.sum()), int(b.sum())
-    return (
-        fixed_weights_test(a * (n_b // n_a), b, score)
-        if n_b > n_a
-        else fixed_weights_test(a, b, score)
-    )
+    n_a, n_b = (float(measure.scale.support(counts).sum()) for counts in (a, b))
+    return fixed_weights_test(a * round(n_b / n_a), b, measure.score, scale=measure.scale)
 
 
 def _recall_falls(intact: NDArray, changed: NDArray) -> list[float | None]:
@@ -251,7 +254,11 @@ def _recall_falls(intact: NDArray, changed: NDArray) -> list[float | None]:
 
 
 def _differences(
-    classes: Sequence[str], intact: NDArray, without_cqt: NDArray, without_mel: NDArray
+    classes: Sequence[str],
+    measure: Measure,
+    intact: NDArray,
+    without_cqt: NDArray,
+    without_mel: NDArray,
 ) -> list[BranchDifference]:
     """Return how much more the loss of CQT costs than that of Mel, overall and by class.
 
@@ -259,7 +266,7 @@ def _differences(
     towards it does not raise.
     """
     ways: list[tuple[str | None, Score, NDArray]] = [
-        (None, SCORES["ua"], np.ones(without_cqt.shape[1], bool))
+        (None, measure.score, np.ones(without_cqt.shape[1], bool))
     ]
     for k, name in enumerate(classes):
         support = without_cqt[0].sum(-1)  # (S, K)
@@ -268,9 +275,11 @@ def _differences(
             ways.append((name, _balanced_accuracy(k), speakers))
     rows = []
     for class_name, score, some in ways:
-        test = fixed_weights_test(without_mel[:, some], without_cqt[:, some], score)
+        scale = measure.scale  # of a class, of its balanced accuracy
+        test = fixed_weights_test(without_mel[:, some], without_cqt[:, some], score, scale=scale)
         larger = without_cqt if test.difference > 0 else without_mel
-        larger_fall = fixed_weights_test(intact[:, some], larger[:, some], score).interval
+        fall = fixed_weights_test(intact[:, some], larger[:, some], score, scale=scale)
+        larger_fall = fall.interval
         difference = Estimate(test.difference, test.interval)
         rows.append(BranchDifference(class_name, difference, test.p, larger_fall))
     return rows
@@ -289,11 +298,12 @@ def _balanced_accuracy(k: int) -> Score:
 
 def _unimodal_rows(comparison: Comparison, unimodal: Sequence[Run]) -> Iterator[UnimodalRun]:
     first, *others = comparison.runs
+    main = make_task(first.task, first.classes).main
     tests = {
-        test.b: test for test in comparison.tests if test.a == first.name and test.metric == "ua"
+        test.b: test for test in comparison.tests if test.a == first.name and test.metric == main
     }
     for summary, run in zip(others, unimodal, strict=True):
-        name, ua = summary.name, summary.test["ua"]
+        name, ua = summary.name, summary.test[main]
         pairs = zip(first.per_class_recall, summary.per_class_recall, strict=True)
         yield UnimodalRun(
             **_cost(Estimate(ua.pooled, ua.interval), tests[name]),

@@ -20,6 +20,8 @@ from evaluation.figures import (
     short,
     style,
 )
+from evaluation.tasks import Measure
+from gates.agreement import UA
 from gates.results import BranchAblation, ClassDeviation, Cost, Estimate
 from gates.tables import BRANCHES, short_name
 
@@ -195,8 +197,8 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
     return figure
 
 
-def falls(ablation: BranchAblation) -> "Figure":
-    """Draw the fall in UA under each intervention in points, with intervals."""
+def falls(ablation: BranchAblation, measure: Measure = UA) -> "Figure":
+    """Draw the fall in the main score under each intervention, with intervals."""
     rows: list[tuple[str, str, Cost]] = [
         (short_name(row.changed, row.how), row.changed, row) for row in ablation.interventions
     ]
@@ -204,9 +206,10 @@ def falls(ablation: BranchAblation) -> "Figure":
     figure, axes = blank(0.75 + 0.3 * len(rows))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
     for place, (_, kind, row) in enumerate(rows):
-        _dot(axes, place, row.fall, *KINDS[kind], scale=100)
+        _dot(axes, place, row.fall, *KINDS[kind], scale=100 if measure.in_percent else 1)
     name_rows(axes, [name for name, _, _ in rows])
-    axes.set_xlabel("fall in UA against the intact weights, points")
+    unit = ", points" * measure.in_percent
+    axes.set_xlabel(f"fall in {measure.name} against the intact weights{unit}")
     axes.grid(axis="x")
     return figure
 

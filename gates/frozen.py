@@ -13,12 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from config.effects import whole_key
 from config.loading import load_stored_config
 from config.schema import Config
+from config.several import each_corpus, roots, with_members
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, EvalBatches, ImageDataset, build_loader
-from inference.predictor import check_same_classes, frozen_model
+from inference.predictor import check_same_predictions, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from models.compiled import Graphs
 from storage.folders import CARD, CONFIG
@@ -84,14 +86,10 @@ class HeadInputs(NamedTuple):
 class Fused(NamedTuple):
     """The outputs of the head for a split, averaged over the crops of each utterance."""
 
-    probs: NDArray  # (N, K)
-    gate: NDArray | None  # (N, D) or (N, 1), 1 = CQT, 0 = Mel
+    probs: NDArray  # (N, K) probabilities, or ratings (N, D)
+    gate: NDArray | None  # (N, units) or (N, 1), 1 = CQT, 0 = Mel
     share: NDArray | None  # (N,) CQT's share of the size of the fused vector
-
-    @property
-    def preds(self) -> NDArray:
-        """Most probable class of each utterance: (N,)."""
-        return self.probs.argmax(1)
+    preds: NDArray  # (N,) most probable classes, or ratings (N, D)
 
 
 @dataclass(frozen=True)
@@ -156,23 +154,23 @@ class FrozenFold:
                 some = slice(start, start + CROPS_AT_ONCE)
                 cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
                 output = self.model.fuse((cqt, mel), forced_gate)
-                parts.append([output.logits.softmax(1).cpu()])
+                parts.append([self.fold.task.outputs(output.logits.float()).cpu()])
                 if output.gate is not None:
                     parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
         columns = [
             _over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
         ]
         gate, share = columns[1:] if len(columns) > 1 else (None, None)
-        return Fused(columns[0], gate, share)
+        return Fused(columns[0], gate, share, self.fold.task.preds(columns[0]))
 
     def check_intact(self, fused: Fused) -> None:
         """Refuse weights and images that no longer give the predictions of the run.
 
         Raises:
-            RunError: An utterance gets another class than in predictions.csv, beyond rounding.
+            RunError: An utterance gets another prediction than in predictions.csv, beyond rounding.
         """
         precision = self.fold.config.train.precision
-        check_same_classes(self.result, fused.preds, precision, "test utterances")
+        check_same_predictions(self.result, fused.preds, precision, "test utterances")
 
     def _dataset(self, split: str) -> ImageDataset:
         return make_dataset(self.fold, dict(self.fold.split.parts())[split])
@@ -234,7 +232,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
         RunError: A file of the run is corrupt.
     """
     for override in overrides:
-        if (key := override.split("=")[0].strip()) not in PLACES:
+        if whole_key(key := override.split("=")[0].strip()) not in PLACES:
             raise InputError(
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
@@ -274,9 +272,9 @@ def _moved(config: Config, run: Run) -> Config:
         from_start = Path(started, given)
         return str(from_start) if not given.exists() and from_start.exists() else path
 
-    corpus = {"root": place(config.corpus.root)}
-    if config.corpus.manifest is not None:
-        corpus["manifest"] = place(config.corpus.manifest)
+    config = with_members(
+        config, {key: _places(own, place) for key, own in each_corpus(config).items()}
+    )
     folds = config.protocol.folds
     protocol = {"folds": None if folds is None else place(folds)}
     own: dict[str, Any] = {"shards": None}  # may be gone; the store gets training images, too
@@ -285,18 +283,24 @@ def _moved(config: Config, run: Run) -> Config:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
         update={
-            "corpus": config.corpus.model_copy(update=corpus),
             "protocol": config.protocol.model_copy(update=protocol),
             "run": config.run.model_copy(update=own),
         }
     )
 
 
+def _places(config: Config, place: Callable[[str], str]) -> dict[str, str]:
+    """Return where the files of one corpus are."""
+    corpus = config.corpus
+    manifest = {} if corpus.manifest is None else {"manifest": place(corpus.manifest)}
+    return {"root": place(corpus.root), **manifest}
+
+
 def _check_same_utterances(plan: Plan, run: Run) -> None:
     now, then = plan.certificate, run.certificate
     if now["id"] != then["id"]:
         raise InputError(
-            f"{plan.config.corpus.root} is not the corpus that {run.folder} was made on: its "
+            f"{roots(plan.config)} is not the corpus that {run.folder} was made on: its "
             f"utterances or splits give certificate {now['id']} ({now.get('utterances')} "
             f"utterances), the run has {then['id']} ({then.get('utterances')} utterances). Set "
             "corpus.root= to the folder of the original corpus"

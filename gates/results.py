@@ -10,6 +10,8 @@ from typing import Annotated, Literal, NamedTuple
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from config.tasks import TaskName
+from evaluation.tasks import task_of
 from inference.predictor import weights_digests
 from storage.run_folder import Run
 from system.errors import RunError
@@ -128,12 +130,13 @@ class GateDescription:
 
 @dataclass(frozen=True)
 class Cost:
-    """A UA, and how far it is below that of the intact weights."""
+    """A UA (of ratings a CCC), and how far it is below that of the intact weights."""
 
     ua: Estimate
     fall: Estimate
     p: float
     smallest_p: float
+    # Of each class; empty of ratings
     recall_falls: Annotated[list[float | None], Field(max_length=MAX_CLASSES)]
 
 
@@ -209,6 +212,7 @@ class GateResults:
     branch_ablation: BranchAblation | None  # None where not asked for
     verdicts: Annotated[list[Verdict], Field(max_length=MAX_CLASSES + 1)]
     corpus: Word = "a corpus that was not recorded"
+    task: TaskName = "class"  # of ratings, `classes` are groups of them
     # For the reader; it holds for the nested dataclasses, too.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -222,6 +226,11 @@ class Analysis(NamedTuple):
 
     results: GateResults
     figures: dict[str, bytes]  # PNG by name
+
+
+def group_names(run: Run) -> tuple[str, ...]:
+    """Return the classes of a run; of other tasks, groups of like targets."""
+    return task_of(run.folds[0]).group_names
 
 
 def read_analysis(run: Run) -> Analysis | None:
@@ -242,7 +251,7 @@ def read_analysis(run: Run) -> Analysis | None:
         if isinstance(error, ValidationError) and _is_older(error):
             raise Stale(f"{folder / FILE} has an older format and is not shown. {again}") from error
         raise _corrupt(folder / FILE, error) from error
-    if results.weights != weights_digests(run) or tuple(results.classes) != run.classes:
+    if results.weights != weights_digests(run) or tuple(results.classes) != group_names(run):
         raise Stale(
             f"The gate analysis in {folder} is of other weights or folds than the run has now "
             f"and is not shown. {again}"

@@ -3,6 +3,7 @@
 from config.effects import TOKENS
 from corpora.stamps import stamps
 from evaluation.tables import Rows
+from evaluation.tasks import Measure, Task, make_task
 from evaluation.wording import (
     count_of,
     in_code,
@@ -112,6 +113,8 @@ def gates_markdown(results: GateResults) -> str:
         f"{count_of(results.n, 'test utterance')} of {count_of(results.n_speakers, 'speaker')}. "
         f"Gate: **{POLARITY}**. {brackets_caption(results)}"
     )
+    if note := shown_task(results).groups_note:
+        blocks.append(note)
     if results.gates is not None:
         blocks += _gate_blocks(results, results.gates)
     if results.branch_ablation is not None:
@@ -124,6 +127,17 @@ def gates_markdown(results: GateResults) -> str:
         ]
         blocks += ["## Do gate and branch ablation agree?", VERDICTS_CAPTION, "\n".join(lines)]
     return "\n\n".join(blocks) + "\n"
+
+
+def shown_task(results: GateResults) -> Task:
+    """Return the task of an analysis, to name its scores."""
+    return make_task(results.task, results.classes)
+
+
+def measure_of(results: GateResults) -> Measure:
+    """Return the score whose falls are shown."""
+    task = shown_task(results)
+    return task.measures[task.main]
 
 
 def opening(results: GateResults) -> str:
@@ -193,14 +207,18 @@ def not_asked(gates: GateDescription) -> list[str]:
 
 def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
     """Return what the fall of an intervention is, and how it was tested."""
+    measure = measure_of(results)
+    name, points = measure.name, ", points" * measure.in_percent
     inputs = "tokens" if results.fusion in TOKENS else "features"
     smallest = ablation.interventions[0].smallest_p
     draws = max(row.draws for row in ablation.interventions)
     return (
-        f"UA of the frozen head with changed {inputs} of one branch: percent, pooled over folds, "
+        f"{name} of the frozen head with changed {inputs} of one branch:"
+        f"{' percent,' * measure.in_percent} pooled over folds, "
         f"mean over seeds (and over {count_of(draws, 'random draw')} of the other utterances, "
-        "which are of another speaker where there is one). Fall: intact UA minus this UA, points, "
-        "95 % interval over speakers; last columns: fall in the recall of each class. p: "
+        f"which are of another speaker where there is one). Fall: intact {name} minus this {name}"
+        f"{points}, 95 % interval over speakers"
+        f"{'; last columns: fall in the recall of each class' * measure.in_percent}. p: "
         "permutation test that swaps the predictions for whole speakers between intact and "
         f"changed; with {count_of(results.n_speakers, 'speaker')} it cannot be below "
         f"{p_value(smallest)}{': no fall can reach 0.05' * (smallest > 0.05)}."
@@ -209,15 +227,19 @@ def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
 
 def intervention_rows(results: GateResults, ablation: BranchAblation) -> tuple[list[str], Rows]:
     """Return the header, the intact row, one row an intervention, and the unimodal runs."""
+    measure = measure_of(results)
+    words = measure.words
 
     def row(name: str, cost: Cost, p_holm: str) -> list[str]:
-        ua = with_interval(cost.ua.value, cost.ua.interval)
-        fall = with_interval(cost.fall.value, cost.fall.interval, "+")
+        ua = with_interval(cost.ua.value, cost.ua.interval, words=words)
+        fall = with_interval(cost.fall.value, cost.fall.interval, "+", words)
         recalls = [percent(value, "+") for value in cost.recall_falls]
         return [name, ua, fall, p_value(cost.p), p_holm, *recalls]
 
-    head = ["changed", "UA", "fall, points", "p", "p (Holm)", *results.classes]
-    intact = with_interval(ablation.intact.value, ablation.intact.interval)
+    classes = results.classes if ablation.interventions[0].recall_falls else []
+    points = ", points" * measure.in_percent
+    head = ["changed", measure.name, f"fall{points}", "p", "p (Holm)", *classes]
+    intact = with_interval(ablation.intact.value, ablation.intact.interval, words=words)
     rows = [["nothing (intact)", intact, *("" for _ in head[2:])]]
     for change in ablation.interventions:
         name = intervention_name(change.changed, change.how)

@@ -20,6 +20,7 @@ from gates.results import (
     Question,
     SpeakerMean,
     TestResult,
+    group_names,
 )
 from gates.statistics import (
     class_intervals,
@@ -49,9 +50,9 @@ class FoldGates(NamedTuple):
     seed: int
     utterances: NDArray  # (N,)
     speakers: NDArray  # (N,)
-    targets: NDArray  # (N,)
-    preds: NDArray  # (N,)
-    confidence: NDArray  # (N,) highest probability
+    targets: NDArray  # (N,) class, or group of like targets
+    preds: NDArray  # (N,) likewise
+    confidence: NDArray  # (N,) highest probability; NaN of ratings
     gate: NDArray  # (N, D), or (N, 1) of a scalar gate
     share: NDArray  # (N,) CQT's share of the size of the fused vector
 
@@ -73,10 +74,10 @@ def fold_gates(frozen: FrozenFold, fused: Fused) -> FoldGates:
     """Return the gates of a gated fold."""
     if fused.gate is None or fused.share is None:
         raise ValueError("this fusion has no gate")
-    result, table = frozen.result, frozen.result.test
+    result, table, task = frozen.result, frozen.result.test, frozen.fold.task
     return FoldGates(
-        *(result.fold, result.seed, table.utterances, table.speakers, table.targets),
-        *(fused.preds, fused.probs.max(1), fused.gate, fused.share),
+        *(result.fold, result.seed, table.utterances, table.speakers, task.group_of(table.targets)),
+        *(task.group_of(fused.preds), task.certainty(fused.probs), fused.gate, fused.share),
     )
 
 
@@ -96,18 +97,19 @@ def describe_gates(run: Run, gates: Sequence[FoldGates]) -> GateDescription:
     """
     pooled = join_gates(gates)
     groupings = _groupings(run, pooled)
-    cells = speaker_means(pooled.gate, pooled.speakers, pooled.targets, len(run.classes))  # (S, K)
+    names = group_names(run)
+    cells = speaker_means(pooled.gate, pooled.speakers, pooled.targets, len(names))  # (S, K)
     return GateDescription(
         mean=_mean(pooled.gate, pooled.speakers, pooled.folds),
         share=_mean(pooled.share, pooled.speakers, pooled.folds),
         groups={name: _group_means(pooled, groups) for name, groups in groupings.items()},
         deviations=[
             ClassDeviation(*deviation[:2], name, deviation[2])
-            for name, deviation in zip(run.classes, class_intervals(cells), strict=True)
+            for name, deviation in zip(names, class_intervals(cells), strict=True)
             if deviation is not None
         ],
         questions=_questions(gates, pooled, cells, groupings, _seconds(run, pooled)),
-        models=[_model_gate(fold, len(run.classes)) for fold in gates],
+        models=[_model_gate(fold, len(names)) for fold in gates],
     )
 
 
@@ -131,16 +133,17 @@ def join_gates(gates: Sequence[FoldGates]) -> RunGates:
 
 def utterance_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
     """Yield the rows of utterances.csv, one for each utterance and seed."""
+    names = group_names(run)
     for fold in gates:
         gate = fold.gate
         measures = (gate.mean(1), gate.std(1), gate.min(1), gate.max(1), fold.share)
         for i, name in enumerate(fold.utterances.tolist()):
             about = run.about.get(name, {})
-            target, pred = run.classes[fold.targets[i]], run.classes[fold.preds[i]]
+            target, pred = names[fold.targets[i]], names[fold.preds[i]]
             yield [
                 *(fold.fold, fold.seed, name, fold.speakers[i]),
                 *(about.get("gender", ""), about.get("seconds", ""), target, pred),
-                *(int(target == pred), f"{fold.confidence[i]:.6f}"),
+                *(int(target == pred), _cell(fold.confidence[i])),
                 *(f"{values[i]:.6f}" for values in measures),
             ]
 
@@ -148,12 +151,16 @@ def utterance_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
 def unit_rows(run: Run, gates: Sequence[FoldGates]) -> Iterator[list[Any]]:
     """Yield the rows of units.csv; units of different folds and seeds are different units."""
     for fold in gates:
-        by_class = unit_means(fold, len(run.classes))
+        by_class = unit_means(fold, len(group_names(run)))
         explained = explained_by_class(fold.gate, fold.targets)
         for unit, values in enumerate(by_class):
             column = fold.gate[:, unit]
             cells = [column.mean(), column.std(), explained[unit], *values]
-            yield [fold.fold, fold.seed, unit, *("" if np.isnan(v) else f"{v:.6f}" for v in cells)]
+            yield [fold.fold, fold.seed, unit, *map(_cell, cells)]
+
+
+def _cell(value: float) -> str:
+    return "" if np.isnan(value) else f"{value:.6f}"
 
 
 def unit_means(gates: FoldGates, n_classes: int) -> NDArray:
@@ -221,7 +228,7 @@ def _blocks(speakers: NDArray, folds: NDArray) -> NDArray:
 
 def _groupings(run: Run, pooled: RunGates) -> dict[str, Groups]:
     groupings = {
-        "class": Groups(list(run.classes), pooled.targets),
+        "class": Groups(list(group_names(run)), pooled.targets),
         "prediction": Groups(["wrong", "right"], pooled.right.astype(int)),
         "gender": group_by_value(_about(run, pooled, "gender")),
         "duration": group_by_quartile(_about(run, pooled, "seconds")),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from audio.reading import BadAudio, read_and_describe
 from audio.row_norm import RowNorm
+from config.tasks import RatingScale
 from features import Images, SpectrogramImages
 from inference.unlike import unlike
 from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
@@ -31,17 +33,20 @@ NEAR_TIE = {"float32": 0.01, "tf32": 0.1, "bfloat16": 0.1}
 
 @dataclass(frozen=True)
 class Label:
-    """The probabilities that a model gives one recording."""
+    """The probabilities or ratings that a model gives one recording."""
 
     path: Path
-    probs: dict[str, float]
+    probs: dict[str, float]  # by class, or ratings by dimension
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
     problem: str | None = None  # reason for which there is no label
     unlike: Mapping[str, str] = field(default_factory=dict)  # to the training data, see `unlike`
+    scale: RatingScale | None = None  # of ratings
 
     @property
     def emotion(self) -> str:
-        """Most probable class."""
+        """Most probable class; of ratings, that they are some, on which scale."""
+        if self.scale is not None:
+            return f"ratings, {self.scale.low:g} to {self.scale.high:g}"
         return max(self.probs, key=self.probs.__getitem__)
 
 
@@ -70,6 +75,7 @@ class FoldModel:
                 "of new recordings. Train with train.normalize=true, and label with a fold of that"
             )
         self.protocol, self.classes = card.protocol, card.classes
+        self.scale = None if card.scale is None else RatingScale(*card.scale)
         self.training_data = card.training_data
         self.device = torch.device(device)
         with _rebuilding(folder):
@@ -85,15 +91,17 @@ class FoldModel:
         except BadAudio as error:
             return Label(path, {}, None, str(error))
         outputs = self._run_model([self._images(torch.from_numpy(waveform))])
-        probs = torch.cat([output.logits for output in outputs]).softmax(1).mean(0).tolist()
+        logits = torch.cat([output.logits for output in outputs])
+        probs = self._outputs(logits).mean(0).tolist()
         gates = [output.gate for output in outputs if output.gate is not None]
         gate = float(torch.cat(gates).mean()) if gates else None
         outside = unlike(facts, self.training_data, self.images.input_rate, self.images.reference)
-        return Label(path, dict(zip(self.classes, probs, strict=True)), gate, unlike=outside)
+        named = dict(zip(self.classes, probs, strict=True))
+        return Label(path, named, gate, unlike=outside, scale=self.scale)
 
     @torch.inference_mode()
     def probs(self, waveforms: Sequence[Tensor], norm: RowNorm | None = None) -> Tensor:
-        """Return probabilities, the mean over the crops of each: n x (T,) -> (n, K) on the CPU.
+        """Return outputs, the mean over the crops of each: n x (T,) -> (n, K) on the CPU.
 
         Args:
             waveforms: Recordings at `images.input_rate`, of any lengths. Except for rounding, the
@@ -106,7 +114,7 @@ class FoldModel:
             own = [norm.of(torch.full((len(pair.cqt),), i)) for i, pair in enumerate(images)]
             images = [Images(*rows(*pair)) for rows, pair in zip(own, images, strict=True)]
         outputs = self._run_model(images)
-        each = torch.cat([output.logits for output in outputs]).softmax(1)  # (crops, K)
+        each = self._outputs(torch.cat([output.logits for output in outputs]))  # (crops, K)
         sizes = [len(pair.cqt) for pair in images]
         return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
 
@@ -114,6 +122,13 @@ class FoldModel:
     def stored(self, waveform: Tensor) -> list[NDArray]:
         """Return the images of a recording's crops as the feature store has them, in dB."""
         return [image.cpu().numpy() for image in self._images(waveform)]
+
+    def _outputs(self, logits: Tensor) -> Tensor:
+        """Return probabilities (B, K), or ratings (B, D) in units of the corpus."""
+        if self.scale is None:
+            return logits.softmax(1)
+        found: Tensor = self.scale.to_rating(logits)
+        return found
 
     def _check_norm(self, norm: RowNorm | None) -> None:
         if (norm is not None) != self.is_transductive:
@@ -184,35 +199,45 @@ def _digest(folder: Path) -> str:
         raise corrupt_file(file, error, remove=folder) from error
 
 
-def check_same_classes(result: FoldResult, preds: NDArray, precision: str, what: str) -> None:
+def check_same_predictions(result: FoldResult, preds: NDArray, precision: str, what: str) -> None:
     """Refuse predictions on unchanged test utterances that differ from predictions.csv.
 
     Args:
         result: The finished fold.
-        preds: (N,) class indices, in the order of predictions.csv.
-        precision: Precision of the training; near ties within its rounding may differ.
+        preds: (N,) class indices or ratings (N, D), in the order of predictions.csv.
+        precision: Precision of the training; changes within its rounding may happen.
         what: Name of the utterances in the message.
 
     Raises:
-        RunError: An utterance gets another class.
+        RunError: An utterance gets another class, or other ratings.
     """
-    test = result.test
-    first, second = np.sort(test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
-    sure = first - second > NEAR_TIE[precision]
-    other = np.flatnonzero(sure & (preds != test.preds))
-    if len(other):
-        i = other[0]
-        then, now = result.classes[test.preds[i]], result.classes[preds[i]]
+    test, scale = result.test, result.scale
+    if scale is not None:
+        other = (np.abs(preds - test.preds) > NEAR_TIE[precision] * scale.half).any(1)
+    else:
+        first, second = np.sort(test.probs, axis=1)[:, :-3:-1].T  # (N,), (N,)
+        other = (first - second > NEAR_TIE[precision]) & (preds != test.preds)
+    if other.any():
+        i = np.flatnonzero(other)[0]
+        then, now = (_in_words(result, own[i]) for own in (test.preds, preds))
+        changed = "another class" if scale is None else "other ratings"
         raise RunError(
-            f"{len(other)} of {len(preds)} {what} get another class than in "
+            f"{other.sum()} of {len(preds)} {what} get {changed} than in "
             f"{result.folder / 'predictions.csv'} (the first is {test.utterances[i]}: {then} "
             f"there, {now} now): the corpus or the code changed since the run. Use the versions "
             "that it was made with, or train again"
         )
 
 
+def _in_words(result: FoldResult, pred: Any) -> str:
+    """Return one prediction: the name of the class, or the ratings."""
+    if result.scale is None:
+        return result.classes[pred]
+    return ", ".join(f"{name} {x:.2f}" for name, x in zip(result.classes, pred, strict=True))
+
+
 def label_table(labels: Sequence[Label]) -> str:
-    """Return tab-separated lines: path, emotion, probabilities of all classes, gate."""
+    """Return tab-separated lines: path, emotion, probabilities or ratings, gate."""
     classes = next((list(label.probs) for label in labels if label.probs), [])
     rows = [["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"]]
     for label in labels:

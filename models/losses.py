@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy, and the contrastive terms of GloMER."""
+"""The training loss: cross-entropy or concordance, and the contrastive terms of GloMER."""
 
 import math
 from collections.abc import Sequence
@@ -9,8 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from audio.augment import Mix
+from config.tasks import RatingScale
 from models.contrastive import consistency, diversity, nt_xent
 
+TINY = 1e-8  # keeps the slope of a CCC finite where nothing varies
 SIGNS = {"minimised": 1.0, "maximised": -1.0}
 
 
@@ -29,7 +31,16 @@ class LossTerms(NamedTuple):
 
     def detach(self) -> "LossTerms":
         """Return the same values without their graphs."""
-        return LossTerms(*(None if term is None else term.detach() for term in self))  # type: ignore[arg-type]
+        return type(self)(*(None if term is None else term.detach() for term in self))  # type: ignore[arg-type]
+
+
+class RatingLossTerms(LossTerms):
+    """The terms where `ccc_loss` takes the place of the cross-entropy, under its own name."""
+
+    def named(self) -> dict[str, Tensor]:
+        """Return the total and the terms that there are, by name."""
+        found = super().named()
+        return {"ccc_loss" if name == "cross_entropy" else name: found[name] for name in found}
 
 
 class FusionLoss(nn.Module):
@@ -55,6 +66,8 @@ class FusionLoss(nn.Module):
         same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
         temperature_range: [lowest, highest] learned temperature, or None to keep it fixed.
         diversity: `minimised` as in GloMER's code, or `maximised`: L_div counts with -alpha.
+        rating_scale: Scale of ratings, which are then the targets: `ccc_loss` takes the place of
+            L_CE. None for classes.
 
     Source:
         GloMER's code, total loss, with w = 1 throughout, `cross_modal`, and L_con and L_div on the
@@ -78,13 +91,14 @@ class FusionLoss(nn.Module):
         same_class: str = "negatives",
         temperature_range: Sequence[float] | None = None,
         diversity: str = "minimised",
+        rating_scale: RatingScale | None = None,
     ) -> None:
         super().__init__()
         self.alpha, self.alpha_on = alpha, alpha_on
         self.form, self.same_class = nt_xent, same_class
         self.full_weight, self.warmup_epochs = nt_xent_weight, nt_xent_warmup_epochs
         self.weight = nt_xent_weight  # of NT-Xent, in the current epoch
-        self.sign = SIGNS[diversity]
+        self.sign, self.rating_scale = SIGNS[diversity], rating_scale
         self.temperature = Temperature(temperature, temperature_range)
         self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.class_weights: Tensor | None
@@ -112,8 +126,8 @@ class FusionLoss(nn.Module):
         """Return the total loss and its terms.
 
         Args:
-            logits: Class scores (B, K).
-            targets: Class indices (B,).
+            logits: Class scores (B, K), or ratings on -1..1 (B, D).
+            targets: Class indices (B,), or ratings (B, D).
             views: 2 x (N, P) views of the utterances of all processes, or None.
             mix: Partners and shares of mixup, or None.
             view_labels: (N,) classes of the utterances in `views`; None is `targets`.
@@ -122,9 +136,14 @@ class FusionLoss(nn.Module):
         Raises:
             ValueError: Features are needed and missing.
         """
-        cross_entropy = self._cross_entropy(logits.float(), targets, mix)
+        terms = LossTerms
+        if self.rating_scale is None:
+            main = self._cross_entropy(logits.float(), targets, mix)
+        else:
+            terms = RatingLossTerms
+            main = ccc_loss(logits.float(), self.rating_scale.to_unit(mix_targets(targets, mix)))
         if views is None:
-            return LossTerms(cross_entropy, cross_entropy, None, None, None)
+            return terms(main, main, None, None, None)
         z_cqt, z_mel = views[0].float(), views[1].float()
         labels = targets if view_labels is None else view_labels
         contrast = nt_xent(z_cqt, z_mel, self.temperature(), self.form, labels, self.same_class)
@@ -134,9 +153,9 @@ class FusionLoss(nn.Module):
                 raise ValueError("alpha_on=features needs the pooled features of both branches")
             pair = features[0].float(), features[1].float()  # (N, D), (N, D)
         l_con, l_div = consistency(*pair), diversity(*pair)
-        total = cross_entropy + self.weight * contrast
+        total = main + self.weight * contrast
         total = total + self.alpha * (l_con + self.sign * l_div)
-        return LossTerms(total, cross_entropy, contrast, l_con, l_div)
+        return terms(total, main, contrast, l_con, l_div)
 
     @torch.no_grad()
     def learned(self) -> dict[str, float]:
@@ -160,6 +179,38 @@ class FusionLoss(nn.Module):
             losses = focal_factor(logits, targets, self.focal_gamma) * losses
         weights = shares if self.class_weights is None else shares * self.class_weights[targets]
         return (shares * losses).sum() / weights.sum()
+
+
+def ccc_loss(values: Tensor, targets: Tensor) -> Tensor:
+    """Return 1 - CCC over a batch, mean over dimensions; see `evaluation.ratings` for CCC.
+
+    Means and variances are those of the batch, with divisor B. So it is no mean over utterances:
+    the loss of two batches is not that of both together, and small batches, whose means vary, have
+    a larger one. A batch whose targets and values do not vary has a loss of 1 and a finite slope.
+
+    Shape:
+        (B, D), (B, D) -> ()
+
+    Source:
+        The baseline of the Odyssey 2024 emotion recognition challenge trains and selects with it
+        (batches of 32; there the sum over dimensions).
+
+    >>> ccc_loss(torch.tensor([[2.0], [3.0], [4.0]]), torch.tensor([[1.0], [2.0], [3.0]]))
+    tensor(0.4286)
+    """
+    m_values, m_targets = values.mean(0), targets.mean(0)  # (D,)
+    d_values, d_targets = values - m_values, targets - m_targets  # (B, D)
+    shared = (d_values * d_targets).mean(0)
+    spread = (d_values**2).mean(0) + (d_targets**2).mean(0) + (m_values - m_targets) ** 2
+    return (1 - 2 * shared / (spread + TINY)).mean()
+
+
+def mix_targets(targets: Tensor, mix: Mix | None) -> Tensor:
+    """Return ratings or distributions mixed as the images are: (B, D) -> (B, D)."""
+    if mix is None:
+        return targets
+    share = mix.share[:, None]
+    return share * targets + (1 - share) * targets[mix.partner]
 
 
 def focal_factor(logits: Tensor, targets: Tensor, gamma: float) -> Tensor:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from audio.reading import BadAudio
 from evaluation.figures import MANY
+from evaluation.tasks import task_of
 from features import SpectrogramImages
 from reports.media import image_uris, sound_uri
 from storage.model_card import read_card
@@ -25,7 +26,7 @@ class Verdict:
 
     run: int  # index
     pred: str
-    probs: Mapping[str, float]
+    probs: Mapping[str, float]  # or ratings
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
     fold: int
     seed: int
@@ -89,7 +90,8 @@ def run_of_images(runs: Sequence[Run]) -> Run | None:
 def _targets(run: Run) -> dict[str, str]:
     table = run.of_seed(run.seeds[0])
     pairs = zip(table.utterances.tolist(), table.targets.tolist(), strict=True)
-    return {utterance: run.classes[target] for utterance, target in pairs}
+    task = task_of(run.folds[0])
+    return {utterance: task.prediction(target) for utterance, target in pairs}
 
 
 class _Place(NamedTuple):
@@ -97,7 +99,7 @@ class _Place(NamedTuple):
 
     result: FoldResult
     row: int  # of its test predictions
-    sure: float  # probability of the wrong prediction, 0 if it is right
+    sure: float  # probability of the wrong prediction, 0 if it is right; of ratings, the error
 
 
 def _surest(run: Run) -> dict[str, _Place]:
@@ -105,9 +107,9 @@ def _surest(run: Run) -> dict[str, _Place]:
     places: dict[str, _Place] = {}
     for result in run.folds:
         table = result.test
+        missed = task_of(result).missed_by(table.targets, table.preds, table.probs).tolist()
         for i, utterance in enumerate(table.utterances.tolist()):
-            wrong = table.preds[i] != table.targets[i]
-            sure = float(table.probs[i, table.preds[i]]) if wrong else 0.0
+            sure = missed[i]
             if utterance not in places or sure > places[utterance].sure:
                 places[utterance] = _Place(result, i, sure)
     return places
@@ -119,7 +121,8 @@ def _verdict(index: int, run: Run, place: _Place) -> Verdict:
     table = result.test
     probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
     gate = None if table.gate is None else float(table.gate[i])
-    return Verdict(index, run.classes[table.preds[i]], probs, gate, result.fold, result.seed)
+    pred = task_of(result).prediction(table.preds[i])
+    return Verdict(index, pred, probs, gate, result.fold, result.seed)
 
 
 def _shown_classes(classes: Sequence[str], target: str, verdicts: Sequence[Verdict]) -> list[str]:

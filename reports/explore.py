@@ -15,6 +15,7 @@ from corpora.findings import Finding, hertz
 from corpora.odd_audio import NARROW_ALL
 from corpora.shortcuts import N_SHUFFLES, Shortcut
 from corpora.survey import Survey
+from corpora.unannotated_speakers import UNKNOWN, is_known, speaker_name
 from evaluation.figures import MANY
 from features import SpectrogramImages
 from reports import explore_plots as plots
@@ -89,7 +90,7 @@ def write_exploration(
     make_folder(folder)
     write_csv(folder / TABLE, TABLE_HEAD, recording_rows(survey, findings))
     environment = templates()
-    environment.filters.update(minus=_minus, keys=_with_keys)
+    environment.filters.update(minus=_minus, keys=_with_keys, speaker=speaker_name)
     environment.globals.update(LIMITS, hertz=hertz, table=TABLE)
     config = survey.config
     size = max(config.model.image_size, IMAGE_SIZE)
@@ -123,13 +124,13 @@ def write_exploration(
 
 
 def _minus(text: str) -> str:
-    """Write the sign of negative numbers as a minus."""
+    """Write the sign of a negative number as a minus; not for texts, whose names may hold one."""
     return re.sub(r"(?<![\w-])-(?=\d)", "−", text)
 
 
 def _with_keys(text: str) -> Markup:
     """Mark config keys as code in a text of ours."""
-    parts = KEY.split(_minus(text))  # every second one is a key
+    parts = KEY.split(text)  # every second one is a key
     marked = [
         Markup("<code>{}</code>").format(p) if i % 2 else escape(p) for i, p in enumerate(parts)
     ]
@@ -187,20 +188,21 @@ def _figures(survey: Survey, shortcuts: Sequence[Shortcut]) -> dict[str, str]:
 
 
 def _speakers(survey: Survey) -> list[dict[str, Any]]:
-    """Return the counts of each speaker, of many those with the most utterances."""
+    """Return the counts of each speaker, of many those with the most; unknown ones in one row."""
     totals = {name: counts.total() for name, counts in survey.speakers.items()}
     most = set(sorted(totals, key=lambda name: -totals[name])[:SPEAKERS_SHOWN])
     gender = {one.speaker: one.gender for one in survey.utterances}
-    largest = max(max(counts.values()) for counts in survey.speakers.values())
+    rows = [(name, counts) for name, counts in survey.speakers.items() if name in most]
+    rows += [(UNKNOWN, survey.unknown)] * bool(survey.unknown)
+    largest = max(max(counts.values()) for _, counts in rows)
     return [
         {
             "name": name,
-            "gender": gender[name] or "",
+            "gender": gender.get(name) or "",
             "counts": [(counts[c], counts[c] / largest) for c in shown_classes(survey)],
-            "total": totals[name],
+            "total": counts.total(),
         }
-        for name, counts in survey.speakers.items()
-        if name in most
+        for name, counts in rows
     ]
 
 
@@ -230,7 +232,7 @@ def _texts(survey: Survey) -> dict[str, Any] | None:
         {
             "text": text,
             "n": len(members),
-            "speakers": len({one.speaker for one in members}),
+            "speakers": len({one.speaker for one in members if is_known(one.speaker)}),
             "counts": [sum(one.label == name for one in members) for name in shown],
             "classes": len({one.label for one in members}),
         }

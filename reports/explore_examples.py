@@ -8,6 +8,7 @@ import numpy as np
 from audio.reading import BadAudio
 from corpora.findings import CHECK, Finding
 from corpora.survey import Survey
+from corpora.unannotated_speakers import is_known
 from corpora.utterance import Utterance
 from evaluation.figures import MANY
 from features import SpectrogramImages
@@ -69,10 +70,15 @@ def class_examples(survey: Survey) -> dict[str, list[int]]:
             distance += np.abs(values - middle) / max(high - low, 1e-6)
         order = places[np.argsort(distance, kind="stable")].tolist()
         first = survey.utterances[order[0]]
-        others = [i for i in order if survey.utterances[i].speaker != first.speaker]
+        others = [i for i in order if _others(survey.utterances[i].speaker, first.speaker)]
         others.sort(key=lambda i: survey.utterances[i].gender == first.gender)  # stable
         chosen[name] = [order[0], *others[: PER_CLASS - 1]]
     return chosen
+
+
+def _others(one: str, other: str) -> bool:
+    """Return whether two speakers are known to be two."""
+    return one != other and is_known(one) and is_known(other)
 
 
 def odd_examples(survey: Survey, findings: Sequence[Finding]) -> list[tuple[int, str]]:

@@ -1,17 +1,17 @@
 """What a corpus holds as tables: by class for people, by utterance as CSV, all of it as JSON."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from corpora.certificate import describe_corpus
 from corpora.findings import CHECK, Finding
+from corpora.several import describe_corpora, path_in_corpus
 from corpora.shortcuts import Shortcut
 from corpora.survey import NUMBERS, Survey
-from corpora.utterance import NO_SPEAKER
-from evaluation.wording import count_of, in_markdown, markdown_table
+from corpora.unannotated_speakers import UNKNOWN, is_known, speaker_name
+from evaluation.wording import in_markdown, markdown_table
+from system.text import count_of
 
 PERCENTILES = (0, 1, 25, 50, 75, 99, 100)
 DECIMALS = {"offset": 5, "peak": 5, "silence": 4}  # of a column in the CSV; 3 for the others
@@ -23,7 +23,8 @@ class ClassRow(NamedTuple):
     name: str
     utterances: int
     share: float  # of all utterances
-    speakers: int
+    speakers: int  # whose names are known
+    unknown: int  # utterances whose speaker nobody knows
     minutes: float
     seconds: float  # median
     level: float  # median, dBFS
@@ -42,9 +43,8 @@ def class_rows(survey: Survey) -> list[ClassRow]:
 
 def _class_row(survey: Survey, name: str, of_class: Any) -> ClassRow:
     columns = {key: values[of_class] for key, values in survey.columns.items()}
-    speakers = {
-        one.speaker for one, is_in in zip(survey.utterances, of_class, strict=True) if is_in
-    }
+    inside = [one for one, is_in in zip(survey.utterances, of_class, strict=True) if is_in]
+    speakers = {one.speaker for one in inside if is_known(one.speaker)}
     n, seconds = int(of_class.sum()), float(columns["seconds"].sum())
     silent = float((columns["silence_start"] + columns["silence_end"]).sum())
     return ClassRow(
@@ -52,6 +52,7 @@ def _class_row(survey: Survey, name: str, of_class: Any) -> ClassRow:
         utterances=n,
         share=n / len(survey.utterances),
         speakers=len(speakers),
+        unknown=sum(not is_known(one.speaker) for one in inside),
         minutes=seconds / 60,
         seconds=float(np.median(columns["seconds"])),
         level=float(np.median(columns["level"])),
@@ -73,7 +74,7 @@ def class_cells(rows: Sequence[ClassRow]) -> list[list[str]]:
             row.name,
             str(row.utterances),
             f"{100 * row.share:.1f}",
-            str(row.speakers),
+            _speakers(row),
             f"{row.minutes:.1f}",
             f"{row.seconds:.2f}",
             f"{row.level:.1f}",
@@ -84,10 +85,15 @@ def class_cells(rows: Sequence[ClassRow]) -> list[list[str]]:
     ]
 
 
+def _speakers(row: ClassRow) -> str:
+    """Return the number of known speakers, and whether there may be others."""
+    words = [str(row.speakers)] * (row.speakers > 0) + [UNKNOWN] * (row.unknown > 0)
+    return " and ".join(words)
+
+
 def corpus_name(survey: Survey) -> str:
     """Return the name of the corpus for people."""
-    corpus = survey.config.corpus
-    return str(describe_corpus(corpus.name, corpus.root, corpus.manifest)["name"])
+    return str(describe_corpora(survey.config)["name"])
 
 
 def headline(survey: Survey) -> str:
@@ -95,8 +101,10 @@ def headline(survey: Survey) -> str:
     hours = float(survey.columns["seconds"].sum()) / 3600
     length = f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} minutes"
     n_classes = sum(survey.class_counts[name] > 0 for name in survey.classes)
-    nobody = set(survey.speakers) == {NO_SPEAKER}
-    speakers = "unknown speakers" if nobody else count_of(len(survey.speakers), "speaker")
+    n = survey.unknown.total()
+    speakers = count_of(len(survey.speakers), "speaker") if survey.speakers else "unknown speakers"
+    if n and survey.speakers:
+        speakers += f" ({UNKNOWN} in {count_of(n, 'utterance')})"
     return (
         f"{count_of(len(survey.utterances), 'utterance')}, {length}, "
         f"{speakers}, {n_classes} classes"
@@ -142,12 +150,11 @@ def recording_rows(survey: Survey, findings: Sequence[Finding]) -> list[list[Any
     for finding in findings:
         for name in finding.utterances:
             odd.setdefault(name, []).append(finding.id)
-    root = Path(survey.config.corpus.root).expanduser()
     rows = []
     for i, one in enumerate(survey.utterances):
-        path = one.path.relative_to(root) if one.path.is_relative_to(root) else one.path
+        path = path_in_corpus(survey.config, one)
         numbers = [round(float(survey.columns[name][i]), DECIMALS.get(name, 3)) for name in NUMBERS]
-        words = [one.label, one.speaker, one.gender, one.session, one.text_id]
+        words = [one.label, speaker_name(one.speaker), one.gender, one.session, one.text_id]
         end = "" if one.end is None else one.end
         shown = ["" if word is None else word for word in words]
         rows.append(
@@ -172,6 +179,7 @@ def exploration_json(
         "utterances": len(survey.utterances),
         "classes": [row._asdict() for row in class_rows(survey)],
         "speakers": {name: dict(counts) for name, counts in survey.speakers.items()},
+        "unknown_speakers": dict(survey.unknown),
         "percentiles": points,
         "shortcuts": [one._asdict() for one in shortcuts],
         "folds": fold_rows(survey),
@@ -186,7 +194,7 @@ def fold_rows(survey: Survey) -> list[Mapping[str, Any]]:
         {
             "fold": split.fold,
             **{name: len(part) for name, part in split.parts()},
-            "speakers": sorted({one.speaker for one in split.test}),
+            "speakers": sorted({speaker_name(one.speaker) for one in split.test}),
             "tested": {
                 name: sum(one.label == name for one in split.test) for name in survey.classes
             },

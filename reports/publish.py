@@ -5,8 +5,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from config.tasks import check_classes
 from evaluation.comparison import compare, run_names
 from evaluation.comparison_file import comparison_json
+from evaluation.corpus_matrix import (
+    CorpusMatrix,
+    corpus_matrix,
+    is_cross_corpus,
+    matrix_json,
+    matrix_markdown,
+)
 from evaluation.results import (
     Comparison,
 )
@@ -44,6 +52,8 @@ def gather(
     """
     runs = [read_run(folder) for folder in folders]
     comparison = compare(runs, reference)  # refuses before anything is measured
+    if breakdowns or robustness:
+        check_classes(comparison.task, "--breakdown and --robustness are")
     named = list(zip(run_names(runs), runs, strict=True))
     if robustness:
         networks = {name: run for name, run in named if not run.is_baseline}
@@ -59,6 +69,39 @@ def gather(
         parts = {name: breakdown(run) for name, run in named}
         comparison = replace(comparison, breakdown=parts)
     return runs, comparison
+
+
+def gather_matrix(folders: Sequence[Path]) -> tuple[CorpusMatrix | None, bool]:
+    """Return the matrix of train x test corpora, and whether the runs may be compared in pairs.
+
+    Args:
+        folders: Run folders. Without a run of `cross-corpus` there is no matrix, and `gather` says
+            which runs may be compared.
+
+    Raises:
+        InputError: The runs differ in task or classes.
+        RunError: A file of a run is corrupt.
+    """
+    runs = [read_run(folder) for folder in folders]
+    if not any(map(is_cross_corpus, runs)):
+        return None, True
+    return corpus_matrix(runs), len({run.certificate["id"] for run in runs}) == 1
+
+
+def publish_matrix(folder: Path, matrix: CorpusMatrix) -> None:
+    """Write matrix.md and matrix.json.
+
+    Args:
+        folder: Output folder, made if missing.
+        matrix: From `gather_matrix`.
+
+    Raises:
+        InputError: `folder` is a file.
+        RunError: A file could not be written.
+    """
+    _make_output(folder)
+    write_text(folder / "matrix.md", matrix_markdown(matrix))
+    write_json(folder / "matrix.json", matrix_json(matrix))
 
 
 def markdown(comparison: Comparison) -> str:
@@ -86,10 +129,14 @@ def publish(folder: Path, runs: Sequence[Run], comparison: Comparison, audio: bo
         InputError: `folder` is a file.
         RunError: The disk is full, lost or read-only; files that were written are complete.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: --out names a folder for the tables and the report")
-    make_folder(folder)
+    _make_output(folder)
     write_text(folder / "comparison.md", markdown(comparison))
     write_text(folder / "comparison.tex", comparison_latex(comparison))
     write_json(folder / "comparison.json", comparison_json(comparison))
     write_report(folder / "report.html", runs, comparison, audio)
+
+
+def _make_output(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder} is a file: --out names a folder for the tables and the report")
+    make_folder(folder)

@@ -11,10 +11,11 @@ import numpy as np
 from config.effects import TOKENS
 from evaluation import figures
 from evaluation.calibration import Calibration
-from evaluation.conclusion import chance_ua, conclusion
+from evaluation.conclusion import chance_score, conclusion
 from evaluation.results import Comparison, GroupScores, RunSummary
 from evaluation.summary import sessions_of
-from evaluation.tables import METRICS, NAMES, notes, pairs_caption, stamps_of
+from evaluation.tables import notes, pairs_caption, shown_task, stamps_of
+from evaluation.tasks import task_of
 from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
 from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
@@ -22,17 +23,13 @@ from inference.predictor import weights_digests
 from reports.classes import largest_confusions, shown_classes
 from reports.examples import PER_RUN, run_of_images, worst_errors
 from reports.media import data_uri
+from reports.plots import draw_plots, scores_of
 from reports.templates import templates
 from storage.ledger import read_ledger
 from storage.run_folder import Run
 from system.files import write_text
 
 GLYPHS = dict(zip("os^Dv*P", "●■▲◆▼★✚", strict=True))  # matplotlib's markers as text
-HISTORIES = {  # column of history.csv: (label, whether it is a fraction)
-    "loss": ("training loss", False),
-    "dev_loss": ("dev loss", False),
-    "dev_ua": ("dev UA, percent", True),
-}
 
 
 @dataclass(frozen=True)
@@ -83,26 +80,28 @@ def write_report(
         pairs_caption=pairs_caption,
         gate_tables=gate_tables,
     )
-    shown = shown_classes(comparison)
+    shown, task = shown_classes(comparison), shown_task(comparison)
     page = environment.get_template("report.html").render(
         c=comparison,
         tokens=TOKENS,
         answer=conclusion(comparison),
-        chance=chance_ua(comparison.runs[0]),
+        chance=chance_score(comparison.runs[0]),
         shown=shown,
         confusions=largest_confusions(comparison),
         runs=_runs(runs, comparison),
         errors=worst_errors(runs, audio),
         axes=_axes(runs),
         images_of=run_of_images(runs),
-        figures=_figures(runs, comparison, shown),
+        figures={k: _svg_uri(v) for k, v in draw_plots(runs, comparison, shown).items()},
         gates=_gates(runs, shown),
         analyses=_analyses(runs),
         calibrations=_calibrations(comparison),
         groups=_groups(comparison),
         conditions=_conditions(comparison),
         notes=[note.replace("`", "") for note in notes(comparison)],
-        metrics={name: NAMES[name] for name in METRICS},
+        task=task,
+        measures=task.measures,
+        metrics={name: task.measures[name].name for name in scores_of(task)},
         stamps=stamps_of(comparison),
         audio=audio,
         n_worst=PER_RUN,
@@ -175,51 +174,6 @@ def _axes(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
     }
 
 
-def _figures(runs: Sequence[Run], comparison: Comparison, shown: Sequence[int]) -> dict[str, str]:
-    """Return the plots that every page has, as data URIs."""
-    classes, summaries = [comparison.classes[k] for k in shown], comparison.runs
-    tests = [summary.test for summary in summaries]
-    scores = [
-        figures.Dots([t[m].pooled for m in METRICS], [t[m].interval for m in METRICS])
-        for t in tests
-    ]
-    by_run = [[run.per_class_recall[k] for k in shown] for run in summaries]
-    recalls = [figures.Dots(values, [None] * len(classes)) for values in by_run]
-    names = [NAMES[metric] for metric in METRICS]
-    plots = {
-        "scores": figures.dot_plot(
-            names,
-            scores,
-            "percent, pooled, 95 % interval",
-            {NAMES["ua"]: chance_ua(summaries[0])},
-        ),
-        "recalls": figures.dot_plot(classes, recalls, "recall, percent"),
-        **{
-            key: figures.epochs(_histories(runs, key), *how)
-            for key, how in HISTORIES.items()
-            if _has_history(runs, key)
-        },
-    }
-    return {name: _svg_uri(plot) for name, plot in plots.items()}
-
-
-def _has_history(runs: Sequence[Run], key: str) -> bool:
-    """Return whether there are epochs, and all of them have a column; some baselines have none."""
-    histories = [rows for run in runs for fold in run.folds if (rows := fold.history())]
-    return bool(histories) and all(key in rows[0] for rows in histories)
-
-
-def _histories(runs: Sequence[Run], key: str) -> list[figures.Line]:
-    lines = []
-    for place, run in enumerate(runs):
-        for fold in run.folds:
-            if not (rows := fold.history()):
-                continue
-            x, y = [row["epoch"] for row in rows], [row[key] for row in rows]
-            lines.append(figures.Line(place, x, y, fold.metrics.best_epoch))
-    return lines
-
-
 def _gates(runs: Sequence[Run], shown: Sequence[int]) -> list[dict[str, Any]]:
     """Return the gate figures of the runs that have gates, over all folds and seeds."""
     sections = []
@@ -228,11 +182,12 @@ def _gates(runs: Sequence[Run], shown: Sequence[int]) -> list[dict[str, Any]]:
         gates = [table.gate for table in tables if table.gate is not None]
         if len(gates) < len(tables):
             continue
-        gate = np.concatenate(gates)  # (N,)
-        targets = np.concatenate([table.targets for table in tables])
-        right = np.concatenate([table.preds for table in tables]) == targets
-        by_class = [gate[targets == k].tolist() for k in shown]
-        names = [run.classes[k] for k in shown]
+        gate, task = np.concatenate(gates), task_of(run.folds[0])  # (N,)
+        targets = np.concatenate([task.group_of(table.targets) for table in tables])
+        preds = np.concatenate([task.group_of(table.preds) for table in tables])
+        right, groups = preds == targets, shown or range(len(task.group_names))
+        by_class = [gate[targets == k].tolist() for k in groups]
+        names = [task.group_names[k] for k in groups]
         plots = {
             "histogram": figures.gate_histogram(gate[right].tolist(), gate[~right].tolist()),
             "by_class": figures.gate_by_class(by_class, names, place),

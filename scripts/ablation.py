@@ -14,9 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from config.baselines import dump_run
+from config.baselines import BaselineRun, dump_run
 from config.trackers import check_trackers
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from experiments.ablation import (
     FUSIONS,
     VARIED,
@@ -43,6 +43,7 @@ from system.cli import run_cli, run_entry
 from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.signals import Stop
+from system.text import truncate, whole_number
 
 SUBMITTED = (
     "Submitted. The same command, with or without --no-wait, submits what failed and nothing that "
@@ -130,8 +131,8 @@ def _check_places(run: PlannedRun, arguments: argparse.Namespace) -> None:
     check_trackers(run.config.run.trackers)
     if arguments.executor:
         check_executor(arguments.executor, arguments.slurm)
-    corpus = run.config.corpus
-    check_corpus_exists(corpus.root, corpus.manifest, run.config.protocol.folds)
+    config = run.config
+    check_corpora_exist(config.as_config() if isinstance(config, BaselineRun) else config)
 
 
 def conclude(folders: Sequence[Path], out: Path, reference: int | None = None) -> str:
@@ -249,18 +250,18 @@ def _n_jobs(word: str) -> int | None:
     """Return the number of jobs at a time, None for `auto`."""
     if word == AUTO:
         return None
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"must be 1 or more, or {AUTO}, got {word}")
-    return int(word)
+    if not (number := whole_number(word)):
+        raise argparse.ArgumentTypeError(f"must be 1 or more, or {AUTO}, got {truncate(word)}")
+    return number
 
 
 def _branch_seed(word: str) -> int | str:
     """Return the seed of the branches, or `same`."""
     if word == SAME:
         return word
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"must be a seed, or {SAME}, got {word}")
-    return int(word)
+    if (number := whole_number(word)) is None:
+        raise argparse.ArgumentTypeError(f"must be a seed, or {SAME}, got {truncate(word)}")
+    return number
 
 
 def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:

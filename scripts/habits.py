@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from config.loading import flatten, load_config
 from config.schema import Config
+from config.tasks import check_classes
 from config.trackers import refuse_trackers_by_fold
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from system.cli import run_cli, run_entry
 from system.errors import InputError
 from system.signals import Stop
@@ -47,9 +48,10 @@ def main(argv: Sequence[str]) -> int:
 
     def work() -> None:
         configs = [load_config(file, arguments.overrides) for file in arguments.config]
+        for config in configs:
+            check_classes(config.task, "habits are measured by UA,")
         check_configs(configs)
-        corpus, protocol = configs[0].corpus, configs[0].protocol
-        check_corpus_exists(corpus.root, corpus.manifest, protocol.folds)
+        check_corpora_exist(configs[0])
 
         # torch is imported only now, so that a mistake above is reported within a second.
         from experiments.habits import run_habits
@@ -79,6 +81,11 @@ def check_configs(configs: Sequence[Config]) -> None:
                     f"{key} is {first.get(key)} in {names[0]} and {values.get(key)} in "
                     f"{config.name}: the configs must share it; give it as an override"
                 )
+    if configs[0].corpus.corpora is not None:
+        raise InputError(
+            "habits are measured within one corpus, whose speakers a random split mixes: name one "
+            "under `corpus:`"
+        )
     if len({config.train.normalize == "speaker" for config in configs}) > 1:
         raise InputError(
             "train.normalize=speaker is a protocol of its own, and some of the configs have it: "

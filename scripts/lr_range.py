@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from config.loading import load_config
 from config.trackers import refuse_trackers_by_fold
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from experiments.lr_range import run_range_test
 from system.cli import run_cli, run_entry
 from system.text import printable
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         config = load_config(arguments.config, arguments.overrides)
         refuse_trackers_by_fold(config.run.trackers, "scripts.lr_range")
-        check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
+        check_corpora_exist(config)
         options = (arguments.lowest, arguments.highest, arguments.steps, arguments.repeats)
         print(printable(run_range_test(config, *options)))
 

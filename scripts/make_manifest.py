@@ -10,28 +10,37 @@ audio is opened.
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pydantic import ValidationError
 
 from config.loading import read_yaml
 from config.schema import CorpusConfig
+from config.tasks import CLASS, DIMENSIONS, DISTRIBUTION, RATINGS, TaskName
 from corpora.audio_files import first, unread_audio
-from corpora.given import PART_OF
+from corpora.columns import VOTES
 from corpora.readers import check_corpus_exists, read_corpus
 from corpora.segments import TIME_COLUMNS, segment_cells
-from corpora.splits import MIN_GROUPS
+from corpora.suggestion import suggest_protocol
 from corpora.unknown_speakers import WAY_ON, speakers_unknown
 from corpora.utterance import Utterance
 from system.cli import run_cli, run_entry, say
 from system.errors import InputError
 from system.files import write_csv
 
-HEADER = ("path", "label", "speaker", "session", "text", "gender", "id", "split", "fold")
+HEADER = (
+    *("path", "label", "speaker", "session", "text", "gender", "id", "split", "fold"),
+    *(*DIMENSIONS, VOTES, *TIME_COLUMNS),
+)
+DELIMITERS = {".csv": ",", ".tsv": "\t"}  # suffix of --out: what separates fields
+MIN_CLASSES = 2
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,8 +52,10 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_arguments(argv)
 
     def work() -> None:
-        corpus = describe(arguments)
         out = Path(arguments.out)
+        if out.suffix.lower() not in DELIMITERS:
+            raise InputError(f"--out must end in {' or '.join(DELIMITERS)}, got {out}")
+        corpus = describe(arguments)
         if out.exists():
             raise InputError(f"--out: {out} is there: remove it, or name another file with --out")
         if not out.absolute().parent.is_dir():
@@ -131,72 +142,104 @@ def write_manifest(out: Path, root: Path, utterances: Sequence[Utterance]) -> No
         path = one.path.relative_to(root).as_posix() if below else str(one.path.absolute())
         speaker = "" if unknown else one.speaker
         cells = (path, one.label, speaker, one.session, one.text_id, one.gender, one.id)
-        rows.append([*cells, one.split, one.fold, *times.get(one.id, ("", ""))])
+        said = (*(one.ratings or [""] * len(DIMENSIONS)), one.votes)
+        rows.append([*cells, one.split, one.fold, *said, *times.get(one.id, ("", ""))])
     used = [n for n in range(len(rows[0])) if any(row[n] not in (None, "") for row in rows)]
-    header = (*HEADER, *TIME_COLUMNS)
-    write_csv(out, [header[n] for n in used], ([row[n] for n in used] for row in rows))
+    fields = ([row[n] for n in used] for row in rows)
+    write_csv(out, [HEADER[n] for n in used], fields, DELIMITERS[out.suffix.lower()])
 
 
 def understood(utterances: Sequence[Utterance]) -> list[str]:
-    """Say what the utterances are: labels, speakers and the rest, with counts."""
-    lines = [f"{len(utterances)} utterances", _counts("labels", (u.label for u in utterances))]
+    """Say what the utterances are: labels, speakers and the rest, with counts; missing files."""
+    lines = [f"{len(utterances)} utterances", _counts("labels", [u.label for u in utterances])]
     if speakers_unknown(utterances):
         lines.append(f"speakers: nobody knows them. {WAY_ON}")
     else:
-        lines.append(_counts("speakers", (u.speaker for u in utterances)))
-    for name, values in (
-        ("sessions", [u.session for u in utterances]),
-        ("genders", [u.gender for u in utterances]),
-        ("splits", [u.split for u in utterances]),
-        ("folds", [u.fold for u in utterances]),
-    ):
-        given = [value for value in values if value]
-        lines.append(_counts(name, given) if given else f"{name}: none")
-        if given and len(given) < len(values):
-            lines[-1] += f"; {len(values) - len(given)} utterances have none"
+        lines.append(_counts("speakers", [u.speaker for u in utterances]))
+    lines += [
+        _counts("sessions", [u.session for u in utterances]),
+        _counts("genders", [u.gender for u in utterances]),
+        _counts("splits", [u.split for u in utterances]),
+        _counts("folds", [u.fold for u in utterances]),
+    ]
+    rated, voted = (sum(map(bool, said)) for said in _said(utterances))
+    lines.append(f"ratings: {rated or 'none'}; votes: {voted or 'none'}")
     n_texts = len({u.text_id for u in utterances} - {None})
     n_segments = sum(u.start > 0 or u.end is not None for u in utterances)
     lines.append(f"texts: {n_texts or 'none'}; segments of longer files: {n_segments or 'none'}")
+    paths = {one.path: None for one in utterances}
+    if missing := [str(path) for path in paths if not path.exists()]:
+        lines.append(f"{len(missing)} of {len(paths)} files do not exist: {first(missing)}")
     return lines
 
 
-def _counts(name: str, values: Iterable[str]) -> str:
-    counts = Counter(values)
+def _said(utterances: Sequence[Utterance]) -> tuple[list[bool], list[bool]]:
+    """Return whether each utterance has all ratings, and whether it has votes."""
+    return [all(u.ratings or [""]) for u in utterances], [bool(u.votes) for u in utterances]
+
+
+def _counts(name: str, values: Sequence[str | None]) -> str:
+    """Say how often each value occurs, and how many utterances have none."""
+    counts = Counter(value for value in values if value)
+    if not counts:
+        return f"{name}: none"
     shown = first(f"{value} ({n})" for value, n in sorted(counts.items()))
-    return f"{len(counts)} {name}: {shown}"
+    without = len(values) - counts.total()
+    return f"{len(counts)} {name}: {shown}" + f"; {without} utterances have none" * bool(without)
 
 
 def how_to_train(out: Path, corpus: CorpusConfig, utterances: Sequence[Utterance]) -> list[str]:
-    """Return the lines of a config that trains on the manifest."""
-    unknown = speakers_unknown(utterances)
-    more = ", absolute_paths: true" * bool(corpus.absolute_paths)
-    more += ", columns: {speaker: null}" * unknown
+    """Return the lines of a config that trains on the manifest, or why none does."""
+    lines = [f"Everything is in {out}."]
+    task = _task(utterances)
+    if task is None:
+        need = f"it needs {MIN_CLASSES} classes, or ratings or votes of each utterance"
+        return [*lines, f"No config trains on it: {need}."]
+    protocol, refused = suggest_protocol(utterances)
+    lines += [f"protocol.split={split} does not go: {why}" for split, why in refused.items()]
+    if protocol is None:
+        lines.append("No config trains on it: no protocol can divide these utterances.")
+        if suggest_protocol([replace(one, session=None) for one in utterances]).protocol:
+            lines.append(
+                "It goes without sessions: corpus.columns={session: null} leaves them out."
+            )
+        return lines
+    values: dict[str, Any] = {"name": "manifest", "root": corpus.root, "manifest": str(out)}
+    values["labels"] = "all"
+    if corpus.absolute_paths:
+        values["absolute_paths"] = True
+    if speakers_unknown(utterances):
+        values["columns"] = {"speaker": None}
+    scale = []
+    if task == RATINGS:
+        scale = ["# corpus.scale: [lowest, highest] that the raters could give, e.g. [1, 7]"]
     return [
-        f"Everything is in {out}. A config that trains on it has, beside `base:` and `name:`,",
+        *lines,
+        "A config that trains on it has, beside `base:` and `name:`,",
         "",
+        *([] if task == CLASS else [f"task: {task}"]),
+        *scale,
         "corpus:",
-        f"  {{name: manifest, root: {corpus.root}, manifest: {out}, labels: all{more}}}",
-        f"protocol: {protocol_for(utterances)}",
+        f"  {flow(values)}",
+        f"protocol: {flow(protocol)}",
     ]
 
 
-def protocol_for(utterances: Sequence[Utterance]) -> str:
-    """Return a protocol that these utterances allow, as YAML."""
-    if speakers_unknown(utterances):
-        return "{split: random-utterance, n_folds: 5, allow_speaker_overlap: true}"
-    parts: dict[str | None, set[str]] = {}
-    for one in utterances:
-        parts.setdefault(PART_OF.get((one.split or "").casefold()), set()).add(one.speaker)
-    who = list(parts.values())
-    if parts.keys() == {"train", "dev", "test"} and len(set.union(*who)) == sum(map(len, who)):
-        return "{split: given}"
-    if len({one.session for one in utterances} - {None}) >= MIN_GROUPS:
-        if all(one.session for one in utterances):
-            return "{split: leave-one-session-out}"
-    n_speakers = len({one.speaker for one in utterances})
-    if n_speakers < MIN_GROUPS:
-        return f"# needs at least {MIN_GROUPS} speakers (train, dev, test), there are {n_speakers}"
-    return f"{{split: speaker-k-fold, n_folds: {min(5, n_speakers)}}}"
+def _task(utterances: Sequence[Utterance]) -> TaskName | None:
+    """Return the first task that all utterances have targets for; None if there is none."""
+    labels = {one.label for one in utterances}
+    rated, voted = _said(utterances)
+    if "" not in labels and len(labels) >= MIN_CLASSES:
+        return CLASS
+    return DISTRIBUTION if all(voted) else RATINGS if all(rated) else None
+
+
+def flow(mapping: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML in one line."""
+    text = yaml.safe_dump(
+        dict(mapping), default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf
+    )
+    return str(text).strip()
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from experiments.recipe_file import choose_recipes, plan_trials, read_recipes
 from system.cli import run_cli, run_entry
 from system.errors import InputError
@@ -48,7 +48,7 @@ def _work(arguments: argparse.Namespace, command: Sequence[str], stop: Stop) -> 
     chosen = choose_recipes(recipes, arguments.only or ())
     trials = plan_trials(arguments.config, arguments.overrides, recipes)
     config = trials[0].config
-    check_corpus_exists(config.corpus.root, config.corpus.manifest, config.protocol.folds)
+    check_corpora_exist(config)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise InputError("a training here is one process: start the command itself several times")
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from config.loading import load_config
-from corpora.readers import check_corpus_exists
+from corpora.readers import check_corpora_exist
 from system.cli import run_cli, run_entry, say
 from system.errors import InputError
 from system.extras import check_extra
@@ -53,7 +53,7 @@ def main(argv: Sequence[str]) -> int:
     def work() -> None:
         number, total = parse_shard(arguments.shard)
         config = load_config(arguments.config, arguments.overrides)
-        check_corpus_exists(config.corpus.root, config.corpus.manifest)
+        check_corpora_exist(config)
         check_extra("scripts/write_shards.py", "webdataset", "stream")
 
         # torch is imported only now, so that a mistake above is reported within a second.

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from config.tasks import CLASS, TaskName
 from corpora.segments import TIME_COLUMNS
-from corpora.stamps import TRANSDUCTIVE, is_transductive
-from storage.folders import CARD, METRICS
-from storage.issues import Count, Fallbacks, Fraction, Incidents, Warnings, Words
-from storage.predictions import COLUMNS, GATE, prob_columns, read_rows
-from storage.training_range import TrainingRange
+from storage.folders import METRICS
+from storage.issues import Count, Fallbacks, Incidents, Warnings, Words
+from storage.predictions import COLUMNS, FORMATS, GATE, read_rows
+from storage.scores import AnyScores
+from storage.scores import Scores as Scores
 from system.errors import RunError
 from system.files import (
     MAX_CLASSES,
@@ -41,13 +42,14 @@ from system.text import truncate
 
 WEIGHTS, STATE = "model.safetensors", "state"
 HISTORY, PREDICTIONS = "history.csv", "predictions.csv"
-HISTORY_COLUMNS = ("epoch", "loss", "dev_ua")  # that every version has written
-# Keys of metrics.json that an earlier version wrote, and their names now
+HISTORY_COLUMNS = ("epoch", "loss")  # that every version has written
+# Keys of metrics.json and of states that an earlier version wrote, and their names now
 RENAMED = {
     "val": "dev",
     "trouble": "training_issues",
     "repairs": "float32_fallbacks",
     "alarms": "collapse_warnings",
+    "best_ua": "best_score",
 }
 
 
@@ -57,9 +59,9 @@ class PredictionTable:
 
     utterances: NDArray  # (N,) ids
     speakers: NDArray  # (N,)
-    targets: NDArray  # (N,) class indices
-    preds: NDArray  # (N,)
-    probs: NDArray  # (N, K)
+    targets: NDArray  # (N,) class indices, or (N, D) ratings
+    preds: NDArray  # (N,), or (N, D)
+    probs: NDArray  # (N, K) probabilities, or the predicted ratings (N, D)
     gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel
 
     def take(self, rows: NDArray) -> "PredictionTable":
@@ -72,19 +74,6 @@ class PredictionTable:
             self.probs[rows],
             None if self.gate is None else self.gate[rows],
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scores:
-    """Scores of one split as fractions; `evaluation.metrics.scores` returns these keys."""
-
-    ua: Fraction
-    wa: Fraction
-    macro_f1: Fraction
-    weighted_f1: Fraction
-    per_class_recall: Sequence[Fraction | None]  # (K,); None where the split lacks the class
-    confusion: Sequence[Sequence[Count]]  # (K, K), target by prediction
-    n: Count  # utterances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +113,13 @@ class FoldMetrics:
     best_epoch: Count
     epochs: Count | None = None  # epochs trained; None in folders of an early version
     training_issues: TrainingIssues = field(default_factory=TrainingIssues)
-    dev: Scores
-    test: Scores
+    dev: AnyScores
+    test: AnyScores
     gate_mean: float | None = None  # of test, over utterances and units; 1 = CQT, 0 = Mel
     # Facts of each session that trained the fold, see `environment.facts`; once not written
     made_with: list[dict[str, Any]] = field(default_factory=list)
+    task: TaskName = CLASS  # not written of classes, as `scale`
+    scale: list[float] | None = None  # of ratings
 
 
 _METRICS = TypeAdapter(FoldMetrics)
@@ -141,7 +132,10 @@ def fold_name(fold: int, seed: int) -> str:
 
 def write_metrics(folder: Path, metrics: FoldMetrics) -> None:
     """Write metrics.json; call it last, since it marks the fold as finished."""
-    write_json(folder / METRICS, asdict(metrics))
+    content = asdict(metrics)
+    if metrics.task == CLASS:
+        del content["task"], content["scale"]
+    write_json(folder / METRICS, content)
 
 
 def read_metrics(folder: Path) -> FoldMetrics:
@@ -155,7 +149,8 @@ def read_metrics(folder: Path) -> FoldMetrics:
         metrics = _METRICS.validate_json(json.dumps(_with_new_names(content)), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        reason = f"{truncate('.'.join(map(str, first['loc'])))}: {first['msg']}"
+        place = [str(part) for part in first["loc"] if part not in ("Scores", "TaskScores")]
+        reason = f"{truncate('.'.join(place))}: {first['msg']}"
         raise corrupt_file(folder / METRICS, reason, remove=folder) from error
     except RecursionError as error:
         raise corrupt_file(folder / METRICS, error, remove=folder) from error
@@ -180,66 +175,12 @@ def _with_new_names(content: Any) -> Any:
     }
 
 
-def write_model_card(
-    folder: Path,
-    *,
-    model: Mapping[str, Any],
-    features: Mapping[str, Any],
-    classes: Sequence[str],
-    corpus: str,
-    certificate: Mapping[str, Any],
-    fold: int,
-    seed: int,
-    training_data: TrainingRange,
-    started_from: Mapping[str, Any],
-) -> None:
-    """Write model.json.
-
-    Args:
-        folder: Folder of the fold.
-        model: Fields of `ModelSettings`.
-        features: Arguments of `SpectrogramImages`.
-        classes: Class names, in the order of the targets.
-        corpus: `corpus.name`.
-        certificate: The split certificate of the run.
-        fold: Fold number.
-        seed: Seed of the training.
-        training_data: Range of the recordings of the training split.
-        started_from: Origin of each branch that started from another run.
-    """
-    card = {
-        "model": model,
-        "classes": list(classes),
-        "features": features,
-        "corpus": corpus,
-        "protocol": certificate["protocol"],
-        "certificate": certificate["id"],
-        "fold": fold,
-        "seed": seed,
-        "test_clips": recordings_digest(certificate, fold),
-        "training_data": training_data.model_dump(),
-        **transductive_note(certificate),
-        **({"started_from": started_from} if started_from else {}),
-    }
-    write_json(folder / CARD, card)
-
-
-def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
-    """Return the digest of the recordings that a fold tests."""
-    return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
-
-
-def transductive_note(certificate: Mapping[str, Any]) -> dict[str, str]:
-    """Return what a model card says of a transductive protocol; nothing of others."""
-    found = is_transductive(certificate["protocol"])
-    return {"transductive": TRANSDUCTIVE} if found else {}
-
-
 def write_predictions(
     folder: Path,
     classes: Sequence[str],
     tables: Mapping[str, PredictionTable],
     segments: Mapping[str, Sequence[str]] | None = None,
+    task: str = CLASS,
 ) -> None:
     """Write predictions.csv.
 
@@ -248,9 +189,10 @@ def write_predictions(
         classes: Class names, in the order of the targets.
         tables: The predictions of each split, "dev" and "test".
         segments: From `segment_cells`; columns `start` and `end` are written if there are any.
+        task: Task of the run.
     """
-    times = TIME_COLUMNS if segments else ()
-    header = [*COLUMNS, *times, *prob_columns(classes), GATE]
+    times, form = TIME_COLUMNS if segments else (), FORMATS[task](classes)
+    header = [*COLUMNS, *form.before, *times, *form.after, GATE]
     rows = []
     for split, table in tables.items():
         gates = [""] * len(table.targets)
@@ -258,13 +200,15 @@ def write_predictions(
             gates = [f"{gate:.6f}" for gate in table.gate]
         columns = (table.utterances, table.speakers, table.targets, table.preds, table.probs, gates)
         for utterance, speaker, target, pred, probs, gate in zip(*columns, strict=True):
-            words = [split, utterance, speaker, classes[target], classes[pred]]
-            words += segments[utterance] if segments else ()
-            rows.append([*words, *(f"{p:.6f}" for p in probs), gate])
+            cells = segments[utterance] if segments else ()
+            before, after = form.cells(target, pred, probs)
+            rows.append([split, utterance, speaker, *before, *cells, *after, gate])
     write_csv(folder / PREDICTIONS, header, rows)
 
 
-def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -> PredictionTable:
+def read_predictions(
+    folder: Path, classes: Sequence[str], split: str, n: int, task: str = CLASS
+) -> PredictionTable:
     """Read the predictions of one split.
 
     Args:
@@ -272,13 +216,15 @@ def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -
         classes: Class names, in the order of the targets.
         split: "dev" or "test".
         n: Number of utterances that metrics.json has.
+        task: Task of the run.
 
     Raises:
         RunError: The file is missing or corrupt, or has another number of rows.
     """
     file = folder / PREDICTIONS
     try:
-        rows = list(read_rows(file, classes, split))
+        form = FORMATS[task](classes)
+        rows = list(read_rows(file, form, split))
     except (OSError, ValueError, csv.Error) as error:
         raise corrupt_file(file, error, remove=folder) from error
     if len(rows) != n:
@@ -287,8 +233,8 @@ def read_predictions(folder: Path, classes: Sequence[str], split: str, n: int) -
     return PredictionTable(
         np.array([row.utterance for row in rows]),
         np.array([row.speaker for row in rows]),
-        np.array([row.target for row in rows], dtype=int),
-        np.array([row.pred for row in rows], dtype=int),
+        form.column([row.target for row in rows]),
+        form.column([row.pred for row in rows]),
         np.array([row.probs for row in rows]).reshape(len(rows), len(classes)),
         None if None in gate else np.array(gate, dtype=float),
     )

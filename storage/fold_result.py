@@ -5,6 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from config.tasks import RatingScale
 from storage.environment import read_environment
 from storage.fold_folder import FoldMetrics, PredictionTable, read_history, read_predictions
 
@@ -31,15 +32,25 @@ class FoldResult:
         """Class names, in the order of the targets."""
         return tuple(self.metrics.classes)
 
+    @property
+    def task(self) -> str:
+        """Task, see `config.tasks`."""
+        return self.metrics.task
+
+    @property
+    def scale(self) -> RatingScale | None:
+        """Scale of the ratings; None of classes."""
+        return None if self.metrics.scale is None else RatingScale(*self.metrics.scale)
+
     @cached_property
     def test(self) -> PredictionTable:
         """Predictions of the test split."""
-        return read_predictions(self.folder, self.classes, "test", self.metrics.test.n)
+        return read_predictions(self.folder, self.classes, "test", self.metrics.test.n, self.task)
 
     @cached_property
     def dev(self) -> PredictionTable:
         """Predictions of the dev split, by the same weights."""
-        return read_predictions(self.folder, self.classes, "dev", self.metrics.dev.n)
+        return read_predictions(self.folder, self.classes, "dev", self.metrics.dev.n, self.task)
 
     def history(self) -> list[dict[str, float]]:
         """Return one mapping per epoch: losses, learning rates, dev scores; none of no epochs."""

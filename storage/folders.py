@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from config.effects import whole_key
 from system.errors import InputError
 
 CONFIG = "config.yaml"
@@ -73,7 +74,7 @@ def describe_changes(
     return [
         f"  {key}: {before.get(key)!r} there, {now.get(key)!r} now"
         for key in sorted(before.keys() | now.keys())
-        if before.get(key) != now.get(key) and not key.startswith(tuple(free))
+        if before.get(key) != now.get(key) and not whole_key(key).startswith(tuple(free))
     ]
 
 

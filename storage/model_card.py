@@ -9,9 +9,9 @@ from pydantic import Field, ValidationError
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig
 from config.section import Section
-from corpora.stamps import is_transductive
+from config.tasks import CLASS, RATINGS, TaskName
+from corpora.stamps import TRANSDUCTIVE, is_transductive
 from models.settings import ModelSettings
-from storage.fold_folder import recordings_digest, transductive_note
 from storage.folders import CARD
 from storage.training_range import TrainingRange
 from system.errors import InputError
@@ -71,6 +71,10 @@ class ModelCard(Section):
     """What the protocol says of scores; None without `train.normalize: speaker`."""
     started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
     """Branches that started from another run."""
+    task: TaskName = "class"
+    """What the outputs are; not written of classes, as `scale`."""
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    """[lowest, highest] rating; of ratings alone."""
 
     @property
     def is_transductive(self) -> bool:
@@ -108,6 +112,55 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
+def write_model_card(
+    folder: Path,
+    *,
+    model: Mapping[str, Any],
+    features: Mapping[str, Any],
+    classes: Sequence[str],
+    corpus: str,
+    certificate: Mapping[str, Any],
+    fold: int,
+    seed: int,
+    training_data: TrainingRange,
+    started_from: Mapping[str, Any],
+    task: str = CLASS,
+    scale: Sequence[float] | None = None,
+) -> None:
+    """Write model.json.
+
+    Args:
+        folder: Folder of the fold.
+        model: Fields of `ModelSettings`.
+        features: Arguments of `SpectrogramImages`.
+        classes: Class names, in the order of the targets.
+        corpus: `corpus.name`.
+        certificate: The split certificate of the run.
+        fold: Fold number.
+        seed: Seed of the training.
+        training_data: Range of the recordings of the training split.
+        started_from: Origin of each branch that started from another run.
+        task: Task of the run.
+        scale: Scale of its ratings.
+    """
+    card = {
+        "model": model,
+        "classes": list(classes),
+        "features": features,
+        "corpus": corpus,
+        "protocol": certificate["protocol"],
+        "certificate": certificate["id"],
+        "fold": fold,
+        "seed": seed,
+        "test_clips": recordings_digest(certificate, fold),
+        "training_data": training_data.model_dump(),
+        **transductive_note(certificate),
+        **({"started_from": started_from} if started_from else {}),
+        **({} if task == CLASS else {"task": task, "scale": scale}),
+    }
+    write_json(folder / CARD, card)
+
+
 def write_baseline_card(
     folder: Path,
     *,
@@ -143,6 +196,17 @@ def write_baseline_card(
     write_json(folder / CARD, card)
 
 
+def recordings_digest(certificate: Mapping[str, Any], fold: int) -> str:
+    """Return the digest of the recordings that a fold tests."""
+    return next(f["test"]["recordings"] for f in certificate["folds"] if f["fold"] == fold)
+
+
+def transductive_note(certificate: Mapping[str, Any]) -> dict[str, str]:
+    """Return what a model card says of a transductive protocol; nothing of others."""
+    found = is_transductive(certificate["protocol"])
+    return {"transductive": TRANSDUCTIVE} if found else {}
+
+
 def _contradictions(card: ModelCard) -> Iterator[str]:
     """Yield what cannot be true of one model, though each value is valid alone."""
     model, classes, features = card.model, card.classes, card.features
@@ -156,6 +220,8 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield "images and model differ in channels"
     if card.is_transductive != (card.transductive is not None):
         yield "protocol and transductive do not agree"
+    if (card.task == RATINGS) != (card.scale is not None):
+        yield "task and scale do not agree"
     for key in keys_without_effect({"model.fusion": model.fusion}):
         section, _, name = key.partition(".")
         if section == "model" and getattr(model, name) is not None:

@@ -11,6 +11,7 @@ ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,6 +22,7 @@ import numpy as np
 
 from audio.segment import AudioSource, audio_source
 from config.baselines import BaselineRun, dump_run, load_stored_run, run_values
+from config.effects import SEVERAL, whole_key
 from config.schema import Config
 from corpora.segments import read_segment
 from storage.audio_lists import write_audio_lists
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "split_certificate.json"
 FOLDS, LOCK = "folds", ".lock"
+BRANCH_RUNS = ("model.cqt_from", "model.mel_from")  # run folders, most often in the same run.root
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
 
@@ -98,6 +101,12 @@ class Run:
         """Return the test predictions of all folds with one seed, sorted by utterance."""
         return _join([result.test for result in self.folds if result.seed == seed])
 
+    @property
+    def roots(self) -> str:
+        """Folders of its corpora, for messages."""
+        roots = [root for key, root in self.config.items() if whole_key(key) == "corpus.root"]
+        return ", ".join(str(Path(root).expanduser().resolve()) for root in roots if root)
+
     @cached_property
     def about(self) -> Mapping[str, Mapping[str, str]]:
         """The rows of utterances.csv by utterance id."""
@@ -107,20 +116,23 @@ class Run:
     def audio_file(self, utterance: str) -> AudioSource:
         """Return an utterance's audio file or segment; the corpus may have moved since the run.
 
-        A relative `corpus.root` starts from the current folder if it exists there, otherwise from
+        A relative root starts from the current folder if it exists there, otherwise from
         the folder in which the run was started.
 
         Raises:
             KeyError: utterances.csv lacks the utterance or a path.
-            RunError: The path leads out of `corpus.root`, and the config does not allow that.
+            RunError: The path leads out of its root, and the config does not allow that.
         """
-        root = Path(self.config["corpus.root"]).expanduser()
+        corpus = "corpus"
+        if self.config["corpus.name"] == SEVERAL:
+            corpus = f"corpus.corpora.{utterance.partition('/')[0]}"
+        root = Path(self.config[f"{corpus}.root"]).expanduser()
         if not root.is_absolute() and not root.exists():
             root = Path(self.folds[0].environment().get("folder", "."), root)
         row = self.about[utterance]
         path = Path(row["path"])
         inside = not path.is_absolute() and ".." not in path.parts
-        if not inside and not self.config["corpus.absolute_paths"]:
+        if not inside and not self.config[f"{corpus}.absolute_paths"]:
             reason = f"{short_repr(str(path))} leads out of corpus.root"
             raise corrupt_file(self.folder / UTTERANCES, reason)
         try:
@@ -198,7 +210,8 @@ def check_run_folder(
     """Refuse a folder that belongs to another config, or is not a run folder.
 
     Keys that start with one of `FREE` may differ: they say where the corpus is and how much to run.
-    Whether the data are the same is checked by the certificate.
+    Whether the data are the same is checked by the certificate. Runs from which branches start may
+    move together with run.root.
 
     Args:
         folder: The run folder; may be missing or empty.
@@ -226,14 +239,21 @@ def check_run_folder(
         raise InputError(f"{folder} is not a run folder ({why}): change name or run.root")
     if overwrite:
         return
-    stored = run_values(_read_config(folder))
-    differences = describe_changes(stored, run_values(config), (*FREE, *free))
+    stored, now = run_values(_read_config(folder)), run_values(config)
+    same = [key for key in BRANCH_RUNS if _from_root(stored, key) == _from_root(now, key)]
+    differences = describe_changes(stored, now, (*FREE, *same, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"
             + "\n".join(differences)
             + "\nChange `name` to keep both, or give --overwrite to start anew"
         )
+
+
+def _from_root(values: Mapping[str, Any], key: str) -> str | None:
+    """Return a path as it lies to run.root, which may be moved, or be mounted elsewhere."""
+    path = values.get(key)
+    return None if path is None else os.path.relpath(path, values["run.root"])
 
 
 def _may_precede_run(path: Path) -> bool:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corpora.segments import TIME_COLUMNS, segment_cells
+from corpora.several import path_in_corpus
 from system.files import write_csv
 
 if TYPE_CHECKING:
@@ -22,11 +23,10 @@ def write_utterances(folder: Path, plan: "Plan") -> None:
 
 
 def _utterance_rows(plan: "Plan", segments: Mapping[str, Sequence[str]]) -> Iterator[Sequence[Any]]:
-    """Yield the rows of utterances.csv; paths are relative to `corpus.root` if they are in it."""
-    root = Path(plan.config.corpus.root).expanduser()
+    """Yield the rows of utterances.csv; paths are relative to the root of their corpus if in it."""
     for u in sorted(plan.utterances, key=lambda u: u.id):
         recording = plan.recordings[u.audio]
-        path = u.path.relative_to(root) if u.path.is_relative_to(root) else u.path
+        path = path_in_corpus(plan.config, u)
         facts = (u.speaker, u.gender, u.session, u.portion, u.text_id)
         about = [*(fact or "" for fact in facts), f"{recording.seconds:.3f}", path.as_posix()]
         yield [u.id, *about, recording.hash, *segments.get(u.id, ())]

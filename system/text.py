@@ -9,6 +9,7 @@ CONTROL = ("Cc", "Cs", "Zl", "Zp")  # Unicode's control, half a pair, line and p
 UNSEEN = (*CONTROL, "Cf")  # and what changes the direction of writing, or joins
 NOT_IN_XML = "\ufffe\uffff"  # and no others beside the control characters
 SHOWN = 120  # characters of a value in a message
+MOST_DIGITS = 18  # of a whole number: it fits into 64 bits
 AS_UTF8 = (
     "save it as UTF-8 (in a spreadsheet: 'CSV UTF-8'; in a shell: iconv -f NAME -t UTF-8 FILE, "
     "where NAME is its encoding, such as WINDOWS-1252, GBK or UTF-16)"
@@ -103,6 +104,20 @@ def count_of(n: int, noun: str) -> str:
     return f"{n} {noun}{'s' * (n != 1)}"
 
 
+def whole_number(word: str) -> int | None:
+    """Return the number that a word writes in ASCII digits, or None.
+
+    `str.isdigit` holds for "²", which `int` refuses, as it refuses more than 4300 digits.
+
+    Args:
+        word: A word from outside; at most MOST_DIGITS digits.
+
+    >>> whole_number("010"), whole_number("²"), whole_number("-1"), whole_number("1" * 5000)
+    (10, None, None, None)
+    """
+    return int(word) if re.fullmatch(rf"[0-9]{{1,{MOST_DIGITS}}}", word) else None
+
+
 def short_repr(value: object) -> str:
     """Return the repr of a value, truncated."""
     return truncate(repr(value))
@@ -139,5 +154,7 @@ def without_place(word: str) -> str:
 
     >>> without_place("corpus.root=/data/mine/ravdess"), without_place("configs/demo_gmu.yaml")
     ('corpus.root=path/to/ravdess', 'configs/demo_gmu.yaml')
+    >>> without_place("--out=/home/me/page")
+    '--out=path/to/page'
     """
-    return re.sub(r"^([\w.]+=)?[/~].*/", r"\1path/to/", word)
+    return re.sub(r"^([\w.-]+=)?[/~].*/", r"\1path/to/", word)

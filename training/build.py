@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from audio.reading import read_audio
 from config.schema import Config
+from config.tasks import RatingScale
 from corpora.utterance import Utterance
 from data import (
     EvalBatches,
@@ -106,10 +107,11 @@ def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor)
     Args:
         fold: The training.
         model: The untrained model, or its untrained head.
-        train_targets: (N,) class indices of the training split, for class weights.
+        train_targets: Targets of the training split, for class weights.
     """
     config, optim, accelerator = fold.config, fold.config.optim, fold.session.accelerator
-    loss = build_loss(config, train_targets, len(fold.classes)).to(accelerator.device)
+    loss = build_loss(config, train_targets, len(fold.classes), fold.task.scale)
+    loss = loss.to(accelerator.device)
     if config.train.sync_batch_norm:
         sync_batch_norms(model, accelerator.device)
     batches = train_batches(fold, len(fold.split.train))
@@ -149,6 +151,7 @@ def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor)
         stop=fold.session.stop,
         title=_title(fold),
         ema=config.train.ema,
+        task=fold.task,
     )
 
 
@@ -184,7 +187,9 @@ def nt_xent_warmup_epochs(config: Config) -> int:
     return epochs // 2
 
 
-def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
+def build_loss(
+    config: Config, targets: Tensor, n_classes: int, scale: RatingScale | None = None
+) -> FusionLoss:
     """Build the loss; balanced class weights are those of the training targets (N,)."""
     weights = None
     if config.loss.class_weights == "balanced":
@@ -193,7 +198,7 @@ def build_loss(config: Config, targets: Tensor, n_classes: int) -> FusionLoss:
     values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
     if config.loss.nt_xent_warmup_epochs:
         values["nt_xent_warmup_epochs"] = nt_xent_warmup_epochs(config)
-    return FusionLoss(class_weights=weights, **values)
+    return FusionLoss(class_weights=weights, rating_scale=scale, **values)
 
 
 def make_dataset(

@@ -52,7 +52,7 @@ class Progress:
     epoch: int = 0  # finished epochs
     batch: int = 0  # finished batches of the next epoch
     best_epoch: int = 0
-    best_ua: float = -1.0
+    best_score: float = -2.0  # on dev, see `Task.main`; below any that it can be
     sums: dict[str, float] = field(default_factory=dict)  # of the losses of this epoch
     measured: dict[str, float] = field(default_factory=dict)  # sums over the steps of this epoch
     history: list[dict[str, float]] = field(default_factory=list)

@@ -24,13 +24,13 @@ from data import Batch, EvalBatches
 from evaluation.conclusion import LEVEL
 from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
-from evaluation.wording import count_of, p_value
+from evaluation.wording import p_value
 from features import SpectrogramImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
 from storage.tensors import copy_state, write_state
-from system.text import format_bytes, format_duration
+from system.text import count_of, format_bytes, format_duration
 from training.build import (
     build_model,
     build_state,
@@ -49,7 +49,7 @@ from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
 from training.timed_input import time_input, wait_for
-from training.warm_start import check_origins
+from training.warm_start import check_finished, check_origins
 
 TIMED_STEPS = 2  # after one that warms up
 
@@ -120,6 +120,7 @@ def _checked_plan(config: Config, overwrite: bool) -> Plan:
     plan = make_plan(config)
     check_origins(config, plan)
     if not overwrite:
+        check_finished(config)
         check_certificate(Path(config.run.root, config.name), plan)
     return plan
 

@@ -5,9 +5,9 @@
         train_step       forward, loss, backward, clip, optimizers; a bad step moves nothing
         train_unseen     several such steps before the host waits for the device
 
-Selection, schedule and early stopping all read dev UA. The module knows neither corpora nor run
-folders. Random draws of a step depend on (seed, epoch, batch, rank) alone, so a training that was
-stopped anywhere ends in the bytes of one that never was.
+Selection, schedule and early stopping all read the main score of the task on dev, UA of classes.
+The module knows neither corpora nor run folders. Random draws of a step depend on (seed, epoch,
+batch, rank) alone, so a training that was stopped anywhere ends in the bytes of one that never was.
 """
 
 import itertools
@@ -24,8 +24,9 @@ from accelerate.utils import set_seed
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from config.tasks import CLASS
 from data import Batch, ImageLoader
-from evaluation.metrics import scores
+from evaluation.tasks import Task, make_task
 from model_gmu import FusionOutput
 from models.compiled import log_compiling
 from models.losses import FusionLoss, LossTerms
@@ -96,7 +97,7 @@ def fit(
                 train_one_epoch(state, train_loader, bar, saver)
                 with state.monitor.recording(), state.evaluated():
                     batches, names = saver.watched(dev_loader), state.names.get("dev", ())
-                    dev = evaluate(state.wrapped, batches, state.accelerator, names)
+                    dev = evaluate(state.wrapped, batches, state.accelerator, names, state.task)
             except Diverged as error:
                 fall_back_to_float32(state, error, saver)
                 continue
@@ -105,7 +106,8 @@ def fit(
                 log_compiling(state.model)
                 after_epoch(record, dev)
             saver.end_epoch()
-            shown = {"loss": f"{record['loss']:.3f}", "dev_ua": f"{record['dev_ua']:.3f}"}
+            main = f"dev_{_task(state, dev).main}"
+            shown = {"loss": f"{record['loss']:.3f}", main: f"{record[main]:.3f}"}
             bar.set_postfix(shown, refresh=False)
         saver.finish()
         saver.maybe_save()  # all processes continue with the test, or none
@@ -322,19 +324,25 @@ def _close_epoch(
     state: TrainingState, dev: Predictions, saver: CheckpointSaver
 ) -> dict[str, float]:
     """Move the schedule, keep the weights if they are the best, return the history's row."""
-    progress, n_classes = state.progress, dev.probs.shape[1]
-    dev_scores = scores(dev.targets.tolist(), dev.preds.tolist(), n_classes)
+    progress, task = state.progress, _task(state, dev)
+    dev_scores = task.scores(dev.targets, dev.preds, dev.probs).named()
     rates = zip(state.model.parts(), state.schedule.rates(), strict=True)  # type: ignore
-    names = ("ua", "wa", "macro_f1", "weighted_f1")
     record = progress.close_epoch(
         {f"lr_{part}": rate for part, rate in rates},
-        {"dev_loss": dev.loss, **{f"dev_{name}": dev_scores[name] for name in names}},
+        {"dev_loss": dev.loss, **{f"dev_{name}": score for name, score in dev_scores.items()}},
         state.monitor.epoch_measures(dev.gate, state.accelerator) | state.criterion.learned(),
     )
-    for warning in progress.record_warnings(collapse_warnings(progress.history, n_classes)):
+    for warning in progress.record_warnings(
+        collapse_warnings(progress.history, task.n_directions + 1)
+    ):
         log.warning("epoch %(epoch)d, %(what)s: %(words)s", warning)
-    state.schedule.after_epoch(record["dev_ua"])
-    if record["dev_ua"] > progress.best_ua:
-        progress.best_ua, progress.best_epoch = record["dev_ua"], progress.epoch
+    score = record[f"dev_{task.main}"]
+    state.schedule.after_epoch(score)
+    if score > progress.best_score:
+        progress.best_score, progress.best_epoch = score, progress.epoch
         saver.keep_best(state.selected_weights(), progress.epoch)
     return record
+
+
+def _task(state: TrainingState, dev: Predictions) -> Task:
+    return state.task or make_task(CLASS, [str(k) for k in range(dev.probs.shape[1])])

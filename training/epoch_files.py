@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from evaluation.metrics import confusion_matrix
 from storage.fold_folder import write_history
 from system.errors import RunError
 from training.checkpoints import Progress
@@ -55,8 +54,7 @@ def epoch_files(
         write_history(folder, history)
         confusion = gate = None
         if newest is not None:
-            pairs = newest.targets.tolist(), newest.preds.tolist()
-            confusion, gate = confusion_matrix(*pairs, len(fold.classes)), newest.gate
+            confusion, gate = fold.task.confusion(newest.targets, newest.preds), newest.gate
         trackers.log_epoch(history, confusion, gate, 0 if last is None else epoch - last)
         last, newest, written = epoch, None, time.monotonic()
 

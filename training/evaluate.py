@@ -9,9 +9,10 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from config.tasks import CLASS
 from data import Batch
+from evaluation.tasks import Task, make_task
 from training.divergence import DATA, Diverged, named, not_finite
 
 READ_EVERY = 32  # batches before the host reads predictions
@@ -20,15 +21,11 @@ READ_EVERY = 32  # batches before the host reads predictions
 class Predictions(NamedTuple):
     """Predictions for all utterances of a split, in the split's order."""
 
-    targets: NDArray  # (N,)
-    probs: NDArray  # (N, K)
-    gate: NDArray | None  # (N, D), 1 = CQT, 0 = Mel
-    loss: float  # mean cross-entropy
-
-    @property
-    def preds(self) -> NDArray:
-        """Most probable class of each utterance: (N,)."""
-        return self.probs.argmax(1)
+    targets: NDArray  # (N,) class indices, or (N, D) ratings
+    probs: NDArray  # (N, K) probabilities, or the predicted ratings (N, D)
+    gate: NDArray | None  # (N, units), 1 = CQT, 0 = Mel
+    loss: float  # mean over utterances of `Task.losses`
+    preds: NDArray  # (N,) most probable classes, or the predicted ratings (N, D)
 
 
 @torch.inference_mode()
@@ -37,6 +34,7 @@ def evaluate(
     loader: Iterable[Batch],
     accelerator: Accelerator,
     names: Sequence[str] = (),
+    task: Task | None = None,
 ) -> Predictions:
     """Predict each utterance of a split once, as the mean over its crops, on all processes.
 
@@ -45,15 +43,17 @@ def evaluate(
         loader: Batches of the split; in several processes, the share of this one.
         accelerator: Accelerator of the session.
         names: Ids of the split's utterances, for messages.
+        task: What is predicted; None is classes.
 
     Raises:
         Diverged: A prediction is NaN.
     """
     model.eval()
+    task = task or make_task(CLASS, ())
     parts: list[tuple[NDArray, ...]] = []
     waiting: list[tuple[Tensor, ...]] = []  # predictions on the device
     for batch in loader:
-        waiting.append(_predict(model, batch.to(accelerator.device)))
+        waiting.append(_predict(model, batch.to(accelerator.device), task))
         if len(waiting) == READ_EVERY:
             parts.append(_read(waiting))
             waiting = []
@@ -73,21 +73,23 @@ def evaluate(
         total = np.add.reduceat(column[order], starts, axis=0)
         return total / n_crops.reshape(-1, *[1] * (column.ndim - 1)).astype(column.dtype)
 
+    outputs = over_crops(probs)
     return Predictions(
         targets[order][starts],
-        over_crops(probs),
+        outputs,
         over_crops(gate) if gate.shape[1] else None,
         float(over_crops(ce).mean()),
+        task.preds(outputs),
     )
 
 
-def _predict(model: nn.Module, batch: Batch) -> tuple[Tensor, ...]:
-    """Return utterances, targets, probabilities, gates, losses and what is not finite, by crop."""
+def _predict(model: nn.Module, batch: Batch, task: Task) -> tuple[Tensor, ...]:
+    """Return utterances, targets, outputs, gates, losses and what is not finite, by crop."""
     output = model(batch.cqt, batch.mel)
     logits = output.logits.float()
-    losses = F.cross_entropy(logits, batch.targets, reduction="none")  # (B,)
+    losses = task.losses(logits, batch.targets)  # (B,)
     gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-    return batch.utterance, batch.targets, logits.softmax(1), gates, losses, not_finite(batch)
+    return batch.utterance, batch.targets, task.outputs(logits), gates, losses, not_finite(batch)
 
 
 def _read(rows: Sequence[tuple[Tensor, ...]]) -> tuple[NDArray, ...]:

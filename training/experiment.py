@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from config.effects import whole_key
 from config.loading import flatten
 from config.schema import Config
 from corpora.plan import Plan, check_listing, make_plan, plan_warnings
@@ -25,7 +26,7 @@ from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
 from training.trackers import check_tracking
-from training.warm_start import check_origins, check_started
+from training.warm_start import check_finished, check_origins, check_started
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +73,8 @@ def open_run(
             store = open_store(config)
             session = Session(config, plan, store, accelerator, stop, resume_with=resume_with)
             check_origins(config, plan)
+            if not overwrite:
+                check_finished(config)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:
@@ -102,7 +105,9 @@ def _open_folder(session: Session, overwrite: bool) -> None:
 def _settings(session: Session) -> dict[str, Any]:
     """Return what the processes of one training must agree on; paths may differ."""
     config = flatten(session.config.model_dump())
-    settings = {key: value for key, value in config.items() if not key.startswith(OF_MACHINE)}
+    settings = {
+        key: value for key, value in config.items() if not whole_key(key).startswith(OF_MACHINE)
+    }
     return {**settings, "certificate": session.plan.certificate["id"], **package_versions()}
 
 

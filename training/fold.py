@@ -10,23 +10,23 @@ from typing import Any
 
 import numpy as np
 
+from config.several import trained_on
 from corpora.segments import segment_cells
 from corpora.utterance import Utterance
-from evaluation.metrics import scores
+from evaluation.tasks import task_facts
 from storage.environment import STARTED, made_with_facts, record_environment
 from storage.fold_folder import (
     STATE,
     WEIGHTS,
     FoldMetrics,
     PredictionTable,
-    Scores,
     write_metrics,
-    write_model_card,
     write_predictions,
 )
 from storage.folders import CARD, is_finished
 from storage.kept_features import KeptFeatures
 from storage.ledger import record_test_evaluation
+from storage.model_card import write_model_card
 from storage.tensors import load_tensors, save_tensors
 from storage.training_range import training_range
 from system.files import copy_file, make_folder, read_json
@@ -168,12 +168,13 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             model=asdict(state.model.settings),  # type: ignore[call-overload]
             features=fold.session.store.settings,
             classes=fold.classes,
-            corpus=fold.config.corpus.name,
+            corpus=trained_on(fold.config),
             certificate=fold.session.plan.certificate,
             fold=fold.split.fold,
             seed=fold.seed,
             training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
             started_from=fold.session.environment.get(STARTED, {}),
+            **task_facts(fold.task),
         )
 
 
@@ -199,7 +200,7 @@ def _test(
     for name, part in parts.items():
         loader, ids = eval_loader(fold, part, kept), fold.ids(part)
         try:
-            predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids)
+            predictions[name] = evaluate(state.wrapped, loader, session.accelerator, ids, fold.task)
         except Diverged as error:
             if name == "test":
                 _record_test(fold, f"{why}: {error}")
@@ -209,7 +210,7 @@ def _test(
     if session.is_main:
         tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
         segments = segment_cells(session.plan.utterances)
-        write_predictions(folder, fold.classes, tables, segments)
+        write_predictions(folder, fold.classes, tables, segments, fold.task.kind)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
         metrics = _metrics(fold, predictions, state.progress, made_with)
@@ -243,7 +244,7 @@ def _metrics(
     made_with: Mapping[str, Any],
 ) -> FoldMetrics:
     dev, test = (
-        Scores(**scores(part.targets.tolist(), part.preds.tolist(), len(fold.classes)))
+        fold.task.scores(part.targets, part.preds, part.probs)
         for part in (predictions["dev"], predictions["test"])
     )
     gate = predictions["test"].gate
@@ -260,4 +261,5 @@ def _metrics(
         test=test,
         gate_mean=None if gate is None else float(gate.mean()),
         made_with=made_with_facts(made_with),
+        **task_facts(fold.task),
     )

@@ -15,6 +15,7 @@ from accelerate.tracking import MLflowTracker
 from numpy.typing import NDArray
 
 from system.files import make_folder
+from system.locks import lock
 from training.tracked_fold import FINISHED, STOPPED, TrackedFold
 
 TAG = "maxmvit_gmu.fold"
@@ -107,9 +108,12 @@ def _connect(root: Path) -> Any:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a dozen lines for each new store
     if not os.environ.get("MLFLOW_TRACKING_URI"):
-        make_folder(root)
         mlflow.set_tracking_uri(f"sqlite:///{root.resolve() / STORE}")
-    return mlflow.MlflowClient()
+    if not mlflow.get_tracking_uri().startswith("sqlite:"):
+        return mlflow.MlflowClient()
+    make_folder(root)
+    with lock(root / ".lock.mlflow", f"MLflow's store for {root}", blocking=True):
+        return mlflow.MlflowClient()  # the first makes the tables; two at once leave them broken
 
 
 def _experiment(client: Any, name: str) -> str:

@@ -23,6 +23,7 @@ from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
 from corpora.utterance import Utterance
+from evaluation.tasks import Task, make_task
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
@@ -142,7 +143,7 @@ class Fold:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names, in the order of the targets."""
+        """Names of the classes or dimensions, in the order of the outputs."""
         return tuple(self.session.plan.labels.classes)
 
     @property
@@ -174,9 +175,15 @@ class Fold:
         speakers = self.session.speakers
         return None if speakers is None else speakers.of(utterances)
 
-    def targets(self, utterances: Sequence[Utterance]) -> list[int]:
-        """Return class indices."""
-        return [self.classes.index(utterance.label) for utterance in utterances]
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+        labels = self.session.plan.labels
+        return make_task(labels.task, labels.classes, labels.scale)
+
+    def targets(self, utterances: Sequence[Utterance]) -> list[Any]:
+        """Return class indices, or ratings."""
+        return self.task.targets(utterances)
 
 
 def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Session:

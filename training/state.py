@@ -9,6 +9,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from evaluation.tasks import Task
 from models.losses import FusionLoss
 from storage.fold_folder import RENAMED
 from system.errors import first_line
@@ -43,6 +44,7 @@ class TrainingState:
         stop: Whether the process was asked to end.
         title: Name of the progress bar; empty shows none.
         ema: Decay of the average of the weights that is evaluated; None evaluates the weights.
+        task: What is predicted; without one, classes that the outputs number.
     """
 
     model: nn.Module
@@ -59,6 +61,7 @@ class TrainingState:
     stop: Stop = field(default_factory=Stop)
     title: str = ""
     ema: float | None = None
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         self.wrapped = self.accelerator.prepare(self.model)  # DDP where there are processes

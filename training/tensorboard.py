@@ -23,7 +23,7 @@ from torch.utils.tensorboard.summary import histogram, hparams, scalar
 from evaluation.figures import MANY, short
 from system.files import append, atomic_write
 
-LOSS_TERMS = ("loss", "cross_entropy", "nt_xent", "consistency", "diversity")
+LOSS_TERMS = ("loss", "cross_entropy", "ccc_loss", "nt_xent", "consistency", "diversity")
 GATE = "gate, 1 = CQT, 0 = Mel"
 SCORES = "scores.tfevents"  # behind all others in the order of names, in which they are read
 GATE_BINS = np.linspace(0, 1, 51)

@@ -6,19 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from config.effects import whole_key
 from config.loading import flatten
 from config.schema import Config
+from storage.run_folder import FREE
 from storage.tracker_files import tracked_run_id
 from training.session import Fold
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"  # of a tracker run
-# Keys that say where something lies or how much is run, or may differ when a run is resumed
-LEFT_OUT = ("run.", "corpus.root", "corpus.manifest", "train.checkpoint_")
 # Keys whose paths are cut to the last name
-PATHS = (
-    *("protocol.folds", "model.cqt_weights", "model.mel_weights"),
-    *("model.cqt_from", "model.mel_from"),
-)
+PATHS = ("model.cqt_weights", "model.mel_weights", "model.cqt_from", "model.mel_from")
 
 
 @dataclass(frozen=True)
@@ -54,7 +51,8 @@ def tracked_fold(fold: Fold) -> TrackedFold:
 def hyperparameters(fold: Fold) -> dict[str, str | int | float | bool]:
     """Return the config by dotted key, with fold and seed; no folder of this machine is in it.
 
-    Keys that are null are left out, lists are written as in a config.
+    Keys that may differ when a run is resumed are left out: MLflow refuses another value. So are
+    those that are null; lists are written as in a config.
     """
     return {**_values(fold.config), "fold": fold.split.fold, "seed": fold.seed}
 
@@ -62,7 +60,7 @@ def hyperparameters(fold: Fold) -> dict[str, str | int | float | bool]:
 def _values(config: Config) -> dict[str, str | int | float | bool]:
     found: dict[str, str | int | float | bool] = {}
     for key, value in flatten(config.model_dump()).items():
-        if value is not None and not key.startswith(LEFT_OUT):
+        if value is not None and not whole_key(key).startswith(FREE):
             found[key] = Path(value).name if key in PATHS else _plain(value)
     return found
 

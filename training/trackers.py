@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from config.schema import Config
 from config.trackers import check_trackers
+from evaluation.tasks import make_task
 from storage.epoch_table import write_epoch_table
 from storage.fold_folder import FoldMetrics
 from storage.tracker_files import write_tracker_failures
@@ -247,11 +248,7 @@ def check_tracking(config: Config) -> None:
 
 
 def final_scores(metrics: FoldMetrics) -> dict[str, float]:
-    """Return what trackers show of a finished fold, as fractions."""
-    test = metrics.test
-    return {
-        "final/dev_ua": metrics.dev.ua,
-        "final/test_ua": test.ua,
-        "final/test_wa": test.wa,
-        "final/test_macro_f1": test.macro_f1,
-    }
+    """Return what trackers show of a finished fold, fractions of classes."""
+    main = make_task(metrics.task, metrics.classes).main
+    of_test = {f"final/test_{name}": score for name, score in metrics.test.named().items()}
+    return {f"final/dev_{main}": metrics.dev.named()[main], **of_test}

@@ -23,7 +23,9 @@ from corpora.plan import Plan
 from model_gmu import MaxMViTGMU
 from storage.environment import ENVIRONMENT, STARTED, read_environment
 from storage.fold_folder import STATE, WEIGHTS, fold_name, read_metrics
-from storage.folders import CONFIG, check_is_run, describe_changes, is_finished
+from storage.folders import CARD, CONFIG, check_is_run, describe_changes, is_finished
+from storage.ledger import read_ledger
+from storage.model_card import read_card
 from storage.run_folder import CERTIFICATE, FOLDS
 from storage.split_certificate import read_certificate
 from storage.tensors import load_tensors
@@ -104,6 +106,35 @@ def check_origins(config: Config, plan: Plan) -> None:
         missing = [place for place in places if not is_finished(folder / FOLDS / fold_name(*place))]
         if missing:
             raise InputError(_say_missing(branch, folder, missing))
+
+
+def check_finished(config: Config) -> None:
+    """Refuse a run with finished folds whose branches were trained again after they started there.
+
+    Folds and seeds of one run, and heads of several, would have different branches under one name.
+    What weights a run has now is in its ledger, so that no large file is read.
+
+    Raises:
+        InputError: There are such folds.
+        RunError: A file of one of the runs is corrupt.
+    """
+    own = Path(config.run.root, config.name)
+    finished = [card.parent for card in sorted(own.glob(f"{FOLDS}/*/{CARD}"))]
+    cards = {place.name: read_card(place) for place in finished if is_finished(place)}
+    for branch, folder in _folders(config).items() if cards else ():
+        lines = [line for line in read_ledger(folder) if line["kind"] == "test"]
+        weights = {fold_name(line["fold"], line["seed"]): line["weights"] for line in lines}
+        changed = []
+        for name, card in cards.items():
+            origin = card.started_from.get(branch)  # type: ignore[call-overload]
+            place = None if origin is None else fold_name(origin.fold, origin.seed)
+            if place in weights and weights[place] != origin.weights:
+                changed.append(name)
+        if changed:
+            raise InputError(
+                f"{_some(changed)} of {own} started from branches that {folder} no longer has: it "
+                "was trained again. Give --overwrite to start this run anew, or another name"
+            )
 
 
 def find_origins(fold: Fold) -> Origins:
@@ -223,16 +254,21 @@ def _has_parts(certificate: Mapping[str, Any], plan: Plan) -> bool:
 
 def _say_missing(branch: str, folder: Path, missing: Sequence[tuple[int, int]]) -> str:
     """Name folds that are not finished, and the command that trains the first of them."""
-    names = ", ".join(fold_name(*place) for place in missing[:FOLDS_NAMED])
-    more = f" and {len(missing) - FOLDS_NAMED} more" if len(missing) > FOLDS_NAMED else ""
+    names = _some([fold_name(*place) for place in missing])
     theirs = load_stored_run(folder / CONFIG)
     entry = "baseline.py" if isinstance(theirs, BaselineRun) else FUSIONS[theirs.model.fusion].entry
     folds, seeds = (sorted({place[i] for place in missing}) for i in (0, 1))
     command = f'python {entry} --config {folder / CONFIG} "run.folds={folds}" "run.seeds={seeds}"'
     return (
-        f"model.{branch}_from={folder} has not finished {names}{more}, from which this run "
+        f"model.{branch}_from={folder} has not finished {names}, from which this run "
         f"starts. Train it first:\n  {command}\nor set model.from_seed to a seed that is finished"
     )
+
+
+def _some(names: Sequence[str]) -> str:
+    """Join the first of some names, with the number of the others."""
+    n_more = len(names) - FOLDS_NAMED
+    return ", ".join(names[:FOLDS_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
 
 
 def _find_origins(fold: Fold) -> dict[str, Origin]:

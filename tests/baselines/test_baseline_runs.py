@@ -308,10 +308,13 @@ def test_a_finished_fold_is_skipped_and_tested_once(run_baseline, caplog):
 
 def test_the_stored_config_has_only_keys_with_an_effect(run_baseline, recipe):
     stored = yaml.safe_load((run_baseline("majority") / "config.yaml").read_text())
-    assert list(stored) == ["name", "corpus", "protocol", "baseline", "run"]
+    assert list(stored) == ["name", "task", "corpus", "protocol", "baseline", "run"]
     folder = run_baseline("svm_images")
     stored = yaml.safe_load((folder / "config.yaml").read_text())
-    assert list(stored) == ["name", "corpus", "protocol", "features", "model", "baseline", "run"]
+    assert list(stored) == [
+        *("name", "task", "corpus", "protocol"),
+        *("features", "model", "baseline", "run"),
+    ]
     assert stored["model"] == {"image_size": 32}
     (folder / "config.yaml").write_text(yaml.safe_dump(stored | {"optim": {"lr": 1.0}}))
     with pytest.raises(InputError, match=r"optim .*no such key"):

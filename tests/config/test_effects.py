@@ -4,6 +4,7 @@ from typing import Any, get_args
 
 import pytest
 
+from config.corpus_schema import MemberCorpus
 from config.effects import (
     COUNTED,
     IDLE_IF_FROZEN,
@@ -19,7 +20,7 @@ from config.effects import (
     with_branch_scales,
 )
 from config.loading import flatten
-from config.schema import Config, CorpusConfig, RunConfig
+from config.schema import Config, RunConfig
 from config.section import section_in
 from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 from corpora.labels import LABEL_SETS
@@ -43,7 +44,7 @@ def test_a_condition_names_keys_and_values_of_the_schema(key):
 
 
 def test_published_corpora_have_a_reader_and_those_that_are_counted_have_counts():
-    names = get_args(CorpusConfig.model_fields["name"].annotation)
+    names = get_args(MemberCorpus.model_fields["name"].annotation)
     assert set(PUBLISHED) == set(names) - set(OWN) == set(CORPORA) - set(OWN)
     with_counts = {name for name, sets in LABEL_SETS.items() if all(one.published for one in sets)}
     assert set(COUNTED) == with_counts

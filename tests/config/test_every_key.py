@@ -21,6 +21,7 @@ import features
 from config.loading import flatten, load_config
 from config.messages import config_keys
 from config.schema import Config
+from corpora.plan import make_plan
 from models import compiled, recompute
 from models.losses import FusionLoss, LossTerms
 from scripts.write_shards import main as write_shards
@@ -83,6 +84,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "corpus.columns": (MANIFEST, "{{label: mood}}"),
     "corpus.label_map": (MANIFEST, "{{class0: class1, class2: null}}"),
     "corpus.labels": ((), "iemocap4"),
+    "corpus.scale": ((*MANIFEST, "task=dimensions", "corpus.scale=[1,5]"), "[0,6]"),
     "corpus.classes": ((), "[neutral, rest=happy+angry+sad]"),
     "corpus.subset": ((), "scripted"),
     "corpus.unannotated_speakers": (PODCAST, "train"),
@@ -229,15 +231,16 @@ def _write_tables(folder: Path, corpus_root: Path) -> None:
     for table, of_session_3 in (("all", 4), ("some", 2), ("texts", 4), ("outside", 4)):
         with (folder / f"{table}.csv").open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["path", "label", "speaker", "session", "text", "mood"])
+            ratings = ["valence", "arousal", "dominance"]
+            writer.writerow(["path", "label", "speaker", "session", "text", "mood", *ratings])
             for clip in clips:
                 session, number = clip.stem[4], int(clip.stem[-3:])
                 if session != "3" or number < of_session_3:
                     text = f"text {(int(session) + number) % 2}" if table == "texts" else ""
                     path = folder / clip if table == "outside" else clip
-                    writer.writerow(
-                        [path, f"class{number}", f"s{session}", session, text, number % 2]
-                    )
+                    rated = [1 + number, 5 - number, 3]
+                    words = [path, f"class{number}", f"s{session}", session, text, number % 2]
+                    writer.writerow([*words, *rated])
 
 
 def _write_folder(folder: Path, corpus_root: Path) -> None:
@@ -332,6 +335,12 @@ def test_peer_19_key_is_refused_where_it_cannot_be(runs: Runs, key: str, monkeyp
         run_experiment(runs.config(*base, f"{key}={value}"), [])
 
 
+def task_is_what_is_predicted(runs: Runs, monkeypatch) -> None:
+    found = runs.outcome("task=dimensions", "corpus.labels=all")
+    name = "tiny/folds/fold-1_seed-0/model.safetensors"
+    assert found[name] != runs.outcome()[name]
+
+
 def root_is_where_the_run_is(runs: Runs, monkeypatch) -> None:
     elsewhere = runs.root / "elsewhere"
     run = run_experiment(runs.config(f"run.root={elsewhere}"), [])
@@ -415,7 +424,7 @@ def evaluation_has_batches_of_its_own(runs: Runs, monkeypatch) -> None:
     monkeypatch.setattr(
         evaluation,
         "_predict",
-        lambda model, batch: sizes.append(len(batch.targets)) or evaluate(model, batch),
+        lambda model, batch, task: sizes.append(len(batch.targets)) or evaluate(model, batch, task),
     )
     run_experiment(runs.config("train.eval_batch_size=1", f"run.root={runs.root / 'eval'}"), [])
     assert set(sizes) == {1}
@@ -540,8 +549,26 @@ def trackers_get_the_epochs(runs: Runs, monkeypatch) -> None:
         assert {name: d for name, d in found.items() if "epochs" not in name} == before
 
 
+def each_corpus_has_its_role(runs: Runs, monkeypatch) -> None:
+    tested = []
+    for roles in (("train", "test"), ("test", "train")):
+        corpora = [
+            f"{{name: iemocap, root: {runs.places[place]}, labels: iemocap4-exc, role: {role}, "
+            f"expect_published_counts: false, subset: {subset}, on_bad_audio: skip}}"
+            for place, subset, role in zip(
+                ("broken", "copies"), ("improvised", "scripted"), roles, strict=True
+            )
+        ]
+        wishes = ("protocol.split=cross-corpus", f"corpus=[{', '.join(corpora)}]")
+        config = load_config(runs.recipe, [f"run.root={runs.root}", *wishes])
+        tested.append({one.corpus for one in make_plan(config).splits[0].test})
+    assert tested == [{"iemocap-2"}, {"iemocap"}]
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
+    "task": task_is_what_is_predicted,
+    "corpus.corpora": each_corpus_has_its_role,
     "run.root": root_is_where_the_run_is,
     "features.trim_db": silent_ends_are_left_out,
     "run.shards": shards_are_where_training_reads,

@@ -46,9 +46,16 @@ CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "stored": ["train.images=stored"],
     "full_scale": ["features.reference=full_scale"],
     "clip": ["features.reference=clip"],
+    "dimensions": [
+        *("task=dimensions", "corpus.name=manifest", "corpus.manifest=list.csv"),
+        "corpus.scale=[1.0, 5.0]",
+    ],
+    "class": ["task=class"],
+    "distribution": ["task=distribution"],
 }
 VALUES = {  # an allowed value for every key of ONLY_WITH
     "corpus.manifest": "list.csv",
+    "corpus.scale": [1.0, 7.0],
     "protocol.folds": "ravdess_papers5",
     "corpus.layout": "{speaker}/{label}/*.wav",
     "corpus.columns": {"label": "emotion", "speaker": None},
@@ -531,7 +538,8 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
         wish = f"{key}={json.dumps(VALUES[key])}"  # which is YAML, too
         if value in only.values:
             assert leaf(load_config(small, [*chosen, wish]), key) == VALUES[key]
-            if key not in ("corpus.manifest", "protocol.folds", *EACH):  # no default
+            no_default = ("corpus.manifest", "corpus.scale", "protocol.folds", *EACH)
+            if key not in no_default:
                 assert leaf(load_config(small, choice), key) == only.default
         else:
             message = refusal(small, *chosen, wish)
@@ -578,6 +586,8 @@ def test_the_keys_that_apply_to_each_choice(small):
 
 
 def _values_of(controller):
+    if controller == "task":
+        return Config.model_fields["task"].annotation.__args__
     section, name = controller.split(".")
     annotation = Config.model_fields[section].annotation.model_fields[name].annotation
     return annotation.__args__
@@ -686,6 +696,8 @@ def test_a_child_recipe_holds_differences_only(path):
     own = yaml.safe_load(path.read_text(encoding="utf-8"))
     parent = flatten(load_config(path.parent / own.pop("base")).model_dump())
     child = flatten(load_config(path).model_dump())
+    if isinstance(own.get("corpus"), list):  # a section of another form
+        assert len(own.pop("corpus")) > 1 and parent["corpus.name"] != child["corpus.name"]
     assert [key for key in flatten(own) if child[key] == parent[key]] == []
 
 

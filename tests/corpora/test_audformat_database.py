@@ -101,6 +101,55 @@ def test_what_is_known_of_one_segment_is_not_taken_for_another(tmp_path):
         read(save(db, tmp_path))
 
 
+@pytest.mark.parametrize("name", ["start_ms", "Stop", "onset", "start"])
+@pytest.mark.parametrize("form", ["csv", "parquet"])
+def test_times_in_columns_of_a_table_of_whole_files_are_refused(tmp_path, name, form):
+    db = database()
+    db["emotion"][name] = audformat.Column()
+    db["emotion"][name].set([1.0, 2.0, 3.0])
+    with pytest.raises(InputError) as refused:
+        read(save(db, tmp_path, form))
+    assert f"the columns '{name}' of the table emotion look like times" in str(refused.value)
+    assert "segmented_index" in str(refused.value)
+
+
+def test_times_beside_segments_and_in_tables_without_labels_are_left_alone(tmp_path):
+    db = segmented()
+    db["emotion"]["start_ms"] = audformat.Column()
+    db["files"]["onset_ms"] = audformat.Column()
+    db["files"]["duration"] = audformat.Column()
+    assert [u.start for u in read(save(db, tmp_path))] == [0.0, 1.5, 0.25]
+
+
+def said_unused(caplog, root: Path, **columns: str | None) -> list[str]:
+    with caplog.at_level(logging.INFO):
+        read(root, **columns)
+    return [r.message.removeprefix(f"{root}: ") for r in caplog.records if "not used" in r.message]
+
+
+def test_columns_and_tables_that_are_not_used_are_said(tmp_path, caplog):
+    db = segmented()  # the table people gives the gender
+    db["votes"] = db["emotion"].copy()
+    db["votes"].drop_columns("emotion", inplace=True)
+    db["votes"]["vote"] = audformat.Column()
+    db["places"] = audformat.MiscTable(pandas.Index(["lab"], name="place", dtype="string"))
+    db["emotion"]["arousal"] = audformat.Column()
+    db["files"]["device"] = audformat.Column()
+    root = save(db, tmp_path)
+    columns = "columns that are not used: emotion.arousal, files.device"
+    assert said_unused(caplog, root) == ["tables that are not used: places, votes", columns]
+    caplog.clear()
+    assert said_unused(caplog, root, gender=None) == [
+        "tables that are not used: people, places, votes"  # the columns are said once a run
+    ]
+
+
+def test_nothing_is_said_where_all_is_used(tmp_path, caplog):
+    db = database()
+    db["emotion"].drop_columns("emotion.confidence", inplace=True)
+    assert said_unused(caplog, save(db, tmp_path)) == []
+
+
 def split_tables() -> audformat.Database:
     db = database()
     del db.tables["emotion"]

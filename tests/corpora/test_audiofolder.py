@@ -1,8 +1,10 @@
 """Hugging Face audiofolders, laid out as the Hub's documentation of audio datasets shows them."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
+import datasets
 import pandas
 import pytest
 
@@ -42,6 +44,54 @@ def test_metadata_beside_the_audio(tmp_path, suffix, caplog):
     assert "is read as a Hugging Face audiofolder: 2 utterances" in caplog.text
 
 
+def classes_in_splits(root: Path) -> None:
+    parts = ("train", "test", "validation")
+    touch(root, *(f"{part}/{label}/{label}.wav" for part in parts for label in ("joy", "awe")))
+
+
+def metadata_of_each_split(root: Path, suffix: str = "csv") -> None:
+    touch(root, "train/1.wav", "train/2.wav", "test/audio/2.wav")
+    metadata(root / "train", "1.wav", "2.wav", label=["joy", "awe"], suffix=suffix)
+    metadata(root / "test", "audio/2.wav", suffix=suffix)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        classes_in_splits,
+        metadata_of_each_split,
+        partial(metadata_of_each_split, suffix="jsonl"),
+    ],
+)
+def test_the_library_datasets_reads_the_same(tmp_path, make, monkeypatch):
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    root = tmp_path / "root"
+    root.mkdir()
+    make(root)
+    label = datasets.ClassLabel(names=["awe", "joy"])
+    if make is not classes_in_splits:
+        label = datasets.Value("string")
+    features = {"audio": datasets.Audio(decode=False), "label": label}
+    if make is not classes_in_splits:
+        features["speaker_id"] = datasets.Value("string")
+    theirs = datasets.load_dataset(
+        "audiofolder",
+        data_dir=str(root),
+        features=datasets.Features(features),
+        cache_dir=str(tmp_path / "cache"),
+    )
+    expected = {
+        (
+            row["audio"]["path"],
+            row["label"] if isinstance(row["label"], str) else label.int2str(row["label"]),
+            "dev" if split == "validation" else str(split),
+        )
+        for split, rows in theirs.items()
+        for row in rows
+    }
+    assert {(str(one.path), one.label, one.split) for one in read(root)} == expected
+
+
 def test_several_splits_each_with_its_metadata_and_audio_below_it(tmp_path):
     root = touch(tmp_path, "data/train/1.wav", "data/test/audio/2.wav", "data/validation/3.wav")
     metadata(root / "data/train", "1.wav")
@@ -52,6 +102,13 @@ def test_several_splits_each_with_its_metadata_and_audio_below_it(tmp_path):
         ("data/train/1", "train"),
         ("data/validation/3", "dev"),
     ]
+
+
+def test_blanks_around_names_are_kept_where_a_file_is_called_so(tmp_path):
+    root = touch(tmp_path, "train/ ann /1.wav", "train/2.wav")
+    metadata(root / "train", " ann /1.wav", " 2.wav ")
+    paths = sorted(one.path for one in read(root))
+    assert paths == [root / "train/ ann /1.wav", root / "train/2.wav"]
 
 
 def test_one_metadata_file_above_the_splits(tmp_path):

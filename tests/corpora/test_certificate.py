@@ -229,7 +229,7 @@ def test_every_protocol_tests_each_utterance_once_and_keeps_speakers_apart(
     utterances, n_folds, data
 ):
     has_sessions = utterances[0].session is not None
-    split = data.draw(st.sampled_from(sorted(DEV_OF_SPLIT)))
+    split = data.draw(st.sampled_from(sorted(set(DEV_OF_SPLIT) - {"cross-corpus"})))
     if split == "given":  # folds of the speakers
         speakers = sorted({one.speaker for one in utterances})
         utterances = [replace(one, fold=str(speakers.index(one.speaker) % 3)) for one in utterances]

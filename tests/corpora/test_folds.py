@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pandas
 import pytest
 import soundfile
 
@@ -13,7 +14,14 @@ from corpora.dev_draw import draw_dev
 from corpora.fold_names import match
 from corpora.fold_table import GivenFolds, fit_folds, given_splits
 from corpora.partition import find_partition, read_partition, shipped_tables
-from corpora.plan import check_listing, make_plan, make_tuning_plan, plan_warnings
+from corpora.plan import (
+    check_listing,
+    list_trainable,
+    make_plan,
+    make_tuning_plan,
+    plan_warnings,
+)
+from corpora.protocol import split_corpus
 from corpora.readers import check_corpus_exists
 from corpora.splits import Split
 from corpora.utterance import Utterance
@@ -48,6 +56,12 @@ def explicit(folder: Path) -> Path:
         for who in TESTED
     ]
     return write(folder / "table.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def parquet(folder: Path) -> Path:
+    frame = pandas.DataFrame({"speaker": list(TESTED), "fold": list(TESTED.values())})
+    frame.to_parquet(folder / "table.parquet")
+    return folder / "table.parquet"
 
 
 def by_utterance(folder: Path) -> Path:
@@ -98,6 +112,7 @@ FORMS = {
     "CSV of speakers": rotating,
     "JSON of speakers": mapping,
     "JSONL of folds": explicit,
+    "Parquet of speakers": parquet,
     "TSV of utterances": by_utterance,
     "EmoBox": lists(emobox),
     "s3prl": lists(s3prl),
@@ -515,6 +530,25 @@ def test_a_manifest_may_give_its_own_folds_and_have_its_dev_drawn(clips):
     assert [speakers(split.test) for split in plan.splits] == ["ad", "be", "cf"]
     assert plan.certificate["protocol"].split("/")[2] == "dev-speakers"
     assert not any("not used" in line for line in plan_warnings(plan))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_corpus_columns_are_those_of_a_manifest_that_is_its_own_table(clips, suffix):
+    rows = [(str(u.path), u.label, u.speaker, TESTED[u.speaker]) for u in corpus()]
+    frame = pandas.DataFrame(rows, columns=["path", "what", "who", "turn"])
+    table, other = clips / f"own.{suffix}", clips / f"other.{suffix}"
+    for path in (table, other):
+        frame.to_csv(path, index=False) if suffix == "csv" else frame.to_parquet(path)
+    config = config_of(clips, corpus(), folds=str(table))
+    columns = {"label": "what", "speaker": "who", "fold": "turn"}
+    named = config.corpus.model_copy(update={"manifest": str(table), "columns": columns})
+    config = config.model_copy(update={"corpus": named})
+    listed = list_trainable(config)
+    splits = split_corpus(config, listed.protocol.given, listed.utterances, {}, ())
+    assert [speakers(split.test) for split in splits] == ["ad", "be", "cf"]
+    elsewhere = config.protocol.model_copy(update={"folds": str(other)})
+    with pytest.raises(InputError, match="other.* has no column `fold` or `split`"):
+        list_trainable(config.model_copy(update={"protocol": elsewhere}))
 
 
 def test_four_sessions_of_iemocap_train_and_a_dialogue_of_each_is_dev(tiny):

@@ -74,6 +74,28 @@ def test_several_directories_are_splits(tmp_path):
         read(tmp_path)
 
 
+def test_ids_that_two_directories_share_are_said_with_the_directories(tmp_path):
+    files = {name: text.replace("audio/", "train/audio/") for name, text in FILES.items()}
+    directory(tmp_path / "train", files)
+    test = {name: text.replace("bob-1", "eve-1") for name, text in files.items()}
+    directory(tmp_path / "train/test_part", test)
+    with pytest.raises(InputError) as refused:
+        read(tmp_path)
+    directories = f"{tmp_path / 'train'} and {tmp_path / 'train/test_part'}"
+    said = f"the data directories {directories} share the ids of 2 utterances, the first is 'ann-1'"
+    assert said in str(refused.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_key(tmp_path):
+    marked = {name: f"\ufeff{text}" for name, text in FILES.items()}
+    found = read(directory(tmp_path, marked))
+    assert [(u.id, u.label, u.speaker, u.text_id) for u in found] == [
+        ("ann-1", "joy", "ann", "oh no"),
+        ("ann-2", "awe", "ann", None),
+        ("bob-1", "joy", "bob", "yes"),
+    ]
+
+
 @pytest.mark.parametrize(
     "value",
     [
@@ -99,7 +121,7 @@ def test_a_command_is_never_executed(tmp_path, value):
     [
         ({"wav.scp": "rec1 raw.ark:1234\n"}, "line 1: rec1 is a part of an archive"),
         ({"wav.scp": "rec1\n"}, "wav.scp, line 1: 'rec1' has no value"),
-        ({"wav.scp": "a 1.wav\na 2.wav\n"}, "line 2: 'a' was given in line 1"),
+        ({"wav.scp": "a 1.wav\na 2.wav\n"}, "line 2: 'a' was given in line 1: each key"),
         ({"segments": "ann-1 rec1 0.5\n"}, "segments, line 1: must be UTTERANCE RECORDING START"),
         ({"segments": "ann-1 rec9 0 1\n"}, "line 1: wav.scp has no recording 'rec9'"),
         ({"segments": "ann-1 rec1 x 1\n"}, "segments, line 1: 'start' must be seconds"),

@@ -26,7 +26,7 @@ def test_labels_become_classes_or_are_left_out(corpus):
     assert labels.classes == ("ang", "happy")
     kept = select_labels(utterances(), labels, "all", False)
     assert [u.label for u in kept] == "happy happy ang happy happy ang happy".split()
-    found = describe_labels(labels.classes_of, LABELS)
+    found = describe_labels("manifest", labels.classes_of, LABELS)
     assert found.mapped == {"hap": "happy", "exc": "happy"} and found.left_out == {"xxx": 2}
     assert found.words() == [
         "labels: exc is happy, hap is happy",
@@ -53,7 +53,7 @@ def test_the_name_of_the_set_says_the_map_and_only_what_it_changes():
 
 def test_labels_names_classes_after_the_map():
     labels = label_set("manifest", ["happy", "xxx"], utterances(), {"hap": "happy"})
-    found = describe_labels(labels.classes_of, LABELS)
+    found = describe_labels("manifest", labels.classes_of, LABELS)
     assert labels.classes == ("happy", "xxx") and found.left_out == {"ang": 2, "exc": 2}
     with pytest.raises(InputError, match="'hap' does not occur in the manifest, after corpus.lab"):
         label_set("manifest", ["hap", "ang"], utterances(), {"hap": "happy"})

@@ -66,6 +66,7 @@ def test_a_separator_in_a_quoted_column_name_does_not_count(root):
 def test_every_other_name_of_a_column_is_read(root):
     row = {"path": "1.wav", "label": "joy", "speaker": "ann", "id": "x", "gender": "f"}
     row |= {"session": "one", "text": "oh no", "split": "dev", "fold": "2"}
+    row |= {"valence": "1", "arousal": "2.5", "dominance": "3", "votes": "joy;awe"}
     (under_ours,) = read_corpus("manifest", root, jsonl(root, row))
     assert (under_ours.session, under_ours.text_id, under_ours.split) == ("one", "oh no", "dev")
     for ours, others in COLUMNS.items():

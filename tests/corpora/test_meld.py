@@ -145,6 +145,13 @@ def test_a_missing_table_is_named(meld, table):
             ",joy,neutral,zero,1,",
             "row 3: Dialogue_ID and Utterance_ID must be",
         ),
+        (",joy,neutral,0,1,", ",joy,neutral,0,²,", "row 3: Dialogue_ID and Utterance_ID must be"),
+        pytest.param(
+            ",joy,neutral,0,1,",
+            f",joy,neutral,0,{'1' * 5000},",
+            "row 3: .*numbers",
+            id="5000 digits",
+        ),
         (",Joey,neutral", ",,neutral", "row 2: Speaker is empty"),
         ("“train”", '“train"', "line 2: "),
     ],
@@ -155,6 +162,13 @@ def test_a_table_that_is_not_the_published_one_is_refused(meld, old, new, reason
     assert old in text
     table.write_text(text.replace(old, new, 1), encoding="utf-8")
     with pytest.raises(InputError, match=reason):
+        read_corpus("meld", meld)
+
+
+def test_a_speaker_in_two_spellings_is_refused(meld):
+    table = meld / TABLES["test"]
+    table.write_text(table.read_text(encoding="utf-8").replace("Joey", "joey"), encoding="utf-8")
+    with pytest.raises(InputError, match=r"'Joey' \(dia\d_utt\d-\w+\) and 'joey' \(.*-test\)"):
         read_corpus("meld", meld)
 
 

@@ -5,13 +5,19 @@ from pathlib import Path
 
 import pytest
 
+from config.pairs import check_pairs
+from config.schema import Config
 from corpora.fold_lists import EXCLUDED
 from corpora.msp_podcast import TABLE, read_msp_podcast
+from corpora.odd import find_odd
 from corpora.plan import make_plan, plan_warnings
 from corpora.readers import read_corpus, select_subset
 from corpora.stamps import stamps
+from corpora.survey import survey_corpus
 from corpora.unannotated_speakers import hold_back, is_unannotated, unannotated
 from corpora.utterance import Utterance
+from reports.explore import PAGE, write_exploration
+from reports.explore_tables import class_cells, class_rows, exploration_json, headline
 from system.errors import InputError
 from tests.corpora.test_published_folds import config_of, write_audio
 from tests.corpora.test_readers import touch
@@ -82,6 +88,16 @@ def test_every_way_to_say_unknown_is_one(tmp_path, word):
     touch(tmp_path, *write_table(tmp_path, [row(1, 1, "N", word, "Train")]))
     (one,) = read_msp_podcast(tmp_path)
     assert one.speaker == unannotated("MSP-PODCAST_0001_0001")
+
+
+def test_words_of_gender_that_are_not_understood_are_told(tmp_path, caplog):
+    words = ["Male", "FEMALE", "Unknown", "", "Femal", "Femal", "m"]
+    rows = [row(1, n, "N", "10", "Train", word) for n, word in enumerate(words)]
+    touch(tmp_path, *write_table(tmp_path, rows))
+    with caplog.at_level("INFO"):
+        found = read_corpus("msppodcast", tmp_path)
+    assert [one.gender for one in found] == ["M", "F", None, None, None, None, None]
+    assert "unless it is Male or Female: 'Femal' in 2 rows, 'm' in 1 rows" in caplog.text
 
 
 def test_a_subset_is_one_test_with_train_and_development(podcast):
@@ -181,6 +197,26 @@ def test_unnamed_speakers_of_train_may_train_under_a_stamp_and_never_test(audibl
         make_plan(config.model_copy(update={"train": by_speaker}))
 
 
+def test_the_page_counts_named_speakers_and_says_where_there_are_others(audible, tmp_path):
+    """6 named speakers; 4 utterances of train by nobody knows whom."""
+    values = {"subset": "test1", "unannotated_speakers": "train", **FOUR}
+    config = config_of("msppodcast", audible, GIVEN, **values)
+    survey = survey_corpus(config)
+    assert [*survey.speakers] == ["10", "11", "20", "21", "30", "31"]
+    assert survey.unknown == {"neutral": 1, "happy": 1, "angry": 1, "sad": 1}
+    assert headline(survey).split(", ")[2] == "6 speakers (unknown in 4 utterances)"
+    assert [cells[3] for cells in class_cells(class_rows(survey))] == ["6 and unknown"] * 5
+    assert exploration_json(survey, [], [])["unknown_speakers"]["sad"] == 1
+    findings = find_odd(survey, [])
+    write_exploration(tmp_path, survey, [], findings, [], audio=False)
+    for name in (PAGE, "recordings.csv"):
+        text = (tmp_path / name).read_text()
+        assert "unknown" in text and "not annotated" not in text
+    assert "nobody has named the speakers of 4 training utterances" in " ".join(
+        line for one in findings if one.id == "protocol" for line in one.details
+    )
+
+
 @pytest.mark.parametrize("split", ["speaker-k-fold", "leave-one-speaker-out"])
 def test_other_splits_are_refused_where_speakers_are_unnamed(audible, split):
     n_folds = {"n_folds": 3} if split == "speaker-k-fold" else {}
@@ -204,6 +240,71 @@ def test_a_speaker_in_train_and_test_is_still_refused(tmp_path):
     root = write_audio(tmp_path, write_table(tmp_path, rows), seed=8200)
     with pytest.raises(InputError, match="speaker 10 is in train .* and in test"):
         make_plan(config_of("msppodcast", root, GIVEN, subset="test1", **FOUR))
+
+
+def test_a_speaker_in_two_spellings_is_refused(tmp_path):
+    """Spreadsheets write 10.0: the leakage check would take it for another speaker."""
+    rows = [[*one[:5], "10.0" if one[5] == "30" else one[5], *one[6:]] for one in rows_of()]
+    write_table(tmp_path, rows)
+    touch(tmp_path, *(f"Audios/{one[0]}" for one in rows))
+    with pytest.raises(InputError, match=r"speakers that differ .*'10' \(MSP-.*'10.0' \(MSP-"):
+        read_corpus("msppodcast", tmp_path)
+
+
+def rated(root: Path, labels: str | list[str] = "all", subset: str = "test1", **more: object):
+    config = config_of("msppodcast", root, GIVEN, subset=subset, labels=labels, **more)
+    values = config.model_dump(exclude_unset=True) | {"task": "dimensions"}
+    return make_plan(Config(**values))
+
+
+def test_ratings_are_those_of_the_table_on_its_scale(audible):
+    """Utterances without a class (O, X) count; hidden and unnamed ones are left out as always."""
+    plan = rated(audible)
+    assert plan.labels.classes == ("valence", "arousal", "dominance")
+    assert tuple(plan.labels.scale) == (1.0, 7.0)
+    assert {one.target for one in plan.utterances} == {(3.6, 4.2, 4.0)}  # EmoVal, EmoAct, EmoDom
+    (split,) = plan.splits
+    assert [len(part) for _, part in split.parts()] == [10, 10, 10]
+    protocol = plan.certificate["protocol"]
+    assert protocol.startswith("msppodcast-dimensions(valence+arousal+dominance)/given")
+    assert protocol.endswith("/dev-given/test1")
+    assert rated(audible, ["arousal"]).utterances[0].target == (4.2,)
+
+
+def test_ratings_of_hidden_rows_are_not_read(tmp_path):
+    hidden = [[*row(9, 0, "X", "Unknown", "Test3")[:2], "", "", "", "Unknown", "Unknown", "Test3"]]
+    root = write_audio(tmp_path, write_table(tmp_path, [*rows_of(()), *hidden]), seed=8400)
+    assert len(rated(root, subset="all").utterances) == 40
+
+
+def test_a_rating_that_is_missing_or_no_number_is_refused(tmp_path):
+    for cell, words in (("", "1 of 30 utterances lack a rating of .*_0001_0000"), ("x", "got 'x'")):
+        rows = rows_of(())
+        rows[0][3] = cell
+        touch(tmp_path, *write_table(tmp_path, rows))
+        with pytest.raises(InputError, match=words):
+            rated(tmp_path)
+
+
+def test_a_rating_beyond_the_scale_is_told_and_used(tmp_path, caplog):
+    rows = rows_of(())
+    rows[0][3] = "7.5"
+    root = write_audio(tmp_path, write_table(tmp_path, rows), seed=8600)
+    plan = rated(root)
+    assert max(one.target[0] for one in plan.utterances) == 7.5
+    assert "outside 1 to 7: MSP-PODCAST_0001_0000 7.5, 4.2, 4; they are used" in caplog.text
+
+
+def test_the_ratings_have_a_scale_of_their_own(audible):
+    with pytest.raises(InputError, match="no effect on msppodcast, whose ratings go from 1 to 7"):
+        check_pairs(rated(audible, scale=[1, 5]).config)
+
+
+def test_a_table_without_ratings_still_has_classes(tmp_path):
+    header = [name for name in HEADER if name not in ("EmoAct", "EmoVal", "EmoDom")]
+    rows = [[*one[:2], *one[5:]] for one in rows_of()]
+    touch(tmp_path, *write_table(tmp_path, rows, header))
+    assert {one.ratings for one in read_corpus("msppodcast", tmp_path)} == {None}
 
 
 def test_hold_back_by_hand():

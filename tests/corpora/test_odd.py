@@ -13,9 +13,10 @@ import soundfile
 import soxr
 
 from config.loading import load_config
-from corpora.findings import CHECK, Finding
+from corpora.findings import CHECK, Finding, without_places
 from corpora.odd import find_odd
 from corpora.odd_shortcuts import shortcuts
+from corpora.splits import STAMP
 from corpora.survey import Survey, survey_corpus
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
@@ -39,6 +40,22 @@ def made(tmp_path: Path) -> MadeCorpus:
 @pytest.mark.parametrize("seed", [1, 2000, 30_000, 70_000])
 def test_a_clean_corpus_names_nothing(tmp_path: Path, seed: int) -> None:
     assert explored(clean_corpus(tmp_path, seed))[1] == {}
+
+
+def test_what_was_left_out_and_the_stamps_are_said(made: MadeCorpus) -> None:
+    """18 sad utterances are left out, and shared speakers are stamped."""
+    made.overrides = [
+        "corpus.label_map={sad: null, angry: cross}",
+        "protocol.split=random-utterance",
+        "protocol.allow_speaker_overlap=true",
+    ]
+    survey, found = explored(made)
+    assert {*found} == {"labels", "protocol"} and len(survey.utterances) == 54
+    assert found["labels"].details == [
+        "labels: angry is cross",
+        "18 utterances are left out by their labels: sad (18)",
+    ]
+    assert found["protocol"].details == [STAMP]
 
 
 # Each plant changes a clean corpus and returns the names of the utterances that are odd by it
@@ -301,11 +318,23 @@ def test_what_is_planted_is_named_and_nothing_else(
             load_config(made.root / "made.yaml", [*made.overrides, override])
 
 
+def test_places_of_this_machine_are_left_out(made: MadeCorpus) -> None:
+    config = made.config()
+    root = made.root
+    said = {
+        f"{root}/list.csv, line 3: no file {root}/a b.wav": "list.csv, line 3: no file a b.wav",
+        f"nothing says who speaks in {root}, so": "nothing says who speaks in corpus.root, so",
+        f"see {root}/store/bad_audio-made.csv": "see store/bad_audio-made.csv",
+        f"{root}-2/a.wav and -3 and data/x": f"{root}-2/a.wav and -3 and data/x",
+    }
+    assert {text: without_places(text, config) for text in said} == said
+
+
 def test_every_rule_is_planted() -> None:
     planted = {name for _, expected, _ in PLANTS for name in expected}
     text = "".join(path.read_text() for path in (ROOT / "corpora").glob("odd_*.py"))
     rules = set(re.findall(r'Finding\(\s+"([\w-]+)"', text))
-    assert len(rules) > 20 and rules - planted == {"unread"}
+    assert len(rules) > 20 and rules - planted == {"unread", "labels", "protocol"}
 
 
 def test_audio_that_nobody_names_is_counted(made: MadeCorpus) -> None:

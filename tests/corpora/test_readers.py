@@ -445,7 +445,7 @@ def test_emobox_paths_are_found_inside_the_corpus_whatever_is_there(tmp_path, th
         (
             "mine.csv",
             "wo,label,speaker\n",
-            "line 1: the header must .* path not found in: wo.*file",
+            "line 1: the columns path, label, speaker are needed; path not found in: wo.*file",
         ),
         ("mine.csv", "", "an empty file"),
         ("mine.csv", "path,label,speaker\n", "has no rows"),

@@ -55,6 +55,15 @@ def test_a_constant_or_an_untested_number_says_nothing() -> None:
     assert find_shortcut("x", RNG.random(N), np.zeros(N, int), SPEAKERS, FOLDS) is None
 
 
+@pytest.mark.parametrize("one_class", [0, 3])
+def test_tested_utterances_of_one_class_say_nothing(one_class: int) -> None:
+    """The class has any index, and training may hold others."""
+    tested = np.flatnonzero(TARGETS == one_class)
+    folds = [(np.flatnonzero(TARGETS != one_class), tested)]
+    assert found(RNG.random(N), folds=folds) is None
+    assert found(RNG.random(N), targets=np.full(N, one_class)) is None
+
+
 def test_noise_does_not_tell() -> None:
     tells = [found(np.random.default_rng(seed).random(N)).tells for seed in range(60)]
     assert sum(tells) == 0

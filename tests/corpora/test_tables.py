@@ -9,6 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
+from config import corpus_keys
+from corpora.manifest import COLUMNS
 from corpora.readers import read_corpus
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError
@@ -42,6 +44,10 @@ def write(root: Path, name: str, rows: list[dict]) -> Path:
 
 def read(root: Path, table: Path, /, **columns: str | None) -> list[Utterance]:
     return read_corpus("manifest", root, table, columns=columns or None)
+
+
+def test_each_column_that_a_config_may_name_is_read():
+    assert set(corpus_keys.COLUMNS) <= set(COLUMNS)
 
 
 EVERY = ["list.csv", "list.tsv", "list.jsonl", "list.json", "list.parquet"]
@@ -95,9 +101,73 @@ def test_a_table_without_speakers_is_read_only_if_the_config_says_so(root, name)
     assert {u.speaker for u in read(root, path, speaker=None)} == {NO_SPEAKER}
 
 
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("lost", ["path", "label"])
+def test_a_missing_column_is_named_alike_in_each_form(root, name, lost):
+    rows = [{k: v for k, v in row.items() if k not in (lost, "session")} for row in ROWS]
+    there = ", ".join(rows[0])
+    with pytest.raises(InputError) as refused:
+        read(root, write(root, name, rows))
+    needed = "path, label" + ", speaker" * (not name.startswith("list.js"))  # file names may tell
+    said = f"the columns {needed} are needed; {lost} not found in: {there}. Other names that are "
+    assert said in str(refused.value)
+    assert "corpus.columns={path: file, label: emotion}" in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["list.jsonl", "list.json"])
+def test_rows_of_json_may_name_different_columns(root, name):
+    rows = [{"file": "1.wav", "label": "joy", "speaker": "ann"}, ROWS[1] | {"end": 2}]
+    text = json.dumps(rows) if name == "list.json" else "\n".join(map(json.dumps, rows))
+    (root / name).write_text(text)
+    assert [one.path.name for one in read(root, root / name)] == ["1.wav", "2.wav"]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_of_two_columns_that_mean_the_same_one_may_be_chosen(root, name):
+    path = write(root, name, [{"Emotion": "never"} | row for row in ROWS])
+    said = r"columns 'Emotion' and 'label' mean the same, label: .*, or choose one, as in "
+    with pytest.raises(InputError, match=rf"{said}corpus.columns=\{{label: emotion\}}"):
+        read(root, path)
+    assert {one.label for one in read(root, path, label="emotion")} == {"never"}
+    assert {one.label for one in read(root, path, label="label")} == {"joy", "awe"}
+
+
+@pytest.mark.parametrize(
+    ("header", "chosen"),
+    [("path,Label,label,speaker", {}), ("path,Mood,mood,speaker", {"label": "mood"})],
+)
+def test_columns_that_only_case_tells_apart_cannot_be_chosen(root, header, chosen):
+    (root / "list.csv").write_text(f"{header}\n1.wav,joy,awe,ann\n")
+    with pytest.raises(InputError, match="mean the same, label: rename or remove all but one$"):
+        read(root, root / "list.csv", **chosen)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_one_column_is_not_two_fields_however_it_is_written(root, name):
+    path = write(root, name, [{"Who Speaks": "x"} | row for row in ROWS])
+    said = "takes speaker and session from one column, 'who-speaks' and 'Who Speaks'"
+    with pytest.raises(InputError, match=said):
+        read(root, path, speaker="who-speaks", session="Who Speaks")
+
+
 def test_a_column_may_be_left_out(root):
     found = read(root, write(root, "list.csv", ROWS), session=None)
     assert {u.session for u in found} == {None} and {u.speaker for u in found} == {"ann", "bob"}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("times", [("start_ms", "end_ms"), ("Frame Offset",), ("onset_ms", "stop")])
+def test_times_that_are_not_read_are_refused_in_each_form(root, name, times):
+    rows = [{"path": r["path"], "label": "joy", "speaker": "ann"} for r in ROWS]
+    path = write(root, name, [row | dict.fromkeys(times, 3) for row in rows])
+    with pytest.raises(InputError, match="look like times of a part of the file and are not read"):
+        read(root, path)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_times_that_the_config_leaves_out_are_not_refused(root, name):
+    found = read(root, write(root, name, ROWS), start=None, end=None)
+    assert [(u.start, u.end) for u in found] == [(0.0, None)] * 3
 
 
 # JSON -------------------------------------------------------------------------------------------
@@ -120,6 +190,23 @@ def test_s3prl_and_speechbrain_are_read(root, caplog):
         ("utt2", "3.flac"),
     ]
     assert "{data_root} in 3 paths is read as corpus.root" in caplog.text
+
+
+def test_a_duration_alone_is_that_of_the_file_in_lists_of_speechbrain(root, caplog):
+    row = {"label": "joy", "speaker": "ann", "duration": 1.5}
+    brain = {
+        "whole": row | {"wav": "1.wav"},
+        "part": row | {"wav": "2.wav", "start": 0.5},
+        "first": row | {"wav": "3.flac", "start": 0},
+    }
+    (root / "brain.json").write_text(json.dumps(brain))
+    found = {u.id: (u.start, u.end) for u in read(root, root / "brain.json")}
+    assert found == {"whole": (0.0, None), "part": (0.5, 2.0), "first": (0.0, 1.5)}
+    (root / "one.json").write_text(json.dumps({"whole": brain["whole"]}))
+    with caplog.at_level(logging.INFO):
+        assert read(root, root / "one.json")[0].end is None
+    assert "columns that are not used: duration" in caplog.text
+    assert read(root, root / "one.json", duration="duration")[0].end == 1.5
 
 
 @pytest.mark.parametrize("word", ["$data_folder", "${data_folder}", "{data_folder}"])
@@ -191,7 +278,7 @@ def test_columns_that_are_not_used_are_not_read(root, monkeypatch):
         ),
     )
     big = pyarrow.array([b"x" * 1000])
-    path = parquet(root, file=["1.wav"], label=["joy"], speaker=["ann"], pixels=big, votes=[[1, 2]])
+    path = parquet(root, file=["1.wav"], label=["joy"], speaker=["ann"], pixels=big, more=[[1, 2]])
     assert len(read(root, path)) == 1
     assert asked == [["file", "label", "speaker"]]
 

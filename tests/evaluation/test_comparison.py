@@ -347,7 +347,9 @@ def test_runs_that_always_predict_one_class_are_at_chance_for_any_number_of_clas
         score = ScoreSummary(
             mean=ua, std=None, seed_std=None, folds=folds, pooled=ua, interval=None
         )
-        assert is_at_chance(SimpleNamespace(test={"ua": score}, per_class_recall=recall))
+        facts = {"task": "class", "classes": [str(k) for k in range(n_classes)]}
+        run = SimpleNamespace(test={"ua": score}, per_class_recall=recall, **facts)
+        assert is_at_chance(run)
 
 
 def test_a_corpus_is_named_as_people_know_it(make):

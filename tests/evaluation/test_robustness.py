@@ -251,7 +251,7 @@ def test_the_line_comes_between_the_evaluation_and_its_outcome(fresh, monkeypatc
         with pytest.raises(RuntimeError, match="here"):
             measure_robustness(read_run(fresh), progress=False)
     assert looked(fresh) == []  # nothing was evaluated
-    monkeypatch.setattr(robustness, "check_same_classes", fail)
+    monkeypatch.setattr(robustness, "check_same_predictions", fail)
     with pytest.raises(RuntimeError, match="here"):
         measure_robustness(read_run(fresh), progress=False)
     assert looked(fresh) == [(1, "robustness: clean")]

@@ -20,9 +20,11 @@ from experiments import jobs
 from experiments.jobs import is_busy
 from scripts import ablation
 from storage.folders import is_finished
+from storage.ledger import record_test_evaluation
 from system.errors import InputError
 from system.files import read_json, write_json
 from system.locks import lock
+from tests.conftest import RECIPE, write_card
 from tests.support.paths import ROOT
 
 FOLD = "folds/fold-1_seed-0"
@@ -204,6 +206,7 @@ def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_
         (["tiny", "name=x"], "wrong input: name=x is set by each of the configs"),
         (["tiny", "model.fusion=gmu"], "wrong input: model.fusion=gmu is set by each"),
         (["tiny", "--jobs", "0"], "--jobs: must be 1 or more, or auto, got 0"),
+        (["tiny", "--jobs", "1" * 5000], f"must be 1 or more, or auto, got {'1' * 120}..."),
         (["tiny", "--fusions", "gum"], "did you mean 'gmu'?"),
         (["tiny", "--fusions", "gmu", "gmu"], "each once"),
         (["tiny", "--fusions", "gmu", "x=1", "--fusions", "concat"], "must be given once"),
@@ -556,18 +559,45 @@ def test_folds_without_a_branch_are_left_out_and_named(run, monkeypatch):
     assert names[2:] == [f"name=tiny_{arm}_frozen" for arm in ARMS]
 
 
+def test_heads_on_branches_that_were_trained_again_since_are_refused(run, tmp_path):
+    wishes = ("tiny", "--frozen", "--fusions", "mel_only", "run.folds=[1,2]")
+    assert run(*wishes).status == 0
+    head = tmp_path / "runs/tiny_mel_only_frozen" / FOLD
+    features = {**RECIPE["features"], "image_size": 32}
+    write_card(head, ["a", "b"], features)
+    start = {"run": "tiny_mel_only", "fold": 1, "seed": 0, "weights": "a" * 64}
+    write_json(
+        head / "model.json", read_json(head / "model.json") | {"started_from": {"mel": start}}
+    )
+    ledger = tmp_path / "runs/tiny_mel_only/ledger.jsonl"
+    for weights, status in (("a", 0), ("b", 2)):
+        card = {"protocol": "p", "certificate": "x", "fold": 1, "seed": 0, "test_clips": "clips"}
+        record_test_evaluation(ledger.parent, card, 1, None, "test", "because")
+        line = ledger.read_text().replace('"weights": null', f'"weights": "{weights * 64}"')
+        ledger.write_text(line)
+        said = run(*wishes)
+        assert (said.status, said.calls) == (status, []), said.err
+    assert "fold-1_seed-0 of" in said.err and "Give --overwrite to start this run anew" in said.err
+    assert len(run(*wishes, "--overwrite").calls) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--variants", "fusion"], "--frozen and --variants are two different ablations"),
         (["--fusions", "cross_attention"], "--fusions cross_attention: "),
         (["--branch-seeds", "all"], "--branch-seeds: must be a seed, or same, got all"),
+        (["--branch-seeds", "1" * 5000], f"must be a seed, or same, got {'1' * 120}..."),
         (["--heads", "corpus.root=x"], "--heads corpus.root=x: only sections model, loss, optim"),
         (["--heads", "optim.lr"], "wrong input: an override must be section.key=value"),
         (["model.from_seed=1"], "model.from_seed=1 is set by --frozen: leave it out"),
         (["train.features=trained"], "is set by --frozen"),
         (["--fusions", "mel_only", "model.gate=scalar"], "model.gate=scalar has no effect with"),
         (["--heads", "augment.mixup=0.1"], "only sections"),
+        (["--heads", "train.normalize=false"], "without model.image_size, model.cqt_backbone"),
+        (["--heads", "model={image_size: 64}"], "give it before --heads, for both"),
+        (["--heads", "model.mel_backbone=test_vit"], "give it before --heads, for both"),
+        (["--heads", "model.pretrained=true"], "give it before --heads, for both"),
         (["--heads", "optim.backbone_lr_scale=2"], "has no effect with --frozen"),
     ],
 )

@@ -248,6 +248,7 @@ def test_local_jobs_see_the_gpus_of_this_machine(job, submit, monkeypatch) -> No
     [
         ([], "needs the time limit"),
         (["time=10:00:00"], "needs the time limit"),
+        pytest.param(["time=" + "1" * 5000], "needs the time limit", id="5000 digits"),
         (["time=5", "nodes=2"], "nodes=... is decided by this command"),
         (["time=5", "--array=0-3"], "array=... is decided"),
         (["time=5", "gpu"], "takes words like partition=gpu, got 'gpu'"),

@@ -188,9 +188,9 @@ def test_overrides_carry_every_value_exactly(recipe) -> None:
 
 @pytest.mark.parametrize("recipe", sorted(ROOT.glob("configs/*_gmu*.yaml")), ids=str)
 def test_the_shipped_space_fits_the_shipped_recipes(recipe: Path) -> None:
-    space, lines = read_space(SHIPPED, recipe, ["corpus.root=x"])
-    contrastive = load_config(recipe, ["corpus.root=x"]).model.fusion == "gmu_contrastive"
+    space, lines = read_space(SHIPPED, recipe, ["run.store=x"])
+    contrastive = load_config(recipe, ["run.store=x"]).model.fusion == "gmu_contrastive"
     assert len(space) == (6 if contrastive else 4) and len(lines) == 6 - len(space)
     assert space["model.fusion_hidden_dim"] == Choices((None, 512, 768, 1024))
     assert set(yaml.safe_load(SHIPPED.read_text())) >= set(space)
-    assert isinstance(load_config(recipe, ["corpus.root=x"]), Config)
+    assert isinstance(load_config(recipe, ["run.store=x"]), Config)

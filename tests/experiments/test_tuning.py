@@ -97,7 +97,7 @@ def quick(monkeypatch) -> list[float]:
 
     def train(job: Fold, folder: Path, watch: Callable[[Progress], None]) -> Progress:
         trained.append(job.config.optim.lr)
-        progress = Progress(epoch=1, best_ua=1 - job.config.optim.lr, best_epoch=1)
+        progress = Progress(epoch=1, best_score=1 - job.config.optim.lr, best_epoch=1)
         watch(progress)
         return progress
 

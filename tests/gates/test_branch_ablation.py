@@ -1,6 +1,7 @@
 """Interventions do what they say to features, and cost what the counts say; verdicts by hand."""
 
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -205,16 +206,15 @@ class FakeFold(FrozenFold):
 
     def fuse(self, inputs, forced_gate=None):
         probs = torch.nn.functional.one_hot(inputs.features[0][:, 0].long(), 2).numpy()
-        return Fused(probs.astype(float), np.full((len(probs), 1), 0.1), None)
+        return Fused(probs.astype(float), np.full((len(probs), 1), 0.1), None, probs.argmax(1))
 
 
 def test_a_head_that_reads_one_branch_loses_with_that_branch_alone(runs):
     run = read_run(runs("gmu", "[1,2]"))
     table = run.folds[0].test
     targets = table.targets % 2
-    one = type(
-        "One", (), {"test": table.take(np.arange(8)), "classes": ("a", "b"), "fold": 1, "seed": 0}
-    )()
+    one = SimpleNamespace(test=table.take(np.arange(8)), classes=("a", "b"), fold=1, seed=0)
+    one.task, one.scale = "class", None
     object.__setattr__(one.test, "targets", targets)
     frozen = FakeFold(one, None, None)
     feature = torch.tensor(targets).float()[:, None].expand(-1, 2)
@@ -261,7 +261,8 @@ def counted():
                 for key, each in found.items()
             }
             measured.append(FoldCounts(seed, names[some], parts))
-    run = type("R", (), {"classes": ("a", "b"), "seeds": [0, 1]})()
+    fold = SimpleNamespace(task="class", classes=("a", "b"), scale=None)
+    run = SimpleNamespace(classes=fold.classes, seeds=[0, 1], folds=[fold])
     return of_seed, describe_ablation(run, measured, [])
 
 

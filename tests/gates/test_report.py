@@ -335,7 +335,8 @@ def test_figures_of_many_classes_are_small_enough_to_be_read_again(run):
     folds = [FoldGates(k, 0, ids, ids, targets, targets, ones, gate, ones) for k in range(6)]
     deviations = [ClassDeviation(0.0, None, name, 3) for name in names]
     many = SimpleNamespace(classes=names, folds=[])
-    results = SimpleNamespace(gates=SimpleNamespace(deviations=deviations), branch_ablation=None)
+    described = SimpleNamespace(deviations=deviations)
+    results = SimpleNamespace(gates=described, branch_ablation=None, classes=list(names))
     drawn = _draw(many, results, folds)
     assert {"class_histograms", "class_deviations", "unit_heat_maps"} <= drawn.keys()
     for name, figure in drawn.items():

@@ -111,6 +111,27 @@ def test_the_page_loads_nothing_and_holds_sound_and_images(explored) -> None:
     assert links <= {value for _, name, value in page.attributes if name == "id"}
 
 
+def test_page_and_json_name_no_folder_of_this_machine(explored) -> None:
+    """A bad file is named by its path in the corpus."""
+    made, folder, found, _ = explored
+    (bad,) = (one for one in found["odd"] if one["id"] == "bad-audio")
+    assert bad["details"][0].endswith("(bob-sad-0.wav)")
+    assert str(made.root) not in json.dumps(found)
+    assert str(made.root) not in (folder / PAGE).read_text()
+
+
+def test_ids_are_written_as_they_are(tmp_path: Path) -> None:
+    """An id is no negative number; a level is one."""
+    made = clean_corpus(tmp_path)
+    one = made.spoken["cid-angry-0"]
+    one.name, one.samples = "take (-3)", one.samples * 1e-4
+    survey = survey_corpus(made.config())
+    findings = find_odd(survey, [])
+    write_exploration(tmp_path / "out", survey, [], findings, [], audio=False)
+    text = (tmp_path / "out" / PAGE).read_text()
+    assert "take (-3) (angry): -" in text and "take (−3)" not in text and " −" in text
+
+
 def test_no_audio_leaves_sound_out(explored) -> None:
     made, folder, _, _ = explored
     out = folder.parent / "quiet"

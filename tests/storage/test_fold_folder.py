@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from audio.description import RecordingFacts
 from storage.environment import read_environment, write_environment
 from storage.fold_folder import (
     FoldMetrics,
@@ -16,19 +15,15 @@ from storage.fold_folder import (
     read_history,
     read_metrics,
     read_predictions,
-    recordings_digest,
     write_history,
     write_metrics,
-    write_model_card,
     write_predictions,
 )
 from storage.folders import is_finished
-from storage.model_card import read_card
 from storage.run_folder import read_run
-from storage.training_range import training_range
 from system.errors import RunError
 from system.files import read_json, write_json
-from tests.conftest import RECIPE, made_metrics, write_fold, write_run
+from tests.conftest import made_metrics, write_fold, write_run
 
 CLASSES = ("calm", "glad")
 SKIPPED = {"epoch": 1, "batch": 2, "what": "loss", "parts": ["mel"], "clips": ["a"]}
@@ -235,28 +230,3 @@ def test_environment_is_read_as_written(tmp_path: Path) -> None:
     written = {"command": ["train.py"], "git_commit": None, "packages": {"torch": "2"}}
     write_environment(tmp_path, written | {"seconds": 1.5})
     assert read_environment(tmp_path, None) == written | {"seconds": 1.5}
-
-
-def test_the_model_card_names_the_tested_recordings(tmp_path: Path) -> None:
-    folds = [{"fold": k, "test": {"recordings": f"digest {k}"}} for k in (1, 2)]
-    certificate = {"id": "x", "protocol": "p", "folds": folds}
-    assert recordings_digest(certificate, 2) == "digest 2"
-    model = {key: RECIPE["model"][key] for key in ("fusion", "cqt_backbone", "mel_backbone")}
-    model |= {"n_classes": 2, "n_channels": 1, "image_size": 32}
-    write_model_card(
-        tmp_path,
-        model=model,
-        features={**RECIPE["features"], "image_size": 32},
-        classes=CLASSES,
-        corpus="iemocap",
-        certificate=certificate,
-        fold=2,
-        seed=1,
-        training_data=training_range([RecordingFacts(2.0, 16_000, -20.0, 4000.0)]),
-        started_from={"mel": {"run": "mel_only", "fold": 2, "seed": 0, "weights": 64 * "a"}},
-    )
-    card = read_card(tmp_path)
-    assert card.started_from["mel"].run == "mel_only" and len(card.started_from) == 1
-    assert (card.classes, card.corpus, card.fold, card.seed) == (list(CLASSES), "iemocap", 2, 1)
-    assert (card.protocol, card.certificate, card.test_clips) == ("p", "x", "digest 2")
-    assert card.training_data is not None and card.training_data.seconds.max == 2.0

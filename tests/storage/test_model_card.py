@@ -11,11 +11,14 @@ import torch
 from safetensors.torch import save_file
 
 import predict
+from audio.description import RecordingFacts
 from inference.predictor import FoldModel
+from storage.model_card import read_card, recordings_digest, write_model_card
 from storage.tensors import load_state, save_tensors
+from storage.training_range import training_range
 from system.errors import RunError
 from system.files import write_json
-from tests.conftest import SAMPLE_RATE, Payload, tone, write_card
+from tests.conftest import RECIPE, SAMPLE_RATE, Payload, tone, write_card
 from tests.support.models import small_model
 
 FEATURES = {
@@ -280,3 +283,28 @@ def test_a_deep_state_is_refused(tmp_path, count):
     with pytest.raises(RunError, match="corrupt"):
         load_state(path)
     count("hostile inputs tried", 2)
+
+
+def test_the_model_card_names_the_tested_recordings(tmp_path: Path) -> None:
+    folds = [{"fold": k, "test": {"recordings": f"digest {k}"}} for k in (1, 2)]
+    certificate = {"id": "x", "protocol": "p", "folds": folds}
+    assert recordings_digest(certificate, 2) == "digest 2"
+    model = {key: RECIPE["model"][key] for key in ("fusion", "cqt_backbone", "mel_backbone")}
+    model |= {"n_classes": 3, "n_channels": 1, "image_size": 32}
+    write_model_card(
+        tmp_path,
+        model=model,
+        features={**RECIPE["features"], "image_size": 32},
+        classes=CLASSES,
+        corpus="iemocap",
+        certificate=certificate,
+        fold=2,
+        seed=1,
+        training_data=training_range([RecordingFacts(2.0, 16_000, -20.0, 4000.0)]),
+        started_from={"mel": {"run": "mel_only", "fold": 2, "seed": 0, "weights": 64 * "a"}},
+    )
+    card = read_card(tmp_path)
+    assert card.started_from["mel"].run == "mel_only" and len(card.started_from) == 1
+    assert (card.classes, card.corpus, card.fold, card.seed) == (CLASSES, "iemocap", 2, 1)
+    assert (card.protocol, card.certificate, card.test_clips) == ("p", "x", "digest 2")
+    assert card.training_data is not None and card.training_data.seconds.max == 2.0

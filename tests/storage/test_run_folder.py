@@ -149,6 +149,26 @@ def test_where_and_how_much_to_run_may_differ(folder, tiny, override: str) -> No
     check_run_folder(folder, tiny(override), overwrite=False)
 
 
+def test_runs_that_give_branches_may_move_with_run_root(tmp_path, tiny, plan) -> None:
+    def config(root: Path | str, origin: Path | str):
+        both = (f"model.cqt_from={origin}/cqt", f"model.mel_from={origin}/mel")
+        return tiny(*both, f"run.root={root}")
+
+    folder = tmp_path / "run"
+    folder.mkdir()
+    open_run_folder(folder, replace(plan, config=config(tmp_path, tmp_path)), ENVIRONMENT)
+    relative = os.path.relpath(tmp_path)
+    for root in (tmp_path, relative, f"{tmp_path}/x/..", "/mnt/elsewhere"):
+        check_run_folder(folder, config(root, root), overwrite=False)
+    for root, origin in ((tmp_path, "/mnt/elsewhere"), (tmp_path, tmp_path / "others")):
+        with pytest.raises(
+            InputError, match=f"  model.cqt_from: .*/cqt' there, '{origin}/cqt' now"
+        ):
+            check_run_folder(folder, config(root, origin), overwrite=False)
+    with pytest.raises(InputError, match="  model.cqt_from: .* there, None now"):
+        check_run_folder(folder, tiny(), overwrite=False)
+
+
 def test_another_config_may_only_overwrite(folder, tiny) -> None:
     with pytest.raises(InputError, match="(?s)another config:\n  optim.lr: 0.001 there, 0.5 now"):
         check_run_folder(folder, tiny("optim.lr=0.5"), overwrite=False)

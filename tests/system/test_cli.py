@@ -17,6 +17,7 @@ import pytest
 import torch
 
 from config.loading import load_config
+from config.several import each_corpus
 from corpora.recordings import FILE as RECORDINGS
 from system import cli
 from system.errors import InputError, RunError
@@ -301,7 +302,9 @@ def command_in(config: Path) -> str:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_every_recipe_gets_through_its_entry_up_to_the_corpus(run, tmp_path, config: Path) -> None:
-    said = run(command_in(config), "corpus.root=/nowhere/at/all", config=config)
+    first = next(iter(each_corpus(load_config(config))))  # "" of a corpus alone
+    place = f"corpus.{first}.root" if first else "corpus.root"
+    said = run(command_in(config), f"{place}=/nowhere/at/all", config=config)
     assert said.status == 2 and "corpus.root: there is no folder /nowhere/at/all" in said.err
     assert leaves_nothing(tmp_path)
 

@@ -87,6 +87,11 @@ def values_of(one: dict[str, Any]) -> st.SearchStrategy[Any]:
         return st.one_of([values_of(part) for part in one["anyOf"]])
     if "enum" in one:
         return st.sampled_from(one["enum"])
+    if "$ref" in one:
+        section = Config.model_json_schema()["$defs"][one["$ref"].rpartition("/")[2]]
+        keys = {name: values_of(key) for name, key in section["properties"].items()}
+        needed = {name: keys.pop(name) for name in section["required"]}
+        return st.fixed_dictionaries(needed, optional=keys)
     low = one.get("minimum", one.get("exclusiveMinimum"))
     high = one.get("maximum", one.get("exclusiveMaximum"))
     kind = one["type"]

@@ -124,7 +124,7 @@ def test_overfits_a_few_clips(tmp_path: Path) -> None:
     train, dev = loaders(8)
     progress = fit(trainer, train, dev, 40, None, Checkpoints(tmp_path))
     assert progress.history[-1]["loss"] < 0.05 < 1 < progress.history[0]["loss"]
-    assert progress.best_ua == 1.0
+    assert progress.best_score == 1.0
 
 
 def test_two_batches_accumulated_are_one_batch_twice_as_large() -> None:
@@ -175,7 +175,7 @@ def dev_with_ua(ua: float, loss: float) -> Predictions:
     """Four classes of 100 clips, `ua` of each right."""
     targets = np.repeat(np.arange(K), 100)
     preds = np.where(np.tile(np.arange(100), K) < round(100 * ua), targets, (targets + 1) % K)
-    return Predictions(targets, np.eye(K)[preds], None, loss)
+    return Predictions(targets, np.eye(K)[preds], None, loss, np.asarray(preds))
 
 
 def fit_on_script(
@@ -198,7 +198,7 @@ def test_peer_22_schedule_stopping_and_selection_all_read_dev_ua(monkeypatch, tm
     uas = [0.4, 0.6, 0.5, 0.6, 0.55, 0.9]
     trainer, _ = fit_on_script(monkeypatch, tmp_path, uas, patience=3)
     history = trainer.progress.history
-    assert trainer.progress.best_epoch == 2 and trainer.progress.best_ua == pytest.approx(0.6)
+    assert trainer.progress.best_epoch == 2 and trainer.progress.best_score == pytest.approx(0.6)
     assert len(history) == 5  # three epochs without a better dev UA, though dev loss fell
     assert [row["dev_ua"] for row in history] == pytest.approx(uas[:5])
     assert trainer.schedule.rates() == [0.005] * 3  # after two such epochs

@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -37,8 +38,9 @@ from tests.support.paths import ROOT
 from tests.support.runs import run_experiment
 from tests.support.trackers import Rows, fake_server, offline_rows, records_of
 from training import trackers
+from training.mlflow_tracker import MlflowRun
 from training.tensorboard import Tracker
-from training.tracked_fold import FINISHED
+from training.tracked_fold import FINISHED, TrackedFold, hyperparameters
 from training.trackers import FoldTrackers, without_secrets
 from training.wandb_tracker import BLOCK, HEADER, offline_epochs, read_records
 
@@ -46,7 +48,9 @@ pytest.importorskip("wandb")
 pytest.importorskip("mlflow")
 
 FOLD = "folds/fold-1_seed-0"
-SCORES = ("final/dev_ua", "final/test_ua", "final/test_wa", "final/test_macro_f1")
+SCORES = tuple(
+    f"final/{one}" for one in "dev_ua test_ua test_wa test_macro_f1 test_weighted_f1".split()
+)
 SMALL = ["model.cqt_backbone=test_byobnet", "model.mel_backbone=test_vit", "train.batch_size=16"]
 
 
@@ -188,7 +192,7 @@ def scores(tracked: Path) -> dict[str, dict[str, float]]:
     for fold in (FOLD, FOLD.replace("fold-1", "fold-2")):
         metrics = read_json(tracked / fold / METRICS)
         test = metrics["test"]
-        values = (metrics["dev"]["ua"], test["ua"], test["wa"], test["macro_f1"])
+        values = (metrics["dev"]["ua"], *(test[n] for n in ("ua", "wa", "macro_f1", "weighted_f1")))
         found[fold] = dict(zip(SCORES, values, strict=True))
     return found
 
@@ -397,6 +401,62 @@ def test_of_two_processes_one_writes_to_trackers(recipe, tmp_path) -> None:
     assert done.returncode == 0, done.stderr
     for tracker in READERS:
         assert_has_each_epoch_once(tracker, tmp_path / "tiny")
+
+
+AT_ONCE = """
+import os, sys
+from pathlib import Path
+import mlflow
+from training.mlflow_tracker import MlflowRun
+from training.tracked_fold import FINISHED, TrackedFold
+
+def track(i):
+    run = MlflowRun(TrackedFold("run", f"fold-{i}", f"id-{i}", Path(sys.argv[1]), {"fold": i}))
+    run.start()
+    run.log_epoch([{"epoch": 1, "loss": 0.5}], None, None)
+    run.end(FINISHED)
+
+begin, opened = os.pipe()
+children = []
+for i in range(4):
+    if not (child := os.fork()):
+        os.close(opened)
+        os.read(begin, 1)  # until all are there
+        try:
+            track(i)
+        except Exception as error:
+            print(error, file=sys.stderr)
+            os._exit(1)
+        os._exit(0)
+    children.append(child)
+os.close(opened)
+print([os.waitpid(child, 0)[1] for child in children])
+"""
+
+
+def test_jobs_that_begin_at_once_share_a_new_store_of_mlflow(tmp_path) -> None:
+    """Two that made its tables at once would leave it broken."""
+    command = [sys.executable, "-c", AT_ONCE, str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.stdout.split("\n")[0] == "[0, 0, 0, 0]", done.stderr
+    client = mlflow_client(f"sqlite:///{tmp_path / 'runs/mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("run").experiment_id])
+    assert sorted(r.info.run_name for r in runs) == [f"fold-{i}" for i in range(4)]
+
+
+def test_a_run_resumes_in_mlflow_with_its_table_of_folds_under_another_name(tiny, tmp_path) -> None:
+    """As a run folder does: the certificate says whether the folds are the same."""
+    config = tiny()
+    for name in ("folds.csv", "same-folds.csv"):
+        protocol = config.protocol.model_copy(update={"folds": name})
+        moved = config.model_copy(update={"protocol": protocol})
+        shown = hyperparameters(
+            SimpleNamespace(config=moved, split=SimpleNamespace(fold=1), seed=0)
+        )
+        assert shown["protocol.split"] == "leave-one-session-out"
+        run = MlflowRun(TrackedFold("run", "fold-1_seed-0", "abc", tmp_path, shown))
+        run.start()
+        run.end(FINISHED)
 
 
 # A W&B server

@@ -235,6 +235,25 @@ def test_a_finished_run_needs_its_origins_no_more(started, sources, tmp_path, mo
         run_experiment(started(*wishes, "run.seeds=[0,1]"), [])
 
 
+def test_a_run_is_not_resumed_once_its_branches_were_trained_again(
+    started, tiny, tmp_path, sources
+) -> None:
+    """Its finished folds had other branches than the next would have."""
+    place, folds = tmp_path / "own", "run.folds=[1,2]"
+    origin = tiny(f"run.root={place}", "name=mel", *SMALL, *MEL, folds)
+    run_experiment(origin, [])
+    wishes = (f"model.mel_from={place}/mel", "model.cqt_from=null")
+    run = run_experiment(started(*wishes), [])
+    run_experiment(started(*wishes), [])  # as long as the branches are the same
+    again = tiny(f"run.root={place}", "name=mel", *SMALL, *MEL, folds, "optim.lr=0.01")
+    run_experiment(again, [], overwrite=True)
+    words = f"fold-1_seed-0 of {run} started from branches that {place}/mel no longer has"
+    for attempt in (run_experiment, lambda config, command: dry_run(config)):
+        with pytest.raises(InputError, match=words):
+            attempt(started(*wishes, folds), [])
+    run_experiment(started(*wishes, folds), [], overwrite=True)
+
+
 @pytest.mark.parametrize("value", [float("nan"), None])
 def test_corrupt_weights_are_refused(started, sources, tmp_path, value) -> None:
     shutil.copytree(sources / "mel", tmp_path / "own/mel")
