@@ -6,6 +6,7 @@ They are quarters of valence and arousal where there are both, else halves of on
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,9 @@ def part_names(dimensions: Sequence[str]) -> tuple[str, ...]:
     return tuple(", ".join(parts) for parts in product(*halves))
 
 
-def parts_of(ratings: NDArray, dimensions: Sequence[str], scale: RatingScale) -> NDArray[np.int64]:
+def parts_of(
+    ratings: NDArray[Any], dimensions: Sequence[str], scale: RatingScale
+) -> NDArray[np.int64]:
     """Return the index of each part; the middle of the scale is high: (N, D) -> (N,)."""
     found = np.zeros(len(ratings), np.int64)
     for i in _split(dimensions):
