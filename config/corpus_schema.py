@@ -53,8 +53,8 @@ class OneCorpus(Section):
     expect_published_counts: bool | None = None
     """Stop if the class counts differ from those published for the label set; null is true."""
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    """[lowest, highest] rating of a manifest's valence, arousal and dominance, e.g. [1, 7]; only
-    with `task: dimensions`. IEMOCAP, [1, 5], and MSP-Podcast, [1, 7], have their own."""
+    """[lowest, highest] rating of a manifest's or folder's valence, arousal and dominance, e.g.
+    [1, 7]; only with `task: dimensions`. IEMOCAP, [1, 5], and MSP-Podcast, [1, 7], have theirs."""
     on_bad_audio: Literal["error", "skip"] = "error"
     """Stop at unreadable audio files, or skip them and list them in the run folder."""
 

@@ -1,5 +1,6 @@
 """Values of config keys that are valid alone but not together."""
 
+from config.effects import OWN
 from config.fusions import FUSIONS
 from config.schema import Config
 from config.several import check_several, each_corpus, of_corpus
@@ -188,10 +189,11 @@ def _check_scale(config: Config) -> None:
                 f"corpus.scale={corpus.scale} has no effect on {corpus.name}, whose ratings go "
                 f"from {low:g} to {high:g}: set it to null"
             )
-    elif corpus.name != "manifest":
+    elif corpus.name not in OWN:
         raise InputError(
             f"task={config.task} needs ratings, which {corpus.name} does not have: use "
-            f"{', '.join(SCALES)}, or a manifest with columns valence, arousal and dominance"
+            f"{', '.join(SCALES)}, or a manifest or folder with columns valence, arousal and "
+            "dominance"
         )
     elif corpus.scale is None:
         raise InputError(

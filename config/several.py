@@ -43,8 +43,13 @@ def with_corpora(
         return mapping
     if not isinstance(long := corpus.get("corpora", {}), Mapping):
         return mapping
-    own = {k: v for k, v in corpus.items() if k in CorpusConfig.model_fields and k != "corpora"}
-    inner = {k: v for k, v in corpus.items() if k not in CorpusConfig.model_fields}
+    # `manifest` is a key of a corpus and may be that of a corpus of the list
+    inner = {
+        k: v
+        for k, v in corpus.items()
+        if k not in CorpusConfig.model_fields or (k in known and isinstance(v, Mapping))
+    }
+    own = {k: v for k, v in corpus.items() if k not in inner and k != "corpora"}
     inner |= long
     if wrong := [key for key in inner if key not in known]:
         raise InputError(

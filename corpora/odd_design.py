@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 
 from config.effects import CLASSES_KEY
+from config.tasks import CLASS
 from corpora.audio_files import first
 from corpora.bad_audio import group_by_reason
 from corpora.findings import CHECK, KNOW, Finding, Rule, ids, percent
@@ -127,14 +128,21 @@ def class_sizes(survey: Survey) -> Finding | None:
     (most, n_most), (least, n_least) = (f(counts.items(), key=lambda c: c[1]) for f in (max, min))
     if n_most < UNBALANCED * n_least:
         return None
+    meaning, remedy = (
+        "WA follows the large classes; UA, which selects the epoch, counts all alike.",
+        "train.sampling=balanced draws classes equally often; loss.class_weights=balanced weighs "
+        "them.",
+    )
+    if survey.config.task != CLASS:
+        meaning = "Scores over all utterances follow the large groups."
+        remedy = "Nothing, if the corpus is so; keys that balance classes need task=class."
     return Finding(
         "class-sizes",
         KNOW,
         f"{n_most / n_least:.1f} times as many utterances of {most} ({n_most}) as of {least} "
         f"({n_least})",
-        "WA follows the large classes; UA, which selects the epoch, counts all alike.",
-        "train.sampling=balanced draws classes equally often; loss.class_weights=balanced weighs "
-        "them.",
+        meaning,
+        remedy,
     )
 
 

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from audio.quality import Quality
 from audio.segment import AudioSource
 from config.schema import Config
+from config.tasks import RATINGS
 from corpora.partial_plan import make_partial_plan
 from corpora.plan import Plan
 from corpora.qualities import measure_qualities
+from corpora.rating_parts import label_parts
 from corpora.splits import Split
 from corpora.unannotated_speakers import is_known
 from corpora.utterance import Utterance
@@ -157,6 +159,8 @@ OWN_FOLDS = 5
 def survey_corpus(config: Config) -> Survey:
     """Read, index and measure a corpus; audio index and measures are saved in `run.store`.
 
+    Where ratings are predicted, the classes are parts of their scale, see `rating_parts`.
+
     Args:
         config: Config of a run.
 
@@ -174,6 +178,9 @@ def survey_corpus(config: Config) -> Survey:
             utterances=[one for one in plan.utterances if one.audio not in changed],
             splits=[_without(split, changed) for split in plan.splits],
         )
+    if plan.labels.task == RATINGS:
+        labels, utterances, splits = label_parts(plan.labels, plan.utterances, plan.splits)
+        plan = replace(plan, labels=labels, utterances=utterances, splits=splits)
     return Survey(plan, refusals, qualities)
 
 

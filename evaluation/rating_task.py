@@ -1,13 +1,13 @@
 """The task `dimensions`: ratings of valence, arousal and dominance."""
 
 from collections.abc import Mapping, Sequence
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config.tasks import DIMENSIONS, RATINGS
+from config.tasks import RATINGS
+from corpora.rating_parts import part_names, parts_of
 from evaluation.ratings import (
     CONCORDANCE,
     ERROR,
@@ -25,8 +25,6 @@ from storage.scores import AnyScores, TaskScores
 
 if TYPE_CHECKING:
     from torch import Tensor  # slow: torch
-
-ROUNDING = 1e-6  # of ratings in predictions.csv
 
 
 class RatingTask(Task):
@@ -107,15 +105,12 @@ class RatingTask(Task):
     @property
     def group_names(self) -> tuple[str, ...]:
         """Quarters of valence and arousal, where there are both, else halves of one dimension."""
-        halves = [[f"low {self.names[i]}", f"high {self.names[i]}"] for i in self._split()]
-        return tuple(", ".join(parts) for parts in product(*halves))
+        return part_names(self.names)
 
     def group_of(self, values: NDArray) -> NDArray:
         """Return the part of the scale; its middle belongs to the higher half: (N, D) -> (N,)."""
         assert self.scale is not None
-        high = [values[:, i] >= self.scale.centre - ROUNDING for i in self._split()]
-        found: NDArray = sum(h.astype(int) << i for i, h in enumerate(reversed(high)))  # type: ignore
-        return found
+        return parts_of(values, self.names, self.scale)
 
     def certainty(self, outputs: NDArray) -> NDArray:
         """A rating says nothing of it: NaN."""
@@ -125,11 +120,6 @@ class RatingTask(Task):
         """Return the root mean square error over dimensions."""
         found: NDArray = np.sqrt(((outputs - target) ** 2).mean(1))
         return found
-
-    def _split(self) -> list[int]:
-        """Return the places of the dimensions that make groups."""
-        both = [i for i, name in enumerate(self.names) if name in DIMENSIONS[:2]]
-        return both if len(both) == 2 else [0]
 
     def chance(self, scores: Mapping[str, float], tested: Sequence[float | None]) -> float:
         """Return 0, the CCC of any constant."""

@@ -24,7 +24,7 @@ from evaluation.scale import Scale
 
 MOMENTS = ("n", "x", "xx", "y", "yy", "xy")  # sums over utterances
 OF_TARGETS = 3  # of these, the first
-TINY = 1e-12  # a variance below it is rounding
+TINY = 1e-12  # a variance below this part of the mean square is rounding
 
 
 def moments(targets: NDArray, values: NDArray) -> NDArray:
@@ -50,10 +50,10 @@ def ccc(sums: NDArray) -> NDArray:
     """
     n, x, xx, y, yy, xy = np.moveaxis(np.asarray(sums, float), -1, 0)
     m_x, m_y = x / n, y / n
-    v_x, v_y = (np.maximum(s / n - m * m, 0.0) for s, m in ((xx, m_x), (yy, m_y)))
-    below = v_x + v_y + (m_x - m_y) ** 2
-    above = 2 * (xy / n - m_x * m_y)
-    return np.where(below > TINY, above / np.where(below > TINY, below, 1.0), 0.0)
+    v_x, v_y = xx / n - m_x * m_x, yy / n - m_y * m_y
+    vary = (v_x > TINY * xx / n) & (v_y > TINY * yy / n)
+    below = np.where(vary, v_x + v_y + (m_x - m_y) ** 2, 1.0)
+    return np.where(vary, 2 * (xy / n - m_x * m_y) / below, 0.0)
 
 
 def rmse(sums: NDArray) -> NDArray:

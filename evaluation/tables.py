@@ -4,6 +4,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from config.several import CROSS_CORPUS
+from config.tasks import RATINGS
+from corpora.certificate import protocol_parts
 from corpora.splits import LONE
 from corpora.stamps import stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
@@ -87,7 +90,8 @@ def caption(comparison: Comparison) -> str:
     return (
         f"{identity(comparison)}; test folds {folds} of {comparison.n_folds}, seeds {seeds}, "
         f"{count_of(comparison.n, 'utterance')} of "
-        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. {task.caption}; mean ± "
+        f"{count_speakers(comparison.n_speakers, comparison.protocol)}. "
+        f"{task.caption}{_of_scale(comparison)}; mean ± "
         "standard deviation over folds; pooled with 95 % interval over speakers, trained weights "
         f"held fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
     )
@@ -192,6 +196,13 @@ def pair_rows(comparison: Comparison) -> tuple[list[str], Rows]:
             row.append(p_value(worst) if test.metric == "wa" else "")
         rows.append(row)
     return head, rows
+
+
+def _of_scale(comparison: Comparison) -> str:
+    """Say which unit the ratings of several corpora have; see `corpora.several`."""
+    split = protocol_parts(comparison.protocol)["protocol.split"]
+    is_mapped = comparison.task == RATINGS and split.startswith(CROSS_CORPUS)
+    return " (the ratings of all corpora are on the scale -1 to 1)" * is_mapped
 
 
 def shown_task(comparison: Comparison) -> Task:

@@ -162,8 +162,10 @@ def understood(utterances: Sequence[Utterance]) -> list[str]:
         _counts("splits", [u.split for u in utterances]),
         _counts("folds", [u.fold for u in utterances]),
     ]
-    rated, voted = (sum(map(bool, said)) for said in _said(utterances))
-    lines.append(f"ratings: {rated or 'none'}; votes: {voted or 'none'}")
+    rated = [sum(bool(u.ratings and u.ratings[i]) for u in utterances) for i in range(3)]
+    ratings = (f"{name} ({n})" for name, n in zip(DIMENSIONS, rated, strict=True) if n)
+    voted = sum(bool(u.votes) for u in utterances)
+    lines.append(f"ratings: {', '.join(ratings) or 'none'}; votes: {voted or 'none'}")
     n_texts = len({u.text_id for u in utterances} - {None})
     n_segments = sum(u.start > 0 or u.end is not None for u in utterances)
     lines.append(f"texts: {n_texts or 'none'}; segments of longer files: {n_segments or 'none'}")
@@ -173,9 +175,10 @@ def understood(utterances: Sequence[Utterance]) -> list[str]:
     return lines
 
 
-def _said(utterances: Sequence[Utterance]) -> tuple[list[bool], list[bool]]:
-    """Return whether each utterance has all ratings, and whether it has votes."""
-    return [all(u.ratings or [""]) for u in utterances], [bool(u.votes) for u in utterances]
+def _rated(utterances: Sequence[Utterance]) -> list[str]:
+    """Return the dimensions that all utterances have a rating of."""
+    columns = zip(*(u.ratings or [""] * len(DIMENSIONS) for u in utterances), strict=True)
+    return [name for name, cells in zip(DIMENSIONS, columns, strict=True) if all(cells)]
 
 
 def _counts(name: str, values: Sequence[str | None]) -> str:
@@ -205,7 +208,8 @@ def how_to_train(out: Path, corpus: CorpusConfig, utterances: Sequence[Utterance
             )
         return lines
     values: dict[str, Any] = {"name": "manifest", "root": corpus.root, "manifest": str(out)}
-    values["labels"] = "all"
+    rated = _rated(utterances)
+    values["labels"] = rated if task == RATINGS and len(rated) < len(DIMENSIONS) else "all"
     if corpus.absolute_paths:
         values["absolute_paths"] = True
     if speakers_unknown(utterances):
@@ -228,10 +232,11 @@ def how_to_train(out: Path, corpus: CorpusConfig, utterances: Sequence[Utterance
 def _task(utterances: Sequence[Utterance]) -> TaskName | None:
     """Return the first task that all utterances have targets for; None if there is none."""
     labels = {one.label for one in utterances}
-    rated, voted = _said(utterances)
     if "" not in labels and len(labels) >= MIN_CLASSES:
         return CLASS
-    return DISTRIBUTION if all(voted) else RATINGS if all(rated) else None
+    if all(u.votes for u in utterances):
+        return DISTRIBUTION
+    return RATINGS if _rated(utterances) else None
 
 
 def flow(mapping: Mapping[str, Any]) -> str:

@@ -59,6 +59,16 @@ def test_the_command_line_reaches_a_corpus_by_its_key(file):
     assert found["iemocap"].corpus.subset == "scripted"
 
 
+def test_a_manifest_of_a_list_is_reached_by_its_key(tmp_path):
+    """`corpus.manifest` is a key of one corpus, too."""
+    table = {"name": "manifest", "manifest": "list.csv", "root": "M", "labels": "all"}
+    file = write_config(tmp_path, [table, iemocap("I", role="test")])
+    found = each_corpus(load_config(file, ["corpus.manifest.root=/m", "corpus.iemocap.root=/i"]))
+    assert found["manifest"].corpus.root == "/m" and found["iemocap"].corpus.root == "/i"
+    with pytest.raises(InputError, match="corpus.manifest .*has no effect with corpus.name=sev"):
+        load_config(file, ["corpus.manifest=other.csv"])
+
+
 def test_a_child_file_reaches_a_corpus_and_a_list_takes_the_place_of_any(file, tmp_path):
     child = tmp_path / "child.yaml"
     child.write_text("base: several.yaml\ncorpus:\n  ravdess: {root: mine}\n")

@@ -8,10 +8,14 @@ import datasets
 import pandas
 import pytest
 
+from config.pairs import check_pairs
+from config.schema import Config
 from corpora.audiofolder import split_of_folder
+from corpora.listing import list_corpus
 from corpora.readers import read_corpus
 from corpora.utterance import NO_SPEAKER, Utterance
 from system.errors import InputError
+from tests.conftest import RECIPE
 from tests.corpora.test_readers import touch
 
 
@@ -90,6 +94,17 @@ def test_the_library_datasets_reads_the_same(tmp_path, make, monkeypatch):
         for row in rows
     }
     assert {(str(one.path), one.label, one.split) for one in read(root)} == expected
+
+
+def test_ratings_of_metadata_are_predicted_as_those_of_a_table(tmp_path):
+    root = touch(tmp_path, "1.wav", "2.wav")
+    metadata(root, "1.wav", "2.wav", valence=[1, 4.5], arousal=[7, 2], dominance=[3, 3])
+    corpus = {"name": "folder", "root": str(root), "labels": ["arousal"], "scale": [1, 7]}
+    corpora = {**RECIPE, "task": "dimensions", "corpus": corpus}
+    config = Config(**corpora | {"protocol": {"split": "leave-one-speaker-out"}})
+    check_pairs(config)
+    listed = list_corpus(config)
+    assert [one.target for one in listed.chosen] == [(7.0,), (2.0,)]
 
 
 def test_several_splits_each_with_its_metadata_and_audio_below_it(tmp_path):

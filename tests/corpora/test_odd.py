@@ -18,10 +18,13 @@ from corpora.odd import find_odd
 from corpora.odd_shortcuts import shortcuts
 from corpora.splits import STAMP
 from corpora.survey import Survey, survey_corpus
+from reports.explore import write_exploration
 from system.errors import InputError
 from tests.audio.test_fingerprint import RATE, speech
 from tests.support.corpora import CLASSES, MadeCorpus, clean_corpus
 from tests.support.paths import ROOT
+from tests.support.ratings import rate_corpus
+from tests.support.votes import vote_on_corpus
 
 RAVDESS = Path(os.environ.get("MAXMVIT_RAVDESS") or ROOT.parent / "shared" / "data" / "ravdess")
 KEY = re.compile(r"\b\w+\.\w+(?:\.\w+)*=[\w-]+")
@@ -381,3 +384,23 @@ def test_ravdess_has_what_librosa_and_its_description_say(tmp_path: Path) -> Non
         silent = 1 - len(kept) / len(mono)
         assert survey.columns["silence"][i] == pytest.approx(silent, abs=1e-3)
         assert survey.columns["level"][i] == pytest.approx(20 * np.log10(mono.std()), abs=1e-2)
+
+
+@pytest.mark.parametrize("task", ["dimensions", "distribution"])
+def test_a_corpus_of_another_task_is_shown_by_parts(tiny, corpus_root, tmp_path, task) -> None:
+    """Ratings by quarters of their scale, votes by the class with most; no cure is refused."""
+    make = {"dimensions": rate_corpus, "distribution": vote_on_corpus}[task]
+    labels = "all" if task == "dimensions" else "iemocap4-exc"
+    root = make(corpus_root, tmp_path)
+    survey = survey_corpus(tiny(f"task={task}", f"corpus.labels={labels}", f"corpus.root={root}"))
+    found = find_odd(survey, shortcuts(survey))
+    assert survey.class_counts.total() == len(survey.targets) == 40
+    assert sum(u.label in survey.classes for split in survey.plan.splits for u in split.test) == 40
+    if task == "dimensions":
+        for one in survey.utterances:
+            valence, arousal = ("high" if rating >= 3 else "low" for rating in one.target[:2])
+            assert one.label == f"{valence} valence, {arousal} arousal"
+    assert ("class-sizes" in {one.id for one in found}) == (task == "dimensions")
+    assert not any("balanced" in one.remedy for one in found)  # refused with this task
+    write_exploration(tmp_path, survey, [], found, [], audio=False)
+    assert survey.classes[-1] in (tmp_path / "recordings.csv").read_text()

@@ -47,6 +47,9 @@ def test_ccc_does_not_depend_on_the_unit_and_rmse_is_in_it(n, seed, factor, offs
 def test_constants_have_a_ccc_of_0():
     x = np.full((4, 1), 3.0)
     assert ccc(moments(x, x))[0] == 0 and ccc(moments(drawn(4, 1, 1)[0], x))[0] == 0
+    third = np.full((300, 1), 10 / 3)  # whose sums are rounded: 0, neither above nor below
+    x, _ = drawn(300, 7, 1)
+    assert ccc(moments(x, third))[0] == ccc(moments(third, x))[0] == 0
 
 
 def test_sums_of_speakers_add_up_to_those_of_all():

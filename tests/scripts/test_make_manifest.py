@@ -245,6 +245,7 @@ def test_the_suffix_says_what_separates_the_fields(tmp_path, name, mark, capsys)
     [
         ({"votes": lambda n: "joy; joy; awe" if n % 2 else "awe"}, "distribution"),
         ({name: lambda n: 1 + n / 4 for name in DIMENSIONS}, "dimensions"),
+        ({"arousal": lambda n: n / 4 + 1, "valence": lambda n: "" if n else 2}, "dimensions"),
     ],
 )
 def test_votes_and_ratings_are_written_and_name_their_task(tmp_path, more, task, capsys):
@@ -256,8 +257,10 @@ def test_votes_and_ratings_are_written_and_name_their_task(tmp_path, more, task,
     assert found == read_corpus("manifest", root, table)
     assert all(one.votes if task == "distribution" else one.ratings for one in found)
     printed = capsys.readouterr().out
-    said = "ratings: none; votes: 12" if task == "distribution" else "ratings: 12; votes: none"
-    assert "labels: none" in printed and said in printed
+    counts = {name: sum(row.get(name, "") != "" for row in rows) for name in DIMENSIONS}
+    rated = ", ".join(f"{name} ({n})" for name, n in counts.items() if n) or "none"
+    voted = 12 if task == "distribution" else "none"
+    assert "labels: none" in printed and f"ratings: {rated}; votes: {voted}\n" in printed
     block = yaml.safe_load(printed[printed.index("task:") :])
     assert block.pop("task") == task
     block |= {"name": "mine", "base": str(ROOT / "configs/ravdess_small_gmu.yaml"), "task": task}

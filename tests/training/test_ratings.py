@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -133,6 +134,9 @@ def test_runs_are_compared_by_ccc_on_every_table_and_the_page(runs, tmp_path):
     assert "| gmu − concat | model.fusion: gmu / concat | CCC valence |" in table
     assert "difference in CCC between gmu and concat" in conclusion(comparison)
     assert "McNemar" not in table and "UA" not in table
+    several = replace(comparison, protocol="a-to-b/cross-corpus/dev-speakers/all")
+    unit = "the ratings of all corpora are on the scale -1 to 1"
+    assert unit in comparison_markdown(several) and unit not in table
     assert "CCC" in comparison_latex(comparison)
     assert {test.metric for test in comparison.tests} == {"ccc", *(f"ccc_{n}" for n in NAMES)}
     publish(tmp_path / "out", found, comparison)
