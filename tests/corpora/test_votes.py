@@ -141,7 +141,9 @@ def test_votes_that_a_row_says_twice_are_refused(voted):
     content = (
         "path,label,speaker,votes,prob_joy\n0.wav,,a,joy;sad,1\n1.wav,,b,sad,\n2.wav,,c,joy,\n"
     )
-    with pytest.raises(InputError, match="line 2: votes are in the column votes and in prob_joy"):
+    with pytest.raises(
+        InputError, match="^0: votes are in the column votes and in columns prob_<label>"
+    ):
         voted("list.csv", content)
 
 
