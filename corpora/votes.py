@@ -20,15 +20,18 @@ from corpora.names import clean_name
 from system.errors import InputError
 from system.text import short_repr
 
+TWICE = f"(both {VOTES} and {SHARE}...)"  # in the place of votes that a row says twice
+
 
 def votes_text(row: Mapping[str, Any]) -> str:
     """Return the votes of a manifest's row as text, unchecked: they may not be used."""
     shares = {k.removeprefix(SHARE): v for k, v in row.items() if k.startswith(SHARE)}
     found = row.get(VOTES)
-    if not found and any(value not in (None, "") for value in shares.values()):
-        found = shares
-    if found is None or found != found:  # NaN
-        return ""
+    given = [name for name, value in shares.items() if value not in (None, "") and value == value]
+    if found is None or found != found or not found:  # NaN
+        found = shares if given else ""
+    elif given:
+        return TWICE
     return found.strip() if isinstance(found, str) else json.dumps(found)
 
 
@@ -41,6 +44,11 @@ def read_votes(text: str) -> dict[str, float]:
     >>> read_votes("happy; happy+sad"), read_votes('{"happy": 0.25, "sad": 0.75}')
     ({'happy': 1.5, 'sad': 0.5}, {'happy': 0.25, 'sad': 0.75})
     """
+    if text == TWICE:
+        raise InputError(
+            f"votes are in the column {VOTES} and in columns {SHARE}<label>: empty one of them, or "
+            "rename it"
+        )
     found = _parse(text) if text[:1] in ("{", "[") else text.split(";")
     votes: dict[str, float] = defaultdict(float)
     if isinstance(found, Mapping):

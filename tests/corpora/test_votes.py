@@ -137,6 +137,16 @@ def test_votes_that_cannot_be_read_are_refused(text, words):
         read_votes(text)
 
 
+def test_votes_that_a_row_says_twice_are_refused(voted):
+    content = (
+        "path,label,speaker,votes,prob_joy\n0.wav,,a,joy;sad,1\n1.wav,,b,sad,\n2.wav,,c,joy,\n"
+    )
+    with pytest.raises(
+        InputError, match="^0: votes are in the column votes and in columns prob_<label>"
+    ):
+        voted("list.csv", content)
+
+
 def test_a_row_without_votes_is_refused_by_its_id(voted):
     with pytest.raises(InputError, match="1 of 3 utterances have no votes: 1"):
         voted("words.csv", FORMS["words.csv"].replace(",,b,sad", ",sad,b,"))
