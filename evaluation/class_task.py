@@ -1,22 +1,20 @@
 """The task `class`: one class for each utterance."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from numpy.typing import NDArray
 
 from config.tasks import CLASS
 from corpora.utterance import Utterance
 from evaluation.metrics import SCORES, confusion_matrix, scores, speaker_confusions
-from evaluation.task import Measure, Task
+from evaluation.softmax_task import SoftmaxTask
+from evaluation.task import Measure
 from storage.fold_folder import PredictionTable
 from storage.scores import AnyScores, Scores
 
-if TYPE_CHECKING:
-    from torch import Tensor  # slow: torch
 
-
-class ClassTask(Task):
+class ClassTask(SoftmaxTask):
     """The class of an utterance, by its most probable one; UA selects."""
 
     kind = CLASS
@@ -41,29 +39,9 @@ class ClassTask(Task):
         names = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
         return {key: Measure(name, SCORES[key]) for key, name in names.items()}
 
-    @property
-    def n_directions(self) -> int:
-        """K points span K - 1 directions."""
-        return len(self.names) - 1
-
     def targets(self, utterances: Sequence[Utterance]) -> list[Any]:
         """Return class indices."""
         return [self.names.index(utterance.label) for utterance in utterances]
-
-    def outputs(self, logits: "Tensor") -> "Tensor":
-        """Return probabilities."""
-        return logits.softmax(1)
-
-    def losses(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
-        """Return the cross-entropy."""
-        from torch.nn import functional as F  # slow: torch
-
-        return F.cross_entropy(logits, targets, reduction="none")
-
-    def preds(self, outputs: NDArray) -> NDArray:
-        """Return the most probable class: (N, K) -> (N,)."""
-        found: NDArray = outputs.argmax(1)
-        return found
 
     def by_speaker(self, table: PredictionTable) -> NDArray:
         """Return confusion counts: (S, K, K)."""

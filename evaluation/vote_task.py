@@ -1,7 +1,7 @@
 """The task `distribution`: the shares of classes in the votes of several raters."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,15 +19,13 @@ from evaluation.distributions import (
     speaker_sums,
 )
 from evaluation.metrics import confusion_matrix
-from evaluation.task import Measure, Task
+from evaluation.softmax_task import SoftmaxTask
+from evaluation.task import Measure
 from storage.fold_folder import PredictionTable
 from storage.scores import AnyScores, TaskScores
 
-if TYPE_CHECKING:
-    from torch import Tensor  # slow: torch
 
-
-class VoteTask(Task):
+class VoteTask(SoftmaxTask):
     """Shares of classes; 1 - JSD to the raters' shares selects."""
 
     kind = DISTRIBUTION
@@ -66,26 +64,6 @@ class VoteTask(Task):
             "cosine": Measure("cosine", mean_cosine, SHARE, False),
             "even": Measure("equal shares", even_similarity, SHARE, False),
         }
-
-    @property
-    def n_directions(self) -> int:
-        """K points span K - 1 directions."""
-        return len(self.names) - 1
-
-    def outputs(self, logits: "Tensor") -> "Tensor":
-        """Return shares."""
-        return logits.softmax(1)
-
-    def losses(self, logits: "Tensor", targets: "Tensor") -> "Tensor":
-        """Return the cross-entropy with the raters' shares."""
-        from torch.nn import functional as F  # slow: torch
-
-        return F.cross_entropy(logits, targets, reduction="none")
-
-    def preds(self, outputs: NDArray) -> NDArray:
-        """Return the class with the largest share: (N, K) -> (N,)."""
-        found: NDArray = outputs.argmax(1)
-        return found
 
     def by_speaker(self, table: PredictionTable) -> NDArray:
         """Return sums of each speaker: (S, K + 1, 5)."""
