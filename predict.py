@@ -1,45 +1,50 @@
-"""Label recordings: `python predict.py runs/demo_gmu/folds/fold-1_seed-0 recording.wav ...`."""
+"""Label recordings: `python predict.py runs/demo_gmu recording.wav folder/ ...`."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from corpora.splits import SPEAKER_DEPENDENT
-from corpora.stamps import speaker_stamp
-from storage.folders import check_is_fold
+from inference.inputs import find_recordings
+from inference.members import member_folders
+from inference.output import FORMATS
 from system.cli import run_cli, run_entry
-from system.errors import InputError
 
 
 def main() -> int:
-    """Print a line for each recording, and what is unlike the training data; return the status."""
+    """Write a line for each recording, and say what is unlike the training data."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("fold", type=Path, metavar="FOLD", help="folder of a finished fold")
-    parser.add_argument("recordings", nargs="+", type=Path, metavar="FILE", help="WAV, FLAC, OGG")
+    parser.add_argument(
+        "model", type=Path, metavar="MODEL", help="folder of a run (its folds together), or a fold"
+    )
+    parser.add_argument(
+        "inputs", nargs="*", metavar="INPUT", help="file, folder or pattern; - is standard input"
+    )
+    parser.add_argument(
+        "--list", action="append", default=[], metavar="FILE", help="file with a path in each line"
+    )
+    parser.add_argument("--format", choices=FORMATS, default="table", help="default: table")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write there as the work goes; resumes"
+    )
+    parser.add_argument(
+        "--risk", type=float, metavar="R", help="mark labels as unsure, so that R of the others err"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps or auto")
     arguments = parser.parse_args()
 
     def work() -> None:
-        check_is_fold(arguments.fold)
-        if not any(os.path.lexists(path) for path in arguments.recordings):
-            raise InputError(f"there is no file {', '.join(map(str, arguments.recordings))}")
-        from inference.predictor import FoldModel, label_table  # slow: torch, timm
-        from inference.unlike import unlike_lines
+        member_folders(arguments.model)
+        files = find_recordings(arguments.inputs, arguments.list)
+        from inference.emotion_model import load  # slow: torch, timm
+        from inference.labelling import about, check_labelled, label_files
 
-        model = FoldModel(arguments.fold)
-        if SPEAKER_DEPENDENT in model.protocol:
-            stamp = speaker_stamp(model.protocol)
-            print(f"{stamp}; other speakers may fare worse", file=sys.stderr)
-        labels = [model.label(path) for path in arguments.recordings]
-        print(label_table(labels))
-        outside = {str(label.path): label.unlike for label in labels}
-        for line in unlike_lines(outside, model.training_data):
+        model = load(arguments.model, arguments.device)
+        for line in about(model, arguments.risk):
             print(line, file=sys.stderr)
-        bad = sum(label.problem is not None for label in labels)
-        if bad:
-            raise InputError(f"{bad} of {len(labels)} files are not usable audio, see above")
+        found = label_files(model, files, arguments.format, arguments.out, arguments.risk)
+        check_labelled(found)
 
-    return run_cli(work)
+    return run_cli(work, sys.argv if arguments.out else ())
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ class Unread(NamedTuple):
         return lines
 
 
-def list_tree(root: Path, limit: int = MAX_NAMES) -> Tree:
+def list_tree(root: Path, limit: int = MAX_NAMES, suffixes: tuple[str, ...] = SUFFIXES) -> Tree:
     """List folders and audio files below a folder, level by level.
 
     Links are followed. A folder is listed once, under its own name rather than a link's, so that
@@ -67,6 +67,7 @@ def list_tree(root: Path, limit: int = MAX_NAMES) -> Tree:
     Args:
         root: The folder.
         limit: Number of names after which listing ends.
+        suffixes: Endings of the names of audio files, in lower case.
     """
     tree = Tree([], [], {}, True)
     known: set[str] = set()
@@ -93,7 +94,7 @@ def list_tree(root: Path, limit: int = MAX_NAMES) -> Tree:
                 if entry.name.startswith("."):
                     continue
                 if not _is_folder(entry):
-                    if entry.name.lower().endswith(SUFFIXES):
+                    if entry.name.lower().endswith(suffixes):
                         tree.audio.append(folder / entry.name)
                 elif entry.is_symlink():
                     links.append((folder / entry.name, os.path.realpath(entry.path)))

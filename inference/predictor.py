@@ -1,8 +1,7 @@
 """Label recordings with the model of a finished fold, rebuilt from its folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from audio.reading import BadAudio, read_and_describe
 from audio.row_norm import RowNorm
 from config.tasks import RatingScale
 from features import Images, SpectrogramImages
-from inference.unlike import unlike
-from model_gmu import FusionOutput, MaxMViTGMU, misfit, rebuild
+from model_gmu import MaxMViTGMU, misfit, rebuild
 from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult, Run
@@ -24,30 +21,10 @@ from storage.tensors import load_tensors, tensor_shapes
 from system.errors import InputError, RunError
 from system.files import corrupt_file
 from system.regular import file_sha256
-from system.text import printable
 
 CROPS_AT_ONCE = 16  # of a long recording
 # Largest change by rounding of a difference between two probabilities
 NEAR_TIE = {"float32": 0.01, "tf32": 0.1, "bfloat16": 0.1}
-
-
-@dataclass(frozen=True)
-class Label:
-    """The probabilities or ratings that a model gives one recording."""
-
-    path: Path
-    probs: dict[str, float]  # by class, or ratings by dimension
-    gate: float | None  # mean over units, 1 = CQT, 0 = Mel
-    problem: str | None = None  # reason for which there is no label
-    unlike: Mapping[str, str] = field(default_factory=dict)  # to the training data, see `unlike`
-    scale: RatingScale | None = None  # of ratings
-
-    @property
-    def emotion(self) -> str:
-        """Most probable class; of ratings, that they are some, on which scale."""
-        if self.scale is not None:
-            return f"ratings, {self.scale.low:g} to {self.scale.high:g}"
-        return max(self.probs, key=self.probs.__getitem__)
 
 
 class FoldModel:
@@ -58,15 +35,24 @@ class FoldModel:
         device: Device on which images and model are computed.
         speakers_known: Whether the caller knows the speakers' statistics, which a fold with
             `train.normalize: speaker` needs and `probs` takes.
+        images: Front end of another member of an ensemble; used instead of an own one where its
+            settings are the same.
 
     Raises:
         InputError: It is not the folder of a finished fold, or needs statistics of speakers.
         RunError: Its files cannot be read.
     """
 
-    def __init__(self, folder: Path, device: str = "cpu", speakers_known: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        device: str = "cpu",
+        speakers_known: bool = False,
+        images: SpectrogramImages | None = None,
+    ) -> None:
         check_is_fold(folder)
         card = read_card(folder)
+        self.folder, self.task = folder, card.task
         self.is_transductive = card.is_transductive
         if self.is_transductive and not speakers_known:
             raise InputError(
@@ -79,25 +65,10 @@ class FoldModel:
         self.training_data = card.training_data
         self.device = torch.device(device)
         with _rebuilding(folder):
-            self.images = SpectrogramImages(**card.features.model_dump()).to(self.device)
+            own = SpectrogramImages(**card.features.model_dump())
+        is_shared = images is not None and images.settings == own.settings
+        self.images = images if is_shared and images is not None else own.to(self.device)
         self.model = frozen_model(folder, card).to(self.device)
-
-    @torch.inference_mode()
-    def label(self, path: Path) -> Label:
-        """Label one recording; unusable audio gives a `problem` instead of probabilities."""
-        self._check_norm(None)
-        try:
-            waveform, facts = read_and_describe(path, self.images.input_rate)
-        except BadAudio as error:
-            return Label(path, {}, None, str(error))
-        outputs = self._run_model([self._images(torch.from_numpy(waveform))])
-        logits = torch.cat([output.logits for output in outputs])
-        probs = self._outputs(logits).mean(0).tolist()
-        gates = [output.gate for output in outputs if output.gate is not None]
-        gate = float(torch.cat(gates).mean()) if gates else None
-        outside = unlike(facts, self.training_data, self.images.input_rate, self.images.reference)
-        named = dict(zip(self.classes, probs, strict=True))
-        return Label(path, named, gate, unlike=outside, scale=self.scale)
 
     @torch.inference_mode()
     def probs(self, waveforms: Sequence[Tensor], norm: RowNorm | None = None) -> Tensor:
@@ -109,19 +80,37 @@ class FoldModel:
             norm: Statistics of the speaker of each, (n, C, H), where the fold needs them.
         """
         self._check_norm(norm)
-        images = [self._images(waveform) for waveform in waveforms]
+        images = [self.images_of(waveform) for waveform in waveforms]
         if norm is not None:
             own = [norm.of(torch.full((len(pair.cqt),), i)) for i, pair in enumerate(images)]
             images = [Images(*rows(*pair)) for rows, pair in zip(own, images, strict=True)]
-        outputs = self._run_model(images)
-        each = self._outputs(torch.cat([output.logits for output in outputs]))  # (crops, K)
+        return self.outputs(images)[0]
+
+    @torch.inference_mode()
+    def outputs(self, images: Sequence[Images]) -> tuple[Tensor, Tensor | None]:
+        """Return outputs and gates, the mean over the crops of each recording, on the CPU.
+
+        Args:
+            images: Of each recording, from `images_of`.
+
+        Returns:
+            Probabilities (n, K) or ratings (n, D); mean gate (n,), or None of a fusion without.
+        """
+        crops = (torch.cat(image).split(CROPS_AT_ONCE) for image in zip(*images, strict=True))
+        outputs = [self.model(*some) for some in zip(*crops, strict=True)]
         sizes = [len(pair.cqt) for pair in images]
-        return torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
+        each = self._outputs(torch.cat([output.logits for output in outputs]))  # (crops, K)
+        means = torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
+        gates = [output.gate for output in outputs if output.gate is not None]
+        if not gates:
+            return means, None
+        gate = torch.cat(gates).mean(1).split(sizes)
+        return means, torch.stack([crops.mean() for crops in gate]).cpu()
 
     @torch.inference_mode()
     def stored(self, waveform: Tensor) -> list[NDArray]:
         """Return the images of a recording's crops as the feature store has them, in dB."""
-        return [image.cpu().numpy() for image in self._images(waveform)]
+        return [image.cpu().numpy() for image in self.images_of(waveform)]
 
     def _outputs(self, logits: Tensor) -> Tensor:
         """Return probabilities (B, K), or ratings (B, D) in units of the corpus."""
@@ -134,15 +123,11 @@ class FoldModel:
         if (norm is not None) != self.is_transductive:
             raise ValueError(f"statistics of speakers are needed: {self.is_transductive}")
 
-    def _images(self, waveform: Tensor) -> Images:
+    @torch.inference_mode()
+    def images_of(self, waveform: Tensor) -> Images:
         """Return the images of a recording's crops in the store's precision: 2 x (n, C, H, W)."""
         pair = self.images(self.images.cut(waveform).to(self.device))
         return Images(*(image.half().float() for image in pair))
-
-    def _run_model(self, images: Sequence[Images]) -> list[FusionOutput]:
-        """Return the outputs for all crops of some recordings, a few crops at a time."""
-        crops = (torch.cat(image).split(CROPS_AT_ONCE) for image in zip(*images, strict=True))
-        return [self.model(*some) for some in zip(*crops, strict=True)]
 
 
 def frozen_model(folder: Path, card: ModelCard) -> MaxMViTGMU:
@@ -234,17 +219,3 @@ def _in_words(result: FoldResult, pred: Any) -> str:
     if result.scale is None:
         return result.classes[pred]
     return ", ".join(f"{name} {x:.2f}" for name, x in zip(result.classes, pred, strict=True))
-
-
-def label_table(labels: Sequence[Label]) -> str:
-    """Return tab-separated lines: path, emotion, probabilities or ratings, gate."""
-    classes = next((list(label.probs) for label in labels if label.probs), [])
-    rows = [["path", "emotion", *classes, "gate (1 = CQT, 0 = Mel)"]]
-    for label in labels:
-        if label.problem is not None:
-            rows.append([str(label.path), f"not labelled: {label.problem}"])
-            continue
-        gate = "" if label.gate is None else f"{label.gate:.3f}"
-        probs = [f"{p:.3f}" for p in label.probs.values()]
-        rows.append([str(label.path), label.emotion, *probs, gate])
-    return "\n".join("\t".join(printable(cell, keep="") for cell in row) for row in rows)

@@ -57,13 +57,14 @@ def unlike(
 
 
 def unlike_lines(
-    recordings: Mapping[str, Mapping[str, str]], trained: TrainingRange | None
+    recordings: Mapping[str, Mapping[str, str]], trained: TrainingRange | None, n: int
 ) -> Iterator[str]:
     """Yield a line for each kind that occurs, with count and first names.
 
     Args:
-        recordings: Result of `unlike` by the name of each recording.
+        recordings: Result of `unlike` by name, of recordings for which there is one.
         trained: Range of the training data; None gives one line that says so.
+        n: Number of all recordings.
     """
     if trained is None:
         yield UNKNOWN
@@ -71,7 +72,7 @@ def unlike_lines(
     for kind, (said, advice) in _sentences(trained).items():
         values = {name: found[kind] for name, found in recordings.items() if kind in found}
         if values:
-            yield f"trained on {said}; {_named(values, len(recordings))}: {advice}"
+            yield f"trained on {said}; {_named(values, n)}: {advice}"
 
 
 def _sentences(trained: TrainingRange) -> dict[str, tuple[str, str]]:

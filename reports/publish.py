@@ -18,10 +18,10 @@ from evaluation.corpus_matrix import (
 from evaluation.results import (
     Comparison,
 )
-from evaluation.robustness import measure_robustness, robustness_markdown
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
 from evaluation.tables import comparison_latex, comparison_markdown, identity, stamps_of
+from inference.robustness import measure_robustness, robustness_markdown
 from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.errors import InputError

@@ -22,7 +22,8 @@ from corpora.plan import make_plan
 from corpora.readers import read_corpus
 from corpora.recordings import index_audio
 from features import SpectrogramImages
-from inference.predictor import FoldModel
+from inference import load
+from inference.emotion_model import EmotionModel
 from storage.feature_store import FeatureStore
 from system.errors import InputError, RunError
 from tests.conftest import tone as noisy_tone
@@ -52,8 +53,8 @@ each_kind = pytest.mark.parametrize(
 
 
 @pytest.fixture(scope="module")
-def model(fold) -> FoldModel:  # noqa: F811
-    return FoldModel(fold)
+def model(fold) -> EmotionModel:  # noqa: F811
+    return load(fold)
 
 
 @pytest.fixture
@@ -94,12 +95,12 @@ def check_tone(kind: Kind, waveform: np.ndarray) -> None:
 @bad_audio
 @each_kind
 def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
-    kind: Kind, folder: Path, model: FoldModel, tmp_path: Path, count
+    kind: Kind, folder: Path, model: EmotionModel, tmp_path: Path, count
 ) -> None:
     path = kind.make(folder)
     with without_rights():
         indexed, bad = index_audio([path], 0, folder / "store")
-        label = model.label(path)
+        label = model.predict(path)
     count(TRIED)
     if kind.outcome != USED:
         assert indexed == {} and kind.outcome in bad[path] == label.problem

@@ -17,10 +17,10 @@ import pytest
 from config.loading import load_config
 from evaluation.comparison import compare
 from evaluation.conclusion import conclusion
-from evaluation.robustness import _stored
 from evaluation.subgroups import breakdown
 from gates.results import read_analysis
 from inference.predictor import FoldModel, weights_digests
+from inference.robustness import _stored
 from reports.examples import worst_errors
 from reports.publish import markdown
 from storage.ledger import read_ledger

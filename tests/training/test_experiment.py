@@ -31,7 +31,7 @@ from corpora.plan import make_plan, plan_warnings
 from evaluation.comparison import compare
 from evaluation.tables import comparison_markdown
 from features import SpectrogramImages
-from inference.predictor import FoldModel
+from inference import load
 from model_gmu import rebuild
 from models.settings import ModelSettings
 from storage.feature_store import FeatureStore
@@ -642,10 +642,10 @@ def test_the_whole_form_of_glomer_trains_predicts_and_is_read_again(tiny, corpus
         total += 0.3 * (term["consistency"] + term["diversity"])
         assert term["loss"] == pytest.approx(total, rel=1e-5)
     rows = [row for row in rows_of(run / FOLD / "predictions.csv") if row["split"] == "test"]
-    model = FoldModel(run / FOLD)
+    model = load(run / FOLD, calibrated=False)
     for row in rows[:3]:
         (clip,) = corpus_root.rglob(f"{row['utterance']}.wav")
-        label = model.label(clip)
+        label = model.predict(clip)
         assert label.emotion == row["pred"]
         assert label.gate == pytest.approx(float(row["gate_mean"]), abs=1e-4)
 

@@ -24,7 +24,7 @@ from data import EvalBatches
 from evaluation.metrics import scores
 from experiments.lr_range import run_range_test
 from gates.frozen import open_run as open_frozen
-from inference.predictor import FoldModel
+from inference import load
 from model_gmu import MaxMViTGMU, rebuild
 from storage.kept_features import KeptFeatures
 from storage.model_card import read_card
@@ -204,7 +204,7 @@ def test_a_frozen_run_is_opened_by_gate_analysis_and_labels_recordings(
     opened = open_frozen(read_run(run))
     (fold,) = opened.folds()
     fold.check_intact(fold.fuse(fold.head_inputs("test")))
-    label = FoldModel(run / FOLD).label(next(corpus_root.rglob("Ses01F_impro01_F000.wav")))
+    label = load(run / FOLD).predict(next(corpus_root.rglob("Ses01F_impro01_F000.wav")))
     row = next(i for i, u in enumerate(fold.result.test.utterances) if u == "Ses01F_impro01_F000")
     assert list(label.probs.values()) == pytest.approx(
         fold.result.test.probs[row].tolist(), abs=5e-3

@@ -23,7 +23,8 @@ from evaluation.summary import summarize
 from evaluation.tables import comparison_latex, comparison_markdown
 from experiments.jobs import finished_epochs
 from gates.analysis import analyze
-from inference.predictor import FoldModel, label_table
+from inference import load
+from inference.output import Lines
 from models.losses import FusionLoss, ccc_loss, mix_targets
 from reports.publish import gather, publish
 from storage.run_folder import read_run
@@ -176,13 +177,14 @@ def test_gates_are_analysed_by_parts_of_the_scale_and_falls_of_ccc(runs):
 def test_predict_gives_the_ratings_of_the_test(runs):
     run = read_run(runs["gmu"])
     table = run.folds[0].test
-    model = FoldModel(run.folds[0].folder)
+    model = load(run.folds[0].folder)
     names = table.utterances[:3].tolist()
-    labels = [model.label(run.audio_file(name)) for name in names]
+    labels = [model.predict(run.audio_file(name)) for name in names]
     found = [list(label.probs.values()) for label in labels]
     np.testing.assert_allclose(found, table.probs[:3], atol=1e-3)
-    assert label_table(labels).splitlines()[0].split("\t")[2:5] == list(NAMES)
-    assert label_table(labels).splitlines()[1].split("\t")[1] == "ratings, 1 to 5"
+    lines = Lines("table", NAMES, model.scale)
+    assert lines.header()[0].split("\t")[2:5] == list(NAMES)
+    assert lines.line(labels[0]).split("\t")[1] == "ratings, 1 to 5"
 
 
 def test_progress_of_jobs_is_a_ccc(runs):

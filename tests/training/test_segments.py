@@ -13,8 +13,8 @@ import soundfile
 from audio.segment import Segment
 from config.loading import load_config
 from config.schema import Config
-from evaluation.robustness import measure_robustness
 from gates.analysis import analyze
+from inference.robustness import measure_robustness
 from reports.examples import worst_errors
 from reports.publish import gather, publish
 from storage.run_folder import read_run

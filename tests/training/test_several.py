@@ -9,7 +9,7 @@ import pytest
 import compare
 from config.loading import load_config
 from gates.analysis import analyze
-from inference.predictor import FoldModel
+from inference import load
 from storage.tensors import load_tensors
 from system.files import read_json
 from tests.support import kills
@@ -87,7 +87,7 @@ def test_from_the_config_to_matrix_report_gates_and_prediction(
     moved = Path(shutil.copytree(places["folder"], tmp_path / "moved" / "F"))
     analyze(folder, ablate=False, overrides=[f"corpus.folder.root={moved}"], progress=False)
     assert (folder / "gates").is_dir()
-    heard = FoldModel(fold).label(next(moved.rglob("*.wav")))
+    heard = load(fold).predict(next(moved.rglob("*.wav")))
     assert heard.emotion in CLASSES
 
 

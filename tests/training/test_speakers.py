@@ -18,12 +18,12 @@ from config.loading import load_config
 from corpora.plan import make_plan, make_tuning_plan, plan_warnings
 from corpora.stamps import TRANSDUCTIVE
 from evaluation.comparison import compare
-from evaluation.robustness import CONDITIONS, change, measure_robustness
 from evaluation.tables import comparison_latex, comparison_markdown
 from experiments.lr_range import run_range_test
 from experiments.tuning import load_tuning, tune
 from gates.analysis import analyze
 from inference.predictor import FoldModel
+from inference.robustness import CONDITIONS, change, measure_robustness
 from reports.publish import gather, markdown, publish
 from scripts.write_shards import main as write_shards
 from storage.fold_folder import STATE
@@ -346,8 +346,6 @@ def test_predict_refuses_in_one_message_that_says_what_to_do(
     assert "trained with train.normalize=speaker" in said.err
     assert "Train with train.normalize=true" in said.err
     model = FoldModel(trained / FOLD, "cpu", True)
-    with pytest.raises(ValueError, match="statistics of speakers are needed"):
-        model.label(clip)
     with pytest.raises(ValueError, match="statistics of speakers are needed"):
         model.probs([torch.zeros(4000)])
 

@@ -21,7 +21,7 @@ from evaluation.summary import summarize
 from evaluation.tables import comparison_markdown
 from experiments.jobs import finished_epochs
 from gates.analysis import analyze
-from inference.predictor import FoldModel
+from inference import load
 from models.losses import FusionLoss
 from reports.publish import gather, publish
 from storage.run_folder import read_run
@@ -121,8 +121,8 @@ def test_gates_are_analysed_by_the_class_with_most_votes(runs):
 def test_predict_gives_the_shares_of_the_test(runs):
     run = read_run(runs["concat"])
     table = run.folds[0].test
-    model = FoldModel(run.folds[0].folder)
-    label = model.label(run.audio_file(table.utterances[0]))
+    model = load(run.folds[0].folder)
+    label = model.predict(run.audio_file(table.utterances[0]))
     np.testing.assert_allclose(list(label.probs.values()), table.probs[0], atol=1e-3)
     assert label.emotion == CLASSES[table.preds[0]]
 

@@ -12,17 +12,17 @@ import torch
 
 from audio.reading import read_audio
 from config.loading import load_config
-from evaluation import robustness
 from evaluation.metrics import scores
 from evaluation.results import ConditionScores, Robustness
-from evaluation.robustness import (
+from inference import robustness
+from inference.predictor import FoldModel
+from inference.robustness import (
     CONDITIONS,
     change,
     measure_robustness,
     robustness_markdown,
     through_mu_law,
 )
-from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run
 from storage.tensors import load_tensors, save_tensors

@@ -1,0 +1,222 @@
+"""A trained model that labels recordings: the ensemble of a run's folds, or one model.
+
+Each member's probabilities are calibrated by a temperature that was fitted on the dev split of its
+fold; the ensemble's are their mean, as is its gate. Ratings are averaged as they are.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from audio.opening import BadAudio
+from audio.parallel import in_parallel
+from config.tasks import CLASS
+from inference.calibration import UNKNOWN, Calibration, read_calibration, threshold
+from inference.members import member_folders
+from inference.prediction import Prediction, to_frame
+from inference.predictor import FoldModel
+from inference.sound import Sound, read_array, read_sound
+from inference.unlike import unlike
+from system.devices import choose_device
+from system.errors import InputError
+
+AT_ONCE = 16  # recordings that are in memory together
+READERS = 2  # threads that read ahead of the model
+
+
+class EmotionModel:
+    """The models of some folds as one.
+
+    Args:
+        folders: Folder of each member, with model.json and model.safetensors.
+        device: As `run.device`.
+        calibrated: Whether probabilities are calibrated; else they are those of predictions.csv.
+
+    Attributes:
+        classes: Names of the outputs, in their order: classes, or rated dimensions.
+        sample_rate: Rate in Hz at which waveforms are read.
+
+    Raises:
+        InputError: A folder is not of a finished fold, or needs statistics of speakers.
+        RunError: A file of one is corrupt.
+    """
+
+    def __init__(
+        self, folders: Sequence[Path], device: str = "cpu", calibrated: bool = True
+    ) -> None:
+        device = choose_device(device).name
+        first = FoldModel(folders[0], device)
+        others = (FoldModel(folder, device, images=first.images) for folder in folders[1:])
+        self.members = [first, *others]
+        self.classes: Sequence[str] = first.classes
+        self.protocol, self.task, self.scale = first.protocol, first.task, first.scale
+        self.sample_rate: int = first.images.input_rate
+        self.training_data = first.training_data
+        self._threshold: float | None = None
+        self.calibrations: list[Calibration] = [
+            read_calibration(folder) if calibrated and self.task == CLASS else UNKNOWN
+            for folder in folders
+        ]
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether dev utterances have calibrated every member."""
+        return all(len(one.confidence) for one in self.calibrations)
+
+    def state_risk(self, risk: float) -> tuple[float, float]:
+        """Mark predictions as unsure where a label would be wrong more often than stated.
+
+        Args:
+            risk: Share of the labels that may be wrong, in (0, 1).
+
+        Returns:
+            The confidence from which a label counts as sure, and the share of dev utterances with
+            such a confidence.
+
+        Raises:
+            InputError: The model has no confidence, nothing is known of it, or no confidence keeps
+                the risk.
+        """
+        if not 0 < risk < 1:
+            raise InputError(f"the risk must be in (0, 1), such as 0.2, got {risk:g}")
+        if self.task != CLASS:
+            raise InputError(f"a risk needs classes; this model was trained with task {self.task}")
+        if not self.is_calibrated:
+            raise InputError(
+                "a risk needs dev predictions, and there is neither calibration.json nor "
+                f"predictions.csv in {self.members[0].folder}: name the run or the whole fold"
+            )
+        found = threshold(self.calibrations, risk)
+        if found is None:
+            raise InputError(
+                f"no confidence keeps the risk at {risk:g}: even the surest labels of dev "
+                "are wrong more often. State a higher risk"
+            )
+        self._threshold = found[0]
+        return found
+
+    def predict(
+        self, recordings: Any, sample_rate: int | None = None, as_frame: bool = False
+    ) -> Any:
+        """Label one recording, or each of a list.
+
+        A recording that cannot be used gets a prediction with a `problem`.
+
+        Args:
+            recordings: Path of a file, as str or Path; or samples (T,), an array or a tensor,
+                floating-point in [-1, 1] or int16; or a list of such.
+            sample_rate: Rate of samples, Hz; they are resampled.
+            as_frame: Return a pandas frame, one row each.
+
+        Returns:
+            A `Prediction`, or a list of them in the order of `recordings`.
+
+        Raises:
+            InputError: Samples without a rate, or what is neither a path nor samples.
+        """
+        alone = not isinstance(recordings, list | tuple)
+        found = list(self.predict_each([recordings] if alone else recordings, sample_rate))
+        if as_frame:
+            return to_frame(found)
+        return found[0] if alone else found
+
+    def predict_each(
+        self, recordings: Iterable[Any], sample_rate: int | None = None
+    ) -> Iterator[Prediction]:
+        """Yield the prediction for each recording, in order; memory holds a few of them.
+
+        Args:
+            recordings: As for `predict`.
+            sample_rate: As for `predict`.
+
+        Raises:
+            InputError: As `predict`.
+        """
+
+        def read(item: tuple[int, Any]) -> Sound:
+            number, recording = item
+            if isinstance(recording, str | Path):
+                return read_sound(Path(recording), self.sample_rate)
+            return read_array(recording, sample_rate, self.sample_rate, number)
+
+        items = enumerate(recordings, start=1)
+        while some := list(islice(items, AT_ONCE)):
+            results = [result for _, result in in_parallel(read, some, READERS)]
+            names = [
+                str(recording) if isinstance(recording, str | Path) else f"array {number}"
+                for number, recording in some
+            ]
+            usable = [result for result in results if not isinstance(result, BadAudio)]
+            labelled = iter(self.predict_waveforms([sound.waveform for sound in usable]))
+            for name, result in zip(names, results, strict=True):
+                if isinstance(result, BadAudio):
+                    yield Prediction(name, {}, problem=str(result), scale=self.scale)
+                else:
+                    yield self._named(name, result, next(labelled))
+
+    def predict_waveforms(
+        self, waveforms: Sequence[NDArray[np.float32] | Tensor]
+    ) -> list[Prediction]:
+        """Label waveforms at `sample_rate` that are known to be usable: n x (T,), of any lengths.
+
+        The prediction for one does not depend on the others, except for rounding.
+        """
+        if not waveforms:
+            return []
+        probs, gates = self.outputs([torch.as_tensor(waveform) for waveform in waveforms])
+        found = []
+        for i, row in enumerate(probs.tolist()):
+            named = dict(zip(self.classes, row, strict=True))
+            gate = None if gates is None else float(gates[i])
+            unsure = None if self._threshold is None else max(row) < self._threshold
+            found.append(Prediction("", named, gate, unsure=unsure, scale=self.scale))
+        return found
+
+    @torch.inference_mode()
+    def outputs(self, waveforms: Sequence[Tensor]) -> tuple[NDArray, NDArray | None]:
+        """Return outputs (n, K) and gates (n,) or None of waveforms n x (T,) at `sample_rate`."""
+        own = self.members[0].images
+        shared = [self.members[0].images_of(waveform) for waveform in waveforms]
+        all_probs, all_gates = [], []
+        for member, calibration in zip(self.members, self.calibrations, strict=True):
+            is_own = member.images is own
+            images = shared if is_own else [member.images_of(waveform) for waveform in waveforms]
+            probs, gate = member.outputs(images)
+            all_probs.append(calibration.apply(probs.numpy().astype(float)))
+            if gate is not None:
+                all_gates.append(gate.numpy())
+        return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
+
+    def _named(self, name: str, sound: Sound, found: Prediction) -> Prediction:
+        """Return a prediction with its name and with what is unlike all members' training data."""
+        images = self.members[0].images
+        outside = [
+            unlike(sound.facts, member.training_data, images.input_rate, images.reference)
+            for member in self.members
+        ]
+        kinds = {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
+        return Prediction(
+            name, found.probs, found.gate, unsure=found.unsure, unlike=kinds, scale=found.scale
+        )
+
+
+def load(path: str | Path, device: str = "cpu", calibrated: bool = True) -> EmotionModel:
+    """Load a trained model.
+
+    Args:
+        path: Folder of a run (its finished folds together), a fold, a final model, or a bundle.
+        device: As `run.device`.
+        calibrated: Whether probabilities are calibrated on dev; else they are those that
+            predictions.csv has.
+
+    Raises:
+        InputError: The folder is none of these.
+        RunError: A file in it is corrupt.
+    """
+    return EmotionModel(member_folders(Path(path)), device, calibrated)

@@ -1,0 +1,72 @@
+"""Which files are to be labelled: files, folders, patterns, lists of paths; nothing slow."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from corpora.audio_files import SUFFIXES, list_tree
+from system.errors import InputError
+from system.files import MAX_MANIFEST, read_text
+
+STANDARD_INPUT = "-"
+FOREIGN = (".mp4", ".webm", ".mkv", ".mov", ".3gp", ".mka")  # read through ffmpeg
+
+
+def find_recordings(inputs: Sequence[str], lists: Sequence[str] = ()) -> list[Path]:
+    """Return the files that inputs name, each once, in their order.
+
+    Args:
+        inputs: Files, `-` for one on standard input; folders, of which all audio files are taken,
+            hidden ones left out; patterns such as `calls/**/*.wav` that no shell has replaced.
+        lists: Text files with a path in each line, `-` for standard input; what is relative starts
+            from the current folder. Empty lines are skipped.
+
+    Raises:
+        InputError: A folder or pattern has no audio, a list cannot be read, or no file is there.
+    """
+    named = [path for name in inputs for path in _files_of(name)]
+    named += [path for name in lists for path in _listed(name)]
+    if not named:
+        raise InputError("there is nothing to label: name files, folders or patterns, or a --list")
+    found = list(dict.fromkeys(named))
+    if not any(str(path) == STANDARD_INPUT or os.path.lexists(path) for path in found):
+        raise InputError(f"there is no file {', '.join(map(str, found[:5]))}")
+    return found
+
+
+def _files_of(name: str) -> Iterable[Path]:
+    path = Path(name)
+    if os.path.isdir(path):
+        tree = list_tree(path, suffixes=(*SUFFIXES, *FOREIGN))
+        if not tree.is_whole:
+            raise InputError(f"{name} holds more files than are listed: name folders in it")
+        if tree.closed:
+            closed, reason = next(iter(tree.closed.items()))
+            raise InputError(f"{closed} cannot be listed: {reason}")
+        if not tree.audio:
+            kinds = ", ".join((*SUFFIXES, *FOREIGN))
+            raise InputError(f"{name} has no audio files ({kinds}) in it or below")
+        return tree.audio
+    if not os.path.lexists(path) and glob.has_magic(name):
+        found = sorted(Path(one) for one in glob.glob(name, recursive=True))
+        files = [one for one in found if not one.is_dir()]
+        if not files:
+            raise InputError(f"no file matches {name}")
+        return files
+    return [path]
+
+
+def _listed(name: str) -> Iterator[Path]:
+    if name == STANDARD_INPUT:
+        text = sys.stdin.read()
+    else:
+        try:
+            text = read_text(Path(name), MAX_MANIFEST)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--list {name} cannot be read: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if not any(lines):
+        raise InputError(f"--list {name} names no file")
+    return (Path(line) for line in lines if line)

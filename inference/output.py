@@ -1,0 +1,206 @@
+"""Predictions as lines: a table for people, CSV, or JSON Lines; to standard output or to a file.
+
+A file is written as the work goes. Until it is whole, a note beside it says with which model and
+options; the same command then resumes it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from config.tasks import RatingScale
+from inference.prediction import Prediction
+from system.errors import InputError
+from system.files import MAX_TABLE, append, read_json, read_text, write_json, write_text
+from system.text import printable
+
+Format = Literal["table", "csv", "jsonl"]
+FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
+GATE = "gate (1 = CQT, 0 = Mel)"
+PROBLEM = "not labelled: "  # begins the second cell of a table's row without probabilities
+
+
+class Lines:
+    """The lines of predictions in one format.
+
+    Args:
+        form: `table` (tab-separated, rounded), `csv` or `jsonl`.
+        outputs: Names of the classes or dimensions, in order.
+        scale: Scale of ratings; None of classes.
+        with_risk: Whether a risk is stated, so that predictions may be unsure.
+    """
+
+    def __init__(
+        self,
+        form: Format,
+        outputs: Sequence[str],
+        scale: RatingScale | None = None,
+        with_risk: bool = False,
+    ) -> None:
+        self.form, self.outputs, self.scale, self.with_risk = form, outputs, scale, with_risk
+
+    def header(self) -> list[str]:
+        """Return the lines before the first prediction: one, or none of JSON Lines."""
+        unsure = ["unsure"] * self.with_risk
+        if self.form == "table":
+            return [_tabs(["path", "emotion", *self.outputs, GATE, *unsure])]
+        if self.form == "csv":
+            confidence = [] if self.scale else ["emotion", "confidence"]
+            columns = ["path", *confidence, *unsure, *self.outputs, "gate", "problem", "unlike"]
+            return [_commas(columns)]
+        return []
+
+    def line(self, one: Prediction) -> str:
+        """Return the line of a prediction."""
+        return {"table": self._table, "csv": self._csv, "jsonl": self._json}[self.form](one)
+
+    def read(self, lines: Iterable[str]) -> dict[str, bool]:
+        """Return whether there was a problem, by the path of each line, without the header.
+
+        Raises:
+            ValueError: They are not such lines.
+        """
+        if self.form == "jsonl":
+            rows = (json.loads(line) for line in lines)
+            return {_key(row["path"]): row["problem"] is not None for row in rows}
+        if self.form == "table":
+            cells = (line.split("\t") for line in lines)
+            return {path: second.startswith(PROBLEM) for path, second, *_ in cells}
+        return {row[0]: bool(row[-2]) for row in csv.reader(lines, strict=True)}
+
+    def _table(self, one: Prediction) -> str:
+        if one.problem is not None:
+            return _tabs([one.name, f"{PROBLEM}{one.problem}"])
+        scale = self.scale
+        what = one.emotion or ("" if scale is None else f"ratings, {scale.low:g} to {scale.high:g}")
+        outputs = [f"{one.probs[output]:.3f}" for output in self.outputs]
+        gate = "" if one.gate is None else f"{one.gate:.3f}"
+        unsure = ["unsure" if one.unsure else ""] * self.with_risk
+        return _tabs([one.name, what, *outputs, gate, *unsure])
+
+    def _csv(self, one: Prediction) -> str:
+        confidence = [] if self.scale else [one.emotion or "", _number(one.confidence)]
+        unsure = [{None: "", False: "no", True: "yes"}[one.unsure]] * self.with_risk
+        outputs = [_number(one.probs.get(output)) for output in self.outputs]
+        unlike = "; ".join(f"{kind} {value}" for kind, value in one.unlike.items())
+        cells = [one.name, *confidence, *unsure, *outputs, _number(one.gate)]
+        return _commas([*cells, one.problem or "", unlike])
+
+    def _json(self, one: Prediction) -> str:
+        row: dict[str, Any] = {"path": one.name}
+        if self.scale is None:
+            row |= {"emotion": one.emotion, "confidence": _rounded(one.confidence)}
+        row |= {"unsure": one.unsure} if self.with_risk else {}
+        outputs = {output: _rounded(one.probs.get(output)) for output in self.outputs}
+        row["probs" if self.scale is None else "ratings"] = outputs if one.probs else None
+        row |= {"gate": _rounded(one.gate), "problem": one.problem, "unlike": dict(one.unlike)}
+        return json.dumps(row)
+
+
+class OutputFile:
+    """A file of predictions that is written as the work goes, and resumed.
+
+    Args:
+        path: The file.
+        lines: Its lines.
+        made_by: What decides its predictions; the same in a command that resumes it.
+
+    Attributes:
+        done: Whether there was a problem, by the path of each recording that has its line.
+
+    Raises:
+        InputError: The file is finished, was begun by another command, or is not such a file.
+        RunError: It cannot be written.
+    """
+
+    def __init__(self, path: Path, lines: Lines, made_by: Mapping[str, Any]) -> None:
+        self.path, self.lines = path, lines
+        self._note = path.with_name(f".{path.name}.resume.json")
+        if not path.parent.is_dir():
+            raise InputError(f"--out: there is no folder {path.parent}")
+        self.done: dict[str, bool] = {}
+        if path.exists():
+            self._resume(dict(made_by))
+        else:
+            write_json(self._note, dict(made_by))
+            write_text(path, "".join(f"{line}\n" for line in lines.header()))
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Append predictions; they are on disk when this returns."""
+        text = "".join(f"{self.lines.line(one)}\n" for one in predictions)
+        append(self.path, text.encode(), is_line=True)
+        self.done |= {_key(one.name): one.problem is not None for one in predictions}
+
+    def is_done(self, name: str) -> bool:
+        """Return whether a recording has its line."""
+        return _key(name) in self.done
+
+    def finish(self) -> None:
+        """Mark the file as whole."""
+        self._note.unlink(missing_ok=True)
+
+    def _resume(self, made_by: dict[str, Any]) -> None:
+        if not self._note.exists():
+            raise InputError(f"--out {self.path} exists: remove it or name another file")
+        before = read_json(self._note)
+        if changed := [key for key in made_by if before.get(key) != made_by[key]]:
+            raise InputError(
+                f"--out {self.path} was begun with another {', '.join(changed)}: give that command "
+                "again, remove the file, or name another one"
+            )
+        text = read_text(self.path, MAX_TABLE)
+        whole, _, torn = text.rpartition("\n")
+        if torn:  # by a crash
+            write_text(self.path, f"{whole}\n")
+        rows = whole.split("\n") if whole else []
+        n = len(self.lines.header())
+        try:
+            if rows[:n] != self.lines.header():
+                raise ValueError("its header is another one")
+            self.done = self.lines.read(rows[n:])
+        except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
+            raise InputError(
+                f"--out {self.path} cannot be resumed ({error}): remove it or name another file"
+            ) from error
+
+
+def write_each(
+    predictions: Iterable[Prediction], write: Callable[[Sequence[Prediction]], None], at_once: int
+) -> None:
+    """Hand predictions on, a few at a time; what is there when the work stops is handed on too."""
+    some: list[Prediction] = []
+    try:
+        for one in predictions:
+            some.append(one)
+            if len(some) == at_once:
+                write(some)
+                some = []
+    finally:
+        if some:
+            write(some)
+
+
+def _key(name: str) -> str:
+    """Return the path of a recording as a file of predictions has it."""
+    return printable(name, keep="")
+
+
+def _tabs(cells: Sequence[str]) -> str:
+    return "\t".join(map(_key, cells))
+
+
+def _commas(cells: Sequence[str]) -> str:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="").writerow([_key(cell) for cell in cells])
+    return text.getvalue()
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.6f}"
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)

@@ -1,0 +1,65 @@
+"""What a model says of one recording."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from config.tasks import RatingScale
+from system.extras import check_extra
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The probabilities or ratings that a model gives one recording, or why it gives none.
+
+    Attributes:
+        name: Path of the file, or `array N` for the N-th array of a list.
+        probs: Probability by class, or rating by dimension; empty where there is a `problem`.
+        gate: Mean gate weight, 1 = CQT, 0 = Mel; None of a fusion without a gate.
+        problem: Reason for which the recording is not labelled.
+        unsure: Whether the confidence is below the threshold of the stated risk; None without one.
+        unlike: What lies outside of the training data, by kind, see `inference.unlike`.
+        scale: Scale of the ratings; None of classes.
+    """
+
+    name: str
+    probs: Mapping[str, float]
+    gate: float | None = None
+    problem: str | None = None
+    unsure: bool | None = None
+    unlike: Mapping[str, str] = field(default_factory=dict)
+    scale: RatingScale | None = None
+
+    @property
+    def emotion(self) -> str | None:
+        """Most probable class; None of ratings, and where there is a `problem`."""
+        if self.problem is not None or self.scale is not None:
+            return None
+        return max(self.probs, key=self.probs.__getitem__)
+
+    @property
+    def confidence(self) -> float | None:
+        """Probability of `emotion`."""
+        return None if self.emotion is None else self.probs[self.emotion]
+
+
+def to_frame(predictions: Sequence[Prediction]) -> Any:
+    """Return predictions as a pandas frame, one row each, in their order.
+
+    Columns: name, emotion, confidence, one for each class or dimension, gate, unsure, problem.
+
+    Raises:
+        InputError: pandas is not installed.
+    """
+    check_extra("a frame", "pandas", "formats")
+    import pandas  # an extra
+
+    outputs = next((list(one.probs) for one in predictions if one.probs), [])
+    columns = ["name", "emotion", "confidence", *outputs, "gate", "unsure", "problem"]
+    rows = [
+        [one.name, one.emotion, one.confidence]
+        + [one.probs.get(output) for output in outputs]
+        + [one.gate, one.unsure, one.problem]
+        for one in predictions
+    ]
+    return pandas.DataFrame(rows, columns=columns)

@@ -1,0 +1,86 @@
+"""Recordings as a model reads them: files of any format, or arrays."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import soxr
+import torch
+from numpy.typing import NDArray
+
+from audio.conversion import readable
+from audio.description import RecordingFacts, describe
+from audio.opening import BadAudio
+from audio.reading import MAX_PEAK, MAX_RATE, MIN_RATE, read_and_describe
+from audio.segment import MIN_SECONDS
+from system.errors import InputError
+
+FULL_SCALE = {"int16": 2**15, "int32": 2**31}
+
+
+class Sound(NamedTuple):
+    """A recording at the rate of the model, and what it was like before."""
+
+    waveform: NDArray[np.float32]  # (T,)
+    facts: RecordingFacts
+
+
+def read_sound(path: Path, sample_rate: int) -> Sound:
+    """Read a file, through ffmpeg where libsndfile does not read its format.
+
+    Raises:
+        BadAudio: The file is not usable audio, or needs an ffmpeg that is missing.
+    """
+    with readable(path) as file:
+        return Sound(*read_and_describe(file, sample_rate))
+
+
+def read_array(samples: Any, rate: int | None, sample_rate: int, number: int = 1) -> Sound:
+    """Check and resample samples as `audio.reading` does those of a file.
+
+    Args:
+        samples: (T,), an array or a tensor, floating-point in [-1, 1], int16 or int32.
+        rate: Their rate, Hz.
+        sample_rate: Rate of the result, Hz.
+        number: Which array of the list it is, for messages.
+
+    Raises:
+        InputError: They are of another kind or shape, or have no rate.
+        BadAudio: They are not usable audio.
+    """
+    what = f"array {number}"
+    if isinstance(samples, torch.Tensor):
+        samples = samples.detach().cpu().numpy()
+    if not isinstance(samples, np.ndarray):
+        kind = type(samples).__name__
+        raise InputError(f"a recording must be a path, an array or a tensor, got a {kind}")
+    if samples.ndim != 1:
+        raise InputError(
+            f"{what} must be mono (T,), got shape {samples.shape}: average its channels"
+        )
+    if rate is None:
+        raise InputError(f"{what} needs sample_rate=, the rate of its samples in Hz")
+    if not MIN_RATE <= rate <= MAX_RATE:
+        raise InputError(f"sample_rate must be {MIN_RATE} to {MAX_RATE} Hz, got {rate}")
+    if str(samples.dtype) in FULL_SCALE:
+        samples = samples / FULL_SCALE[str(samples.dtype)]
+    elif samples.dtype.kind != "f":
+        raise InputError(f"{what} must be floating-point, int16 or int32, got {samples.dtype}")
+    waveform = samples.astype(np.float32)
+    _check(waveform, rate)
+    facts = describe(waveform, rate)
+    if rate != sample_rate:
+        waveform = soxr.resample(waveform, rate, sample_rate, "HQ")
+    return Sound(waveform, facts)
+
+
+def _check(waveform: NDArray[np.float32], rate: int) -> None:
+    if len(waveform) < MIN_SECONDS * rate:
+        found = f"{1000 * len(waveform) / rate:.3g} ms"
+        raise BadAudio(f"is too short: {found}, where {1000 * MIN_SECONDS:g} ms are needed")
+    if not np.isfinite(waveform).all():
+        raise BadAudio("holds samples that are NaN or infinite")
+    if (peak := float(np.abs(waveform).max())) > MAX_PEAK:
+        raise BadAudio(f"holds samples up to {peak:.3g}, where full scale is 1")
+    if waveform.min() == waveform.max():
+        raise BadAudio(f"holds no sound: every sample is {waveform[0]:.3g}")
