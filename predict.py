@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 from inference.cuts import add_long_options, check_long_options, cuts_of
 from inference.inputs import find_recordings
 from inference.members import member_folders
-from inference.output import FORMATS
+from inference.output import FORMATS, Format
 from system.cli import run_cli, run_entry
 
 if TYPE_CHECKING:
+    from audio.streaming import PcmFormat
     from inference.emotion_model import EmotionModel
     from inference.labelling import Labelled
 
@@ -62,13 +63,14 @@ def label(model: "EmotionModel", files: list[Path], arguments: argparse.Namespac
     """Label files or a live stream in the way that the options ask for."""
     from inference import labelling, long_recordings
 
-    form, risk, cuts = arguments.format or "table", arguments.risk, cuts_of(arguments)
-    if arguments.pcm:
-        stream = sys.stdin.buffer
-        sound = (arguments.pcm, arguments.pcm_format or "s16le")
-        return long_recordings.label_live(model, stream, cuts, *sound, form, risk)
+    form: Format = arguments.format or "table"
+    risk, cuts = arguments.risk, cuts_of(arguments)
     if cuts is None:
         return labelling.label_files(model, files, form, arguments.out, risk)
+    if arguments.pcm:
+        pcm: PcmFormat = arguments.pcm_format or "s16le"
+        sound = sys.stdin.buffer
+        return long_recordings.label_live(model, sound, cuts, arguments.pcm, pcm, form, risk)
     if arguments.timeline:
         return long_recordings.write_timelines(model, files, cuts, arguments.timeline, risk)
     return long_recordings.label_parts(model, files, cuts, form, arguments.out, risk)

@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 WIDTH = 11.0  # inches
 STRETCHES = 700  # most points over time: of more parts, means of neighbours are drawn
+STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1800, 3600, 7200)  # s between ticks
+MOST_TICKS = 12
 NAMED = 24  # classes in the legend
 # Of the first classes: distinguishable for colour-blind readers; of more, matplotlib's tab20
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#7f7f7f")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#d55e00", "#56b4e9", "#f0e442", "#882255")
 
 
 def timeline_png(found: Timeline) -> bytes:
@@ -147,7 +149,12 @@ def _legend(axes: "Axes", n: int) -> None:
     """Name the classes beside the plot."""
     title = f"first {NAMED} of {n}" if n > NAMED else None
     legend = axes.legend(
-        loc="center left", bbox_to_anchor=(1.005, 0.5), frameon=False, title=title, fontsize=8
+        loc="center left",
+        bbox_to_anchor=(1.005, 0.5),
+        frameon=False,
+        title=title,
+        fontsize=8,
+        reverse=True,  # as the areas lie
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -171,10 +178,8 @@ def _time_axis(axes: "Axes", seconds: float) -> None:
     """Write times as h:mm:ss, m:ss below an hour, at steps that people count in."""
     from matplotlib.ticker import FixedLocator, FuncFormatter
 
-    step = next(
-        (s for s in (1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 7200) if seconds / s <= 12),
-        3600.0 * np.ceil(seconds / 3600 / 12),
-    )
+    hours = 3600 * np.ceil(seconds / 3600 / MOST_TICKS)
+    step = next((step for step in STEPS if seconds / step <= MOST_TICKS), hours)
     ticks = np.arange(0, seconds + 0.5 * step, step)
     axes.xaxis.set_major_locator(FixedLocator([tick for tick in ticks if tick <= seconds]))
 
@@ -184,4 +189,6 @@ def _time_axis(axes: "Axes", seconds: float) -> None:
         return f"{hours}:{minutes:02d}:{s:02d}" if seconds >= 3600 else f"{minutes}:{s:02d}"
 
     axes.xaxis.set_major_formatter(FuncFormatter(shown))
-    axes.set(xlim=(0, max(seconds, 1e-3)), xlabel="time, " + ("h:mm:ss", "m:ss")[seconds < 3600])
+    axes.set(
+        xlim=(0, max(seconds, 1e-3)), xlabel=f"time, {'h:mm:ss' if seconds >= 3600 else 'm:ss'}"
+    )

@@ -71,8 +71,8 @@ def read_timeline(csv_file: Path, lines: Lines, seconds: float = 0.0) -> Timelin
     """
     try:
         text = read_text(csv_file, MAX_TABLE)
-        rows = list(csv.reader(text.splitlines()[len(lines.header()) :], strict=True))
-        return _timeline(rows, lines, seconds)
+        header, *rows = csv.reader(text.split("\n")[:-1], strict=True)
+        return _timeline(header, rows, lines, seconds)
     except (OSError, ValueError, IndexError, csv.Error) as error:
         raise corrupt_file(csv_file, error) from error
 
@@ -157,9 +157,11 @@ def clock(seconds: float) -> str:
     return f"{hours:02d}:{minutes:02d}:{milliseconds // 1000:02d}.{milliseconds % 1000:03d}"
 
 
-def _timeline(rows: list[list[str]], lines: Lines, seconds: float) -> Timeline:
+def _timeline(header: list[str], rows: list[list[str]], lines: Lines, seconds: float) -> Timeline:
     if not rows:
         raise ValueError("it has no rows")
+    if not all(len(row) == len(header) for row in rows):
+        raise ValueError(f"not all rows have {len(header)} cells")
     first = 3 + 2 * (lines.scale is None) + lines.with_risk  # column of the first output
     stop = first + len(lines.outputs)
     unsure = {"yes": True, "no": False, "": None}

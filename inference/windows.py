@@ -1,8 +1,9 @@
 """Cut a stream of sound into windows or at given times; memory holds a few windows.
 
-Windows of T samples start every H samples. The last one is moved back so that it ends with the
-sound: all windows have the same length, and every sample is in one. Sound shorter than a window is
-one window, as long as the sound.
+Windows of T seconds start at 0, H, 2 H, ..., each rounded to a sample, so that no error adds up.
+The last one is moved back so that it ends with the sound: all windows have the same length, and
+every sample is in one, but for less than 10 ms at the end. Sound shorter than a window is one
+window, as long as the sound.
 """
 
 from collections import deque
@@ -72,17 +73,17 @@ def windows(stream: SoundStream, window: float, hop: float) -> Iterator[Cut]:
     Raises:
         BadAudio: There is no sound, less than 10 ms of it, or the rest cannot be read.
     """
-    size, step = (round(s * stream.sample_rate) for s in (window, hop))
-    ring, start = Ring(), 0
+    rate = stream.sample_rate
+    size = round(window * rate)
+    ring, n, covered = Ring(), 0, 0
     for block in stream.blocks():
         ring.add(block)
-        while ring.end >= start + size:
+        while ring.end >= (start := round(n * hop * rate)) + size:
             yield _cut(stream, ring, start, start + size)
-            start += step
-        ring.drop(start - step)  # the last window may start anywhere behind the one before
-    covered = start - step + size if start else 0
+            n, covered = n + 1, start + size
+        ring.drop(covered - size)  # the last window may start anywhere behind the one before
     check_length(stream.seconds)
-    if ring.end > covered:
+    if n == 0 or ring.end - covered >= MIN_SECONDS * rate:
         yield _cut(stream, ring, max(ring.end - size, 0), ring.end)
 
 
