@@ -2,9 +2,12 @@
 
 Energy rule. L[m] is the level of frame m of 32 ms, its mean square without the mean, in dB. The
 running level follows the loudest frames and falls by d = 0.1 dB a second of anything softer:
-    R[m] = max(L[m], R[m-1] - d t),    t the seconds of a frame,
-and begins at the file's 99th percentile, which a first pass finds. Frames with L[m] > R[m] - 25 dB
-are voiced. What is less than 25 dB below speech, such as music or a noisy street, counts as voiced.
+    R[m] = max(L[m], R[m-1] - d t),    t the seconds of a frame.
+With F the 10th percentile of the file's levels, frames are voiced that are 8 dB above it; but
+never those 45 dB below the running level, and always those less than 20 dB below it:
+    L[m] > min(max(F + 8, R[m] - 45), R[m] - 20).
+A first pass finds F, and the 99th percentile with which R begins; digital silence does not count.
+What is as loud as speech, such as music or a busy street, counts as voiced.
 
 Silero VAD: a frame is voiced from a probability of 0.5 on, until it falls below 0.35, as in its own
 `get_speech_timestamps`. Its weights are in the package; nothing is fetched.
@@ -27,9 +30,10 @@ from inference.cuts import Rule
 from storage.training_range import TrainingRange
 
 FRAME_SECONDS = 0.032
-BELOW_DB, FALL_DB = 25.0, 0.1  # of the running level; dB, dB/s
+ABOVE_DB = 8.0  # the file's softest frames
+MOST_BELOW_DB, LEAST_BELOW_DB, FALL_DB = 45.0, 20.0, 0.1  # the running level; the last dB/s
 SOFTEST_DB, LOUDEST_DB = -80.0, 60  # softer frames are never voiced; 0 dB is full scale
-LOUD_SHARE = 0.99  # of the frames are softer than the level at the start
+SOFT_SHARE, LOUD_SHARE = 0.1, 0.99  # of the frames are below the softest, the loudest level
 SILERO_RATE, SILERO_FRAME = 16_000, 512  # Hz, samples
 SILERO_ON, SILERO_OFF = 0.5, 0.35
 PAUSE, BLIP, MARGIN = 0.3, 0.1, 0.1  # s
@@ -58,9 +62,10 @@ def voiced_segments(
         else:
             size = frame_size(stream.rate)
             with open_stream(path) as first:
-                loud = loud_level(frame_levels(first.blocks(), size))
-            followed = above_running_level(frame_levels(stream.blocks(), size), loud, size, stream)
-            runs = joined(voiced_runs(followed, size / stream.rate))
+                soft, loud = file_levels(frame_levels(first.blocks(), size))
+            fall, levels = FALL_DB * size / stream.rate, frame_levels(stream.blocks(), size)
+            flags = above_running_level(levels, soft, loud, fall)
+            runs = joined(voiced_runs(flags, size / stream.rate))
         found = list(runs)
         seconds = stream.seconds
     shortest, longest = USUAL_SECONDS
@@ -81,38 +86,41 @@ def frame_levels(blocks: Iterable[NDArray[np.float32]], size: int) -> Iterator[N
         yield 10 * np.log10(np.maximum(power, 1e-20))
 
 
-def loud_level(levels: Iterable[NDArray]) -> float:
-    """Return the level in dB, rounded up, below which 99 % of the frames are."""
-    counts = np.zeros(0, int)
+def file_levels(levels: Iterable[NDArray]) -> tuple[float, float]:
+    """Return the levels below which 10 % and 99 % of the frames are, rounded up to whole dB.
+
+    Args:
+        levels: Of frames, dB; softer ones than -80 dB do not count.
+    """
+    n = int(LOUDEST_DB - SOFTEST_DB)
+    counts = np.zeros(n + 1, int)
     for some in levels:
-        from_softest = np.clip(np.ceil(some - SOFTEST_DB), 0, LOUDEST_DB - SOFTEST_DB)
-        counts = np.bincount(
-            from_softest.astype(int), minlength=int(LOUDEST_DB - SOFTEST_DB) + 1
-        ) + (counts if len(counts) else 0)
-    if not counts.sum():
-        return SOFTEST_DB
-    share = np.cumsum(counts) / counts.sum()
-    return SOFTEST_DB + float(np.searchsorted(share, LOUD_SHARE))
+        steps = np.ceil(some[some > SOFTEST_DB] - SOFTEST_DB)
+        counts += np.bincount(np.minimum(steps, n).astype(int), minlength=n + 1)
+    shares = np.cumsum(counts) / max(counts.sum(), 1)
+    soft, loud = np.searchsorted(shares, [SOFT_SHARE, LOUD_SHARE])
+    return SOFTEST_DB + float(soft), SOFTEST_DB + float(loud)
 
 
 def above_running_level(
-    levels: Iterable[NDArray], loud: float, size: int, stream: SoundStream
+    levels: Iterable[NDArray], soft: float, loud: float, fall: float
 ) -> Iterator[NDArray[np.bool_]]:
     """Yield whether each frame is voiced by the energy rule: (m,) each.
 
     Args:
         levels: Of frames, dB.
+        soft: F, dB.
         loud: Running level at the start, dB.
-        size: Samples of a frame.
-        stream: Tells the rate.
+        fall: How far the running level falls with each frame, dB.
     """
-    fall = FALL_DB * size / stream.rate  # dB a frame
     running = loud
     for some in levels:
         steps = fall * np.arange(1, len(some) + 1)
         followed = np.maximum.accumulate(np.maximum(some + steps, running)) - steps
         running = float(followed[-1])
-        yield (some > followed - BELOW_DB) & (some > SOFTEST_DB)
+        lowest, highest = followed - MOST_BELOW_DB, followed - LEAST_BELOW_DB
+        threshold = np.clip(soft + ABOVE_DB, lowest, highest)
+        yield (some > threshold) & (some > SOFTEST_DB)
 
 
 def voiced_runs(flags: Iterable[NDArray[np.bool_]], step: float) -> Iterator[Span]:
