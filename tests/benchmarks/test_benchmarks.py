@@ -160,8 +160,8 @@ def test_made_conversations_say_where_somebody_speaks(tmp_path):
     for i in range(3):
         soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
     files = sorted(tmp_path.glob("*.wav"))
-    spans = voiced.write_conversation(tmp_path / "made", files, -60)
-    sound, rate = soundfile.read(tmp_path / "made")
+    spans = voiced.write_conversation(tmp_path / "made.wav", files, -60)
+    sound, rate = soundfile.read(tmp_path / "made.wav")
     for start, end in spans:
         assert end - start == pytest.approx(1, abs=0.05)
         inside = sound[round(start * rate) : round(end * rate)]
