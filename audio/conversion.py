@@ -12,9 +12,9 @@ from system.text import truncate
 
 HEAD = 16  # bytes that name a format
 STARTS = {
-    b"\x1a\x45\xdf\xa3": "Matroska or WebM",
-    b"#!AMR": "AMR",
-    b"\x30\x26\xb2\x75": "Windows Media (WMA)",
+    b"\x1a\x45\xdf\xa3": "a Matroska or WebM file",
+    b"#!AMR": "an AMR file",
+    b"\x30\x26\xb2\x75": "a Windows Media file (WMA)",
 }
 INSTALL = (
     "which is read through ffmpeg, and there is no ffmpeg on the PATH: install it "
@@ -23,7 +23,7 @@ INSTALL = (
 
 
 def foreign_format(path: Path) -> str | None:
-    """Return the name of a format that only ffmpeg reads; None for other files.
+    """Return what a file is that only ffmpeg reads; None for other files.
 
     Raises:
         BadAudio: The file cannot be opened.
@@ -31,9 +31,9 @@ def foreign_format(path: Path) -> str | None:
     with open_file(path) as file:
         head = file.read(HEAD)
     if head[4:8] == b"ftyp":
-        return "MPEG-4 (M4A, MP4)"
+        return "an MPEG-4 file (M4A, MP4)"
     if head[:1] == b"\xff" and len(head) > 1 and head[1] & 0xF6 == 0xF0:  # layer 0: not MP3
-        return "AAC"
+        return "an AAC file"
     return next((name for start, name in STARTS.items() if head.startswith(start)), None)
 
 

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from audio.conversion import readable
-from audio.description import describe
+from audio.description import RecordingFacts, describe
 from audio.opening import BadAudio
+from audio.parallel import in_parallel
 from audio.streaming import open_stream
+from features import Images
 from inference.cuts import Cuts, Rule
-from inference.emotion_model import AT_ONCE, EmotionModel
+from inference.emotion_model import AT_ONCE, READERS, EmotionModel
 from inference.prediction import SILENCE, Prediction
 from inference.voiced import voiced_segments
 from inference.windows import Cut, check_length, pieces, windows
@@ -103,18 +106,25 @@ def label_cuts(
         model: The model.
         cuts: The parts, at the model's `sample_rate`.
         name: Name of the predictions.
-        n: How many parts are waited for, to be labelled together.
+        n: How many parts are waited for, to be labelled together. If they are 16, threads transform
+            parts ahead of the network.
     """
-    while some := list(islice(cuts, n)):
-        usable = [cut.waveform for cut in some if cut.problem is None]
-        labelled = iter(model.predict_waveforms(usable))
-        for cut in some:
+
+    def transform(cut: Cut) -> tuple[RecordingFacts, list[Images]] | None:
+        if cut.problem is not None:
+            return None
+        facts = describe(cut.waveform, model.sample_rate)._replace(rate=cut.rate)
+        return facts, model.images_of(torch.from_numpy(cut.waveform))
+
+    found = in_parallel(transform, cuts, READERS if n >= AT_ONCE else 1)
+    while some := list(islice(found, n)):
+        labelled = iter(model.label_images([result[1] for _, result in some if result]))
+        for cut, result in some:
             times: dict[str, Any] = {"name": name, "start": cut.start, "end": cut.end}
-            if cut.problem is not None:
+            if result is None:
                 yield Prediction(**times, probs={}, problem=cut.problem, scale=model.scale)
             else:
-                facts = describe(cut.waveform, model.sample_rate)._replace(rate=cut.rate)
-                yield replace(next(labelled), **times, unlike=model.unlike(facts))
+                yield replace(next(labelled), **times, unlike=model.unlike(result[0]))
 
 
 def at_once(cuts: Cuts) -> int:

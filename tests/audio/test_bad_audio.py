@@ -103,7 +103,9 @@ def test_a_kind_is_used_or_refused_by_a_corpus_and_by_predict_alike(
         label = model.predict(path)
     count(TRIED)
     if kind.outcome != USED:
-        assert indexed == {} and kind.outcome in bad[path] == label.problem
+        assert indexed == {} and kind.outcome in bad[path]
+        assert label.problem is not None and kind.outcome in label.problem
+        assert label.problem == bad[path] or "ffmpeg" in label.problem  # predict reads more
         return
     assert bad == {} and label.problem is None
     assert sum(label.probs.values()) == pytest.approx(1, abs=1e-5)
@@ -222,7 +224,7 @@ def test_predict_labels_the_good_and_names_all_the_bad(
     bad_corpus(folder)
     files = sorted(folder.glob("*/*.wav")) + sorted(folder.glob("good*.wav"))
     monkeypatch.setattr(sys, "argv", ["predict.py", str(fold), *map(str, files)])
-    assert predict.main() == 2
+    assert predict.main() == 1
     said = capsys.readouterr()
     lines = said.out.splitlines()[1:]
     n_bad = sum("not labelled: " in line for line in lines)

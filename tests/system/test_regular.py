@@ -166,6 +166,7 @@ def opened_by_hand(tree: ast.AST) -> Iterator[str]:
         if name.rpartition(".")[2] not in OPENERS or name in (
             "read_text",
             "read_bytes",  # of system.files
+            "load",  # of inference
             "os.open",
             "yaml.load",
             "checkpoints.load",
