@@ -49,7 +49,11 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, "--space", "nowhere.yaml"],
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", NOWHERE],
     ],
-    "predict": [["/nowhere", "/nowhere.wav"]],
+    "predict": [
+        ["/nowhere", "/nowhere.wav"],
+        ["/nowhere", "/nowhere.wav", "--hop", "1"],
+        ["/nowhere", "--pcm", "16000"],
+    ],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],

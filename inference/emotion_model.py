@@ -150,19 +150,19 @@ class EmotionModel:
                 sound = read_sound(Path(recording), self.sample_rate)
             else:
                 sound = read_array(recording, sample_rate, self.sample_rate, number)
-            return sound.facts, self._images(torch.from_numpy(sound.waveform))
+            return sound.facts, self.images_of(torch.from_numpy(sound.waveform))
 
         results = in_parallel(read, enumerate(recordings, start=1), READERS)
         while some := list(islice(results, AT_ONCE)):
             usable = [result for _, result in some if not isinstance(result, BadAudio)]
-            labelled = iter(self._label([images for _, images in usable]))
+            labelled = iter(self.label_images([images for _, images in usable]))
             for (number, recording), result in some:
                 is_file = isinstance(recording, str | Path)
                 name = str(recording) if is_file else f"array {number}"
                 if isinstance(result, BadAudio):
                     yield Prediction(name, {}, problem=str(result), scale=self.scale)
                 else:
-                    outside = self._unlike(result[0])
+                    outside = self.unlike(result[0])
                     yield replace(next(labelled), name=name, unlike=outside)
 
     def predict_waveforms(
@@ -172,13 +172,15 @@ class EmotionModel:
 
         The prediction for one does not depend on the others, except for rounding.
         """
-        return self._label([self._images(torch.as_tensor(waveform)) for waveform in waveforms])
+        return self.label_images(
+            [self.images_of(torch.as_tensor(waveform)) for waveform in waveforms]
+        )
 
     def outputs(self, waveforms: Sequence[Tensor]) -> tuple[NDArray, NDArray | None]:
         """Return outputs (n, K) and gates (n,) or None of waveforms n x (T,) at `sample_rate`."""
-        return self._outputs([self._images(waveform) for waveform in waveforms])
+        return self._outputs([self.images_of(waveform) for waveform in waveforms])
 
-    def _label(self, images: Sequence[Sequence[Images]]) -> list[Prediction]:
+    def label_images(self, images: Sequence[Sequence[Images]]) -> list[Prediction]:
         """Return predictions without names, of the images of each recording by front end."""
         if not images:
             return []
@@ -191,7 +193,7 @@ class EmotionModel:
             found.append(Prediction("", named, gate, unsure=unsure, scale=self.scale))
         return found
 
-    def _images(self, waveform: Tensor) -> list[Images]:
+    def images_of(self, waveform: Tensor) -> list[Images]:
         """Return the images of a recording by each front end, in the order of `_front_ends`."""
         return [member.images_of(waveform) for member in self._front_ends.values()]
 
@@ -207,7 +209,7 @@ class EmotionModel:
                 all_gates.append(gate.numpy())
         return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
 
-    def _unlike(self, facts: RecordingFacts) -> dict[str, str]:
+    def unlike(self, facts: RecordingFacts) -> dict[str, str]:
         """Return what lies outside of the training data of all members, by kind."""
         images = self.members[0].images
         outside = [
