@@ -120,7 +120,7 @@ def write_model_card(
     classes: Sequence[str],
     corpus: str,
     certificate: Mapping[str, Any],
-    fold: int,
+    fold: int | None,
     seed: int,
     training_data: TrainingRange,
     started_from: Mapping[str, Any],
@@ -136,7 +136,7 @@ def write_model_card(
         classes: Class names, in the order of the targets.
         corpus: `corpus.name`.
         certificate: The split certificate of the run.
-        fold: Fold number.
+        fold: Fold number; None of a final model, which tests nothing.
         seed: Seed of the training.
         training_data: Range of the recordings of the training split.
         started_from: Origin of each branch that started from another run.
@@ -152,7 +152,7 @@ def write_model_card(
         "certificate": certificate["id"],
         "fold": fold,
         "seed": seed,
-        "test_clips": recordings_digest(certificate, fold),
+        "test_clips": None if fold is None else recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
         **transductive_note(certificate),
         **({"started_from": started_from} if started_from else {}),
