@@ -227,6 +227,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     unread = [line for run in comparison.runs for line in run.unread_audio]
     lines += [f"{line}." for line in dict.fromkeys(unread)]  # of one corpus: once for all runs
+    lines += [f"{run.name} is {UNKNOWN_ORIGIN}." for run in comparison.runs if run.unknown_origin]
     for run in comparison.runs:
         if run.runs_before:
             lines.append(

@@ -54,7 +54,8 @@ if TYPE_CHECKING:
 
 CERTIFICATE = "split_certificate.json"
 FOLDS, FINALS, LOCK = "folds", "final", ".lock"
-BRANCH_RUNS = ("model.cqt_from", "model.mel_from")  # run folders, most often in the same run.root
+# Folders of runs or of their models, most often in the same run.root
+BRANCH_RUNS = ("model.cqt_from", "model.mel_from", "model.from")
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
 

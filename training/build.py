@@ -37,10 +37,11 @@ from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.frozen_branches import HeadOnly, feature_keys, keep_features
 from training.optim import Schedule, build_optimizers
+from training.origins import Origins
 from training.session import Fold, feature_settings
 from training.state import TrainingState
 from training.stream import waveform_statistics
-from training.warm_start import Origins, start_branches
+from training.warm_start import start_branches
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,12 @@ def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
 
 def build_untrained(config: Config, n_classes: int) -> MaxMViTGMU:
     """Build a config's network for a measurement: no corpus is opened, no weights are read."""
-    wishes = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
+    wishes: dict[str, Any] = {
+        "pretrained": False,
+        "cqt_weights": None,
+        "mel_weights": None,
+        "frozen": [],
+    }
     model = config.model.model_copy(update=wishes)
     n_channels = SpectrogramImages(**feature_settings(config)).n_channels
     return build_model(config.model_copy(update={"model": model}), n_classes, n_channels)
