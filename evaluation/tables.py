@@ -8,7 +8,7 @@ from config.several import CROSS_CORPUS
 from config.tasks import RATINGS
 from corpora.certificate import protocol_parts
 from corpora.splits import LONE
-from corpora.stamps import stamps
+from corpora.stamps import UNKNOWN_ORIGIN, stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary

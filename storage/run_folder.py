@@ -244,7 +244,8 @@ def check_run_folder(
         return
     stored, now = run_values(_read_config(folder)), run_values(config)
     same = [key for key in BRANCH_RUNS if _from_root(stored, key) == _from_root(now, key)]
-    differences = describe_changes(stored, now, (*FREE, *same, *free))
+    now |= {key: stored.get(key) for key in same}
+    differences = describe_changes(stored, now, (*FREE, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"

@@ -97,12 +97,7 @@ def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
 
 def build_untrained(config: Config, n_classes: int) -> MaxMViTGMU:
     """Build a config's network for a measurement: no corpus is opened, no weights are read."""
-    wishes: dict[str, Any] = {
-        "pretrained": False,
-        "cqt_weights": None,
-        "mel_weights": None,
-        "frozen": [],
-    }
+    wishes = {"pretrained": False, "cqt_weights": None, "mel_weights": None}
     model = config.model.model_copy(update=wishes)
     n_channels = SpectrogramImages(**feature_settings(config)).n_channels
     return build_model(config.model_copy(update={"model": model}), n_classes, n_channels)

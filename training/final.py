@@ -49,11 +49,13 @@ from training.divergence import Diverged, is_finite
 from training.engine import fit
 from training.epoch_files import epoch_files
 from training.fold import claimed, load_best
+from training.origins import WHOLE, folders, key_of
 from training.resume_with import check_fold
 from training.saver import Spacing
 from training.session import Fold, Session
 from training.state import TrainingState
 from training.trackers import FoldTrackers
+from training.warm_start import find_origins, with_origins
 
 log = logging.getLogger(__name__)
 
@@ -93,8 +95,8 @@ def check_can_fit_all(run: Run) -> Config:
         run: A run with finished folds.
 
     Raises:
-        InputError: It is of a baseline, transductive, not finished, or its branches started from
-            another run.
+        InputError: It is of a baseline, transductive, not finished, or its folds started from those
+            of another run.
     """
     if run.is_baseline:
         raise InputError(
@@ -113,11 +115,13 @@ def check_can_fit_all(run: Run) -> Config:
             f"{run.folder} is not finished: {', '.join(missing[:NAMED])}{more}. How long a final "
             "model is trained is what its folds chose: give the run's training command again first"
         )
-    for branch, folder in config.model.started.items():
-        raise InputError(
-            f"model.{branch}_from={folder}: the branch of each fold started from the same fold "
-            "there, and a final model is of no fold. Train the run without it"
-        )
+    for part, folder in folders(config).items():
+        if part != WHOLE or (folder / CONFIG).is_file():
+            raise InputError(
+                f"{key_of(part)}={folder}: each fold of {run.folder} started from the same fold "
+                "there, and a final model is of no fold. Train the run without it, or from one "
+                "model (model.from=FOLDER of a final model)"
+            )
     return config
 
 
@@ -183,8 +187,10 @@ def fit_final(session: Session, run: Run, seed: int) -> Path:
             if session.is_main:
                 _keep_plan(fold, plan)
         from_first(lambda: check_fold(fold))
-        from_first(lambda: record_environment(fold.folder, session.environment))
-        state, train_loader, _ = build_training(fold, {}, plan.factors)
+        origins = find_origins(fold)
+        started = with_origins(fold, origins)
+        from_first(lambda: record_environment(fold.folder, started.session.environment))
+        state, train_loader, _ = build_training(started, origins, plan.factors)
         with epoch_files(fold, fold.folder, state, FoldTrackers([], fold.folder)) as after_epoch:
             fit(
                 state,
@@ -198,7 +204,7 @@ def fit_final(session: Session, run: Run, seed: int) -> Path:
             )
         _check_finite(fold, state)
         with session.stop.deferred():
-            load_best(fold, state, checkpoints)
+            load_best(started, state, checkpoints)
             if session.is_main:
                 write_final(fold.folder, _facts(fold, run, plan))
                 checkpoints.remove()

@@ -237,8 +237,8 @@ def compute_features(
     features = torch.cat(found)
     if not bool(features.isfinite().all()):
         raise RunError(
-            f"the {branch} branch that model.{branch}_from or model.from names gives features that are NaN or "
-            "infinite: give another folder as run.store=, where all images are computed anew, or "
-            "train.precision=float32; else name another run"
+            f"the {branch} branch that model.{branch}_from or model.from names gives features that "
+            "are NaN or infinite: give another folder as run.store=, where all images are computed "
+            "anew, or train.precision=float32; else name another run"
         )
     return features
