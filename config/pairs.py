@@ -114,8 +114,8 @@ def _check_started(config: Config) -> None:
             keys = " and ".join(f"model.{branch}_from" for branch in missing)
             raise InputError(
                 f"train.features=frozen trains the head alone: name the run whose branches it "
-                f"reads by {keys}, or a trained model by model.from, or set train.features to "
-                "trained"
+                f"reads by {keys}, or set train.features to trained; model.from names a trained "
+                "model with all branches"
             )
     if model.from_seed is not None and not model.loaded_later:
         raise InputError(

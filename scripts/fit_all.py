@@ -6,6 +6,7 @@ says what the folds scored, as an estimate. Give the same command again to resum
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,7 +17,6 @@ from storage.folders import CONFIG, check_is_run
 from system.cli import exit_status, run_entry, say
 from system.errors import InputError
 from system.signals import Stop
-from training.command import launcher
 
 
 def main(argv: Sequence[str]) -> int:
@@ -37,10 +37,12 @@ def main(argv: Sequence[str]) -> int:
         help="where corpus and store are now, and the device: corpus.root=..., run.device=...",
     )
     arguments = parser.parse_intermixed_args(argv)
-    command, stop = [*launcher(), "-m", "scripts.fit_all", *argv], Stop()
+    command, stop = ["python", "-m", "scripts.fit_all", *argv], Stop()
     with exit_status(command, stop) as result:
         if arguments.seed < 0:
             raise InputError(f"--seed must be 0 or more, got {arguments.seed}")
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            raise InputError("a final model is trained by one process: start the command itself")
         check_is_run(arguments.run)
         load_stored_config(arguments.run / CONFIG, arguments.overrides)
 

@@ -107,14 +107,18 @@ def trained_on(model: TrainedModel, depth: int = 0) -> tuple[list[Trained], list
         rows = read_table(model.folder / PREDICTIONS, ("split", "utterance"), remove=model.folder)
         tested = {row["utterance"] for row in rows if row["split"] == "test"}
     found = [one for one in utterances_of(model.run, config) if one.utterance not in tested]
-    if config.model.from_ is None:  # a branch from a run has the same fold, and adds nothing
-        return found, []
-    try:
-        origin = origin_of(config, Path(config.model.from_), model.card.fold, model.card.seed or 0)
-        more, unknown = trained_on(origin, depth + 1)
-    except InputError:  # it is no longer there
-        return found, [config.model.from_]
-    return [*found, *more], unknown
+    unknown: list[str] = []
+    for folder in (config.model.from_, *config.model.started.values()):
+        if folder is None:
+            continue
+        try:
+            origin = origin_of(config, Path(folder), model.card.fold, model.card.seed or 0)
+        except InputError:  # it is no longer there; that of a branch had the same folds
+            unknown += [folder] if folder == config.model.from_ else []
+            continue
+        more, others = trained_on(origin, depth + 1)
+        found, unknown = [*found, *more], [*unknown, *others]
+    return found, list(dict.fromkeys(unknown))
 
 
 def origin_of(config: Config, folder: Path, fold: int | None, seed: int) -> TrainedModel:

@@ -8,12 +8,10 @@ follows dev (`plateau`) is replayed: the median of the folds' rates in each epoc
 
 import logging
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from math import floor
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 
@@ -44,7 +42,6 @@ from system.locks import lock
 from system.regular import file_sha256
 from training.build import build_training
 from training.checkpoints import Checkpoints
-from training.distributed import from_first, on_all_processes
 from training.divergence import Diverged, is_finite
 from training.engine import fit
 from training.epoch_files import epoch_files
@@ -162,12 +159,15 @@ def _median_factors(rates: Sequence[Sequence[float]], epochs: int, lr: float) ->
 
 
 def fit_final(session: Session, run: Run, seed: int) -> Path:
-    """Train a run's final model; resume if interrupted, skip if finished. Return its folder.
+    """Train a run's final model on one process; resume if interrupted, skip if finished.
 
     Args:
         session: The run's corpus and images, on the device; its config is the run's.
         run: The run, checked by `check_can_fit_all`.
         seed: Seed of the training.
+
+    Returns:
+        Its folder.
 
     Raises:
         InputError: It was begun when the folds had chosen other epochs.
@@ -179,17 +179,16 @@ def fit_final(session: Session, run: Run, seed: int) -> Path:
     session = fold.session
     plan, settings = plan_final(run, session.config), session.config.train
     checkpoints = Checkpoints(fold.folder / STATE)
-    with _shared(session), claimed(fold, checkpoints) as is_open:
+    in_use = lock(session.folder / LOCK, str(session.folder), shared=True)  # keeps it from removal
+    with in_use, claimed(fold, checkpoints) as is_open:
         if not is_open:
             _warn_if_outdated(fold.folder, plan)
             return fold.folder
-        with on_all_processes():
-            if session.is_main:
-                _keep_plan(fold, plan)
-        from_first(lambda: check_fold(fold))
+        _keep_plan(fold, plan)
+        check_fold(fold)
         origins = find_origins(fold)
         started = with_origins(fold, origins)
-        from_first(lambda: record_environment(fold.folder, started.session.environment))
+        record_environment(fold.folder, started.session.environment)
         state, train_loader, _ = build_training(started, origins, plan.factors)
         with epoch_files(fold, fold.folder, state, FoldTrackers([], fold.folder)) as after_epoch:
             fit(
@@ -205,9 +204,8 @@ def fit_final(session: Session, run: Run, seed: int) -> Path:
         _check_finite(fold, state)
         with session.stop.deferred():
             load_best(started, state, checkpoints)
-            if session.is_main:
-                write_final(fold.folder, _facts(fold, run, plan))
-                checkpoints.remove()
+            write_final(fold.folder, _facts(fold, run, plan))
+            checkpoints.remove()
     return fold.folder
 
 
@@ -219,13 +217,6 @@ def _final_fold(session: Session, run: Run, seed: int) -> FinalFold:
     of_run = session.config.run.model_copy(update=here)
     config = session.config.model_copy(update={"name": folder.name, "run": of_run})
     return FinalFold(replace(session, config=config), split, seed)
-
-
-def _shared(session: Session) -> Any:
-    """Hold the run as a process does that trains a fold of it, so that none overwrites it."""
-    if not session.is_main:
-        return nullcontext()
-    return lock(session.folder / LOCK, str(session.folder), shared=True)
 
 
 def _keep_plan(fold: Fold, plan: FinalPlan) -> None:

@@ -227,7 +227,7 @@ def compute_features(
     accelerator, hashes = fold.session.accelerator, fold.hashes(utterances)
     norm, targets = fold.norm(utterances), [0] * len(utterances)
     images = ImageDataset(fold.session.store, hashes, targets, norm=norm)
-    title = f"fold {fold.split.fold}, features of the {branch} branch"
+    title = f"{fold.title}, features of the {branch} branch"
     found: list[Tensor] = []
     with progress_bar(len(images), title, "crop") as bar, accelerator.autocast():
         for batch in EvalBatches(len(images), CROPS_AT_ONCE):

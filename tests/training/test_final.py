@@ -220,7 +220,9 @@ def test_a_plateau_has_the_rates_of_the_folds(tiny: Callable) -> None:
     assert len(set(found)) > 1
 
 
-def test_runs_that_can_have_none_are_refused(run, recipe, tiny, tmp_path, capsys) -> None:
+def test_runs_that_can_have_none_are_refused(
+    run, recipe, tiny, tmp_path, capsys, monkeypatch
+) -> None:
     (run / "folds/fold-2_seed-1/metrics.json").unlink()
     assert fit_all([str(run)]) == 2
     said = capsys.readouterr().err
@@ -234,3 +236,15 @@ def test_runs_that_can_have_none_are_refused(run, recipe, tiny, tmp_path, capsys
     assert "standardised by all of a speaker's utterances" in capsys.readouterr().err
     assert fit_all([str(by_speaker), "optim.lr=1"]) == 2
     assert fit_all([str(run), "--seed", "-1"]) == 2
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert fit_all([str(run)]) == 2
+    assert "trained by one process" in capsys.readouterr().err
+
+
+def test_ratings_have_a_final_model_and_no_temperature(tiny: Callable) -> None:
+    wishes = ("task=dimensions", "corpus.labels=all", "train.epochs=1", "train.batch_size=4")
+    run = run_experiment(tiny(*wishes, "corpus.subset=improvised"), [])
+    assert fit_all([str(run)]) == 0
+    facts = read_final(run / "final/seed-0")
+    assert facts.temperature is None and facts.temperature_from is None
+    assert "ccc" in facts.estimate and FoldModel(run / "final/seed-0").scale is not None

@@ -11,7 +11,9 @@ import torch
 
 from config.loading import load_config
 from corpora import plan as plan_module
+from corpora.plan import make_tuning_plan
 from corpora.stamps import UNKNOWN_ORIGIN
+from experiments.lr_range import run_range_test
 from inference.predictor import FoldModel
 from model_gmu import MaxMViTGMU
 from scripts.fit_all import main as fit_all
@@ -26,7 +28,7 @@ from training import engine
 from training.build import build_training
 from training.dry_run import dry_run
 from training.experiment import open_run
-from training.warm_start import find_origins
+from training.warm_start import check_origins, find_origins
 
 SMALL = ("corpus.subset=improvised", "train.batch_size=4", "train.epochs=1")
 FOLD, FINAL = "folds/fold-1_seed-0", "final/seed-0"
@@ -275,6 +277,24 @@ def test_a_stopped_run_resumes_to_the_same_bytes_and_from_no_other_weights(
     run = run_experiment(on_words(*wishes), [])
     for name in (WEIGHTS, "model.json", "predictions.csv", "history.csv"):
         assert (run / FOLD / name).read_bytes() == (whole / FOLD / name).read_bytes(), name
+
+
+def test_a_run_is_not_resumed_once_its_origin_has_other_weights(
+    on_words, origins, tmp_path
+) -> None:
+    """Its finished folds had another start than the next would have."""
+    copy = Path(shutil.copytree(origins / "origin", tmp_path / "own")) / FINAL
+    run = run_experiment(on_words(f"model.from={copy}"), [])
+    weights = load_tensors(copy / WEIGHTS)
+    save_tensors(copy / WEIGHTS, {name: tensor + 1 for name, tensor in weights.items()})
+    with pytest.raises(InputError, match=f"fold-1_seed-0 of {run} started from .* no longer has"):
+        run_experiment(on_words(f"model.from={copy}", "run.folds=[1,2]"), [])
+
+
+def test_studies_and_range_tests_start_from_a_model(on_words, origins) -> None:
+    config = on_words(f"model.from={origins}/origin/{FINAL}", "name=study")
+    check_origins(config, make_tuning_plan(config))
+    assert "usable" in run_range_test(config, 1e-4, 1e-2, steps=60, repeats=1)
 
 
 @pytest.mark.parametrize("frozen", [["cqt"], ["cqt", "mel"]])
