@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage lint format typecheck architecture clean
+.PHONY: help setup demo demo-model test test-slow coverage lint format typecheck architecture clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ demo: $(VENV)/.run  ## set up, synthesise the demo corpus, train all three fusio
 	@$(BIN)/python -m scripts.make_demo_corpus
 	@echo "[demo 2/2] Train 3 fusions x 2 folds = 6 jobs on the CPU, a few minutes each, and 4 of baselines; compare them"
 	@PYTHON=$(BIN)/python scripts/ablation.sh demo
+
+demo-model: $(VENV)/.run  ## set up, make a small model for use in runs/demo_gmu/final/seed-0, on CPU
+	@PYTHON=$(BIN)/python scripts/train_demo_model.sh
 
 test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
 	$(PYTEST)

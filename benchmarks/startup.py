@@ -61,6 +61,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.fit_all": [["/nowhere"], ["/nowhere", "--seed", "x"]],
     "scripts.power": [["--folds", "0", "--speakers", "4"]],
     "scripts.recipes": [
         ["--config", CONFIG, "--recipes", "nowhere.yaml"],
