@@ -71,18 +71,21 @@ class EnsembleGraph(nn.Module):
         return ratings
 
 
-def export_graph(model: EmotionModel, file: Path, external: bool) -> None:
+def export_graph(model: EmotionModel, file: Path, external: bool, free_batch: bool = True) -> None:
     """Write model.onnx.
 
     Args:
         model: The trained model, on the CPU; its attention layers are changed.
         file: Where to write.
         external: Whether weights go into a file beside it, which a graph above 2 GB needs.
+        free_batch: Whether the graph takes several waveforms; else it takes one.
     """
     graph = EnsembleGraph(model).eval()
     crop = model.members[0].images.crop_size or model.sample_rate
-    waveform = torch.zeros(TRACED[0], round(TRACED[1] * crop))
-    free = {i: torch.export.Dim(name, min=1, max=MAX) for i, name in enumerate(("batch", "samples"))}
+    waveform = torch.zeros(TRACED[0] if free_batch else 1, round(TRACED[1] * crop))
+    free = {1: torch.export.Dim("samples", min=1, max=MAX)}
+    if free_batch:
+        free[0] = torch.export.Dim("batch", min=1, max=MAX)
     torch.onnx.export(
         graph,
         (waveform,),
