@@ -235,14 +235,14 @@ class Sound:
         skipped = self._skip()
         while len(samples := self._audio.read(self._size(), "float32", always_2d=True)):  # (t, ch)
             _check_samples(samples)
-            mono = samples.mean(1)
+            mono = samples.mean(1) if samples.shape[1] > 1 else samples[:, 0] + np.float32(0)
             self.levels.add(samples, mono)
             if self._description is not None:
                 self._description.add(mono)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))
-            self._digest.update(mono.astype("<f4", copy=False))  # the mean has no -0
+            self._digest.update(mono.astype("<f4", copy=False))  # mono has no -0
             if self.n_samples > MAX_MINUTES * 60 * self.rate:
                 raise BadAudio(
                     f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings"

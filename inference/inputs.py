@@ -23,14 +23,20 @@ def find_recordings(inputs: Sequence[str], lists: Sequence[str] = ()) -> list[Pa
         lists: Text files with a path in each line, `-` for standard input; what is relative starts
             from the current folder. Empty lines are skipped.
 
+    Returns:
+        The files, and folders without audio, which cannot be labelled.
+
     Raises:
-        InputError: A folder or pattern has no audio, a list cannot be read, or no file is there.
+        InputError: A pattern matches nothing, a list cannot be read, or no file is there.
     """
     named = [path for name in inputs for path in _files_of(name)]
     named += [path for name in lists for path in _listed(name)]
     if not named:
         raise InputError("there is nothing to label: name files, folders or patterns, or a --list")
     found = list(dict.fromkeys(named))
+    if all(os.path.isdir(path) for path in found):
+        kinds = ", ".join((*SUFFIXES, *FOREIGN))
+        raise InputError(f"{found[0]} has no audio files ({kinds}) in it or below")
     if not any(str(path) == STANDARD_INPUT or os.path.lexists(path) for path in found):
         raise InputError(f"there is no file {', '.join(map(str, found[:5]))}")
     return found
@@ -45,10 +51,7 @@ def _files_of(name: str) -> Iterable[Path]:
         if tree.closed:
             closed, reason = next(iter(tree.closed.items()))
             raise InputError(f"{closed} cannot be listed: {reason}")
-        if not tree.audio:
-            kinds = ", ".join((*SUFFIXES, *FOREIGN))
-            raise InputError(f"{name} has no audio files ({kinds}) in it or below")
-        return tree.audio
+        return tree.audio or [path]
     if not os.path.lexists(path) and glob.has_magic(name):
         found = sorted(Path(one) for one in glob.glob(name, recursive=True))
         files = [one for one in found if not one.is_dir()]
