@@ -44,10 +44,10 @@ def main() -> int:
     arguments = parser.parse_args()
 
     def work() -> None:
-        member_folders(arguments.model)
         if arguments.verify:
             _verify(parser, arguments)
             return
+        member_folders(arguments.model)
         files = find_recordings(arguments.inputs, arguments.list)
         from inference.emotion_model import load  # slow: torch, timm
         from inference.labelling import about, check_labelled, label_files

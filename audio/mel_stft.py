@@ -119,7 +119,7 @@ class MelSTFT(nn.Module):
 
     @property
     def window_and_filters(self) -> tuple[NDArray, NDArray]:
-        """Return h (N,) and M (N // 2 + 1, n_mels), for who computes the transform in another way."""
+        """Return h (N,) and M (N // 2 + 1, n_mels), for another way to the same transform."""
         return self._window, self._filters
 
     def n_frames(self, n_samples: Any) -> Any:

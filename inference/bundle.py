@@ -67,7 +67,9 @@ def find_source(path: Path, to: Path) -> Source:
             missing.
     """
     if (path / BUNDLE).is_file():
-        raise InputError(f"{path} is a bundle already: name the run that it was made of, or copy it")
+        raise InputError(
+            f"{path} is a bundle already: name the run that it was made of, or copy it"
+        )
     folders = member_folders(path)
     if to.exists() or to.is_symlink():
         raise InputError(f"{to} is there already: name a folder that is not, or remove it")
@@ -159,9 +161,7 @@ def _describe(
             temperature=calibration.temperature,
             training_data=card.training_data,
         )
-        for member, card, calibration in zip(
-            model.members, cards, model.calibrations, strict=True
-        )
+        for member, card, calibration in zip(model.members, cards, model.calibrations, strict=True)
     ]
     longest = [card.training_data.seconds.max for card in cards if card.training_data]
     return BundleFile(

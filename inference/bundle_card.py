@@ -23,6 +23,7 @@ LICENCES = {  # of the corpora by corpus.name: Hugging Face's id, and words. REA
     "nemo": ("cc-by-nc-sa-4.0", "CC BY-NC-SA 4.0"),
     "urdu": ("other", "research"),
     "meld": ("gpl-3.0", "GPL-3.0 (tables)"),
+    "msppodcast": ("other", "academic or commercial agreement of UT Dallas"),
 }
 UNKNOWN = ("other", "not known to this code: see the corpus")
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
@@ -110,11 +111,11 @@ def _use(bundle: BundleFile) -> Iterator[str]:
         "Runtime alone (numpy, soundfile, onnxruntime):"
     )
     yield "```\npython example.py recording.wav\n```"
-    batch = "waveforms of one length" if bundle.free_batch else "one waveform at a time"
+    many = "waveforms of one length together" if bundle.free_batch else "one waveform at a time"
     n = "batch" if bundle.free_batch else "1"
     yield (
         f"`{GRAPH}` takes `waveform` ({n}, samples), float32 in [-1, 1], mono, at "
-        f"{bundle.sample_rate} Hz: {batch}, of any length. "
+        f"{bundle.sample_rate} Hz: {many}, however long. "
         + (
             f"Cut off silent ends before, frames {bundle.trim_db:g} dB below the loudest, as "
             "`example.py` does. "
@@ -131,7 +132,7 @@ def _limits(bundle: BundleFile) -> Iterator[str]:
         "somebody feels. Do not judge people by them; in the EU, inferring emotions at work and in "
         "education is prohibited (Regulation 2024/1689, Article 5)."
     )
-    yield "Other languages, microphones, rooms and groups of speakers than those of the corpus fare worse."
+    yield "Languages, microphones, rooms and speakers unlike those of the corpus fare worse."
     tested = bundle.tested
     if tested is not None and tested.speaker_dependent:
         yield f"{speaker_stamp(bundle.protocol)}; other speakers fare worse."
@@ -139,13 +140,13 @@ def _limits(bundle: BundleFile) -> Iterator[str]:
         yield "The corpus is synthetic speech: its scores say nothing about people."
     if len(bundle.members) > 1:
         yield (
-            "The scores are those of single models, each on speakers that it has not heard. The mean "
-            "of all was not tested: no speaker of the corpus is new to all of them."
+            "The scores are those of single models, each on speakers that it was not trained on. The "
+            "mean of all was not tested: no speaker of the corpus is new to all of them."
         )
     if (n := sum(one.temperature is None for one in bundle.members)) and bundle.scale is None:
         yield f"The probabilities of {n} of {len(bundle.members)} models are not calibrated."
     if bundle.crop_seconds is not None:
-        yield f"The graph cuts a recording into crops of {bundle.crop_seconds:g} s and averages them."
+        yield f"The graph averages over crops of {bundle.crop_seconds:g} s that cover the recording."
     elif bundle.longest_seconds is not None:
         yield (
             f"A recording is read as one image. The longest in training has "

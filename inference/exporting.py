@@ -45,7 +45,7 @@ def write_graph(model: EmotionModel, file: Path, external: bool) -> bool:
             _check(model, file, expected, free_batch)
         except (RuntimeError, ValueError) as error:  # torch.onnx.OnnxExporterError among them
             if not free_batch:
-                raise RunError(f"this model cannot be exported: {error}") from error
+                raise RunError(f"this model cannot be exported: {_first(error)}") from error
             log.warning("the graph takes one recording at a time: %s", _first(error))
         else:
             return free_batch

@@ -10,6 +10,7 @@ Two things are other than in training, each for the export alone:
   batch, and MViTv2 one that takes a batch of 1.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def export_graph(model: EmotionModel, file: Path, external: bool, free_batch: bo
     free = {1: torch.export.Dim("samples", min=1, max=MAX)}
     if free_batch:
         free[0] = torch.export.Dim("batch", min=1, max=MAX)
+    for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell each constant they join
+        logging.getLogger(name).setLevel(logging.WARNING)
     torch.onnx.export(
         graph,
         (waveform,),

@@ -85,7 +85,8 @@ class _Cqt(nn.Module):
         super().__init__()
         self.hop_length = cqt.hop_length
         self.matrices = nn.ParameterList(
-            _constant(matrix.T[:, None]) for matrix in cqt.matrices()  # (2n, 1, L)
+            _constant(matrix.T[:, None])
+            for matrix in cqt.matrices()  # (2n, 1, L)
         )
 
     def forward(self, waveform: Tensor) -> Tensor:
@@ -199,11 +200,11 @@ def _crops(waveform: Tensor, size: int) -> Tensor:
     spare = torch.sym_max(n_samples - size, 0)
     padded = F.pad(waveform, (0, torch.sym_max(size - n_samples, 0)))
     n = (n_samples + size - 1) // size
-    above = torch.arange(n) * spare  # starts are round(above / below), halves to even
-    below = torch.sym_max(n - 1, 1)
-    starts = (2 * above + below) // (2 * below)
-    is_half = (2 * above + below) % (2 * below) == 0
-    starts = starts - (is_half & (starts % 2 == 1)).long()
+    one = torch.ones(1, dtype=torch.long)  # symbols times it are tensors, which a graph divides
+    above, below = torch.arange(n) * spare, one * torch.sym_max(n - 1, 1)
+    starts = (2 * above + below) // (2 * below)  # round(above / below), but halves go up
+    is_half = 2 * above + below == starts * 2 * below
+    starts = starts - (is_half & (starts % 2 == 1)).long()  # and here to even, as Python's
     return padded[:, starts[:, None] + torch.arange(size)]
 
 
