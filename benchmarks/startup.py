@@ -49,7 +49,8 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, "--space", "nowhere.yaml"],
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", NOWHERE],
     ],
-    "predict": [["/nowhere", "/nowhere.wav"]],
+    "predict": [["/nowhere", "/nowhere.wav"], ["--verify", "/nowhere", "/nowhere.wav"]],
+    "export": [["/nowhere", "--to", "/nowhere/bundle"], ["/nowhere"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],

@@ -140,13 +140,13 @@ def _limits(bundle: BundleFile) -> Iterator[str]:
         yield "The corpus is synthetic speech: its scores say nothing about people."
     if len(bundle.members) > 1:
         yield (
-            "The scores are those of single models, each on speakers that it was not trained on. The "
-            "mean of all was not tested: no speaker of the corpus is new to all of them."
+            "The scores are those of single models, each on speakers that it was not trained on. "
+            "The mean of all was not tested: no speaker of the corpus is new to all of them."
         )
     if (n := sum(one.temperature is None for one in bundle.members)) and bundle.scale is None:
         yield f"The probabilities of {n} of {len(bundle.members)} models are not calibrated."
     if bundle.crop_seconds is not None:
-        yield f"The graph averages over crops of {bundle.crop_seconds:g} s that cover the recording."
+        yield f"The graph averages over crops of {bundle.crop_seconds:g} s that cover a recording."
     elif bundle.longest_seconds is not None:
         yield (
             f"A recording is read as one image. The longest in training has "

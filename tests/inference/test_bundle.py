@@ -95,6 +95,7 @@ def test_one_graph_takes_any_batch_and_length(run, bundle, n, seconds):
     np.testing.assert_allclose(gates, expected_gates, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_crops_slopes_resampling_and_tokens_are_in_the_graph(tmp_path):
     """`test_maxvit` at 64 pixels, whose attention has no graph of a free batch as timm runs it."""
     fusion = "cross_attention_contrastive"
@@ -109,6 +110,7 @@ def test_crops_slopes_resampling_and_tokens_are_in_the_graph(tmp_path):
         np.testing.assert_allclose(gates, expected_gates, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.slow
 def test_a_model_without_a_graph_of_a_free_batch_takes_one_at_a_time(tmp_path, monkeypatch, caplog):
     features = {**FEATURES, "image_size": 32, "channels": "static"}
     model = EmotionModel(
@@ -296,7 +298,8 @@ def test_audonnx_gets_a_graph_of_one_free_dimension(run, bundle):
     np.testing.assert_array_equal(found, run_graph(open_graph(bundle / "model.onnx"), waveform)[0])
 
 
-def test_one_fold_is_described_by_its_own_scores(run, tmp_path):
+def test_one_fold_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
     folder, to = run.folds[1].folder, tmp_path / "one"
     said = export_bundle(find_source(folder, to), to)
     assert [one.name for one in said.members] == [folder.name]
