@@ -12,7 +12,7 @@ ONNX Runtime's FFT loses up to 70 dB where a length is not a power of two, and p
 """
 
 from math import gcd
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -196,16 +196,16 @@ class _Resample(nn.Module):
 
 def _crops(waveform: Tensor, size: int) -> Tensor:
     """Return evenly spaced crops as `features.crops`, of a batch: (B, T) -> (B, n, size)."""
-    n_samples = waveform.shape[1]
-    spare = torch.sym_max(n_samples - size, 0)
-    padded = F.pad(waveform, (0, torch.sym_max(size - n_samples, 0)))
+    n_samples: Any = waveform.shape[1]  # a symbol while a graph is traced
+    spare: Any = torch.sym_max(n_samples - size, 0)
+    short: Any = torch.sym_max(size - n_samples, 0)
     n = (n_samples + size - 1) // size
     one = torch.ones(1, dtype=torch.long)  # symbols times it are tensors, which a graph divides
     above, below = torch.arange(n) * spare, one * torch.sym_max(n - 1, 1)
-    starts = (2 * above + below) // (2 * below)  # round(above / below), but halves go up
-    is_half = 2 * above + below == starts * 2 * below
+    starts: Tensor = (2 * above + below) // (2 * below)  # round(above / below), but halves go up
+    is_half = torch.eq(2 * above + below, starts * 2 * below)
     starts = starts - (is_half & (starts % 2 == 1)).long()  # and here to even, as Python's
-    return padded[:, starts[:, None] + torch.arange(size)]
+    return F.pad(waveform, (0, short))[:, starts[:, None] + torch.arange(size)]
 
 
 def _with_deltas(db: Tensor) -> Tensor:
