@@ -53,7 +53,9 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["/nowhere", "/nowhere.wav"],
         ["/nowhere", "/nowhere.wav", "--hop", "1"],
         ["/nowhere", "--pcm", "16000"],
+        ["--verify", "/nowhere", "/nowhere.wav"],
     ],
+    "export": [["/nowhere", "--to", "/nowhere/bundle"], ["/nowhere"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],
