@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from config.loading import load_stored_config
+from config.tasks import CLASS
 from storage.folders import CONFIG, check_is_run
 from system.cli import exit_status, run_entry, say
 from system.errors import InputError
@@ -47,6 +48,7 @@ def main(argv: Sequence[str]) -> int:
         load_stored_config(arguments.run / CONFIG, arguments.overrides)
 
         from gates.frozen import open_run  # slow: torch, timm
+        from inference.calibration import calibrate, write_calibration
         from storage.final_model import read_final
         from storage.run_folder import read_run
         from training.experiment import session_environment
@@ -58,6 +60,8 @@ def main(argv: Sequence[str]) -> int:
         environment = session_environment(session, command)
         session = replace(session, stop=stop, environment=environment)
         folder = fit_final(session, run, arguments.seed)
+        if run.folds[0].task == CLASS:  # for --risk, and the temperature as predict.py reads it
+            write_calibration(folder, calibrate([result.dev for result in run.folds]))
         say(describe(folder, read_final(folder).model_dump()))
     return result.status
 

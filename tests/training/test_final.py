@@ -14,6 +14,7 @@ from baseline import main as baseline
 from config.loading import load_config
 from evaluation.calibration import apply_temperature, negative_log_likelihood
 from evaluation.summary import describe_run, summarize
+from inference import load
 from inference.predictor import FoldModel
 from scripts.fit_all import main as fit_all
 from storage.final_model import read_final
@@ -75,6 +76,11 @@ def test_a_final_model_is_trained_on_all_utterances_for_the_median_of_epochs(run
     assert facts.estimate["ua"].mean == pytest.approx(summary["test"]["ua"]["mean"])
     assert all(p.read_bytes() == content for p, content in before.items())  # no line in the ledger
     assert not list(folder.glob("state/*.safetensors"))
+    model = load(folder)  # calibrated on the dev splits of all folds
+    [calibration] = model.calibrations
+    assert calibration.temperature == pytest.approx(facts.temperature)
+    dev = [len(result.dev.targets) for result in read_run(run).folds]
+    assert model.is_calibrated and len(calibration.confidence) == sum(dev)
 
 
 def test_what_it_learned_from_is_everyone_and_normalised_by_everyone(run, monkeypatch) -> None:
