@@ -23,6 +23,9 @@ from inference.bundle_card import LICENCES, card_text
 from inference.bundle_file import TOLERANCE, read_bundle
 from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph, write_graph
+from inference.members import member_folders
+from inference.network import OnnxNetwork, export_network
+from inference.predictor import FoldModel
 from storage.tensors import save_tensors
 from system.errors import InputError, RunError
 from system.files import write_json
@@ -397,3 +400,37 @@ def test_a_clip_of_another_rate_is_near_what_the_run_says(run, bundle, tmp_path)
     )
     found = json.loads(done.stdout)["probs"]
     assert found == pytest.approx(load(bundle).predict(file).probs, abs=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_onnx_runtime_runs_the_networks_of_a_bundle(bundle, run, n):
+    waveforms = [torch.from_numpy(row) for row in noise(n, 0.6, run.config["features.sample_rate"])]
+    fast, plain = load(bundle), EmotionModel(member_folders(bundle), onnx=False)
+    assert all(isinstance(member.network, OnnxNetwork) for member in fast.members)
+    assert all(member.network is member.model for member in plain.members)
+    for found, expected in zip(fast.outputs(waveforms), plain.outputs(waveforms), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_its_graph_pytorch_runs_a_network_and_a_corrupt_one_is_told(copied):
+    [first, second] = sorted((copied / "members").iterdir())
+    (first / "network.onnx").unlink()
+    models = load(copied).members
+    assert models[0].network is models[0].model and models[1].network is not models[1].model
+    (second / "network.onnx").write_bytes(b"none")
+    with pytest.raises(RunError, match="network.onnx"):
+        load(copied)
+
+
+@pytest.mark.parametrize("fusion", ["cqt_only", "mel_only", "concat", "cross_attention"])
+def test_networks_of_every_kind_have_a_graph(tmp_path, fusion):
+    folder = write_model(
+        tmp_path / "fold", {**FEATURES, "channels": "static"}, fusion=fusion, image_size=64
+    )
+    model = FoldModel(folder)
+    export_network(model.model, folder / "network.onnx", external=False)
+    fast = FoldModel(folder, onnx=True)
+    images = [torch.rand(3, 1, 64, 64) * 80 - 80 for _ in range(2)]
+    with torch.inference_mode():
+        expected = model.network(*images).logits
+    np.testing.assert_allclose(fast.network(*images).logits, expected, atol=1e-4)
