@@ -9,11 +9,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from inference.bundle_file import read_bundle
 from inference.cuts import add_long_options, check_long_options, cuts_of
-from inference.inputs import find_recordings
+from inference.inputs import STANDARD_INPUT, find_recordings
 from inference.members import member_folders
 from inference.output import FORMATS, Format
-from system.cli import run_cli, run_entry
+from system.cli import run_cli, run_entry, say
+from system.errors import InputError
+from system.extras import check_extra
 
 if TYPE_CHECKING:
     from audio.streaming import PcmFormat
@@ -25,7 +28,10 @@ def main() -> int:
     """Write a line for each recording, and say what is unlike the training data."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "model", type=Path, metavar="MODEL", help="folder of a run (its folds together), or a fold"
+        "model",
+        type=Path,
+        metavar="MODEL",
+        help="folder of a run (its folds together), a fold, or a bundle",
     )
     parser.add_argument(
         "inputs", nargs="*", metavar="INPUT", help="file, folder or pattern; - is standard input"
@@ -41,10 +47,18 @@ def main() -> int:
         "--risk", type=float, metavar="R", help="mark labels as unsure, so that R of the others err"
     )
     add_long_options(parser)
+    parser.add_argument(
+        "--verify",
+        action="store_true",
+        help="label nothing: compare the ONNX graph of a bundle with PyTorch on the recordings",
+    )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps or auto")
     arguments = parser.parse_args()
 
     def work() -> None:
+        if arguments.verify:
+            _verify(parser, arguments)
+            return
         check_long_options(arguments)
         member_folders(arguments.model)
         files = find_recordings(arguments.inputs, arguments.list) if not arguments.pcm else []
@@ -74,6 +88,30 @@ def label(model: "EmotionModel", files: list[Path], arguments: argparse.Namespac
     if arguments.timeline:
         return long_recordings.write_timelines(model, files, cuts, arguments.timeline, risk)
     return long_recordings.label_parts(model, files, cuts, form, arguments.out, risk)
+
+
+def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Verify a bundle, and print how far both sides differ.
+
+    Raises:
+        InputError: MODEL is not a bundle, an option has no effect, or a package is missing.
+        RunError: They differ too much.
+    """
+    used = ("model", "inputs", "list", "verify")
+    values = {name: value for name, value in vars(arguments).items() if name not in used}
+    if given := [name for name, value in values.items() if value != parser.get_default(name)]:
+        raise InputError(
+            f"--{given[0].replace('_', '-')} has no effect with --verify: leave it out"
+        )
+    read_bundle(arguments.model)
+    files = find_recordings(arguments.inputs, arguments.list)
+    if Path(STANDARD_INPUT) in files:
+        raise InputError("--verify reads files, not standard input")
+    check_extra("--verify", "onnxruntime", "onnx")
+    from inference.bundle_card import parity  # slow: torch, timm
+    from inference.verify import verify_bundle
+
+    say(parity(verify_bundle(arguments.model, files)))
 
 
 if __name__ == "__main__":

@@ -53,7 +53,9 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["/nowhere", "/nowhere.wav"],
         ["/nowhere", "/nowhere.wav", "--hop", "1"],
         ["/nowhere", "--pcm", "16000"],
+        ["--verify", "/nowhere", "/nowhere.wav"],
     ],
+    "export": [["/nowhere", "--to", "/nowhere/bundle"], ["/nowhere"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],
@@ -61,6 +63,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.fit_all": [["/nowhere"], ["/nowhere", "--seed", "x"]],
     "scripts.power": [["--folds", "0", "--speakers", "4"]],
     "scripts.recipes": [
         ["--config", CONFIG, "--recipes", "nowhere.yaml"],

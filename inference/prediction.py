@@ -24,6 +24,12 @@ class Prediction:
         scale: Scale of the ratings; None of classes.
         start: Where it begins in its recording, s; None of a whole recording.
         end: Where it ends, s.
+
+    >>> found = Prediction("a.wav", {"happy": 0.75, "sad": 0.25}, gate=0.6)
+    >>> found.emotion, found.confidence
+    ('happy', 0.75)
+    >>> Prediction("b.wav", {}, problem="holds no samples").emotion is None
+    True
     """
 
     name: str
