@@ -188,6 +188,7 @@ def _describe(
         protocol=first.protocol,
         certificate=first.certificate,
         members=members,
+        is_final=(model.members[0].folder / FINAL).is_file(),
         tested=None if run is None else _tested(run),
         versions={package: version(package) for package in PACKAGES},
     )

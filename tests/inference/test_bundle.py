@@ -21,6 +21,7 @@ from inference import load
 from inference.bundle import export_bundle, find_source
 from inference.bundle_card import LICENCES, card_text
 from inference.bundle_file import TOLERANCE, read_bundle
+from inference.calibration import read_calibration, write_calibration
 from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph, write_graph
 from inference.members import member_folders
@@ -309,6 +310,22 @@ def test_one_fold_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
     assert said.tested.folds == [run.folds[1].fold]
     assert said.tested.scores["ua"].pooled == pytest.approx(run.folds[1].metrics.test.ua)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]  # nothing hidden stays
+
+
+def test_a_final_model_says_that_the_scores_are_those_of_the_folds(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
+    whole = tmp_path / "run"
+    shutil.copytree(run.folder, whole)
+    final, to = whole / "final" / "seed-0", tmp_path / "to"
+    final.mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run.folds[0].folder / name, final)
+    write_calibration(final, read_calibration(run.folds[0].folder))
+    write_json(final / "final.json", {})
+    said = export_bundle(find_source(final, to), to)
+    assert said.is_final and said.tested.folds == [1, 2] and said.name == "run"
+    assert (to / "members/seed-0/final.json").is_file() and said.members[0].temperature
+    assert "was not tested itself" in (to / "README.md").read_text()
 
 
 def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
