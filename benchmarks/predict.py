@@ -6,8 +6,8 @@ The plain loop is what public implementations do with a trained model: for each 
 `librosa.cqt` and `melspectrogram` with librosa's defaults beside the fold's own hops, dB, resize,
 and the fold's network on a batch of one. Ours is what `predict.py` runs: of the fold by PyTorch,
 and of a bundle exported from it, whose networks ONNX Runtime runs. All take the same files, those
-of 3 to 5 s, in turns, so that a busy machine slows all alike; ratios are medians over rounds. The
-parts are timed on one and on two threads.
+of 3 to 5 s as WAV, in turns, so that a busy machine slows all alike; ratios are medians over
+rounds. The parts are timed on one and on two threads.
 """
 
 import argparse
@@ -64,8 +64,8 @@ class PlainLoop:
         return F.interpolate(image, size, mode="bilinear", antialias=True)
 
 
-def clips_in(recordings: Path) -> list[Path]:
-    """Return the first files of 3 to 5 s.
+def clips_in(recordings: Path, folder: Path) -> list[Path]:
+    """Write the first recordings of 3 to 5 s into a folder, as WAV of 16 bits.
 
     Raises:
         InputError: There are too few.
@@ -73,7 +73,8 @@ def clips_in(recordings: Path) -> list[Path]:
     found = []
     for file in find_recordings([str(recordings)]):
         if SECONDS[0] <= soundfile.info(file).duration <= SECONDS[1]:
-            found.append(file)
+            found.append(folder / f"{file.stem}.wav")
+            soundfile.write(found[-1], *soundfile.read(file), subtype="PCM_16")
         if len(found) == CLIPS:
             return found
     raise InputError(f"{recordings} has {len(found)} recordings of 3 to 5 s, {CLIPS} are needed")
@@ -163,10 +164,10 @@ def parts(models: dict[str, EmotionModel], files: list[Path], threads: int) -> d
 
 def measure(fold: Path, recordings: Path) -> dict[str, Any]:
     """Return all figures."""
-    files = clips_in(recordings)
-    duration = float(np.mean([soundfile.info(file).duration for file in files]))
     n_threads = torch.get_num_threads()
     with tempfile.TemporaryDirectory() as folder:
+        files = clips_in(recordings, Path(folder))
+        duration = float(np.mean([soundfile.info(file).duration for file in files]))
         bundle = Path(folder, "bundle")
         export_bundle(find_source(fold, bundle), bundle)
         models = {"PyTorch": load(fold), "ONNX Runtime": load(bundle)}

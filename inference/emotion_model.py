@@ -133,7 +133,10 @@ class EmotionModel:
             InputError: Samples without a rate, or what is neither a path nor samples.
         """
         alone = not isinstance(recordings, list | tuple)
-        found = list(self.predict_each([recordings] if alone else recordings, sample_rate))
+        some = [recordings] if alone else recordings
+        found = list(
+            self._predict_each(some, sample_rate, readers=1 if len(some) == 1 else READERS)
+        )
         if as_frame:
             return to_frame(found)
         return found[0] if alone else found
@@ -150,7 +153,11 @@ class EmotionModel:
         Raises:
             InputError: As `predict`.
         """
+        return self._predict_each(recordings, sample_rate, READERS)
 
+    def _predict_each(
+        self, recordings: Iterable[Any], sample_rate: int | None, readers: int
+    ) -> Iterator[Prediction]:
         def read(item: tuple[int, Any]) -> tuple[RecordingFacts, list[Images]]:
             number, recording = item
             if isinstance(recording, str | Path):
@@ -159,7 +166,7 @@ class EmotionModel:
                 sound = read_array(recording, sample_rate, self.sample_rate, number)
             return sound.facts, self.images_of(torch.from_numpy(sound.waveform))
 
-        results = in_parallel(read, enumerate(recordings, start=1), READERS)
+        results = in_parallel(read, enumerate(recordings, start=1), readers)
         while some := list(islice(results, AT_ONCE)):
             usable = [result for _, result in some if not isinstance(result, BadAudio)]
             labelled = iter(self.label_images([images for _, images in usable]))
