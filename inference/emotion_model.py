@@ -4,6 +4,7 @@ Each member's probabilities are calibrated by a temperature that was fitted on t
 fold; the ensemble's are their mean, as is its gate. Ratings are averaged as they are.
 """
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
@@ -30,7 +31,7 @@ from system.devices import choose_device
 from system.errors import InputError
 
 AT_ONCE = 16  # recordings that are in memory together
-READERS = 2  # threads that read ahead of the model
+READERS = max(min(os.cpu_count() or 2, 8), 2)  # threads that read ahead of the network
 
 
 class EmotionModel:
@@ -134,9 +135,8 @@ class EmotionModel:
         """
         alone = not isinstance(recordings, list | tuple)
         some = [recordings] if alone else recordings
-        found = list(
-            self._predict_each(some, sample_rate, readers=1 if len(some) == 1 else READERS)
-        )
+        readers = 1 if len(some) == 1 else READERS  # threads of their own would cost one time
+        found = list(self._predict_each(some, sample_rate, readers))
         if as_frame:
             return to_frame(found)
         return found[0] if alone else found
