@@ -5,6 +5,7 @@ fold; the ensemble's are their mean, as is its gate. Ratings are averaged as the
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from audio.description import RecordingFacts
 from audio.opening import BadAudio
 from audio.parallel import in_parallel
 from config.tasks import CLASS
@@ -193,17 +195,18 @@ class EmotionModel:
                 all_gates.append(gate.numpy())
         return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
 
-    def _named(self, name: str, sound: Sound, found: Prediction) -> Prediction:
-        """Return a prediction with its name and with what is unlike all members' training data."""
+    def unlike(self, facts: RecordingFacts) -> dict[str, str]:
+        """Return what of a recording is unlike the training data of all members, by kind."""
         images = self.members[0].images
         outside = [
-            unlike(sound.facts, member.training_data, images.input_rate, images.reference)
+            unlike(facts, member.training_data, images.input_rate, images.reference)
             for member in self.members
         ]
-        kinds = {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
-        return Prediction(
-            name, found.probs, found.gate, unsure=found.unsure, unlike=kinds, scale=found.scale
-        )
+        return {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
+
+    def _named(self, name: str, sound: Sound, found: Prediction) -> Prediction:
+        """Return a prediction with its name and with what is unlike all members' training data."""
+        return replace(found, name=name, unlike=self.unlike(sound.facts))
 
 
 def load(path: str | Path, device: str = "cpu", calibrated: bool = True) -> EmotionModel:
