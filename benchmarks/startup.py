@@ -50,6 +50,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", NOWHERE],
     ],
     "predict": [["/nowhere", "/nowhere.wav"]],
+    "app": [["/nowhere"], ["--runs", "/nowhere"], ["--max-minutes", "61"], ["--port", "65536"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],

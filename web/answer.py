@@ -53,15 +53,12 @@ class Answer:
     images: ShownImages
 
 
-def answer(
-    model: EmotionModel, path: Path, name: str, most_seconds: float, report: Report
-) -> Answer:
+def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report) -> Answer:
     """Label a recording.
 
     Args:
         model: The model.
         path: The file.
-        name: Its name for people.
         most_seconds: Longest recording that is labelled.
         report: Is told how many of how many windows are labelled.
 
@@ -88,7 +85,7 @@ def answer(
         parts,
         is_mean,
         seconds,
-        list(unlike_lines({name: unlike} if unlike else {}, model.training_data, 1)),
+        list(unlike_lines({path.name: unlike} if unlike else {}, model.training_data, 1)),
         FUSIONS[settings.fusion].branches,
         settings.fusion,
         samples_uri(sound.waveform, model.sample_rate),

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 
 from config.fusions import FUSIONS
 from config.tasks import RatingScale
-from evaluation.figures import colour
 from inference.prediction import Prediction
 from web.images import Tick, clock, time_ticks
 from web.parts import Part, regions
@@ -16,6 +15,8 @@ EVEN = 0.02  # a gate this near to a half weighs both alike
 BEAM, TILT = 105.0, 24.0  # half the length of the balance's beam; degrees at gate 0 and 1
 PIVOT_X, PIVOT_Y = 150.0, 48.0
 NAMED_SHARE = 0.07  # of the timeline's width, from which a run of one label has its name on it
+# Of classes, by place; for colour-blind readers (Okabe & Ito 2008) on light and dark pages
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a4d9", "#7a4fbf", "#8a8f98")
 NETWORKS = {"cqt": "CQT", "mel": "Mel"}
 
 
@@ -68,6 +69,11 @@ class Timeline:
     gate: str
     ticks: list[Tick]
     windows: list[dict[str, Any]]
+
+
+def colour(place: int) -> str:
+    """Return the colour of a class by its place; the ninth has that of the first again."""
+    return COLOURS[place % len(COLOURS)]
 
 
 def bars(prediction: Prediction) -> list[Bar]:
@@ -123,8 +129,10 @@ def balance(gate: float) -> Balance:
     """
     angle = radians((2 * gate - 1) * TILT)
     x, y = BEAM * cos(angle), BEAM * sin(angle)
-    ends = (PIVOT_X - x, PIVOT_Y - y, PIVOT_X + x, PIVOT_Y + y)
-    return Balance(*(round(value, 1) for value in ends), mel=1 - gate, cqt=gate)
+    left_x, left_y, right_x, right_y = (
+        round(value, 1) for value in (PIVOT_X - x, PIVOT_Y - y, PIVOT_X + x, PIVOT_Y + y)
+    )
+    return Balance(left_x, left_y, right_x, right_y, 1 - gate, gate)
 
 
 def timeline(parts: Sequence[Part], seconds: float) -> Timeline:

@@ -84,7 +84,7 @@
   } else {
     const tell = () => say("Browsers allow a microphone only over https, or at localhost. Drop a file.");
     document.addEventListener("click", (event) => {
-      if (event.target.closest && event.target.closest('#sound [aria-label*="icrophone"]')) tell();
+      if (event.target.closest && event.target.closest('#sound [aria-label="Record audio"]')) tell();
     });
   }
 })();

@@ -1,29 +1,23 @@
-"""The page as Gradio builds it: what is asked, and what is shown for it."""
+"""The page as Gradio builds it; Gradio, an extra, is imported where it is used."""
 
-import logging
-import os
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import gradio
-
-from audio.opening import BadAudio
-from system.errors import InputError, RunError, first_line, is_out_of_memory
 from system.files import read_text
-from web.answer import answer
-from web.choices import Example
-from web.models import Models
-from web.render import FOLDER, about_html, answer_html, problem_html
-from web.uploads import Uploads
+from web.answer import Report
+from web.desk import Desk
+from web.render import FOLDER
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from gradio import Blocks
+
 TITLE = "Speech emotion recognition"
 MOST_WAITING = 20  # requests in the queue
 FONTS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
 SMALL_FILE = 200_000  # bytes of the style and the script
 CHECKED_EVERY, KEPT_FOR = 60, 1800  # s; files whose sender left before the answer
+EMPTY = "() => ''"  # the answer before goes while the next one is made
 INTRODUCTION = """
 <h1>Which emotion does a voice carry?</h1>
 <p>Record or drop a recording of one person speaking. The model makes two images of the sound and
@@ -31,80 +25,16 @@ says what it finds. Nothing that you send is kept: the file is removed with the 
 """
 
 
-class Page:
-    """Answers what the page asks.
-
-    Args:
-        models: The models of the picker.
-        examples: Recordings that are offered.
-        uploads: Removes the files.
-        most_seconds: Longest recording.
-    """
-
-    def __init__(
-        self, models: Models, examples: Sequence[Example], uploads: Uploads, most_seconds: float
-    ) -> None:
-        self.models, self.examples, self.uploads = models, list(examples), uploads
-        self.most_seconds = most_seconds
-
-    def label_upload(
-        self,
-        path: str | None,
-        model_name: str,
-        progress: Any = gradio.Progress(),  # noqa: B008
-    ) -> Iterator[tuple[Any, Any]]:
-        """Yield the answer to an uploaded or recorded file; the file is gone afterwards."""
-        if path is None:
-            yield gradio.skip(), gradio.skip()
-            return
-        with self.uploads.use(Path(path)) as file:
-            html = self._label(file, file.name, model_name, progress)
-        yield html, None
-
-    def label_example(
-        self,
-        number: int,
-        model_name: str,
-        progress: Any = gradio.Progress(),  # noqa: B008
-    ) -> str:
-        """Return the answer to an example."""
-        example = self.examples[number]
-        return self._label(example.path, example.path.name, model_name, progress)
-
-    def about(self, model_name: str) -> str:
-        """Return the facts of a model."""
-        try:
-            return about_html(self.models.load(model_name))
-        except (InputError, RunError) as error:
-            return problem_html(model_name, f"cannot be loaded: {first_line(error)}")
-
-    def _label(self, file: Path, name: str, model_name: str, progress: Any) -> str:
-        def report(done: int, n: int) -> None:
-            progress((done, n), desc="Label windows", unit="windows")
-
-        try:
-            model = self.models.load(model_name)
-            found = answer(model, file, name, self.most_seconds, report)
-            return answer_html(found, model, model_name, name)
-        except BadAudio as error:
-            return problem_html(name, str(error))
-        except (InputError, RunError, OSError) as error:
-            log.warning("%s with %s: %s", name, model_name, error)
-            return problem_html(name, f"cannot be labelled: {first_line(error)}")
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            return problem_html(name, "needs more memory than there is: cut it into parts")
-
-
-def build(page: Page, max_mb: float) -> gradio.Blocks:
+def build(desk: Desk, max_mb: float) -> "Blocks":
     """Return the page.
 
     Args:
-        page: Answers.
-        max_mb: Largest file, MB.
+        desk: Answers what the page asks.
+        max_mb: Largest file, MB, for its words.
     """
-    names = page.models.names
+    import gradio
+
+    names = desk.models.names
     with gradio.Blocks(
         analytics_enabled=False, title=TITLE, delete_cache=(CHECKED_EVERY, KEPT_FOR)
     ) as blocks:
@@ -113,57 +43,64 @@ def build(page: Page, max_mb: float) -> gradio.Blocks:
             sound = gradio.Audio(
                 sources=["upload", "microphone"],
                 type="filepath",
-                label="Recording",
+                label=f"Recording, at most {desk.most_seconds / 60:g} minutes and {max_mb:g} MB",
                 editable=False,
+                buttons=[],  # one of Gradio's shares the file on another host
                 elem_id="sound",
             )
             with gradio.Column():
                 picker = gradio.Dropdown(
                     names, value=names[0], label="Model", visible=len(names) > 1, elem_id="picker"
                 )
-                about = gradio.HTML(page.about(names[0]), elem_id="about")
-        limits = f"At most {page.most_seconds / 60:g} minutes and {max_mb:g} MB."
-        gradio.HTML(
-            f'<p class="caption">{limits}</p><p id="microphone" role="alert" hidden></p>',
-            elem_id="limits",
+                about = gradio.HTML(desk.about(names[0]), elem_id="about")
+        gradio.HTML('<p id="microphone" role="alert" hidden></p>')
+        chosen = gradio.Dataset(
+            components=[gradio.Textbox(visible=False)],
+            samples=[[example.label] for example in desk.examples],
+            type="index",
+            label="Or try one of these recordings",
+            visible=bool(desk.examples),
+            elem_id="examples",
         )
-        chosen = None
-        if page.examples:
-            chosen = gradio.Dataset(
-                components=[gradio.Textbox(visible=False)],
-                samples=[[example.label] for example in page.examples],
-                type="index",
-                label="Or try a recording of the demo corpus (synthetic speech)",
-                elem_id="examples",
-            )
         shown = gradio.HTML(elem_id="answer")
-        _connect(page, sound, picker, about, chosen, shown)
+        _connect(desk, sound, picker, about, chosen, shown)
     blocks.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
     return blocks
 
 
-def _connect(page: Page, sound: Any, picker: Any, about: Any, chosen: Any, shown: Any) -> None:
+def _connect(desk: Desk, sound: Any, picker: Any, about: Any, chosen: Any, shown: Any) -> None:
     """Say what follows on which event; one recording is labelled at a time."""
+    import gradio
+
+    def reported(progress: Any) -> Report:
+        return lambda done, n: progress((done, n), desc="Label windows", unit="windows")
+
+    # Gradio hands a progress bar to functions that have one as default
+    def label_upload(path: str | None, model: str, progress: Any = gradio.Progress()) -> Any:  # noqa: B008
+        if path is None:  # the recording was cleared
+            return gradio.skip(), gradio.skip()
+        return desk.label_upload(Path(path), model, reported(progress)), None
+
+    def label_example(number: int, model: str, progress: Any = gradio.Progress()) -> str:  # noqa: B008
+        return desk.label_example(number, model, reported(progress))
+
+    empty = {"fn": None, "outputs": shown, "js": EMPTY, "api_visibility": "private"}
     one = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-    sound.input(page.label_upload, [sound, picker], [shown, sound], **one)
-    picker.input(page.about, picker, about, **one)
-    if chosen is not None:
-        chosen.click(page.label_example, [chosen, picker], shown, **one)
+    label = {**one, "show_progress_on": [shown]}
+    sound.input(**empty)
+    sound.input(label_upload, [sound, picker], [shown, sound], **label)
+    chosen.click(**empty)
+    chosen.click(label_example, [chosen, picker], shown, **label)
+    picker.input(desk.about, picker, about, **one)
 
 
 def looks() -> dict[str, Any]:
     """Return style, script and theme of the page: no font, script or style of another host."""
+    import gradio
+
     script = read_text(FOLDER / "page.js", SMALL_FILE)
     return {
         "theme": gradio.themes.Base(font=FONTS, font_mono=MONO),
         "css": read_text(FOLDER / "page.css", SMALL_FILE),
         "head": f"<script>{script}</script>",
     }
-
-
-def keep_to_yourself(folder: Path) -> None:
-    """Tell Gradio where its files go, and to ask nobody for anything."""
-    os.environ["GRADIO_TEMP_DIR"] = str(folder)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

@@ -57,16 +57,17 @@ def answer_html(answer: Answer, model: EmotionModel, model_name: str, name: str)
 
 def problem_html(name: str, reason: str) -> str:
     """Return why a recording is not labelled, as HTML."""
-    return templates(FOLDER).get_template("problem.html").render(name=name, reason=reason)
+    return (
+        templates(FOLDER).get_template("problem.html").render(name=name, reason=reason.rstrip("."))
+    )
 
 
 def about_html(model: EmotionModel) -> str:
     """Return what people should know of a model before they use it, as HTML."""
-    lines = [
-        f"It tells apart: {', '.join(model.classes)}."
-        if model.scale is None
-        else f"It rates {', '.join(model.classes)} from {model.scale.low:g} to {model.scale.high:g}."
-    ]
+    names, scale = ", ".join(model.classes), model.scale
+    lines = [f"It tells apart: {names}."]
+    if scale is not None:
+        lines = [f"It rates {names} from {scale.low:g} to {scale.high:g}."]
     if (n := len(model.members)) > 1:
         lines.append(f"Its answer is the mean of {n} models, of the finished folds and seeds.")
     if model.training_data is not None:
@@ -107,8 +108,8 @@ def _notes(answer: Answer) -> list[str]:
 
 
 def _caption(branch: str, answer: Answer) -> str:
-    scale = ", logarithmic" if branch == "cqt" else ", Mel scale"
-    return f"{scale}{'' if branch in answer.branches else '; this model does not read it'}"
+    scale = "logarithmic frequency" if branch == "cqt" else "Mel scale"
+    return scale if branch in answer.branches else f"{scale}; this model does not read it"
 
 
 def _images_note(images: ShownImages, answer: Answer) -> str:

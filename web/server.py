@@ -1,5 +1,6 @@
 """Serve the page until a signal ends it."""
 
+import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,7 @@ from system.temporary import hidden_folder
 from web.choices import Example
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
-MB = 10**6
+MB = 2**20  # bytes, as Gradio counts and shows them
 GRACE = 2  # s for open requests at the end
 
 
@@ -80,21 +81,21 @@ def _serve(
     examples: Sequence[Example],
     settings: Settings,
 ) -> None:
+    _keep_to_ourselves(folder)  # before Gradio is imported
     from web.models import Models, usable_models
 
     loaded = Models(usable_models(models), settings.device)
     loaded.load(loaded.names[0])
-    from web.page import Page, build, keep_to_yourself, looks
-
-    keep_to_yourself(folder)
     import uvicorn
     from fastapi import FastAPI
     from gradio import mount_gradio_app
 
+    from web.desk import Desk
+    from web.page import build, looks
     from web.uploads import Uploads, Watch
 
     uploads = Uploads(folder)
-    page = build(Page(loaded, examples, uploads, 60 * settings.max_minutes), settings.max_mb)
+    page = build(Desk(loaded, examples, uploads, 60 * settings.max_minutes), settings.max_mb)
     app = mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
         page,
@@ -114,6 +115,14 @@ def _serve(
     )
     _say_where(opened, settings.host)
     server.run(sockets=[opened])
+
+
+def _keep_to_ourselves(folder: Path) -> None:
+    """Tell Gradio where its files go, and to ask no other host for anything."""
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 
 
 def _say_where(opened: socket.socket, host: str) -> None:

@@ -12,9 +12,10 @@ from collections import Counter
 from collections.abc import Iterator, MutableMapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UPLOAD = "/upload"  # end of the path to which Gradio's page sends files
 PATIENCE = 30.0  # s that the event loop may take to remove a file
@@ -80,10 +81,10 @@ class Watch:
         uploads: Is told of files that have arrived.
     """
 
-    def __init__(self, app: ASGIApp, uploads: Uploads) -> None:
+    def __init__(self, app: "ASGIApp", uploads: Uploads) -> None:
         self.app, self.uploads = app, uploads
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Handle a request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
@@ -91,7 +92,7 @@ class Watch:
         is_upload = scope["method"] == "POST" and scope["path"].endswith(UPLOAD)
         seen: MutableMapping[str, Any] = {"status": 0, "body": b""}
 
-        async def watched(message: Message) -> None:
+        async def watched(message: "Message") -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
                 message = {**message, "headers": [*message["headers"], *HEADERS]}
