@@ -59,7 +59,7 @@ class Description:
         whole = len(samples) - len(samples) % FRAME
         if whole:
             frames = samples[:whole].reshape(-1, FRAME)
-            self._power += _power(frames).sum(0, dtype=np.float64)
+            self._power += _power(frames)
         self._rest = samples[whole:]
 
     def facts(self) -> RecordingFacts:
@@ -100,7 +100,7 @@ class Description:
     def _spectrum(self) -> NDArray[np.float64]:
         """Return the power of each bin: (k,)."""
         if self._n_samples < FRAME:
-            return _power(self._rest[None])[0].astype(np.float64)
+            return _power(self._rest[None])
         return self._power
 
 
@@ -118,10 +118,14 @@ def describe(waveform: NDArray[np.float32], rate: int) -> RecordingFacts:
     return description.facts()
 
 
-def _power(frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return |X[k]|^2 of frames of at most FRAME samples: (n, t) -> (n, FRAME / 2 + 1)."""
+def _power(frames: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return |X[k]|^2 of frames of at most FRAME samples, their sum: (n, t) -> (FRAME / 2 + 1,)."""
+    from scipy.fft import rfft  # slow to import; six times as fast as NumPy's in float32
+
     window = np.hanning(frames.shape[1] + 1)[:-1].astype(np.float32)  # periodic
     centred = frames - frames.mean(1, keepdims=True)
     centred *= window
-    spectrum = np.fft.rfft(centred, FRAME)
-    return np.square(spectrum.view(np.float32)).reshape(*spectrum.shape, 2).sum(2)
+    spectrum = rfft(centred, FRAME)
+    squares = np.square(spectrum.view(np.float32))  # (n, 2 * (FRAME / 2 + 1))
+    ones = np.ones(len(squares), np.float32)
+    return (ones @ squares).reshape(-1, 2).sum(1, dtype=np.float64)  # BLAS sums the frames

@@ -113,7 +113,8 @@ def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32]
     """Read a file as `read_audio` does: (T,), and the facts of the recording in it."""
     with open_file(path) as file, open_audio(file) as audio:
         description = Description(audio.samplerate)
-        waveform = _resample(Sound(audio, Segment(path), description), sample_rate, "HQ")
+        sound = Sound(audio, Segment(path), description, hashed=False)
+        waveform = _resample(sound, sample_rate, "HQ")
     return waveform, description.facts()
 
 
@@ -198,6 +199,7 @@ class Sound:
         audio: The file, at its beginning.
         segment: The part of the file; its times are rounded to samples.
         description: Takes in the samples too.
+        hashed: Whether the samples are hashed.
     """
 
     def __init__(
@@ -205,7 +207,9 @@ class Sound:
         audio: soundfile.SoundFile,
         segment: Segment,
         description: Description | None = None,
+        hashed: bool = True,
     ) -> None:
+        self._hashed = hashed
         self.rate: int = audio.samplerate  # Hz
         self.n_samples = 0  # per channel, so far
         self._first = round(segment.start * self.rate)
@@ -235,14 +239,15 @@ class Sound:
         skipped = self._skip()
         while len(samples := self._audio.read(self._size(), "float32", always_2d=True)):  # (t, ch)
             _check_samples(samples)
-            mono = samples.mean(1)
+            mono = samples.mean(1) if samples.shape[1] > 1 else samples[:, 0] + np.float32(0)
             self.levels.add(samples, mono)
             if self._description is not None:
                 self._description.add(mono)
             self.n_samples += len(mono)
             self._low = min(self._low, float(mono.min()))
             self._high = max(self._high, float(mono.max()))
-            self._digest.update(mono.astype("<f4", copy=False))  # the mean has no -0
+            if self._hashed:
+                self._digest.update(mono.astype("<f4", copy=False))  # mono has no -0
             if self.n_samples > MAX_MINUTES * 60 * self.rate:
                 raise BadAudio(
                     f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings"

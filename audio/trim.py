@@ -41,8 +41,16 @@ class FrameLevels:
         n = max((len(squares) - self._frame) // self.hop + 1, 0)
         if n:
             whole = squares[: (n - 1) * self.hop + self._frame]
-            self._levels.append(F.avg_pool1d(whole[None], self._frame, self.hop)[0])
+            self._levels.append(_means(whole, self._frame, self.hop))
         self._rest = squares[n * self.hop :]
+
+
+def _means(x: Tensor, size: int, hop: int) -> Tensor:
+    """Return the mean of each frame: (t,) -> ((t - size) / hop + 1,)."""
+    if size % hop:
+        return F.avg_pool1d(x[None], size, hop)[0]
+    sums = x[: len(x) - len(x) % hop].view(-1, hop).sum(1)  # each enters size / hop frames
+    return sums.unfold(0, size // hop, 1).sum(1) / size
 
 
 def loud_frames(levels: Tensor, trim_db: float) -> tuple[int, int] | None:

@@ -19,11 +19,12 @@ from audio.description import RecordingFacts
 from audio.opening import BadAudio
 from audio.parallel import in_parallel
 from config.tasks import CLASS
+from features import Images
 from inference.calibration import UNKNOWN, Calibration, read_calibration, threshold
 from inference.members import member_folders
 from inference.prediction import Prediction, to_frame
 from inference.predictor import FoldModel
-from inference.sound import Sound, read_array, read_sound
+from inference.sound import read_array, read_sound
 from inference.unlike import unlike
 from system.devices import choose_device
 from system.errors import InputError
@@ -61,6 +62,8 @@ class EmotionModel:
         self.sample_rate: int = first.images.input_rate
         self.training_data = first.training_data
         self._threshold: float | None = None
+        # The members with equal settings share one front end
+        self._front_ends = {id(member.images): member for member in self.members}
         self.calibrations: list[Calibration] = [
             read_calibration(folder) if calibrated and self.task == CLASS else UNKNOWN
             for folder in folders
@@ -141,26 +144,26 @@ class EmotionModel:
             InputError: As `predict`.
         """
 
-        def read(item: tuple[int, Any]) -> Sound:
+        def read(item: tuple[int, Any]) -> tuple[RecordingFacts, list[Images]]:
             number, recording = item
             if isinstance(recording, str | Path):
-                return read_sound(Path(recording), self.sample_rate)
-            return read_array(recording, sample_rate, self.sample_rate, number)
+                sound = read_sound(Path(recording), self.sample_rate)
+            else:
+                sound = read_array(recording, sample_rate, self.sample_rate, number)
+            return sound.facts, self._images(torch.from_numpy(sound.waveform))
 
-        items = enumerate(recordings, start=1)
-        while some := list(islice(items, AT_ONCE)):
-            results = [result for _, result in in_parallel(read, some, READERS)]
-            names = [
-                str(recording) if isinstance(recording, str | Path) else f"array {number}"
-                for number, recording in some
-            ]
-            usable = [result for result in results if not isinstance(result, BadAudio)]
-            labelled = iter(self.predict_waveforms([sound.waveform for sound in usable]))
-            for name, result in zip(names, results, strict=True):
+        results = in_parallel(read, enumerate(recordings, start=1), READERS)
+        while some := list(islice(results, AT_ONCE)):
+            usable = [result for _, result in some if not isinstance(result, BadAudio)]
+            labelled = iter(self._label([images for _, images in usable]))
+            for (number, recording), result in some:
+                is_file = isinstance(recording, str | Path)
+                name = str(recording) if is_file else f"array {number}"
                 if isinstance(result, BadAudio):
                     yield Prediction(name, {}, problem=str(result), scale=self.scale)
                 else:
-                    yield self._named(name, result, next(labelled))
+                    outside = self.unlike(result[0])
+                    yield replace(next(labelled), name=name, unlike=outside)
 
     def predict_waveforms(
         self, waveforms: Sequence[NDArray[np.float32] | Tensor]
@@ -169,31 +172,11 @@ class EmotionModel:
 
         The prediction for one does not depend on the others, except for rounding.
         """
-        if not waveforms:
-            return []
-        probs, gates = self.outputs([torch.as_tensor(waveform) for waveform in waveforms])
-        found = []
-        for i, row in enumerate(probs.tolist()):
-            named = dict(zip(self.classes, row, strict=True))
-            gate = None if gates is None else float(gates[i])
-            unsure = None if self._threshold is None else max(row) < self._threshold
-            found.append(Prediction("", named, gate, unsure=unsure, scale=self.scale))
-        return found
+        return self._label([self._images(torch.as_tensor(waveform)) for waveform in waveforms])
 
-    @torch.inference_mode()
     def outputs(self, waveforms: Sequence[Tensor]) -> tuple[NDArray, NDArray | None]:
         """Return outputs (n, K) and gates (n,) or None of waveforms n x (T,) at `sample_rate`."""
-        own = self.members[0].images
-        shared = [self.members[0].images_of(waveform) for waveform in waveforms]
-        all_probs, all_gates = [], []
-        for member, calibration in zip(self.members, self.calibrations, strict=True):
-            is_own = member.images is own
-            images = shared if is_own else [member.images_of(waveform) for waveform in waveforms]
-            probs, gate = member.outputs(images)
-            all_probs.append(calibration.apply(probs.numpy().astype(float)))
-            if gate is not None:
-                all_gates.append(gate.numpy())
-        return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
+        return self._outputs([self._images(waveform) for waveform in waveforms])
 
     def unlike(self, facts: RecordingFacts) -> dict[str, str]:
         """Return what of a recording is unlike the training data of all members, by kind."""
@@ -204,9 +187,34 @@ class EmotionModel:
         ]
         return {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
 
-    def _named(self, name: str, sound: Sound, found: Prediction) -> Prediction:
-        """Return a prediction with its name and with what is unlike all members' training data."""
-        return replace(found, name=name, unlike=self.unlike(sound.facts))
+    def _label(self, images: Sequence[Sequence[Images]]) -> list[Prediction]:
+        """Return predictions without names, of the images of each recording by front end."""
+        if not images:
+            return []
+        probs, gates = self._outputs(images)
+        found = []
+        for i, row in enumerate(probs.tolist()):
+            named = dict(zip(self.classes, row, strict=True))
+            gate = None if gates is None else float(gates[i])
+            unsure = None if self._threshold is None else max(row) < self._threshold
+            found.append(Prediction("", named, gate, unsure=unsure, scale=self.scale))
+        return found
+
+    def _images(self, waveform: Tensor) -> list[Images]:
+        """Return the images of a recording by each front end, in the order of `_front_ends`."""
+        return [member.images_of(waveform) for member in self._front_ends.values()]
+
+    @torch.inference_mode()
+    def _outputs(self, images: Sequence[Sequence[Images]]) -> tuple[NDArray, NDArray | None]:
+        order = list(self._front_ends)
+        all_probs, all_gates = [], []
+        for member, calibration in zip(self.members, self.calibrations, strict=True):
+            place = order.index(id(member.images))
+            probs, gate = member.outputs([of_one[place] for of_one in images])
+            all_probs.append(calibration.apply(probs.numpy().astype(float)))
+            if gate is not None:
+                all_gates.append(gate.numpy())
+        return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
 
 
 def load(path: str | Path, device: str = "cpu", calibrated: bool = True) -> EmotionModel:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from corpora.splits import SPEAKER_DEPENDENT
 from corpora.stamps import speaker_stamp
 from inference.emotion_model import AT_ONCE, EmotionModel
@@ -95,6 +97,8 @@ def label_files(
 
     if file is None:
         print(*lines.header(), sep="\n", end="\n" * bool(lines.header()))
+    if len(rest) > 1:  # the cores read, transform and run the network side by side
+        torch.set_num_threads(1)
     hidden = not sys.stderr.isatty() and file is None
     with progress_bar(len(rest), "label", "file", hidden) as bar, _from_input(rest) as sources:
         predictions = model.predict_each(sources)

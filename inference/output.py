@@ -176,8 +176,8 @@ def write_each(
         for one in predictions:
             some.append(one)
             if len(some) == at_once:
-                write(some)
-                some = []
+                full, some = some, []  # so that a signal while they are written repeats none
+                write(full)
     finally:
         if some:
             write(some)

@@ -20,6 +20,12 @@ class Prediction:
         unsure: Whether the confidence is below the threshold of the stated risk; None without one.
         unlike: What lies outside of the training data, by kind, see `inference.unlike`.
         scale: Scale of the ratings; None of classes.
+
+    >>> found = Prediction("a.wav", {"happy": 0.75, "sad": 0.25}, gate=0.6)
+    >>> found.emotion, found.confidence
+    ('happy', 0.75)
+    >>> Prediction("b.wav", {}, problem="holds no samples").emotion is None
+    True
     """
 
     name: str
