@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PYTEST := $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow coverage lint format typecheck architecture clean
+.PHONY: help setup demo demo-model test test-slow coverage lint format typecheck architecture clean
 
 help:  ## list the verbs
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,9 @@ demo: $(VENV)/.run  ## set up, synthesise the demo corpus, train all three fusio
 	@$(BIN)/python -m scripts.make_demo_corpus
 	@echo "[demo 2/2] Train 3 fusions x 2 folds = 6 jobs on the CPU, a few minutes each, and 4 of baselines; compare them"
 	@PYTHON=$(BIN)/python scripts/ablation.sh demo
+
+demo-model: $(VENV)/.run  ## set up, make a small model for use in runs/demo_gmu/final/seed-0, on CPU
+	@PYTHON=$(BIN)/python scripts/train_demo_model.sh
 
 test: $(VENV)/.dev  ## set up, run the tests (CPU, no network)
 	$(PYTEST)
@@ -63,17 +66,19 @@ $(VENV)/.run: requirements.txt
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt requirements-cluster.txt requirements-stream.txt \
-		requirements-trackers.txt requirements-formats.txt requirements-app.txt $(VENV)/.run
+		requirements-trackers.txt requirements-formats.txt requirements-vad.txt requirements-onnx.txt \
+		requirements-app.txt $(VENV)/.run
 	@echo "[set-up] Install the tools for tests and development"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --requirement requirements.txt \
 		--requirement requirements-dev.txt --requirement requirements-cluster.txt \
 		--requirement requirements-stream.txt --requirement requirements-trackers.txt \
-		--requirement requirements-formats.txt --requirement requirements-app.txt
+		--requirement requirements-formats.txt --requirement requirements-vad.txt \
+		--requirement requirements-onnx.txt --requirement requirements-app.txt
 	@touch $@
 
 # The lowest version of each requirement, as pip constraints: make setup PIP_FLAGS="-c build/lowest.txt"
 build/lowest.txt: requirements.txt requirements-dev.txt requirements-cluster.txt requirements-stream.txt \
-		requirements-trackers.txt requirements-formats.txt requirements-app.txt
+		requirements-trackers.txt requirements-formats.txt requirements-vad.txt requirements-onnx.txt requirements-app.txt
 	@mkdir -p $(@D)
 	sed -nE 's/^([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $^ > $@
 

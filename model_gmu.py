@@ -37,6 +37,7 @@ class MaxMViTGMU(nn.Module):
         cqt_weights: Local weights file of the CQT backbone.
         mel_weights: Local weights file of the Mel backbone.
         started: Branches whose weights are loaded later, from another run: none are read here.
+        frozen: Branches that are not trained, and compute as in evaluation.
 
     Shape:
         cqt, mel (B, C, H, W) in dB -> FusionOutput
@@ -58,6 +59,7 @@ class MaxMViTGMU(nn.Module):
         cqt_weights: str | None = None,
         mel_weights: str | None = None,
         started: Collection[str] = (),
+        frozen: Collection[str] = (),
     ) -> None:
         super().__init__()
         self.settings = settings
@@ -66,6 +68,9 @@ class MaxMViTGMU(nn.Module):
         self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, cqt, cqt_weights)
         self.mel_branch = self._build_branch("mel", settings.mel_backbone, mel, mel_weights)
         self.head = build_head(self.widths(), settings)
+        self.frozen = frozenset(frozen)
+        for branch in self.frozen:
+            getattr(self, f"{branch}_branch").requires_grad_(False).eval()
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
         self.graphs: Graphs | None = None  # of the backbones, with train.compile
         for branch in ("cqt", "mel"):  # statistics of the training images in dB
@@ -80,13 +85,21 @@ class MaxMViTGMU(nn.Module):
             pretrained=model.pretrained,
             cqt_weights=model.cqt_weights,
             mel_weights=model.mel_weights,
-            started=model.started,
+            started=model.loaded_later,
+            frozen=model.frozen,
         )
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         """Return logits, gate and views: (B, C, H, W), (B, C, H, W) -> FusionOutput."""
         feat_cqt, feat_mel = self.features(cqt, mel)  # (B, D_cqt), (B, D_mel)
         return self.fuse((feat_cqt, feat_mel))  # (B, K), (B, D), (B, P), (B, P)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation; frozen branches stay in evaluation."""
+        super().train(mode)
+        for branch in self.frozen:
+            getattr(self, f"{branch}_branch").eval()
+        return self
 
     def features(self, cqt: Tensor, mel: Tensor) -> Features:
         """Return the features of both branches; None for a branch that the fusion does not read.
@@ -165,9 +178,16 @@ class MaxMViTGMU(nn.Module):
         return _width(self.cqt_branch), _width(self.mel_branch)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not read."""
+        """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not trained.
+
+        That is a frozen one, or one that the fusion does not read.
+        """
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
-        return {name: list(m.parameters()) for name, m in modules.items() if m is not None}
+        return {
+            name: list(module.parameters())
+            for name, module in modules.items()
+            if module is not None and name not in self.frozen
+        }
 
     def without_decay(self) -> list[nn.Parameter]:
         """Return the parameters that timm's models exempt from weight decay: position tables."""
@@ -255,7 +275,7 @@ def find_first_weights(model: ModelConfig) -> bool:
         backbone = getattr(model, f"{branch}_backbone")
         if backbone is not None:
             check_name(backbone, branch)
-            if branch in model.started:
+            if branch in model.loaded_later:
                 continue
             file = getattr(model, f"{branch}_weights")
             found.append(find_weights(backbone, model.pretrained, file, branch))

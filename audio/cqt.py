@@ -124,6 +124,13 @@ class CQT(nn.Module):
         """Return the number of frames of a waveform of n_samples, an int or a tensor of ints."""
         return 1 + n_samples * self._frames // self._samples
 
+    def matrices(self) -> list[NDArray[np.float64]]:
+        """Return conj(w_k) of groups of bins, low to high, for equation 1: (L, 2n) each.
+
+        Real parts stand before imaginary ones; L is even and the wavelets are centred.
+        """
+        return [self._wavelets.matrix(group) for group in self._groups]
+
     def forward(self, waveform: Tensor) -> Tensor:
         """Return magnitudes."""
         return self.power(waveform).clamp_min(SMALLEST).sqrt()  # no infinite slope at 0

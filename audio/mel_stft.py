@@ -117,6 +117,11 @@ class MelSTFT(nn.Module):
         self.full_scale = _full_scale(self._window, self._filters)  # power of a sine of amplitude 1
         self._kernels: dict[tuple[torch.device, torch.dtype], Kernels] = {}
 
+    @property
+    def window_and_filters(self) -> tuple[NDArray, NDArray]:
+        """Return h (N,) and M (N // 2 + 1, n_mels), for another way to the same transform."""
+        return self._window, self._filters
+
     def n_frames(self, n_samples: Any) -> Any:
         """Return the number of frames of a waveform of n_samples, an int or a tensor of ints."""
         return 1 + n_samples // self.hop_length

@@ -49,7 +49,13 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--config", CONFIG, "--space", "nowhere.yaml"],
         ["--config", CONFIG, "--space", "configs/spaces/gmu.yaml", NOWHERE],
     ],
-    "predict": [["/nowhere", "/nowhere.wav"]],
+    "predict": [
+        ["/nowhere", "/nowhere.wav"],
+        ["/nowhere", "/nowhere.wav", "--hop", "1"],
+        ["/nowhere", "--pcm", "16000"],
+        ["--verify", "/nowhere", "/nowhere.wav"],
+    ],
+    "export": [["/nowhere", "--to", "/nowhere/bundle"], ["/nowhere"]],
     "app": [["/nowhere"], ["--runs", "/nowhere"], ["--max-minutes", "61"], ["--port", "65536"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
@@ -58,6 +64,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["demo", "--variants", "fusion", NOWHERE],
     ],
     "scripts.lr_range": [[CONFIG, "optim.learning_rate=1"], ["nowhere.yaml"], [CONFIG, NOWHERE]],
+    "scripts.fit_all": [["/nowhere"], ["/nowhere", "--seed", "x"]],
     "scripts.power": [["--folds", "0", "--speakers", "4"]],
     "scripts.recipes": [
         ["--config", CONFIG, "--recipes", "nowhere.yaml"],

@@ -80,6 +80,7 @@ ONLY_WITH = {
     "optim.warmup_epochs": Condition("optim.schedule", ("cosine",), 0.0),
 }
 FEATURES, FROZEN = "train.features", "frozen"
+FROZEN_BRANCHES = "model.frozen"
 # Keys of how images and backbones are trained: with frozen features they have no effect, and must
 # have these values
 IDLE_IF_FROZEN: dict[str, Any] = {
@@ -96,6 +97,7 @@ IDLE_IF_FROZEN: dict[str, Any] = {
     "model.cqt_weights": None,
     "model.mel_weights": None,
     "model.drop_path_rate": 0.0,
+    FROZEN_BRANCHES: [],
     "optim.optimizer.cqt": None,
     "optim.optimizer.mel": None,
     BRANCH_SCALES: 1.0,
@@ -110,6 +112,13 @@ IDLE_IF_FROZEN: dict[str, Any] = {
 }
 
 
+# Keys without effect, and their values, where all branches that a fusion reads are in model.frozen
+IDLE_IF_ALL_FROZEN: dict[str, Any] = {
+    "model.drop_path_rate": 0.0,
+    BRANCH_SCALES: 1.0,
+    "train.backbone_batch": None,
+    "train.gradient_checkpointing": False,
+}
 OF_ONE_CORPUS = r"^corpus\.(corpora\.)?(?!(corpora|columns|label_map)\.)[^.]+\."
 
 
@@ -126,8 +135,12 @@ def has_effect(config: Mapping[str, Any], key: str) -> bool:
     True
     >>> has_effect({"train.features": "frozen"}, "augment.mixup")
     False
+    >>> has_effect({"model.frozen": ["cqt"]}, "optim.optimizer.cqt")
+    False
     """
     if config.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
+        return False
+    if key in _idle_by_branches(config):
         return False
     condition = ONLY_WITH.get(key)
     return condition is None or config.get(condition.controller) in condition.values
@@ -144,6 +157,7 @@ def keys_without_effect(values: Mapping[str, Any]) -> list[str]:
         for key, condition in ONLY_WITH.items()
         if condition.controller in values and not has_effect(values, key)
     ]
+    ruled_out += [key for key in _idle_by_branches(values) if key not in ruled_out]
     if values.get(FEATURES) != FROZEN:
         return ruled_out
     return [*ruled_out, *(key for key in IDLE_IF_FROZEN if key not in ruled_out)]
@@ -156,6 +170,17 @@ def idle_value(key: str) -> Any:
     (None, 0.0)
     """
     return IDLE_IF_FROZEN.get(key)
+
+
+def _idle_by_branches(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys that have no effect because of `model.frozen`."""
+    frozen = config.get(FROZEN_BRANCHES) or ()
+    if not frozen:
+        return []
+    keys = [f"{key}.{one}" for key in ("optim.optimizer", BRANCH_SCALES) for one in frozen]
+    fusion = FUSIONS.get(config.get("model.fusion", ""))
+    is_all = fusion is not None and set(fusion.branches) <= set(frozen)
+    return [*keys, *(IDLE_IF_ALL_FROZEN if is_all else ())]
 
 
 def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str, ...]]:
@@ -172,6 +197,8 @@ def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str,
     """
     if values.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
         return FEATURES, ("trained",)
+    if key in _idle_by_branches(values):
+        return FROZEN_BRANCHES, ("[]",)
     condition = ONLY_WITH[key]
     return condition.controller, condition.values
 

@@ -130,6 +130,7 @@ def config_keys() -> list[str]:
 def _keys(model: Any, prefix: str = "") -> Iterator[str]:
     """Yield all dotted keys of a section; a section in the place of a number has keys, too."""
     for name, field in model.model_fields.items():
+        name = field.alias or name
         inner = section_in(field.annotation)
         if inner is not field.annotation:
             yield f"{prefix}{name}"
@@ -149,4 +150,4 @@ def _fields_at(path: Sequence[str]) -> list[str]:
         model = section_in(model.model_fields[part].annotation)
         if model is None:
             return []
-    return list(model.model_fields)
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -99,8 +99,9 @@ def _check_compile(config: Config) -> None:
 
 
 def _check_started(config: Config) -> None:
-    """Refuse two origins of one branch, and the seed of none."""
+    """Refuse two origins of one branch, the seed of none, and random branches that stay so."""
     model = config.model
+    _check_from(config)
     for branch, folder in model.started.items():
         if (file := getattr(model, f"{branch}_weights")) is not None:
             raise InputError(
@@ -108,18 +109,44 @@ def _check_started(config: Config) -> None:
                 "the branch starts: set one of the two to null"
             )
     if config.train.features == "frozen":
-        missing = [b for b in FUSIONS[model.fusion].branches if b not in model.started]
+        missing = [b for b in FUSIONS[model.fusion].branches if b not in model.loaded_later]
         if missing:
             keys = " and ".join(f"model.{branch}_from" for branch in missing)
             raise InputError(
                 f"train.features=frozen trains the head alone: name the run whose branches it "
-                f"reads by {keys}, or set train.features to trained"
+                f"reads by {keys}, or set train.features to trained; model.from names a trained "
+                "model with all branches"
             )
-    if model.from_seed is not None and not model.started:
+    if model.from_seed is not None and not model.loaded_later:
         raise InputError(
-            f"model.from_seed={model.from_seed} has no effect without model.cqt_from or "
-            "model.mel_from: set it to null, or name the run from which a branch starts"
+            f"model.from_seed={model.from_seed} has no effect without model.cqt_from, "
+            "model.mel_from or model.from: set it to null, or name the run from which a branch "
+            "starts"
         )
+
+
+def _check_from(config: Config) -> None:
+    """Refuse two origins of one network, and frozen branches that are random or not there."""
+    model = config.model
+    if model.from_ is not None:
+        for key in ("cqt_from", "mel_from", "cqt_weights", "mel_weights"):
+            if (value := getattr(model, key)) is not None:
+                raise InputError(
+                    f"model.from={model.from_} and model.{key}={value} both say where a branch "
+                    "starts: set one of the two to null"
+                )
+    for branch in model.frozen:
+        if branch not in FUSIONS[model.fusion].branches:
+            raise InputError(
+                f"model.frozen={model.frozen}: {model.fusion} has no {branch} branch: leave it out"
+            )
+        has_file = getattr(model, f"{branch}_weights") is not None
+        if not (branch in model.loaded_later or has_file or model.pretrained):
+            raise InputError(
+                f"model.frozen={model.frozen}: the {branch} branch would stay at random weights. "
+                f"Say where it starts by model.from, model.{branch}_from, model.{branch}_weights "
+                "or model.pretrained=true, or leave it out"
+            )
 
 
 def _check_heads(config: Config) -> None:

@@ -5,10 +5,11 @@ what editors show: `python -m scripts.make_schema` writes them to configs/schema
 """
 
 import re
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from config.corpus_schema import CorpusConfig
 from config.fusions import FUSIONS
@@ -19,6 +20,7 @@ from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 
 Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
+BranchName = Literal["cqt", "mel"]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
@@ -31,7 +33,7 @@ def _known_device(name: str) -> str:
 
 def _each_once(names: list[str]) -> list[str]:
     if len(set(names)) < len(names):
-        raise ValueError("must name each tracker once")
+        raise ValueError("must name each once")
     return names
 
 
@@ -176,6 +178,15 @@ class ModelConfig(Section):
     """Folder of a run with a Mel branch, as for cqt_from."""
     from_seed: Annotated[int, Field(ge=0)] | None = None
     """Seed of those runs from which all seeds start; null is the same seed there as here."""
+    from_: str | None = Field(default=None, alias="from")
+    """Folder of a trained model from which the whole network starts, for more training on the same
+    or on other data: a run of the same folds (fold by fold, as for cqt_from), the folder of one of
+    its folds, or a final model (scripts/fit_all.py). Its images and backbones must be the same. The
+    last layer keeps the classes that both have; what does not fit starts anew and is named."""
+    frozen: Annotated[list[BranchName], AfterValidator(_each_once)] = []
+    """Branches, [cqt, mel] or one of them, that stay as they start: no gradients, batch norms and
+    dropout as in evaluation. train.features=frozen is quicker where both do and nothing is
+    augmented."""
     image_size: ImageSize = 224
     """Height and width in pixels."""
     mlp_hidden_dim: Width = 512
@@ -191,6 +202,16 @@ class ModelConfig(Section):
         """Folder of the run from which each branch starts, without branches that do not."""
         folders = {"cqt": self.cqt_from, "mel": self.mel_from}
         return {branch: folder for branch, folder in folders.items() if folder is not None}
+
+    @property
+    def loaded_later(self) -> Collection[str]:
+        """Branches whose first weights are those of a run or of a trained model."""
+        return tuple(self.started) if self.from_ is None else FUSIONS[self.fusion].branches
+
+    @model_serializer(mode="wrap")
+    def _with_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Write `from`, which is no name in Python, under its key."""
+        return {key.removesuffix("_"): value for key, value in dump(self).items()}
 
 
 class LossConfig(Section):

@@ -165,9 +165,9 @@ class TrainConfig(Section):
     utterances of its speaker, tested ones too, without their labels: a transductive protocol with
     an id of its own."""
     features: Literal["trained", "frozen"] = "trained"
-    """Train the branches, or leave them as the runs of model.cqt_from and model.mel_from have them:
-    their features of all recordings are computed once, kept in run.store, and the head alone is
-    trained on them."""
+    """Train the branches, or leave them as the runs of model.cqt_from and model.mel_from, or the
+    model of model.from, have them: their features of all recordings are computed once, kept in
+    run.store, and the head alone is trained on them."""
     images: Literal["stored", "computed"] = "stored"
     """Training images: read from the feature store, or computed from waveforms batch by batch on
     the training device. Evaluation always reads the store."""

@@ -169,6 +169,8 @@ def plan_warnings(plan: Plan) -> list[str]:
     if plan.given is not None:
         warnings += [*plan.given.stamps(), plan.given.words()]
     warnings += [*cross_corpus_warnings(plan.certificate)]
+    if stamp := plan.certificate.get("started_from", {}).get("stamp"):
+        warnings.append(stamp)
     warnings += [*plan.relabelled.words(), *plan.unread.words()]
     warnings += _warn_of_columns(plan)
     wanted = {str(split.fold) for split in plan.wanted()}

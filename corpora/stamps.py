@@ -6,6 +6,10 @@ from corpora.unannotated_speakers import UNANNOTATED
 
 SPEAKER_NORMALIZED = "/speaker-normalized"  # end of the id of a protocol
 TRANSDUCTIVE = "TRANSDUCTIVE: uses the tested speaker's unlabelled utterances"
+UNKNOWN_ORIGIN = (
+    "UNKNOWN-ORIGIN: training started from a model of which nobody knows what trained it, so that "
+    "tested utterances or speakers may be among that"
+)
 STAMP_UNKNOWN = "SPEAKER-DEPENDENT: nobody knows the speakers, train and test may share them"
 
 

@@ -75,6 +75,7 @@ class RunSummary:
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
         runs_before: Number of other runs beside it that tested one of these folds before.
+        unknown_origin: Whether it started from a model of which nobody knows what trained it.
         shared_texts: Number of texts in train and test, by fold number; only where there are some.
         training_issues: Issues of the folds that had some, by fold and seed.
         tracker_failures: Reasons by tracker for which it lacks a part of a fold, by fold and seed.
@@ -112,6 +113,7 @@ class RunSummary:
         Field(validation_alias=AliasChoices("test_evaluations", "looks")),  # the older key
     ]
     runs_before: int = 0
+    unknown_origin: bool = False
     shared_texts: dict[str, int] = field(default_factory=dict)
     training_issues: dict[str, TrainingIssues] = field(default_factory=dict)  # once not written
     tracker_failures: dict[str, dict[str, str]] = field(default_factory=dict)  # once not written

@@ -19,7 +19,7 @@ from evaluation.significance import speaker_interval
 from evaluation.tables import comparison_markdown
 from evaluation.tasks import Task, task_of
 from storage.audio_lists import read_unread_audio
-from storage.environment import distinct_facts, sessions
+from storage.environment import STARTED, distinct_facts, sessions
 from storage.fold_folder import TrainingIssues
 from storage.ledger import count_runs_before, count_test_evaluations
 from storage.run_folder import Run, read_run
@@ -124,6 +124,7 @@ def describe_run(run: Run) -> RunSummary:
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),
         runs_before=count_runs_before(run.folder, run.certificate),
+        unknown_origin="stamp" in run.certificate.get(STARTED, {}),
         shared_texts=_shared_texts(run),
         training_issues=_training_issues(run),
         tracker_failures=_tracker_failures(run),

@@ -8,7 +8,7 @@ from config.several import CROSS_CORPUS
 from config.tasks import RATINGS
 from corpora.certificate import protocol_parts
 from corpora.splits import LONE
-from corpora.stamps import stamps
+from corpora.stamps import UNKNOWN_ORIGIN, stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary
@@ -227,6 +227,7 @@ def notes(comparison: Comparison) -> list[str]:
     ]
     unread = [line for run in comparison.runs for line in run.unread_audio]
     lines += [f"{line}." for line in dict.fromkeys(unread)]  # of one corpus: once for all runs
+    lines += [f"{run.name} is {UNKNOWN_ORIGIN}." for run in comparison.runs if run.unknown_origin]
     for run in comparison.runs:
         if run.runs_before:
             lines.append(

@@ -48,7 +48,10 @@ OF_BRANCHES = (
     *("model.image_size", "model.cqt_backbone", "model.mel_backbone", "model.pretrained"),
     "train.normalize",
 )
-FIXED = {"name", "model.fusion", FEATURES, "model.cqt_from", "model.mel_from", "model.from_seed"}
+FIXED = {
+    *("name", "model.fusion", FEATURES),
+    *("model.cqt_from", "model.mel_from", "model.from_seed", "model.from", "model.frozen"),
+}
 
 
 @dataclass(frozen=True)

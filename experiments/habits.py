@@ -205,7 +205,7 @@ def _train(fold: Fold) -> None:
     state, train_loader, _ = build_training(fold, origins={})
     dev_loader, test_loader = (eval_loader(fold, u) for u in (fold.split.dev, fold.split.test))
 
-    def after_epoch(record: dict[str, float], dev: Predictions) -> None:
+    def after_epoch(record: dict[str, float], dev: Predictions | None) -> None:
         """Write the row of an epoch before its state; a resumed training may repeat epochs."""
         rows[int(record["epoch"]) - 1 :] = [_test(fold, state, test_loader)]
         if not file.exists():

@@ -39,6 +39,8 @@ FIXED = (
     "train.compile",
     "train.checkpoint_",
     "train.features",
+    "model.from",
+    "model.frozen",
 )  # one per process; no effect on a score; another question
 MAX_STEPS = 10**6  # of a range
 OPTIONS = ("low", "high", "log", "step", "choices")

@@ -150,12 +150,12 @@ class EmotionModel:
                 sound = read_sound(Path(recording), self.sample_rate)
             else:
                 sound = read_array(recording, sample_rate, self.sample_rate, number)
-            return sound.facts, self._images(torch.from_numpy(sound.waveform))
+            return sound.facts, self.images_of(torch.from_numpy(sound.waveform))
 
         results = in_parallel(read, enumerate(recordings, start=1), READERS)
         while some := list(islice(results, AT_ONCE)):
             usable = [result for _, result in some if not isinstance(result, BadAudio)]
-            labelled = iter(self._label([images for _, images in usable]))
+            labelled = iter(self.label_images([images for _, images in usable]))
             for (number, recording), result in some:
                 is_file = isinstance(recording, str | Path)
                 name = str(recording) if is_file else f"array {number}"
@@ -172,22 +172,15 @@ class EmotionModel:
 
         The prediction for one does not depend on the others, except for rounding.
         """
-        return self._label([self._images(torch.as_tensor(waveform)) for waveform in waveforms])
+        return self.label_images(
+            [self.images_of(torch.as_tensor(waveform)) for waveform in waveforms]
+        )
 
     def outputs(self, waveforms: Sequence[Tensor]) -> tuple[NDArray, NDArray | None]:
         """Return outputs (n, K) and gates (n,) or None of waveforms n x (T,) at `sample_rate`."""
-        return self._outputs([self._images(waveform) for waveform in waveforms])
+        return self._outputs([self.images_of(waveform) for waveform in waveforms])
 
-    def unlike(self, facts: RecordingFacts) -> dict[str, str]:
-        """Return what of a recording is unlike the training data of all members, by kind."""
-        images = self.members[0].images
-        outside = [
-            unlike(facts, member.training_data, images.input_rate, images.reference)
-            for member in self.members
-        ]
-        return {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
-
-    def _label(self, images: Sequence[Sequence[Images]]) -> list[Prediction]:
+    def label_images(self, images: Sequence[Sequence[Images]]) -> list[Prediction]:
         """Return predictions without names, of the images of each recording by front end."""
         if not images:
             return []
@@ -200,7 +193,7 @@ class EmotionModel:
             found.append(Prediction("", named, gate, unsure=unsure, scale=self.scale))
         return found
 
-    def _images(self, waveform: Tensor) -> list[Images]:
+    def images_of(self, waveform: Tensor) -> list[Images]:
         """Return the images of a recording by each front end, in the order of `_front_ends`."""
         return [member.images_of(waveform) for member in self._front_ends.values()]
 
@@ -215,6 +208,15 @@ class EmotionModel:
             if gate is not None:
                 all_gates.append(gate.numpy())
         return np.mean(all_probs, 0), np.mean(all_gates, 0) if all_gates else None
+
+    def unlike(self, facts: RecordingFacts) -> dict[str, str]:
+        """Return what lies outside of the training data of all members, by kind."""
+        images = self.members[0].images
+        outside = [
+            unlike(facts, member.training_data, images.input_rate, images.reference)
+            for member in self.members
+        ]
+        return {kind: v for kind, v in outside[0].items() if all(kind in one for one in outside)}
 
 
 def load(path: str | Path, device: str = "cpu", calibrated: bool = True) -> EmotionModel:

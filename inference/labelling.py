@@ -29,10 +29,18 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Labelled:
-    """Counts of what was labelled."""
+    """Counts of what was labelled.
+
+    Attributes:
+        n: Files.
+        n_bad: Files that were not labelled, or not whole.
+        n_labels: Labels: files, or parts of them.
+        n_unsure: Unsure labels.
+    """
 
     n: int = 0
     n_bad: int = 0
+    n_labels: int = 0
     n_unsure: int = 0
 
 
@@ -76,7 +84,7 @@ def label_files(
         RunError: `out` cannot be written.
     """
     lines = Lines(form, model.classes, model.scale, risk is not None)
-    file = None if out is None else OutputFile(out, lines, _made_by(model, form, risk))
+    file = None if out is None else OutputFile(out, lines, made_by(model, form, risk))
     rest = [path for path in files if file is None or not file.is_done(str(path))]
     found = Labelled() if file is None else Labelled(len(file.done), sum(file.done.values()))
     if found.n:
@@ -86,6 +94,7 @@ def label_files(
     def write(some: Sequence[Prediction]) -> None:
         for one in some:
             found.n += 1
+            found.n_labels += one.problem is None
             found.n_bad += one.problem is not None
             found.n_unsure += bool(one.unsure)
             if one.unlike:
@@ -100,7 +109,7 @@ def label_files(
     if len(rest) > 1:  # the cores read, transform and run the network side by side
         torch.set_num_threads(1)
     hidden = not sys.stderr.isatty() and file is None
-    with progress_bar(len(rest), "label", "file", hidden) as bar, _from_input(rest) as sources:
+    with progress_bar(len(rest), "label", "file", hidden) as bar, from_input(rest) as sources:
         predictions = model.predict_each(sources)
         write_each(_counted(predictions, rest, bar), write, AT_ONCE)
     if file is not None:
@@ -117,13 +126,19 @@ def check_labelled(found: Labelled) -> None:
         RunError: Some could not.
     """
     if found.n_unsure:
-        print(f"{found.n_unsure} of {found.n} labels are unsure", file=sys.stderr)
+        print(f"{found.n_unsure} of {found.n_labels} labels are unsure", file=sys.stderr)
     if found.n_bad:
         raise RunError(f"{found.n_bad} of {found.n} files are not usable audio, see above")
 
 
-def _made_by(model: EmotionModel, form: Format, risk: float | None) -> dict[str, Any]:
-    """Return what decides the lines of a file."""
+def made_by(model: EmotionModel, form: Format, risk: float | None) -> dict[str, Any]:
+    """Return what decides the lines of a file.
+
+    Args:
+        model: The model.
+        form: Format of the lines.
+        risk: Stated risk.
+    """
     weights = [file_sha256(member.folder / WEIGHTS) for member in model.members]
     return {"model": weights, "format": form, "risk": risk}
 
@@ -136,7 +151,7 @@ def _counted(predictions: Iterator[Prediction], files: Sequence[Path], bar: Any)
 
 
 @contextmanager
-def _from_input(files: Sequence[Path]) -> Iterator[list[Path]]:
+def from_input(files: Sequence[Path]) -> Iterator[list[Path]]:
     """Yield the files, with a temporary copy of standard input in the place of `-`."""
     if Path(STANDARD_INPUT) not in files:
         yield list(files)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from config.tasks import RatingScale
-from inference.prediction import Prediction
+from inference.prediction import SILENCE, Prediction
 from system.errors import InputError
 from system.files import MAX_TABLE, append, read_json, read_text, write_json, write_text
 from system.text import printable
@@ -31,6 +31,7 @@ class Lines:
         outputs: Names of the classes or dimensions, in order.
         scale: Scale of ratings; None of classes.
         with_risk: Whether a risk is stated, so that predictions may be unsure.
+        with_times: Whether they are of parts of recordings, with a start and an end in s.
     """
 
     def __init__(
@@ -39,17 +40,20 @@ class Lines:
         outputs: Sequence[str],
         scale: RatingScale | None = None,
         with_risk: bool = False,
+        with_times: bool = False,
     ) -> None:
         self.form, self.outputs, self.scale, self.with_risk = form, outputs, scale, with_risk
+        self.with_times = with_times
 
     def header(self) -> list[str]:
         """Return the lines before the first prediction: one, or none of JSON Lines."""
         unsure = ["unsure"] * self.with_risk
+        path = ["path", *["start", "end"] * self.with_times]
         if self.form == "table":
-            return [_tabs(["path", "emotion", *self.outputs, GATE, *unsure])]
+            return [_tabs([*path, "emotion", *self.outputs, GATE, *unsure])]
         if self.form == "csv":
             confidence = [] if self.scale else ["emotion", "confidence"]
-            columns = ["path", *confidence, *unsure, *self.outputs, "gate", "problem", "unlike"]
+            columns = [*path, *confidence, *unsure, *self.outputs, "gate", "problem", "unlike"]
             return [_commas(columns)]
         return []
 
@@ -57,40 +61,61 @@ class Lines:
         """Return the line of a prediction."""
         return {"table": self._table, "csv": self._csv, "jsonl": self._json}[self.form](one)
 
-    def read(self, lines: Iterable[str]) -> dict[str, bool]:
-        """Return whether there was a problem, by the path of each line, without the header.
+    def read(self, lines: Iterable[str]) -> dict[str, list[bool]]:
+        """Return whether each line has a problem, by path, in order; without the header.
+
+        Silence is no problem of a part of a recording.
 
         Raises:
             ValueError: They are not such lines.
         """
+        found: dict[str, list[bool]] = {}
+        for path, problem in map(self._problem, self._rows(lines)):
+            found.setdefault(path, []).append(problem not in ("", SILENCE))
+        return found
+
+    def _rows(self, lines: Iterable[str]) -> Iterable[Any]:
         if self.form == "jsonl":
-            rows = (json.loads(line) for line in lines)
-            return {_key(row["path"]): row["problem"] is not None for row in rows}
+            return map(json.loads, lines)
         if self.form == "table":
-            cells = (line.split("\t") for line in lines)
-            return {path: second.startswith(PROBLEM) for path, second, *_ in cells}
-        return {row[0]: bool(row[-2]) for row in csv.reader(lines, strict=True)}
+            return (line.split("\t") for line in lines)
+        return csv.reader(lines, strict=True)
+
+    def _problem(self, row: Any) -> tuple[str, str]:
+        """Return the path of a row, and its problem or an empty string."""
+        if self.form == "jsonl":
+            return _key(row["path"]), row["problem"] or ""
+        if self.form == "csv":
+            return row[0], row[-2]
+        label = row[3 if self.with_times else 1]
+        return row[0], label.removeprefix(PROBLEM) if label.startswith(PROBLEM) else ""
+
+    def _times(self, one: Prediction) -> list[str]:
+        """Return the cells for start and end, to the millisecond."""
+        return [f"{time or 0:.3f}" for time in (one.start, one.end)] if self.with_times else []
 
     def _table(self, one: Prediction) -> str:
         if one.problem is not None:
-            return _tabs([one.name, f"{PROBLEM}{one.problem}"])
+            return _tabs([one.name, *self._times(one), f"{PROBLEM}{one.problem}"])
         scale = self.scale
         what = one.emotion or ("" if scale is None else f"ratings, {scale.low:g} to {scale.high:g}")
         outputs = [f"{one.probs[output]:.3f}" for output in self.outputs]
         gate = "" if one.gate is None else f"{one.gate:.3f}"
         unsure = ["unsure" if one.unsure else ""] * self.with_risk
-        return _tabs([one.name, what, *outputs, gate, *unsure])
+        return _tabs([one.name, *self._times(one), what, *outputs, gate, *unsure])
 
     def _csv(self, one: Prediction) -> str:
         confidence = [] if self.scale else [one.emotion or "", _number(one.confidence)]
         unsure = [{None: "", False: "no", True: "yes"}[one.unsure]] * self.with_risk
         outputs = [_number(one.probs.get(output)) for output in self.outputs]
         unlike = "; ".join(f"{kind} {value}" for kind, value in one.unlike.items())
-        cells = [one.name, *confidence, *unsure, *outputs, _number(one.gate)]
+        cells = [one.name, *self._times(one), *confidence, *unsure, *outputs, _number(one.gate)]
         return _commas([*cells, one.problem or "", unlike])
 
     def _json(self, one: Prediction) -> str:
         row: dict[str, Any] = {"path": one.name}
+        if self.with_times:
+            row |= {"start": round(one.start or 0, 3), "end": round(one.end or 0, 3)}
         if self.scale is None:
             row |= {"emotion": one.emotion, "confidence": _rounded(one.confidence)}
         row |= {"unsure": one.unsure} if self.with_risk else {}
@@ -107,21 +132,27 @@ class OutputFile:
         path: The file.
         lines: Its lines.
         made_by: What decides its predictions; the same in a command that resumes it.
+        option: Option that names the file, for messages.
 
     Attributes:
-        done: Whether there was a problem, by the path of each recording that has its line.
+        done: Whether there was a problem, by the path of each recording that had its lines already.
+        begun: Whether each line has a problem, by the path of the last recording, where lines are
+            of parts of recordings: more may follow. Empty otherwise.
 
     Raises:
         InputError: The file is finished, was begun by another command, or is not such a file.
         RunError: It cannot be written.
     """
 
-    def __init__(self, path: Path, lines: Lines, made_by: Mapping[str, Any]) -> None:
-        self.path, self.lines = path, lines
+    def __init__(
+        self, path: Path, lines: Lines, made_by: Mapping[str, Any], option: str = "--out"
+    ) -> None:
+        self.path, self.lines, self._option = path, lines, option
         self._note = path.with_name(f".{path.name}.resume.json")
         if not path.parent.is_dir():
-            raise InputError(f"--out: there is no folder {path.parent}")
+            raise InputError(f"{self._option}: there is no folder {path.parent}")
         self.done: dict[str, bool] = {}
+        self.begun: dict[str, list[bool]] = {}
         if path.exists():
             self._resume(dict(made_by))
         else:
@@ -132,11 +163,22 @@ class OutputFile:
         """Append predictions; they are on disk when this returns."""
         text = "".join(f"{self.lines.line(one)}\n" for one in predictions)
         append(self.path, text.encode(), is_line=True)
-        self.done |= {_key(one.name): one.problem is not None for one in predictions}
 
     def is_done(self, name: str) -> bool:
-        """Return whether a recording has its line."""
+        """Return whether a recording has its line, or all of its lines."""
         return _key(name) in self.done
+
+    def problems_begun(self, name: str) -> list[bool]:
+        """Return whether each line has a problem, of a recording that may not have all of them."""
+        return self.begun.get(_key(name), [])
+
+    def check_begun(self, names: Iterable[str]) -> None:
+        """Refuse to leave the last recording unfinished, because `names` lacks it."""
+        if missing := self.begun.keys() - set(map(_key, names)):
+            raise InputError(
+                f"{self._option} {self.path} may end in the middle of {missing.pop()}: name that "
+                "file, too"
+            )
 
     def finish(self) -> None:
         """Mark the file as whole."""
@@ -144,11 +186,11 @@ class OutputFile:
 
     def _resume(self, made_by: dict[str, Any]) -> None:
         if not self._note.exists():
-            raise InputError(f"--out {self.path} exists: remove it or name another file")
-        before = read_json(self._note)
+            raise InputError(f"{self._option} {self.path} exists: remove it or name another file")
+        before, what = read_json(self._note), f"{self._option} {self.path}"
         if changed := [key for key in made_by if before.get(key) != made_by[key]]:
             raise InputError(
-                f"--out {self.path} was begun with another {', '.join(changed)}: give that command "
+                f"{what} was begun with another {', '.join(changed)}: give that command "
                 "again, remove the file, or name another one"
             )
         text = read_text(self.path, MAX_TABLE)
@@ -160,11 +202,14 @@ class OutputFile:
         try:
             if rows[:n] != self.lines.header():
                 raise ValueError("its header is another one")
-            self.done = self.lines.read(rows[n:])
+            found = self.lines.read(rows[n:])
         except (ValueError, KeyError, TypeError, IndexError, csv.Error) as error:
             raise InputError(
-                f"--out {self.path} cannot be resumed ({error}): remove it or name another file"
+                f"{what} cannot be resumed ({error}): remove it or name another file"
             ) from error
+        if found and self.lines.with_times:
+            self.begun = dict([found.popitem()])
+        self.done = {path: any(problems) for path, problems in found.items()}
 
 
 def write_each(

@@ -7,6 +7,8 @@ from typing import Any
 from config.tasks import RatingScale
 from system.extras import check_extra
 
+SILENCE = "silence"  # the problem of a part of a recording in which nothing is to be heard
+
 
 @dataclass(frozen=True)
 class Prediction:
@@ -20,6 +22,8 @@ class Prediction:
         unsure: Whether the confidence is below the threshold of the stated risk; None without one.
         unlike: What lies outside of the training data, by kind, see `inference.unlike`.
         scale: Scale of the ratings; None of classes.
+        start: Where it begins in its recording, s; None of a whole recording.
+        end: Where it ends, s.
 
     >>> found = Prediction("a.wav", {"happy": 0.75, "sad": 0.25}, gate=0.6)
     >>> found.emotion, found.confidence
@@ -35,6 +39,8 @@ class Prediction:
     unsure: bool | None = None
     unlike: Mapping[str, str] = field(default_factory=dict)
     scale: RatingScale | None = None
+    start: float | None = None
+    end: float | None = None
 
     @property
     def emotion(self) -> str | None:
@@ -52,7 +58,8 @@ class Prediction:
 def to_frame(predictions: Sequence[Prediction]) -> Any:
     """Return predictions as a pandas frame, one row each, in their order.
 
-    Columns: name, emotion, confidence, one for each class or dimension, gate, unsure, problem.
+    Columns: name, emotion, confidence, one for each class or dimension, gate, unsure, problem; of
+    parts of recordings also start and end, behind the name.
 
     Raises:
         InputError: pandas is not installed.
@@ -61,9 +68,10 @@ def to_frame(predictions: Sequence[Prediction]) -> Any:
     import pandas  # an extra
 
     outputs = next((list(one.probs) for one in predictions if one.probs), [])
-    columns = ["name", "emotion", "confidence", *outputs, "gate", "unsure", "problem"]
+    times = ["start", "end"] if any(one.start is not None for one in predictions) else []
+    columns = ["name", *times, "emotion", "confidence", *outputs, "gate", "unsure", "problem"]
     rows = [
-        [one.name, one.emotion, one.confidence]
+        [one.name, *(getattr(one, time) for time in times), one.emotion, one.confidence]
         + [one.probs.get(output) for output in outputs]
         + [one.gate, one.unsure, one.problem]
         for one in predictions

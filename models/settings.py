@@ -6,7 +6,10 @@ from typing import Self
 from config.schema import ModelConfig
 
 FIRST_WEIGHTS = frozenset(  # keys of ModelConfig
-    {"pretrained", "cqt_weights", "mel_weights", "cqt_from", "mel_from", "from_seed"}
+    {
+        *("pretrained", "cqt_weights", "mel_weights", "cqt_from", "mel_from", "from_seed"),
+        *("from_", "frozen"),
+    }
 )
 BACKBONES = ("cqt_backbone", "mel_backbone")
 

@@ -97,11 +97,12 @@ def check_configs(configs: Sequence[Config]) -> None:
             "unheard speakers: choose another protocol.split, e.g. speaker-k-fold"
         )
     for config in configs:
-        for branch, folder in config.model.started.items():
-            raise InputError(
-                f"model.{branch}_from={folder} is of one protocol, and two are trained: set it to "
-                "null"
-            )
+        folders = {f"{branch}_from": folder for branch, folder in config.model.started.items()}
+        for key, folder in {**folders, "from": config.model.from_}.items():
+            if folder is not None:
+                raise InputError(
+                    f"model.{key}={folder} is of one protocol, and two are trained: set it to null"
+                )
     if configs[0].run.shards is not None:
         raise InputError("run.shards are of one protocol, and two are trained: set it to null")
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

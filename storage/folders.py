@@ -3,6 +3,7 @@
 config.yaml                  a run, a study or a range test
 + study.json, lr_range.json  a study, a range test
 model.json                   a finished fold; metrics.json is written last
++ final.json                 a final model, trained on all utterances of a run; written last
 """
 
 import difflib
@@ -18,6 +19,7 @@ from system.errors import InputError
 CONFIG = "config.yaml"
 STUDY, RANGE_TEST = "study.json", "lr_range.json"
 METRICS, CARD = "metrics.json", "model.json"
+FINAL = "final.json"  # of a final model, which has no metrics
 SHOWN = 5  # folders named in a message
 
 
@@ -57,8 +59,8 @@ def check_is_fold(folder: Path) -> None:
 
 
 def is_finished(folder: Path) -> bool:
-    """Return whether a fold was tested and all its files were written."""
-    return (folder / METRICS).exists()
+    """Return whether a fold was tested, or a final model trained, and all files were written."""
+    return (folder / METRICS).exists() or (folder / FINAL).exists()
 
 
 def describe_changes(
@@ -91,7 +93,7 @@ def _hint(folder: Path) -> str:
 
 def _folds_in(folder: Path) -> list[str]:
     """Return the finished folds below `folds`, a run folder, or run.root."""
-    near = ("*", "folds/*", "*/folds/*")
+    near = ("*", "folds/*", "*/folds/*", "final/*", "*/final/*")
     return sorted(str(card.parent) for where in near for card in folder.glob(f"{where}/{CARD}"))
 
 

@@ -34,6 +34,8 @@ class CardModel(ModelConfig):
     cqt_from: None = None
     mel_from: None = None
     from_seed: None = None
+    from_: None = Field(default=None, alias="from")
+    frozen: Annotated[list[Any], Field(max_length=0)] = []
 
 
 class CardFeatures(FeaturesConfig):
@@ -53,6 +55,26 @@ class BranchOrigin(Section):
     """SHA-256 of its model.safetensors."""
 
 
+class NetworkOrigin(Section):
+    """The trained model from which the whole network started."""
+
+    run: Name
+    """Name of its run, or of its folder."""
+    fold: Annotated[int, Field(ge=1)] | None
+    """None of a final model."""
+    seed: Annotated[int, Field(ge=0)]
+    weights: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of its model.safetensors."""
+    classes: list[Name]
+    """Classes whose rows of the last layer it kept."""
+    new: list[Name]
+    """What started anew: modules, and rows of the last layer."""
+    utterances: Annotated[int, Field(ge=0)]
+    """Recordings that trained or selected it, and what it started from, as far as is known."""
+    unknown: list[Name]
+    """Models behind it of which nobody knows what trained them: no leak check could be made."""
+
+
 class ModelCard(Section):
     """The whole file."""
 
@@ -69,8 +91,8 @@ class ModelCard(Section):
     """None in folders of an earlier version."""
     transductive: str | None = None
     """What the protocol says of scores; None without `train.normalize: speaker`."""
-    started_from: dict[Literal["cqt", "mel"], BranchOrigin] = {}
-    """Branches that started from another run."""
+    started_from: dict[Literal["cqt", "mel", "model"], BranchOrigin | NetworkOrigin] = {}
+    """Branches that started from another run, or the whole network (`model`)."""
     task: TaskName = "class"
     """What the outputs are; not written of classes, as `scale`."""
     scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -120,7 +142,7 @@ def write_model_card(
     classes: Sequence[str],
     corpus: str,
     certificate: Mapping[str, Any],
-    fold: int,
+    fold: int | None,
     seed: int,
     training_data: TrainingRange,
     started_from: Mapping[str, Any],
@@ -136,10 +158,10 @@ def write_model_card(
         classes: Class names, in the order of the targets.
         corpus: `corpus.name`.
         certificate: The split certificate of the run.
-        fold: Fold number.
+        fold: Fold number; None of a final model, which tests nothing.
         seed: Seed of the training.
         training_data: Range of the recordings of the training split.
-        started_from: Origin of each branch that started from another run.
+        started_from: Origin of each branch that started from another run, or of the network.
         task: Task of the run.
         scale: Scale of its ratings.
     """
@@ -152,7 +174,7 @@ def write_model_card(
         "certificate": certificate["id"],
         "fold": fold,
         "seed": seed,
-        "test_clips": recordings_digest(certificate, fold),
+        "test_clips": None if fold is None else recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
         **transductive_note(certificate),
         **({"started_from": started_from} if started_from else {}),

@@ -9,6 +9,8 @@ bad_audio.json           audio files that were left out, if any
 unread_audio.json        what of the corpus is not used: labels, audio below corpus.root; if any
 ledger.jsonl             one line per test evaluation, see `ledger`
 folds/fold-1_seed-0/     one folder per fold and seed
+final/seed-0/            a model trained on all utterances, see `final_model`; of no fold, so that
+                         nothing that reads scores reads it
 """
 
 import os
@@ -51,8 +53,9 @@ if TYPE_CHECKING:
     from corpora.plan import Plan
 
 CERTIFICATE = "split_certificate.json"
-FOLDS, LOCK = "folds", ".lock"
-BRANCH_RUNS = ("model.cqt_from", "model.mel_from")  # run folders, most often in the same run.root
+FOLDS, FINALS, LOCK = "folds", "final", ".lock"
+# Folders of runs or of their models, most often in the same run.root
+BRANCH_RUNS = ("model.cqt_from", "model.mel_from", "model.from")
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
 
@@ -241,7 +244,8 @@ def check_run_folder(
         return
     stored, now = run_values(_read_config(folder)), run_values(config)
     same = [key for key in BRANCH_RUNS if _from_root(stored, key) == _from_root(now, key)]
-    differences = describe_changes(stored, now, (*FREE, *same, *free))
+    now |= {key: stored.get(key) for key in same}
+    differences = describe_changes(stored, now, (*FREE, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"
@@ -323,10 +327,11 @@ def remove_run(folder: Path) -> None:
     Raises:
         RunError: A process is at work on one of its folds, or a link leads out of the run.
     """
-    for file in folder.glob(f"{FOLDS}/*/state/lock"):
-        check_inside(file, folder)
-        with lock(file, str(file.parent.parent)):
-            pass
+    for place in (FOLDS, FINALS):
+        for file in folder.glob(f"{place}/*/state/lock"):
+            check_inside(file, folder)
+            with lock(file, str(file.parent.parent)):
+                pass
     removed = folder / ".folds.removed"
     remove(removed)
     if (folder / FOLDS).exists():

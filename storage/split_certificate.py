@@ -23,6 +23,7 @@ def read_certificate(file: Path) -> dict[str, Any]:
     typed &= all(isinstance(k, int) and isinstance(word, str) for k, word in folds)
     texts = [fold.get("text_in_train_and_test", {}) for fold in certificate["folds"]]
     typed &= all(isinstance(t, dict) and isinstance(t.get("texts", 0), int) for t in texts)
+    typed &= isinstance(certificate.get("started_from", {}), dict)
     corpus = certificate.get("corpus", {"name": "", "synthetic": False})
     if not typed or not _is_corpus(corpus):
         raise corrupt_file(file, "its values have other types than a run writes")

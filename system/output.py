@@ -62,11 +62,11 @@ def lost_output() -> OSError | None:
     return raw.error if isinstance(raw, _Output) else None
 
 
-def progress_bar(total: int, title: str, unit: str, hidden: bool = False) -> "tqdm[Any]":
+def progress_bar(total: int | None, title: str, unit: str, hidden: bool = False) -> "tqdm[Any]":
     """Return a progress bar on standard error: one line a minute where that is not a terminal.
 
     Args:
-        total: Number of units.
+        total: Number of units; None is unknown.
         title: What is done, in front of the bar.
         unit: What is counted, in the singular.
         hidden: Show nothing.

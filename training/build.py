@@ -37,10 +37,11 @@ from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
 from training.frozen_branches import HeadOnly, feature_keys, keep_features
 from training.optim import Schedule, build_optimizers
+from training.origins import Origins
 from training.session import Fold, feature_settings
 from training.state import TrainingState
 from training.stream import waveform_statistics
-from training.warm_start import Origins, start_branches
+from training.warm_start import start_branches
 
 log = logging.getLogger(__name__)
 
@@ -53,33 +54,34 @@ class Training(NamedTuple):
     kept: KeptFeatures | None = None  # of frozen branches, which evaluation reads, too
 
 
-def build_training(fold: Fold, origins: Origins) -> Training:
+def build_training(fold: Fold, origins: Origins, factors: Sequence[float] = ()) -> Training:
     """Build a fold's model, what trains it, and the batches of its training split.
 
     Args:
         fold: The training.
         origins: From `find_origins`: where branches start that start from another run.
+        factors: Factor of the learning rates in each epoch, in the place of a schedule.
     """
     torch.manual_seed(fold.rng_seed)
     store = fold.session.store
     if fold.config.train.features == "frozen":
-        return _build_head_training(fold, origins)
+        return _build_head_training(fold, origins, factors)
     train = make_train_data(fold)
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
     start_branches(model, fold, origins)
-    state = build_state(fold, model, train.targets)
+    state = build_state(fold, model, train.targets, factors)
     return Training(state, make_train_loader(fold, train))
 
 
-def _build_head_training(fold: Fold, origins: Origins) -> Training:
+def _build_head_training(fold: Fold, origins: Origins, factors: Sequence[float]) -> Training:
     """Build the training of a head on features that frozen branches give."""
     whole = build_model(fold.config, len(fold.classes), fold.session.store.record[0])
     start_branches(whole, fold, origins)
     kept = keep_features(fold, whole.to(fold.session.accelerator.device), origins)
     train = make_dataset(fold, fold.split.train, training=True, kept=kept)
-    state = build_state(fold, HeadOnly(whole), train.targets)
+    state = build_state(fold, HeadOnly(whole), train.targets, factors)
     return Training(state, make_train_loader(fold, train), kept)
 
 
@@ -101,13 +103,19 @@ def build_untrained(config: Config, n_classes: int) -> MaxMViTGMU:
     return build_model(config.model_copy(update={"model": model}), n_classes, n_channels)
 
 
-def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor) -> TrainingState:
+def build_state(
+    fold: Fold,
+    model: MaxMViTGMU | HeadOnly,
+    train_targets: Tensor,
+    factors: Sequence[float] = (),
+) -> TrainingState:
     """Give a model its loss, optimizers and schedule.
 
     Args:
         fold: The training.
         model: The untrained model, or its untrained head.
         train_targets: Targets of the training split, for class weights.
+        factors: See `build_training`.
     """
     config, optim, accelerator = fold.config, fold.config.optim, fold.session.accelerator
     loss = build_loss(config, train_targets, len(fold.classes), fold.task.scale)
@@ -129,8 +137,9 @@ def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor)
     steps_per_epoch = -(-len(batches) // config.train.accumulate)
     schedule = Schedule(
         optimizers,
-        optim.schedule,
+        "replayed" if factors else optim.schedule,
         n_steps=steps_per_epoch * config.train.epochs,
+        factors=factors,
         n_warmup=round(steps_per_epoch * warmup_epochs(config)),
         factor=optim.plateau_factor or 0.1,
         patience=optim.plateau_patience or 0,
@@ -149,16 +158,10 @@ def build_state(fold: Fold, model: MaxMViTGMU | HeadOnly, train_targets: Tensor)
         max_bad_steps=config.train.max_bad_steps,
         names={part: fold.ids(utterances) for part, utterances in fold.split.parts()},
         stop=fold.session.stop,
-        title=_title(fold),
+        title=fold.title,
         ema=config.train.ema,
         task=fold.task,
     )
-
-
-def _title(fold: Fold) -> str:
-    """Name a training for its progress bar: which fold of how many, and its seed."""
-    n = len(fold.session.plan.splits)  # a study has one alone
-    return f"fold {fold.split.fold}{f' of {n}' if n > 1 else ''}, seed {fold.seed}"
 
 
 def warmup_epochs(config: Config) -> float:

@@ -44,6 +44,7 @@ from training.engine import train_step, train_unseen
 from training.estimate import Costs, epoch_parts, shares
 from training.experiment import check_run
 from training.frozen_branches import what_trains
+from training.origin_leaks import with_origin_facts
 from training.resume_with import describe_resume
 from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
@@ -122,7 +123,7 @@ def _checked_plan(config: Config, overwrite: bool) -> Plan:
     if not overwrite:
         check_finished(config)
         check_certificate(Path(config.run.root, config.name), plan)
-    return plan
+    return with_origin_facts(plan)
 
 
 def _corpus(plan: Plan) -> list[str]:

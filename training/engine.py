@@ -12,11 +12,10 @@ batch, rank) alone, so a training that was stopped anywhere ends in the bytes of
 
 import itertools
 import logging
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -39,7 +38,6 @@ from training.distributed import (
     from_first,
     gather_labels,
     gather_views,
-    mean_of_processes,
 )
 from training.divergence import Diverged, describe
 from training.evaluate import Predictions, evaluate
@@ -49,20 +47,22 @@ from training.optim import clip_gradients
 from training.resume_with import check_same_number
 from training.saver import AFFORDABLE, CheckpointSaver, Spacing
 from training.state import TrainingState
+from training.step import Step, read
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+AfterEpoch = Callable[[dict[str, float], Predictions | None], None]
 
 
 def fit(
     state: TrainingState,
     train_loader: DataLoader | ImageLoader,
-    dev_loader: DataLoader,
+    dev_loader: DataLoader | None,
     epochs: int,
     patience: int | None,
     checkpoints: Checkpoints,
     spacing: Spacing = AFFORDABLE,
-    after_epoch: Callable[[dict[str, float], Predictions], None] = lambda record, dev: None,
+    after_epoch: AfterEpoch = lambda record, dev: None,
     resume_with: int | None = None,
 ) -> Progress:
     """Train to the end, or resume; save states and the best weights.
@@ -70,12 +70,14 @@ def fit(
     Args:
         state: The model and what trains it.
         train_loader: Batches of the training split.
-        dev_loader: Batches of the dev split.
+        dev_loader: Batches of the dev split; None selects the last epoch.
         epochs: Largest number of epochs.
-        patience: Epochs without a better dev UA before training stops early; None never does.
+        patience: Epochs without a better dev UA before training stops early; None never does, as
+            it must be without a dev split.
         checkpoints: Where states are saved, and found again. Of equal epochs the first is best.
         spacing: How often a state is saved; the first and the last always are.
-        after_epoch: Called on one process with each row of the history and the dev predictions.
+        after_epoch: Called on one process with each row of the history and the dev predictions, or
+            None.
         resume_with: Number of processes that may resume the state of another number.
 
     Raises:
@@ -95,24 +97,28 @@ def fit(
             bar.set_description(epoch, refresh=False)
             try:
                 train_one_epoch(state, train_loader, bar, saver)
-                with state.monitor.recording(), state.evaluated():
-                    batches, names = saver.watched(dev_loader), state.names.get("dev", ())
-                    dev = evaluate(state.wrapped, batches, state.accelerator, names, state.task)
+                dev = None if dev_loader is None else _evaluate_dev(state, dev_loader, saver)
             except Diverged as error:
                 fall_back_to_float32(state, error, saver)
                 continue
-            record = _close_epoch(state, dev, saver)
+            record = _close_epoch(state, dev, saver, epochs)
             if state.accelerator.is_main_process:
                 log_compiling(state.model)
                 after_epoch(record, dev)
             saver.end_epoch()
-            main = f"dev_{_task(state, dev).main}"
-            shown = {"loss": f"{record['loss']:.3f}", main: f"{record[main]:.3f}"}
-            bar.set_postfix(shown, refresh=False)
+            main = () if dev is None else (f"dev_{_task(state, dev).main}",)
+            bar.set_postfix({k: f"{record[k]:.3f}" for k in ("loss", *main)}, refresh=False)
         saver.finish()
         saver.maybe_save()  # all processes continue with the test, or none
     state.accelerator.wait_for_everyone()
     return state.progress
+
+
+def _evaluate_dev(state: TrainingState, loader: DataLoader, saver: CheckpointSaver) -> Predictions:
+    """Return the dev predictions of the weights that may be selected."""
+    with state.monitor.recording(), state.evaluated():
+        batches, names = saver.watched(loader), state.names.get("dev", ())
+        return evaluate(state.wrapped, batches, state.accelerator, names, state.task)
 
 
 def train_one_epoch(
@@ -155,19 +161,6 @@ def in_windows(batches: Iterable[T], n: int) -> Iterator[list[T]]:
             window = []
     if window:
         yield window
-
-
-class Step(NamedTuple):
-    """What a step gives: tensors on the device, or numbers once they are read."""
-
-    losses: list[dict[str, Any]]  # of each batch by name; none of a step that was skipped
-    norm: Any  # of all gradients, before clipping
-    norms: dict[str, Any]  # of the gradients of each branch, see `CollapseMonitor`
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether losses and gradients are finite."""
-        return all(map(math.isfinite, (self.norm, *(terms["total"] for terms in self.losses))))
 
 
 def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True) -> Step:
@@ -262,15 +255,6 @@ def train_unseen(
     return list(zip(taken, steps, strict=True))
 
 
-def read(steps: Sequence[Step]) -> list[Step]:
-    """Return steps with numbers, means over all processes, in one transfer from the device."""
-    named = [[{"": step.norm}, step.norms, *step.losses] for step in steps]
-    values = [value for step in named for part in step for value in part.values()]
-    numbers = iter(mean_of_processes(torch.stack(values)).tolist())
-    parts = [[{name: next(numbers) for name in part} for part in step] for step in named]
-    return [Step(losses, norm[""], norms) for norm, norms, *losses in parts]
-
-
 def _seed(state: TrainingState, batch: int) -> None:
     """Seed all that a step draws, by its place."""
     place = (state.progress.epoch, batch, state.accelerator.process_index)
@@ -321,28 +305,37 @@ def resume(
 
 
 def _close_epoch(
-    state: TrainingState, dev: Predictions, saver: CheckpointSaver
+    state: TrainingState, dev: Predictions | None, saver: CheckpointSaver, epochs: int
 ) -> dict[str, float]:
-    """Move the schedule, keep the weights if they are the best, return the history's row."""
+    """Move the schedule, keep the weights if they are the best, return the history's row.
+
+    Without dev predictions the weights of the last of all epochs are kept.
+    """
     progress, task = state.progress, _task(state, dev)
-    dev_scores = task.scores(dev.targets, dev.preds, dev.probs).named()
+    scores, gate = {}, None
+    if dev is not None:
+        found = task.scores(dev.targets, dev.preds, dev.probs).named()
+        scores = {"dev_loss": dev.loss, **{f"dev_{name}": score for name, score in found.items()}}
+        gate = dev.gate
     rates = zip(state.model.parts(), state.schedule.rates(), strict=True)  # type: ignore
     record = progress.close_epoch(
         {f"lr_{part}": rate for part, rate in rates},
-        {"dev_loss": dev.loss, **{f"dev_{name}": score for name, score in dev_scores.items()}},
-        state.monitor.epoch_measures(dev.gate, state.accelerator) | state.criterion.learned(),
+        scores,
+        state.monitor.epoch_measures(gate, state.accelerator) | state.criterion.learned(),
     )
     for warning in progress.record_warnings(
         collapse_warnings(progress.history, task.n_directions + 1)
     ):
         log.warning("epoch %(epoch)d, %(what)s: %(words)s", warning)
-    score = record[f"dev_{task.main}"]
+    score = None if dev is None else record[f"dev_{task.main}"]
     state.schedule.after_epoch(score)
-    if score > progress.best_score:
-        progress.best_score, progress.best_epoch = score, progress.epoch
+    if progress.epoch == epochs if score is None else score > progress.best_score:
+        progress.best_score = progress.best_score if score is None else score
+        progress.best_epoch = progress.epoch
         saver.keep_best(state.selected_weights(), progress.epoch)
     return record
 
 
-def _task(state: TrainingState, dev: Predictions) -> Task:
-    return state.task or make_task(CLASS, [str(k) for k in range(dev.probs.shape[1])])
+def _task(state: TrainingState, dev: Predictions | None) -> Task:
+    n_classes = 0 if dev is None else dev.probs.shape[1]
+    return state.task or make_task(CLASS, [str(k) for k in range(n_classes)])

@@ -13,14 +13,13 @@ from pathlib import Path
 from storage.fold_folder import write_history
 from system.errors import RunError
 from training.checkpoints import Progress
+from training.engine import AfterEpoch
 from training.evaluate import Predictions
 from training.session import Fold
 from training.state import TrainingState
 from training.trackers import FoldTrackers
 
 INTERVAL_OF_HEADS = 10.0  # seconds
-
-AfterEpoch = Callable[[dict[str, float], Predictions], None]
 
 
 @contextmanager
@@ -31,7 +30,7 @@ def epoch_files(
     trackers: FoldTrackers,
     watch: Callable[[Progress], None] = lambda progress: None,
 ) -> Iterator[AfterEpoch]:
-    """Yield what takes each row of the history and the dev predictions, and writes them.
+    """Yield what takes each row of the history and the dev predictions, if any, and writes them.
 
     Args:
         fold: The training.
@@ -63,7 +62,7 @@ def epoch_files(
         if interval and fold.session.is_main and state.progress.history and is_late:
             write()
 
-    def after_epoch(record: dict[str, float], dev: Predictions) -> None:
+    def after_epoch(record: dict[str, float], dev: Predictions | None) -> None:
         nonlocal last, newest
         newest, before = dev, int(record["epoch"]) - 1
         last = before if last is None or not interval else min(last, before)

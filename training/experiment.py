@@ -22,6 +22,7 @@ from system.locks import lock
 from system.signals import Stop
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
+from training.origin_leaks import with_origin_facts
 from training.resume_with import check_resumable, describe_resume
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
@@ -80,6 +81,7 @@ def open_run(
             if session.is_main:
                 claim.enter_context(claimed(folder, config, overwrite))
             session = session.with_shards().with_images()
+            session = replace(session, plan=with_origin_facts(session.plan))
         check_alike(_settings(session))
         session = replace(session, environment=session_environment(session, command))
         with on_all_processes():

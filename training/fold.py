@@ -61,7 +61,7 @@ def run_fold(fold: Fold) -> None:
     """
     session, settings, start = fold.session, fold.config.train, time.monotonic()
     checkpoints = Checkpoints(fold.folder / STATE)
-    with _claimed(fold, checkpoints) as is_open:
+    with claimed(fold, checkpoints) as is_open:
         if not is_open:
             return
         from_first(lambda: check_fold(fold))
@@ -83,7 +83,7 @@ def run_fold(fold: Fold) -> None:
                     after_epoch=after_epoch,
                     resume_with=session.resume_with,
                 )
-            _load_best(fold, state, checkpoints)
+            load_best(fold, state, checkpoints)
             with session.stop.deferred():  # an interrupted test would be evaluated a second time
                 _test(fold, state, kept, made_with, start, trackers)
                 if session.is_main:
@@ -92,7 +92,7 @@ def run_fold(fold: Fold) -> None:
 
 
 @contextmanager
-def _claimed(fold: Fold, checkpoints: Checkpoints) -> Iterator[bool]:
+def claimed(fold: Fold, checkpoints: Checkpoints) -> Iterator[bool]:
     """Hold the fold's folder for this training; yield whether there is something to train."""
     session, folder = fold.session, fold.folder
     with ExitStack() as held:
@@ -153,7 +153,7 @@ def train_fold(
             )
 
 
-def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> None:
+def load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> None:
     """Load the weights of the best epoch, and write them with their model card."""
     best = checkpoints.best(state.progress.best_epoch)
     state.model.load_state_dict(from_first(lambda: load_tensors(best)))
@@ -170,7 +170,7 @@ def _load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> No
             classes=fold.classes,
             corpus=trained_on(fold.config),
             certificate=fold.session.plan.certificate,
-            fold=fold.split.fold,
+            fold=fold.number,
             seed=fold.seed,
             training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
             started_from=fold.session.environment.get(STARTED, {}),

@@ -32,8 +32,8 @@ from system.locks import lock
 from system.output import progress_bar
 from system.temporary import remove_leftovers
 from training.distributed import from_first
+from training.origins import WHOLE, Origins
 from training.session import Fold
-from training.warm_start import Origins
 
 CROPS_AT_ONCE = 16  # whatever the batches of the training: the last bits depend on it
 VERSION = 1  # raised when equal facts give other features
@@ -110,6 +110,8 @@ def keep_features(fold: Fold, model: MaxMViTGMU, origins: Origins) -> KeptFeatur
     utterances = [by_key[key] for key in sorted(by_key)]
     stored = fold.session.store.rows
     rows = in_order({key: stored[key.split()[0]] for key in by_key})
+    if WHOLE in origins:
+        origins = dict.fromkeys(model.fusion.branches, origins[WHOLE])
     files = {branch: _file(fold, model, branch, origins, rows) for branch in origins}
 
     def features() -> dict[str, Tensor]:
@@ -225,7 +227,7 @@ def compute_features(
     accelerator, hashes = fold.session.accelerator, fold.hashes(utterances)
     norm, targets = fold.norm(utterances), [0] * len(utterances)
     images = ImageDataset(fold.session.store, hashes, targets, norm=norm)
-    title = f"fold {fold.split.fold}, features of the {branch} branch"
+    title = f"{fold.title}, features of the {branch} branch"
     found: list[Tensor] = []
     with progress_bar(len(images), title, "crop") as bar, accelerator.autocast():
         for batch in EvalBatches(len(images), CROPS_AT_ONCE):
@@ -235,8 +237,8 @@ def compute_features(
     features = torch.cat(found)
     if not bool(features.isfinite().all()):
         raise RunError(
-            f"the {branch} branch that model.{branch}_from names gives features that are NaN or "
-            "infinite: give another folder as run.store=, where all images are computed anew, or "
-            "train.precision=float32; else name another run"
+            f"the {branch} branch that model.{branch}_from or model.from names gives features that "
+            "are NaN or infinite: give another folder as run.store=, where all images are computed "
+            "anew, or train.precision=float32; else name another run"
         )
     return features

@@ -86,12 +86,13 @@ class Schedule:
     Args:
         optimizers: Optimizers of the parts; their current rates are the highest.
         kind: `plateau` (by epoch, reads dev UA, the score that also selects), `cosine` (by step,
-            after a linear warm-up) or `constant`.
+            after a linear warm-up), `constant` or `replayed` (by epoch, as `factors` say).
         n_steps: Optimizer steps in the whole training, for the cosine.
         n_warmup: Optimizer steps of the linear warm-up.
         factor: Factor by which `plateau` multiplies the rate.
         patience: Epochs without a better dev UA before `plateau` lowers the rate.
         min_lr: Lowest rate of the head; that of the backbones is scaled by `backbone_lr_scale`.
+        factors: Of `replayed`, the factor of the highest rates in each epoch.
     """
 
     def __init__(
@@ -103,15 +104,20 @@ class Schedule:
         factor: float = 0.1,
         patience: int = 2,
         min_lr: float = 0.0,
+        factors: Sequence[float] = (),
     ) -> None:
         self.optimizers = optimizers
         self.steps = 0  # taken or skipped
         self.by_step: list[LambdaLR] = []
         self.by_epoch: list[ReduceLROnPlateau] = []
+        self.replayed: list[LambdaLR] = []
         top = max(group["lr"] for o in optimizers[-1:] for group in o.param_groups)
         if kind == "cosine":
             shape = _warmup_cosine(n_steps, n_warmup, min_lr / top)
             self.by_step = [LambdaLR(o, shape) for o in optimizers]
+        elif kind == "replayed":
+            of_epoch = lambda epoch: factors[min(epoch, len(factors) - 1)]  # noqa: E731
+            self.replayed = [LambdaLR(o, of_epoch) for o in optimizers]
         elif kind == "plateau":
             self.by_epoch = [
                 ReduceLROnPlateau(
@@ -133,10 +139,13 @@ class Schedule:
         for schedule in self.by_step:
             schedule.step()
 
-    def after_epoch(self, dev_ua: float) -> None:
-        """Advance by one epoch with this dev UA."""
-        for schedule in self.by_epoch:
-            schedule.step(dev_ua)
+    def after_epoch(self, dev_ua: float | None) -> None:
+        """Advance by one epoch with this dev UA; None where there is no dev split."""
+        for schedule in self.replayed:
+            schedule.step()
+        if dev_ua is not None:
+            for plateau in self.by_epoch:
+                plateau.step(dev_ua)
 
     def rates(self) -> list[float]:
         """Return the current learning rate of each optimizer."""
@@ -147,6 +156,7 @@ class Schedule:
         return {
             "steps": self.steps,
             "by_step": [{"last_epoch": s.last_epoch} for s in self.by_step],
+            "replayed": [{"last_epoch": s.last_epoch} for s in self.replayed],
             "by_epoch": [
                 {k: getattr(s, k) for k in ("best", "num_bad_epochs", "last_epoch")}
                 for s in self.by_epoch
@@ -159,6 +169,7 @@ class Schedule:
         for schedules, saved in (
             (self.by_step, state["by_step"]),
             (self.by_epoch, state["by_epoch"]),
+            (self.replayed, state.get("replayed", [])),
         ):
             for schedule, values in zip(schedules, saved, strict=True):
                 for name, value in values.items():

@@ -157,6 +157,17 @@ class Fold:
         return self.session.folder / "folds" / self.name
 
     @property
+    def number(self) -> int | None:
+        """Number of the fold; None of a final model, which is of none."""
+        return self.split.fold
+
+    @property
+    def title(self) -> str:
+        """Name of the training for its progress bar: which fold of how many, and its seed."""
+        n = len(self.session.plan.splits)  # a study has one alone
+        return f"fold {self.split.fold}{f' of {n}' if n > 1 else ''}, seed {self.seed}"
+
+    @property
     def rng_seed(self) -> int:
         """Seed of everything random in this fold."""
         sequence = np.random.SeedSequence((self.seed, self.split.fold))

@@ -15,7 +15,10 @@ from training.session import Fold
 
 FINISHED, FAILED, STOPPED = "finished", "failed", "stopped"  # of a tracker run
 # Keys whose paths are cut to the last name
-PATHS = ("model.cqt_weights", "model.mel_weights", "model.cqt_from", "model.mel_from")
+PATHS = (
+    *("model.cqt_weights", "model.mel_weights"),
+    *("model.cqt_from", "model.mel_from", "model.from"),
+)
 
 
 @dataclass(frozen=True)

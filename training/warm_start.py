@@ -1,62 +1,54 @@
-"""Branches that start from another run: found, checked for leaks, loaded.
+"""Branches, or a network, that start from another run: found, checked for leaks, loaded.
 
 A branch of fold k starts from fold k of a run with the same certificate. So no utterance that is
 tested here has trained, or selected, the weights from which the branch starts. The statistics that
 normalise its images come with it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from config.baselines import BaselineRun, load_stored_run
 from config.fusions import FUSIONS, fusions_that
-from config.loading import flatten
 from config.schema import Config
-from corpora.certificate import digest_recordings
 from corpora.plan import Plan
 from model_gmu import MaxMViTGMU
 from storage.environment import ENVIRONMENT, STARTED, read_environment
 from storage.fold_folder import STATE, WEIGHTS, fold_name, read_metrics
-from storage.folders import CARD, CONFIG, check_is_run, describe_changes, is_finished
+from storage.folders import CARD, CONFIG, describe_changes, is_finished
 from storage.ledger import read_ledger
 from storage.model_card import read_card
-from storage.run_folder import CERTIFICATE, FOLDS
-from storage.split_certificate import read_certificate
+from storage.run_folder import FOLDS
 from storage.tensors import load_tensors
+from storage.trained_model import is_model_folder, read_trained_model
 from system.errors import InputError, first_line
 from system.files import corrupt_file
 from system.regular import file_sha256
 from training.checkpoints import Checkpoints
 from training.distributed import from_first
+from training.origin_leaks import check_leaks
+from training.origins import (
+    WHOLE,
+    Origin,
+    Origins,
+    check_folds,
+    check_run,
+    describe_origins,
+    folders,
+    key_of,
+    numbers_of,
+    place_of,
+    say_missing,
+    some,
+    what_it_is,
+)
 from training.session import Fold
-
-FOLDS_NAMED = 5
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The finished fold from which a branch starts; `storage.model_card.BranchOrigin` reads it.
-
-    Attributes:
-        run: Name of its run.
-        fold: Its number.
-        seed: Seed of its training.
-        weights: SHA-256 of its weights file.
-    """
-
-    run: str
-    fold: int
-    seed: int
-    weights: str
-
-
-Origins = Mapping[str, Origin]  # by branch, `cqt` or `mel`
+from training.whole_start import check_model, find_whole, start_whole
 
 
 def check_started(config: Config) -> None:
@@ -69,17 +61,22 @@ def check_started(config: Config) -> None:
         RunError: A file of one is corrupt.
     """
     own = Path(config.run.root, config.name)
-    for branch, folder in _folders(config).items():
+    for part, folder in folders(config).items():
+        key = f"{key_of(part)}={folder}"
+        if part == WHOLE and is_model_folder(folder):
+            check_model(config, folder, key)
+            continue
         if (own / CONFIG).exists() and not (folder / CONFIG).exists():
             continue
-        key = f"model.{branch}_from={folder}"
-        _check_is_run(branch, folder)
+        check_run(part, folder)
         if folder.resolve() == own.resolve():
             raise InputError(f"{key} is the folder of this run itself: name another run, or `name`")
         theirs = load_stored_run(folder / CONFIG)
         if isinstance(theirs, BaselineRun):
             raise InputError(f"{key} is of a baseline, which has no branches: name a fusion's run")
-        _check_branch(config, theirs, branch, key)
+        branches = FUSIONS[config.model.fusion].branches if part == WHOLE else (part,)
+        for branch in branches:
+            _check_branch(config, theirs, branch, key)
 
 
 def check_origins(config: Config, plan: Plan) -> None:
@@ -94,18 +91,24 @@ def check_origins(config: Config, plan: Plan) -> None:
         RunError: A file of such a run is corrupt.
     """
     own = Path(config.run.root, config.name, FOLDS)
-    places = dict.fromkeys(
-        _place(config, split.fold, seed)
+    wanted = [
+        (split, seed)
         for split in plan.wanted()
         for seed in config.run.seeds
         if not is_finished(own / fold_name(split.fold, seed))
-    )
-    for branch, folder in _folders(config).items() if places else ():
-        _check_is_run(branch, folder)
-        _check_folds(plan, folder, f"model.{branch}_from={folder}")
+    ]
+    places = dict.fromkeys(numbers_of(config, split.fold, seed) for split, seed in wanted)
+    for part, folder in folders(config).items() if places else ():
+        key = f"{key_of(part)}={folder}"
+        if is_model_folder(folder):
+            splits = [split for split, _ in wanted]
+            check_leaks(plan, splits, read_trained_model(folder), key)
+            continue
+        check_run(part, folder)
+        check_folds(plan, folder, key)
         missing = [place for place in places if not is_finished(folder / FOLDS / fold_name(*place))]
         if missing:
-            raise InputError(_say_missing(branch, folder, missing))
+            raise InputError(say_missing(part, folder, missing))
 
 
 def check_finished(config: Config) -> None:
@@ -121,20 +124,28 @@ def check_finished(config: Config) -> None:
     own = Path(config.run.root, config.name)
     finished = [card.parent for card in sorted(own.glob(f"{FOLDS}/*/{CARD}"))]
     cards = {place.name: read_card(place) for place in finished if is_finished(place)}
-    for branch, folder in _folders(config).items() if cards else ():
-        lines = [line for line in read_ledger(folder) if line["kind"] == "test"]
-        weights = {fold_name(line["fold"], line["seed"]): line["weights"] for line in lines}
+    for part, folder in folders(config).items() if cards else ():
         changed = []
+        weights = _weights_now(folder)
         for name, card in cards.items():
-            origin = card.started_from.get(branch)  # type: ignore[call-overload]
-            place = None if origin is None else fold_name(origin.fold, origin.seed)
+            origin = card.started_from.get(part)  # type: ignore[call-overload]
+            place = None if origin is None else (origin.fold, origin.seed)
             if place in weights and weights[place] != origin.weights:
                 changed.append(name)
         if changed:
             raise InputError(
-                f"{_some(changed)} of {own} started from branches that {folder} no longer has: it "
+                f"{some(changed)} of {own} started from branches that {folder} no longer has: it "
                 "was trained again. Give --overwrite to start this run anew, or another name"
             )
+
+
+def _weights_now(folder: Path) -> dict[tuple[int | None, int], str]:
+    """Return the hash of the weights of each fold and seed that a run or model folder has now."""
+    if is_model_folder(folder):
+        card = read_card(folder)
+        return {(card.fold, card.seed or 0): file_sha256(folder / WEIGHTS)}
+    lines = [line for line in read_ledger(folder) if line["kind"] == "test"]
+    return {(line["fold"], line["seed"]): line["weights"] for line in lines}
 
 
 def find_origins(fold: Fold) -> Origins:
@@ -155,43 +166,23 @@ def with_origins(fold: Fold, origins: Origins) -> Fold:
     return replace(fold, session=replace(fold.session, environment=environment))
 
 
-def describe_origins(origins: Origins) -> dict[str, dict[str, Any]]:
-    """Return origins ready for JSON."""
-    return {branch: asdict(origin) for branch, origin in origins.items()}
-
-
 def start_branches(model: MaxMViTGMU, fold: Fold, origins: Origins) -> None:
-    """Give branches their weights and statistics, which the first process reads.
+    """Give branches, or the network, their weights and statistics, which the first process reads.
 
     Raises:
         RunError: The weights are corrupt.
     """
-    folders = _folders(fold.config)
-    for branch, origin in origins.items():
-        file = folders[branch] / FOLDS / fold_name(origin.fold, origin.seed) / WEIGHTS
-        names = [name for name in model.state_dict() if name.startswith(f"{branch}_")]
+    for part in origins:
+        file = place_of(fold.config, part, fold.split.fold, fold.seed) / WEIGHTS
+        if part == WHOLE:
+            start_whole(model, fold, file)
+            continue
+        names = [name for name in model.state_dict() if name.startswith(f"{part}_")]
         weights = from_first(partial(_read, file, names))
         try:
             model.load_state_dict(weights, strict=False)  # the other branch and the head stay
         except RuntimeError as error:  # other shapes
             raise corrupt_file(file, first_line(error), remove=file.parent) from error
-
-
-def _folders(config: Config) -> dict[str, Path]:
-    return {branch: Path(folder) for branch, folder in config.model.started.items()}
-
-
-def _place(config: Config, fold: int, seed: int) -> tuple[int, int]:
-    """Return fold and seed of the origin of a fold and seed."""
-    from_seed = config.model.from_seed
-    return fold, seed if from_seed is None else from_seed
-
-
-def _check_is_run(branch: str, folder: Path) -> None:
-    try:
-        check_is_run(folder)
-    except InputError as error:
-        raise InputError(f"model.{branch}_from: {error}") from None
 
 
 def _check_branch(config: Config, theirs: Config, branch: str, key: str) -> None:
@@ -208,7 +199,7 @@ def _check_branch(config: Config, theirs: Config, branch: str, key: str) -> None
             f"{key} is of {theirs.model.fusion}, whose branches end before the pooling that "
             f"{config.model.fusion} needs: name a run of {branch}_only or of a fusion that pools"
         )
-    if changes := describe_changes(_what_it_is(theirs, branch), _what_it_is(config, branch), ()):
+    if changes := describe_changes(what_it_is(theirs, [branch]), what_it_is(config, [branch]), ()):
         raise InputError(
             f"{key}: its {branch} branch reads other images or is another network:\n"
             + "\n".join(changes)
@@ -217,75 +208,23 @@ def _check_branch(config: Config, theirs: Config, branch: str, key: str) -> None
         )
 
 
-def _what_it_is(config: Config, branch: str) -> dict[str, Any]:
-    """Return the keys that decide what a branch reads, and which network it is."""
-    values = flatten(config.model_dump())
-    keys = ("model.image_size", f"model.{branch}_backbone", "train.normalize")
-    return {k: v for k, v in values.items() if k in keys or k.startswith("features.")}
-
-
-def _check_folds(plan: Plan, folder: Path, key: str) -> None:
-    """Refuse a run whose folds hold other utterances than those of a plan."""
-    theirs, own = read_certificate(folder / CERTIFICATE), plan.certificate
-    if plan.has_test:
-        alike = theirs["id"] == own["id"]
-    else:  # the certificate of a tuning plan is of one fold without its test
-        alike = theirs["protocol"] == own["protocol"] and _has_parts(theirs, plan)
-    if not alike:
-        raise InputError(
-            f"{key} has other folds than this run: certificate {theirs['id']} of "
-            f"{theirs['protocol']} there, {own['id']} of {own['protocol']} here. Utterances that "
-            "are tested here may have trained its branch. Give both runs the same corpus.* and "
-            "protocol.*, or name another run"
-        )
-
-
-def _has_parts(certificate: Mapping[str, Any], plan: Plan) -> bool:
-    """Return whether train and dev of a tuning plan's fold are those of a certificate."""
-    (split,) = plan.splits
-    folds: list[dict[str, Any]] = certificate["folds"]
-    fold = next((f for f in folds if f["fold"] == split.fold), {})
-    return all(
-        fold.get(name, {}).get("recordings") == digest_recordings(part, plan.hashes)
-        for name, part in split.parts()
-        if part  # a range test has no dev
-    )
-
-
-def _say_missing(branch: str, folder: Path, missing: Sequence[tuple[int, int]]) -> str:
-    """Name folds that are not finished, and the command that trains the first of them."""
-    names = _some([fold_name(*place) for place in missing])
-    theirs = load_stored_run(folder / CONFIG)
-    entry = "baseline.py" if isinstance(theirs, BaselineRun) else FUSIONS[theirs.model.fusion].entry
-    folds, seeds = (sorted({place[i] for place in missing}) for i in (0, 1))
-    command = f'python {entry} --config {folder / CONFIG} "run.folds={folds}" "run.seeds={seeds}"'
-    return (
-        f"model.{branch}_from={folder} has not finished {names}, from which this run "
-        f"starts. Train it first:\n  {command}\nor set model.from_seed to a seed that is finished"
-    )
-
-
-def _some(names: Sequence[str]) -> str:
-    """Join the first of some names, with the number of the others."""
-    n_more = len(names) - FOLDS_NAMED
-    return ", ".join(names[:FOLDS_NAMED]) + (f" and {n_more} more" if n_more > 0 else "")
-
-
 def _find_origins(fold: Fold) -> dict[str, Origin]:
-    number, seed = _place(fold.config, fold.split.fold, fold.seed)
-    found = {}
-    for branch, folder in _folders(fold.config).items():
-        place = folder / FOLDS / fold_name(number, seed)
-        if not is_finished(place):
-            raise InputError(_say_missing(branch, folder, [(number, seed)]))
-        theirs, own = read_metrics(place).certificate, fold.session.plan.certificate["id"]
-        if fold.session.plan.has_test and theirs != own:
-            raise corrupt_file(place, f"its certificate is {theirs}, not {own}", remove=place)
+    number, seed = numbers_of(fold.config, fold.split.fold, fold.seed)
+    found: dict[str, Origin] = {}
+    for part, folder in folders(fold.config).items():
+        place = place_of(fold.config, part, fold.split.fold, fold.seed)
+        if not is_finished(place) and not is_model_folder(folder):
+            raise InputError(say_missing(part, folder, [(number, seed)]))
+        if not is_model_folder(folder):
+            theirs, own = read_metrics(place).certificate, fold.session.plan.certificate["id"]
+            if fold.session.plan.has_test and theirs != own:
+                raise corrupt_file(place, f"its certificate is {theirs}, not {own}", remove=place)
         try:
             weights = file_sha256(place / WEIGHTS)
         except OSError as error:
             raise corrupt_file(place / WEIGHTS, error, remove=place) from error
-        found[branch] = Origin(folder.resolve().name, number, seed, weights)
+        origin = Origin(folder.resolve().name, number, seed, weights)
+        found[part] = find_whole(fold, place, weights) if part == WHOLE else origin
     _check_unchanged(fold, found)
     return found
 

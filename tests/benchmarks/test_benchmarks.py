@@ -3,6 +3,7 @@
 import json
 import sys
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -14,15 +15,18 @@ from benchmarks import (
     front_end,
     fusions,
     long_audio,
+    long_recordings,
     loss_gradients,
     resilience,
     store,
+    voiced,
 )
 from benchmarks import (
     train_step as train_step_benchmark,
 )
 from config.loading import load_config
 from models.contrastive import nt_xent
+from tests.support.models import write_small_fold
 from training.engine import train_step
 
 BARE = [front_end.RFFT, front_end.QUICKEST]
@@ -139,6 +143,31 @@ def test_long_audio_measures_both_steps(tmp_path, monkeypatch, capsys):
     assert soundfile.info(tmp_path / "long.wav").duration == pytest.approx(3)
     assert found["s to index"] > 0 and found["s to compute images"] > 0
     assert found["MB to compute images"] >= found["MB to index"] >= 0
+
+
+def test_a_long_recording_is_measured(tmp_path, monkeypatch, capsys):
+    fold = write_small_fold(tmp_path / "fold")
+    found = long_recordings.measure(str(fold), 0.1, {"window": 1.0, "hop": 1.0})
+    assert found["parts"] == 6 and found["minutes"] == 0.1
+    assert found["real_time_factor"] == pytest.approx(found["seconds"] / 6) != 0
+    assert found["MB"] >= found["MB after a minute"] > 0
+    long_recordings.write_sound(tmp_path / "a.wav", 1.5)
+    assert soundfile.info(tmp_path / "a.wav").duration == 90
+
+
+def test_made_conversations_say_where_somebody_speaks(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        soundfile.write(tmp_path / f"{i}.wav", 0.1 * rng.standard_normal(16_000), 16_000)
+    files = sorted(tmp_path.glob("*.wav"))
+    spans = voiced.write_conversation(tmp_path / "made.wav", files, -60)
+    sound, rate = soundfile.read(tmp_path / "made.wav")
+    for start, end in spans:
+        assert end - start == pytest.approx(1, abs=0.05)
+        inside = sound[round(start * rate) : round(end * rate)]
+        assert np.std(inside) == pytest.approx(0.1, rel=0.1)
+        assert np.std(sound[round(start * rate) - 4000 : round(start * rate)]) < 0.002
+    assert voiced.scores(spans, spans, len(sound) / rate) == (1.0, 1.0, 0)
 
 
 def test_loss_gradients_are_those_of_single_backward_passes(monkeypatch, capsys):

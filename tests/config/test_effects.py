@@ -7,6 +7,7 @@ import pytest
 from config.corpus_schema import MemberCorpus
 from config.effects import (
     COUNTED,
+    IDLE_IF_ALL_FROZEN,
     IDLE_IF_FROZEN,
     ONLY_WITH,
     OWN,
@@ -78,7 +79,8 @@ def test_what_is_idle_with_frozen_features_is_off_or_the_default():
     """So a config that says nothing of images and backbones is valid with either value."""
     sections = {"augment": AugmentConfig(), "optim": OptimConfig(), "train": TrainConfig()}
     defaults = flatten({name: part.model_dump() for name, part in sections.items()})
-    defaults |= flatten({"run": RunConfig().model_dump()}) | {"model.drop_path_rate": 0.0}
+    defaults |= flatten({"run": RunConfig().model_dump()})
+    defaults |= {"model.drop_path_rate": 0.0, "model.frozen": []}
     defaults |= {f"optim.backbone_lr_scale.{branch}": None for branch in ("cqt", "mel")}
     defaults |= {f"model.{branch}_weights": None for branch in ("cqt", "mel")}
     assert {key for key in defaults if key.startswith("augment.")} <= IDLE_IF_FROZEN.keys()
@@ -113,3 +115,18 @@ def test_a_number_for_the_backbones_is_the_rate_of_each_that_there_is():
     each = {"model.fusion": "gmu", scales[0]: 0.5, scales[1]: 2.0}
     assert with_branch_scales(each) == each
     assert with_branch_scales({"baseline.kind": "majority"}) == {"baseline.kind": "majority"}
+
+
+def test_keys_of_a_frozen_branch_are_ruled_out_and_of_all_those_of_branches():
+    one = {"model.fusion": "gmu", "model.frozen": ["cqt"]}
+    expected = {"optim.optimizer.cqt", "optim.backbone_lr_scale.cqt"}
+    assert expected <= set(keys_without_effect(one))
+    assert not set(IDLE_IF_ALL_FROZEN) & set(keys_without_effect(one))
+    assert has_effect(one, "optim.optimizer.mel") and has_effect(one, "model.drop_path_rate")
+    for values in ({**one, "model.frozen": ["mel", "cqt"]}, {**one, "model.fusion": "cqt_only"}):
+        ruled_out = keys_without_effect(values)
+        assert expected | set(IDLE_IF_ALL_FROZEN) <= set(ruled_out)
+        for key in IDLE_IF_ALL_FROZEN:
+            assert idle_value(key) == IDLE_IF_ALL_FROZEN[key]
+            assert what_rules_out(values, key) == ("model.frozen", ("[]",))
+    assert not keys_without_effect({"model.frozen": []})

@@ -140,6 +140,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.cqt_from": ((), "{origins}/origin"),
     "model.mel_from": ((), "{origins}/origin"),
     "model.from_seed": (("model.cqt_from={origins}/origin",), "1"),
+    "model.from": ((), "{origins}/origin"),
+    "model.frozen": (
+        ("model.from={origins}/origin", "optim.optimizer.cqt=null"),
+        "[cqt]",
+    ),
     "model.image_size": ((), "64"),
     "model.mlp_hidden_dim": ((), "8"),
     "model.dropout": ((), "0.5"),

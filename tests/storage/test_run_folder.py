@@ -167,6 +167,10 @@ def test_runs_that_give_branches_may_move_with_run_root(tmp_path, tiny, plan) ->
             check_run_folder(folder, config(root, origin), overwrite=False)
     with pytest.raises(InputError, match="  model.cqt_from: .* there, None now"):
         check_run_folder(folder, tiny(), overwrite=False)
+    seeded = config(tmp_path, tmp_path)
+    seeded = seeded.model_copy(update={"model": seeded.model.model_copy(update={"from_seed": 1})})
+    with pytest.raises(InputError, match="  model.from_seed: None there, 1 now"):
+        check_run_folder(folder, seeded, overwrite=False)
 
 
 def test_another_config_may_only_overwrite(folder, tiny) -> None:

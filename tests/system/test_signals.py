@@ -49,6 +49,7 @@ ENTRIES = {  # entry: (function that sends the signal, arguments)
     "scripts.ablation": (CHECK, ["demo"]),
     "scripts.lr_range": (CHECK, [CONFIG]),
     "scripts.habits": (CHECK, ["--config", CONFIG]),
+    "scripts.fit_all": (("storage.folders", "check_is_run"), ["x"]),
     "scripts.show_features": (("system.files", "make_folder"), ["x"]),
 }
 

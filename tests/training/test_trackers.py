@@ -645,7 +645,7 @@ print(status, "torch" in sys.modules)
         ("wandb", "wandb", "run.trackers=wandb needs wandb; it comes with the extra `trackers`"),
         ("mlflow", "csv,mlflow", "run.trackers=mlflow needs mlflow; it comes with the extra"),
         ("-", "tensorbord", "run.trackers.0 .*; did you mean 'tensorboard'?"),
-        ("-", "csv,csv", "run.trackers .*must name each tracker once"),
+        ("-", "csv,csv", "run.trackers .*must name each once"),
     ],
 )
 def test_a_tracker_that_cannot_be_is_refused_before_torch_is_imported(
