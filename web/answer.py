@@ -1,7 +1,8 @@
 """What the page says of one recording: computed, not yet drawn."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from config.fusions import FUSIONS
 from inference.emotion_model import EmotionModel
 from inference.prediction import Prediction
 from inference.sound import Sound, read_sound
+from inference.timeline import timeline
 from inference.unlike import unlike_lines
 from reports.media import samples_uri
 from system.text import format_duration
 from web.images import ShownImages, shown_images
-from web.parts import HOP, WINDOW, Part, label_parts, mean_of
 
+WINDOW, HOP = 3.0, 1.0  # s
 LONG = 30.0  # s; longer ones are labelled by windows if the range of training is unknown
 MAX_PARTS = 200  # windows of a recording; of longer ones they start further apart
 
@@ -32,7 +34,7 @@ class Answer:
 
     Attributes:
         prediction: Of the whole recording, or the mean over its windows.
-        parts: Its windows; none of a short one.
+        parts: Of its windows, with their times; none of a short one.
         is_mean: Whether `prediction` is the mean over the windows.
         seconds: Duration.
         unlike: Sentences on what is unlike the training data.
@@ -43,7 +45,7 @@ class Answer:
     """
 
     prediction: Prediction
-    parts: list[Part]
+    parts: list[Prediction]
     is_mean: bool
     seconds: float
     unlike: list[str]
@@ -65,17 +67,17 @@ def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report)
     Raises:
         BadAudio: The file is not usable audio, or longer.
     """
+    parts: list[Prediction] = []
     with readable(path, most_seconds + 1) as file:
         _check_length(file, most_seconds)
         sound = read_sound(file, model.sample_rate)
-    seconds = sound.facts.seconds
+        seconds = sound.facts.seconds
+        if seconds >= 2 * WINDOW:
+            parts = list(_windows(model, file, seconds, report))
     unlike = model.unlike(sound.facts)
     is_long = "longer" in unlike if model.training_data is not None else seconds > LONG
-    hop = min(max(HOP, seconds / MAX_PARTS), WINDOW)
-    is_cut = seconds >= 2 * WINDOW
-    parts = label_parts(model, sound.waveform, WINDOW, hop, report) if is_cut else []
-    if is_mean := is_long and any(part.prediction.probs for part in parts):
-        prediction = mean_of([part.prediction for part in parts])
+    if is_mean := is_long and any(part.probs for part in parts):
+        prediction = mean_of(parts)
         unlike.pop("longer", None)
     else:
         prediction = model.predict_waveforms([sound.waveform])[0]
@@ -93,6 +95,26 @@ def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report)
     )
 
 
+def mean_of(predictions: Sequence[Prediction]) -> Prediction:
+    """Return the mean of the predictions that have no problem; there is one."""
+    usable = [one for one in predictions if one.probs]
+    probs = {name: float(np.mean([one.probs[name] for one in usable])) for name in usable[0].probs}
+    gates = [one.gate for one in usable if one.gate is not None]
+    gate = float(np.mean(gates)) if gates else None
+    return replace(usable[0], probs=probs, gate=gate, start=None, end=None)
+
+
+def _windows(
+    model: EmotionModel, file: Path, seconds: float, report: Report
+) -> Iterator[Prediction]:
+    """Yield the predictions for the windows of a recording, and report them."""
+    hop = min(max(HOP, seconds / MAX_PARTS), WINDOW)
+    n = 1 + ceil(round((seconds - WINDOW) / hop, 3))
+    for done, part in enumerate(timeline(model, file, WINDOW, hop), start=1):
+        yield part
+        report(min(done, n), n)
+
+
 def _check_length(file: Path, most_seconds: float) -> None:
     with open_file(file) as opened, open_audio(opened) as audio:
         seconds = audio.frames / audio.samplerate
@@ -101,12 +123,13 @@ def _check_length(file: Path, most_seconds: float) -> None:
         raise BadAudio(f"is longer than {limit}, the most that this page takes: cut it into parts")
 
 
-def _images(model: EmotionModel, sound: Sound, parts: Sequence[Part]) -> ShownImages:
+def _images(model: EmotionModel, sound: Sound, parts: Sequence[Prediction]) -> ShownImages:
     """Return the images of a recording, or of the window that the model is surest of."""
     member, rate, start, waveform = model.members[0], model.sample_rate, 0.0, sound.waveform
-    labelled = [part for part in parts if part.prediction.probs]
+    labelled = [part for part in parts if part.probs]
     if labelled:
-        part = max(labelled, key=lambda one: one.prediction.confidence or 0.0)
-        start, waveform = part.start, waveform[round(part.start * rate) : round(part.end * rate)]
+        part = max(labelled, key=lambda one: one.confidence or 0.0)
+        start, end = part.start or 0.0, part.end or 0.0
+        waveform = waveform[round(start * rate) : round(end * rate)]
     samples = torch.from_numpy(np.ascontiguousarray(waveform))
     return shown_images(samples, member.images, member.device, start)

@@ -9,6 +9,8 @@ from inference.members import BUNDLE, member_folders
 from storage.folders import CARD, CONFIG
 from system.errors import InputError
 
+FINAL = "final"  # folder of a run's final models
+INSIDE_RUN = ("folds", FINAL)
 EXAMPLES = 6  # recordings of the demo corpus, spread over it
 
 
@@ -37,7 +39,7 @@ def find_models(named: Sequence[Path], runs: Path | None) -> dict[str, Path]:
             f"there is no trained model in {runs}: name the folder of a run, a fold or a bundle, "
             "or train one (`make demo` trains some)"
         )
-    names = [folder.resolve().name for folder in found]
+    names = [_name(folder.resolve()) for folder in found]
     return {
         name if names.count(name) == 1 else str(folder): folder
         for name, folder in zip(names, found, strict=True)
@@ -59,7 +61,17 @@ def _models_in(runs: Path | None) -> list[Path]:
     if runs is None or not runs.is_dir():
         return []
     inside = {file.parent for name in (CONFIG, BUNDLE, CARD) for file in runs.glob(f"*/{name}")}
+    inside |= {file.parent for file in runs.glob(f"*/{FINAL}/*/{CARD}")}
     return [folder for folder in sorted(inside) if _has_models(folder)]
+
+
+def _name(folder: Path) -> str:
+    """Return the name of a run or bundle; of a fold or final model that of its run, too.
+
+    >>> _name(Path("/a/runs/demo_gmu")), _name(Path("/a/runs/demo_gmu/final/seed-0"))
+    ('demo_gmu', 'demo_gmu/final/seed-0')
+    """
+    return "/".join(folder.parts[-3:] if folder.parent.name in INSIDE_RUN else folder.parts[-1:])
 
 
 def _has_models(folder: Path) -> bool:

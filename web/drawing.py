@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from math import cos, radians, sin
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from config.fusions import FUSIONS
 from config.tasks import RatingScale
+from inference.intervals import own_regions
 from inference.prediction import Prediction
+from inference.timeline_figure import COLOURS
 from web.images import Tick, clock, time_ticks
-from web.parts import Part, regions
 
 EVEN = 0.02  # a gate this near to a half weighs both alike
 BEAM, TILT = 105.0, 24.0  # half the length of the balance's beam; degrees at gate 0 and 1
 PIVOT_X, PIVOT_Y = 150.0, 48.0
 NAMED_SHARE = 0.07  # of the timeline's width, from which a run of one label has its name on it
-# Of classes, by place; for colour-blind readers (Okabe & Ito 2008) on light and dark pages
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56a4d9", "#7a4fbf", "#8a8f98")
 NETWORKS = {"cqt": "CQT", "mel": "Mel"}
 
 
@@ -135,18 +136,19 @@ def balance(gate: float) -> Balance:
     return Balance(left_x, left_y, right_x, right_y, 1 - gate, gate)
 
 
-def timeline(parts: Sequence[Part], seconds: float) -> Timeline:
+def timeline(parts: Sequence[Prediction], seconds: float) -> Timeline:
     """Return the timeline of windows, of which at least one is labelled.
 
     Args:
-        parts: The windows in their order.
+        parts: The windows in their order, with their times.
         seconds: Duration of the recording.
     """
-    spans = regions(parts, seconds)
+    times = np.array([(part.start, part.end) for part in parts], float)  # (n, 2)
+    spans = own_regions(times).tolist()
     edges = [(1000 * a / seconds, 1000 * b / seconds) for a, b in spans]
-    scale = parts[0].prediction.scale
-    names = list(next(part.prediction.probs for part in parts if part.prediction.probs))
-    steps = list(zip(edges, (part.prediction for part in parts), strict=True))
+    scale = parts[0].scale
+    names = list(next(part.probs for part in parts if part.probs))
+    steps = list(zip(edges, parts, strict=True))
     paths = _stacked(steps, names) if scale is None else _lines(steps, names, scale)
     return Timeline(
         [(name, colour(i), path) for i, (name, path) in enumerate(zip(names, paths, strict=True))],
@@ -218,13 +220,13 @@ def _runs(steps: Steps, names: Sequence[str]) -> Iterator[Run]:
             start = right
 
 
-def _window(part: Part, span: tuple[float, float], seconds: float) -> dict[str, Any]:
+def _window(part: Prediction, span: Sequence[float], seconds: float) -> dict[str, Any]:
     """Return what the script and the table say of a window."""
     return {
         "from": round(span[0], 3),
         "to": round(span[1], 3),
-        "time": f"{clock(part.start, seconds)} to {clock(part.end, seconds)}",
-        "says": in_words(part.prediction),
+        "time": f"{clock(part.start or 0.0, seconds)} to {clock(part.end or 0.0, seconds)}",
+        "says": in_words(part),
     }
 
 

@@ -8,10 +8,9 @@ from inference.emotion_model import EmotionModel
 from inference.prediction import Prediction
 from reports.templates import templates
 from system.text import count_of, format_duration
-from web.answer import Answer
+from web.answer import WINDOW, Answer
 from web.drawing import PIVOT_Y, balance, bars, gate_sentence, timeline
 from web.images import ShownImages, clock
-from web.parts import WINDOW
 
 FOLDER = Path(__file__).resolve().parent
 
@@ -26,7 +25,7 @@ def answer_html(answer: Answer, model: EmotionModel, model_name: str, name: str)
         name: Name of the recording.
     """
     prediction = answer.prediction
-    is_drawn = any(part.prediction.probs for part in answer.parts)
+    is_drawn = any(part.probs for part in answer.parts)
     duration = (
         format_duration(answer.seconds) if answer.seconds >= 100 else f"{answer.seconds:.1f} s"
     )

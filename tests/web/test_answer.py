@@ -19,7 +19,6 @@ from web import answer as answers
 from web.answer import Answer, answer
 from web.choices import find_examples, find_models
 from web.models import Models, usable_models
-from web.parts import label_parts
 from web.render import answer_html, problem_html
 
 
@@ -56,25 +55,28 @@ def test_a_long_one_gets_the_mean_of_windows_that_are_predicted_apart(
     pieces = [samples[s * SAMPLE_RATE : (s + 3) * SAMPLE_RATE].astype("float32") for s in starts]
     expected = model.predict(pieces, SAMPLE_RATE)
     for part, one in zip(of_long.parts, expected, strict=True):
-        assert part.prediction.probs == pytest.approx(one.probs, abs=1e-5)
+        assert part.probs == pytest.approx(one.probs, abs=1e-5)
     assert of_long.is_mean
     for name, value in of_long.prediction.probs.items():
         assert value == pytest.approx(np.mean([one.probs[name] for one in expected]), abs=1e-5)
     gates = [one.gate for one in expected]
     assert of_long.prediction.gate == pytest.approx(np.mean(gates), abs=1e-5)
-    surest = max(of_long.parts, key=lambda part: part.prediction.confidence)
+    surest = max(of_long.parts, key=lambda part: part.confidence)
     assert (of_long.images.start, of_long.images.end) == (surest.start, surest.end)
     assert not any("cut into parts" in line for line in of_long.unlike)  # it is done
 
 
-def test_the_last_window_ends_with_the_recording_and_silence_is_no_window(model) -> None:
-    sound = np.random.default_rng(0).standard_normal(7 * SAMPLE_RATE).astype("float32") / 9
-    sound[: 3 * SAMPLE_RATE] = 0.25  # a constant is silence
+def test_windows_cover_all_and_silence_is_left_out_of_the_mean(model, recording) -> None:
     said = []
-    parts = label_parts(model, sound, 3.0, 1.5, lambda done, n: said.append((done, n)))
-    assert [(part.start, part.end) for part in parts] == [(0, 3), (1.5, 4.5), (3, 6), (4, 7)]
-    assert [part.prediction.problem for part in parts] == ["silence", None, None, None]
-    assert said == [(4, 4)]
+    file = recording("paused.wav", (300.0, 3.0), (0, 3.0), (1500.0, 3.5))
+    found = answer(model, file, 60, lambda done, n: said.append((done, n)))
+    times = [(part.start, part.end) for part in found.parts]
+    assert times == [(0, 3), (1, 4), (2, 5), (3, 6), (4, 7), (5, 8), (6, 9), (6.5, 9.5)]
+    assert [part.problem for part in found.parts].index("silence") == 3
+    assert said == [(i + 1, 8) for i in range(8)]
+    usable = [part.probs for part in found.parts if not part.problem]
+    for name, value in found.prediction.probs.items():
+        assert value == pytest.approx(np.mean([probs[name] for probs in usable]), abs=1e-9)
 
 
 def test_the_hop_grows_so_that_windows_stay_few(monkeypatch, model, recording) -> None:
@@ -102,7 +104,7 @@ def test_the_html_escapes_names_and_says_what_is_missing(model, of_long: Answer)
 
 def test_a_fusion_without_a_gate_has_no_balance(model, of_long: Answer) -> None:
     without = replace(of_long.prediction, gate=None)
-    parts = [replace(p, prediction=replace(p.prediction, gate=None)) for p in of_long.parts]
+    parts = [replace(part, gate=None) for part in of_long.parts]
     changed = replace(
         of_long, prediction=without, parts=parts, fusion="cqt_only", branches=("cqt",)
     )
@@ -115,7 +117,7 @@ def test_a_fusion_without_a_gate_has_no_balance(model, of_long: Answer) -> None:
 def test_ratings_are_shown_on_their_scale(model, of_long: Answer) -> None:
     scale = RatingScale(1, 5)
     rated = Prediction("", {"valence": 2.0, "arousal": 4.0}, 0.5, scale=scale)
-    parts = [replace(part, prediction=rated) for part in of_long.parts]
+    parts = [replace(rated, start=part.start, end=part.end) for part in of_long.parts]
     html = answer_html(replace(of_long, prediction=rated, parts=parts), model, "run", "a.wav")
     assert "Ratings <span>from 1 to 5</span>" in html and "width: 25.0%" in html
     assert "A full bar is 5, an empty one 1." in html
@@ -124,13 +126,19 @@ def test_ratings_are_shown_on_their_scale(model, of_long: Answer) -> None:
 
 def test_models_are_found_in_runs_and_by_name(run: Run, tmp_path: Path) -> None:
     folds = [fold.folder for fold in run.folds]
-    assert find_models(folds, None) == {fold.name: fold for fold in folds}
+    names = [f"{run.folder.name}/folds/{fold.name}" for fold in folds]
+    assert find_models(folds, None) == dict(zip(names, folds, strict=True))
     runs = tmp_path / "runs"
     runs.mkdir()
     (runs / "a_run").symlink_to(run.folder)
     write_run(runs / "unfinished")
-    assert find_models([], runs) == {run.folder.name: runs / "a_run"}
-    assert set(find_models([run.folder], runs)) == {str(run.folder), str(runs / "a_run")}
+    final = write_run(runs / "whole") / "final" / "seed-0"
+    final.mkdir(parents=True)
+    (final / "model.json").touch()
+    known = {run.folder.name: runs / "a_run", "whole/final/seed-0": final}
+    assert find_models([], runs) == known
+    twice = {str(run.folder), str(runs / "a_run"), "whole/final/seed-0"}
+    assert set(find_models([run.folder], runs)) == twice
     with pytest.raises(InputError, match="there is no trained model in "):
         find_models([], tmp_path / "nowhere")
     with pytest.raises(InputError, match="is not a finished fold"):

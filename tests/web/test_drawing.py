@@ -14,7 +14,6 @@ from inference.prediction import Prediction
 from tests.conftest import RECIPE, SAMPLE_RATE, tone
 from web.drawing import balance, bars, gate_sentence, timeline
 from web.images import AxesImage, shown_images, time_ticks
-from web.parts import Part, regions
 
 SETTINGS = {**RECIPE["features"], "image_size": 64}
 
@@ -124,14 +123,13 @@ def test_the_heavier_pan_hangs_lower() -> None:
     assert (cqt.cqt, cqt.mel) == (0.9, pytest.approx(0.1))
 
 
-def part(start: float, gate: float | None = None, **probs: float) -> Part:
-    one = Prediction("", probs, gate, problem=None if probs else "silence")
-    return Part(start, start + 3.0, one)
+def part(start: float, gate: float | None = None, **probs: float) -> Prediction:
+    problem = None if probs else "silence"
+    return Prediction("", probs, gate, problem, start=start, end=start + 3.0)
 
 
 def test_the_timeline_stacks_shares_and_leaves_silence_open() -> None:
     parts = [part(0, 0.25, a=0.25, b=0.75), part(1), part(2, 1.0, a=1.0, b=0.0)]
-    assert regions(parts, 5.0) == [(0.0, 2.0), (2.0, 3.0), (3.0, 5.0)]
     drawn = timeline(parts, 5.0)
     assert drawn.is_stacked
     (a, b) = drawn.areas
@@ -166,7 +164,7 @@ def test_neighbouring_windows_of_one_label_are_one_run() -> None:
 def test_ratings_over_time_are_lines_on_their_scale() -> None:
     scale = RatingScale(1, 5)
     parts = [
-        Part(i, i + 3.0, Prediction("", {"valence": value}, scale=scale))
+        Prediction("", {"valence": value}, scale=scale, start=i, end=i + 3.0)
         for i, value in enumerate((1.0, 3.0, 5.0))
     ]
     drawn = timeline(parts, 5.0)

@@ -167,14 +167,17 @@ def test_the_page_offers_models_examples_and_says_what_is_trained(watched, run: 
     assert "mean of 2 models" in page.locator("#about").inner_text()
     page.locator("#picker input").click()
     names = page.locator("[role=option]").all_inner_texts()
-    assert [name.strip("✓ \n") for name in names] == [run.folder.name, "fold-1_seed-0"]
+    assert [name.strip("✓ \n") for name in names] == [
+        run.folder.name,
+        f"{run.folder.name}/folds/fold-1_seed-0",
+    ]
     page.locator("[role=option]").nth(1).click()
     page.locator("#about", has_text="It tells apart").wait_for()
     page.wait_for_function("!document.querySelector('#about').innerText.includes('mean of')")
     page.locator("#examples").get_by_text("example", exact=True).click()
     shown = page.locator("#answer .answer", has_text="example.wav")
     shown.wait_for(timeout=60_000)
-    assert "fold-1_seed-0" in shown.inner_text()
+    assert "/folds/fold-1_seed-0" in shown.inner_text()
     page.locator("#picker input").click()
     page.locator("[role=option]").nth(0).click()
     page.locator("#about", has_text="mean of 2 models").wait_for()
