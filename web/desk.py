@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 from pathlib import Path
+from threading import Event
 
 from audio.opening import BadAudio
 from system.errors import InputError, RunError, first_line, is_out_of_memory
@@ -23,11 +24,15 @@ class Desk:
         examples: Recordings that are offered.
         uploads: Removes the files that were sent.
         most_seconds: Longest recording, s.
+
+    Attributes:
+        is_ending: Set at the end of the server: what is being labelled is given up.
     """
 
     def __init__(
         self, models: Models, examples: Sequence[Example], uploads: Uploads, most_seconds: float
     ) -> None:
+        self.is_ending = Event()
         self.models, self.examples, self.uploads = models, list(examples), uploads
         self.most_seconds = most_seconds
 
@@ -43,14 +48,19 @@ class Desk:
     def about(self, model_name: str) -> str:
         """Return the facts of a model."""
         try:
-            return about_html(self.models.load(model_name))
+            return about_html(self.models.named(model_name))
         except (InputError, RunError) as error:
             return problem_html(model_name, f"cannot be loaded: {first_line(error)}")
 
     def _label(self, file: Path, model_name: str, report: Report) -> str:
+        def go_on(done: int, n: int) -> None:
+            if self.is_ending.is_set():
+                raise RunError("the page is being closed")
+            report(done, n)
+
         try:
-            model = self.models.load(model_name)
-            found = answer(model, file, self.most_seconds, report)
+            model = self.models.named(model_name)
+            found = answer(model, file, self.most_seconds, go_on)
             return answer_html(found, model, model_name, file.name)
         except BadAudio as error:
             return problem_html(file.name, str(error))

@@ -140,11 +140,12 @@ def _round_step(least: float) -> float:
 def clock(seconds: float, longest: float) -> str:
     """Write a time: in seconds where all times are below a minute, else m:ss or h:mm:ss.
 
-    >>> clock(3.5, 12), clock(75, 80), clock(3675, 4000)
-    ('3.5', '1:15', '1:01:15')
+    >>> clock(3.5, 12), clock(75, 80), clock(407.72, 540), clock(3675, 4000)
+    ('3.5', '1:15', '6:47.7', '1:01:15')
     """
     if longest < 60:
         return f"{round(seconds, 3):g}"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, rest = divmod(round(10 * seconds), 600)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+    whole = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
+    return f"{whole}:{rest // 10:02d}" + (f".{rest % 10}" if rest % 10 else "")

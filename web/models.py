@@ -53,7 +53,7 @@ class Models:
         self._loaded: OrderedDict[str, EmotionModel] = OrderedDict()
         self._lock = Lock()
 
-    def load(self, name: str) -> EmotionModel:
+    def named(self, name: str) -> EmotionModel:
         """Return a model; one of those that were used last is in memory.
 
         Raises:

@@ -1,11 +1,15 @@
 """Serve the page until a signal ends it."""
 
+import logging
 import os
 import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
+from types import FrameType
+from typing import Any
 
 from system.cli import say
 from system.errors import InputError
@@ -85,8 +89,7 @@ def _serve(
     from web.models import Models, usable_models
 
     loaded = Models(usable_models(models), settings.device)
-    loaded.load(loaded.names[0])
-    import uvicorn
+    loaded.named(loaded.names[0])
     from fastapi import FastAPI
     from gradio import mount_gradio_app
 
@@ -95,10 +98,10 @@ def _serve(
     from web.uploads import Uploads, Watch
 
     uploads = Uploads(folder)
-    page = build(Desk(loaded, examples, uploads, 60 * settings.max_minutes), settings.max_mb)
+    desk = Desk(loaded, examples, uploads, 60 * settings.max_minutes)
     app = mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None),
-        page,
+        build(desk, settings.max_mb),
         "/",
         footer_links=[],
         run_history=False,
@@ -110,11 +113,23 @@ def _serve(
         mcp_server=False,
         **looks(),
     )
-    server = uvicorn.Server(
-        uvicorn.Config(Watch(app, uploads), log_level="warning", timeout_graceful_shutdown=GRACE)
-    )
+    server = _server(Watch(app, uploads), desk.is_ending)
     _say_where(opened, settings.host)
     server.run(sockets=[opened])
+
+
+def _server(app: Any, is_ending: Event) -> Any:
+    """Return a server that sets an event when it is told to end, and reports no request it cuts."""
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            is_ending.set()
+            super().handle_exit(sig, frame)
+
+    server = Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=GRACE))
+    logging.getLogger("uvicorn.error").addFilter(lambda record: not is_ending.is_set())
+    return server
 
 
 def _keep_to_ourselves(folder: Path) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import Iterator, MutableMapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UPLOAD = "/upload"  # end of the path to which Gradio's page sends files
-PATIENCE = 30.0  # s that the event loop may take to remove a file
+PATIENCE = 5.0  # s that the event loop may take to remove a file
 OWN_HOST = (  # the browser refuses anything from another host
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
     b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; "
@@ -55,14 +56,22 @@ class Uploads:
         try:
             yield path
         finally:
-            done = asyncio.run_coroutine_threadsafe(self._answered(path.resolve()), self._running())
+            self._tell_loop(path.resolve())
+
+    def _tell_loop(self, path: Path) -> None:
+        """Count an answer on the event loop, and wait until the file is gone if it was the last."""
+        assert self._loop is not None, "a file was used that nobody uploaded"
+        done: Future[None] = Future()
+
+        def count() -> None:
+            self._answered(path)
+            done.set_result(None)
+
+        with suppress(RuntimeError, TimeoutError):  # the server ends: its whole folder goes
+            self._loop.call_soon_threadsafe(count)
             done.result(PATIENCE)
 
-    def _running(self) -> asyncio.AbstractEventLoop:
-        assert self._loop is not None, "a file was used that nobody uploaded"
-        return self._loop
-
-    async def _answered(self, path: Path) -> None:
+    def _answered(self, path: Path) -> None:
         self._waiting[path] -= 1
         if self._waiting[path] > 0 or self.folder not in path.parents:
             return

@@ -17,9 +17,11 @@ from system.errors import InputError
 from tests.conftest import SAMPLE_RATE, write_run
 from web import answer as answers
 from web.answer import Answer, answer
-from web.choices import find_examples, find_models
+from web.choices import Example, find_examples, find_models
+from web.desk import Desk
 from web.models import Models, usable_models
 from web.render import answer_html, problem_html
+from web.uploads import Uploads
 
 
 @pytest.fixture(scope="module")
@@ -157,12 +159,20 @@ def test_models_that_cannot_label_others_are_left_out(run: Run, tmp_path: Path, 
 def test_the_latest_models_stay_in_memory(run: Run, monkeypatch) -> None:
     folders = {name: run.folds[0].folder for name in "abc"}
     models = Models(folders, "cpu")
-    first = models.load("a")
-    assert models.load("a") is first
-    models.load("b")
-    assert models.load("a") is first
-    models.load("c")
-    assert models.load("a") is first and set(models._loaded) == {"a", "c"}
+    first = models.named("a")
+    assert models.named("a") is first
+    models.named("b")
+    assert models.named("a") is first
+    models.named("c")
+    assert models.named("a") is first and set(models._loaded) == {"a", "c"}
+
+
+def test_what_is_labelled_at_the_end_of_the_server_is_given_up(run: Run, recording) -> None:
+    examples = [Example("ends", recording("ends.wav", (300.0, 9.0)))]
+    desk = Desk(Models({"run": run.folder}, "cpu"), examples, Uploads(Path()), 60)
+    assert "Over time" in desk.label_example(0, "run", nothing)
+    desk.is_ending.set()
+    assert "cannot be labelled: the page is being closed." in desk.label_example(0, "run", nothing)
 
 
 def test_examples_are_spread_over_a_corpus(corpus_root: Path, tmp_path: Path) -> None:

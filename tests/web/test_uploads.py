@@ -75,6 +75,18 @@ def test_a_file_elsewhere_is_never_removed(tmp_path: Path) -> None:
     assert mine.exists()
 
 
+def test_an_answer_after_the_end_of_the_server_waits_for_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "abc" / "a.wav"
+    uploads = Uploads(tmp_path)
+
+    async def work() -> None:
+        uploads.arrived([str(file)])
+
+    in_loop(work)
+    with uploads.use(file):
+        pass
+
+
 @pytest.mark.parametrize(
     ("path", "method", "status", "counted"),
     [
