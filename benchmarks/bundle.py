@@ -11,8 +11,6 @@ ledger of the run stays as it is.
 
 import argparse
 import logging
-import shlex
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -156,7 +154,8 @@ def main() -> int:
         )
     if arguments.json:
         make_folder(arguments.json.parent)
-        command = shlex.join(["python", "-m", "benchmarks.bundle", "FOLD", *sys.argv[2:]])
+        some = "" if arguments.n is None else f"--n {arguments.n} "
+        command = f"python -m benchmarks.bundle FOLD {some}--json {arguments.json.name}"
         facts = {"command": command, "git_commit": git_commit(), "machine": machine()}
         write_json(
             arguments.json, {**facts, "run": arguments.fold.resolve().parents[1].name, **found}

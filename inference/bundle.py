@@ -24,7 +24,7 @@ from inference.bundle_file import (
 )
 from inference.members import BUNDLE, MEMBERS, member_folders
 from storage.folders import CARD, CONFIG
-from system.errors import InputError
+from system.errors import InputError, first_line
 from system.extras import check_extra
 from system.files import copy_file, disk_error, make_folder, sync_folder
 from system.regular import file_sha256
@@ -103,10 +103,9 @@ def export_bundle(source: Source, to: Path, audonnx: bool = False) -> BundleFile
     run = None if source.run is None else _run_of(source)
     log.info("%d models, %.1f M weights", len(model.members), n_weights(model.members) / 1e6)
     with _new_folder(to) as folder:
-        free_batch = write_graph(
-            model, folder / GRAPH, BYTES_PER_WEIGHT * n_weights(model.members) > LARGEST_FILE
-        )
-        _copy_members(model, folder)
+        is_large = BYTES_PER_WEIGHT * n_weights(model.members) > LARGEST_FILE
+        free_batch = write_graph(model, folder / GRAPH, is_large)
+        _copy_members(model, folder, is_large)
         bundle = _describe(source, model, run, free_batch)
         if source.run is not None:
             copy_file(source.run / CERTIFICATE, folder / CERTIFICATE)
@@ -128,15 +127,21 @@ def _run_of(source: Source) -> "Run":
     return replace(run, folds=exported, left_out=()) if exported else run
 
 
-def _copy_members(model: "EmotionModel", folder: Path) -> None:
-    """Copy what rebuilds each model, so that `load` takes the bundle."""
+def _copy_members(model: "EmotionModel", folder: Path, is_large: bool) -> None:
+    """Copy what rebuilds each model, so that `load` takes the bundle, and export its network."""
     from inference.calibration import write_calibration
+    from inference.network import FILE, export_network
 
     for member, calibration in zip(model.members, model.calibrations, strict=True):
         own = folder / MEMBERS / member.folder.name
         make_folder(own)
         for name in (WEIGHTS, CARD):
             copy_file(member.folder / name, own / name)
+        try:
+            export_network(member.model, own / FILE, is_large)
+        except (RuntimeError, ValueError) as error:  # torch.onnx.OnnxExporterError among them
+            log.warning("no network.onnx for %s, PyTorch runs it: %s", own.name, first_line(error))
+            (own / FILE).unlink(missing_ok=True)
         if (member.folder / FINAL).is_file():
             copy_file(member.folder / FINAL, own / FINAL)
         if calibration.temperature is not None:
@@ -183,6 +188,7 @@ def _describe(
         protocol=first.protocol,
         certificate=first.certificate,
         members=members,
+        is_final=(model.members[0].folder / FINAL).is_file(),
         tested=None if run is None else _tested(run),
         versions={package: version(package) for package in PACKAGES},
     )

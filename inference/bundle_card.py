@@ -138,7 +138,12 @@ def _limits(bundle: BundleFile) -> Iterator[str]:
         yield f"{speaker_stamp(bundle.protocol)}; other speakers fare worse."
     if tested is not None and tested.synthetic:
         yield "The corpus is synthetic speech: its scores say nothing about people."
-    if len(bundle.members) > 1:
+    if bundle.is_final:
+        yield (
+            "This is the final model of the run, and was not tested itself: the scores are those "
+            "of the folds, whose settings it has."
+        )
+    elif len(bundle.members) > 1:
         yield (
             "The scores are those of single models, each on speakers that it was not trained on. "
             "The mean of all was not tested: no speaker of the corpus is new to all of them."

@@ -118,6 +118,8 @@ class BundleFile(Section):
     protocol: str
     certificate: str | None
     members: Annotated[list[Member], Field(min_length=1)]
+    is_final: bool
+    """Whether it is a run's final model, which has no test speakers: `tested` is of the folds."""
     tested: Tested | None
     versions: dict[str, str]
     verified: Verified | None = None

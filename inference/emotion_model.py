@@ -40,6 +40,7 @@ class EmotionModel:
         folders: Folder of each member, with model.json and model.safetensors.
         device: As `run.device`.
         calibrated: Whether probabilities are calibrated; else they are those of predictions.csv.
+        onnx: Run networks by ONNX Runtime where a bundle brings their graphs, on a CPU.
 
     Attributes:
         classes: Names of the outputs, in their order: classes, or rated dimensions.
@@ -51,11 +52,17 @@ class EmotionModel:
     """
 
     def __init__(
-        self, folders: Sequence[Path], device: str = "cpu", calibrated: bool = True
+        self,
+        folders: Sequence[Path],
+        device: str = "cpu",
+        calibrated: bool = True,
+        onnx: bool = True,
     ) -> None:
         device = choose_device(device).name
-        first = FoldModel(folders[0], device)
-        others = (FoldModel(folder, device, images=first.images) for folder in folders[1:])
+        first = FoldModel(folders[0], device, onnx=onnx)
+        others = (
+            FoldModel(folder, device, images=first.images, onnx=onnx) for folder in folders[1:]
+        )
         self.members = [first, *others]
         self.classes: Sequence[str] = first.classes
         self.protocol, self.task, self.scale = first.protocol, first.task, first.scale

@@ -10,7 +10,6 @@ Two things are other than in training, each for the export alone:
   batch, and MViTv2 one that takes a batch of 1.
 """
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,10 +19,9 @@ from torch import Tensor, nn
 from config.tasks import RatingScale
 from inference.emotion_model import EmotionModel
 from inference.graph_images import GraphImages
+from inference.network import OPSET, quiet_exporter, stepwise
 from inference.predictor import FoldModel
-from model_gmu import MaxMViTGMU
 
-OPSET = 20
 FLOOR = 5e-7  # probability, as evaluation.calibration
 WAVEFORM, PROBS, GATE = "waveform", "probs", "gate"
 MAX = 2**31 - 1
@@ -45,7 +43,7 @@ class EnsembleGraph(nn.Module):
         super().__init__()
         first = model.members[0]
         self.images = GraphImages(first.images)
-        self.members = nn.ModuleList(_stepwise(member) for member in model.members)
+        self.members = nn.ModuleList(stepwise(member.model) for member in model.members)
         self.temperatures = [one.temperature for one in model.calibrations]
         self.scale: RatingScale | None = model.scale
         self.has_gate = first.model.fusion.gated
@@ -87,8 +85,7 @@ def export_graph(model: EmotionModel, file: Path, external: bool, free_batch: bo
     free = {1: torch.export.Dim("samples", min=1, max=MAX)}
     if free_batch:
         free[0] = torch.export.Dim("batch", min=1, max=MAX)
-    for name in ("onnx_ir", "onnxscript", "torch.onnx"):  # they tell each constant they join
-        logging.getLogger(name).setLevel(logging.WARNING)
+    quiet_exporter()
     torch.onnx.export(
         graph,
         (waveform,),
@@ -107,13 +104,6 @@ def _calibrated(probs: Tensor, temperature: float | None) -> Tensor:
     if temperature is None:
         return probs
     return (probs.clamp_min(FLOOR).log() / temperature).softmax(1)
-
-
-def _stepwise(member: FoldModel) -> MaxMViTGMU:
-    for module in member.model.modules():
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = False  # type: ignore[assignment]
-    return member.model
 
 
 def n_weights(members: Sequence[FoldModel]) -> int:

@@ -48,7 +48,7 @@ class GraphImages(nn.Module):
         self.size, self.top_db = images.image_size, images.top_db
         self.crop_size, self.reference = images.crop_size, images.reference
         self.with_deltas = images.channels == "delta"
-        self.resample = nn.Identity()
+        self.resample: nn.Module = nn.Identity()
         if images.input_rate != images.sample_rate:
             self.resample = _Resample(images.resample)
         self.cqt, self.mel = _Cqt(images.cqt), _Mel(images.mel)
@@ -180,11 +180,11 @@ def resize_matrix(n: int, size: int) -> Tensor:
 class _Resample(nn.Module):
     """The convolution of torchaudio's resampler: (B, T) -> (B, T')."""
 
-    def __init__(self, resample: nn.Module) -> None:
+    def __init__(self, resample: Any) -> None:
         super().__init__()
-        common = int(resample.gcd)  # type: ignore[arg-type]
-        self.old, self.new = int(resample.orig_freq) // common, int(resample.new_freq) // common
-        self.width = int(resample.width)  # type: ignore[arg-type]
+        self.old = resample.orig_freq // resample.gcd
+        self.new = resample.new_freq // resample.gcd
+        self.width = resample.width
         self.kernel = _constant(resample.kernel.numpy())  # (new, 1, L)
 
     def forward(self, waveform: Tensor) -> Tensor:

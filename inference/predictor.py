@@ -1,6 +1,6 @@
 """Label recordings with the model of a finished fold, rebuilt from its folder."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor
 from audio.row_norm import RowNorm
 from config.tasks import RatingScale
 from features import Images, SpectrogramImages
+from inference.network import OnnxNetwork, has_network
 from model_gmu import MaxMViTGMU, misfit, rebuild
+from models.heads import FusionOutput
 from storage.folders import check_is_fold
 from storage.model_card import ModelCard, read_card
 from storage.run_folder import FoldResult, Run
@@ -37,6 +39,7 @@ class FoldModel:
             `train.normalize: speaker` needs and `probs` takes.
         images: Front end of another member of an ensemble; used instead of an own one where its
             settings are the same.
+        onnx: Run the network by ONNX Runtime where a bundle brings its graph, on a CPU.
 
     Raises:
         InputError: It is not the folder of a finished fold, or needs statistics of speakers.
@@ -49,6 +52,7 @@ class FoldModel:
         device: str = "cpu",
         speakers_known: bool = False,
         images: SpectrogramImages | None = None,
+        onnx: bool = False,
     ) -> None:
         check_is_fold(folder)
         card = read_card(folder)
@@ -69,6 +73,9 @@ class FoldModel:
         is_shared = images is not None and images.settings == own.settings
         self.images = images if is_shared and images is not None else own.to(self.device)
         self.model = frozen_model(folder, card).to(self.device)
+        self.network: Callable[[Tensor, Tensor], FusionOutput] = self.model
+        if onnx and self.device.type == "cpu" and has_network(folder):
+            self.network = OnnxNetwork(folder)
 
     @torch.inference_mode()
     def probs(self, waveforms: Sequence[Tensor], norm: RowNorm | None = None) -> Tensor:
@@ -97,7 +104,7 @@ class FoldModel:
             Probabilities (n, K) or ratings (n, D); mean gate (n,), or None of a fusion without.
         """
         crops = (torch.cat(image).split(CROPS_AT_ONCE) for image in zip(*images, strict=True))
-        outputs = [self.model(*some) for some in zip(*crops, strict=True)]
+        outputs = [self.network(*some) for some in zip(*crops, strict=True)]
         sizes = [len(pair.cqt) for pair in images]
         each = self._outputs(torch.cat([output.logits for output in outputs]))  # (crops, K)
         means = torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()

@@ -15,8 +15,9 @@ from audio.opening import BadAudio
 from audio.trim import trim_silence
 from inference.bundle_card import write_card
 from inference.bundle_file import GRAPH, TOLERANCE, Verified, read_bundle, write_bundle
-from inference.emotion_model import load
+from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph
+from inference.members import member_folders
 from inference.sound import read_sound
 from system.errors import RunError
 from system.output import progress_bar
@@ -39,7 +40,8 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
             bundle is corrupt.
     """
     bundle = read_bundle(folder)
-    session, model = open_graph(folder / GRAPH), load(folder)
+    session = open_graph(folder / GRAPH)
+    model = EmotionModel(member_folders(folder), onnx=False)
     unit = 1 if model.scale is None else model.scale.half
     worst, gate, worst_of, same, n = 0.0, 0.0, "", 0, 0
     with progress_bar(len(files), "verify", "file") as bar:

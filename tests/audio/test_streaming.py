@@ -53,6 +53,7 @@ def test_flaws_have_times_and_become_zeros():
     assert first.reason == "holds samples that are NaN or infinite"
     assert (second.start, second.end) == pytest.approx((3.0, 3.002))
     assert second.reason == "holds samples far above full scale"
+    assert stream.flaws(1.005, 1.5) == stream.flaws(0.9, 1.005) == [first]  # a part of it is there
     assert stream.flaws(1.5, 2.5) == [] and stream.flaws(1.5, 4) == [second]
     assert stream.flaws(0, 4) == [second]  # what ended before 1.5 s is forgotten
 

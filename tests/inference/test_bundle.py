@@ -21,8 +21,12 @@ from inference import load
 from inference.bundle import export_bundle, find_source
 from inference.bundle_card import LICENCES, card_text
 from inference.bundle_file import TOLERANCE, read_bundle
+from inference.calibration import read_calibration, write_calibration
 from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph, write_graph
+from inference.members import member_folders
+from inference.network import OnnxNetwork, export_network
+from inference.predictor import FoldModel
 from storage.tensors import save_tensors
 from system.errors import InputError, RunError
 from system.files import write_json
@@ -308,6 +312,22 @@ def test_one_fold_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]  # nothing hidden stays
 
 
+def test_a_final_model_says_that_the_scores_are_those_of_the_folds(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
+    whole = tmp_path / "run"
+    shutil.copytree(run.folder, whole)
+    final, to = whole / "final" / "seed-0", tmp_path / "to"
+    final.mkdir(parents=True)
+    for name in ("model.json", "model.safetensors"):
+        shutil.copy(run.folds[0].folder / name, final)
+    write_calibration(final, read_calibration(run.folds[0].folder))
+    write_json(final / "final.json", {})
+    said = export_bundle(find_source(final, to), to)
+    assert said.is_final and said.tested.folds == [1, 2] and said.name == "run"
+    assert (to / "members/seed-0/final.json").is_file() and said.members[0].temperature
+    assert "was not tested itself" in (to / "README.md").read_text()
+
+
 def test_an_export_that_fails_leaves_nothing(run, tmp_path, monkeypatch):
     def fail(*given):
         raise RunError("the disk is full")
@@ -397,3 +417,37 @@ def test_a_clip_of_another_rate_is_near_what_the_run_says(run, bundle, tmp_path)
     )
     found = json.loads(done.stdout)["probs"]
     assert found == pytest.approx(load(bundle).predict(file).probs, abs=0.05)
+
+
+@pytest.mark.parametrize("n", [1, 2, 17])
+def test_onnx_runtime_runs_the_networks_of_a_bundle(bundle, run, n):
+    waveforms = [torch.from_numpy(row) for row in noise(n, 0.6, run.config["features.sample_rate"])]
+    fast, plain = load(bundle), EmotionModel(member_folders(bundle), onnx=False)
+    assert all(isinstance(member.network, OnnxNetwork) for member in fast.members)
+    assert all(member.network is member.model for member in plain.members)
+    for found, expected in zip(fast.outputs(waveforms), plain.outputs(waveforms), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_without_its_graph_pytorch_runs_a_network_and_a_corrupt_one_is_told(copied):
+    [first, second] = sorted((copied / "members").iterdir())
+    (first / "network.onnx").unlink()
+    models = load(copied).members
+    assert models[0].network is models[0].model and models[1].network is not models[1].model
+    (second / "network.onnx").write_bytes(b"none")
+    with pytest.raises(RunError, match="network.onnx"):
+        load(copied)
+
+
+@pytest.mark.parametrize("fusion", ["cqt_only", "mel_only", "concat", "cross_attention"])
+def test_networks_of_every_kind_have_a_graph(tmp_path, fusion):
+    unread = {"cqt_only": {"mel_backbone": None}, "mel_only": {"cqt_backbone": None}}
+    settings = {"fusion": fusion, "image_size": 64, **unread.get(fusion, {})}
+    folder = write_model(tmp_path / "fold", {**FEATURES, "channels": "static"}, **settings)
+    model = FoldModel(folder)
+    export_network(model.model, folder / "network.onnx", external=False)
+    fast = FoldModel(folder, onnx=True)
+    images = [torch.rand(3, 1, 64, 64) * 80 - 80 for _ in range(2)]
+    with torch.inference_mode():
+        expected = model.network(*images).logits
+    np.testing.assert_allclose(fast.network(*images).logits, expected, atol=1e-4)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from tests.support.models import write_small_fold
 from tests.support.paths import ROOT
 
 RATE = 16_000
+SECONDS = 100  # in which a process must have answered
 
 
 @pytest.fixture(scope="module")
@@ -205,15 +207,20 @@ def test_names_are_paths_from_here_or_from_the_root(tmp_path, monkeypatch):
 @pytest.fixture
 def live(fold):
     """Start predict.py on a pipe."""
-    started = []
+    started, timers = [], []
 
     def start(*words):
         command = [sys.executable, "predict.py", str(fold), *map(str, words)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        started.append(subprocess.Popen(command, cwd=ROOT, **pipes))
+        buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=buffered, **pipes))
+        timers.append(threading.Timer(SECONDS, started[-1].kill))  # a read then ends
+        timers[-1].start()
         return started[-1]
 
     yield start
+    for timer in timers:
+        timer.cancel()
     for process in started:
         process.kill()
         process.communicate()

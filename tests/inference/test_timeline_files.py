@@ -248,6 +248,9 @@ def test_the_picture_has_areas_of_the_probabilities_and_nothing_in_silence():
     half = pixels(made(times, gaps, [""] * 5 + [SILENCE] * 5))
     assert share(half, blue) == pytest.approx(share(whole, blue) / 2, rel=0.05)
 
+    apart = pixels(made([(2 * i, 2 * i + 1) for i in range(5)] + [(9, 10)], [[0.8, 0.2]] * 6))
+    assert share(apart, blue) == pytest.approx(share(whole, blue) * 0.6, rel=0.05)  # pauses
+
 
 @pytest.mark.parametrize(
     ("kind", "seconds"),

@@ -21,6 +21,11 @@ def stream(n, block=7):
     return SoundStream((samples[i : i + block] for i in range(0, n, block)), RATE)
 
 
+def test_a_hop_that_is_no_whole_number_of_samples_does_not_drift():
+    found = limits(windows(stream(400), 1.0, 1 / 3))
+    assert found == [(x, round(x + 1, 6)) for x in (0, 0.33, 0.67, 1, 1.33, 1.67, 2, 2.33, 2.67, 3)]
+
+
 def limits(cuts):
     return [(round(cut.start, 6), round(cut.end, 6)) for cut in cuts]
 
