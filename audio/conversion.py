@@ -38,11 +38,15 @@ def foreign_format(path: Path) -> str | None:
 
 
 @contextmanager
-def readable(path: Path) -> Iterator[Path]:
+def readable(path: Path, seconds: float | None = None) -> Iterator[Path]:
     """Yield a file with the sound of a file that libsndfile reads: itself, or a temporary WAV.
 
     The WAV has the rate and the channels of the first audio stream, as float32. It lies in the
     folder for temporary files while the block runs.
+
+    Args:
+        path: The file.
+        seconds: How much of its beginning goes into a temporary WAV; None is all.
 
     Raises:
         BadAudio: The file cannot be opened, needs an ffmpeg that is missing, or ffmpeg fails.
@@ -57,7 +61,9 @@ def readable(path: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="maxmvit-") as folder:
         wav = Path(folder, "sound.wav")
         # Local files alone: a playlist inside a container must not open an address
-        read = ["-nostdin", "-v", "error", "-protocol_whitelist", "file", "-i", f"file:{path}"]
+        read = ["-nostdin", "-v", "error", "-protocol_whitelist", "file"]
+        read += [] if seconds is None else ["-t", f"{seconds:g}"]
+        read += ["-i", f"file:{path}"]
         write = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav", str(wav)]
         done = subprocess.run([ffmpeg, *read, *write], capture_output=True, check=False)
         if done.returncode:

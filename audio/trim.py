@@ -85,11 +85,18 @@ def trim_silence(waveform: Tensor, sample_rate: int, trim_db: float | None) -> T
     >>> len(trim_silence(torch.cat([torch.zeros(22050), tone, torch.zeros(9000)]), 44_100, 40.0))
     6144
     """
+    start, stop = sound_span(waveform, sample_rate, trim_db)
+    return waveform[start:stop]
+
+
+def sound_span(waveform: Tensor, sample_rate: int, trim_db: float | None) -> tuple[int, int]:
+    """Return the first sample that `trim_silence` keeps, and the one behind the last."""
+    whole = (0, len(waveform))
     if trim_db is None or not len(waveform):
-        return waveform
+        return whole
     frames = FrameLevels(sample_rate)
     frames.add(waveform)
     loud = loud_frames(frames.end(), trim_db)
     if loud is None:
-        return waveform
-    return waveform[loud[0] * frames.hop : (loud[1] + 1) * frames.hop]
+        return whole
+    return loud[0] * frames.hop, min((loud[1] + 1) * frames.hop, len(waveform))

@@ -56,6 +56,7 @@ WRONG = {  # module of an entry: arguments that it must refuse with status 2
         ["--verify", "/nowhere", "/nowhere.wav"],
     ],
     "export": [["/nowhere", "--to", "/nowhere/bundle"], ["/nowhere"]],
+    "app": [["/nowhere"], ["--runs", "/nowhere"], ["--max-minutes", "61"], ["--port", "65536"]],
     "scripts.ablation": [
         ["demo", "optim.learning_rate=1"],
         ["nothing"],

@@ -57,12 +57,7 @@ class Timeline:
 
     def regions(self) -> NDArray[np.float64]:
         """Return start and end of each part's own region, s: (n, 2), none overlapping."""
-        found = self.times.copy()
-        overlaps = found[:-1, 1] > found[1:, 0]
-        middle = (found[:-1, 1] + found[1:, 0]) / 2
-        found[:-1, 1] = np.where(overlaps, middle, found[:-1, 1])
-        found[1:, 0] = np.where(overlaps, middle, found[1:, 0])
-        return found
+        return own_regions(self.times)
 
     def tiers(self) -> dict[str, list[str | None]]:
         """Return the label of each part, None where it has none: of classes, or by dimension."""
@@ -90,6 +85,20 @@ class Timeline:
         """Return the intervals of one problem, silence included."""
         labels = [problem or None for problem in self.problems]
         return _joined(self.regions(), labels, None)
+
+
+def own_regions(times: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return start and end of each part's own region, none overlapping: (n, 2) -> (n, 2), s.
+
+    >>> own_regions(np.array([[0.0, 3.0], [1.0, 4.0], [1.5, 4.5]])).tolist()
+    [[0.0, 2.0], [2.0, 2.75], [2.75, 4.5]]
+    """
+    found = times.copy()
+    overlaps = found[:-1, 1] > found[1:, 0]
+    middle = (found[:-1, 1] + found[1:, 0]) / 2
+    found[:-1, 1] = np.where(overlaps, middle, found[:-1, 1])
+    found[1:, 0] = np.where(overlaps, middle, found[1:, 0])
+    return found
 
 
 def _joined(

@@ -5,7 +5,9 @@ import io
 
 import numpy as np
 import soundfile
+import soxr
 import torch
+from numpy.typing import NDArray
 
 from audio.reading import read_audio
 from audio.segment import AudioSource
@@ -14,6 +16,7 @@ from features import SpectrogramImages
 
 AUDIO_RATE = 16_000  # Hz, of the sound in a page
 FLAC_BLOCK = 4096  # samples in a block of libsndfile
+LOSSLESS_SECONDS = 60  # of a longer sound a minute takes 1 MB, as MP3 a fifth of that
 
 
 @torch.inference_mode()
@@ -53,10 +56,21 @@ def sound_uri(source: AudioSource, recording: str | None, seconds: float | None 
     samples = read_audio(source, AUDIO_RATE, recording)
     if seconds is not None:
         samples = samples[: round(seconds * AUDIO_RATE)]
+    return samples_uri(samples, AUDIO_RATE)
+
+
+def samples_uri(samples: NDArray[np.float32], rate: int) -> str:
+    """Return samples (T,) as sound at AUDIO_RATE: without loss, or as MP3 if there are many."""
+    if rate != AUDIO_RATE:
+        samples = soxr.resample(samples, rate, AUDIO_RATE, "HQ")
+    kind, subtype, mime = "FLAC", "PCM_16", "audio/flac"
+    if len(samples) <= FLAC_BLOCK:
+        kind, mime = "WAV", "audio/wav"  # Chromium cannot play one block
+    elif len(samples) > LOSSLESS_SECONDS * AUDIO_RATE and "MP3" in soundfile.available_formats():
+        kind, subtype, mime = "MP3", "MPEG_LAYER_III", "audio/mpeg"
     packed = io.BytesIO()
-    kind = "FLAC" if len(samples) > FLAC_BLOCK else "WAV"  # Chromium cannot play one block
-    soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype="PCM_16")
-    return data_uri(f"audio/{kind.lower()}", packed.getvalue())
+    soundfile.write(packed, np.clip(samples, -1, 1), AUDIO_RATE, format=kind, subtype=subtype)
+    return data_uri(mime, packed.getvalue())
 
 
 def data_uri(kind: str, content: bytes) -> str:

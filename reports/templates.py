@@ -1,4 +1,4 @@
-"""The templates of this folder: words of users are escaped, a missing value is an error."""
+"""Templates of pages: words of users are escaped, a missing value is an error."""
 
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,10 @@ from system.text import printable
 FOLDER = Path(__file__).resolve().parent
 
 
-def templates() -> Environment:
-    """Return what renders the templates."""
+def templates(folder: Path = FOLDER) -> Environment:
+    """Return what renders the templates of a folder."""
     return Environment(
-        loader=FileSystemLoader(FOLDER),
+        loader=FileSystemLoader(folder),
         autoescape=True,  # names, ids and texts come from users
         finalize=_shown,
         undefined=StrictUndefined,

@@ -127,7 +127,14 @@ def test_readme_commands_exist_and_parse(command, tmp_path, capsys):
         assert "absent" in capsys.readouterr().err
         return
     assert (ROOT / words[1]).is_file()
-    if words[1] in ("compare.py", "predict.py", "export.py", "analyze_gates.py", "audit.py"):
+    if words[1] in (
+        "compare.py",
+        "predict.py",
+        "export.py",
+        "analyze_gates.py",
+        "audit.py",
+        "app.py",
+    ):
         return
     overrides = [word for word in words if "=" in word]
     config = load_config(ROOT / words[3], overrides)

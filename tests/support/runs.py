@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from config.loading import load_config
 from config.schema import Config
 from evaluation.summary import summarize
+from storage.run_folder import Run, read_run
 from system.signals import Stop
 from training.experiment import open_run
 from training.fold import run_fold
@@ -20,3 +22,9 @@ def run_experiment(
             if session.is_main:
                 summarize(session.folder)
     return session.folder
+
+
+def gated_run(recipe: Path, root: Path) -> Run:
+    """Return two finished folds of the tiny corpus with a small gated model."""
+    config = load_config(recipe, [f"run.root={root}", f"run.store={root}/store", "run.folds=[1,2]"])
+    return read_run(run_experiment(config, []))
