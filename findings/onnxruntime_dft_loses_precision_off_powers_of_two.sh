@@ -6,7 +6,6 @@
 # right to about -150 dB (NumPy). ONNX Runtime's is right to about -127 dB at powers of two, and the
 # error grows with the length elsewhere: above the floor of -80 dB that log spectrograms have, so
 # that quiet cells of an image are the error. No warning is given, and ONNX's page of the operator
-# says nothing of precision.
 #
 # Seen, error against float64 relative to the spectrum: 512: -127 dB, 400: -91 dB, 4096: -125 dB,
 # 4410: -69 dB. Way out: pad frames to a power of two, split the length into two steps of small
