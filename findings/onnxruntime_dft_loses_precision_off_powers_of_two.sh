@@ -5,7 +5,7 @@
 # often 25 ms: 400 samples at 16 kHz, or 100 ms at 44.1 kHz, 4410. In float32 an FFT of noise is
 # right to about -150 dB (NumPy). ONNX Runtime's is right to about -127 dB at powers of two, and the
 # error grows with the length elsewhere: above the floor of -80 dB that log spectrograms have, so
-# that quiet cells of an image are the error. No warning is given, and ONNX's page of the operator
+# that quiet cells of an image are the error. No warning is given.
 #
 # Seen, error against float64 relative to the spectrum: 512: -127 dB, 400: -91 dB, 4096: -125 dB,
 # 4410: -69 dB. Way out: pad frames to a power of two, split the length into two steps of small
