@@ -37,6 +37,12 @@ class Section(NamedTuple):
 
 
 SECTIONS = {
+    "ravdess_study": Section(
+        "RAVDESS, the recipe of the study",
+        "All six folds with one seed, and the cheap baselines. The recipe was chosen on dev for "
+        "concat alone (docs/STUDY.md).",
+        "scripts/ablation.sh ravdess_study corpus.root=/path/to/ravdess",
+    ),
     "ravdess_small": Section(
         "RAVDESS, small backbones trained from scratch",
         "Acted speech of people, a part of the folds and one seed: no ranking to rely on.",
