@@ -86,7 +86,7 @@ def trim_silence(waveform: Tensor, sample_rate: int, trim_db: float | None) -> T
     6144
     """
     start, stop = sound_span(waveform, sample_rate, trim_db)
-    return waveform[start:stop]
+    return waveform if stop - start == len(waveform) else waveform[start:stop]
 
 
 def sound_span(waveform: Tensor, sample_rate: int, trim_db: float | None) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from system.cli import run_entry
 ROOT = Path(__file__).resolve().parents[1]
 FIGURE = ROOT / "docs/architecture.svg"
 TABLE_ROW = re.compile(r"^\| (\d+) \| `([\w/.]+)` \| (.+?) \|$", re.MULTILINE)
-WIDTH, MARGIN, LABEL = 1000, 16, 44  # px; LABEL is the column of the level's number
+WIDTH, MARGIN, LABEL = 1140, 16, 44  # px; LABEL is the column of the level's number
 GAP, LANE = 14, 14  # px between two boxes; px that a passing arrow takes
 NAME_SIZE, JOB_SIZE, LINE = 12, 10.5, 13  # px
 MAX_BOX = 230  # px
