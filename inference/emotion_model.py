@@ -22,7 +22,7 @@ from config.tasks import CLASS
 from features import Images
 from inference.calibration import UNKNOWN, Calibration, read_calibration, threshold
 from inference.members import member_folders
-from inference.prediction import Prediction, to_frame
+from inference.prediction import Prediction, check_risk, to_frame
 from inference.predictor import FoldModel
 from inference.sound import read_array, read_sound
 from inference.unlike import unlike
@@ -95,8 +95,7 @@ class EmotionModel:
             InputError: The model has no confidence, nothing is known of it, or no confidence keeps
                 the risk.
         """
-        if not 0 < risk < 1:
-            raise InputError(f"the risk must be in (0, 1), such as 0.2, got {risk:g}")
+        check_risk(risk)
         if self.task != CLASS:
             raise InputError(f"a risk needs classes; this model was trained with task {self.task}")
         if not self.is_calibrated:
