@@ -28,6 +28,7 @@ from inference.sound import read_array, read_sound
 from inference.unlike import unlike
 from system.devices import choose_device
 from system.errors import InputError
+from system.extras import check_extra
 
 AT_ONCE = 16  # recordings that are in memory together
 READERS = 2  # threads that read ahead of the model
@@ -131,6 +132,8 @@ class EmotionModel:
         Raises:
             InputError: Samples without a rate, or what is neither a path nor samples.
         """
+        if as_frame:
+            check_extra("a frame", "pandas", "formats")
         alone = not isinstance(recordings, list | tuple)
         some = [recordings] if alone else recordings
         found = list(
