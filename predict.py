@@ -13,7 +13,8 @@ from inference.bundle_file import read_bundle
 from inference.cuts import add_long_options, check_long_options, cuts_of
 from inference.inputs import STANDARD_INPUT, find_recordings
 from inference.members import member_folders
-from inference.output import FORMATS, Format
+from inference.output import FORMATS, Format, check_out
+from inference.prediction import check_risk
 from system.cli import run_cli, run_entry, say
 from system.errors import InputError
 from system.extras import check_extra
@@ -53,7 +54,7 @@ def main() -> int:
         help="label nothing: compare the ONNX graph of a bundle with PyTorch on the recordings",
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps or auto")
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
 
     def work() -> None:
         if arguments.verify:
@@ -62,13 +63,17 @@ def main() -> int:
         check_long_options(arguments)
         member_folders(arguments.model)
         files = find_recordings(arguments.inputs, arguments.list) if not arguments.pcm else []
+        if arguments.out is not None:
+            check_out(arguments.out)
+        if arguments.risk is not None:
+            check_risk(arguments.risk)
         from inference.emotion_model import load  # slow: torch, timm
         from inference.labelling import about, check_labelled
 
         model = load(arguments.model, arguments.device)
         for line in about(model, arguments.risk):
             print(line, file=sys.stderr)
-        check_labelled(label(model, files, arguments))
+        check_labelled(label(model, files, arguments), arguments.out or arguments.timeline)
 
     return run_cli(work, sys.argv if arguments.out or arguments.timeline else ())
 

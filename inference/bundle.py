@@ -23,8 +23,8 @@ from inference.bundle_file import (
     write_bundle,
 )
 from inference.members import BUNDLE, MEMBERS, member_folders
-from storage.folders import CARD, CONFIG
-from system.errors import InputError, first_line
+from storage.folders import CARD, CONFIG, FINAL
+from system.errors import InputError, RunError, first_line
 from system.extras import check_extra
 from system.files import copy_file, disk_error, make_folder, sync_folder
 from system.regular import file_sha256
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SHIPPED = Path(__file__).parent / "shipped" / EXAMPLE
-FINAL = "final.json"  # of a final model
+FOLDS, FINALS = "folds", "final"  # as in `storage.run_folder`, which imports torch
 WEIGHTS = "model.safetensors"
 PACKAGES = ("torch", "timm", "onnx", "onnxscript", "onnxruntime")
 LARGEST_FILE = 1_900_000_000  # bytes of weights in one ONNX file, which ends at 2 GiB
@@ -77,9 +77,16 @@ def find_source(path: Path, to: Path) -> Source:
         raise InputError(f"the folder of --to {to} is not there: make {to.absolute().parent}")
     for package in ("onnx", "onnxscript", "onnxruntime"):
         check_extra("a bundle", package, "onnx")
-    around = [path, *folders[0].absolute().parents[:3]]
-    run = next((one for one in around if (one / CONFIG).is_file()), None)
-    return Source(path, folders, run)
+    return Source(path, folders, _run_around(path, folders[0]))
+
+
+def _run_around(path: Path, member: Path) -> Path | None:
+    """Return the run that a model belongs to; another folder may have a config.yaml of its own."""
+    if (path / CONFIG).is_file():
+        return path
+    place = member.resolve()
+    run = place.parent.parent
+    return run if place.parent.name in (FOLDS, FINALS) and (run / CONFIG).is_file() else None
 
 
 def export_bundle(source: Source, to: Path, audonnx: bool = False) -> BundleFile:
@@ -123,14 +130,16 @@ def _run_of(source: Source) -> "Run":
 
     assert source.run is not None
     run = read_run(source.run)
-    exported = [fold for fold in run.folds if fold.folder.name == source.path.name]
+    if source.path.resolve().parent.name != FOLDS:
+        return run
+    exported = [fold for fold in run.folds if fold.folder.name == source.path.resolve().name]
     return replace(run, folds=exported, left_out=()) if exported else run
 
 
 def _copy_members(model: "EmotionModel", folder: Path, is_large: bool) -> None:
     """Copy what rebuilds each model, so that `load` takes the bundle, and export its network."""
     from inference.calibration import write_calibration
-    from inference.network import FILE, export_network
+    from inference.network import FILE, check_network, export_network
 
     for member, calibration in zip(model.members, model.calibrations, strict=True):
         own = folder / MEMBERS / member.folder.name
@@ -139,9 +148,15 @@ def _copy_members(model: "EmotionModel", folder: Path, is_large: bool) -> None:
             copy_file(member.folder / name, own / name)
         try:
             export_network(member.model, own / FILE, is_large)
-        except (RuntimeError, ValueError) as error:  # torch.onnx.OnnxExporterError among them
+            check_network(member.model, own)
+        except (
+            RunError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # torch.onnx.OnnxExporterError among them
             log.warning("no network.onnx for %s, PyTorch runs it: %s", own.name, first_line(error))
-            (own / FILE).unlink(missing_ok=True)
+            for file in own.glob(f"{FILE}*"):  # its weights, too
+                file.unlink()
         if (member.folder / FINAL).is_file():
             copy_file(member.folder / FINAL, own / FINAL)
         if calibration.temperature is not None:

@@ -13,10 +13,11 @@ audonnx/                 model.yaml and a model.onnx of batch 1, if asked for
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
+from config.fusions import FUSIONS
 from config.section import Section
-from config.tasks import TaskName
+from config.tasks import CLASS, TaskName
 from inference.members import BUNDLE
 from storage.training_range import TrainingRange
 from system.errors import InputError, RunError
@@ -53,7 +54,7 @@ class Score(Section):
     """Over folds."""
     std: float | None
     pooled: float
-    interval: list[float] | None
+    interval: Annotated[list[float], Field(min_length=2, max_length=2)] | None
 
 
 class Tested(Section):
@@ -96,7 +97,7 @@ class BundleFile(Section):
     task: TaskName
     classes: list[str]
     """Outputs in their order: classes, or rated dimensions."""
-    scale: list[float] | None
+    scale: Annotated[list[float], Field(min_length=2, max_length=2)] | None
     """[lowest, highest] rating; of ratings alone."""
     sample_rate: int
     """Hz of the waveforms."""
@@ -123,6 +124,16 @@ class BundleFile(Section):
     tested: Tested | None
     versions: dict[str, str]
     verified: Verified | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "BundleFile":
+        """Refuse what the model card could not be written from."""
+        if self.fusion not in FUSIONS:
+            raise ValueError(f"fusion {self.fusion} is unknown")
+        if self.tested is not None and self.task == CLASS:
+            if len(self.tested.per_class_recall) != len(self.classes):
+                raise ValueError("classes and tested.per_class_recall differ in length")
+        return self
 
 
 def read_bundle(folder: Path) -> BundleFile:
@@ -157,7 +168,8 @@ def _reason(error: RunError | ValidationError) -> str:
     if isinstance(error, RunError):
         return "no JSON with a format in it"
     finding = error.errors()[0]
-    return f"{'.'.join(map(str, finding['loc']))}: {finding['msg']}"
+    place = ".".join(map(str, finding["loc"]))
+    return f"{place}: {finding['msg']}" if place else finding["msg"]
 
 
 def write_bundle(folder: Path, bundle: BundleFile) -> None:

@@ -23,12 +23,13 @@ from config.tasks import CLASS
 from features import Images
 from inference.calibration import UNKNOWN, Calibration, read_calibration, threshold
 from inference.members import member_folders
-from inference.prediction import Prediction, to_frame
+from inference.prediction import Prediction, check_risk, to_frame
 from inference.predictor import FoldModel
 from inference.sound import read_array, read_sound
 from inference.unlike import unlike
 from system.devices import choose_device
 from system.errors import InputError
+from system.extras import check_extra
 
 AT_ONCE = 16  # recordings that are in memory together
 READERS = max(min(os.cpu_count() or 2, 8), 2)  # threads that read ahead of the network
@@ -96,8 +97,7 @@ class EmotionModel:
             InputError: The model has no confidence, nothing is known of it, or no confidence keeps
                 the risk.
         """
-        if not 0 < risk < 1:
-            raise InputError(f"the risk must be in (0, 1), such as 0.2, got {risk:g}")
+        check_risk(risk)
         if self.task != CLASS:
             raise InputError(f"a risk needs classes; this model was trained with task {self.task}")
         if not self.is_calibrated:
@@ -133,6 +133,8 @@ class EmotionModel:
         Raises:
             InputError: Samples without a rate, or what is neither a path nor samples.
         """
+        if as_frame:
+            check_extra("a frame", "pandas", "formats")
         alone = not isinstance(recordings, list | tuple)
         some = [recordings] if alone else recordings
         readers = 1 if len(some) == 1 else READERS  # threads of their own would cost one time

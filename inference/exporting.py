@@ -43,7 +43,11 @@ def write_graph(model: EmotionModel, file: Path, external: bool) -> bool:
         try:
             export_graph(model, file, external, free_batch)
             _check(model, file, expected, free_batch)
-        except (RuntimeError, ValueError) as error:  # torch.onnx.OnnxExporterError among them
+        except (
+            RunError,
+            RuntimeError,
+            ValueError,
+        ) as error:  # torch.onnx.OnnxExporterError among them
             if not free_batch:
                 raise RunError(f"this model cannot be exported: {_first(error)}") from error
             log.warning("the graph takes one recording at a time: %s", _first(error))
@@ -53,8 +57,15 @@ def write_graph(model: EmotionModel, file: Path, external: bool) -> bool:
 
 
 def run_graph(session: Any, waveforms: NDArray[np.float32]) -> tuple[NDArray, NDArray | None]:
-    """Return outputs (B, K) and gates (B,) or None of waveforms (B, T)."""
-    probs, *gate = session.run(None, {WAVEFORM: waveforms})
+    """Return outputs (B, K) and gates (B,) or None of waveforms (B, T).
+
+    Raises:
+        ValueError: ONNX Runtime cannot run it.
+    """
+    try:
+        probs, *gate = session.run(None, {WAVEFORM: waveforms})
+    except Exception as error:  # its own errors have no common base
+        raise ValueError(f"ONNX Runtime cannot run it: {_first(error)}") from error
     return probs, gate[0] if gate else None
 
 

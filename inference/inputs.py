@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 from corpora.audio_files import SUFFIXES, list_tree
 from system.errors import InputError
 from system.files import MAX_MANIFEST, read_text
+from system.text import decode_text
 
 STANDARD_INPUT = "-"
+LIST_ENCODING = "utf-8-sig"  # Windows begins UTF-8 with a byte order mark
 FOREIGN = (".mp4", ".webm", ".mkv", ".mov", ".3gp", ".mka")  # read through ffmpeg
 
 
@@ -27,8 +30,11 @@ def find_recordings(inputs: Sequence[str], lists: Sequence[str] = ()) -> list[Pa
         The files, and folders without audio, which cannot be labelled.
 
     Raises:
-        InputError: A pattern matches nothing, a list cannot be read, or no file is there.
+        InputError: A pattern matches nothing, a list cannot be read, no file is there, or standard
+            input is named twice.
     """
+    if [*inputs, *lists].count(STANDARD_INPUT) > 1:
+        raise InputError("standard input can be read once: give one - as INPUT or --list")
     named = [path for name in inputs for path in _files_of(name)]
     named += [path for name in lists for path in _listed(name)]
     if not named:
@@ -62,14 +68,15 @@ def _files_of(name: str) -> Iterable[Path]:
 
 
 def _listed(name: str) -> Iterator[Path]:
-    if name == STANDARD_INPUT:
-        text = sys.stdin.read()
-    else:
-        try:
-            text = read_text(Path(name), MAX_MANIFEST)
-        except (OSError, ValueError) as error:
-            raise InputError(f"--list {name} cannot be read: {error}") from error
-    lines = [line.strip() for line in text.splitlines()]
+    try:
+        if name == STANDARD_INPUT:
+            text = decode_text(sys.stdin.buffer.read(), LIST_ENCODING)
+        else:
+            text = read_text(Path(name), MAX_MANIFEST, LIST_ENCODING)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"--list {name} cannot be read: {reason}") from error
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
     if not any(lines):
         raise InputError(f"--list {name} names no file")
     return (Path(line) for line in lines if line)

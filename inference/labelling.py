@@ -119,8 +119,12 @@ def label_files(
     return found
 
 
-def check_labelled(found: Labelled) -> None:
+def check_labelled(found: Labelled, out: Path | None = None) -> None:
     """Say how many labels are unsure, and fail where files could not be labelled.
+
+    Args:
+        found: Counts of the work.
+        out: File or folder that has the reasons; None where they were printed.
 
     Raises:
         RunError: Some could not.
@@ -128,7 +132,8 @@ def check_labelled(found: Labelled) -> None:
     if found.n_unsure:
         print(f"{found.n_unsure} of {found.n_labels} labels are unsure", file=sys.stderr)
     if found.n_bad:
-        raise RunError(f"{found.n_bad} of {found.n} files are not usable audio, see above")
+        where = "see above" if out is None else f"each has its problem in {out}"
+        raise RunError(f"{found.n_bad} of {found.n} files are not usable audio: {where}")
 
 
 def made_by(model: EmotionModel, form: Format, risk: float | None) -> dict[str, Any]:

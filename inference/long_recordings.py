@@ -116,6 +116,7 @@ def label_parts(
     rest = [path for path in files if file is None or not file.is_done(str(path))]
     if file is not None:
         file.check_begun(map(str, rest))
+        rest.sort(key=lambda path: not file.problems_begun(str(path)))  # its lines stay together
     work = _Labelling(model, cuts, not sys.stderr.isatty() and file is None)
     if file is not None and file.done:
         log.info("%s has %d files already: %d are left", out, len(file.done), len(rest))
@@ -234,6 +235,8 @@ def label_live(
         for one in label_cuts(model, windows(stream, *cuts.times), LIVE):
             found.n_labels += one.problem is None
             found.n_unsure += bool(one.unsure)
+            if one.problem not in (None, SILENCE):
+                found.n_bad = 1
             print(lines.line(one), flush=True)
     except BadAudio as error:
         raise InputError(f"--pcm: what standard input has {error}") from error

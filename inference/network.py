@@ -10,15 +10,17 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from inference.bundle_file import TOLERANCE
 from model_gmu import MaxMViTGMU
 from models.heads import FusionOutput
+from system.errors import RunError, first_line
 from system.extras import is_installed
-from system.files import corrupt_file
 
 FILE = "network.onnx"
 OPSET = 20
 CQT, MEL = "cqt", "mel"
 TRACED = 2  # images
+TRIED = (1, 3)  # images at once
 MAX = 2**31 - 1
 
 
@@ -73,6 +75,32 @@ def export_network(model: MaxMViTGMU, file: Path, external: bool) -> None:
     )
 
 
+def check_network(model: MaxMViTGMU, folder: Path) -> None:
+    """Run the graph of a network on batches of several sizes, beside PyTorch.
+
+    Args:
+        model: On the CPU.
+        folder: Folder of the member, with network.onnx.
+
+    Raises:
+        RunError: The graph cannot be opened.
+        ValueError: It cannot be run, or the logits differ.
+    """
+    network, settings = OnnxNetwork(folder), model.settings
+    rng = torch.Generator().manual_seed(0)
+    for n in TRIED:
+        shape = (2, n, settings.n_channels, settings.image_size, settings.image_size)
+        images = -80 * torch.rand(shape, generator=rng)  # dB
+        with torch.inference_mode():
+            expected = model.eval()(*images).logits.softmax(1)
+        try:
+            found = network(*images).logits.softmax(1)
+        except Exception as error:  # ONNX Runtime's errors have no common base
+            raise ValueError(f"ONNX Runtime cannot run it: {first_line(error)}") from error
+        if found.shape != expected.shape or not (found - expected).abs().max() <= TOLERANCE:
+            raise ValueError(f"ONNX Runtime and PyTorch differ on {n} images")
+
+
 def has_network(folder: Path) -> bool:
     """Return whether a member has such a graph, and ONNX Runtime is installed."""
     return (folder / FILE).is_file() and is_installed("onnxruntime")
@@ -99,7 +127,10 @@ class OnnxNetwork:
                 folder / FILE, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its own errors have no common base
-            raise corrupt_file(folder / FILE, error) from error
+            raise RunError(
+                f"{folder / FILE} is corrupt ({first_line(error)}): remove it, then PyTorch runs "
+                "the network; or export the run again"
+            ) from error
         self._inputs = {one.name for one in self._session.get_inputs()}  # one, of single branches
 
     def __call__(self, cqt: Tensor, mel: Tensor) -> FusionOutput:

@@ -14,7 +14,15 @@ from typing import Any, Literal
 from config.tasks import RatingScale
 from inference.prediction import SILENCE, Prediction
 from system.errors import InputError
-from system.files import MAX_TABLE, append, read_json, read_text, write_json, write_text
+from system.files import (
+    MAX_TABLE,
+    append,
+    check_writable,
+    read_json,
+    read_text,
+    write_json,
+    write_text,
+)
 from system.text import printable
 
 Format = Literal["table", "csv", "jsonl"]
@@ -148,9 +156,8 @@ class OutputFile:
         self, path: Path, lines: Lines, made_by: Mapping[str, Any], option: str = "--out"
     ) -> None:
         self.path, self.lines, self._option = path, lines, option
-        self._note = path.with_name(f".{path.name}.resume.json")
-        if not path.parent.is_dir():
-            raise InputError(f"{self._option}: there is no folder {path.parent}")
+        check_out(path, option)
+        self._note = _note(path)
         self.done: dict[str, bool] = {}
         self.begun: dict[str, list[bool]] = {}
         if path.exists():
@@ -185,8 +192,6 @@ class OutputFile:
         self._note.unlink(missing_ok=True)
 
     def _resume(self, made_by: dict[str, Any]) -> None:
-        if not self._note.exists():
-            raise InputError(f"{self._option} {self.path} exists: remove it or name another file")
         before, what = read_json(self._note), f"{self._option} {self.path}"
         if changed := [key for key in made_by if before.get(key) != made_by[key]]:
             raise InputError(
@@ -212,6 +217,24 @@ class OutputFile:
         self.done = {path: any(problems) for path, problems in found.items()}
 
 
+def check_out(path: Path, option: str = "--out") -> None:
+    """Refuse a file that cannot be begun or resumed, before a model is loaded.
+
+    Args:
+        path: The file.
+        option: Option that names it.
+
+    Raises:
+        InputError: It is finished, or its folder is missing.
+        RunError: Its folder cannot be written.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{option}: there is no folder {path.parent}")
+    if path.exists() and not _note(path).exists():
+        raise InputError(f"{option} {path} exists: remove it or name another file")
+    check_writable(path.parent, f"{option} {path}")
+
+
 def write_each(
     predictions: Iterable[Prediction], write: Callable[[Sequence[Prediction]], None], at_once: int
 ) -> None:
@@ -226,6 +249,11 @@ def write_each(
     finally:
         if some:
             write(some)
+
+
+def _note(path: Path) -> Path:
+    """Return the note beside a file that is not whole."""
+    return path.with_name(f".{path.name}.resume.json")
 
 
 def _key(name: str) -> str:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from config.tasks import RatingScale
+from system.errors import InputError
 from system.extras import check_extra
 
 SILENCE = "silence"  # the problem of a part of a recording in which nothing is to be heard
@@ -53,6 +54,12 @@ class Prediction:
     def confidence(self) -> float | None:
         """Probability of `emotion`."""
         return None if self.emotion is None else self.probs[self.emotion]
+
+
+def check_risk(risk: float) -> None:
+    """Refuse a stated risk that is not in (0, 1) with an InputError."""
+    if not 0 < risk < 1:
+        raise InputError(f"the risk must be in (0, 1), such as 0.2, got {risk:g}")
 
 
 def to_frame(predictions: Sequence[Prediction]) -> Any:

@@ -7,17 +7,26 @@ import logging
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from audio.opening import BadAudio
 from audio.trim import trim_silence
 from inference.bundle_card import write_card
-from inference.bundle_file import GRAPH, TOLERANCE, Verified, read_bundle, write_bundle
+from inference.bundle_file import (
+    GRAPH,
+    TOLERANCE,
+    BundleFile,
+    Verified,
+    read_bundle,
+    write_bundle,
+)
 from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph
-from inference.members import member_folders
+from inference.members import BUNDLE, member_folders
 from inference.sound import read_sound
 from system.errors import RunError
 from system.output import progress_bar
@@ -42,6 +51,7 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
     bundle = read_bundle(folder)
     session = open_graph(folder / GRAPH)
     model = EmotionModel(member_folders(folder), onnx=False)
+    _check_describes(folder, bundle, model)
     unit = 1 if model.scale is None else model.scale.half
     worst, gate, worst_of, same, n = 0.0, 0.0, "", 0, 0
     with progress_bar(len(files), "verify", "file") as bar:
@@ -53,12 +63,12 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
                 log.warning("%s is left out: %s", file, error)
                 continue
             trimmed = trim_silence(waveform, model.sample_rate, bundle.trim_db).numpy()
-            found, found_gate = run_graph(session, trimmed[None])
             probs, gates = model.outputs([waveform])
+            found, found_gate = _graph_outputs(folder, session, trimmed, probs, gates)
             n += 1
             same += int(found[0].argmax() == probs[0].argmax())
             difference = float(np.abs(found - probs).max()) / unit
-            if not difference <= worst:  # NaN is the worst
+            if difference > worst:
                 worst, worst_of = difference, str(file)
             if gates is not None and found_gate is not None:
                 gate = max(gate, float(np.abs(found_gate - gates).max()))
@@ -83,3 +93,46 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
             "the card says so. Export the run again with these versions"
         )
     return verified
+
+
+def _graph_outputs(
+    folder: Path, session: Any, waveform: NDArray, probs: NDArray, gates: NDArray | None
+) -> tuple[NDArray, NDArray | None]:
+    """Return what the graph says of a waveform (T,), of the form that PyTorch's outputs have.
+
+    Raises:
+        RunError: It cannot be run, has other outputs, or gives NaN.
+    """
+    try:
+        found, found_gate = run_graph(session, waveform[None])
+        if found.shape != probs.shape or (found_gate is None) != (gates is None):
+            raise ValueError("it has other outputs than the models in members/")
+        if not all(np.isfinite(one).all() for one in (found, found_gate) if one is not None):
+            raise ValueError("it gives NaN")
+    except ValueError as error:
+        raise RunError(
+            f"{folder / GRAPH} is not the graph of this bundle ({error}): restore it from a copy, "
+            "or export the run again"
+        ) from error
+    return found, found_gate
+
+
+def _check_describes(folder: Path, bundle: BundleFile, model: EmotionModel) -> None:
+    """Refuse a bundle.json that says something else than the models; example.py believes it.
+
+    Raises:
+        RunError: Names what differs.
+    """
+    images = model.members[0].images
+    is_other = {
+        "classes": bundle.classes != list(model.classes),
+        "sample_rate": bundle.sample_rate != model.sample_rate,
+        "trim_db": bundle.trim_db != images.trim_db,
+        "scale": bundle.scale != (None if model.scale is None else list(model.scale)),
+        "has_gate": bundle.has_gate != model.members[0].model.fusion.gated,
+    }
+    if wrong := [name for name, other in is_other.items() if other]:
+        raise RunError(
+            f"{folder / BUNDLE} has another {', '.join(wrong)} than the models in members/: "
+            "restore it from a copy, or export the run again"
+        )

@@ -229,7 +229,7 @@ def test_predict_labels_the_good_and_names_all_the_bad(
     lines = said.out.splitlines()[1:]
     n_bad = sum("not labelled: " in line for line in lines)
     assert len(lines) == len(files) and n_bad > 30
-    assert f"{n_bad} of {len(files)} files are not usable audio, see above" in said.err
+    assert f"{n_bad} of {len(files)} files are not usable audio: see above" in said.err
 
 
 # What cannot be written into a table of kinds

@@ -312,6 +312,50 @@ def test_one_fold_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one"]  # nothing hidden stays
 
 
+def test_a_fold_named_from_inside_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
+    monkeypatch.chdir(run.folds[1].folder)
+    to = tmp_path / "one"
+    assert export_bundle(find_source(Path(), to), to).tested.folds == [run.folds[1].fold]
+
+
+def test_a_fold_that_was_copied_alone_belongs_to_no_run(run, tmp_path):
+    (tmp_path / "config.yaml").write_text("of: something else")
+    copy = shutil.copytree(run.folds[0].folder, tmp_path / "fold")
+    assert find_source(copy, tmp_path / "to").run is None
+
+
+def test_a_network_whose_graph_fails_is_run_by_pytorch(run, tmp_path, monkeypatch, caplog):
+    """As graphs do that name a free batch and take the one size that was traced."""
+    whole = OnnxNetwork.__call__
+
+    def refuse(network, cqt, mel):
+        if len(cqt) == 1:
+            raise Exception("Got invalid dimensions")  # as ONNX Runtime's, of no common base
+        return whole(network, cqt, mel)
+
+    monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
+    monkeypatch.setattr(OnnxNetwork, "__call__", refuse)
+    to = tmp_path / "to"
+    export_bundle(find_source(run.folds[0].folder, to), to)
+    assert "no network.onnx for fold-1_seed-0, PyTorch runs it: ONNX" in caplog.text
+    assert not list(to.glob("members/*/network.onnx*"))
+
+
+def test_a_graph_that_onnx_runtime_cannot_run_gets_a_batch_of_1(run, tmp_path, monkeypatch):
+    tried = []
+    monkeypatch.setattr("inference.exporting.export_graph", lambda *given: tried.append(given[-1]))
+
+    class Session:
+        def run(self, names, given):
+            raise Exception("Got invalid dimensions")
+
+    monkeypatch.setattr("inference.exporting.open_graph", lambda file: Session())
+    with pytest.raises(RunError, match="cannot be exported: ONNX Runtime cannot run it: Got"):
+        write_graph(load(run.folds[0].folder), tmp_path / "model.onnx", False)
+    assert tried == [True, False]
+
+
 def test_a_final_model_says_that_the_scores_are_those_of_the_folds(run, tmp_path, monkeypatch):
     monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
     whole = tmp_path / "run"
@@ -389,6 +433,60 @@ def test_a_corrupt_bundle_is_one_message(run, copied, capsys):
     assert re.match(r"1 (.|\n)*corrupt", verify())
     (copied / "bundle.json").unlink()
     assert re.match(r"2 (.|\n)*not a bundle", verify())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"sample_rate": 8000}, "has another sample_rate than the models"),
+        ({"trim_db": 30.0}, "has another trim_db than the models"),
+        ({"fusion": "none"}, "fusion none is unknown"),
+        ({"classes": ["one"]}, "classes and tested.per_class_recall differ"),
+        ({"members": []}, "does not hold the models of bundle.json"),
+    ],
+)
+def test_a_changed_bundle_json_is_not_verified(run, copied, capsys, change, said):
+    whole = json.loads((copied / "bundle.json").read_text())
+    write_json(copied / "bundle.json", {**whole, **change})
+    sys.argv = ["predict.py", "--verify", str(copied), str(clips(run, 1)[0])]
+    if change.get("members") == []:
+        with pytest.raises(RunError, match=said):
+            load(copied)
+        return
+    assert predict.main() == 1
+    assert said in capsys.readouterr().err
+
+
+def test_a_bundle_that_lost_a_model_is_not_loaded(copied):
+    shutil.rmtree(copied / "members/fold-2_seed-0")
+    with pytest.raises(
+        RunError, match=r"does not hold the models of bundle.json \(fold-2_seed-0\)"
+    ):
+        load(copied)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "said"),
+    [
+        (lambda probs, gate: [probs, gate * np.nan], "it gives NaN"),
+        (lambda probs, gate: [probs], "it has other outputs"),
+        (lambda probs, gate: [probs[:, :1], gate], "it has other outputs"),
+        (lambda probs, gate: 1 / 0, "ONNX Runtime cannot run it"),
+    ],
+)
+def test_a_graph_of_something_else_is_not_verified(run, copied, monkeypatch, capsys, outputs, said):
+    class Session:
+        def __init__(self, session):
+            self.session = session
+
+        def run(self, names, given):
+            return outputs(*self.session.run(names, given))
+
+    monkeypatch.setattr("inference.verify.open_graph", lambda file: Session(open_graph(file)))
+    sys.argv = ["predict.py", "--verify", str(copied), str(clips(run, 1)[0])]
+    assert predict.main() == 1
+    assert said in capsys.readouterr().err
+    assert read_bundle(copied).verified is None
 
 
 @pytest.mark.parametrize("option", [["--risk", "0.2"], ["--format", "csv"], ["--device", "auto"]])

@@ -22,6 +22,10 @@ def names(*found: str) -> list[Path]:
     return [Path(name) for name in found]
 
 
+def pipe(monkeypatch, content: bytes) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+
 def test_a_file_is_itself_whatever_its_name_and_its_order_stays():
     assert find_recordings(["b.wav", "a.flac", "in/note.txt"]) == names(
         "b.wav", "a.flac", "in/note.txt"
@@ -51,13 +55,35 @@ def test_a_file_whose_name_looks_like_a_pattern_is_a_file():
 def test_a_list_names_files(monkeypatch):
     Path("list.txt").write_text("b.wav\n\n in/c.MP3 \r\n")
     assert find_recordings(["a.flac"], ["list.txt"]) == names("a.flac", "b.wav", "in/c.MP3")
-    monkeypatch.setattr("sys.stdin", io.StringIO("b.wav\n"))
+    pipe(monkeypatch, b"b.wav\n")
     assert find_recordings([], ["-"]) == names("b.wav")
     Path("list.txt").write_text("\n")
     with pytest.raises(InputError, match="list.txt names no file"):
         find_recordings([], ["list.txt"])
     with pytest.raises(InputError, match=r"--list nosuch.txt cannot be read: .*No such file"):
         find_recordings([], ["nosuch.txt"])
+
+
+def test_a_list_from_windows_is_read_and_one_that_is_not_utf8_is_refused(monkeypatch):
+    text = "b.wav\r\nin/c.MP3\r\n".encode("utf-8-sig")
+    Path("list.txt").write_bytes(text)
+    assert find_recordings([], ["list.txt"]) == names("b.wav", "in/c.MP3")
+    pipe(monkeypatch, text)
+    assert find_recordings([], ["-"]) == names("b.wav", "in/c.MP3")
+    pipe(monkeypatch, b"b.wav\nb\xffd.wav\n")
+    with pytest.raises(InputError, match="--list - cannot be read: line 2: byte 0xFF .* not UTF-8"):
+        find_recordings([], ["-"])
+
+
+def test_a_line_ends_at_its_end_alone():
+    Path("list.txt").write_text("a\u2028b.wav\n")
+    Path("a\u2028b.wav").touch()
+    assert find_recordings([], ["list.txt"]) == names("a\u2028b.wav")
+
+
+def test_standard_input_is_read_once():
+    with pytest.raises(InputError, match="standard input can be read once"):
+        find_recordings(["-"], ["-"])
 
 
 def test_standard_input_is_a_file():

@@ -40,6 +40,7 @@ def test_a_folder_to_a_table(run, folder, tmp_path, monkeypatch, capsys):
         monkeypatch, capsys, run.folder, folder, "--format", "csv", "--out", out, status=1
     )
     assert "mean of 2 models" in said.err and "1 of 10 files are not usable audio" in said.err
+    assert f"each has its problem in {out}" in said.err
     rows = list(csv.DictReader(out.read_text().splitlines()))
     assert [Path(row["path"]).name for row in rows] == [f"{i}.wav" for i in range(10)]
     assert "holds no sound" in rows[4]["problem"] and rows[5]["emotion"] in run.classes
@@ -59,6 +60,26 @@ def test_a_stated_risk_marks_labels(run, folder, monkeypatch, capsys):
     assert (f"{n} of 2 labels are unsure" in said.err) == (n > 0)
     said = said_by(monkeypatch, capsys, *words[:3], "--risk", "2", status=2)
     assert "the risk must be in (0, 1)" in said.err
+
+
+def test_options_may_stand_between_model_and_files(run, folder, monkeypatch, capsys):
+    said = said_by(monkeypatch, capsys, run.folder, "--format", "jsonl", folder / "1.wav")
+    assert json.loads(said.out)["path"] == str(folder / "1.wav")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--out", "nowhere/out.csv"], "--out: there is no folder nowhere"),
+        (["--out", "whole.csv"], "--out whole.csv exists: remove it or name another file"),
+        (["--risk", "nan"], "the risk must be in (0, 1), such as 0.2, got nan"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_loaded(run, folder, monkeypatch, capsys, words, said):
+    monkeypatch.chdir(folder)
+    Path("whole.csv").touch()
+    monkeypatch.setattr("inference.emotion_model.load", lambda *_: pytest.fail("it was loaded"))
+    assert said in said_by(monkeypatch, capsys, run.folder, "1.wav", *words, status=2).err
 
 
 def test_standard_input_is_labelled_under_its_name(run, folder, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """predict.py on long recordings: options, lines that resume, timelines, live sound."""
 
+import io
 import json
 import os
 import signal
@@ -90,6 +91,17 @@ def interrupt_after(monkeypatch, n):
         return one
 
     monkeypatch.setattr(Parts, "__next__", interrupted)
+
+
+def test_a_file_that_comes_in_front_does_not_hide_the_one_that_was_begun(fold, talks, monkeypatch):
+    first, second = talks
+    words = ["--window", 1, "--hop", 0.5, "--format", "csv", "--out", "parts"]
+    for files, n in (([second], 3), ([first, second], 2), ([first, second], 99)):
+        with monkeypatch.context() as stopped:
+            interrupt_after(stopped, n)
+            assert run(stopped, fold, *files, *words) == (0 if n == 99 else 130)
+    names = [line.split(",")[0] for line in Path("parts").read_text().splitlines()[1:]]
+    assert names == [str(second)] * 7 + [str(first)] * 5
 
 
 @pytest.mark.parametrize("form", ["csv", "jsonl", "table"])
@@ -260,3 +272,13 @@ def test_live_sound_of_nothing_is_a_mistake(live):
     _, errors = process.communicate(b"")
     assert process.returncode == 2
     assert b"--pcm: what standard input has holds no samples" in errors
+
+
+def test_live_sound_that_cannot_be_used_ends_with_1(fold, monkeypatch, capsys):
+    sound = np.random.default_rng(0).normal(0, 0.1, 2 * RATE).astype("<f4")
+    sound[100] = np.nan
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sound.tobytes())))
+    words = ["--pcm", RATE, "--pcm-format", "f32le", "--window", 1, "--hop", 1, "--format", "csv"]
+    assert run(monkeypatch, fold, *words) == 1
+    said = capsys.readouterr()
+    assert "NaN or infinite" in said.out and "1 of 1 files are not usable audio" in said.err
