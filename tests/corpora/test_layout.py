@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from corpora.audio_files import unread_audio
+from corpora.audio_files import SUFFIXES, unread_audio
 from corpora.readers import read_corpus
 from corpora.utterance import Utterance
 from system.errors import InputError
@@ -325,7 +325,7 @@ def test_a_label_that_is_twice_in_one_file(tmp_path):
 
 def test_too_many_names_end_the_search(tmp_path, monkeypatch):
     touch(tmp_path, *(f"{n}.wav" for n in range(20)))
-    monkeypatch.setattr("corpora.audio_files.list_tree.__defaults__", (10,))
+    monkeypatch.setattr("corpora.audio_files.list_tree.__defaults__", (10, SUFFIXES))
     with pytest.raises(InputError, match="holds more than .* files: set it to the folder of the"):
         read_corpus("emodb", tmp_path)
 

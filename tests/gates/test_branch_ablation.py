@@ -120,7 +120,7 @@ def images_of(run, part):
     frozen = next(iter(open_run(run).folds()))
     model = FoldModel(frozen.result.folder)
     for utterance in dict(frozen.fold.split.parts())[part]:
-        yield model._images(torch.from_numpy(read_audio(utterance.path, RATE)))
+        yield model.images_of(torch.from_numpy(read_audio(utterance.path, RATE)))
 
 
 @torch.inference_mode()

@@ -82,7 +82,7 @@ def by_hand(trained):
     for name in one.test.utterances.tolist():
         waveform = torch.from_numpy(read_audio(run.audio_file(name), RATE))
         with torch.inference_mode():
-            found.append(model.model(*model._images(waveform)).gate.mean(0).numpy())
+            found.append(model.model(*model.images_of(waveform)).gate.mean(0).numpy())
     return one, np.stack(found)
 
 
@@ -111,7 +111,7 @@ def test_the_share_is_the_size_of_the_terms(analyzed, by_hand, trained):
     run = read_run(trained)
     model = FoldModel(one.folder)
     name = one.test.utterances[3]
-    images = model._images(torch.from_numpy(read_audio(run.audio_file(name), RATE)))
+    images = model.images_of(torch.from_numpy(read_audio(run.audio_file(name), RATE)))
     with torch.inference_mode():
         feat_cqt, feat_mel = model.model.features(*images)
         gmu = model.model.head.gmu

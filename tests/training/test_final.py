@@ -112,8 +112,7 @@ def test_what_it_learned_from_is_everyone_and_normalised_by_everyone(run, monkey
 
 def test_its_weights_are_of_the_last_epoch_and_label_recordings(run, corpus_root) -> None:
     assert fit_all([str(run)]) == 0
-    model = FoldModel(run / "final/seed-0")
-    label = model.label(next(corpus_root.rglob("*.wav")))
+    label = load(run / "final/seed-0").predict(next(corpus_root.rglob("*.wav")))
     assert set(label.probs) == set(read_run(run).classes) and label.problem is None
     own = load_tensors(run / "final/seed-0/model.safetensors")
     fold = load_tensors(run / "folds/fold-1_seed-0/model.safetensors")
