@@ -54,7 +54,8 @@ class Description:
         wide = block.astype(np.float64)
         self._n_samples += len(wide)
         self._sum += float(wide.sum())
-        self._squares += float(wide @ wide)
+        # Not wide @ wide: BLAS threads would wait, busy, on the cores of other readers
+        self._squares += float(np.einsum("t,t", wide, wide))
         samples = np.concatenate([self._rest, block])
         whole = len(samples) - len(samples) % FRAME
         if whole:
