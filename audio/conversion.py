@@ -49,7 +49,8 @@ def readable(path: Path, seconds: float | None = None) -> Iterator[Path]:
         seconds: How much of its beginning goes into a temporary WAV; None is all.
 
     Raises:
-        BadAudio: The file cannot be opened, needs an ffmpeg that is missing, or ffmpeg fails.
+        BadAudio: The file cannot be opened, needs an ffmpeg that is missing or broken, or
+            ffmpeg fails.
     """
     name = foreign_format(path)
     if name is None:
@@ -65,7 +66,10 @@ def readable(path: Path, seconds: float | None = None) -> Iterator[Path]:
         read += [] if seconds is None else ["-t", f"{seconds:g}"]
         read += ["-i", f"file:{path}"]
         write = ["-map", "0:a:0", "-c:a", "pcm_f32le", "-rf64", "auto", "-f", "wav", str(wav)]
-        done = subprocess.run([ffmpeg, *read, *write], capture_output=True, check=False)
+        try:
+            done = subprocess.run([ffmpeg, *read, *write], capture_output=True, check=False)
+        except OSError as error:
+            raise BadAudio(f"is {name}, and {ffmpeg} cannot be run: {error}") from error
         if done.returncode:
             said = done.stderr.decode(errors="replace").strip().splitlines() or ["no reason given"]
             raise BadAudio(f"is {name}, and ffmpeg cannot read it: {truncate(said[-1])}")

@@ -117,6 +117,8 @@ def check_long_options(options: Namespace) -> None:
             raise InputError(
                 "--timeline writes files of its own formats: leave --out and --format out"
             )
+        if options.timeline.exists() and not options.timeline.is_dir():
+            raise InputError(f"--timeline needs a folder, and {options.timeline} is a file")
         check_writable(options.timeline, f"--timeline {options.timeline}")
     if options.pcm is None:
         if options.pcm_format is not None:

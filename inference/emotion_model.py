@@ -60,7 +60,7 @@ class EmotionModel:
         calibrated: bool = True,
         onnx: bool = True,
     ) -> None:
-        device = choose_device(device).name
+        device = choose_device(device, "device").name
         first = FoldModel(folders[0], device, onnx=onnx)
         others = (
             FoldModel(folder, device, images=first.images, onnx=onnx) for folder in folders[1:]

@@ -16,7 +16,7 @@ from corpora.splits import SPEAKER_DEPENDENT
 from corpora.stamps import speaker_stamp
 from inference.emotion_model import AT_ONCE, EmotionModel
 from inference.inputs import STANDARD_INPUT
-from inference.output import Format, Lines, OutputFile, write_each
+from inference.output import Format, Lines, Output, open_output, write_each
 from inference.prediction import Prediction
 from inference.unlike import unlike_lines
 from storage.fold_folder import WEIGHTS
@@ -84,11 +84,8 @@ def label_files(
         RunError: `out` cannot be written.
     """
     lines = Lines(form, model.classes, model.scale, risk is not None)
-    file = None if out is None else OutputFile(out, lines, made_by(model, form, risk))
-    rest = [path for path in files if file is None or not file.is_done(str(path))]
-    found = Labelled() if file is None else Labelled(len(file.done), sum(file.done.values()))
-    if found.n:
-        log.info("%s has %d lines already: %d files are left", out, found.n, len(rest))
+    output = open_output(lines, out, made_by(model, form, risk))
+    rest, found = rest_of(files, output)
     unlike: dict[str, Mapping[str, str]] = {}
 
     def write(some: Sequence[Prediction]) -> None:
@@ -99,24 +96,29 @@ def label_files(
             found.n_unsure += bool(one.unsure)
             if one.unlike:
                 unlike[one.name] = one.unlike
-        if file is not None:
-            file.write(some)
-        else:
-            print(*map(lines.line, some), sep="\n", flush=True)
+        output.write(some)
 
-    if file is None:
-        print(*lines.header(), sep="\n", end="\n" * bool(lines.header()))
+    output.start()
     if len(rest) > 1:  # the cores read, transform and run the network side by side
         torch.set_num_threads(1)
-    hidden = not sys.stderr.isatty() and file is None
+    hidden = not sys.stderr.isatty() and out is None
     with progress_bar(len(rest), "label", "file", hidden) as bar, from_input(rest) as sources:
         predictions = model.predict_each(sources)
         write_each(_counted(predictions, rest, bar), write, AT_ONCE)
-    if file is not None:
-        file.finish()
+    output.finish()
     for line in unlike_lines(unlike, model.training_data, found.n):
         print(line, file=sys.stderr)
     return found
+
+
+def rest_of(files: Sequence[Path], output: Output) -> tuple[list[Path], Labelled]:
+    """Return the files without lines yet, and the counts of the others."""
+    rest = [path for path in files if not output.is_done(str(path))]
+    if output.done:
+        log.info(
+            "%d files have their lines already: %d files are left", len(output.done), len(rest)
+        )
+    return rest, Labelled(len(output.done), sum(output.done.values()))
 
 
 def check_labelled(found: Labelled, out: Path | None = None) -> None:

@@ -13,8 +13,8 @@ from audio.opening import BadAudio
 from audio.streaming import PcmFormat, pcm_stream
 from inference.cuts import Cuts
 from inference.emotion_model import AT_ONCE, EmotionModel
-from inference.labelling import Labelled, from_input, made_by
-from inference.output import Format, Lines, OutputFile, write_each
+from inference.labelling import Labelled, from_input, made_by, rest_of
+from inference.output import Format, Lines, Output, OutputFile, open_output, write_each
 from inference.prediction import SILENCE, Prediction
 from inference.timeline import Parts, label_cuts
 from inference.timeline_files import beside, write_others
@@ -112,30 +112,16 @@ def label_parts(
     """
     lines = Lines(form, model.classes, model.scale, risk is not None, with_times=True)
     made = made_by(model, form, risk) | cuts.settings()
-    file = None if out is None else OutputFile(out, lines, made)
-    rest = [path for path in files if file is None or not file.is_done(str(path))]
-    if file is not None:
-        file.check_begun(map(str, rest))
-        rest.sort(key=lambda path: not file.problems_begun(str(path)))  # its lines stay together
-    work = _Labelling(model, cuts, not sys.stderr.isatty() and file is None)
-    if file is not None and file.done:
-        log.info("%s has %d files already: %d are left", out, len(file.done), len(rest))
-        work.counts = Labelled(len(file.done), sum(file.done.values()))
-
-    def write(some: Sequence[Prediction]) -> None:
-        if file is not None:
-            file.write(some)
-        else:
-            print(*map(lines.line, some), sep="\n", flush=True)
-
-    if file is None:
-        print(*lines.header(), sep="\n", end="\n" * bool(lines.header()))
+    output = open_output(lines, out, made)
+    work = _Labelling(model, cuts, not sys.stderr.isatty() and out is None)
+    rest, work.counts = rest_of(files, output)
+    output.check_begun(map(str, rest))
+    rest.sort(key=lambda path: not output.problems_begun(str(path)))  # its lines stay together
+    output.start()
     with from_input(rest) as sources:
         for source, path in zip(sources, rest, strict=True):
-            begun = [] if file is None else file.problems_begun(str(path))
-            work.label(source, path, begun, write)
-    if file is not None:
-        file.finish()
+            work.label(source, path, output.problems_begun(str(path)), output.write)
+    output.finish()
     return work.finish()
 
 
@@ -228,7 +214,8 @@ def label_live(
         InputError: There are less than 10 ms of samples.
     """
     lines = Lines(form, model.classes, model.scale, risk is not None, with_times=True)
-    print(*lines.header(), sep="\n", end="\n" * bool(lines.header()), flush=True)
+    output = Output(lines)
+    output.start()
     found = Labelled(n=1)
     stream = pcm_stream(file, rate, pcm, model.sample_rate)
     try:
@@ -237,7 +224,7 @@ def label_live(
             found.n_unsure += bool(one.unsure)
             if one.problem not in (None, SILENCE):
                 found.n_bad = 1
-            print(lines.line(one), flush=True)
+            output.write([one])
     except BadAudio as error:
         raise InputError(f"--pcm: what standard input has {error}") from error
     return found

@@ -7,6 +7,7 @@ from system.errors import RunError
 from system.files import read_json
 
 BUNDLE, MEMBERS = "bundle.json", "members"
+WANTED = "a model: name a run with a finished fold, a fold, a final model or a bundle"
 
 
 def member_folders(folder: Path) -> list[Path]:
@@ -24,7 +25,7 @@ def member_folders(folder: Path) -> list[Path]:
         cards = sorted(folder.glob(f"folds/*/{CARD}"))
         if found := [card.parent for card in cards if is_finished(card.parent)]:
             return found
-    check_is_fold(folder)  # refuses it: there is no model.json
+    check_is_fold(folder, WANTED)  # refuses it: there is no model.json
     return []
 
 

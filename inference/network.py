@@ -95,8 +95,9 @@ def check_network(model: MaxMViTGMU, folder: Path) -> None:
             expected = model.eval()(*images).logits.softmax(1)
         try:
             found = network(*images).logits.softmax(1)
-        except Exception as error:  # ONNX Runtime's errors have no common base
-            raise ValueError(f"ONNX Runtime cannot run it: {first_line(error)}") from error
+        except RunError as error:
+            reason = first_line(error.__cause__ or error)
+            raise ValueError(f"ONNX Runtime cannot run it: {reason}") from error
         if found.shape != expected.shape or not (found - expected).abs().max() <= TOLERANCE:
             raise ValueError(f"ONNX Runtime and PyTorch differ on {n} images")
 
@@ -119,22 +120,29 @@ class OnnxNetwork:
     def __init__(self, folder: Path) -> None:
         import onnxruntime  # an extra
 
+        self._file = folder / FILE
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others work
         try:
             self._session = onnxruntime.InferenceSession(
-                folder / FILE, options, providers=["CPUExecutionProvider"]
+                self._file, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:  # its own errors have no common base
-            raise RunError(
-                f"{folder / FILE} is corrupt ({first_line(error)}): remove it, then PyTorch runs "
-                "the network; or export the run again"
-            ) from error
+            raise self._corrupt("is corrupt", error) from error
         self._inputs = {one.name for one in self._session.get_inputs()}  # one, of single branches
 
     def __call__(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         """Return logits and gate: 2 x (B, C, H, W) -> (B, K), (B, D)."""
         given = {CQT: cqt.numpy(), MEL: mel.numpy()}
-        logits, *gate = self._session.run(None, {name: given[name] for name in self._inputs})
+        try:
+            logits, *gate = self._session.run(None, {name: given[name] for name in self._inputs})
+        except Exception as error:  # also a KeyError: it has another input
+            raise self._corrupt("cannot be run", error) from error
         return FusionOutput(torch.from_numpy(logits), torch.from_numpy(gate[0]) if gate else None)
+
+    def _corrupt(self, what: str, error: Exception) -> RunError:
+        return RunError(
+            f"{self._file} {what} ({first_line(error)}): remove it, then PyTorch runs the network; "
+            "or export the run again"
+        )

@@ -133,7 +133,47 @@ class Lines:
         return json.dumps(row)
 
 
-class OutputFile:
+class Output:
+    """Predictions on standard output; nothing of it is resumed.
+
+    Args:
+        lines: Their lines.
+
+    Attributes:
+        done: Whether there was a problem, by the path of each recording that had its lines already.
+        begun: Whether each line has a problem, by the path of the last recording, where lines are
+            of parts of recordings: more may follow. Empty otherwise.
+    """
+
+    def __init__(self, lines: Lines) -> None:
+        self.lines = lines
+        self.done: dict[str, bool] = {}
+        self.begun: dict[str, list[bool]] = {}
+
+    def start(self) -> None:
+        """Write what is before the first line."""
+        print(*self.lines.header(), sep="\n", end="\n" * bool(self.lines.header()), flush=True)
+
+    def write(self, predictions: Sequence[Prediction]) -> None:
+        """Write the lines of some predictions; whoever reads has them when this returns."""
+        print(*map(self.lines.line, predictions), sep="\n", flush=True)
+
+    def finish(self) -> None:
+        """Say that nothing will follow."""
+
+    def is_done(self, name: str) -> bool:
+        """Return whether a recording has its line, or all of its lines."""
+        return _key(name) in self.done
+
+    def problems_begun(self, name: str) -> list[bool]:
+        """Return whether each line has a problem, of a recording that may not have all of them."""
+        return self.begun.get(_key(name), [])
+
+    def check_begun(self, names: Iterable[str]) -> None:
+        """Do nothing: no recording was begun before."""
+
+
+class OutputFile(Output):
     """A file of predictions that is written as the work goes, and resumed.
 
     Args:
@@ -141,11 +181,6 @@ class OutputFile:
         lines: Its lines.
         made_by: What decides its predictions; the same in a command that resumes it.
         option: Option that names the file, for messages.
-
-    Attributes:
-        done: Whether there was a problem, by the path of each recording that had its lines already.
-        begun: Whether each line has a problem, by the path of the last recording, where lines are
-            of parts of recordings: more may follow. Empty otherwise.
 
     Raises:
         InputError: The file is finished, was begun by another command, or is not such a file.
@@ -155,29 +190,23 @@ class OutputFile:
     def __init__(
         self, path: Path, lines: Lines, made_by: Mapping[str, Any], option: str = "--out"
     ) -> None:
-        self.path, self.lines, self._option = path, lines, option
+        super().__init__(lines)
+        self.path, self._option = path, option
         check_out(path, option)
         self._note = _note(path)
-        self.done: dict[str, bool] = {}
-        self.begun: dict[str, list[bool]] = {}
         if path.exists():
             self._resume(dict(made_by))
         else:
             write_json(self._note, dict(made_by))
             write_text(path, "".join(f"{line}\n" for line in lines.header()))
 
+    def start(self) -> None:
+        """Do nothing: the header is there."""
+
     def write(self, predictions: Sequence[Prediction]) -> None:
         """Append predictions; they are on disk when this returns."""
         text = "".join(f"{self.lines.line(one)}\n" for one in predictions)
         append(self.path, text.encode(), is_line=True)
-
-    def is_done(self, name: str) -> bool:
-        """Return whether a recording has its line, or all of its lines."""
-        return _key(name) in self.done
-
-    def problems_begun(self, name: str) -> list[bool]:
-        """Return whether each line has a problem, of a recording that may not have all of them."""
-        return self.begun.get(_key(name), [])
 
     def check_begun(self, names: Iterable[str]) -> None:
         """Refuse to leave the last recording unfinished, because `names` lacks it."""
@@ -215,6 +244,11 @@ class OutputFile:
         if found and self.lines.with_times:
             self.begun = dict([found.popitem()])
         self.done = {path: any(problems) for path, problems in found.items()}
+
+
+def open_output(lines: Lines, out: Path | None, made_by: Mapping[str, Any]) -> Output:
+    """Return a file of predictions, new or resumed; standard output where none is named."""
+    return Output(lines) if out is None else OutputFile(out, lines, made_by)
 
 
 def check_out(path: Path, option: str = "--out") -> None:

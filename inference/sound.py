@@ -1,5 +1,6 @@
 """Recordings as a model reads them: files of any format, or arrays."""
 
+from numbers import Real
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from audio.conversion import readable
 from audio.description import RecordingFacts, describe
 from audio.opening import BadAudio
-from audio.reading import MAX_PEAK, MAX_RATE, MIN_RATE, read_and_describe
+from audio.reading import MAX_MINUTES, MAX_PEAK, MAX_RATE, MIN_RATE, read_and_describe
 from audio.segment import MIN_SECONDS
 from system.errors import InputError
 
@@ -50,7 +51,8 @@ def read_array(samples: Any, rate: int | None, sample_rate: int, number: int = 1
     """
     what = f"array {number}"
     if isinstance(samples, torch.Tensor):
-        samples = samples.detach().cpu().numpy()
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     if not isinstance(samples, np.ndarray):
         kind = type(samples).__name__
         raise InputError(f"a recording must be a path, an array or a tensor, got a {kind}")
@@ -58,8 +60,9 @@ def read_array(samples: Any, rate: int | None, sample_rate: int, number: int = 1
         raise InputError(
             f"{what} must be mono (T,), got shape {samples.shape}: average its channels"
         )
-    if rate is None:
-        raise InputError(f"{what} needs sample_rate=, the rate of its samples in Hz")
+    if not isinstance(rate, Real):
+        given = "" if rate is None else f", got {rate!r}"
+        raise InputError(f"{what} needs sample_rate=, the rate of its samples in Hz{given}")
     if not MIN_RATE <= rate <= MAX_RATE:
         raise InputError(f"sample_rate must be {MIN_RATE} to {MAX_RATE} Hz, got {rate}")
     if str(samples.dtype) in FULL_SCALE:
@@ -78,6 +81,8 @@ def _check(waveform: NDArray[np.float32], rate: int) -> None:
     if len(waveform) < MIN_SECONDS * rate:
         found = f"{1000 * len(waveform) / rate:.3g} ms"
         raise BadAudio(f"is too short: {found}, where {1000 * MIN_SECONDS:g} ms are needed")
+    if len(waveform) > MAX_MINUTES * 60 * rate:
+        raise BadAudio(f"is longer than {MAX_MINUTES} minutes: cut it into shorter recordings")
     if not np.isfinite(waveform).all():
         raise BadAudio("holds samples that are NaN or infinite")
     if (peak := float(np.abs(waveform).max())) > MAX_PEAK:

@@ -1,6 +1,8 @@
-"""Prove that a bundle's ONNX graph and PyTorch say the same of real recordings.
+"""Prove that a bundle's ONNX graphs and PyTorch say the same of real recordings.
 
-A difference is the largest over all recordings and outputs; of ratings, over half of their scale.
+The graphs are that of the whole bundle, and those of its members' networks, which `predict.py`
+runs. A difference is the largest over all recordings and outputs; of ratings, over half of their
+scale.
 """
 
 import logging
@@ -26,7 +28,8 @@ from inference.bundle_file import (
 )
 from inference.emotion_model import EmotionModel
 from inference.exporting import open_graph, run_graph
-from inference.members import BUNDLE, member_folders
+from inference.members import BUNDLE, MEMBERS, member_folders
+from inference.network import has_network
 from inference.sound import read_sound
 from system.errors import RunError
 from system.output import progress_bar
@@ -34,10 +37,11 @@ from system.output import progress_bar
 log = logging.getLogger(__name__)
 
 PACKAGES = ("onnxruntime", "torch", "timm")
+Outputs = tuple[NDArray, NDArray | None]  # probabilities or ratings (1, K), gate (1,)
 
 
 def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
-    """Compare graph and PyTorch, and write the figure into bundle.json and the card.
+    """Compare graphs and PyTorch, and write the figure into bundle.json and the card.
 
     Args:
         folder: The bundle.
@@ -50,7 +54,9 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
     """
     bundle = read_bundle(folder)
     session = open_graph(folder / GRAPH)
-    model = EmotionModel(member_folders(folder), onnx=False)
+    members = member_folders(folder)
+    model = EmotionModel(members, onnx=False)
+    quick = EmotionModel(members) if any(map(has_network, members)) else None
     _check_describes(folder, bundle, model)
     unit = 1 if model.scale is None else model.scale.half
     worst, gate, worst_of, same, n = 0.0, 0.0, "", 0, 0
@@ -64,14 +70,17 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
                 continue
             trimmed = trim_silence(waveform, model.sample_rate, bundle.trim_db).numpy()
             probs, gates = model.outputs([waveform])
-            found, found_gate = _graph_outputs(folder, session, trimmed, probs, gates)
+            graph = _graph_outputs(folder, session, trimmed)
             n += 1
-            same += int(found[0].argmax() == probs[0].argmax())
-            difference = float(np.abs(found - probs).max()) / unit
-            if difference > worst:
-                worst, worst_of = difference, str(file)
-            if gates is not None and found_gate is not None:
-                gate = max(gate, float(np.abs(found_gate - gates).max()))
+            same += int(graph[0].argmax() == probs[0].argmax())
+            networks = [] if quick is None else [quick.outputs([waveform])]
+            for found, found_gate in [graph, *networks]:
+                _check_alike(folder, (found, found_gate), (probs, gates))
+                difference = float(np.abs(found - probs).max()) / unit
+                if difference > worst:
+                    worst, worst_of = difference, str(file)
+                if gates is not None and found_gate is not None:
+                    gate = max(gate, float(np.abs(found_gate - gates).max()))
     if not n:
         raise RunError(f"none of {len(files)} files is usable audio, so nothing was verified")
     verified = Verified(
@@ -95,26 +104,36 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
     return verified
 
 
-def _graph_outputs(
-    folder: Path, session: Any, waveform: NDArray, probs: NDArray, gates: NDArray | None
-) -> tuple[NDArray, NDArray | None]:
-    """Return what the graph says of a waveform (T,), of the form that PyTorch's outputs have.
+def _graph_outputs(folder: Path, session: Any, waveform: NDArray) -> Outputs:
+    """Return what the graph says of a waveform (T,).
 
     Raises:
-        RunError: It cannot be run, has other outputs, or gives NaN.
+        RunError: It cannot be run.
     """
     try:
-        found, found_gate = run_graph(session, waveform[None])
-        if found.shape != probs.shape or (found_gate is None) != (gates is None):
-            raise ValueError("it has other outputs than the models in members/")
-        if not all(np.isfinite(one).all() for one in (found, found_gate) if one is not None):
-            raise ValueError("it gives NaN")
+        return run_graph(session, waveform[None])
     except ValueError as error:
-        raise RunError(
-            f"{folder / GRAPH} is not the graph of this bundle ({error}): restore it from a copy, "
-            "or export the run again"
-        ) from error
-    return found, found_gate
+        raise _other_graph(folder, error) from error
+
+
+def _check_alike(folder: Path, found: Outputs, expected: Outputs) -> None:
+    """Refuse outputs of another form than PyTorch's, or NaN.
+
+    Raises:
+        RunError: Says which.
+    """
+    (probs, gate), (known, known_gate) = found, expected
+    if probs.shape != known.shape or (gate is None) != (known_gate is None):
+        raise _other_graph(folder, "it has other outputs than the models in members/")
+    if not all(np.isfinite(one).all() for one in found if one is not None):
+        raise _other_graph(folder, "it gives NaN")
+
+
+def _other_graph(folder: Path, reason: object) -> RunError:
+    return RunError(
+        f"{folder} has a graph that is not its own ({reason}): restore {GRAPH} and {MEMBERS}/ from "
+        "a copy, or export the run again"
+    )
 
 
 def _check_describes(folder: Path, bundle: BundleFile, model: EmotionModel) -> None:

@@ -36,11 +36,12 @@ def check_is_run(folder: Path) -> None:
         raise InputError(f"{folder} is not a run folder (no {CONFIG} in it); {_hint(folder)}")
 
 
-def check_is_fold(folder: Path) -> None:
+def check_is_fold(folder: Path, wanted: str = f"a finished fold (no {CARD} in it)") -> None:
     """Refuse a folder that does not belong to a finished fold.
 
     Args:
         folder: For example `runs/demo_gmu/folds/fold-1_seed-0`.
+        wanted: What it is not, for the message.
 
     Raises:
         InputError: It has no model.json; names finished folds below it.
@@ -55,7 +56,7 @@ def check_is_fold(folder: Path) -> None:
             hint = f"; did you mean {meant}?"
         elif (run := _nearest(folder, CONFIG)) and (inside := _folds_in(run)):
             hint = f"; did you mean {run}? Folds in it: {', '.join(inside[:SHOWN])}"
-        raise InputError(f"{folder} is not a finished fold (no {CARD} in it){hint}")
+        raise InputError(f"{folder} is not {wanted}{hint}")
 
 
 def is_finished(folder: Path) -> bool:

@@ -12,6 +12,7 @@ from system.errors import InputError
 log = logging.getLogger(__name__)
 
 CUDA_NAME = re.compile(r"cuda(?::(\d+))?")
+NAMES = re.compile(rf"auto|cpu|mps|{CUDA_NAME.pattern}")
 
 
 class Device(NamedTuple):
@@ -21,16 +22,19 @@ class Device(NamedTuple):
     reason: str = ""
 
 
-def choose_device(wanted: str) -> Device:
+def choose_device(wanted: str, setting: str = "run.device") -> Device:
     """Return the device of this process.
 
     Args:
         wanted: `run.device`. `auto` takes a CUDA or ROCm GPU, else another accelerator that torch
             offers, else the CPU. Of several processes each takes the GPU of its local rank.
+        setting: What names it, for messages.
 
     Raises:
-        InputError: A device that is not there or cannot be used; names what is.
+        InputError: A device that is unknown, not there, or cannot be used; names what is.
     """
+    if not NAMES.fullmatch(wanted):
+        raise InputError(f"{setting} must be auto, cpu, cuda, cuda:N or mps, got {wanted!r}")
     n_processes = int(os.environ.get("WORLD_SIZE", "1"))
     if wanted == "cpu":
         return Device("cpu", "run.device=cpu")
@@ -44,13 +48,13 @@ def choose_device(wanted: str) -> Device:
         return Device("cpu", problem)
     if n_processes > 1 and wanted != "cuda":
         raise InputError(
-            f"run.device={wanted} is one device, and {n_processes} processes need one each: give "
+            f"{setting}={wanted} is one device, and {n_processes} processes need one each: give "
             "run.device=cuda or cpu, or start one process"
         )
     problem = _problem_of_mps() if wanted == "mps" else _problem_of_process(n_processes, wanted)
     if problem is not None:
         there = ", ".join(_devices_there())
-        raise InputError(f"run.device={wanted} cannot be used: {problem}; there is: {there}")
+        raise InputError(f"{setting}={wanted} cannot be used: {problem}; there is: {there}")
     return Device(wanted)
 
 

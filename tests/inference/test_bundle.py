@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 import soundfile
 import torch
@@ -241,6 +242,16 @@ def test_verifying_fails_where_graph_and_weights_differ(run, copied, capsys):
     assert "NOT within" in (copied / "README.md").read_text()
 
 
+def test_verifying_fails_where_the_network_of_a_member_differs(run, copied, capsys):
+    """It is what predict.py runs, in the place of the weights beside it."""
+    first, second = (copied / "members" / f"fold-{k}_seed-0/network.onnx" for k in (1, 2))
+    shutil.copy(first, second)
+    sys.argv = ["predict.py", "--verify", str(copied), str(clips(run, 1)[0])]
+    assert predict.main() == 1
+    assert "differ by" in capsys.readouterr().err
+    assert not read_bundle(copied).verified.holds
+
+
 def test_files_that_are_no_audio_are_left_out_of_the_figure(run, copied, tmp_path, capsys):
     bad = tmp_path / "bad.wav"
     bad.write_text("no audio")
@@ -327,15 +338,15 @@ def test_a_fold_that_was_copied_alone_belongs_to_no_run(run, tmp_path):
 
 def test_a_network_whose_graph_fails_is_run_by_pytorch(run, tmp_path, monkeypatch, caplog):
     """As graphs do that name a free batch and take the one size that was traced."""
-    whole = OnnxNetwork.__call__
+    whole = onnxruntime.InferenceSession.run
 
-    def refuse(network, cqt, mel):
-        if len(cqt) == 1:
+    def refuse(session, names, given):
+        if len(given["cqt"]) == 1:
             raise Exception("Got invalid dimensions")  # as ONNX Runtime's, of no common base
-        return whole(network, cqt, mel)
+        return whole(session, names, given)
 
     monkeypatch.setattr("inference.exporting.write_graph", lambda *given: True)
-    monkeypatch.setattr(OnnxNetwork, "__call__", refuse)
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", refuse)
     to = tmp_path / "to"
     export_bundle(find_source(run.folds[0].folder, to), to)
     assert "no network.onnx for fold-1_seed-0, PyTorch runs it: ONNX" in caplog.text
@@ -391,7 +402,7 @@ def test_what_cannot_be_exported_is_refused(run, bundle, tmp_path, capsys):
     assert "is there already" in refused(run.folder, "--to", bundle)
     assert "is a bundle already" in refused(bundle, "--to", to)
     assert "is not there: make" in refused(run.folder, "--to", tmp_path / "a" / "b")
-    assert "not a finished fold" in refused(tmp_path, "--to", to)
+    assert "is not a model: name a run" in refused(tmp_path, "--to", to)
     (tmp_path / "begun").mkdir()
     shutil.copy(run.folder / "config.yaml", tmp_path / "begun")
     assert "without a finished fold" in refused(tmp_path / "begun", "--to", to)

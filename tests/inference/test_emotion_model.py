@@ -75,6 +75,8 @@ def test_arrays_tensors_and_lists_get_what_their_file_gets(run, model):
     for recording in (str(file), samples, torch.from_numpy(samples), samples.astype(float), whole):
         found = model.predict(recording, sample_rate=rate)
         np.testing.assert_allclose(list(found.probs.values()), expected, atol=2e-3)
+    half = model.predict(torch.from_numpy(samples).bfloat16(), sample_rate=float(rate))
+    np.testing.assert_allclose(list(half.probs.values()), expected, atol=0.1)
     pair = model.predict([samples, file], sample_rate=rate)
     assert [one.name for one in pair] == ["array 1", str(file)]
     doubled = np.repeat(samples, 2)  # at twice the rate: resampled
@@ -87,6 +89,7 @@ def test_arrays_tensors_and_lists_get_what_their_file_gets(run, model):
     [
         (np.zeros((2, 9000), np.float32), 16_000, "must be mono"),
         (np.zeros(9000, np.float32), None, "needs sample_rate="),
+        (np.zeros(9000, np.float32), "16000", "needs sample_rate=.*, got '16000'"),
         (np.zeros(9000, np.float32), 10, "sample_rate must be 1000 to"),
         (np.zeros(9000, np.uint8), 16_000, "must be floating-point, int16 or int32"),
         (9, 16_000, "must be a path, an array or a tensor, got a int"),
@@ -105,6 +108,7 @@ def test_a_call_that_is_wrong_is_refused(model, recording, rate, words):
         (np.sin(np.arange(9000)) * 1e6, "full scale is 1"),
         (np.sin(np.arange(9)), "is too short"),
         (np.zeros(0), "is too short"),
+        (np.zeros(3600 * 16_000 + 1, np.float32), "is longer than 60 minutes"),
     ],
 )
 def test_samples_that_cannot_be_used_have_a_problem_and_the_others_labels(model, samples, problem):
@@ -134,6 +138,12 @@ def test_other_formats_are_read_through_ffmpeg(run, model, tmp_path, monkeypatch
     monkeypatch.setenv("PATH", str(tmp_path))
     for one in model.predict(files):
         assert "there is no ffmpeg on the PATH: install it" in one.problem
+    no_program = tmp_path / "ffmpeg"
+    no_program.write_bytes(bytes(9))
+    no_program.chmod(0o755)
+    for one in model.predict(files):
+        assert f"{no_program} cannot be run" in one.problem
+    no_program.unlink()
     (tmp_path / "ffmpeg").symlink_to(ffmpeg)
     expected = model.predict(file)
     for one in model.predict(files):

@@ -97,7 +97,7 @@ def test_a_run_without_a_finished_fold_and_a_folder_that_is_none(
     said = said_by(monkeypatch, capsys, tmp_path, "a.wav", status=2)
     assert "it is a run without a finished fold yet" in said.err
     said = said_by(monkeypatch, capsys, run.folder.parent, "a.wav", status=2)
-    assert "is not a finished fold" in said.err and "fold-1_seed-0" in said.err
+    assert "is not a model: name a run" in said.err and "fold-1_seed-0" in said.err
 
 
 def test_a_killed_command_is_resumed_by_itself(run, folder, tmp_path):

@@ -53,6 +53,7 @@ MISTAKES = [
     (["a.wav", "--timeline", "out"], "--timeline needs --window 3"),
     (["a.wav", "--window", "3", "--timeline", "out", "--out", "x"], "leave --out and --format out"),
     (["a.wav", "--window", "3", "--timeline", "o", "--format", "csv"], "--out and --format out"),
+    (["a.wav", "--window", "3", "--timeline", __file__], "needs a folder, and"),
     (["a.wav", "--pcm", "16000", "--window", "3"], "leave INPUT out"),
     (["--pcm", "16000", "--window", "3", "--out", "x"], "leave --out out"),
     (["--pcm", "16000", "--segments", "energy"], "leave --segments out"),

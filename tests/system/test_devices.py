@@ -65,6 +65,12 @@ def test_a_machine_without_a_driver_trains_on_the_cpu_and_says_why(no_gpu) -> No
         choose_device("cuda")
 
 
+@pytest.mark.parametrize("wanted", ["gpu", "cuda:one", "cuda:", ""])
+def test_an_unknown_device_is_refused_in_the_words_of_its_option(wanted: str) -> None:
+    with pytest.raises(InputError, match=f"device must be auto, cpu, .*, got '{wanted}'$"):
+        choose_device(wanted, "device")
+
+
 def test_a_driver_that_is_too_old_is_named_with_its_version(no_gpu) -> None:
     no_gpu(DRIVER_TOO_OLD)
     assert "driver on your system is too old (found version 11040)" in choose_device("auto").reason

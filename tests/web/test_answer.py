@@ -143,7 +143,7 @@ def test_models_are_found_in_runs_and_by_name(run: Run, tmp_path: Path) -> None:
     assert set(find_models([run.folder], runs)) == twice
     with pytest.raises(InputError, match="there is no trained model in "):
         find_models([], tmp_path / "nowhere")
-    with pytest.raises(InputError, match="is not a finished fold"):
+    with pytest.raises(InputError, match="is not a model"):
         find_models([tmp_path], runs)
 
 
