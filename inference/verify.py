@@ -7,6 +7,7 @@ scale.
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -58,8 +59,7 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
     model = EmotionModel(members, onnx=False)
     quick = EmotionModel(members) if any(map(has_network, members)) else None
     _check_describes(folder, bundle, model)
-    unit = 1 if model.scale is None else model.scale.half
-    worst, gate, worst_of, same, n = 0.0, 0.0, "", 0, 0
+    found = _Differences(1 if model.scale is None else model.scale.half)
     with progress_bar(len(files), "verify", "file") as bar:
         for file in files:
             bar.update()
@@ -69,27 +69,21 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
                 log.warning("%s is left out: %s", file, error)
                 continue
             trimmed = trim_silence(waveform, model.sample_rate, bundle.trim_db).numpy()
-            probs, gates = model.outputs([waveform])
-            graph = _graph_outputs(folder, session, trimmed)
-            n += 1
-            same += int(graph[0].argmax() == probs[0].argmax())
-            networks = [] if quick is None else [quick.outputs([waveform])]
-            for found, found_gate in [graph, *networks]:
-                _check_alike(folder, (found, found_gate), (probs, gates))
-                difference = float(np.abs(found - probs).max()) / unit
-                if difference > worst:
-                    worst, worst_of = difference, str(file)
-                if gates is not None and found_gate is not None:
-                    gate = max(gate, float(np.abs(found_gate - gates).max()))
-    if not n:
+            expected = model.outputs([waveform])
+            others = [_graph_outputs(folder, session, trimmed)]
+            others += [] if quick is None else [quick.outputs([waveform])]
+            for outputs in others:
+                _check_alike(folder, outputs, expected)
+            found.add(file, others, expected)
+    if not found.n:
         raise RunError(f"none of {len(files)} files is usable audio, so nothing was verified")
     verified = Verified(
-        recordings=n,
-        probs=worst,
-        gate=gate if bundle.has_gate else None,
-        same_label=same if bundle.scale is None else None,
+        recordings=found.n,
+        probs=found.probs,
+        gate=found.gate if bundle.has_gate else None,
+        same_label=found.same if bundle.scale is None else None,
         tolerance=TOLERANCE,
-        holds=worst <= TOLERANCE and gate <= TOLERANCE,
+        holds=found.probs <= TOLERANCE and found.gate <= TOLERANCE,
         versions={package: version(package) for package in PACKAGES},
     )
     now = bundle.model_copy(update={"verified": verified})
@@ -97,11 +91,44 @@ def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:
     write_card(folder, now)
     if not verified.holds:
         raise RunError(
-            f"{folder}: ONNX Runtime and PyTorch differ by {worst:.2g} in a probability and "
-            f"{gate:.2g} in the gate, where {TOLERANCE:g} is allowed (the worst is {worst_of}); "
+            f"{folder}: ONNX Runtime and PyTorch differ by {found.probs:.2g} in a probability "
+            f"and {found.gate:.2g} in the gate, where {TOLERANCE:g} is allowed (the worst is "
+            f"{found.worst}); "
             "the card says so. Export the run again with these versions"
         )
     return verified
+
+
+@dataclass
+class _Differences:
+    """How far outputs differ over recordings.
+
+    Attributes:
+        unit: Divides differences of outputs.
+        n: Recordings.
+        same: Recordings to which the graph of the bundle gives the same label.
+        probs: Largest difference of an output.
+        gate: Largest difference of a gate.
+        worst: File with the largest difference of an output.
+    """
+
+    unit: float
+    n: int = 0
+    same: int = 0
+    probs: float = 0.0
+    gate: float = 0.0
+    worst: str = ""
+
+    def add(self, file: Path, found: Sequence[Outputs], expected: Outputs) -> None:
+        """Count a recording: its outputs by both graphs, that of the bundle first."""
+        self.n += 1
+        self.same += int(found[0][0].argmax() == expected[0].argmax())
+        for probs, gate in found:
+            difference = float(np.abs(probs - expected[0]).max()) / self.unit
+            if difference > self.probs:
+                self.probs, self.worst = difference, str(file)
+            if gate is not None and expected[1] is not None:
+                self.gate = max(self.gate, float(np.abs(gate - expected[1]).max()))
 
 
 def _graph_outputs(folder: Path, session: Any, waveform: NDArray) -> Outputs:
