@@ -43,6 +43,12 @@ SECTIONS = {
         "concat alone (docs/STUDY.md).",
         "scripts/ablation.sh ravdess_study corpus.root=/path/to/ravdess",
     ),
+    "ravdess_study_branches": Section(
+        "RAVDESS, the recipe of the study: what each image is worth",
+        "The same folds and seed; each branch trained alone beside the two fusions.",
+        "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
+        "  # and mel_only; then compare.py",
+    ),
     "ravdess_small": Section(
         "RAVDESS, small backbones trained from scratch",
         "Acted speech of people, a part of the folds and one seed: no ranking to rely on.",
