@@ -316,14 +316,14 @@ def test_predictions_that_are_nan_end_in_words(recipe, tmp_path, monkeypatch, ca
 
 def test_no_command_takes_the_folder_for_a_run(finished, recipe, capsys, monkeypatch) -> None:
     of_config, fold = finished / "tiny/own", finished / "tiny/own" / FOLD
-    no_run, no_fold = "is not a run folder", "is not a finished fold"
+    no_run, no_model = "is not a run folder", "is not a model"
     space = str(ROOT / "configs/spaces/gmu.yaml")
     keys = ["--config", str(recipe), f"run.root={finished.parent}", f"name={finished.name}"]
     config = ["--config", str(finished / "config.yaml")]
     refused = [
         *((compare.main, [str(path)], no_run) for path in (finished, of_config, fold)),
         *((analyze_gates.main, [str(path)], no_run) for path in (finished, of_config)),
-        *((predict.main, [str(path), "a.wav"], no_fold) for path in (finished, fold)),
+        *((predict.main, [str(path), "a.wav"], no_model) for path in (finished, fold)),
         (train, keys, no_run),
         (train, [*keys, "--overwrite"], no_run),
         (tune.main, [*config, "--space", space], str(finished / "config.yaml")),
