@@ -67,18 +67,20 @@ $(VENV)/.run: requirements.txt
 
 $(VENV)/.dev: requirements-dev.txt requirements-cluster.txt requirements-stream.txt \
 		requirements-trackers.txt requirements-formats.txt requirements-vad.txt requirements-onnx.txt \
-		requirements-app.txt $(VENV)/.run
+		requirements-app.txt requirements-speech.txt $(VENV)/.run
 	@echo "[set-up] Install the tools for tests and development"
 	$(BIN)/python -m pip install $(PIP_FLAGS) --requirement requirements.txt \
 		--requirement requirements-dev.txt --requirement requirements-cluster.txt \
 		--requirement requirements-stream.txt --requirement requirements-trackers.txt \
 		--requirement requirements-formats.txt --requirement requirements-vad.txt \
-		--requirement requirements-onnx.txt --requirement requirements-app.txt
+		--requirement requirements-onnx.txt --requirement requirements-app.txt \
+		--requirement requirements-speech.txt
 	@touch $@
 
 # The lowest version of each requirement, as pip constraints: make setup PIP_FLAGS="-c build/lowest.txt"
 build/lowest.txt: requirements.txt requirements-dev.txt requirements-cluster.txt requirements-stream.txt \
-		requirements-trackers.txt requirements-formats.txt requirements-vad.txt requirements-onnx.txt requirements-app.txt
+		requirements-trackers.txt requirements-formats.txt requirements-vad.txt requirements-onnx.txt requirements-app.txt \
+		requirements-speech.txt
 	@mkdir -p $(@D)
 	sed -nE 's/^([A-Za-z][A-Za-z0-9_-]*)(\[[a-z]+\])?>=([0-9.]+).*/\1==\3/p' $^ > $@
 

@@ -1,6 +1,7 @@
 """Batches of images for training and evaluation, from the feature store or from waveforms."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,6 +24,7 @@ from audio.augment import (
 from audio.reading import BadAudio, read_audio
 from audio.row_norm import RowNorm, SpeakerNorm
 from audio.trim import trim_silence
+from config.fusions import SOURCES
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.kept_features import KeptFeatures
@@ -31,6 +33,11 @@ from system.errors import RunError
 from system.signals import ignore_signals
 
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
+
+
+# What a branch reads beside images, of utterances of a split by their index: (B, ...), or `Frames`
+Vectors = Callable[[NDArray], Any]
+NOTHING: Mapping[str, Vectors] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -42,14 +49,32 @@ class Batch(NamedTuple):
     targets: Tensor  # (B,) class indices, or (B, D) ratings
     mix: Mix | None = None  # which images are mixed with which, in training with mixup
     norm: RowNorm | None = None  # of each image's speaker; None if none or already applied
+    speech: Any = None  # (B, L, D) pooled hidden states, or `Frames`; None if not read
+    file: Tensor | None = None  # (B, D) vectors of the user's own; None if not read
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        """What the network reads, in the order of SOURCES; both images where it reads no others."""
+        if self.speech is None and self.file is None:
+            return self.cqt, self.mel
+        return self.cqt, self.mel, self.speech, self.file
+
+    def take(self, rows: Any) -> "Batch":
+        """Return the rows of a slice or an index."""
+        return Batch(*(_each(value, lambda tensor: tensor[rows]) for value in self))
 
     def to(self, device: torch.device) -> "Batch":
         """Move all tensors to a device; images become float32 there, and are standardised."""
         return Batch(*(_move(value, device) for value in self)).widened().standardised()
 
     def widened(self) -> "Batch":
-        """Return the batch with images in float32."""
-        return self._replace(cqt=self.cqt.float(), mel=self.mel.float())
+        """Return the batch with images, and what is read beside them, in float32."""
+        return self.changed(lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
+
+    def changed(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        """Return the batch with a change of all inputs."""
+        values = zip(SOURCES, self.inputs, strict=False)
+        return self._replace(**{branch: _each(value, change) for branch, value in values})
 
     def standardised(self) -> "Batch":
         """Return the batch of float32 with `norm` applied, where there is one."""
@@ -60,7 +85,7 @@ class Batch(NamedTuple):
 
     def pin_memory(self) -> "Batch":
         """Pin all tensors; DataLoader calls this on a GPU."""
-        return Batch(*(_pin(value) for value in self))
+        return Batch(*(_each(value, Tensor.pin_memory) for value in self))
 
 
 class Waveforms(NamedTuple):
@@ -74,7 +99,7 @@ class Waveforms(NamedTuple):
 
     def pin_memory(self) -> "Waveforms":
         """Pin all tensors; DataLoader calls this on a GPU."""
-        return Waveforms(*(_pin(value) for value in self))
+        return Waveforms(*(value.pin_memory() for value in self))
 
 
 class ImageAugment(NamedTuple):
@@ -103,8 +128,7 @@ class ImageAugment(NamedTuple):
         if self.mixup:
             batch = batch.standardised()  # after masks and shifts, which fill in dB
             mix = Mix(*(tensor.to(batch.cqt.device) for tensor in draw_mix(keys, self.mixup)))
-            cqt, mel = mix_images(batch.cqt, mix), mix_images(batch.mel, mix)
-            batch = batch._replace(cqt=cqt, mel=mel, mix=mix)
+            batch = batch.changed(lambda tensor: mix_images(tensor, mix))._replace(mix=mix)
         return batch
 
 
@@ -122,6 +146,7 @@ class ImageDataset(Dataset):
         augment: Random changes in training; None for dev and test.
         seed: Base seed of the augmentation.
         norm: Statistics of the utterances' speakers, which batches carry; None for none.
+        beside: What the branches `speech` and `file` read, of utterances by their index.
     """
 
     def __init__(
@@ -132,7 +157,9 @@ class ImageDataset(Dataset):
         augment: ImageAugment | None = None,
         seed: int = 0,
         norm: SpeakerNorm | None = None,
+        beside: Mapping[str, Vectors] = NOTHING,
     ) -> None:
+        self.beside = beside
         self.store, self.stored = store, (store.images("cqt"), store.images("mel"))
         self.crops = [store.rows[key] for key in hashes]
         self.rows = np.concatenate([np.array(rows) for rows in self.crops])  # (crops,) in the store
@@ -160,7 +187,8 @@ class ImageDataset(Dataset):
         cqt, mel = (torch.from_numpy(images[rows]) for images in self.stored)
         index = torch.from_numpy(utterances)
         norm = None if self.norm is None else self.norm.of(index)
-        return Batch(index, cqt, mel, self.targets[utterances], norm=norm)
+        more = {branch: vectors(utterances) for branch, vectors in self.beside.items()}
+        return Batch(index, cqt, mel, self.targets[utterances], norm=norm, **more)
 
     def _draw(self, i: int, key: Sequence[int]) -> int:
         """Return the row of one crop of an utterance."""
@@ -238,6 +266,7 @@ class ImageLoader:
         augment: Random changes of the images.
         device: Device that computes the images.
         norm: Statistics of the utterances' speakers; None for none.
+        beside: What the branches `speech` and `file` read, of utterances by their index.
     """
 
     def __init__(
@@ -247,7 +276,9 @@ class ImageLoader:
         augment: ImageAugment,
         device: torch.device,
         norm: SpeakerNorm | None = None,
+        beside: Mapping[str, Vectors] = NOTHING,
     ) -> None:
+        self.beside = beside
         self.loader, self.images = loader, images.to(device)
         self.augment, self.device, self.norm = augment, device, norm
         self.batch_sampler = loader.batch_sampler
@@ -265,26 +296,12 @@ class ImageLoader:
         norm = None if self.norm is None else self.norm.of(waveforms.utterance)
         utterance, waveform, lengths, targets, keys = (_move(v, self.device) for v in waveforms)
         cqt, mel = self.images(waveform, lengths)
-        batch = Batch(utterance, cqt, mel, targets, norm=_move(norm, self.device))
+        rows = waveforms.utterance.numpy()
+        more = {branch: vectors(rows) for branch, vectors in self.beside.items()}
+        more |= {"norm": norm}
+        more = {name: _move(value, self.device) for name, value in more.items()}
+        batch = Batch(utterance, cqt, mel, targets, **more).widened()
         return self.augment(batch, keys.tolist())
-
-
-class EvalBatches(Sampler):
-    """Every item once, in order, with the same number of batches in every process.
-
-    DDP synchronises buffers in every forward pass: a process with one batch more would hang.
-    """
-
-    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
-        n_batches = -(-n // (world * batch_size))
-        self.batches = np.array_split(range(n)[rank::world], n_batches)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[Item]]:
-        for own in self.batches:
-            yield [(0, int(i)) for i in own]
 
 
 def build_loader(
@@ -310,16 +327,15 @@ def as_targets(targets: Sequence[Any]) -> Tensor:
     return found.float() if found.is_floating_point() else found.long()
 
 
-def _move(value: Any, device: torch.device) -> Any:
-    if isinstance(value, tuple):  # Mix, RowNorm
-        return type(value)(*(_move(tensor, device) for tensor in value))
-    return None if value is None else value.to(device, non_blocking=True)
-
-
-def _pin(value: Any) -> Any:
+def _each(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Change a tensor, or those of a tuple such as Mix, RowNorm or Frames; None stays."""
     if isinstance(value, tuple):
-        return type(value)(*(_pin(tensor) for tensor in value))
-    return None if value is None else value.pin_memory()
+        return type(value)(*(change(tensor) for tensor in value))
+    return None if value is None else change(value)
+
+
+def _move(value: Any, device: torch.device) -> Any:
+    return _each(value, lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def _identity(batch: Any) -> Any:

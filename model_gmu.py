@@ -4,28 +4,34 @@
                                                                           +-> head -> logits (B, K)
     mel (B, C, H, W) in dB -> normalise -> MViTv2 -> feat_mel (B, D_mel) -+     gate, views
 
+`model.branches` may add, or put in the place of an image,
+
+    speech (B, L, D_s), pooled hidden states of a pretrained speech model -> weighted sum (B, D_s)
+    file (B, D_f), vectors of the user's own                              -> as they are  (B, D_f)
+
 The heads and their formulas stand in `models.heads`.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Self
+from typing import Any, Self
 
 import torch
 from timm.layers import DropPath
 from torch import Tensor, nn
 
-from config.fusions import FUSIONS
+from config.fusions import FUSIONS, IMAGES, SOURCES
 from config.schema import ModelConfig
-from models.backbones import check_name, check_tokens, create_backbone, drop_head, pooled, tokens
+from models.backbones import check_tokens, create_backbone, drop_head, pooled, tokens
 from models.compiled import Graphs
 from models.heads import FusionOutput, build_head, check_equal_widths
 from models.recompute import recompute_blocks
-from models.settings import ModelSettings
-from models.weights import find_weights
+from models.settings import NO_SHAPES, ModelSettings
+from models.speech import Frames, SpeechBranch
 from system.errors import InputError
 
-Features = tuple[Tensor | None, Tensor | None]  # (B, D_cqt), (B, D_mel), or tokens (B, N, D)
+# Of both images, or of all SOURCES; None where it is not read: (B, D), or tokens (B, N, D)
+Features = tuple[Tensor | None, ...]
 
 
 class MaxMViTGMU(nn.Module):
@@ -63,25 +69,48 @@ class MaxMViTGMU(nn.Module):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.fusion = FUSIONS[settings.fusion]
+        self.fusion, self.reads = FUSIONS[settings.fusion], settings.reads
+        self.sources = SOURCES if set(self.reads) - set(IMAGES) else IMAGES
         cqt, mel = (pretrained and branch not in started for branch in ("cqt", "mel"))
         self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, cqt, cqt_weights)
         self.mel_branch = self._build_branch("mel", settings.mel_backbone, mel, mel_weights)
+        self.speech_branch: SpeechBranch | None = None
+        if "speech" in self.reads:
+            n_states, width = settings.speech_shape or (0, 0)
+            self.speech_branch = SpeechBranch(n_states, width, settings.speech_pooling or "mean")
         self.head = build_head(self.widths(), settings)
         self.frozen = frozenset(frozen)
         for branch in self.frozen:
             getattr(self, f"{branch}_branch").requires_grad_(False).eval()
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
         self.graphs: Graphs | None = None  # of the backbones, with train.compile
-        for branch in ("cqt", "mel"):  # statistics of the training images in dB
-            self.register_buffer(f"{branch}_mean", torch.zeros(settings.n_channels, 1, 1))
-            self.register_buffer(f"{branch}_std", torch.ones(settings.n_channels, 1, 1))
+        shapes: dict[str, Sequence[int]] = dict.fromkeys(IMAGES, (settings.n_channels, 1, 1))
+        if "speech" in self.reads:
+            shapes["speech"] = settings.speech_shape or (0, 0)
+        if "file" in self.reads:
+            shapes["file"] = (settings.vector_width or 0,)
+        for branch, shape in shapes.items():  # statistics of training: of images in dB
+            self.register_buffer(f"{branch}_mean", torch.zeros(*shape))
+            self.register_buffer(f"{branch}_std", torch.ones(*shape))
 
     @classmethod
-    def from_config(cls, model: ModelConfig, n_classes: int, n_channels: int = 1) -> Self:
-        """Build the network of section `model`, with the first weights that it names."""
+    def from_config(
+        cls,
+        model: ModelConfig,
+        n_classes: int,
+        n_channels: int = 1,
+        shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
+    ) -> Self:
+        """Build the network of section `model`, with the first weights that it names.
+
+        Args:
+            model: Section `model` of a config.
+            n_classes: Number of classes.
+            n_channels: Channels of each image.
+            shapes: (L, D) of `speech` and (D,) of `file`, of the branches that are read.
+        """
         return cls(
-            ModelSettings.from_config(model, n_classes, n_channels),
+            ModelSettings.from_config(model, n_classes, n_channels, shapes),
             pretrained=model.pretrained,
             cqt_weights=model.cqt_weights,
             mel_weights=model.mel_weights,
@@ -89,10 +118,15 @@ class MaxMViTGMU(nn.Module):
             frozen=model.frozen,
         )
 
-    def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
-        """Return logits, gate and views: (B, C, H, W), (B, C, H, W) -> FusionOutput."""
-        feat_cqt, feat_mel = self.features(cqt, mel)  # (B, D_cqt), (B, D_mel)
-        return self.fuse((feat_cqt, feat_mel))  # (B, K), (B, D), (B, P), (B, P)
+    def forward(
+        self, cqt: Tensor, mel: Tensor, speech: Any = None, file: Tensor | None = None
+    ) -> FusionOutput:
+        """Return logits, gate and views.
+
+        Shape:
+            (B, C, H, W), (B, C, H, W), (B, L, D_s) or `Frames`, (B, D_f) -> FusionOutput
+        """
+        return self.fuse(self.features(cqt, mel, speech, file))  # (B, K), (B, D), ...
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation; frozen branches stay in evaluation."""
@@ -101,24 +135,32 @@ class MaxMViTGMU(nn.Module):
             getattr(self, f"{branch}_branch").eval()
         return self
 
-    def features(self, cqt: Tensor, mel: Tensor) -> Features:
-        """Return the features of both branches; None for a branch that the fusion does not read.
+    def features(
+        self, cqt: Tensor, mel: Tensor, speech: Any = None, file: Tensor | None = None
+    ) -> Features:
+        """Return the features of each source; None for a branch that the fusion does not read.
 
         Shape:
-            (B, C, H, W), (B, C, H, W) -> (B, D_cqt), (B, D_mel); tokens (B, N, D_cqt) and
-            (B, M, D_mel) where the fusion reads tokens
+            (B, C, H, W), (B, C, H, W), (B, L, D_s) or `Frames`, (B, D_f) -> (B, D) of each; tokens
+            (B, N, D_cqt) and (B, M, D_mel) of images where the fusion reads tokens
+
+        Raises:
+            ValueError: The input of a branch that is read is missing.
         """
-        feat_cqt = None if self.cqt_branch is None else self.encode("cqt", cqt)  # (B, D_cqt)
-        feat_mel = None if self.mel_branch is None else self.encode("mel", mel)  # (B, D_mel)
-        return feat_cqt, feat_mel
+        given = dict(zip(SOURCES, (cqt, mel, speech, file), strict=True))
+        if missing := [branch for branch in self.reads if given[branch] is None]:
+            raise ValueError(f"{self.settings.fusion} needs the {missing[0]} input")
+        return tuple(self.encode(b, given[b]) if b in self.reads else None for b in self.sources)
 
     def encode(self, branch: str, image: Tensor) -> Tensor:
         """Return the features of one branch: (B, C, H, W) -> (B, D), or tokens (B, N, D).
 
         Args:
-            branch: `cqt` or `mel`, which the fusion reads.
-            image: In dB.
+            branch: One of SOURCES, which the fusion reads.
+            image: In dB; hidden states or vectors of `speech` and `file`.
         """
+        if branch not in IMAGES:
+            return self._encode_vectors(branch, image)
         mean, std, backbone = (
             getattr(self, f"{branch}_{name}") for name in ("mean", "std", "branch")
         )
@@ -139,24 +181,25 @@ class MaxMViTGMU(nn.Module):
         Raises:
             ValueError: A branch is missing, or there is no gate to force.
         """
-        feat_cqt, feat_mel = features
-        for branch, feature in (("cqt", feat_cqt), ("mel", feat_mel)):
-            if feature is None and branch in self.fusion.branches:
+        given = dict(zip(self.sources, features, strict=True))
+        read: list[Tensor] = []
+        for branch in self.reads:
+            if (feature := given[branch]) is None:
                 raise ValueError(f"{self.settings.fusion} needs the {branch} features")
+            read.append(feature.float() if "head" in self.float32 else feature)
         if forced_gate is not None and not self.fusion.gated:
             raise ValueError(f"{self.settings.fusion} has no gate to force")
-        forced = () if forced_gate is None else (forced_gate,)
+        forced = {} if forced_gate is None else {"forced_gate": forced_gate}
         with self._precision("head"):
-            if "head" in self.float32:
-                feat_cqt, feat_mel = (f if f is None else f.float() for f in (feat_cqt, feat_mel))
-            output: FusionOutput = self.head(feat_cqt, feat_mel, *forced)
+            output: FusionOutput = self.head(*read, **forced)
         return output
 
     def set_normalization(self, statistics: Mapping[str, tuple[Tensor, Tensor]]) -> None:
-        """Take mean and std (C,) in dB of the training images; they are saved with the weights."""
+        """Take mean and std of training inputs, (C,) in dB of images; the weights hold them."""
         for branch, (mean, std) in statistics.items():
-            getattr(self, f"{branch}_mean").copy_(mean[:, None, None])
-            getattr(self, f"{branch}_std").copy_(std[:, None, None])
+            own = getattr(self, f"{branch}_mean")
+            own.copy_(mean.reshape(own.shape))
+            getattr(self, f"{branch}_std").copy_(std.reshape(own.shape))
 
     def checkpoint_gradients(self) -> None:
         """Let each block of the backbones keep its input alone in training, and compute it again.
@@ -164,7 +207,7 @@ class MaxMViTGMU(nn.Module):
         Raises:
             InputError: A backbone has no blocks.
         """
-        for branch in sorted(self.fusion.branches):
+        for branch in [branch for branch in IMAGES if branch in self.reads]:
             if not recompute_blocks(getattr(self, f"{branch}_branch")):
                 name = getattr(self.settings, f"{branch}_backbone")
                 raise InputError(
@@ -173,9 +216,13 @@ class MaxMViTGMU(nn.Module):
                     "MViTv2, ViT or Swin family"
                 )
 
-    def widths(self) -> tuple[int, int]:
-        """Return the widths of both backbones' features, 0 for a branch that is not read."""
-        return _width(self.cqt_branch), _width(self.mel_branch)
+    def widths(self) -> dict[str, int]:
+        """Return the width of the features of each branch that is read, in their order."""
+        speech = 0 if self.settings.speech_shape is None else self.settings.speech_shape[1]
+        vectors = self.settings.vector_width or 0
+        every = (_width(self.cqt_branch), _width(self.mel_branch), speech, vectors)
+        named = dict(zip(SOURCES, every, strict=True))
+        return {branch: named[branch] for branch in self.reads}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not trained.
@@ -183,11 +230,14 @@ class MaxMViTGMU(nn.Module):
         That is a frozen one, or one that the fusion does not read.
         """
         modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
-        return {
+        found = {
             name: list(module.parameters())
             for name, module in modules.items()
             if module is not None and name not in self.frozen
         }
+        if self.speech_branch is not None:  # weights of layers and a query, at the head's rate
+            found["head"] += self.speech_branch.parameters()
+        return found
 
     def without_decay(self) -> list[nn.Parameter]:
         """Return the parameters that timm's models exempt from weight decay: position tables."""
@@ -203,7 +253,7 @@ class MaxMViTGMU(nn.Module):
     ) -> nn.Module | None:
         """Build a backbone, or nothing where the fusion does not read this branch."""
         settings = self.settings
-        if branch not in self.fusion.branches:
+        if branch not in self.reads:
             return None
         if backbone is None:
             raise InputError(
@@ -227,6 +277,16 @@ class MaxMViTGMU(nn.Module):
             )
         return drop_head(model) if self.fusion.reads_tokens else model
 
+    def _encode_vectors(self, branch: str, given: Any) -> Tensor:
+        """Return the features of `speech` or `file`: (B, D)."""
+        mean, std = getattr(self, f"{branch}_mean"), getattr(self, f"{branch}_std")
+        states, lengths = given if isinstance(given, Frames) else (given, None)
+        with self._precision("head"):
+            vectors: Tensor = (states - mean) / std  # (B, D), (B, L, D), or frames (B, T, L, D)
+            if self.speech_branch is not None and branch == "speech":
+                vectors = self.speech_branch(vectors, lengths)
+        return vectors  # (B, D)
+
     def _precision(self, part: str) -> AbstractContextManager[object]:
         """Switch autocast off where a part has to compute in float32."""
         if part not in self.float32:
@@ -239,6 +299,7 @@ def check_settings(
     alpha_on: str | None = None,
     n_classes: int = 2,
     gradient_checkpointing: bool = False,
+    shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
 ) -> None:
     """Refuse section `model` if no network can be built from it; needs no memory, reads no weights.
 
@@ -247,39 +308,18 @@ def check_settings(
         alpha_on: `loss.alpha_on` of the same config.
         n_classes: Number of classes.
         gradient_checkpointing: `train.gradient_checkpointing` of the same config.
+        shapes: See `MaxMViTGMU.from_config`.
 
     Raises:
         InputError: A backbone, an image size or a number of heads does not fit, the loss would
             compare features of two widths, or a backbone has no blocks to compute again.
     """
     with torch.device("meta"):
-        network = MaxMViTGMU(ModelSettings.from_config(model, n_classes))
+        network = MaxMViTGMU(ModelSettings.from_config(model, n_classes, shapes=shapes))
     if alpha_on == "features" and not network.fusion.reads_tokens:
         check_equal_widths(network.widths(), "loss.alpha_on=features")
     if gradient_checkpointing:
         network.checkpoint_gradients()
-
-
-def find_first_weights(model: ModelConfig) -> bool:
-    """Find the first weights that section `model` names, and download what is not in a cache.
-
-    Returns:
-        Whether a branch has any.
-
-    Raises:
-        InputError: timm does not know a backbone or has no weights for it, or there is no file.
-        RunError: Weights cannot be downloaded.
-    """
-    found = []
-    for branch in sorted(FUSIONS[model.fusion].branches):
-        backbone = getattr(model, f"{branch}_backbone")
-        if backbone is not None:
-            check_name(backbone, branch)
-            if branch in model.loaded_later:
-                continue
-            file = getattr(model, f"{branch}_weights")
-            found.append(find_weights(backbone, model.pretrained, file, branch))
-    return any(found)
 
 
 def rebuild(settings: ModelSettings, weights: Mapping[str, Tensor]) -> MaxMViTGMU:

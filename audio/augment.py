@@ -103,8 +103,8 @@ def draw_mix(keys: Sequence[Key], alpha: float) -> Mix:
 
 
 def mix_images(images: Tensor, mix: Mix) -> Tensor:
-    """Mix the images of a batch: (B, C, H, W) -> (B, C, H, W)."""
-    share = mix.share[:, None, None, None]
+    """Mix the images or vectors of a batch: (B, ...) -> (B, ...)."""
+    share = mix.share.reshape(-1, *[1] * (images.ndim - 1))
     return share * images + (1 - share) * images[mix.partner]
 
 

@@ -17,10 +17,11 @@ from baselines.by_speaker import BySpeaker
 from baselines.fitted import Fitted
 from baselines.lstm import fit_lstm, with_differences
 from baselines.majority import fit_majority, fit_mean
+from baselines.ssl_linear import fit_ssl_linear
 from baselines.svm import fit_svm
 from baselines.svr import fit_svr
 from baselines.waveform_features import WaveformFeatures, mfcc_statistics
-from config.baselines import BaselineRun
+from config.baselines import READ_SPEECH, BaselineRun
 from config.tasks import DISTRIBUTION, check_classes
 from corpora.plan import check_listing, make_plan, plan_warnings
 from corpora.utterance import Utterance
@@ -29,10 +30,11 @@ from storage.run_folder import check_certificate, check_run_folder, open_run_fol
 from system.errors import InputError
 from system.locks import lock
 from system.signals import Stop
+from training.beside import beside
 from training.experiment import check_places, claimed, log_warnings
 from training.session import Fold, Session, make_accelerator, open_store
 
-NETWORKS = ("lstm",)
+NETWORKS = ("lstm", "ssl_linear")
 OF_NETWORKS = ("global_batch", "precision", "deterministic")  # of environment.json
 
 
@@ -66,9 +68,11 @@ class BaselineSession:
         if kind == "majority":
             return fit_majority(fold.targets(split.train), n_classes)
         of_split = (split.train, split.dev, fold.targets, n_classes)
+        device = self.session.accelerator.device
         if kind == "lstm":
-            device = self.session.accelerator.device
             return fit_lstm(self._sequences_read, *of_split, fold.rng_seed, device)
+        if kind == "ssl_linear":
+            return fit_ssl_linear(self._states_read, *of_split, fold.rng_seed, device)
         return fit_svm(self._vectors_read, *of_split)
 
     def _vectors_read(self, utterances: Sequence[Utterance]) -> NDArray:
@@ -83,14 +87,29 @@ class BaselineSession:
             return self._sequences(utterances)
         return [frames.astype(np.float32) for frames in self._by_speaker(utterances)]
 
+    def _states_read(self, utterances: Sequence[Utterance]) -> NDArray:
+        """Return the pooled hidden states of each utterance: (N, L, D)."""
+        if self._by_speaker is None:
+            return self._states(utterances)
+        flat = np.concatenate(self._by_speaker(utterances))  # (N, L * D)
+        return flat.reshape(-1, *self._states(utterances[:1]).shape[1:])
+
+    def _states(self, utterances: Sequence[Utterance]) -> NDArray:
+        hashes = self._hashes(utterances)
+        read = beside(self.session.sources, [u.id for u in utterances], hashes)["speech"]
+        states: NDArray = read(np.arange(len(utterances))).float().numpy()
+        return states
+
     @cached_property
     def _by_speaker(self) -> BySpeaker | None:
         """What standardises features by speaker; None without `train.normalize: speaker`."""
         if self.config.train is None:
             return None
         utterances = self.session.plan.utterances
-        if self.config.baseline.kind in NETWORKS:
+        if self.config.baseline.kind == "lstm":
             return BySpeaker(utterances, self._sequences)
+        if self.config.baseline.kind == "ssl_linear":
+            return BySpeaker(utterances, lambda some: list(_flat(self._states(some))))
         return BySpeaker(utterances, lambda some: list(self._vectors(some)[:, None]))
 
     def _vectors(self, utterances: Sequence[Utterance]) -> NDArray:
@@ -115,6 +134,11 @@ class BaselineSession:
     @cached_property
     def _band_statistics(self) -> BandStatistics:
         return BandStatistics(self.session.store)
+
+
+def _flat(states: NDArray) -> NDArray:
+    """Return hidden states as one row each: (N, L, D) -> (N, 1, L * D)."""
+    return states.reshape(len(states), 1, -1)
 
 
 @contextmanager
@@ -144,6 +168,8 @@ def open_baseline(
         features = _open_features(config)
         if config.reads_images:
             session = session.with_images()
+        elif config.baseline.kind in READ_SPEECH:
+            session = session.with_states(plan.utterances)
         elif features is not None:
             session = session.with_built(features.build, plan.utterances)
         session = replace(session, environment=_environment(session, config, command))

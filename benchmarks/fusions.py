@@ -89,8 +89,7 @@ class Candidate(NamedTuple):
     def loss(self, batch: Images) -> Tensor:
         """Return the loss of a batch."""
         output = self.model.train()(batch.cqt, batch.mel)
-        views = None if output.z_cqt is None else (output.z_cqt, output.z_mel)
-        return FusionLoss()(output.logits, batch.targets, views).total
+        return FusionLoss()(output.logits, batch.targets, output.views).total
 
     def step(self, batch: Images) -> None:
         """Train on a batch, and wait for the device."""

@@ -167,15 +167,14 @@ def plain_loop(config: Config, epochs: int, n: int) -> None:
     """Train a head of a config on n random features, and do nothing else."""
     network = build_untrained(config, CLASSES)
     head, loss = network.head.train(), build_loss(config, torch.arange(CLASSES), CLASSES)
-    cqt, mel = (torch.randn(n, width) for width in network.widths())
+    features = [torch.randn(n, width) for width in network.widths().values()]
     targets, size = torch.arange(n) % CLASSES, config.train.batch_size
     optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3, fused=True)
     for _ in range(epochs):
         for batch in torch.randperm(n).split(size):
-            output = head(cqt[batch], mel[batch])
-            views = None if output.z_cqt is None else (output.z_cqt, output.z_mel)
+            output = head(*(feature[batch] for feature in features))
             optimizer.zero_grad()
-            loss(output.logits, targets[batch], views).total.backward()
+            loss(output.logits, targets[batch], output.views).total.backward()
             torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
             optimizer.step()
 

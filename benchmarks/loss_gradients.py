@@ -26,7 +26,7 @@ def gradient_norms(seed: int) -> dict[str, float]:
     model = build(networks, FUSIONS["gmu_contrastive"]).train()
     batch = images(networks, networks.batch, "cpu")
     output = model(batch.cqt, batch.mel)
-    terms = FusionLoss()(output.logits, batch.targets, (output.z_cqt, output.z_mel))
+    terms = FusionLoss()(output.logits, batch.targets, output.views)
     parts = model.parts()
     backbones = [*parts["cqt"], *parts["mel"]]
     norms = {}

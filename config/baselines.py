@@ -32,6 +32,7 @@ from config.schema import (
     ProtocolConfig,
     RunConfig,
     RunName,
+    SpeechConfig,
 )
 from config.section import Section
 from config.tasks import TaskName
@@ -41,7 +42,7 @@ from system.extras import check_extra, is_installed
 
 log = logging.getLogger(__name__)
 
-Kind = Literal["majority", "svm_images", "svm_functionals", "lstm"]
+Kind = Literal["majority", "svm_images", "svm_functionals", "lstm", "ssl_linear"]
 Functionals = Literal["egemaps", "mfcc"]
 KINDS: tuple[str, ...] = get_args(Kind)
 FUNCTIONALS: tuple[str, ...] = get_args(Functionals)
@@ -54,6 +55,7 @@ OF_TRAINING = (
 )  # keys of these with an effect on fusions alone
 NORMALIZE = "train.normalize"  # its value `speaker` makes another protocol, of baselines too
 READ_IMAGES = ("svm_images",)
+READ_SPEECH = ("ssl_linear",)
 AUTO = "auto"  # of --functionals
 
 
@@ -62,8 +64,8 @@ class BaselineConfig(Section):
 
     kind: Kind
     """The class frequencies of training (of ratings and votes their mean); an SVM (of ratings an
-    SVR) on the images' band statistics or on functionals of the waveform; or a small LSTM on MFCC.
-    """
+    SVR) on the images' band statistics or on functionals of the waveform; a small LSTM on MFCC; or
+    a linear layer on the weighted hidden states of a speech model (SUPERB's form)."""
     functionals: Functionals | None = None
     """What svm_functionals reads: openSMILE's eGeMAPSv02 (extra `classic`), or statistics of MFCC;
     null with other kinds."""
@@ -74,6 +76,12 @@ class BaselineConfig(Section):
             needed = "egemaps or mfcc" if self.functionals is None else "null"
             raise ValueError(f"functionals must be {needed} with kind {self.kind}")
         return self
+
+
+class SpeechModelConfig(Section):
+    """The section of a fusion's section `model` that decides the hidden states."""
+
+    speech: SpeechConfig
 
 
 class ImageConfig(Section):
@@ -98,8 +106,8 @@ class BaselineRun(Section):
     corpus: CorpusConfig
     protocol: ProtocolConfig
     features: FeaturesConfig | None = None
-    """Only where it reads images, as `model`."""
-    model: ImageConfig | None = None
+    """Only where it reads images, as `model`; that of a speech model has the section `speech`."""
+    model: ImageConfig | SpeechModelConfig | None = None
     train: BySpeakerConfig | None = None
     """Only with `train.normalize: speaker`."""
     baseline: BaselineConfig
@@ -113,8 +121,10 @@ class BaselineRun(Section):
     def as_config(self) -> Config:
         """Return a config with these sections, as plan and feature store read it."""
         model = ModelConfig(fusion="concat")  # not built
-        if self.model is not None:
+        if isinstance(self.model, ImageConfig):
             model = ModelConfig(fusion="concat", image_size=self.model.image_size)
+        elif isinstance(self.model, SpeechModelConfig):
+            model = ModelConfig(fusion="speech_only", speech=self.model.speech)
         return Config(
             name=self.name,
             task=self.task,
@@ -151,6 +161,14 @@ def load_baseline(
     if kind in READ_IMAGES:
         sections["features"] = config.features
         sections["model"] = ImageConfig(image_size=config.model.image_size)
+    if kind in READ_SPEECH:
+        if "speech" not in config.model.reads:
+            raise InputError(
+                f"the baseline {kind} reads the speech model of the branch `speech`, and {path} "
+                "has none: add speech to model.branches, and model.speech.model"
+            )
+        speech = config.model.speech.model_copy(update={"pooling": "mean"})
+        sections["model"] = SpeechModelConfig(speech=speech)
     if config.train.normalize == "speaker":
         sections["train"] = BySpeakerConfig(normalize="speaker")
     fusion = config.model.fusion
@@ -195,6 +213,8 @@ def concerns(key: str, kind: str) -> bool:
     """
     section = key.partition(".")[0]
     if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
+        return True
+    if kind in READ_SPEECH and (key == "model.branches" or key.startswith("model.speech.")):
         return True
     return key in ("name", "task", NORMALIZE) or (section in SHARED and key not in OF_TRAINING)
 

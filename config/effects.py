@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from config.fusions import FUSIONS, GATED, fusions_that
+from config.fusions import FUSIONS, GATED, ONE_BRANCH, SOURCES, fusions_that
 
 
 class Condition(NamedTuple):
@@ -29,8 +29,12 @@ TOKENS = fusions_that(lambda fusion: fusion.reads_tokens)
 CONTRASTIVE = fusions_that(lambda fusion: fusion.contrastive)
 MATCHED = fusions_that(lambda fusion: fusion.widens)
 BRANCH_SCALES = "optim.backbone_lr_scale"  # a number, or a mapping with a key for each branch
-READ_CQT = fusions_that(lambda fusion: "cqt" in fusion.branches)
-READ_MEL = fusions_that(lambda fusion: "mel" in fusion.branches)
+JOINING = tuple(name for name in FUSIONS if name not in ONE_BRANCH)
+READ_CQT, READ_MEL, READ_SPEECH, READ_FILE = (
+    tuple(name for name in FUSIONS if name in JOINING or ONE_BRANCH[name] == branch)
+    for branch in SOURCES
+)
+BRANCHES = "model.branches"
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.layout": Condition("corpus.name", ("folder",), None),
@@ -48,6 +52,13 @@ ONLY_WITH = {
     "augment.snr_db": Condition("train.images", ("computed",), None),
     "augment.speed": Condition("train.images", ("computed",), 0.0),
     "augment.pitch": Condition("train.images", ("computed",), 0.0),
+    BRANCHES: Condition("model.fusion", JOINING, ["cqt", "mel"]),
+    "model.speech.model": Condition("model.fusion", READ_SPEECH, None),
+    "model.speech.revision": Condition("model.fusion", READ_SPEECH, None),
+    "model.speech.layers": Condition("model.fusion", READ_SPEECH, None),
+    "model.speech.precision": Condition("model.fusion", READ_SPEECH, "float16"),
+    "model.speech.pooling": Condition("model.fusion", READ_SPEECH, "mean"),
+    "model.vectors": Condition("model.fusion", READ_FILE, None),
     "model.fusion_hidden_dim": Condition("model.fusion", PROJECTED, None),
     "model.gate_input": Condition("model.fusion", GATED, "projected"),
     "model.gate": Condition("model.fusion", GATED, "vector"),
@@ -69,6 +80,7 @@ ONLY_WITH = {
     "loss.nt_xent": Condition("model.fusion", CONTRASTIVE, "simclr"),
     "loss.nt_xent_weight": Condition("model.fusion", CONTRASTIVE, 1.0),
     "loss.nt_xent_warmup_epochs": Condition("model.fusion", CONTRASTIVE, 0),
+    "loss.contrast": Condition("model.fusion", CONTRASTIVE, "pairs"),
     "loss.same_class": Condition("model.fusion", CONTRASTIVE, "negatives"),
     "optim.optimizer.cqt": Condition("model.fusion", READ_CQT, "adam"),
     "optim.optimizer.mel": Condition("model.fusion", READ_MEL, "radam"),
@@ -119,6 +131,19 @@ IDLE_IF_ALL_FROZEN: dict[str, Any] = {
     "train.backbone_batch": None,
     "train.gradient_checkpointing": False,
 }
+SPEECH_KEYS = ("model", "revision", "layers", "precision", "pooling")
+# Keys that have an effect only where a branch is among `model.branches`
+OF_BRANCH = {
+    **{
+        branch: (
+            *(f"model.{branch}_{word}" for word in ("backbone", "weights", "from")),
+            *(f"optim.optimizer.{branch}", f"{BRANCH_SCALES}.{branch}"),
+        )
+        for branch in ("cqt", "mel")
+    },
+    "speech": tuple(f"model.speech.{w}" for w in SPEECH_KEYS),
+    "file": ("model.vectors",),
+}
 OF_ONE_CORPUS = r"^corpus\.(corpora\.)?(?!(corpora|columns|label_map)\.)[^.]+\."
 
 
@@ -140,7 +165,7 @@ def has_effect(config: Mapping[str, Any], key: str) -> bool:
     """
     if config.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
         return False
-    if key in _idle_by_branches(config):
+    if key in _idle_by_frozen(config) or key in _idle_by_choice(config):
         return False
     condition = ONLY_WITH.get(key)
     return condition is None or config.get(condition.controller) in condition.values
@@ -157,7 +182,8 @@ def keys_without_effect(values: Mapping[str, Any]) -> list[str]:
         for key, condition in ONLY_WITH.items()
         if condition.controller in values and not has_effect(values, key)
     ]
-    ruled_out += [key for key in _idle_by_branches(values) if key not in ruled_out]
+    more = (*_idle_by_choice(values), *_idle_by_frozen(values))
+    ruled_out += [key for key in dict.fromkeys(more) if key not in ruled_out]
     if values.get(FEATURES) != FROZEN:
         return ruled_out
     return [*ruled_out, *(key for key in IDLE_IF_FROZEN if key not in ruled_out)]
@@ -172,14 +198,40 @@ def idle_value(key: str) -> Any:
     return IDLE_IF_FROZEN.get(key)
 
 
-def _idle_by_branches(config: Mapping[str, Any]) -> list[str]:
+def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the branches that a config's fusion reads, in their order.
+
+    Args:
+        config: Dotted keys to values. Without a fusion it is one that joins; without
+            `model.branches`, which earlier versions did not have, it joins both images.
+
+    >>> branches_of({"model.fusion": "gmu", "model.branches": ["speech", "mel"]})
+    ('mel', 'speech')
+    >>> branches_of({"model.fusion": "cqt_only"})
+    ('cqt',)
+    """
+    fusion = config.get("model.fusion")
+    if fusion in ONE_BRANCH:
+        return (ONE_BRANCH[fusion],)
+    named = config.get(BRANCHES) or ("cqt", "mel")
+    return tuple(branch for branch in SOURCES if branch in named)
+
+
+def _idle_by_choice(config: Mapping[str, Any]) -> list[str]:
+    """Return the keys of branches that `model.branches` does not name."""
+    if config.get("model.fusion", JOINING[0]) not in JOINING or BRANCHES not in config:
+        return []
+    read = branches_of(config)
+    return [key for branch, keys in OF_BRANCH.items() if branch not in read for key in keys]
+
+
+def _idle_by_frozen(config: Mapping[str, Any]) -> list[str]:
     """Return the keys that have no effect because of `model.frozen`."""
     frozen = config.get(FROZEN_BRANCHES) or ()
     if not frozen:
         return []
     keys = [f"{key}.{one}" for key in ("optim.optimizer", BRANCH_SCALES) for one in frozen]
-    fusion = FUSIONS.get(config.get("model.fusion", ""))
-    is_all = fusion is not None and set(fusion.branches) <= set(frozen)
+    is_all = "model.fusion" in config and set(branches_of(config)) <= {*frozen, "speech", "file"}
     return [*keys, *(IDLE_IF_ALL_FROZEN if is_all else ())]
 
 
@@ -197,8 +249,11 @@ def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str,
     """
     if values.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
         return FEATURES, ("trained",)
-    if key in _idle_by_branches(values):
+    if key in _idle_by_frozen(values):
         return FROZEN_BRANCHES, ("[]",)
+    if key in _idle_by_choice(values):
+        branch = next(branch for branch, keys in OF_BRANCH.items() if key in keys)
+        return BRANCHES, (f"[..., {branch}]",)
     condition = ONLY_WITH[key]
     return condition.controller, condition.values
 
@@ -244,7 +299,7 @@ def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = dict(config)
     if BRANCH_SCALES in values:
-        number, branches = values.pop(BRANCH_SCALES), FUSIONS[values["model.fusion"]].branches
+        number, branches = values.pop(BRANCH_SCALES), branches_of(values)
         for branch in ("cqt", "mel"):
             values[f"{BRANCH_SCALES}.{branch}"] = number if branch in branches else None
     return values

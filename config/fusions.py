@@ -13,11 +13,12 @@ class Fusion:
     """Facts about one fusion.
 
     Attributes:
-        branches: Backbones that it reads, of `cqt` and `mel`.
+        branches: Branches that it reads, of `SOURCES`: fixed where there is one, else the default
+            of `model.branches`, see `joins`.
         reads_tokens: Reads each branch's tokens (B, N, D) instead of pooled features (B, D).
-        projects: Projects both branches to one width, `model.fusion_hidden_dim`.
-        gated: A gate weighs CQT against Mel.
-        contrastive: Returns two views for the contrastive loss.
+        projects: Projects all branches to one width, `model.fusion_hidden_dim`.
+        gated: A gate weighs the branches against each other.
+        contrastive: Returns a view of each branch for the contrastive loss.
         widens: Setting that `model.match_parameters` enlarges, or None if it cannot match.
     """
 
@@ -27,6 +28,11 @@ class Fusion:
     gated: bool = False
     contrastive: bool = False
     widens: str | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether it joins two or more branches, which `model.branches` names."""
+        return len(self.branches) > 1
 
     @property
     def entry(self) -> str:
@@ -46,6 +52,8 @@ FUSIONS = {
     ),
     "cqt_only": Fusion(branches=("cqt",)),
     "mel_only": Fusion(branches=("mel",)),
+    "speech_only": Fusion(branches=("speech",)),
+    "file_only": Fusion(branches=("file",)),
 }
 
 
@@ -58,6 +66,10 @@ def fusions_that(have: Callable[[Fusion], object]) -> tuple[str, ...]:
     return tuple(name for name, fusion in FUSIONS.items() if have(fusion))
 
 
+SOURCES = ("cqt", "mel", "speech", "file")  # what a fusion may join, in this order
+IMAGES = ("cqt", "mel")  # those that are images
+BRANCH_TITLES = {"cqt": "CQT", "mel": "Mel", "speech": "speech", "file": "file"}  # in messages
 GATED = fusions_that(lambda fusion: fusion.gated)
 UNGATED = fusions_that(lambda fusion: not fusion.gated)
-ONE_BRANCH = {name: f.branches[0] for name, f in FUSIONS.items() if len(f.branches) == 1}
+ONE_BRANCH = {name: f.branches[0] for name, f in FUSIONS.items() if not f.joins}
+ONE_IMAGE = {name: branch for name, branch in ONE_BRANCH.items() if branch in IMAGES}

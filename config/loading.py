@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from config.effects import (
     BRANCH_SCALES,
     MAPPINGS,
+    branches_of,
     idle_value,
     keys_without_effect,
     usual_values,
     what_rules_out,
     whole_key,
 )
-from config.fusions import FUSIONS, Fusion
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
 from config.schema import Config
@@ -275,8 +275,10 @@ def _spread_number(values: Mapping[str, Any]) -> None:
     scales = optim.get("backbone_lr_scale") if isinstance(optim, dict) else None
     if isinstance(scales, dict) and BELOW in scales:
         fusion, number = model.get("fusion") if isinstance(model, dict) else None, scales.pop(BELOW)
-        facts = FUSIONS.get(fusion, Fusion()) if isinstance(fusion, str) else Fusion()
-        for branch in facts.branches:  # of an unknown fusion both: it is refused soon
+        named = model.get("branches") if isinstance(model, dict) else None
+        chosen: dict[str, Any] = {"model.fusion": fusion if isinstance(fusion, str) else None}
+        chosen["model.branches"] = named if isinstance(named, list) else None
+        for branch in set(branches_of(chosen)) & {"cqt", "mel"}:  # of an unknown fusion both
             scales.setdefault(branch, number)
 
 

@@ -1,11 +1,15 @@
 """Values of config keys that are valid alone but not together."""
 
 from config.effects import OWN
-from config.fusions import FUSIONS
 from config.schema import Config
 from config.several import check_several, each_corpus, of_corpus
 from config.tasks import CLASS, RATINGS, SCALES
 from system.errors import InputError
+
+WANTED = {
+    "speech": "the folder of a saved model of transformers, or its name on the hub",
+    "file": "an .npz or .safetensors with a vector for each recording",
+}
 
 
 def check_pairs(config: Config) -> None:
@@ -29,6 +33,7 @@ def check_pairs(config: Config) -> None:
             f"{train.batch_size}, which it divides: lower it, or set it to null"
         )
     _check_compile(config)
+    _check_branches(config)
     _check_started(config)
     _check_heads(config)
     _check_contrast(config)
@@ -98,6 +103,39 @@ def _check_compile(config: Config) -> None:
             )
 
 
+def _check_branches(config: Config) -> None:
+    """Refuse branches that are too few, or lack what they read."""
+    model, reads = config.model, config.model.reads
+    if model.branches is not None and len(reads) < 2:
+        raise InputError(
+            f"model.branches={model.branches} leaves nothing to join: name two or more, or give "
+            "model.fusion=cqt_only, mel_only, speech_only or file_only"
+        )
+    for branch, key, value in (
+        ("speech", "model.speech.model", model.speech.model),
+        ("file", "model.vectors", model.vectors),
+    ):
+        if branch in reads and value is None:
+            raise InputError(f"the branch {branch} needs {key}: {WANTED[branch]}")
+        if branch in reads and config.train.features == "frozen":
+            raise InputError(
+                f"train.features=frozen keeps the features of image branches: leave {branch} out "
+                "of model.branches, or give train.features=trained and model.frozen for the images"
+            )
+    if model.speech.layers == []:
+        raise InputError("model.speech.layers must name one layer or more, or be null for all")
+    if (anchor := config.loss.contrast) not in (None, "pairs", *reads):
+        raise InputError(
+            f"loss.contrast={anchor} is no branch of this fusion, which joins {', '.join(reads)}: "
+            "name one of these, or pairs"
+        )
+    if "speech" in reads and model.speech.pooling == "attention" and config.augment.mixup:
+        raise InputError(
+            f"augment.mixup={config.augment.mixup:g} mixes vectors, and model.speech.pooling="
+            "attention reads frames: set one of the two to 0 or mean"
+        )
+
+
 def _check_started(config: Config) -> None:
     """Refuse two origins of one branch, the seed of none, and random branches that stay so."""
     model = config.model
@@ -109,7 +147,7 @@ def _check_started(config: Config) -> None:
                 "the branch starts: set one of the two to null"
             )
     if config.train.features == "frozen":
-        missing = [b for b in FUSIONS[model.fusion].branches if b not in model.loaded_later]
+        missing = [b for b in model.reads if b not in model.loaded_later]
         if missing:
             keys = " and ".join(f"model.{branch}_from" for branch in missing)
             raise InputError(
@@ -136,7 +174,7 @@ def _check_from(config: Config) -> None:
                     "starts: set one of the two to null"
                 )
     for branch in model.frozen:
-        if branch not in FUSIONS[model.fusion].branches:
+        if branch not in model.reads:
             raise InputError(
                 f"model.frozen={model.frozen}: {model.fusion} has no {branch} branch: leave it out"
             )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from config.corpus_schema import CorpusConfig
+from config.effects import branches_of
 from config.fusions import FUSIONS
 from config.section import Count, Fraction, Positive, Section
 from config.tasks import TaskName
@@ -21,7 +22,9 @@ from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 Window = str | list[str | float]
 Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has no softmax
 BranchName = Literal["cqt", "mel"]
+SourceName = Literal["cqt", "mel", "speech", "file"]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
+Layer = Annotated[int, Field(ge=0, le=200)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -31,7 +34,7 @@ def _known_device(name: str) -> str:
     return name
 
 
-def _each_once(names: list[str]) -> list[str]:
+def _each_once(names: list[Any]) -> list[Any]:
     if len(set(names)) < len(names):
         raise ValueError("must name each once")
     return names
@@ -139,11 +142,35 @@ class FeaturesConfig(Section):
     null keeps all."""
 
 
+class SpeechConfig(Section):
+    """A pretrained speech model of the package transformers, which stays as it is."""
+
+    model: str | None = None
+    """Folder of a saved model, or its name on the hub, e.g. microsoft/wavlm-base-plus: wav2vec 2.0,
+    HuBERT, WavLM, or Whisper, whose encoder is read."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; null is main."""
+    layers: Annotated[list[Layer], AfterValidator(_each_once)] | None = None
+    """Hidden states whose weighted sum is read, with weights that are trained: 0 is what enters the
+    first layer, 1 what leaves it. null is all."""
+    precision: Literal["float16", "float32"] | None = None
+    """In which hidden states are kept; states of some large models exceed float16."""
+    pooling: Literal["mean", "attention"] | None = None
+    """From frames to one vector: their mean, or a mean whose weights a trained query gives."""
+
+
 class ModelConfig(Section):
-    """Two backbones and the fusion head that joins them."""
+    """The branches, and the fusion head that joins them."""
 
     fusion: FusionName
-    """How the head joins the features of both branches, or which single branch it reads."""
+    """How the head joins the features of the branches, or which single branch it reads."""
+    branches: Annotated[list[SourceName], AfterValidator(_each_once)] | None = None
+    """What is joined, two or more of: the images (cqt, mel), a pretrained speech model (speech),
+    vectors of your own (file). null is [cqt, mel]."""
+    speech: SpeechConfig = SpeechConfig()
+    vectors: str | None = None
+    """File of the branch `file`: a vector for each recording, .npz or .safetensors, named by
+    utterance id or audio hash."""
     fusion_hidden_dim: Width | None = None
     """Width of the fused vector; null is the width of the wider branch."""
     gate_input: Literal["projected", "features"] | None = None
@@ -198,6 +225,11 @@ class ModelConfig(Section):
     blocks less often."""
 
     @property
+    def reads(self) -> tuple[str, ...]:
+        """Branches that the fusion reads, in their order."""
+        return branches_of({"model.fusion": self.fusion, "model.branches": self.branches})
+
+    @property
     def started(self) -> dict[str, str]:
         """Folder of the run from which each branch starts, without branches that do not."""
         folders = {"cqt": self.cqt_from, "mel": self.mel_from}
@@ -206,7 +238,7 @@ class ModelConfig(Section):
     @property
     def loaded_later(self) -> Collection[str]:
         """Branches whose first weights are those of a run or of a trained model."""
-        return tuple(self.started) if self.from_ is None else FUSIONS[self.fusion].branches
+        return tuple(self.started) if self.from_ is None else self.reads
 
     @model_serializer(mode="wrap")
     def _with_keys(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -246,6 +278,9 @@ class LossConfig(Section):
     nt_xent_warmup_epochs: Annotated[int, Field(ge=0)] | None = None
     """Epochs over which this weight rises in equal steps, from 0 in the first; where they would be
     all epochs, half of those."""
+    contrast: Literal["pairs", "cqt", "mel", "speech", "file"] | None = None
+    """Which branches the three terms compare where there are more than two: all pairs, or one
+    branch with each of the others."""
     same_class: Literal["negatives", "ignored", "positives"] | None = None
     """How to treat other utterances of the same class: as negatives (NT-Xent), not at all, or as
     further positives (supervised contrastive, Khosla et al. 2020)."""

@@ -50,6 +50,10 @@ def _check_gate(result: FoldResult) -> None:
     found = None if gate is None else float(gate.mean())
     if not _is_same(recorded, found):
         raise _contradiction(result, "gate_mean", recorded, found)
+    own, shares = result.metrics.gate_shares or {}, result.test.shares
+    means = [] if shares is None else shares.mean(0).tolist()
+    if len(own) != len(means) or not all(map(_is_same, own.values(), means)):
+        raise _contradiction(result, "gate_shares", own, means)
 
 
 def _is_same(recorded: float | None, found: float | None) -> bool:

@@ -71,6 +71,7 @@ class RunSummary:
         confusion: (K, K) target by prediction; an utterance counts once for each seed; empty of
             ratings.
         gate_mean: Mean over utterances and seeds, 1 = CQT, 0 = Mel; None for a run without a gate.
+        gate_shares: Likewise of each source, where others than both images are gated; else None.
         missing_classes: Classes without a test utterance, by fold number.
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
@@ -106,6 +107,7 @@ class RunSummary:
     per_class_recall: list[float | None]
     confusion: list[list[int]]
     gate_mean: float | None
+    gate_shares: dict[str, float] | None = None
     missing_classes: dict[str, list[str]]
     left_out: list[str]
     test_evaluations: Annotated[

@@ -120,6 +120,7 @@ def describe_run(run: Run) -> RunSummary:
         per_class_recall=[None if np.isnan(r) else float(r) for r in recall],
         confusion=confusion,
         gate_mean=_gate_mean(run),
+        gate_shares=_gate_shares(run),
         missing_classes=_missing_classes(run),
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),
@@ -197,6 +198,14 @@ def _shared_texts(run: Run) -> dict[str, int]:
 def _gate_mean(run: Run) -> float | None:
     gates = [fold.test.gate for fold in run.folds if fold.test.gate is not None]
     return float(np.concatenate(gates).mean()) if len(gates) == len(run.folds) else None
+
+
+def _gate_shares(run: Run) -> dict[str, float] | None:
+    shares = [fold.test.shares for fold in run.folds if fold.test.shares is not None]
+    if len(shares) < len(run.folds):
+        return None
+    means = np.concatenate(shares).mean(0).tolist()
+    return dict(zip(run.folds[0].metrics.gate_shares or (), means, strict=True))
 
 
 def _training_issues(run: Run) -> dict[str, TrainingIssues]:

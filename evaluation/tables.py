@@ -142,9 +142,16 @@ def score_rows(comparison: Comparison) -> tuple[list[str], Rows]:
             for m in task.pooled
         ]
         row += [main.words(test[task.main].seed_std)] * several
-        row.append("–" if run.gate_mean is None else f"{run.gate_mean:.3f}")
+        row.append(gate_words(run))
         rows.append(row)
     return head, rows
+
+
+def gate_words(run: RunSummary) -> str:
+    """Return the mean gate of a run, or the share of each source; a dash without a gate."""
+    if run.gate_shares is not None:
+        return ", ".join(f"{source} {share:.3f}" for source, share in run.gate_shares.items())
+    return "–" if run.gate_mean is None else f"{run.gate_mean:.3f}"
 
 
 def pairs_caption(comparison: Comparison) -> str:

@@ -47,7 +47,11 @@ if TYPE_CHECKING:
     from corpora.plan import Plan
 
 FUSIONS = ("concat", "gmu", "gmu_contrastive")  # with configs of their own
-VARIED = {"fusion": "gmu", "contrastive": "gmu_contrastive"}  # {kind: config that is varied}
+VARIED = {
+    "fusion": "gmu",
+    "contrastive": "gmu_contrastive",
+    "speech": "gmu",
+}  # {kind: config that is varied}
 
 
 def load_fusions(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from config.effects import FEATURES, FROZEN
 from config.fusions import FUSIONS as ALL_FUSIONS
-from config.fusions import ONE_BRANCH
+from config.fusions import ONE_IMAGE
 from config.loading import flatten, load_config, parse_override
 from config.schema import Config
 from experiments.ablation import FUSIONS, VARIED, check_dry, plan_baselines
@@ -40,7 +40,7 @@ from system.errors import InputError
 if TYPE_CHECKING:
     from corpora.plan import Plan
 
-ARMS = (*FUSIONS, *ONE_BRANCH)
+ARMS = (*FUSIONS, *ONE_IMAGE)
 SAME = "same"  # of --branch-seeds
 OF_HEADS = ("model", "loss", "optim", "train")  # sections that --heads may change
 # Keys in them that say what branches are and read: theirs and their heads' are equal
@@ -104,7 +104,7 @@ def load_frozen(
     seed = None if branch_seed == SAME else seeds[0] if branch_seed is None else branch_seed
     needed = {branch for fusion in fusions for branch in ALL_FUSIONS[fusion].branches}
     shares, origins, branches = {}, {}, []
-    for fusion, branch in ONE_BRANCH.items():
+    for fusion, branch in ONE_IMAGE.items():
         if branch in needed:
             values = {"model.fusion": fusion}
             share = share_overrides(overrides, values)

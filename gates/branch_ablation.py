@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from config.fusions import ONE_BRANCH
+from config.fusions import IMAGES, ONE_BRANCH, ONE_IMAGE
 from config.tasks import CLASS
 from evaluation.comparison import compare
 from evaluation.metrics import recalls
@@ -68,19 +68,19 @@ def compare_unimodal(run: Run, unimodal: Sequence[Run]) -> list[UnimodalRun]:
             seeds.
     """
     for alone in unimodal:
-        if (fusion := alone.method) not in ONE_BRANCH:
+        if (fusion := alone.method) not in ONE_IMAGE:
             raise InputError(
                 f"{alone.folder} has model.fusion={fusion}: only runs of one branch "
-                f"({' or '.join(ONE_BRANCH)}) can be compared with the interventions"
+                f"({' or '.join(ONE_IMAGE)}) can be compared with the interventions"
             )
     return list(_unimodal_rows(compare([run, *unimodal]), unimodal)) if unimodal else []
 
 
 def check_two_branches(run: Run) -> None:
-    """Refuse a run with one branch, or none.
+    """Refuse a run whose branches are not both images.
 
     Raises:
-        InputError: It has one branch, or is of a baseline.
+        InputError: It has one branch or others, or is of a baseline.
     """
     if run.is_baseline:
         raise InputError(f"{run.folder} is of a baseline, which has no branches: name a fusion's")
@@ -89,6 +89,13 @@ def check_two_branches(run: Run) -> None:
             f"{run.folder} has model.fusion={fusion}, which reads one branch: there is no gate "
             "and no branch to replace. Name a run of two branches first, and this one after it to "
             "compare them"
+        )
+    branches = run.config.get("model.branches") or IMAGES  # earlier runs do not name them
+    if set(branches) != set(IMAGES):
+        raise InputError(
+            f"{run.folder} joins the branches {', '.join(branches)}: the analysis compares the two "
+            "images, cqt and mel, alone. Name a run of these two; of other branches history.csv "
+            "has the gate in each epoch"
         )
 
 
@@ -309,7 +316,7 @@ def _unimodal_rows(comparison: Comparison, unimodal: Sequence[Run]) -> Iterator[
             **_cost(Estimate(ua.pooled, ua.interval), tests[name]),
             recall_falls=[None if a is None or b is None else a - b for a, b in pairs],
             run=name,
-            branch="cqt" if ONE_BRANCH[summary.fusion] == "cqt" else "mel",
+            branch="cqt" if ONE_IMAGE[summary.fusion] == "cqt" else "mel",
             weights=weights_digests(run),
             differs=_config_differences(comparison.config_differences, first.name, name),
         )

@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config.effects import whole_key
+from config.fusions import IMAGES
 from config.loading import load_stored_config
 from config.schema import Config
 from config.several import each_corpus, roots, with_members
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
-from data import Batch, EvalBatches, ImageDataset, build_loader
+from data import Batch, ImageDataset, build_loader
 from inference.predictor import check_same_predictions, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from models.compiled import Graphs
@@ -31,12 +32,13 @@ from system.compilers import compiler_problem
 from system.devices import choose_device
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
+from training.batches import EvalBatches
 from training.build import eval_batch_size, make_dataset
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
-BRANCHES = ("cqt", "mel")
+BRANCHES = IMAGES
 PLACES = (
     *("corpus.root", "corpus.manifest", "protocol.folds"),
     *("run.store", "run.compile_cache", "run.device", "run.workers"),
@@ -61,7 +63,7 @@ class HeadInputs(NamedTuple):
         if own is None:
             raise ValueError(f"there is no {branch} branch")
         features[branch] = feature.expand_as(own)
-        return HeadInputs(self.utterance, (features["cqt"], features["mel"]))
+        return HeadInputs(self.utterance, tuple(features.values()))
 
     def resampled(self, branch: str, sources: NDArray) -> "HeadInputs":
         """Return a copy in which one branch has the features of other utterances.
@@ -121,25 +123,25 @@ class FrozenFold:
         utterances, features = [], []
         for batch in self._batches(split):
             utterances.append(batch.utterance.cpu().numpy())
-            features.append([_on_cpu(f) for f in self.model.features(batch.cqt, batch.mel)])
+            features.append([_on_cpu(f) for f in self.model.features(*batch.inputs)])
             on_batch()
-        cqt, mel = (None if c[0] is None else torch.cat(c) for c in zip(*features, strict=True))
-        return HeadInputs(np.concatenate(utterances), (cqt, mel))
+        columns = zip(*features, strict=True)
+        joined = tuple(None if c[0] is None else torch.cat(c) for c in columns)
+        return HeadInputs(np.concatenate(utterances), joined)
 
     @torch.inference_mode()
     def means(self, split: str, on_batch: OnBatch = lambda: None) -> Features:
         """Return the mean features of a split over utterances: (D,) each, or tokens (T, D)."""
         n_crops = np.bincount(self._dataset(split).utterances)
-        sums: list[Tensor | None] = [None, None]
+        sums: list[Tensor | None] = [None] * len(BRANCHES)
         for batch in self._batches(split):
             weights = torch.from_numpy(1 / n_crops[batch.utterance.cpu().numpy()]).to(self.device)
-            for i, feature in enumerate(self.model.features(batch.cqt, batch.mel)):
+            for i, feature in enumerate(self.model.features(*batch.inputs)):
                 if feature is not None:
                     added = torch.einsum("b,b...->...", weights, feature.double())
                     sums[i] = added if (total := sums[i]) is None else total + added
             on_batch()
-        cqt, mel = (None if s is None else (s / len(n_crops)).float().cpu() for s in sums)
-        return cqt, mel
+        return tuple(None if s is None else (s / len(n_crops)).float().cpu() for s in sums)
 
     @torch.inference_mode()
     def fuse(self, inputs: HeadInputs, forced_gate: float | None = None) -> Fused:
@@ -152,8 +154,8 @@ class FrozenFold:
                 hooks.callback(hook.remove)
             for start in range(0, len(inputs.utterance), CROPS_AT_ONCE):
                 some = slice(start, start + CROPS_AT_ONCE)
-                cqt, mel = (None if f is None else f[some].to(self.device) for f in inputs.features)
-                output = self.model.fuse((cqt, mel), forced_gate)
+                features = (None if f is None else f[some].to(self.device) for f in inputs.features)
+                output = self.model.fuse(tuple(features), forced_gate)
                 parts.append([self.fold.task.outputs(output.logits.float()).cpu()])
                 if output.gate is not None:
                     parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]

@@ -196,7 +196,7 @@ def _describe(
         crop_seconds=images.settings["seconds"],
         longest_seconds=max(longest) if longest else None,
         fusion=first.model.fusion,
-        has_gate=model.members[0].model.fusion.gated,
+        has_gate=model.members[0].model.head.has_one_gate,
         free_batch=free_batch,
         opset=OPSET,
         corpus=first.corpus,

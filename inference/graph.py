@@ -36,7 +36,7 @@ class EnsembleGraph(nn.Module):
 
     Shape:
         (B, T) at `sample_rate` -> probabilities (B, K) or ratings (B, D); and gate (B,), if all
-        members have one
+        members have one, of CQT against Mel
     """
 
     def __init__(self, model: EmotionModel) -> None:
@@ -46,7 +46,7 @@ class EnsembleGraph(nn.Module):
         self.members = nn.ModuleList(stepwise(member.model) for member in model.members)
         self.temperatures = [one.temperature for one in model.calibrations]
         self.scale: RatingScale | None = model.scale
-        self.has_gate = first.model.fusion.gated
+        self.has_gate = first.model.head.has_one_gate
 
     def forward(self, waveform: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs."""

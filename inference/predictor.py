@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from audio.row_norm import RowNorm
+from config.fusions import IMAGES
 from config.tasks import RatingScale
 from features import Images, SpectrogramImages
 from inference.network import OnnxNetwork, has_network
@@ -56,6 +57,12 @@ class FoldModel:
     ) -> None:
         check_is_fold(folder)
         card = read_card(folder)
+        if beside := [branch for branch in card.model.reads if branch not in IMAGES]:
+            raise InputError(
+                f"{folder} reads the branch {' and '.join(beside)}, and predict.py, export.py and "
+                "app.py compute images alone: its own predictions are in predictions.csv. Name a "
+                "fold whose model.branches are cqt and mel"
+            )
         self.folder, self.task = folder, card.task
         self.is_transductive = card.is_transductive
         if self.is_transductive and not speakers_known:
@@ -101,7 +108,8 @@ class FoldModel:
             images: Of each recording, from `images_of`.
 
         Returns:
-            Probabilities (n, K) or ratings (n, D); mean gate (n,), or None of a fusion without.
+            Probabilities (n, K) or ratings (n, D); mean gate (n,), or None of a fusion without
+            or of other sources than the two images.
         """
         crops = (torch.cat(image).split(CROPS_AT_ONCE) for image in zip(*images, strict=True))
         outputs = [self.network(*some) for some in zip(*crops, strict=True)]
@@ -109,7 +117,7 @@ class FoldModel:
         each = self._outputs(torch.cat([output.logits for output in outputs]))  # (crops, K)
         means = torch.stack([crops.mean(0) for crops in each.split(sizes)]).cpu()
         gates = [output.gate for output in outputs if output.gate is not None]
-        if not gates:
+        if not gates or not self.model.head.has_one_gate:
             return means, None
         gate = torch.cat(gates).mean(1).split(sizes)
         return means, torch.stack([crops.mean() for crops in gate]).cpu()

@@ -175,7 +175,7 @@ def _check_describes(folder: Path, bundle: BundleFile, model: EmotionModel) -> N
         "sample_rate": bundle.sample_rate != model.sample_rate,
         "trim_db": bundle.trim_db != images.trim_db,
         "scale": bundle.scale != (None if model.scale is None else list(model.scale)),
-        "has_gate": bundle.has_gate != model.members[0].model.fusion.gated,
+        "has_gate": bundle.has_gate != model.members[0].model.head.has_one_gate,
     }
     if wrong := [name for name, other in is_other.items() if other]:
         raise RunError(

@@ -1,6 +1,6 @@
-"""Contrastive terms between the two views of each utterance, and measures of how views spread.
+"""Contrastive terms between the views of each utterance, and measures of how views spread.
 
-Utterance i has the views z_cqt[i] and z_mel[i]; only their directions count:
+Each term compares the views of two sources, such as z_cqt and z_mel; only their directions count:
     a = z_cqt / |z_cqt|,  b = z_mel / |z_mel|                                     (B, P)
 
 NT-Xent (Chen et al. 2020, equation 1) compares all 2B views with each other:
@@ -20,10 +20,17 @@ Since |a - b|^2 = 2 - 2 a . b, minimising L_div as GloMER's code does also pulls
 On the unit sphere (Wang & Isola 2020, with their exponent 2 and t = 2):
     alignment = mean_i |a_i - b_i|^2,  uniformity(a) = log mean_{i<j} exp(-2 |a_i - a_j|^2)
 
-By default all of them act on z_cqt and z_mel, and each branch has a projection head. In GloMER's
-code one projection head serves both modalities, and L_con and L_div act on the pooled features
-before the GMU: `model.projection=shared`, `loss.alpha_on=features`.
+Of n sources each term is its mean over all pairs of them, or over the pairs of one source, the
+anchor, with each other: the "full graph" and the "core view" of Tian et al. 2020 (Contrastive
+Multiview Coding), whose losses are sums with another critic. Of two sources both are the one term.
+
+By default all of them act on the views, and each source has a projection head. In GloMER's code
+one projection head serves both modalities, and L_con and L_div act on the pooled features before
+the GMU: `model.projection=shared`, `loss.alpha_on=features`.
 """
+
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -31,11 +38,35 @@ from torch.nn import functional as F
 
 FORMS = ("simclr", "cross_modal", "symmetric")
 SAME_CLASS = ("negatives", "ignored", "positives")
+Views = tuple[Tensor, Tensor]  # of two sources
+
+
+def pairs_of(views: Sequence[Tensor], anchor: int | None = None) -> list[Views]:
+    """Return the views of two sources at a time, each pair in the order of the sources.
+
+    Args:
+        views: Views or features of each source, n x (B, P).
+        anchor: Index of the source that is compared with each other one; None is all pairs.
+
+    >>> cqt, mel, speech = torch.tensor(1), torch.tensor(2), torch.tensor(3)
+    >>> [(int(a), int(b)) for a, b in pairs_of([cqt, mel, speech])]
+    [(1, 2), (1, 3), (2, 3)]
+    >>> [(int(a), int(b)) for a, b in pairs_of([cqt, mel, speech], anchor=1)]
+    [(1, 2), (2, 3)]
+    """
+    chosen = itertools.combinations(range(len(views)), 2)
+    return [(views[i], views[j]) for i, j in chosen if anchor is None or anchor in (i, j)]
+
+
+def mean_over(pairs: Sequence[Views], term: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Return the mean of a term over pairs of views: n x ((B, P), (B, P)) -> ()."""
+    first, *others = (term(*pair) for pair in pairs)
+    return sum(others, first) / len(pairs)
 
 
 def nt_xent(
-    z_cqt: Tensor,
-    z_mel: Tensor,
+    z_first: Tensor,
+    z_second: Tensor,
     temperature: float | Tensor,
     form: str = "simclr",
     labels: Tensor | None = None,
@@ -44,12 +75,12 @@ def nt_xent(
     """Return NT-Xent: pull the views of an utterance together, push those of others away.
 
     Args:
-        z_cqt: CQT view of each utterance; its length does not matter.
-        z_mel: Mel view of each utterance, in the same order.
+        z_first: View of each utterance by one source; its length does not matter.
+        z_second: View of each utterance by another source, in the same order.
         temperature: Divides the cosine similarities.
         form: `simclr`: each of the 2B views searches its partner among the other 2B - 1;
-            `cross_modal`: each CQT view searches among the B Mel views;
-            `symmetric`: the mean of `cross_modal` and of Mel views searching among CQT views.
+            `cross_modal`: each first view (CQT) searches among the B second views (Mel);
+            `symmetric`: the mean of `cross_modal` and of second views searching among first ones.
         labels: Class of each utterance; not needed for `negatives`.
         same_class: Other utterances of the same class are `negatives` like all others, `ignored`,
             or `positives`: further partners with equal shares.
@@ -70,42 +101,42 @@ def nt_xent(
             f"form must be one of {', '.join(FORMS)} and same_class one of "
             f"{', '.join(SAME_CLASS)}, got {form!r} and {same_class!r}"
         )
-    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
+    a, b = F.normalize(z_first, dim=1), F.normalize(z_second, dim=1)  # (B, P)
     partners, left_out = _masks(len(a), labels, same_class, a.device)  # (B, B), (B, B)
     if form == "simclr":
         views = torch.cat([a, b])  # (2B, P)
         itself = torch.eye(len(views), dtype=torch.bool, device=a.device)  # (2B, 2B)
         partners, left_out = partners.repeat(2, 2) & ~itself, left_out.repeat(2, 2) | itself
         return _mean_loss(views @ views.T / temperature, partners, left_out)
-    similarity = a @ b.T / temperature  # (B, B), CQT views by Mel views
+    similarity = a @ b.T / temperature  # (B, B), first views by second
     one_way = _mean_loss(similarity, partners, left_out)
     if form == "cross_modal":
         return one_way
     return (one_way + _mean_loss(similarity.T, partners, left_out)) / 2
 
 
-def consistency(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
+def consistency(z_first: Tensor, z_second: Tensor) -> Tensor:
     """Return 1 - mean cosine similarity of views or features: (B, P), (B, P) -> ()."""
-    return 1 - F.cosine_similarity(z_cqt, z_mel, dim=1).mean()
+    return 1 - F.cosine_similarity(z_first, z_second, dim=1).mean()
 
 
-def diversity(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
+def diversity(z_first: Tensor, z_second: Tensor) -> Tensor:
     """Return the mean distance between views or features as unit vectors: (B, P), (B, P) -> ().
 
     Source:
         GloMER's code, which minimises it and so pulls the views together, despite its name.
     """
-    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
+    a, b = F.normalize(z_first, dim=1), F.normalize(z_second, dim=1)  # (B, P)
     return ((a - b).square().sum(1) + 1e-12).sqrt().mean()  # 1e-12: finite gradient at a = b
 
 
-def alignment(z_cqt: Tensor, z_mel: Tensor) -> Tensor:
+def alignment(z_first: Tensor, z_second: Tensor) -> Tensor:
     """Return the mean squared distance between unit views, 0 to 4: (B, P), (B, P) -> ().
 
     Source:
         Wang & Isola 2020, with their exponent 2.
     """
-    a, b = F.normalize(z_cqt, dim=1), F.normalize(z_mel, dim=1)  # (B, P)
+    a, b = F.normalize(z_first, dim=1), F.normalize(z_second, dim=1)  # (B, P)
     return (a - b).square().sum(1).mean()
 
 

@@ -1,26 +1,32 @@
-"""Fusion heads: from the features of both branches to logits, one small class per fusion.
+"""Fusion heads: from the features of n sources to logits, one small class per fusion.
 
-Every head maps feat_cqt (B, D_cqt) and feat_mel (B, D_mel) to one `FusionOutput`:
+Every head maps feat_s (B, D_s) of the sources s that are read to one `FusionOutput`. They come in
+one order: cqt, mel, speech, file.
 
-    concat           fused = [feat_cqt; feat_mel]                        (B, D_cqt + D_mel)
-    projections      h_cqt = tanh(W_c feat_cqt + b_c)                    (B, D)
-                     h_mel = tanh(W_m feat_mel + b_m)                    (B, D)
-    mean, sum        fused = (h_cqt + h_mel) / 2, or h_cqt + h_mel       (B, D)
-    gmu              gate  = sigmoid(W_g [h_cqt; h_mel] + b_g)           (B, D), or (B, 1)
-                     fused = gate * h_cqt + (1 - gate) * h_mel           (B, D)
-    gmu_contrastive  gmu, and views z_cqt, z_mel                         (B, P)
-    cross_attention  gmu on features that attended to the other branch; reads tokens (B, N, D_cqt)
+    concat           fused = [feat_1; ...; feat_n]                       (B, D_1 + ... + D_n)
+    projections      h_s   = tanh(W_s feat_s + b_s)                      (B, D)
+    mean, sum        fused = (h_1 + ... + h_n) / n, or h_1 + ... + h_n   (B, D)
+    gmu              gate  = softmax over sources of [W_g [h_1; ...; h_n] + b_g; 0]   (B, n, D)
+                     fused = sum over s of gate_s * h_s                  (B, D)
+    gmu_contrastive  gmu, and a view z_s of each source                  (B, P)
+    cross_attention  gmu on features that attended to the other sources; reads tokens (B, N_s, D_s)
     cross_attention_contrastive  both: gmu_contrastive on the features of cross_attention
-    cqt_only         fused = feat_cqt;  mel_only: fused = feat_mel
+    cqt_only, mel_only, speech_only, file_only   fused = feat_s of the only source
 
     logits = classifier(fused)                                           (B, K)
 
+Two sources give a sigmoid, the softmax of one logit and 0. Their gate is the share of the first:
+
+    gate  = sigmoid(W_g [h_cqt; h_mel] + b_g)                            (B, D), or (B, 1)
+    fused = gate * h_cqt + (1 - gate) * h_mel                            (B, D)
+
+Polarity of that gate, everywhere: **1 trusts CQT / MaxViT, 0 trusts Mel-STFT / MViTv2**. Of more
+sources, gate[:, s] is the share of source s, and the shares sum to 1.
+
 The views of a contrastive head, by `model.projection`:
 
-    separate   z_cqt = p_cqt(h_cqt),  z_mel = p_mel(h_mel);  p: Linear, ReLU, Linear
-    shared     z_cqt = p(feat_cqt),   z_mel = p(feat_mel);   p: Linear, ReLU, LayerNorm, Linear
-
-Polarity of the gate, everywhere: **1 trusts CQT / MaxViT, 0 trusts Mel-STFT / MViTv2**.
+    separate   z_s = p_s(h_s);     p_s: Linear, ReLU, Linear
+    shared     z_s = p(feat_s);    p: Linear, ReLU, LayerNorm, Linear
 
 timm pools a published MaxViT by tanh(Linear(LayerNorm(mean of the tokens))), layers of its ImageNet
 classifier, so feat_cqt lies in (-1, 1). feat_mel of MViTv2 is a plain norm of the mean, and so is
@@ -35,31 +41,27 @@ import torch
 from torch import Tensor, nn
 
 from config.effects import usual_value
-from config.fusions import FUSIONS, fusions_that
+from config.fusions import BRANCH_TITLES, FUSIONS, IMAGES, SOURCES, fusions_that
 from models.attention import CrossAttention
-from models.gmu import GMU, Projections
+from models.gmu import GMU, ForcedGate, Projections, Widths
 from models.settings import ModelSettings
 from system.errors import InputError
-
-Widths = tuple[int, int]  # D_cqt and D_mel, 0 for a branch that the fusion does not read
 
 
 class FusionOutput(NamedTuple):
     """Output of every head; None where the fusion does not have a value."""
 
     logits: Tensor  # (B, K)
-    gate: Tensor | None = None  # (B, D), or (B, 1) of a scalar gate
-    z_cqt: Tensor | None = None  # (B, P), unnormalised view for the contrastive loss
-    z_mel: Tensor | None = None  # (B, P)
-    feat_cqt: Tensor | None = None  # (B, D_cqt), pooled features for the contrastive loss
-    feat_mel: Tensor | None = None  # (B, D_mel)
+    gate: Tensor | None = None  # (B, D) of two sources, (B, n, D) of more; scalar: D is 1
+    views: tuple[Tensor, ...] | None = None  # n x (B, P), unnormalised, for the contrastive loss
+    pooled: tuple[Tensor, ...] | None = None  # n x (B, D_s), features for the contrastive loss
 
 
 class FusionHead(nn.Module):
-    """Base of all heads, each of which has `forward(feat_cqt, feat_mel) -> FusionOutput`.
+    """Base of all heads: `head(*features)` takes the features of the sources, in their order.
 
     Args:
-        widths: D_cqt and D_mel, 0 for a branch that the fusion does not read.
+        widths: Width of each source's features, by branch name, in the order of the sources.
         settings: Settings of the whole network.
 
     Source:
@@ -73,6 +75,7 @@ class FusionHead(nn.Module):
 
     def __init__(self, widths: Widths, settings: ModelSettings) -> None:
         super().__init__()
+        self.branches = tuple(widths)  # names of the sources
         self.gmu = None
         self.classify = nn.Sequential(
             nn.Linear(self.build_fusion(widths, settings), settings.mlp_hidden_dim),
@@ -82,90 +85,85 @@ class FusionHead(nn.Module):
             nn.Linear(settings.mlp_hidden_dim, settings.n_classes),
         )
 
+    @property
+    def has_one_gate(self) -> bool:
+        """Whether its gate weighs CQT against Mel alone, as files and labels show a gate."""
+        return self.gmu is not None and self.branches == IMAGES
+
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the layers before the classifier, and return the width of the fused vector."""
         raise NotImplementedError
 
 
 class ConcatHead(FusionHead):
-    """fused = [feat_cqt; feat_mel], as in MaxMViT-MLP."""
+    """fused = [feat_1; ...; feat_n], as of two sources in MaxMViT-MLP."""
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
-        """Return D_cqt + D_mel."""
-        return sum(widths)
+        """Return the sum of the widths."""
+        return sum(widths.values())
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+    def forward(self, *features: Tensor) -> FusionOutput:
         """Return logits."""
-        return FusionOutput(self.classify(torch.cat([feat_cqt, feat_mel], 1)))
+        return FusionOutput(self.classify(torch.cat(features, 1)))
 
 
-class CqtHead(ConcatHead):
-    """fused = feat_cqt, without a Mel branch."""
+class SingleHead(ConcatHead):
+    """fused = feat_s of the only source."""
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor | None) -> FusionOutput:
-        """Return logits; feat_mel is not read."""
-        return FusionOutput(self.classify(feat_cqt))
-
-
-class MelHead(ConcatHead):
-    """fused = feat_mel, without a CQT branch."""
-
-    def forward(self, feat_cqt: Tensor | None, feat_mel: Tensor) -> FusionOutput:
-        """Return logits; feat_cqt is not read."""
-        return FusionOutput(self.classify(feat_mel))
+    def forward(self, feature: Tensor) -> FusionOutput:  # type: ignore[override]
+        """Return logits."""
+        return FusionOutput(self.classify(feature))
 
 
 class MeanHead(FusionHead):
-    """fused = (h_cqt + h_mel) / 2, a GMU whose gate is 0.5."""
+    """fused = (h_1 + ... + h_n) / n, a GMU whose shares are equal."""
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the projections."""
-        hidden_dim = settings.fusion_hidden_dim or max(widths)
-        self.projections = Projections(*widths, hidden_dim)
+        hidden_dim = settings.fusion_hidden_dim or max(widths.values())
+        self.projections = Projections(widths, hidden_dim)
         return hidden_dim
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+    def forward(self, *features: Tensor) -> FusionOutput:
         """Return logits."""
-        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D), (B, D)
-        return FusionOutput(self.classify((h_cqt + h_mel) / 2))
+        first, *others = self.projections.project(features)  # (B, D) each
+        return FusionOutput(self.classify(sum(others, first) / len(features)))
 
 
 class SumHead(MeanHead):
-    """fused = h_cqt + h_mel."""
+    """fused = h_1 + ... + h_n."""
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+    def forward(self, *features: Tensor) -> FusionOutput:
         """Return logits."""
-        h_cqt, h_mel = self.projections.project(feat_cqt, feat_mel)  # (B, D), (B, D)
-        return FusionOutput(self.classify(h_cqt + h_mel))
+        first, *others = self.projections.project(features)  # (B, D) each
+        return FusionOutput(self.classify(sum(others, first)))
 
 
 class GMUHead(FusionHead):
-    """fused = gate * h_cqt + (1 - gate) * h_mel."""
+    """fused = sum over s of gate_s * h_s."""
 
     gmu: GMU
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the GMU."""
-        hidden_dim = settings.fusion_hidden_dim or max(widths)
+        hidden_dim = settings.fusion_hidden_dim or max(widths.values())
         gate_input = settings.gate_input or usual_value("model.gate_input")
         gate = settings.gate or usual_value("model.gate")
-        self.gmu = GMU(*widths, hidden_dim, gate_input, gate)
+        self.gmu = GMU(widths, hidden_dim, gate_input, gate)
         return hidden_dim
 
-    def forward(
-        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
-    ) -> FusionOutput:
+    def forward(self, *features: Tensor, forced_gate: ForcedGate | None = None) -> FusionOutput:
         """Return logits and gate; `forced_gate` overrides the gate, for interventions."""
-        fused, gate, _, _ = self.gmu(feat_cqt, feat_mel, forced_gate)
+        fused, gate, *_ = self.gmu(*features, forced_gate=forced_gate)
         return FusionOutput(self.classify(fused), gate)
 
 
 class ContrastiveHead(GMUHead):
-    """A GMU, and a view of each branch for the contrastive loss.
+    """A GMU, and a view of each source for the contrastive loss.
 
     Source:
-        GloMER's code has the shared projection head. The default is one head for each branch, on
-        h_cqt and h_mel.
+        GloMER's code has the shared projection head. The default is one head for each source, on
+        its h_s.
     """
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
@@ -175,41 +173,40 @@ class ContrastiveHead(GMUHead):
         self.shared = settings.projection == "shared"
         if self.shared:
             check_equal_widths(widths, "model.projection=shared")
-            self.view = _shared_projection_head(widths[0], projection_dim)
+            self.view = _shared_projection_head(max(widths.values()), projection_dim)
         else:
-            self.view_cqt = _projection_head(hidden_dim, projection_dim)
-            self.view_mel = _projection_head(hidden_dim, projection_dim)
+            for branch in widths:
+                self.add_module(f"view_{branch}", _projection_head(hidden_dim, projection_dim))
         return hidden_dim
 
-    def forward(
-        self, feat_cqt: Tensor, feat_mel: Tensor, forced_gate: float | None = None
-    ) -> FusionOutput:
+    def forward(self, *features: Tensor, forced_gate: ForcedGate | None = None) -> FusionOutput:
         """Return all of a `FusionOutput`; `forced_gate` overrides the gate, for interventions."""
-        fused, gate, h_cqt, h_mel = self.gmu(feat_cqt, feat_mel, forced_gate)
+        fused, gate, *hidden = self.gmu(*features, forced_gate=forced_gate)
         logits = self.classify(fused)  # (B, K)
         if self.shared:
-            z_cqt, z_mel = self.view(feat_cqt), self.view(feat_mel)  # (B, P), (B, P)
+            views = tuple(self.view(feature) for feature in features)  # n x (B, P)
         else:
-            z_cqt, z_mel = self.view_cqt(h_cqt), self.view_mel(h_mel)  # (B, P), (B, P)
-        return FusionOutput(logits, gate, z_cqt, z_mel, feat_cqt, feat_mel)
+            views = tuple(  # n x (B, P)
+                self.get_submodule(f"view_{branch}")(h)
+                for branch, h in zip(self.branches, hidden, strict=True)
+            )
+        return FusionOutput(logits, gate, views, features)
 
 
 class CrossAttentionHead(GMUHead):
-    """A GMU on features that attended to the other branch; reads tokens."""
+    """A GMU on features that attended to the other sources; reads tokens."""
 
     def build_fusion(self, widths: Widths, settings: ModelSettings) -> int:
         """Build the attention and the GMU."""
-        hidden_dim = settings.fusion_hidden_dim or max(widths)
+        hidden_dim = settings.fusion_hidden_dim or max(widths.values())
         heads = settings.attention_heads or usual_value("model.attention_heads")
-        self.attention = CrossAttention(*widths, hidden_dim, heads, settings.dropout)
-        return super().build_fusion((hidden_dim, hidden_dim), settings)
+        self.attention = CrossAttention(widths, hidden_dim, heads, settings.dropout)
+        return super().build_fusion(dict.fromkeys(widths, hidden_dim), settings)
 
-    def forward(
-        self, tokens_cqt: Tensor, tokens_mel: Tensor, forced_gate: float | None = None
-    ) -> FusionOutput:
-        """Return what `GMUHead` or `ContrastiveHead` does, of (B, N, D_cqt), (B, M, D_mel)."""
-        feat_cqt, feat_mel = self.attention(tokens_cqt, tokens_mel)  # (B, D), (B, D)
-        return super().forward(feat_cqt, feat_mel, forced_gate)
+    def forward(self, *tokens: Tensor, forced_gate: ForcedGate | None = None) -> FusionOutput:
+        """Return what `GMUHead` or `ContrastiveHead` does, of n x (B, N_s, D_s) or (B, D_s)."""
+        features = self.attention(*tokens)  # n x (B, D)
+        return super().forward(*features, forced_gate=forced_gate)
 
 
 class CrossAttentionContrastiveHead(CrossAttentionHead, ContrastiveHead):
@@ -230,8 +227,10 @@ HEADS: dict[str, type[FusionHead]] = {  # names as in FUSIONS
     "gmu_contrastive": ContrastiveHead,
     "cross_attention": CrossAttentionHead,
     "cross_attention_contrastive": CrossAttentionContrastiveHead,
-    "cqt_only": CqtHead,
-    "mel_only": MelHead,
+    "cqt_only": SingleHead,
+    "mel_only": SingleHead,
+    "speech_only": SingleHead,
+    "file_only": SingleHead,
 }
 
 
@@ -239,43 +238,58 @@ def build_head(widths: Widths, settings: ModelSettings) -> FusionHead:
     """Build the head of `settings.fusion`, widened to gmu's size if `match_parameters` is set.
 
     Args:
-        widths: D_cqt and D_mel; 0 for a branch that the fusion does not read.
+        widths: Width of the features of each branch that is read, by name, in the order of
+            `SOURCES`.
         settings: Settings of the whole network.
 
     Raises:
-        ValueError: The fusion is unknown, or has no width to match with.
+        ValueError: The fusion is unknown, has no width to match with, or does not read these
+            branches.
         InputError: The attention heads do not divide the width, or a shared projection head would
             read features of two widths.
     """
     if settings.fusion not in HEADS:
         raise ValueError(f"fusion must be one of {', '.join(HEADS)}, got {settings.fusion!r}")
+    _check_branches(widths, settings.fusion)
     if settings.match_parameters:
         settings = _match_gmu(widths, settings)
     return HEADS[settings.fusion](widths, settings)
 
 
 def check_equal_widths(widths: Widths, setting: str) -> None:
-    """Refuse features of two widths where a setting compares them.
+    """Refuse features of several widths where a setting compares them.
 
     Args:
-        widths: Widths of the pooled features of both branches.
+        widths: Width of each source's pooled features, by branch name.
         setting: `section.key=value` that compares them, for the message.
 
     Raises:
         InputError: The widths differ.
     """
-    if widths[0] != widths[1]:
+    if len(set(widths.values())) > 1:
+        each = [f"the {BRANCH_TITLES[name]} branch has {width}" for name, width in widths.items()]
         raise InputError(
-            f"{setting} needs pooled features of one width, and the CQT branch has {widths[0]}, "
-            f"the Mel branch {widths[1]}: take backbones of equal width, "
-            "model.fusion=cross_attention_contrastive, which gives both the same width, or leave "
-            f"{setting.partition('=')[0]} at its default"
+            f"{setting} needs pooled features of one width, and {', '.join(each)}: take branches "
+            "of equal width, model.fusion=cross_attention_contrastive, which gives all the same "
+            f"width, or leave {setting.partition('=')[0]} at its default"
         )
 
 
 def n_parameters(module: nn.Module) -> int:
     """Return the number of trained values."""
     return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _check_branches(widths: Widths, fusion: str) -> None:
+    """Refuse branches that the fusion does not read, or in another order than `SOURCES`."""
+    facts, given = FUSIONS[fusion], tuple(widths)
+    if facts.joins:
+        fits = len(given) > 1 and given == tuple(name for name in SOURCES if name in given)
+        wanted = f"two or more of {', '.join(SOURCES)}, in this order"
+    else:
+        fits, wanted = given == facts.branches, facts.branches[0]
+    if not fits:
+        raise ValueError(f"{fusion} reads {wanted}, got {', '.join(given) or 'none'}")
 
 
 def _match_gmu(widths: Widths, settings: ModelSettings) -> ModelSettings:

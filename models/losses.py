@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 from audio.augment import Mix
 from config.tasks import RatingScale
-from models.contrastive import consistency, diversity, nt_xent
+from models.contrastive import consistency, diversity, mean_over, nt_xent, pairs_of
 
+PAIRS = "pairs"  # of `contrast`: all pairs of branches
 TINY = 1e-8  # keeps the slope of a CCC finite where nothing varies
 SIGNS = {"minimised": 1.0, "maximised": -1.0}
 
@@ -51,6 +52,8 @@ class FusionLoss(nn.Module):
     weight of its class, 1 without class weights. So the mean is weighted as by `F.cross_entropy`,
     and a confident utterance counts less without others counting more.
 
+    L_NTXent, L_con and L_div compare the views of two branches. Of more they are means over pairs.
+
     Keyword names are those of section `loss` of a config.
 
     Args:
@@ -63,11 +66,17 @@ class FusionLoss(nn.Module):
         label_smoothing: Label smoothing of the cross-entropy.
         focal_gamma: Exponent g of the focal loss; 0 is plain cross-entropy.
         class_weights: (K,) weights of the cross-entropy, or None.
+        contrast: `pairs`: means over all pairs of branches; or the name of one branch, the anchor:
+            over its pairs with each other branch. Of two branches all are the same.
+        branches: Names of the branches, in the order of their views; needed for an anchor.
         same_class: `negatives`, `ignored` or `positives`, see `contrastive.nt_xent`.
         temperature_range: [lowest, highest] learned temperature, or None to keep it fixed.
         diversity: `minimised` as in GloMER's code, or `maximised`: L_div counts with -alpha.
         rating_scale: Scale of ratings, which are then the targets: `ccc_loss` takes the place of
             L_CE. None for classes.
+
+    Raises:
+        ValueError: `contrast` is neither `pairs` nor one of `branches`.
 
     Source:
         GloMER's code, total loss, with w = 1 throughout, `cross_modal`, and L_con and L_div on the
@@ -88,12 +97,20 @@ class FusionLoss(nn.Module):
         label_smoothing: float = 0.0,
         focal_gamma: float = 0.0,
         class_weights: Tensor | None = None,
+        contrast: str = PAIRS,
+        branches: Sequence[str] = ("cqt", "mel"),
         same_class: str = "negatives",
         temperature_range: Sequence[float] | None = None,
         diversity: str = "minimised",
         rating_scale: RatingScale | None = None,
     ) -> None:
         super().__init__()
+        if contrast not in (PAIRS, *branches):
+            raise ValueError(
+                f"contrast must be one of {', '.join((PAIRS, *branches))}, got {contrast!r}"
+            )
+        self.branches = tuple(branches)
+        self.anchor = None if contrast == PAIRS else self.branches.index(contrast)
         self.alpha, self.alpha_on = alpha, alpha_on
         self.form, self.same_class = nt_xent, same_class
         self.full_weight, self.warmup_epochs = nt_xent_weight, nt_xent_warmup_epochs
@@ -118,23 +135,23 @@ class FusionLoss(nn.Module):
         self,
         logits: Tensor,
         targets: Tensor,
-        views: tuple[Tensor, Tensor] | None,
+        views: Sequence[Tensor] | None,
         mix: Mix | None = None,
         view_labels: Tensor | None = None,
-        features: tuple[Tensor, Tensor] | None = None,
+        features: Sequence[Tensor] | None = None,
     ) -> LossTerms:
         """Return the total loss and its terms.
 
         Args:
             logits: Class scores (B, K), or ratings on -1..1 (B, D).
             targets: Class indices (B,), or ratings (B, D).
-            views: 2 x (N, P) views of the utterances of all processes, or None.
+            views: n x (N, P) views of the utterances of all processes by each branch, or None.
             mix: Partners and shares of mixup, or None.
             view_labels: (N,) classes of the utterances in `views`; None is `targets`.
-            features: 2 x (N, D) pooled features of the same utterances, for `alpha_on=features`.
+            features: n x (N, D) pooled features of the same utterances, for `alpha_on=features`.
 
         Raises:
-            ValueError: Features are needed and missing.
+            ValueError: Features are needed and missing, or an anchor has views of other branches.
         """
         terms = LossTerms
         if self.rating_scale is None:
@@ -144,15 +161,19 @@ class FusionLoss(nn.Module):
             main = ccc_loss(logits.float(), self.rating_scale.to_unit(mix_targets(targets, mix)))
         if views is None:
             return terms(main, main, None, None, None)
-        z_cqt, z_mel = views[0].float(), views[1].float()
         labels = targets if view_labels is None else view_labels
-        contrast = nt_xent(z_cqt, z_mel, self.temperature(), self.form, labels, self.same_class)
-        pair = z_cqt, z_mel
+        temperature = self.temperature()
+
+        def of_pair(first: Tensor, second: Tensor) -> Tensor:
+            return nt_xent(first, second, temperature, self.form, labels, self.same_class)
+
+        pairs = self._pairs(views)
+        contrast = mean_over(pairs, of_pair)
         if self.alpha_on == "features":
             if features is None:
-                raise ValueError("alpha_on=features needs the pooled features of both branches")
-            pair = features[0].float(), features[1].float()  # (N, D), (N, D)
-        l_con, l_div = consistency(*pair), diversity(*pair)
+                raise ValueError("alpha_on=features needs the pooled features of all branches")
+            pairs = self._pairs(features)  # of (N, D)
+        l_con, l_div = mean_over(pairs, consistency), mean_over(pairs, diversity)
         total = main + self.weight * contrast
         total = total + self.alpha * (l_con + self.sign * l_div)
         return terms(total, main, contrast, l_con, l_div)
@@ -161,6 +182,14 @@ class FusionLoss(nn.Module):
     def learned(self) -> dict[str, float]:
         """Return learned values by name: the temperature, unless it is fixed."""
         return {} if self.temperature.place is None else {"temperature": float(self.temperature())}
+
+    def _pairs(self, views: Sequence[Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the pairs that are compared, in float32."""
+        if self.anchor is not None and len(views) != len(self.branches):
+            raise ValueError(
+                f"the loss has the branches {', '.join(self.branches)}, got {len(views)} views"
+            )
+        return pairs_of([view.float() for view in views], self.anchor)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor, mix: Mix | None) -> Tensor:
         """Return the mean over the batch; a mixed utterance counts with both of its targets."""

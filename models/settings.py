@@ -1,16 +1,20 @@
 """Settings of a network, which rebuild it for saved weights."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from types import MappingProxyType
+from typing import Literal, Self
 
+from config.effects import branches_of
 from config.schema import ModelConfig
 
 FIRST_WEIGHTS = frozenset(  # keys of ModelConfig
     {
         *("pretrained", "cqt_weights", "mel_weights", "cqt_from", "mel_from", "from_seed"),
-        *("from_", "frozen"),
+        *("from_", "frozen", "speech", "vectors"),
     }
 )
+NO_SHAPES: Mapping[str, Sequence[int]] = MappingProxyType({})
 BACKBONES = ("cqt_backbone", "mel_backbone")
 
 
@@ -23,6 +27,11 @@ class ModelSettings:
     Attributes:
         n_classes: Number of classes K.
         fusion: A name of `config.fusions.FUSIONS`.
+        branches: Branches that the fusion joins; None of a fusion of one branch, and in model.json
+            of earlier versions, is both images.
+        speech_shape: (L, D) of the speech model's hidden states, layers and width; None without.
+        speech_pooling: From frames to a vector: `mean` or `attention`; None without.
+        vector_width: D of the vectors of the branch `file`; None without.
         cqt_backbone: timm model for the CQT image.
         mel_backbone: timm model for the Mel-STFT image.
         image_size: Height and width of the images in pixels.
@@ -42,6 +51,10 @@ class ModelSettings:
 
     n_classes: int
     fusion: str
+    branches: Sequence[str] | None = None
+    speech_shape: Sequence[int] | None = None
+    speech_pooling: Literal["mean", "attention"] | None = None
+    vector_width: int | None = None
     cqt_backbone: str | None = None
     mel_backbone: str | None = None
     image_size: int = 224
@@ -57,8 +70,31 @@ class ModelSettings:
     dropout: float = 0.2
     drop_path_rate: float = 0.0
 
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Branches that the fusion reads, in their order."""
+        return branches_of({"model.fusion": self.fusion, "model.branches": self.branches})
+
     @classmethod
-    def from_config(cls, model: ModelConfig, n_classes: int, n_channels: int = 1) -> Self:
-        """Return the settings of section `model`; where first weights come from is not one."""
+    def from_config(
+        cls,
+        model: ModelConfig,
+        n_classes: int,
+        n_channels: int = 1,
+        shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
+    ) -> Self:
+        """Return the settings of section `model`; where first weights come from is not one.
+
+        Args:
+            model: Section `model` of a config.
+            n_classes: Number of classes.
+            n_channels: Channels of each image.
+            shapes: (L, D) of `speech` and (D,) of `file`, of the branches that are read.
+        """
         values = model.model_dump(include=set(ModelConfig.model_fields) - FIRST_WEIGHTS)
+        if "speech" in model.reads:
+            values |= {"speech_shape": list(shapes["speech"])}
+            values |= {"speech_pooling": model.speech.pooling}
+        if "file" in model.reads:
+            values |= {"vector_width": shapes["file"][0]}
         return cls(n_classes=n_classes, n_channels=n_channels, **values)

@@ -101,7 +101,7 @@ def load_backbone(name: str, weights: Weights, options: Mapping[str, Any]) -> nn
         RunError: A cached file does not.
     """
     try:
-        tensors = _read(weights.file)
+        tensors = read_tensors(weights.file)
     except Exception as error:  # unpickling a foreign file may raise anything
         reason = first_line(error).split(". ")[0]  # torch then advises to trust the file
         raise weights.refuse(name, f"it cannot be read as tensors ({reason})") from error
@@ -124,8 +124,12 @@ def load_backbone(name: str, weights: Weights, options: Mapping[str, Any]) -> nn
     return model
 
 
-def _read(file: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file by name; no code in it is executed."""
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name; no code in it is executed.
+
+    Raises:
+        Exception: It cannot be read, or holds other things; a pickle may raise anything.
+    """
     if file.suffix == ".safetensors":
         return load_file(file)
     with torch.serialization.safe_globals([argparse.Namespace]):  # in timm's own checkpoints
@@ -260,17 +264,22 @@ def _download(hub_id: str | None, url: str) -> Path:
 
 def _check_reachable(name: str, branch: str, address: str) -> None:
     """Fail within seconds; the hub client alone would retry for most of a minute."""
+    if reason := why_unreachable(address):
+        raise RunError(_no_weights(name, branch, reason))
+
+
+def why_unreachable(address: str) -> str | None:
+    """Return why nothing can be downloaded from an address; None if it answers within seconds."""
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        raise RunError(
-            _no_weights(name, branch, "HF_HUB_OFFLINE is set and they are not in the cache")
-        )
+        return "HF_HUB_OFFLINE is set and they are not in the cache"
     try:
         request = urllib.request.Request(address, method="HEAD")
         urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
     except urllib.error.HTTPError:
-        return  # it answers
+        return None  # it answers
     except OSError as error:
-        raise RunError(_no_weights(name, branch, f"the hub does not answer: {error}")) from error
+        return f"the hub does not answer: {error}"
+    return None
 
 
 def _no_weights(name: str, branch: str, reason: str) -> str:

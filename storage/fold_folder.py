@@ -24,7 +24,7 @@ from config.tasks import CLASS, TaskName
 from corpora.segments import TIME_COLUMNS
 from storage.folders import METRICS
 from storage.issues import Count, Fallbacks, Incidents, Warnings, Words
-from storage.predictions import COLUMNS, FORMATS, GATE, read_rows
+from storage.predictions import COLUMNS, FORMATS, GATE, read_rows, share_column
 from storage.scores import AnyScores
 from storage.scores import Scores as Scores
 from system.errors import RunError
@@ -62,7 +62,8 @@ class PredictionTable:
     targets: NDArray  # (N,) class indices, or (N, D) ratings
     preds: NDArray  # (N,), or (N, D)
     probs: NDArray  # (N, K) probabilities, or the predicted ratings (N, D)
-    gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel
+    gate: NDArray | None  # (N,) mean over units, 1 = CQT, 0 = Mel; of two sources
+    shares: NDArray | None = None  # (N, n) mean over units of the shares of n other sources
 
     def take(self, rows: NDArray) -> "PredictionTable":
         """Return the rows of an index or a mask (N,)."""
@@ -73,6 +74,7 @@ class PredictionTable:
             self.preds[rows],
             self.probs[rows],
             None if self.gate is None else self.gate[rows],
+            None if self.shares is None else self.shares[rows],
         )
 
 
@@ -116,6 +118,9 @@ class FoldMetrics:
     dev: AnyScores
     test: AnyScores
     gate_mean: float | None = None  # of test, over utterances and units; 1 = CQT, 0 = Mel
+    gate_shares: dict[str, float] | None = (
+        None  # likewise, of each source, of others than both images
+    )
     # Facts of each session that trained the fold, see `environment.facts`; once not written
     made_with: list[dict[str, Any]] = field(default_factory=list)
     task: TaskName = CLASS  # not written of classes, as `scale`
@@ -135,6 +140,8 @@ def write_metrics(folder: Path, metrics: FoldMetrics) -> None:
     content = asdict(metrics)
     if metrics.task == CLASS:
         del content["task"], content["scale"]
+    if metrics.gate_shares is None:
+        del content["gate_shares"]
     write_json(folder / METRICS, content)
 
 
@@ -181,6 +188,7 @@ def write_predictions(
     tables: Mapping[str, PredictionTable],
     segments: Mapping[str, Sequence[str]] | None = None,
     task: str = CLASS,
+    sources: Sequence[str] = (),
 ) -> None:
     """Write predictions.csv.
 
@@ -190,19 +198,25 @@ def write_predictions(
         tables: The predictions of each split, "dev" and "test".
         segments: From `segment_cells`; columns `start` and `end` are written if there are any.
         task: Task of the run.
+        sources: Names of the fused sources, where tables have a share of each.
     """
     times, form = TIME_COLUMNS if segments else (), FORMATS[task](classes)
-    header = [*COLUMNS, *form.before, *times, *form.after, GATE]
+    has_shares = any(table.shares is not None for table in tables.values())
+    named = [share_column(source) for source in sources if has_shares]
+    header = [*COLUMNS, *form.before, *times, *form.after, GATE, *named]
     rows = []
     for split, table in tables.items():
         gates = [""] * len(table.targets)
         if table.gate is not None:
             gates = [f"{gate:.6f}" for gate in table.gate]
-        columns = (table.utterances, table.speakers, table.targets, table.preds, table.probs, gates)
-        for utterance, speaker, target, pred, probs, gate in zip(*columns, strict=True):
+        shares = np.zeros((len(gates), 0)) if table.shares is None else table.shares
+        columns = (table.utterances, table.speakers, table.targets, table.preds, table.probs)
+        each = zip(*columns, gates, shares, strict=True)
+        for utterance, speaker, target, pred, probs, gate, share in each:
             cells = segments[utterance] if segments else ()
             before, after = form.cells(target, pred, probs)
-            rows.append([split, utterance, speaker, *before, *cells, *after, gate])
+            last = [gate, *(f"{one:.6f}" for one in share)]
+            rows.append([split, utterance, speaker, *before, *cells, *after, *last])
     write_csv(folder / PREDICTIONS, header, rows)
 
 
@@ -237,6 +251,7 @@ def read_predictions(
         form.column([row.pred for row in rows]),
         np.array([row.probs for row in rows]).reshape(len(rows), len(classes)),
         None if None in gate else np.array(gate, dtype=float),
+        np.array([row.shares for row in rows]) if rows and rows[0].shares else None,
     )
 
 

@@ -1,13 +1,15 @@
 """model.json: the settings that rebuild a fold's model and images, checked before use."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
 from config.effects import keys_without_effect
-from config.schema import FeaturesConfig, ImageSize, ModelConfig
+from config.schema import FeaturesConfig, ImageSize, ModelConfig, Width
 from config.section import Section
 from config.tasks import CLASS, RATINGS, TaskName
 from corpora.stamps import TRANSDUCTIVE, is_transductive
@@ -28,6 +30,9 @@ class CardModel(ModelConfig):
 
     n_classes: Annotated[int, Field(ge=1, le=MAX_CLASSES)]
     n_channels: Literal[1, 3]
+    speech_shape: Annotated[list[Width], Field(min_length=2, max_length=2)] | None = None
+    speech_pooling: Literal["mean", "attention"] | None = None
+    vector_width: Width | None = None
     pretrained: Literal[False] = False
     cqt_weights: None = None
     mel_weights: None = None
@@ -36,6 +41,7 @@ class CardModel(ModelConfig):
     from_seed: None = None
     from_: None = Field(default=None, alias="from")
     frozen: Annotated[list[Any], Field(max_length=0)] = []
+    vectors: None = None
 
 
 class CardFeatures(FeaturesConfig):
@@ -91,6 +97,8 @@ class ModelCard(Section):
     """None in folders of an earlier version."""
     transductive: str | None = None
     """What the protocol says of scores; None without `train.normalize: speaker`."""
+    sources: dict[Literal["speech", "file"], dict[str, Any]] = {}
+    """What the branches `speech` and `file` read: name and hash of the model, or of the file."""
     started_from: dict[Literal["cqt", "mel", "model"], BranchOrigin | NetworkOrigin] = {}
     """Branches that started from another run, or the whole network (`model`)."""
     task: TaskName = "class"
@@ -105,7 +113,8 @@ class ModelCard(Section):
 
     def settings(self) -> ModelSettings:
         """Return the settings of the network."""
-        return ModelSettings.from_config(self.model, self.model.n_classes, self.model.n_channels)
+        names = {field.name for field in fields(ModelSettings)}
+        return ModelSettings(**self.model.model_dump(include=names))
 
 
 def read_card(folder: Path) -> ModelCard:
@@ -146,6 +155,7 @@ def write_model_card(
     seed: int,
     training_data: TrainingRange,
     started_from: Mapping[str, Any],
+    sources: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     task: str = CLASS,
     scale: Sequence[float] | None = None,
 ) -> None:
@@ -162,6 +172,7 @@ def write_model_card(
         seed: Seed of the training.
         training_data: Range of the recordings of the training split.
         started_from: Origin of each branch that started from another run, or of the network.
+        sources: What the branches `speech` and `file` read.
         task: Task of the run.
         scale: Scale of its ratings.
     """
@@ -177,6 +188,7 @@ def write_model_card(
         "test_clips": None if fold is None else recordings_digest(certificate, fold),
         "training_data": training_data.model_dump(),
         **transductive_note(certificate),
+        **({"sources": {k: dict(v) for k, v in sources.items()}} if sources else {}),
         **({"started_from": started_from} if started_from else {}),
         **({} if task == CLASS else {"task": task, "scale": scale}),
     }
@@ -244,9 +256,14 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
         yield "protocol and transductive do not agree"
     if (card.task == RATINGS) != (card.scale is not None):
         yield "task and scale do not agree"
-    for key in keys_without_effect({"model.fusion": model.fusion}):
+    if ("speech" in model.reads) != (model.speech_shape is not None):
+        yield "model.branches and model.speech_shape do not agree"
+    if ("file" in model.reads) != (model.vector_width is not None):
+        yield "model.branches and model.vector_width do not agree"
+    chosen = {"model.fusion": model.fusion, "model.branches": model.branches}
+    for key in keys_without_effect(chosen):
         section, _, name = key.partition(".")
-        if section == "model" and getattr(model, name) is not None:
+        if section == "model" and getattr(model, name, None) is not None:
             yield f"{key} has no effect with {model.fusion}"
 
 

@@ -1,6 +1,7 @@
 """Rows of predictions.csv, read one at a time: as text, those of 1000 classes would fill memory.
 
-The columns are those in `COLUMNS`, then those of the format of the task, then `GATE`:
+The columns are those in `COLUMNS`, then those of the format of the task, then `GATE`, and of gated
+fusions of other sources than both images `gate_<source>`:
 
     class       target, pred: class names; prob_<class>
     dimensions  target_<dimension>, pred_<dimension>: ratings in units of the corpus
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from config.fusions import SOURCES
 from config.tasks import CLASS, DISTRIBUTION, RATINGS
 from system.files import MAX_TABLE
 from system.regular import open_regular
@@ -37,6 +39,7 @@ class Row(NamedTuple):
     pred: Any  # likewise
     probs: NDArray  # (K,) probabilities, or (D,) ratings
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
+    shares: tuple[float, ...] = ()  # of each source, mean over units; of others than both images
 
 
 class Format(Protocol):
@@ -160,6 +163,11 @@ FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {
 }
 
 
+def share_column(source: str) -> str:
+    """Return the column of a source's share of the gate."""
+    return f"gate_{source}"
+
+
 def read_rows(path: Path, form: Format, split: str) -> Iterator[Row]:
     """Yield the rows of one split.
 
@@ -182,14 +190,23 @@ def read_rows(path: Path, form: Format, split: str) -> Iterator[Row]:
         if missing := [name for name in names if name not in header]:
             raise ValueError(f"it has no column {', '.join(missing[:3])}")
         places = [header.index(name) for name in names]
+        shares = [header.index(name) for name in map(share_column, SOURCES) if name in header]
         for row in lines:
             if len(row) != len(header):
                 raise ValueError(f"it is cut short in line {lines.line_num}")
             if row[places[0]] == split:
                 try:
-                    yield _read_row([row[place] for place in places], form)
+                    found = _read_row([row[place] for place in places], form)
+                    yield found._replace(shares=_shares([row[place] for place in shares]))
                 except (KeyError, ValueError) as error:
                     raise ValueError(f"line {lines.line_num}: {error}") from error
+
+
+def _shares(cells: Sequence[str]) -> tuple[float, ...]:
+    shares = tuple(map(float, cells))
+    if shares and not (min(shares) >= 0 and abs(sum(shares) - 1) <= ROUNDING * len(shares)):
+        raise ValueError(f"shares of the gate are {', '.join(cells)}, which do not add up to 1")
+    return shares
 
 
 def _read_row(values: Sequence[str], form: Format) -> Row:

@@ -196,6 +196,7 @@ def _check_belongs(result: FoldResult, certificate: Mapping[str, Any]) -> None:
 
 def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
     gates = [table.gate for table in tables if table.gate is not None]
+    shares = [table.shares for table in tables if table.shares is not None]
     joined = PredictionTable(
         np.concatenate([table.utterances for table in tables]),
         np.concatenate([table.speakers for table in tables]),
@@ -203,6 +204,7 @@ def _join(tables: Sequence[PredictionTable]) -> PredictionTable:
         np.concatenate([table.preds for table in tables]),
         np.concatenate([table.probs for table in tables]),
         np.concatenate(gates) if len(gates) == len(tables) else None,
+        np.concatenate(shares) if len(shares) == len(tables) else None,
     )
     return joined.take(joined.utterances.argsort(kind="stable"))
 

@@ -185,7 +185,7 @@ def append_line(path: Path, line: str) -> None:
     append(path, f"{line}\n".encode(), is_line=True)
 
 
-def write_all(file: BinaryIO, data: bytes) -> None:
+def write_all(file: BinaryIO, data: bytes | memoryview) -> None:
     """Write to an unbuffered file, which may take only a part at a time."""
     rest = memoryview(data)
     while rest:

@@ -17,7 +17,6 @@ from audio.augment import augment_images
 from audio.reading import inspect_audio, read_audio
 from data import (
     Batch,
-    EvalBatches,
     ImageAugment,
     ImageDataset,
     ImageLoader,
@@ -30,7 +29,7 @@ from system.errors import RunError
 from system.signals import SIGNALS, ignore_signals
 from tests.conftest import tone
 from training import build
-from training.batches import TrainBatches
+from training.batches import EvalBatches, TrainBatches
 
 N = 11
 CPU = torch.device("cpu")

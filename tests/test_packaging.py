@@ -12,7 +12,18 @@ from packaging.utils import canonicalize_name
 from tests.support.paths import CODE, ROOT
 from tests.test_architecture import LEVELS
 
-EXTRAS = ("dev", "cluster", "stream", "trackers", "formats", "classic", "vad", "onnx", "app")
+EXTRAS = (
+    "dev",
+    "cluster",
+    "stream",
+    "trackers",
+    "formats",
+    "classic",
+    "vad",
+    "speech",
+    "onnx",
+    "app",
+)
 FILES = ("requirements.txt", *(f"requirements-{name}.txt" for name in EXTRAS))
 
 

@@ -1,4 +1,4 @@
-"""Which utterances each training step sees: an epoch's batches, as indices."""
+"""Which utterances each step sees: the batches of an epoch and of an evaluation, as indices."""
 
 from collections.abc import Iterator, Sequence
 
@@ -91,3 +91,21 @@ def draw_balanced(targets: NDArray, rng: np.random.Generator) -> NDArray:
         own = rng.permutation(np.flatnonzero(targets == label))
         parts.append(np.resize(own, size) + np.arange(size) // len(own) * n)
     return rng.permutation(np.concatenate(parts))
+
+
+class EvalBatches(Sampler):
+    """Every item once, in order, with the same number of batches in every process.
+
+    DDP synchronises buffers in every forward pass: a process with one batch more would hang.
+    """
+
+    def __init__(self, n: int, batch_size: int, rank: int = 0, world: int = 1) -> None:
+        n_batches = -(-n // (world * batch_size))
+        self.batches = np.array_split(range(n)[rank::world], n_batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[list[Item]]:
+        for own in self.batches:
+            yield [(0, int(i)) for i in own]

@@ -16,7 +16,6 @@ from config.schema import Config
 from config.tasks import RatingScale
 from corpora.utterance import Utterance
 from data import (
-    EvalBatches,
     ImageAugment,
     ImageDataset,
     ImageLoader,
@@ -31,7 +30,8 @@ from storage.feature_store import FeatureStore
 from storage.fold_folder import STATE
 from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
-from training.batches import TrainBatches
+from training.batches import EvalBatches, TrainBatches
+from training.beside import open_sources, source_shapes, statistics_of
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -70,6 +70,8 @@ def build_training(fold: Fold, origins: Origins, factors: Sequence[float] = ()) 
     model = build_model(fold.config, len(fold.classes), store.record[0])
     if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
+    read, n = fold.beside(fold.split.train), len(fold.split.train)
+    model.set_normalization({name: statistics_of(vectors, n) for name, vectors in read.items()})
     start_branches(model, fold, origins)
     state = build_state(fold, model, train.targets, factors)
     return Training(state, make_train_loader(fold, train))
@@ -87,7 +89,8 @@ def _build_head_training(fold: Fold, origins: Origins, factors: Sequence[float])
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     """Build the model of a config for images with `n_channels` channels."""
-    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels)
+    shapes = source_shapes(open_sources(config))
+    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels, shapes)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.gradient_checkpointing:
@@ -201,6 +204,7 @@ def build_loss(
     values = config.loss.model_dump(exclude={"class_weights"}, exclude_none=True)
     if config.loss.nt_xent_warmup_epochs:
         values["nt_xent_warmup_epochs"] = nt_xent_warmup_epochs(config)
+    values["branches"] = config.model.reads
     return FusionLoss(class_weights=weights, rating_scale=scale, **values)
 
 
@@ -227,7 +231,8 @@ def make_dataset(
     store: FeatureStore | ShardImages = fold.session.store
     if training and shards is not None and shards.has_images:
         store = shards.images(hashes)
-    return ImageDataset(store, hashes, targets, augment, fold.rng_seed, fold.norm(utterances))
+    norm, beside = fold.norm(utterances), fold.beside(utterances)
+    return ImageDataset(store, hashes, targets, augment, fold.rng_seed, norm, beside)
 
 
 def make_train_data(fold: Fold) -> ImageDataset | WaveformDataset:
@@ -303,7 +308,8 @@ def make_train_loader(
         return build_loader(train, batches, device, _workers(fold))
     images = SpectrogramImages(**fold.session.store.settings)
     loader = build_loader(make_waveforms(fold), batches, device, config.run.workers)
-    return ImageLoader(loader, images, _image_augment(config), device, fold.norm(fold.split.train))
+    norm, beside = fold.norm(fold.split.train), fold.beside(fold.split.train)
+    return ImageLoader(loader, images, _image_augment(config), device, norm, beside)
 
 
 def _workers(fold: Fold) -> int:

@@ -10,7 +10,8 @@ from accelerate import Accelerator
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from models.contrastive import alignment, uniformity
+from config.fusions import BRANCH_TITLES, SOURCES
+from models.contrastive import alignment, mean_over, pairs_of, uniformity
 from training.distributed import gather_rows
 
 # Far from the worst epoch of small networks that learned (the demo configs; ravdess_small_gmu and
@@ -35,7 +36,7 @@ class CollapseMonitor:
 
     Args:
         model: The plain model (not wrapped for DDP), with `parts` and a `head` that takes the
-            features of both branches and returns a `FusionOutput`.
+            features of its `branches` and returns a `FusionOutput`.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,7 +72,7 @@ class CollapseMonitor:
         """Return the columns of the history that describe the recorded dev crops.
 
         Args:
-            gate: (N, D) gates of the dev split, or None.
+            gate: Gates of the dev split, (N, D) or (N, n, D) of n sources, or None.
             accelerator: Processes of this training; each has recorded its share of the crops.
         """
         seen = {
@@ -79,23 +80,25 @@ class CollapseMonitor:
             for name, kept in self._seen.items()
         }
         self._seen = {}
-        found = {} if gate is None else gate_measures(gate)
-        for branch in ("cqt", "mel"):
+        branches = self.model.head.branches  # type: ignore[union-attr]
+        found = {} if gate is None else gate_measures(gate, branches)  # type: ignore[arg-type]
+        for branch in SOURCES:
             if branch in seen:
                 found[f"rank_{branch}"] = effective_rank(seen[branch])
-        if "z_cqt" in seen:
-            found["alignment"] = float(alignment(seen["z_cqt"], seen["z_mel"]))
-            found["uniformity_cqt"] = float(uniformity(seen["z_cqt"]))
-            found["uniformity_mel"] = float(uniformity(seen["z_mel"]))
+        views = {branch: seen[f"z_{branch}"] for branch in SOURCES if f"z_{branch}" in seen}
+        if views:
+            found["alignment"] = float(mean_over(pairs_of(list(views.values())), alignment))
+            found |= {f"uniformity_{name}": float(uniformity(z)) for name, z in views.items()}
         return found
 
     def _keep(self, head: nn.Module, features: Sequence[Any], output: Any) -> None:
-        rows = dict(zip(("cqt", "mel"), features, strict=False))
-        rows |= {"z_cqt": output.z_cqt, "z_mel": output.z_mel}
+        branches: tuple[str, ...] = head.branches  # type: ignore[assignment]
+        rows = dict(zip(branches, features, strict=True))
+        if output.views is not None:
+            rows |= dict(zip((f"z_{branch}" for branch in branches), output.views, strict=True))
         for name, tensor in rows.items():
-            if tensor is not None:
-                pooled = tensor.mean(1) if tensor.ndim == 3 else tensor  # tokens have a mean
-                self._seen.setdefault(name, []).append(pooled.float().cpu())
+            pooled = tensor.mean(1) if tensor.ndim == 3 else tensor  # tokens have a mean
+            self._seen.setdefault(name, []).append(pooled.float().cpu())
 
 
 def _spread(rows: Tensor) -> Tensor:
@@ -105,16 +108,27 @@ def _spread(rows: Tensor) -> Tensor:
     return rows[torch.linspace(0, len(rows) - 1, MOST_CROPS).long()]
 
 
-def gate_measures(gate: NDArray) -> dict[str, float]:
-    """Return mean, spread over utterances (mean over units) and saturated share of gates (N, D).
+def gate_measures(gate: NDArray, branches: Sequence[str] = ("cqt", "mel")) -> dict[str, float]:
+    """Return mean, spread over utterances (mean over units) and saturated share of gates.
+
+    Args:
+        gate: (N, D), the share of the first of two sources; or (N, n, D), the shares of n sources,
+            which have a mean each. Their values of a unit are saturated where one share is near 1.
+        branches: Names of the sources.
 
     >>> import numpy as np
     >>> gate_measures(np.array([[0.0, 0.5], [1.0, 0.5]]))
     {'gate_mean': 0.5, 'gate_spread': 0.25, 'gate_saturated': 0.5}
     """
-    saturated = (gate < EDGE) | (gate > 1 - EDGE)
+    if gate.ndim == 2:
+        means = {"gate_mean": float(gate.mean())}
+        saturated = (gate < EDGE) | (gate > 1 - EDGE)
+    else:
+        shares = gate.mean((0, 2))  # (n,)
+        means = {f"gate_mean_{b}": float(s) for b, s in zip(branches, shares, strict=True)}
+        saturated = gate.max(1) > 1 - EDGE  # (N, D)
     return {
-        "gate_mean": float(gate.mean()),
+        **means,
         "gate_spread": float(gate.std(0).mean()),
         "gate_saturated": float(saturated.mean()),
     }
@@ -152,8 +166,10 @@ def collapse_warnings(
         "gate saturated": _saturated(now),
         "gate constant": _constant(now),
         "gradients apart": _apart(now),
-        "CQT embeddings collapse": _narrow(history, "rank_cqt", n_classes),
-        "Mel embeddings collapse": _narrow(history, "rank_mel", n_classes),
+        **{
+            f"{title} embeddings collapse": _narrow(history, f"rank_{branch}", n_classes)
+            for branch, title in BRANCH_TITLES.items()
+        },
         "views collapse": _uneven(now),
     }
     return [
@@ -180,7 +196,7 @@ def _constant(now: Mapping[str, float]) -> str:
 
 
 def _apart(now: Mapping[str, float]) -> str:
-    slopes = {
+    slopes = {  # of the backbones: a speech model stays as it is, and a file has nothing to train
         name: now.get(key, math.nan) for name, key in (("CQT", "grad_cqt"), ("Mel", "grad_mel"))
     }
     weak, strong = sorted(slopes, key=slopes.__getitem__)
@@ -205,8 +221,10 @@ def _narrow(history: Sequence[Mapping[str, float]], key: str, n_classes: int) ->
 
 
 def _uneven(now: Mapping[str, float]) -> str:
-    found = {name: now.get(f"uniformity_{name.lower()}", math.nan) for name in ("CQT", "Mel")}
-    points = [name for name, value in found.items() if value > LEAST_EVEN]
+    found = {
+        title: now.get(f"uniformity_{branch}", math.nan) for branch, title in BRANCH_TITLES.items()
+    }
+    points = [title for title, value in found.items() if value > LEAST_EVEN]
     if not points:
         return ""
     return f"the {' and '.join(points)} views of all dev utterances are nearly one point"

@@ -103,11 +103,10 @@ def measure_compiling(
 def _make_graphs(state: TrainingState, batch: Batch, sizes: Iterable[int]) -> Cost:
     before = compile_cost()
     for n in sizes:
-        part = Batch(*(None if value is None else value[:n] for value in batch))  # type: ignore
-        train_step(state, [part])
+        train_step(state, [batch.take(slice(n))])
     state.wrapped.eval()
     with torch.inference_mode(), state.evaluated():
-        state.wrapped(batch.cqt[:1], batch.mel[:1])
+        state.wrapped(*batch.take(slice(1)).inputs)
     return compile_cost().since(before)
 
 

@@ -8,11 +8,12 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor, nn
 
+from config.fusions import SOURCES
 from data import Batch
 from system.errors import RunError
 
 UTTERANCES_NAMED = 32  # at most, for one bad step
-PARTS = ("cqt", "mel", "head")
+PARTS = (*SOURCES, "head")
 DATA = "data"  # stands for a part where the images themselves are not finite
 
 
@@ -58,9 +59,10 @@ class Diverged(RunError):
 
 
 def not_finite(batch: Batch) -> Tensor:
-    """Return which utterances of a batch have an image that is not finite: (B,) bool."""
-    finite = [image.flatten(1).isfinite().all(1) for image in (batch.cqt, batch.mel)]
-    return ~(finite[0] & finite[1])
+    """Return which utterances of a batch have an input that is not finite: (B,) bool."""
+    inputs = (v[0] if isinstance(v, tuple) else v for v in batch.inputs if v is not None)
+    finite = [one.flatten(1).isfinite().all(1) for one in inputs]
+    return ~torch.stack(finite).all(0)
 
 
 def named(indices: Iterable[int], names: Sequence[str]) -> list[str]:
@@ -133,8 +135,8 @@ def offending_parts(model: nn.Module, batch: Batch, loss_is_finite: bool) -> lis
     """
     if not_finite(batch).any():
         return [DATA]
-    features = model.features(batch.cqt, batch.mel)  # type: ignore[operator]
-    seen = {part: f for part, f in zip(PARTS, features, strict=False) if f is not None}
+    features = model.features(*batch.inputs)  # type: ignore[operator]
+    seen = {part: f for part, f in zip(SOURCES, features, strict=False) if f is not None}
     found = [part for part, feature in seen.items() if _is_bad([feature])]
     if found or not loss_is_finite:
         return found or ["head"]
@@ -158,5 +160,6 @@ def _is_bad(tensors: Sequence[Tensor]) -> bool:
 
 
 def _where(parts: Sequence[str]) -> str:
-    named = {"cqt": "the CQT branch", "mel": "the Mel branch", "head": "the head", DATA: "the data"}
+    named = {"cqt": "the CQT branch", "mel": "the Mel branch", "speech": "the speech branch"}
+    named |= {"file": "the vectors", "head": "the head", DATA: "the data"}
     return f", first in {' and '.join(named[part] for part in parts)}" if parts else ""

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 
@@ -20,7 +21,7 @@ from config.schema import Config
 from corpora.bad_audio import bad_audio_list, describe_bad_audio
 from corpora.plan import Plan, make_plan, plan_warnings
 from corpora.readers import Utterance
-from data import Batch, EvalBatches
+from data import Batch
 from evaluation.conclusion import LEVEL
 from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
@@ -31,6 +32,7 @@ from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
 from storage.tensors import copy_state, write_state
 from system.text import count_of, format_bytes, format_duration
+from training.batches import EvalBatches
 from training.build import (
     build_model,
     build_state,
@@ -73,6 +75,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
     n_first = max(step_sizes) if config.train.compile else config.train.batch_size
     some = fold.split.train[:n_first]
+    session.with_states(some)
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
     network = build_model(config, len(fold.classes), images.n_channels)
     with explain_device_errors(config, accelerator.device):
@@ -181,7 +184,10 @@ def _first_batch(
     seconds = (time.perf_counter() - start) / len(some)
     cqt, mel = (torch.cat(views) for views in zip(*pairs, strict=True))
     targets = torch.tensor(fold.targets(some))
-    return Batch(torch.arange(len(some)), cqt, mel, targets), seconds, n_crops / len(some)
+    index = np.arange(len(some))
+    beside = {branch: vectors(index) for branch, vectors in fold.beside(some).items()}
+    batch = Batch(torch.from_numpy(index), cqt, mel, targets, **beside)
+    return batch, seconds, n_crops / len(some)
 
 
 def _compiling(fold: Fold, state: TrainingState, batch: Batch, sizes: set[int]) -> list[str]:
@@ -212,7 +218,7 @@ def _time_steps(state: TrainingState, batch: Batch, n_eval: int) -> tuple[float,
     crops = torch.arange(n_eval) % len(batch.targets)
     start = time.perf_counter()
     with torch.inference_mode(), state.evaluated():
-        state.wrapped(batch.cqt[crops], batch.mel[crops])
+        state.wrapped(*batch.take(crops).inputs)
     wait_for(accelerator)
     return seconds, time.perf_counter() - start
 

@@ -191,7 +191,7 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
             losses.append(terms.detach())
             continue
         with nullcontext() if is_last else accelerator.no_sync(state.wrapped):
-            output = state.wrapped(batch.cqt, batch.mel)
+            output = state.wrapped(*batch.inputs)
             terms = loss_terms(state.criterion, output, batch)
             accelerator.backward(terms.total / len(window))
         losses.append(terms.detach())
@@ -270,12 +270,11 @@ def _seed(state: TrainingState, batch: int) -> None:
 def loss_terms(criterion: FusionLoss, output: FusionOutput, batch: Batch) -> LossTerms:
     """Return the losses of a batch; the negatives of NT-Xent come from all processes."""
     views = labels = features = None
-    if output.z_cqt is not None and output.z_mel is not None:
-        views = gather_views(output.z_cqt), gather_views(output.z_mel)
+    if output.views is not None:
+        views = [gather_views(view) for view in output.views]
         labels = gather_labels(batch.targets)
-        if criterion.alpha_on == "features":
-            if output.feat_cqt is not None and output.feat_mel is not None:
-                features = gather_views(output.feat_cqt), gather_views(output.feat_mel)
+        if criterion.alpha_on == "features" and output.pooled is not None:
+            features = [gather_views(pooled) for pooled in output.pooled]
     return criterion(output.logits, batch.targets, views, batch.mix, labels, features)
 
 

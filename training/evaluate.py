@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from config.tasks import CLASS
 from data import Batch
 from evaluation.tasks import Task, make_task
+from model_gmu import FusionOutput
 from training.divergence import DATA, Diverged, named, not_finite
 
 READ_EVERY = 32  # batches before the host reads predictions
@@ -23,7 +24,7 @@ class Predictions(NamedTuple):
 
     targets: NDArray  # (N,) class indices, or (N, D) ratings
     probs: NDArray  # (N, K) probabilities, or the predicted ratings (N, D)
-    gate: NDArray | None  # (N, units), 1 = CQT, 0 = Mel
+    gate: NDArray | None  # (N, units), 1 = CQT, 0 = Mel; (N, n, units) of n other sources
     loss: float  # mean over utterances of `Task.losses`
     preds: NDArray  # (N,) most probable classes, or the predicted ratings (N, D)
 
@@ -61,8 +62,8 @@ def evaluate(
         parts.append(_read(waiting))
     if accelerator.num_processes > 1:
         parts = gather_object(parts)
-    columns = zip(*parts, strict=True)
-    utterance, targets, probs, gate, ce, bad = (np.concatenate(column) for column in columns)
+    columns = map(np.concatenate, zip(*parts, strict=True))
+    utterance, targets, probs, gate, ce, bad = columns
     if not np.isfinite(probs).all():
         raise Diverged("prediction", [DATA] if bad.any() else (), named(utterance[bad], names))
     order = utterance.argsort(kind="stable")
@@ -85,11 +86,20 @@ def evaluate(
 
 def _predict(model: nn.Module, batch: Batch, task: Task) -> tuple[Tensor, ...]:
     """Return utterances, targets, outputs, gates, losses and what is not finite, by crop."""
-    output = model(batch.cqt, batch.mel)
+    output = model(*batch.inputs)
     logits = output.logits.float()
     losses = task.losses(logits, batch.targets)  # (B,)
-    gates = output.gate.float() if output.gate is not None else logits[:, :0]  # (B, D or 0)
-    return batch.utterance, batch.targets, task.outputs(logits), gates, losses, not_finite(batch)
+    bad = not_finite(batch)
+    return batch.utterance, batch.targets, task.outputs(logits), _gates(output, batch), losses, bad
+
+
+def _gates(output: FusionOutput, batch: Batch) -> Tensor:
+    """Return the gate of both images (B, D), the shares of other sources (B, n, D), or (B, 0)."""
+    if output.gate is None:
+        return output.logits[:, :0].float()
+    gate = output.gate.float()
+    are_images = batch.speech is None and batch.file is None
+    return gate if gate.ndim == 3 or are_images else torch.stack([gate, 1 - gate], 1)
 
 
 def _read(rows: Sequence[tuple[Tensor, ...]]) -> tuple[NDArray, ...]:

@@ -12,7 +12,8 @@ from config.loading import flatten
 from config.schema import Config
 from corpora.plan import Plan, check_listing, make_plan, plan_warnings
 from features import SpectrogramImages
-from model_gmu import MaxMViTGMU, check_settings, find_first_weights
+from model_gmu import MaxMViTGMU, check_settings
+from models.first_weights import find_first_weights
 from storage.audio_lists import BAD_AUDIO
 from storage.provenance import describe_environment, describe_process, package_versions
 from storage.run_folder import LOCK, open_run_folder, remove_run
@@ -20,6 +21,7 @@ from system.compilers import compiler_version
 from system.files import check_writable, make_folder
 from system.locks import lock
 from system.signals import Stop
+from training.beside import open_sources, source_shapes
 from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
 from training.origin_leaks import with_origin_facts
@@ -145,10 +147,12 @@ def check_model(config: Config) -> None:
     check_started(config)
     has_weights = find_first_weights(config.model)
     recompute = config.train.gradient_checkpointing
-    check_settings(config.model, config.loss.alpha_on, gradient_checkpointing=recompute)
+    shapes = source_shapes(open_sources(config))
+    alpha_on = config.loss.alpha_on
+    check_settings(config.model, alpha_on, gradient_checkpointing=recompute, shapes=shapes)
     if has_weights:
         n_channels = SpectrogramImages(**feature_settings(config)).n_channels
-        MaxMViTGMU.from_config(config.model, n_classes=2, n_channels=n_channels)
+        MaxMViTGMU.from_config(config.model, 2, n_channels, shapes)
 
 
 def claimed(folder: Path, config: Config, overwrite: bool) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from config.several import trained_on
 from corpora.segments import segment_cells
@@ -32,6 +33,7 @@ from storage.training_range import training_range
 from system.files import copy_file, make_folder, read_json
 from system.locks import lock
 from system.temporary import remove_leftovers
+from training.beside import source_facts
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints, Progress
 from training.device_errors import explain_device_errors
@@ -174,6 +176,7 @@ def load_best(fold: Fold, state: TrainingState, checkpoints: Checkpoints) -> Non
             seed=fold.seed,
             training_data=training_range([recordings[u.audio].facts for u in fold.split.train]),
             started_from=fold.session.environment.get(STARTED, {}),
+            sources=source_facts(fold.session.sources),
             **task_facts(fold.task),
         )
 
@@ -210,7 +213,8 @@ def _test(
     if session.is_main:
         tables = {name: _table(part, predictions[name]) for name, part in parts.items()}
         segments = segment_cells(session.plan.utterances)
-        write_predictions(folder, fold.classes, tables, segments, fold.task.kind)
+        reads = fold.config.model.reads
+        write_predictions(folder, fold.classes, tables, segments, fold.task.kind, reads)
         seconds = round(time.monotonic() - start, 1)
         record_environment(folder, {**session.environment, "seconds": seconds})
         metrics = _metrics(fold, predictions, state.progress, made_with)
@@ -233,8 +237,16 @@ def _table(utterances: Sequence[Utterance], predictions: Predictions) -> Predict
         predictions.targets,
         predictions.preds,
         predictions.probs,
-        None if gate is None else gate.mean(1),
+        None if gate is None or gate.ndim > 2 else gate.mean(1),
+        None if gate is None or gate.ndim < 3 else gate.mean(2),
     )
+
+
+def _shares(fold: Fold, gate: NDArray | None) -> dict[str, float] | None:
+    """Return the mean share of each source, of sources other than both images: (N, n, D)."""
+    if gate is None or gate.ndim < 3:
+        return None
+    return dict(zip(fold.config.model.reads, gate.mean((0, 2)).tolist(), strict=True))
 
 
 def _metrics(
@@ -259,7 +271,8 @@ def _metrics(
         training_issues=progress.training_issues(),
         dev=dev,
         test=test,
-        gate_mean=None if gate is None else float(gate.mean()),
+        gate_mean=None if gate is None or gate.ndim > 2 else float(gate.mean()),
+        gate_shares=_shares(fold, gate),
         made_with=made_with_facts(made_with),
         **task_facts(fold.task),
     )

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from config.fusions import IMAGES
 from corpora.utterance import Utterance
-from data import Batch, EvalBatches, ImageDataset
+from data import Batch, ImageDataset
 from model_gmu import Features, FusionOutput, MaxMViTGMU
 from models.settings import ModelSettings
 from storage.kept_features import (
@@ -31,6 +32,7 @@ from system.files import make_folder
 from system.locks import lock
 from system.output import progress_bar
 from system.temporary import remove_leftovers
+from training.batches import EvalBatches
 from training.distributed import from_first
 from training.origins import WHOLE, Origins
 from training.session import Fold
@@ -76,14 +78,15 @@ class HeadOnly(nn.Module):
     def float32(self, parts: frozenset[str]) -> None:
         self.whole.float32 = parts
 
-    def forward(self, feat_cqt: Tensor, feat_mel: Tensor) -> FusionOutput:
+    def forward(self, *features: Tensor | None) -> FusionOutput:
         """Return the head's output."""
-        return self.whole.fuse(self.features(feat_cqt, feat_mel))
+        return self.whole.fuse(self.features(*features))
 
-    def features(self, feat_cqt: Tensor, feat_mel: Tensor) -> Features:
-        """Return the features, None for a branch that the fusion does not read."""
-        branches = self.whole.fusion.branches
-        return (feat_cqt if "cqt" in branches else None, feat_mel if "mel" in branches else None)
+    def features(self, *features: Tensor | None) -> Features:
+        """Return the features of both images, None for one that is not read."""
+        read = self.whole.settings.reads
+        given = zip(IMAGES, features, strict=True)
+        return tuple(feature if branch in read else None for branch, feature in given)
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
         """Return the parameters of the head."""
@@ -111,7 +114,7 @@ def keep_features(fold: Fold, model: MaxMViTGMU, origins: Origins) -> KeptFeatur
     stored = fold.session.store.rows
     rows = in_order({key: stored[key.split()[0]] for key in by_key})
     if WHOLE in origins:
-        origins = dict.fromkeys(model.fusion.branches, origins[WHOLE])
+        origins = dict.fromkeys(model.settings.reads, origins[WHOLE])
     files = {branch: _file(fold, model, branch, origins, rows) for branch in origins}
 
     def features() -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from data import Batch
-from model_gmu import FusionOutput
+from model_gmu import Features, FusionOutput
 from models.losses import FusionLoss, LossTerms
 from models.recompute import keep_statistics
 from training.state import TrainingState
@@ -44,16 +44,15 @@ def cached_backward(
     model, accelerator = state.model, state.accelerator
     n = len(batch.targets)
     n_chunks = chunk_count(n, state.backbone_batch)
-    chunks = list(
-        zip(batch.cqt.tensor_split(n_chunks), batch.mel.tensor_split(n_chunks), strict=True)
-    )
+    parts_of = torch.arange(n).tensor_split(n_chunks)
+    chunks = [batch.take(rows.to(batch.cqt.device)).inputs for rows in parts_of]
     seeds = torch.randint(2**62, (n_chunks,)).tolist()
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
 
-    def features(i: int) -> tuple[Tensor | None, Tensor | None]:
+    def features(i: int) -> Features:
         torch.manual_seed(seeds[i])
         with accelerator.autocast():
-            found: tuple[Tensor | None, Tensor | None] = model.features(*chunks[i])  # type: ignore[operator]
+            found: Features = model.features(*chunks[i])  # type: ignore[operator]
         return found
 
     with torch.no_grad():

@@ -23,16 +23,19 @@ from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
 from corpora.utterance import Utterance
+from data import Vectors
 from evaluation.tasks import Task, make_task
 from features import SpectrogramImages
 from storage.feature_store import FeatureStore
 from storage.fold_folder import fold_name
 from storage.provenance import describe_process
 from storage.shards import Shards
+from storage.speech_store import SpeechStore
 from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
+from training.beside import Sources, beside, open_sources
 from training.speakers import SpeakerStatistics, speaker_statistics
 from training.stream import open_shards
 
@@ -77,6 +80,11 @@ class Session:
         """Whether this process writes files and prints."""
         return self.accelerator.is_main_process
 
+    @property
+    def sources(self) -> Sources:
+        """What the branches beside the images read."""
+        return open_sources(self.config)
+
     @cached_property
     def speakers(self) -> SpeakerStatistics | None:
         """Statistics of the speakers' images, which must be there; None without their use."""
@@ -96,8 +104,17 @@ class Session:
                 yield self.fold(split, seed)
 
     def with_images(self) -> "Session":
-        """Compute the images that the store lacks; leave out audio that proves bad."""
-        return self.with_built(self.store.build, self.stored())
+        """Compute images and hidden states that are not kept yet; leave out audio that is bad."""
+        session = self.with_built(self.store.build, self.stored())
+        return session.with_states(session.plan.utterances)
+
+    def with_states(self, utterances: Sequence[Utterance]) -> "Session":
+        """Compute the hidden states of utterances, where a speech model is a branch."""
+        session = self
+        for source in self.sources.values():
+            if isinstance(source, SpeechStore):
+                session = session.with_built(source.build, utterances)
+        return session
 
     def with_built(self, build: Build, utterances: Sequence[Utterance]) -> "Session":
         """Compute something of recordings; leave out audio that proves bad, and its copies.
@@ -185,6 +202,10 @@ class Fold:
         """Return what standardises images by their speakers; None without `normalize: speaker`."""
         speakers = self.session.speakers
         return None if speakers is None else speakers.of(utterances)
+
+    def beside(self, utterances: Sequence[Utterance]) -> Mapping[str, Vectors]:
+        """Return what the branches beside the images read of some utterances."""
+        return beside(self.session.sources, self.ids(utterances), self.hashes(utterances))
 
     @property
     def task(self) -> Task:

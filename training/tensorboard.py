@@ -25,6 +25,7 @@ from system.files import append, atomic_write
 
 LOSS_TERMS = ("loss", "cross_entropy", "ccc_loss", "nt_xent", "consistency", "diversity")
 GATE = "gate, 1 = CQT, 0 = Mel"
+SHARE = "gate_mean_"  # begins the columns of the history that have the shares of n sources
 SCORES = "scores.tfevents"  # behind all others in the order of names, in which they are read
 GATE_BINS = np.linspace(0, 1, 51)
 DPI = 100
@@ -70,7 +71,7 @@ class Tracker:
         Args:
             history: Rows of all epochs.
             confusion: Dev confusion of the last (K, K); None is not shown.
-            gate: Its dev gate (N, D), if there is one.
+            gate: Its dev gate, (N, D) or (N, n, D) of n sources, if there is one.
             n_new: Number of its last rows that replace what the files have.
 
         Raises:
@@ -82,8 +83,8 @@ class Tracker:
         if not missing:
             return
         events += [event for row in missing for event in _numbers(row)]
-        if gate is not None:
-            events.append(Event(step=epoch, summary=histogram(GATE, gate, GATE_BINS)))
+        for name, values in _gates(history[-1], gate):
+            events.append(Event(step=epoch, summary=histogram(name, values, GATE_BINS)))
         if confusion is not None:
             figure = _image("dev confusion", _png(confusion_figure(confusion, self.classes)))
             events.append(Event(step=epoch, summary=figure))
@@ -176,6 +177,16 @@ def _epochs_in(folder: Path) -> set[int]:
     events = EventAccumulator(str(folder), {"scalars": 0, "images": 1, "histograms": 1}).Reload()
     shown = "loss/loss" in events.Tags()["scalars"]
     return {event.step for event in events.Scalars("loss/loss")} if shown else set()
+
+
+def _gates(row: Mapping[str, float], gate: NDArray | None) -> list[tuple[str, NDArray]]:
+    """Return the histograms of a gate; of n sources one each, named as in the history's row."""
+    if gate is None:
+        return []
+    if gate.ndim == 2:
+        return [(GATE, gate)]
+    names = [key.removeprefix(SHARE) for key in row if key.startswith(SHARE)]
+    return [(f"gate, share of {name}", gate[:, i]) for i, name in enumerate(names)]
 
 
 def _tag(name: str) -> str:

@@ -111,7 +111,7 @@ class FoldTrackers:
         Args:
             history: Rows of all epochs.
             confusion: Dev confusion of the last (K, K), if it is known.
-            gate: Its dev gate (N, D), if there is one.
+            gate: Its dev gate, (N, D) or (N, n, D) of n sources, if there is one.
             n_new: Number of the last rows that were trained since the last call; they replace what
                 an earlier process may have written of them, where a tracker can do that.
         """

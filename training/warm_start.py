@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from config.baselines import BaselineRun, load_stored_run
-from config.fusions import FUSIONS, fusions_that
+from config.fusions import FUSIONS
 from config.schema import Config
 from corpora.plan import Plan
 from model_gmu import MaxMViTGMU
@@ -74,7 +74,7 @@ def check_started(config: Config) -> None:
         theirs = load_stored_run(folder / CONFIG)
         if isinstance(theirs, BaselineRun):
             raise InputError(f"{key} is of a baseline, which has no branches: name a fusion's run")
-        branches = FUSIONS[config.model.fusion].branches if part == WHOLE else (part,)
+        branches = config.model.reads if part == WHOLE else (part,)
         for branch in branches:
             _check_branch(config, theirs, branch, key)
 
@@ -188,11 +188,10 @@ def start_branches(model: MaxMViTGMU, fold: Fold, origins: Origins) -> None:
 def _check_branch(config: Config, theirs: Config, branch: str, key: str) -> None:
     """Refuse a run without this branch, and one whose branch reads or computes something else."""
     fusion = FUSIONS[theirs.model.fusion]
-    if branch not in fusion.branches:
-        with_it = ", ".join(fusions_that(lambda fusion: branch in fusion.branches))
+    if branch not in theirs.model.reads:
         raise InputError(
-            f"{key} is of {theirs.model.fusion}, which has no {branch} branch: name a run of one "
-            f"of {with_it}"
+            f"{key} is of {theirs.model.fusion}, which has no {branch} branch: name a run that "
+            f"reads it, such as one of {branch}_only"
         )
     if fusion.reads_tokens and not FUSIONS[config.model.fusion].reads_tokens:
         raise InputError(

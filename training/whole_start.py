@@ -57,7 +57,8 @@ def check_model(config: Config, folder: Path, key: str) -> None:
             f"{config.model.fusion} needs: name a model of a fusion that pools"
         )
     speaker = "speaker" if config.train.normalize == "speaker" else "not speaker"
-    keys = ("image_size", *(f"{branch}_backbone" for branch in own.branches))
+    keys = ["image_size", "branches"]
+    keys += [f"{branch}_backbone" for branch in ("cqt", "mel") if branch in config.model.reads]
     theirs = {f"model.{name}": getattr(card.model, name) for name in keys}
     now = {f"model.{name}": getattr(config.model, name) for name in keys}
     theirs |= flatten({"features": card.features.model_dump(exclude={"image_size"})})

@@ -11,7 +11,6 @@ import torch
 from audio.conversion import readable
 from audio.opening import BadAudio, open_file
 from audio.reading import open_audio
-from config.fusions import FUSIONS
 from inference.emotion_model import EmotionModel
 from inference.prediction import Prediction
 from inference.sound import Sound, read_sound
@@ -88,7 +87,7 @@ def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report)
         is_mean,
         seconds,
         list(unlike_lines({path.name: unlike} if unlike else {}, model.training_data, 1)),
-        FUSIONS[settings.fusion].branches,
+        settings.reads,
         settings.fusion,
         samples_uri(sound.waveform, model.sample_rate),
         _images(model, sound, parts if is_mean else []),

@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from benchmarks import fusions
-from config.fusions import FUSIONS
 from scripts import write_tables
+from tests.support.models import OF_IMAGES
 
 TINY = fusions.Networks("test_maxvit", "mvitv2_micro", 32, 16, 4)
 CQT, MEL, K, MLP = 128, 384, fusions.N_CLASSES, 16  # features of the two, classes, hidden units
@@ -48,7 +48,7 @@ BY_HAND = {  # layers of the head; numbers of norms
 
 
 def test_every_fusion_of_the_network_is_there():
-    assert {settings["fusion"] for settings in fusions.FUSIONS.values()} == set(FUSIONS)
+    assert {settings["fusion"] for settings in fusions.FUSIONS.values()} == set(OF_IMAGES)
 
 
 @pytest.mark.parametrize("name", BY_HAND)

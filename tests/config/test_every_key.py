@@ -33,6 +33,7 @@ from system.errors import InputError, RunError
 from tests.audio.test_fingerprint import RATE, speech
 from tests.corpora.test_msp_podcast import rows_of, write_table
 from tests.support.runs import run_experiment
+from tests.support.speech_models import save_model
 from training import build
 from training import evaluate as evaluation
 from training import session as session_module
@@ -75,6 +76,9 @@ STARTED = ("model.cqt_from={origins}/origin", "model.mel_from={origins}/origin")
 COSINE = ("optim.schedule=cosine",)
 STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
+
+SPEECH = ("model.branches=[cqt, mel, speech]", "model.speech.model={speech_models}/wavlm")
+FILE = ("model.branches=[cqt, mel, file]", "model.vectors={vectors}/v.npz")
 
 # key -> (overrides that give the key a meaning, new value): the outcome differs
 CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
@@ -132,6 +136,11 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.projection": (BOTH, "shared"),
     "model.projection_dim": (CONTRASTIVE, "16"),
     "model.attention_heads": (CROSS, "8"),
+    "model.speech.model": (SPEECH, "{speech_models}/hubert"),
+    "model.speech.layers": (SPEECH, "[1]"),
+    "model.speech.precision": (SPEECH, "float32"),
+    "model.speech.pooling": (SPEECH, "attention"),
+    "model.vectors": (FILE, "{vectors}/other.npz"),
     "model.match_parameters": (CONCAT, "true"),
     "model.cqt_backbone": ((), "test_vit"),
     "model.mel_backbone": ((), "test_vit"),
@@ -158,6 +167,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "loss.temperature": (CONTRASTIVE, "0.5"),
     "loss.temperature_range": (CONTRASTIVE, "[0.01, 1.0]"),
     "loss.same_class": (CONTRASTIVE, "positives"),
+    "loss.contrast": ((*CONTRASTIVE, *FILE), "cqt"),
     "loss.nt_xent": (CONTRASTIVE, "cross_modal"),
     "loss.nt_xent_weight": (CONTRASTIVE, "0.5"),
     "loss.nt_xent_warmup_epochs": ((*CONTRASTIVE, "train.epochs=2"), "1"),
@@ -195,6 +205,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str, str]] = {
     "corpus.on_bad_audio": (UNEQUAL, "error", "audio files cannot be used"),
     "protocol.allow_speaker_overlap": ((), "true", "has no effect on leave-one-session-out"),
     "protocol.near_identical": (COPIES, "refuse", "nearly the same recording"),
+    "model.speech.revision": (SPEECH, "main", "is a folder"),
     "model.pretrained": ((), "true", "no pretrained weights for test_maxvit"),
 }
 
@@ -206,7 +217,11 @@ def places(
     """Folders that overrides name: manifests, a corpus with bad audio, weights, a finished run."""
     folder = tmp_path_factory.mktemp("places")
     names = ("tables", "folder", "broken", "copies", "weights", "origins", "podcast")
+    names += ("speech_models", "vectors")
     places = {name: folder / name for name in names}
+    for kind in ("wavlm", "hubert"):
+        save_model(places["speech_models"] / kind, f"{kind}-layer")
+    _write_vectors(places["vectors"], corpus_root)
     wishes = [*SMALL, f"run.root={places['origins']}", "name=origin", "run.seeds=[0,1]"]
     run_experiment(load_config(recipe, wishes), [])
     shutil.copytree(corpus_root, places["copies"])
@@ -226,6 +241,13 @@ def places(
         model = timm.create_model(name, num_classes=0, img_size=32)
         save_tensors(places["weights"] / f"{branch}.safetensors", model.state_dict())
     return places
+
+
+def _write_vectors(folder: Path, corpus_root: Path) -> None:
+    folder.mkdir()
+    names, rng = [clip.stem for clip in corpus_root.rglob("*.wav")], np.random.default_rng(0)
+    for file in ("v", "other"):
+        np.savez(folder / file, names=np.array(names), vectors=rng.normal(size=(len(names), 3)))
 
 
 def _write_tables(folder: Path, corpus_root: Path) -> None:
@@ -570,9 +592,18 @@ def each_corpus_has_its_role(runs: Runs, monkeypatch) -> None:
     assert tested == [{"iemocap-2"}, {"iemocap"}]
 
 
+def branches_are_what_is_joined(runs: Runs, monkeypatch) -> None:
+    folder = f"{runs.root / 'joined'}"
+    run = run_experiment(runs.config(*FILE, f"run.root={folder}"), [])
+    header = (run / "folds/fold-1_seed-0/predictions.csv").read_text().splitlines()[0]
+    assert header.endswith("gate_cqt,gate_mel,gate_file")
+    assert runs.outcome(*FILE) != runs.outcome()
+
+
 # keys that change how and where, and by design not what
 OBSERVED: dict[str, Callable[[Runs, pytest.MonkeyPatch], None]] = {
     "task": task_is_what_is_predicted,
+    "model.branches": branches_are_what_is_joined,
     "corpus.corpora": each_corpus_has_its_role,
     "run.root": root_is_where_the_run_is,
     "features.trim_db": silent_ends_are_left_out,

@@ -6,7 +6,16 @@ from typing import get_args
 
 import pytest
 
-from config.fusions import FUSIONS, GATED, ONE_BRANCH, UNGATED
+from config.fusions import (
+    BRANCH_TITLES,
+    FUSIONS,
+    GATED,
+    IMAGES,
+    ONE_BRANCH,
+    ONE_IMAGE,
+    SOURCES,
+    UNGATED,
+)
 from config.schema import ModelConfig
 from tests.support.paths import ROOT
 
@@ -25,9 +34,11 @@ def test_each_fusion_is_trained_by_one_entry():
 
 
 def test_facts_agree_with_each_other():
-    assert ONE_BRANCH == {"cqt_only": "cqt", "mel_only": "mel"}
+    assert ONE_BRANCH == {f"{branch}_only": branch for branch in SOURCES}
+    assert ONE_IMAGE == {"cqt_only": "cqt", "mel_only": "mel"}
+    assert set(IMAGES) < set(SOURCES) == set(BRANCH_TITLES)
     for name, fusion in FUSIONS.items():
-        assert (len(fusion.branches) == 2) == (name not in ONE_BRANCH)
+        assert fusion.branches == IMAGES if fusion.joins else name in ONE_BRANCH
         if fusion.gated:
             assert fusion.projects and fusion.widens is None
         if fusion.contrastive or fusion.reads_tokens:

@@ -8,7 +8,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.effects import ONLY_WITH
+from config.effects import OF_BRANCH, ONLY_WITH
+from config.fusions import IMAGES
 from config.loading import dump_config, flatten, json_schema, load_config, load_stored_config
 from config.schema import Config
 from system.errors import InputError
@@ -26,6 +27,8 @@ model: {fusion: concat}
 CONTROLLERS = {  # for values of a controller, the overrides that choose them
     "cqt_only": ["model.fusion=cqt_only"],
     "mel_only": ["model.fusion=mel_only"],
+    "speech_only": ["model.fusion=speech_only", "model.speech.model=model"],
+    "file_only": ["model.fusion=file_only", "model.vectors=v.npz"],
     "mean": ["model.fusion=mean"],
     "sum": ["model.fusion=sum"],
     "cross_attention": ["model.fusion=cross_attention"],
@@ -70,6 +73,13 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "augment.snr_db": [10.0, 30.0],
     "augment.speed": 0.1,
     "augment.pitch": 2.0,
+    "model.branches": ["mel", "cqt"],
+    "model.speech.model": "other",
+    "model.speech.revision": "main",
+    "model.speech.layers": [1, 2],
+    "model.speech.precision": "float32",
+    "model.speech.pooling": "attention",
+    "model.vectors": "w.npz",
     "model.fusion_hidden_dim": 32,
     "model.gate_input": "features",
     "model.gate": "scalar",
@@ -91,6 +101,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "loss.nt_xent": "cross_modal",
     "loss.nt_xent_weight": 0.5,
     "loss.nt_xent_warmup_epochs": 3,
+    "loss.contrast": "cqt",
     "loss.same_class": "positives",
     "optim.optimizer.cqt": "sgd",
     "optim.optimizer.mel": "sgd",
@@ -536,9 +547,14 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
             continue
         chosen = [text for text in choice if not text.startswith(key)]
         wish = f"{key}={json.dumps(VALUES[key])}"  # which is YAML, too
-        if value in only.values:
+        reads_no = any(key in keys for branch, keys in OF_BRANCH.items() if branch not in IMAGES)
+        if value in only.values and reads_no and not value.endswith("_only"):
+            message = refusal(small, *chosen, wish)
+            assert f"{key} (in the command line) has no effect with model.branches=" in message
+        elif value in only.values:
             assert leaf(load_config(small, [*chosen, wish]), key) == VALUES[key]
             no_default = ("corpus.manifest", "corpus.scale", "protocol.folds", *EACH)
+            no_default += ("model.speech.model", "model.vectors")
             if key not in no_default:
                 assert leaf(load_config(small, choice), key) == only.default
         else:
@@ -551,22 +567,26 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
 def test_the_keys_that_apply_to_each_choice(small):
     views = {"model.projection_dim", "loss.alpha", "loss.temperature", "loss.nt_xent"}
     views |= {"loss.diversity", "loss.same_class", "loss.alpha_on", "model.projection"}
-    views |= {"loss.nt_xent_weight", "loss.nt_xent_warmup_epochs"}
+    views |= {"loss.contrast", "loss.nt_xent_weight", "loss.nt_xent_warmup_epochs"}
     heads = {"model.attention_heads"}
     cqt = {"model.cqt_backbone", "optim.optimizer.cqt"}
     mel = {"model.mel_backbone", "optim.optimizer.mel"}
     gate = {"model.gate", "model.gate_input"}
     matching = {"model.match_parameters"}
+    both = cqt | mel | {"model.branches"}
+    speech = {"model.speech.model", "model.speech.precision", "model.speech.pooling"}
     applying = {
-        "concat": cqt | mel | matching,
-        "mean": cqt | mel | matching,  # fusion_hidden_dim stays null, the wider branch
-        "sum": cqt | mel | matching,
-        "gmu": cqt | mel | gate,
-        "gmu_contrastive": cqt | mel | gate | views,
-        "cross_attention": cqt | mel | gate | heads,
-        "cross_attention_contrastive": cqt | mel | gate | heads | views,
+        "concat": both | matching,
+        "mean": both | matching,  # fusion_hidden_dim stays null, the wider branch
+        "sum": both | matching,
+        "gmu": both | gate,
+        "gmu_contrastive": both | gate | views,
+        "cross_attention": both | gate | heads,
+        "cross_attention_contrastive": both | gate | heads | views,
         "cqt_only": cqt,
         "mel_only": mel,
+        "speech_only": speech,
+        "file_only": {"model.vectors"},
         "plateau": {"optim.plateau_factor", "optim.plateau_patience", "optim.min_lr"},
         "cosine": {"optim.warmup_epochs", "optim.min_lr"},
         "constant": set(),

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from config.effects import ONLY_WITH
+from config.effects import OF_BRANCH, ONLY_WITH
 from experiments.ablation import VARIED, load_fusions, load_variants, read_variants
 from experiments.planned_runs import PlannedRun
 from model_gmu import MaxMViTGMU, check_settings
@@ -22,6 +22,9 @@ FUSION = {"concat", "concat_matched", "mean", "sum", "gmu", "gmu_scalar", "gmu_f
 FUSION |= {"cross_attention", "cqt_only", "mel_only"}
 CONTRASTIVE = {"gmu", "simclr", "cross_modal", "symmetric", "ignored", "positives"}
 CONTRASTIVE |= {"learned_temperature", "diversity_maximised", "alpha_0", "alpha_1.5", "glomer"}
+SPEECH = {"gmu", "concat", "gmu_contrastive", "speech_only", "images", "speech_cqt", "speech_mel"}
+WITH_SPEECH = [name for name in NAMES if name.endswith("_wavlm")]
+OF_BRANCHES = {key for keys in OF_BRANCH.values() for key in keys}
 SMALL = ("model.image_size=32", "model.mlp_hidden_dim=16")
 
 
@@ -52,22 +55,26 @@ def variants_of(name: str, kind: str, *overrides: str, only: tuple[str, ...] = (
 
 def test_the_folders_have_the_variants_they_promise():
     found = {kind: set(read_variants(CONFIGS / "ablation" / kind)) for kind in VARIED}
-    assert found == {"fusion": FUSION, "contrastive": CONTRASTIVE}
+    assert found == {"fusion": FUSION, "contrastive": CONTRASTIVE, "speech": SPEECH}
 
 
-@pytest.mark.parametrize("kind", VARIED)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for name in NAMES for kind in VARIED if kind != "speech" or name in WITH_SPEECH],
+)
 def test_a_variant_differs_from_its_recipe_in_what_its_file_names(name: str, kind: str):
     recipes = variants_of(name, kind)
     plain = settings(recipes.pop(VARIED[kind]))
-    variants = (FUSION if kind == "fusion" else CONTRASTIVE) - {"gmu", "simclr"}
+    kinds = {"fusion": FUSION, "contrastive": CONTRASTIVE, "speech": SPEECH}
+    variants = kinds[kind] - {"gmu", "simclr"}
     assert set(recipes) == variants | ({"gmu"} if kind == "contrastive" else set())
     for variant, recipe in recipes.items():
         named, now = overlay(kind, variant), settings(recipe)
         assert {key: now[key] for key in named} == named, variant
         assert all(plain[key] != value for key, value in named.items()), variant
         differ = {key for key in now if now[key] != plain[key]} - {"name"}
-        follow = {key for key in differ - set(named) if ONLY_WITH[key].controller in named}
+        others = differ - set(named)
+        follow = {k for k in others if k in OF_BRANCHES or ONLY_WITH[k].controller in named}
         assert differ - follow == set(named), variant
         for key in follow:  # what has no effect here, or none in the recipe
             assert None in (now[key], plain[key]), variant
@@ -93,11 +100,10 @@ def test_peer_15_every_variant_builds_a_model_that_runs_through_its_loss(kind: s
     model = MaxMViTGMU.from_config(recipe.config.model, 4)
     output = model(torch.randn(4, 1, 32, 32), torch.randn(4, 1, 32, 32))
     contrastive = kind == "contrastive" and variant != "gmu"
-    assert (output.z_cqt is not None) == contrastive
+    assert (output.views is not None) == contrastive
     loss = FusionLoss(**recipe.config.loss.model_dump(exclude={"class_weights"}, exclude_none=True))
-    views = (output.z_cqt, output.z_mel) if contrastive else None
-    features = (output.feat_cqt, output.feat_mel)
-    loss(output.logits, torch.tensor([0, 1, 2, 0]), views, features=features).total.backward()
+    targets = torch.tensor([0, 1, 2, 0])
+    loss(output.logits, targets, output.views, features=output.pooled).total.backward()
     parts = model.parts()
     missing = {"cqt_only": {"mel"}, "mel_only": {"cqt"}}.get(variant, set())
     assert set(parts) == {"cqt", "mel", "head"} - missing
@@ -117,7 +123,9 @@ def test_the_whole_form_of_glomer_fits_every_config(name: str):
     assert (found.loss.alpha, found.loss.temperature) == (plain.loss.alpha, plain.loss.temperature)
     assert found.loss.nt_xent_weight == 1.0
     check_settings(
-        found.model.model_copy(update={"cqt_backbone": "test_maxvit", "image_size": 64}), "features"
+        found.model.model_copy(update={"cqt_backbone": "test_maxvit", "image_size": 64}),
+        "features",
+        shapes={"speech": (13, 768)},
     )
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from models.attention import CrossAttention
 
-WIDTHS = (8, 6)  # of the tokens
+WIDTHS = {"cqt": 8, "mel": 6}  # of the tokens
 
 
 def make_tokens(n: int = 5) -> tuple[Tensor, Tensor]:
@@ -37,7 +37,7 @@ def normed(x: Tensor) -> Tensor:
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_cross_attention_is_softmax_attention_in_both_directions(heads: int) -> None:
     torch.manual_seed(0)
-    attention = CrossAttention(*WIDTHS, 8, heads, dropout=0.5).eval()
+    attention = CrossAttention(WIDTHS, 8, heads, dropout=0.5).eval()
     for name, parameter in attention.named_parameters():
         if "bias" in name:  # torch begins them with zeros
             nn.init.normal_(parameter, std=0.1)
@@ -57,7 +57,7 @@ def test_cross_attention_is_softmax_attention_in_both_directions(heads: int) -> 
 
 def test_branches_swapped_with_their_weights_give_results_swapped() -> None:
     torch.manual_seed(0)
-    one, other = CrossAttention(8, 6, 4, 2, 0.0), CrossAttention(6, 8, 4, 2, 0.0)
+    one, other = (CrossAttention(w, 4, 2, 0.0) for w in (WIDTHS, {"cqt": 6, "mel": 8}))
     swapped = {"cqt_reads_mel": "mel_reads_cqt", "mel_reads_cqt": "cqt_reads_mel"}
     swapped |= {f"{kind}_cqt": f"{kind}_mel" for kind in ("norm", "embed")}
     swapped |= {f"{kind}_mel": f"{kind}_cqt" for kind in ("norm", "embed")}
@@ -69,7 +69,7 @@ def test_branches_swapped_with_their_weights_give_results_swapped() -> None:
 
 
 def test_what_a_branch_becomes_depends_on_the_other() -> None:
-    attention = CrossAttention(*WIDTHS, 8, 2, 0.0)
+    attention = CrossAttention(WIDTHS, 8, 2, 0.0)
     tokens_cqt, tokens_mel = make_tokens()
     before, after = attention(tokens_cqt, tokens_mel), attention(tokens_cqt, tokens_mel.flip(2))
     assert not torch.allclose(before[0], after[0])
@@ -77,7 +77,7 @@ def test_what_a_branch_becomes_depends_on_the_other() -> None:
 
 def test_order_and_length_of_tokens_do_not_matter() -> None:
     """Places are in the tokens; the published MaxViT's are some 20 times as long as MViTv2's."""
-    attention = CrossAttention(*WIDTHS, 8, 2, 0.0)
+    attention = CrossAttention(WIDTHS, 8, 2, 0.0)
     cqt, mel = make_tokens()
     expected = attention(cqt, mel)
     for ours, plain in zip(attention(20 * cqt.flip(1), mel.flip(1)), expected, strict=True):

@@ -13,23 +13,25 @@ from models.heads import HEADS, FusionHead, FusionOutput, build_head, n_paramete
 from models.settings import ModelSettings
 from system.errors import InputError
 
-WIDTHS = (8, 6)  # of the features
+WIDTHS = {"cqt": 8, "mel": 6, "speech": 8, "file": 6}  # of the features
 
 
 def make_head(fusion: str, seed: int = 0, **options: object) -> FusionHead:
     """Return a head for three classes, in evaluation mode."""
     torch.manual_seed(seed)
-    widths = {"cqt_only": (8, 0), "mel_only": (0, 6)}.get(fusion, WIDTHS)
+    widths = {name: WIDTHS[name] for name in FUSIONS[fusion].branches} if fusion in FUSIONS else {}
     settings = ModelSettings(n_classes=3, fusion=fusion, **{"mlp_hidden_dim": 4, **options})
     return build_head(widths, settings).eval()
 
 
-def make_features(fusion: str, n: int = 5, seed: int = 1) -> tuple[Tensor | None, Tensor | None]:
+def make_features(fusion: str, n: int = 5, seed: int = 1) -> tuple[Tensor, ...]:
     """Return what a fusion reads of n utterances: features, tokens, or one branch."""
     torch.manual_seed(seed)
     shapes = [(n, 4, 8), (n, 3, 6)] if FUSIONS[fusion].reads_tokens else [(n, 8), (n, 6)]
     cqt, mel = (torch.randn(shape) for shape in shapes)
-    return {"cqt_only": (cqt, None), "mel_only": (None, mel)}.get(fusion, (cqt, mel))
+    if fusion in ONE_BRANCH:
+        return (torch.randn(n, WIDTHS[ONE_BRANCH[fusion]]),)
+    return cqt, mel
 
 
 def gate_forced_by_weights(head: FusionHead, bias: float) -> FusionHead:
@@ -47,7 +49,7 @@ def test_every_fusion_of_the_table_has_a_head_and_no_other() -> None:
 def test_a_head_is_what_the_table_says_of_it(fusion: str) -> None:
     facts, head = FUSIONS[fusion], make_head(fusion)
     children = dict(head.named_children())
-    assert (head.gmu is not None) == facts.gated == ("gmu" in children)
+    assert (head.gmu is not None) == facts.gated == ("gmu" in children) == head.has_one_gate
     assert (fusion in CONTRASTIVE) == facts.contrastive and (fusion in TOKENS) == facts.reads_tokens
     assert ({"view_cqt", "view_mel"} <= children.keys()) == facts.contrastive
     assert ("attention" in children) == facts.reads_tokens
@@ -64,8 +66,7 @@ def test_every_head_returns_the_same_type(fusion: str) -> None:
     output = make_head(fusion)(*make_features(fusion))
     assert type(output) is FusionOutput and output.logits.shape == (5, 3)
     assert (output.gate is not None) == (fusion in GATED)
-    assert (output.z_cqt is None) == (output.z_mel is None) == (fusion not in CONTRASTIVE)
-    assert (output.feat_cqt is None) == (output.feat_mel is None) == (fusion not in CONTRASTIVE)
+    assert (output.views is None) == (output.pooled is None) == (fusion not in CONTRASTIVE)
 
 
 SHARED = ("cross_attention_contrastive", {"projection": "shared"})
@@ -77,32 +78,30 @@ def test_all_parameters_of_a_head_get_a_gradient(fusion: str, options: dict[str,
     head = make_head(fusion, **options).train()
     output = head(*make_features(fusion))
     loss = output.logits.square().mean()
-    if output.z_cqt is not None:
-        loss = loss + (output.z_cqt * output.z_mel).mean()
+    if output.views is not None:
+        loss = loss + torch.stack(output.views).prod(0).mean()
     loss.backward()
     assert [name for name, p in head.named_parameters() if p.grad is None] == []
 
 
 def test_views_have_the_width_asked_for() -> None:
     output = make_head("gmu_contrastive", projection_dim=5)(*make_features("gmu_contrastive"))
-    assert output.z_cqt.shape == output.z_mel.shape == (5, 5)
+    assert [view.shape for view in output.views] == [(5, 5)] * 2
 
 
 def test_views_come_from_their_own_branch() -> None:
     head = make_head("gmu_contrastive")
     feat_cqt, feat_mel = make_features("gmu_contrastive")
-    first, second = head(feat_cqt, feat_mel), head(feat_cqt + 1, feat_mel)
-    assert torch.equal(first.z_mel, second.z_mel) and not torch.equal(first.z_cqt, second.z_cqt)
+    first, second = head(feat_cqt, feat_mel).views, head(feat_cqt + 1, feat_mel).views
+    assert [torch.equal(*pair) for pair in zip(first, second, strict=True)] == [False, True]
 
 
 @pytest.mark.parametrize("fusion", CONTRASTIVE)
 def test_separate_views_are_three_layers_on_the_projections(fusion: str) -> None:
     head, features = make_head(fusion), make_features(fusion)
     output = head(*features)
-    _, _, *h = head.gmu(output.feat_cqt, output.feat_mel)
-    for view, z, hidden in zip(
-        (head.view_cqt, head.view_mel), (output.z_cqt, output.z_mel), h, strict=True
-    ):
+    _, _, *h = head.gmu(*output.pooled)
+    for view, z, hidden in zip((head.view_cqt, head.view_mel), output.views, h, strict=True):
         assert [type(layer) for layer in view] == [nn.Linear, nn.ReLU, nn.Linear]
         plain = (hidden @ view[0].weight.T + view[0].bias).clamp_min(0)
         torch.testing.assert_close(z, plain @ view[2].weight.T + view[2].bias)
@@ -116,7 +115,7 @@ def test_a_shared_head_reads_the_pooled_features_of_both_branches_with_one_set_o
     assert n_parameters(head.view) == n_parameters(separate.view_cqt) + 2 * 8  # the layer norm
     output = head(*make_features(fusion))
     w = dict(head.view.named_parameters())
-    for z, pooled in ((output.z_cqt, output.feat_cqt), (output.z_mel, output.feat_mel)):
+    for z, pooled in zip(output.views, output.pooled, strict=True):
         hidden = (pooled @ w["0.weight"].T + w["0.bias"]).clamp_min(0)
         centred = hidden - hidden.mean(1, keepdim=True)
         normed = centred / (centred.square().mean(1, keepdim=True) + 1e-5).sqrt()
@@ -130,40 +129,39 @@ def test_the_pooled_features_of_the_whole_form_have_attended(projection: str) ->
     head, (cqt, mel) = make_head(fusion, projection=projection), make_features(fusion)
     output = head(cqt, mel)
     pooled = head.attention(cqt, mel)
-    for found, expected in zip((output.feat_cqt, output.feat_mel), pooled, strict=True):
+    for found, expected in zip(output.pooled, pooled, strict=True):
         torch.testing.assert_close(found, expected)
     torch.testing.assert_close(output.gate, head.gmu(*pooled)[1])
     torch.testing.assert_close(output.logits, head.classify(head.gmu(*pooled)[0]))
     changed = head(cqt, mel.flip(2))
-    assert not torch.allclose(changed.z_cqt, output.z_cqt)  # the CQT view depends on Mel
+    assert not torch.allclose(changed.views[0], output.views[0])  # the CQT view depends on Mel
 
 
 def test_without_attention_the_pooled_features_are_the_inputs() -> None:
     features = make_features("gmu_contrastive")
     output = make_head("gmu_contrastive")(*features)
-    assert torch.equal(output.feat_cqt, features[0]) and torch.equal(output.feat_mel, features[1])
+    assert all(map(torch.equal, output.pooled, features)) and len(output.pooled) == 2
 
 
 def test_a_shared_head_needs_features_of_one_width() -> None:
-    with pytest.raises(InputError, match="model.projection=shared needs .* has 8, the Mel .* 6"):
+    with pytest.raises(InputError, match="shared needs .*the CQT branch has 8, the Mel .* 6"):
         make_head("gmu_contrastive", projection="shared")
     settings = ModelSettings(n_classes=3, fusion="gmu_contrastive", projection="shared")
-    output = build_head((8, 8), settings).eval()(torch.randn(5, 8), torch.randn(5, 8))
-    assert output.z_cqt.shape == (5, 128)
+    head = build_head({"cqt": 8, "mel": 8}, settings).eval()
+    assert head(torch.randn(5, 8), torch.randn(5, 8)).views[0].shape == (5, 128)
 
 
 def test_an_unknown_fusion_is_refused() -> None:
-    with pytest.raises(ValueError, match="concat, mean, .*cqt_only, mel_only, got 'add'"):
+    with pytest.raises(ValueError, match="concat, mean, .*cqt_only, mel_only.*, got 'add'"):
         make_head("add")
 
 
 @pytest.mark.parametrize("fusion", ONE_BRANCH)
 def test_a_single_branch_is_classified_alone(fusion: str) -> None:
-    head, features = make_head(fusion), make_features(fusion)
-    only = features[0] if fusion == "cqt_only" else features[1]
-    torch.testing.assert_close(head(*features).logits, head.classify(only))
-    both = make_features("concat")
-    assert torch.equal(head(*both).logits, head(*features).logits)  # the other is not read
+    head, (feature,) = make_head(fusion), make_features(fusion)
+    torch.testing.assert_close(head(feature).logits, head.classify(feature))
+    with pytest.raises(TypeError):
+        head(*make_features("concat"))
 
 
 # The gate
@@ -172,7 +170,7 @@ def test_a_single_branch_is_classified_alone(fusion: str) -> None:
 @pytest.mark.parametrize("gate", ["vector", "scalar"])
 @pytest.mark.parametrize("gate_input", ["projected", "features"])
 def test_the_gmu_is_five_plain_lines(gate_input: str, gate: str) -> None:
-    gmu = GMU(5, 3, 4, gate_input, gate)
+    gmu = GMU({"cqt": 5, "mel": 3}, 4, gate_input, gate)
     feat_cqt, feat_mel = torch.randn(2, 5), torch.randn(2, 3)
     w = dict(gmu.named_parameters())
     h_cqt = torch.tanh(feat_cqt @ w["project_cqt.weight"].T + w["project_cqt.bias"])
@@ -186,7 +184,7 @@ def test_the_gmu_is_five_plain_lines(gate_input: str, gate: str) -> None:
 
 
 def test_a_scalar_gate_by_hand() -> None:
-    gmu = GMU(1, 1, 2, gate="scalar")
+    gmu = GMU({"cqt": 1, "mel": 1}, 2, gate="scalar")
     for parameter in gmu.parameters():
         nn.init.zeros_(parameter)
     nn.init.constant_(gmu.project_cqt.bias, math.atanh(0.5))
@@ -205,16 +203,16 @@ def test_gate_1_is_the_cqt_and_gate_0_the_mel(gate: str, bias: float, trusted: i
     found = head.gmu(*features)
     torch.testing.assert_close(found[0], found[trusted])
     assert found[1].unique().tolist() == [float(bias > 0)]
-    torch.testing.assert_close(head(*features, float(bias > 0)), head(*features))
+    torch.testing.assert_close(head(*features, forced_gate=float(bias > 0)), head(*features))
 
 
 @pytest.mark.parametrize("fusion", GATED)
 def test_a_forced_gate_overrides_its_own_values(fusion: str) -> None:
     head, features = make_head(fusion), make_features(fusion)
     for forced in (0.0, 0.5, 1.0):
-        output = head(*features, forced)
+        output = head(*features, forced_gate=forced)
         assert output.gate.unique().tolist() == [forced] and output.gate.shape == (5, 8)
-    joined = [head(*features, forced).logits for forced in (0.0, 1.0)]
+    joined = [head(*features, forced_gate=forced).logits for forced in (0.0, 1.0)]
     assert not torch.allclose(*joined)
 
 
@@ -226,9 +224,9 @@ def test_mean_is_a_gmu_whose_gate_is_a_half_and_sum_twice_that(gate: str) -> Non
         head.projections.load_state_dict(weights)
         head.classify.load_state_dict(gmu.classify.state_dict())
     features = make_features("gmu")
-    fused = gmu.gmu(*features, 0.5)[0]
+    fused = gmu.gmu(*features, forced_gate=0.5)[0]
     torch.testing.assert_close(mean(*features).logits, gmu.classify(fused))
-    torch.testing.assert_close(mean(*features).logits, gmu(*features, 0.5).logits)
+    torch.testing.assert_close(mean(*features).logits, gmu(*features, forced_gate=0.5).logits)
     torch.testing.assert_close(total(*features).logits, gmu.classify(2 * fused))
 
 
@@ -275,7 +273,7 @@ def test_matched_heads_have_the_parameters_of_the_gmu(fusion, sizes, n_classes, 
             mlp_hidden_dim=mlp,
         )
         with torch.device("meta"):
-            return build_head(sizes, settings)
+            return build_head(dict(zip(("cqt", "mel"), sizes, strict=True)), settings)
 
     matched = head(fusion, True)
     one_unit = {  # parameters that one more unit has, by hand

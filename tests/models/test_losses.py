@@ -31,7 +31,8 @@ def logits_and_targets(n=6, k=4):
 def test_keywords_and_words_are_those_of_section_loss():
     fields = LossConfig.model_fields
     keywords = inspect.signature(FusionLoss).parameters
-    assert set(keywords) == set(fields) | {"rating_scale"}  # the last from section corpus
+    of_others = {"contrast", "branches", "rating_scale"}  # from sections model and corpus
+    assert set(keywords) == set(fields) | of_others
     assert all(word.kind is word.KEYWORD_ONLY for word in keywords.values())
     words = {"nt_xent": FORMS, "same_class": SAME_CLASS, "diversity": tuple(SIGNS)}
     words["alpha_on"] = ("views", "features")

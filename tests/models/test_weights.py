@@ -105,7 +105,7 @@ def test_an_error_without_words_is_told_by_its_kind(tmp_path, monkeypatch):
     def fail(file):
         raise EOFError
 
-    monkeypatch.setattr(weights, "_read", fail)
+    monkeypatch.setattr(weights, "read_tensors", fail)
     with pytest.raises(InputError, match=r"cannot be read as tensors \(EOFError\)"):
         load({}, tmp_path)
 

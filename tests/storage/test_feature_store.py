@@ -18,6 +18,7 @@ from config.loading import flatten
 from config.schema import FeaturesConfig
 from features import SpectrogramImages
 from storage import feature_store as store_module
+from storage import row_store
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import append, write_all
@@ -220,7 +221,7 @@ def test_peer_09_bad_audio_is_named_with_its_reason_and_never_stored(
 
 
 def test_interrupted_build_resumes_and_repeats_nothing(clips, make_store, monkeypatch) -> None:
-    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(row_store, "COMMIT_EVERY", 2)
     fifth = list(clips.values())[4]
 
     def interrupted(path: Path, *which: object) -> np.ndarray:
@@ -246,7 +247,7 @@ def test_interrupted_build_resumes_and_repeats_nothing(clips, make_store, monkey
 @pytest.mark.parametrize("most", [1, 1e12])  # bytes
 def test_long_files_are_committed_sooner(clips, make_store, monkeypatch, most) -> None:
     """All images between two writes of the index are held in memory."""
-    monkeypatch.setattr(store_module, "COMMIT_BYTES", most)
+    monkeypatch.setattr(row_store, "COMMIT_BYTES", most)
     written = []
     append = store_module.FeatureStore._append
     monkeypatch.setattr(
@@ -276,7 +277,7 @@ def test_truncated_data_file_heals(clips, make_store, monkeypatch) -> None:
 
 
 def test_two_builders_at_once_give_one_whole_store(clips, make_store, monkeypatch) -> None:
-    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(row_store, "COMMIT_EVERY", 2)
     read = read_counter(monkeypatch)
     items = list(clips.items())
     wishes = [dict(items[:5]), dict(reversed(items)), dict(items)]
@@ -307,7 +308,7 @@ def test_damage_and_a_crash_never_give_a_clip_the_images_of_another(
         raise KeyboardInterrupt  # after the records were written, before the index is
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "append", crash)
+        patch.setattr(row_store, "append", crash)
         with pytest.raises(KeyboardInterrupt):
             make_store().build(dict(reversed(clips.items())), workers=0)
     last = make_store()
@@ -330,7 +331,7 @@ def test_full_disk_names_the_folder_and_commits_nothing(clips, make_store, monke
         write_all(opened, data)
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_all", full)
+        patch.setattr(row_store, "write_all", full)
         with pytest.raises(RunError, match="(?s)cannot write.*No space left.*run.store") as caught:
             make_store().build(clips, workers=0)
     assert str(first.folder) in str(caught.value)
@@ -369,7 +370,7 @@ def test_a_full_disk_gives_back_the_room_of_what_was_not_finished(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("storage.feature_store.os.fsync", full)
+        patch.setattr("storage.row_store.os.fsync", full)
         with pytest.raises(RunError, match=r"mel.f16 .*No space left on device \(needs 1.3 kB"):
             make_store().build(clips, workers=0)
     sizes = [(store.folder / f"{name}.f16").stat().st_size for name in ("cqt", "mel")]
@@ -471,12 +472,12 @@ def test_an_index_of_an_older_version_is_carried_over(make_store, clips, monkeyp
 
 def test_the_index_only_grows(make_store, clips, monkeypatch) -> None:
     """What a commit writes does not depend on how much is stored."""
-    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(row_store, "COMMIT_EVERY", 2)
     written: list[int] = []
     monkeypatch.setattr(
-        store_module, "append", lambda path, data: written.append(len(data)) or append(path, data)
+        row_store, "append", lambda path, data: written.append(len(data)) or append(path, data)
     )
-    monkeypatch.setattr(store_module, "write_text", None)  # would write it anew
+    monkeypatch.setattr(row_store, "write_text", None)  # would write it anew
     store = make_store()
     store.build(clips, workers=0)
     assert len(written) == 4 and max(written) < 2 * 80
@@ -485,7 +486,7 @@ def test_the_index_only_grows(make_store, clips, monkeypatch) -> None:
 
 
 def test_an_index_removed_in_a_build_is_written_anew(make_store, clips, monkeypatch) -> None:
-    monkeypatch.setattr(store_module, "COMMIT_EVERY", 2)
+    monkeypatch.setattr(row_store, "COMMIT_EVERY", 2)
     store = make_store()
     last = list(clips.values())[-1]
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from config.fusions import IMAGES, fusions_that
 from model_gmu import MaxMViTGMU
 from models.settings import ModelSettings
 from storage.tensors import save_tensors
@@ -23,6 +24,7 @@ FEATURES: dict[str, Any] = {
     "cqt": {"hop_length": 256},
     "mel": {"n_fft": 512, "hop_length": 128, "n_mels": 32},
 }
+OF_IMAGES = fusions_that(lambda fusion: set(fusion.branches) <= set(IMAGES))
 
 
 def small_model(fusion: str = "gmu", **changes: Any) -> MaxMViTGMU:

@@ -27,6 +27,7 @@ from evaluation import summary as evaluation_summary
 from features import SpectrogramImages
 from reports.publish import gather, publish
 from storage import feature_store as store_module
+from storage import row_store
 from storage.feature_store import FeatureStore
 from system.errors import RunError
 from system.files import write_text
@@ -239,7 +240,7 @@ class Reference:
 def small_chunks() -> Iterator[None]:
     """The store is written several times."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(store_module, "COMMIT_EVERY", 16)
+        patch.setattr(row_store, "COMMIT_EVERY", 16)
         yield
 
 

@@ -18,9 +18,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from benchmarks import watching
+from config.fusions import SOURCES
 from evaluation.summary import summarize
 from model_gmu import MaxMViTGMU
 from models.contrastive import alignment, uniformity
+from models.heads import build_head
+from models.settings import ModelSettings
 from system.files import read_json
 from tests.support.models import small_model
 from tests.support.runs import run_experiment
@@ -65,6 +68,28 @@ def test_gate_measures_by_hand() -> None:
 
 def test_a_gate_that_differs_over_units_alone_has_no_spread() -> None:
     assert gate_measures(np.tile([0.1, 0.9], (5, 1)))["gate_spread"] == 0
+
+
+def test_gate_measures_of_three_sources_by_hand() -> None:
+    shares = [[[1.0, 0.5], [0.0, 0.3], [0.0, 0.2]], [[0.6, 0.0], [0.3, 0.4], [0.1, 0.6]]]
+    found = gate_measures(np.array(shares), ("cqt", "mel", "speech"))
+    means = {b: found[f"gate_mean_{b}"] for b in ("cqt", "mel", "speech")}
+    assert means == pytest.approx({"cqt": 2.1 / 4, "mel": 1.0 / 4, "speech": 0.9 / 4})
+    assert sum(means.values()) == pytest.approx(1) and "gate_mean" not in found
+    spreads = [0.2, 0.25, 0.15, 0.05, 0.05, 0.2]  # half the difference of two utterances
+    assert found["gate_spread"] == pytest.approx(sum(spreads) / 6)
+    assert found["gate_saturated"] == pytest.approx(1 / 4)  # without one source the others mix
+
+
+@given(st.integers(0, 99))
+@settings(max_examples=10)
+def test_shares_of_two_sources_measure_as_their_gate_does(seed: int) -> None:
+    gate = np.random.default_rng(seed).random((4, 3)) ** 9
+    both = gate_measures(np.stack([gate, 1 - gate], 1))
+    one = gate_measures(gate)
+    assert both["gate_mean_cqt"] == pytest.approx(one["gate_mean"])
+    for key in ("gate_spread", "gate_saturated"):
+        assert both[key] == pytest.approx(one[key])
 
 
 @pytest.mark.parametrize(
@@ -129,6 +154,8 @@ CASES = [
     ({"rank_cqt": 1.4}, "CQT embeddings collapse", "fill 1.4 directions, after 46.0 at best"),
     ({"rank_mel": 1.0}, "Mel embeddings collapse", "fill 1.0 directions, after 68.0 at best"),
     ({"uniformity_cqt": -1e-4}, "views collapse", "the CQT views of all dev utterances are"),
+    ({"rank_speech": 0.0}, "speech embeddings collapse", "all dev embeddings are nearly identical"),
+    ({"uniformity_file": 0.0}, "views collapse", "the file views of all dev utterances are"),
     ({"rank_mel": 0.0}, "Mel embeddings collapse", "all dev embeddings are nearly identical"),
 ]
 
@@ -215,16 +242,56 @@ def test_watching_measures_what_the_head_gets_and_makes(fusion: str) -> None:
     gate = None if output.gate is None else output.gate.numpy()
     found = signs.epoch_measures(gate, accelerator)
     expected = {} if gate is None else gate_measures(gate)
-    for key, feature in zip(("cqt", "mel"), features, strict=True):
+    for key, feature in zip(SOURCES, features, strict=False):
         if feature is not None:
             pooled = feature.mean(1) if feature.ndim == 3 else feature
             expected[f"rank_{key}"] = effective_rank(pooled)
-    if output.z_cqt is not None:
-        expected["alignment"] = float(alignment(output.z_cqt, output.z_mel))
-        expected["uniformity_cqt"] = float(uniformity(output.z_cqt))
-        expected["uniformity_mel"] = float(uniformity(output.z_mel))
+    if output.views is not None:
+        expected["alignment"] = float(alignment(*output.views))
+        for key, view in zip(("cqt", "mel"), output.views, strict=True):
+            expected[f"uniformity_{key}"] = float(uniformity(view))
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
     assert signs.epoch_measures(None, accelerator) == {}  # all is forgotten
+
+
+class ThreeSources(nn.Module):
+    """A head of three sources and nothing else; tokens of one image, vectors of the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        fusion = "cross_attention_contrastive"
+        settings = ModelSettings(n_classes=4, fusion=fusion, mlp_hidden_dim=8)
+        self.head = build_head({"mel": 6, "speech": 8, "file": 4}, settings)
+
+    def parts(self) -> dict[str, list[nn.Parameter]]:
+        return {"head": list(self.head.parameters())}
+
+
+def test_watching_measures_each_of_three_sources() -> None:
+    torch.manual_seed(0)
+    model = ThreeSources().eval()
+    mel, speech, file = torch.randn(6, 5, 6), torch.randn(6, 8), torch.randn(6, 4)
+    signs = CollapseMonitor(model)
+    with torch.inference_mode(), signs.recording():
+        output = model.head(mel, speech, file)
+    assert signs.gradient_norms() == {}
+    found = signs.epoch_measures(output.gate.numpy(), Accelerator(cpu=True))
+    shares = output.gate.mean((0, 2)).tolist()
+    z_mel, z_speech, z_file = output.views
+    pairs = [(z_mel, z_speech), (z_mel, z_file), (z_speech, z_file)]
+    expected = gate_measures(output.gate.numpy(), model.head.branches)
+    expected |= dict(
+        zip(("gate_mean_mel", "gate_mean_speech", "gate_mean_file"), shares, strict=True)
+    )
+    expected["alignment"] = sum(float(alignment(a, b)) for a, b in pairs) / 3
+    for name, z, embeddings in (
+        ("mel", z_mel, mel.mean(1)),
+        ("speech", z_speech, speech),
+        ("file", z_file, file),
+    ):
+        expected[f"rank_{name}"] = effective_rank(embeddings)
+        expected[f"uniformity_{name}"] = float(uniformity(z))
+    assert found == pytest.approx(expected, rel=1e-4)
 
 
 def test_of_more_crops_than_are_needed_evenly_spread_ones_are_taken(monkeypatch) -> None:

@@ -16,11 +16,12 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from data import Batch, EvalBatches
+from data import Batch
 from models.contrastive import nt_xent
 from models.losses import FusionLoss, LossTerms
 from tests.support.paths import ROOT
 from tests.support.processes import joined
+from training.batches import EvalBatches
 from training.collapse import CollapseMonitor
 from training.distributed import average_gradients
 from training.engine import loss_terms, train_step, train_unseen
@@ -47,17 +48,18 @@ class FusionOutput(NamedTuple):
 
     logits: Tensor
     gate: None
-    z_cqt: Tensor
-    z_mel: Tensor
-    feat_cqt: Tensor
-    feat_mel: Tensor
+    views: tuple[Tensor, ...]
+    pooled: tuple[Tensor, ...]
 
 
 class Head(nn.Module):
     """What is watched."""
 
-    def forward(self, z_cqt: Tensor, z_mel: Tensor, logits: Tensor) -> FusionOutput:
-        return FusionOutput(logits, None, z_cqt, z_mel, z_cqt.tanh(), z_mel.tanh())
+    branches = ("cqt", "mel")
+
+    def forward(self, z_cqt: Tensor, z_mel: Tensor) -> FusionOutput:
+        logits = torch.cat([z_cqt, z_mel], 1)
+        return FusionOutput(logits, None, (z_cqt, z_mel), (z_cqt.tanh(), z_mel.tanh()))
 
 
 class Views(nn.Module):
@@ -79,9 +81,8 @@ class Views(nn.Module):
         return {name: list(module.parameters()) for name, module in modules.items()}
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
-        z_cqt, z_mel = self.features(cqt, mel)
-        logits = self.classify(torch.cat([z_cqt, z_mel], 1))
-        return self.head(z_cqt, z_mel, logits + self.shift)
+        output = self.head(*self.features(cqt, mel))
+        return output._replace(logits=self.classify(output.logits) + self.shift)
 
 
 def data(n: int) -> tuple[Tensor, Tensor, Tensor]:

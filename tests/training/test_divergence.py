@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from corpora.plan import make_plan
-from data import EvalBatches, build_loader
+from data import build_loader
 from models.losses import FusionLoss, LossTerms
 from storage.tensors import load_state
 from system.errors import RunError
@@ -20,6 +20,7 @@ from tests.support.models import small_model
 from tests.support.runs import run_experiment
 from tests.training.test_engine import CPU, Stub, batch, fake_clips, loaders, made, make_trainer
 from training import engine
+from training.batches import EvalBatches
 from training.checkpoints import Checkpoints, Progress
 from training.divergence import Diverged
 from training.engine import fit, train_step

@@ -12,7 +12,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from data import Batch, EvalBatches, ImageAugment, ImageDataset, build_loader
+from data import Batch, ImageAugment, ImageDataset, build_loader
 from models.contrastive import consistency, diversity, nt_xent
 from models.heads import FusionOutput
 from models.losses import FusionLoss, LossTerms, Temperature
@@ -20,7 +20,7 @@ from storage.tensors import copy_state, load_state, load_tensors
 from system.errors import RunError
 from tests.support.models import small_model
 from training import engine
-from training.batches import TrainBatches
+from training.batches import EvalBatches, TrainBatches
 from training.checkpoints import Checkpoints
 from training.engine import fit, loss_terms, train_one_epoch, train_step
 from training.evaluate import Predictions, evaluate
@@ -38,6 +38,8 @@ def in_reduced(part: str, model: "Stub") -> bool:
 
 class SideBySide(nn.Linear):
     """A linear head with the door of the real one."""
+
+    branches = ("cqt", "mel")
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         return FusionOutput(super().forward(torch.cat([cqt, mel], 1)), None, None, None)
@@ -354,7 +356,7 @@ class TwoViews(Stub):
 
     def forward(self, cqt: Tensor, mel: Tensor) -> FusionOutput:
         features = self.features(cqt, mel)
-        return self.head(*features)._replace(z_cqt=features[0], z_mel=features[1])
+        return self.head(*features)._replace(views=features)
 
 
 @pytest.mark.parametrize("alpha_on", ["views", "features"])
@@ -362,13 +364,12 @@ def test_the_alpha_terms_of_a_step_act_where_the_key_says(alpha_on: str) -> None
     model = small_model("cross_attention_contrastive", n_classes=K, image_size=SIDE).eval()
     one = fake_clips(4, side=SIDE).__getitems__([(0, i) for i in range(4)])
     output = model(one.cqt, one.mel)
-    assert output.feat_cqt.shape[1] != output.z_cqt.shape[1]
+    assert output.pooled[0].shape[1] != output.views[0].shape[1]
     terms = loss_terms(FusionLoss(alpha_on=alpha_on), output, one)
-    views, features = (output.z_cqt, output.z_mel), (output.feat_cqt, output.feat_mel)
-    pair = features if alpha_on == "features" else views
+    pair = output.pooled if alpha_on == "features" else output.views
     torch.testing.assert_close(terms.diversity, diversity(*pair))
     torch.testing.assert_close(terms.consistency, consistency(*pair))
-    torch.testing.assert_close(terms.nt_xent, nt_xent(*views, 0.07))
+    torch.testing.assert_close(terms.nt_xent, nt_xent(*output.views, 0.07))
 
 
 @pytest.mark.parametrize("projection", ["separate", "shared"])

@@ -8,13 +8,13 @@ import torch
 import torch.multiprocessing as mp
 from accelerate import Accelerator
 
-from data import EvalBatches, ImageAugment, build_loader
+from data import ImageAugment, build_loader
 from models.losses import FusionLoss
 from models.synced_norms import sync_batch_norms
 from tests.support.models import small_model
 from tests.support.processes import joined
 from tests.training.test_engine import CPU, fake_clips
-from training.batches import TrainBatches
+from training.batches import EvalBatches, TrainBatches
 from training.checkpoints import Checkpoints
 from training.engine import fit
 from training.optim import Schedule, build_optimizers

@@ -24,7 +24,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from config.effects import CONTRASTIVE
-from config.fusions import FUSIONS, GATED, ONE_BRANCH
+from config.fusions import GATED, ONE_IMAGE
 from config.loading import dump_config, load_config
 from corpora.certificate import certify
 from corpora.plan import make_plan, plan_warnings
@@ -42,6 +42,7 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from system.locks import lock
 from tests.conftest import SAMPLE_RATE
+from tests.support.models import OF_IMAGES
 from tests.support.paths import CODE, ROOT
 from tests.support.runs import run_experiment
 from training import build
@@ -76,7 +77,7 @@ def fusions(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
             load_config(recipe, [f"run.root={root}", f"name={fusion}", *wishes_for(fusion)]),
             ["train_gmu.py", "--config", str(recipe)],
         )
-        for fusion in FUSIONS
+        for fusion in OF_IMAGES
     }
     shutil.rmtree(root)
 
@@ -96,7 +97,7 @@ def grid(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
     shutil.rmtree(run)
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", OF_IMAGES)
 def test_run_folder_is_as_designed(fusions: dict[str, Path], fusion: str) -> None:
     run = fusions[fusion]
     assert {path.name for path in run.iterdir()} == {
@@ -155,7 +156,7 @@ def test_predictions_cover_dev_and_test_and_agree_with_the_metrics(fusions, fusi
             assert row["utterance"][-4] == row["speaker"][-1]
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", OF_IMAGES)
 def test_weights_rebuild_the_model_that_made_the_predictions(fusions, fusion, corpus_root) -> None:
     folder = fusions[fusion] / FOLD
     card = read_json(folder / "model.json")
@@ -548,7 +549,7 @@ def test_peer_05_table_names_protocol_folds_and_seeds(grid: Path) -> None:
 
 def test_runs_of_one_protocol_stand_in_one_table(fusions: dict[str, Path]) -> None:
     table = comparison_markdown(compare([read_run(run) for run in fusions.values()]))
-    for fusion in FUSIONS:
+    for fusion in OF_IMAGES:
         assert f"| {fusion} | {fusion} |" in table
 
 
@@ -591,13 +592,13 @@ SIGNS = {
 }
 
 
-@pytest.mark.parametrize("fusion", FUSIONS)
+@pytest.mark.parametrize("fusion", OF_IMAGES)
 def test_the_history_has_the_signs_that_a_fusion_has(fusions, fusion: str) -> None:
     absent = set() if fusion in GATED else {name for name in SIGNS if name.startswith("gate")}
     if fusion not in CONTRASTIVE:
         absent |= {"alignment", "uniformity_cqt", "uniformity_mel"}
-    if fusion in ONE_BRANCH:
-        other = "mel" if ONE_BRANCH[fusion] == "cqt" else "cqt"
+    if fusion in ONE_IMAGE:
+        other = "mel" if ONE_IMAGE[fusion] == "cqt" else "cqt"
         absent |= {f"grad_{other}", f"rank_{other}"}
     rows = rows_of(fusions[fusion] / FOLD / "history.csv")
     assert SIGNS & rows[0].keys() == SIGNS - absent

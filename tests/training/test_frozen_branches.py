@@ -20,7 +20,6 @@ from config.fusions import FUSIONS
 from config.loading import load_config
 from config.schema import Config
 from corpora.plan import make_tuning_plan
-from data import EvalBatches
 from evaluation.metrics import scores
 from experiments.lr_range import run_range_test
 from gates.frozen import open_run as open_frozen
@@ -34,7 +33,7 @@ from system.errors import InputError, RunError
 from system.files import read_json
 from tests.support.runs import run_experiment
 from training import engine, epoch_files, frozen_branches
-from training.batches import TrainBatches
+from training.batches import EvalBatches, TrainBatches
 from training.build import build_training, eval_loader
 from training.divergence import offending_parts
 from training.dry_run import dry_run

@@ -1,0 +1,168 @@
+"""The speech store: hidden states of a pretrained speech model, computed once, shared by all runs.
+
+With mean pooling a recording has one record, the means of its hidden states (L, D): a weighted sum
+of pooled states is the pooled weighted sum, so weights of layers can be learned on these. With
+attention pooling it has one record (L, D) for each frame. The folder is named after the model's
+files and all else that decides a record; see `row_store.py` for the index and interrupted builds.
+
+Batches are made of what is missing, so an interrupted build may differ from a whole one in the last
+bits that padding and the order of sums decide.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from audio.parallel import in_parallel
+from audio.reading import BadAudio, read_audio
+from audio.segment import AudioSource
+from models.speech_states import SpeechModel
+from storage.row_store import Item, RowStore
+from system.errors import RunError
+
+VERSION = 1  # raised when equal settings give other records
+DATA_FILE = {"mean": "means", "attention": "frames"}  # by pooling, without its ending
+MAX_FLOAT16 = 65_504.0
+COMMIT_ROW_BYTES = 64e6  # of records between two writes to the index
+
+States = NDArray[np.float16] | NDArray[np.float32]
+
+
+class SpeechStore(RowStore):
+    """Hidden states by audio hash.
+
+    Args:
+        root: Folder that holds all stores.
+        model: The speech model, in evaluation mode, on the device that is to compute.
+        pooling: `mean` keeps the means of a recording's states, `attention` its frames.
+        layers: Hidden states that are kept, in this order, from 0, the input of the first layer;
+            None is all.
+        precision: Type of what is kept. Large models may have states beyond float16, which are
+            refused by their layer.
+
+    Attributes:
+        layers: Hidden states that are kept.
+
+    Raises:
+        InputError: The model has no such layers.
+        RunError: The files in the store's folder cannot be read.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        model: SpeechModel,
+        pooling: Literal["mean", "attention"] = "mean",
+        layers: Sequence[int] | None = None,
+        precision: Literal["float16", "float32"] = "float16",
+    ) -> None:
+        self.model, self.pooling, self._precision = model, pooling, precision
+        self.layers = model.check_layers(layers)
+        described = {
+            "speech_version": VERSION,
+            **model.settings,
+            "pooling": pooling,
+            "layers": self.layers,
+            "precision": precision,
+        }
+        record = (len(self.layers), model.width)
+        names = [DATA_FILE[pooling]]
+        super().__init__(root, "speech-", described, names, record, precision, "speech")
+
+    def means(self, rows: Sequence[int]) -> States:
+        """Return the means of recordings: (n, L, D).
+
+        Args:
+            rows: Row of each, `store.rows[hash].start`.
+
+        Raises:
+            RunError: The file was removed or cut short.
+        """
+        self._check_pooling("mean")
+        return np.asarray(self._mapped(DATA_FILE["mean"])[np.asarray(rows, np.intp)])
+
+    def frames(self, row: range) -> States:
+        """Return the frames of a recording, memory-mapped: (T, L, D).
+
+        Args:
+            row: `store.rows[hash]`.
+
+        Raises:
+            RunError: The file was removed or cut short.
+        """
+        self._check_pooling("attention")
+        return self._mapped(DATA_FILE["attention"])[row.start : row.stop]
+
+    def _check_pooling(self, pooling: str) -> None:
+        if self.pooling != pooling:
+            raise ValueError(f"a store with pooling={self.pooling} keeps no {DATA_FILE[pooling]}")
+
+    def _read(self, item: Item) -> NDArray[np.float32]:
+        """Return the waveform of (audio hash, file or segment): (T,)."""
+        key, source = item
+        waveform = read_audio(source, self.model.sample_rate, key)
+        self.model.check(waveform)
+        return waveform
+
+    def _build_chunk(
+        self, chunk: Sequence[Item], workers: int, bad: dict[AudioSource, str], bar: tqdm
+    ) -> None:
+        """Compute the states of a chunk and append them; add unusable files to `bad`."""
+        items: list[Item] = []
+        waveforms: list[NDArray[np.float32]] = []
+        for item, result in in_parallel(self._read, chunk, workers):
+            if isinstance(result, BadAudio):
+                bad[item[1]] = str(result)
+                bar.update()
+            else:
+                items.append(item)
+                waveforms.append(result)
+        computed: list[tuple[str, list[States]]] = []
+        for batch in self.model.batches([len(waveform) for waveform in waveforms]):
+            for j, states in zip(batch, self._states([waveforms[j] for j in batch]), strict=True):
+                key, source = items[j]
+                bar.update()
+                if (layer := self._first_layer(~np.isfinite(states))) is not None:
+                    bad[source] = f"has hidden states that are NaN or infinite, {layer} the first"
+                else:
+                    computed.append((key, [self._narrowed(states, source)]))
+            if sum(states.nbytes for _, [states] in computed) > COMMIT_ROW_BYTES:
+                self._append(computed)
+                computed = []
+        if computed:
+            self._append(computed)
+
+    @torch.inference_mode()
+    def _states(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+        """Return the records of a batch: (n, L, D) each."""
+        if self.pooling == "mean":
+            return list(self.model.means(waveforms, self.layers).cpu().numpy()[:, None])
+        states, lengths = self.model(waveforms, self.layers)  # (B, T, L, D), (B,)
+        on_cpu = states.cpu().numpy()
+        return [on_cpu[i, :n] for i, n in enumerate(lengths.tolist())]
+
+    def _narrowed(self, states: NDArray[np.float32], source: AudioSource) -> States:
+        """Return states in the store's precision.
+
+        Raises:
+            RunError: Some are beyond it; what was stored before is kept.
+        """
+        if self._precision == "float32":
+            return states
+        if (layer := self._first_layer(np.abs(states) > MAX_FLOAT16)) is not None:
+            raise RunError(
+                f"{source}: {layer} of the speech model {self.model.name} reaches "
+                f"{np.abs(states).max():.3g}, and float16 ends at {MAX_FLOAT16:.0f}: keep the "
+                "states with precision float32, or leave that layer out"
+            )
+        return states.astype(np.float16)
+
+    def _first_layer(self, is_odd: NDArray[np.bool_]) -> str | None:
+        """Return the first hidden state with an odd number, (n, L, D); None if there is none."""
+        odd = np.flatnonzero(is_odd.any((0, 2)))
+        return f"state {self.layers[odd[0]]}" if len(odd) else None

@@ -1,0 +1,167 @@
+"""Sources beside the images: trained, resumed, tested and told like images."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from config.schema import Config
+from corpora.plan import make_plan
+from inference import load
+from models.speech import Frames
+from storage.fold_folder import read_metrics
+from storage.model_card import read_card
+from storage.run_folder import read_run
+from system.errors import InputError
+from system.signals import Stop
+from tests.support.runs import run_experiment
+from tests.support.speech_models import save_model
+from training.beside import beside, open_sources, statistics_of
+from training.build import build_training
+from training.dry_run import dry_run
+from training.engine import train_step
+from training.experiment import open_run
+from training.fold import train_fold
+from training.session import open_session
+
+Tiny = Callable[..., Config]
+
+
+@pytest.fixture(scope="module")
+def speech_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("transformers")
+    return save_model(tmp_path_factory.mktemp("speech") / "wavlm", "wavlm-layer")
+
+
+@pytest.fixture
+def vectors(tiny: Tiny, tmp_path: Path) -> Path:
+    """Vectors of 5 numbers for all utterances, by id; the first two by audio hash."""
+    plan = make_plan(tiny())
+    rng = np.random.default_rng(0)
+    names = [u.id if i > 1 else plan.hashes[u.audio] for i, u in enumerate(plan.utterances)]
+    np.savez(tmp_path / "v.npz", names=np.array(names), vectors=rng.normal(3, 2, (len(names), 5)))
+    return tmp_path / "v.npz"
+
+
+def all_four(speech_model: Path, vectors: Path) -> tuple[str, ...]:
+    return (
+        "model.branches=[file, cqt, speech, mel]",
+        f"model.speech.model={speech_model}",
+        f"model.vectors={vectors}",
+    )
+
+
+def test_four_sources_are_trained_tested_and_told(tiny: Tiny, speech_model, vectors) -> None:
+    config = tiny(*all_four(speech_model, vectors), "model.fusion=gmu")
+    run = read_run(run_experiment(config, []))
+    fold = run.folds[0]
+    assert fold.test.gate is None and fold.test.shares.shape == (len(fold.test.targets), 4)
+    np.testing.assert_allclose(fold.test.shares.sum(1), 1, atol=1e-5)
+    shares = read_metrics(fold.folder).gate_shares
+    assert list(shares) == ["cqt", "mel", "speech", "file"]
+    table = (run.folder / "summary.md").read_text()
+    assert f"speech {np.mean(fold.test.shares[:, 2]):.3f}" in table
+    card = read_card(fold.folder)
+    assert card.settings().reads == ("cqt", "mel", "speech", "file")
+    assert card.sources["speech"]["model"] and card.sources["file"]["sha256"]
+    with pytest.raises(InputError, match="reads the branch speech and file, and predict.py"):
+        load(run.folder)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize("fusion", ["concat", "mean", "gmu_contrastive", "cross_attention"])
+def test_gradients_reach_every_source(tiny: Tiny, speech_model, vectors, fusion, pooling) -> None:
+    config = tiny(
+        *all_four(speech_model, vectors),
+        f"model.fusion={fusion}",
+        f"model.speech.pooling={pooling}",
+    )
+    session = open_session(config, make_plan(config))
+    state, loader, _ = build_training(next(session.folds()), {})
+    model, seen = state.model, {}
+    batch = next(iter(loader))
+    assert isinstance(batch.speech, Frames) == (pooling == "attention")
+    for name, parameter in model.named_parameters():
+        parameter.register_hook(lambda grad, name=name: seen.update({name: grad.abs().sum()}))
+    train_step(state, [batch])
+    for part in ("cqt_branch", "mel_branch", "speech_branch.scores"):
+        assert any(float(v) > 0 for name, v in seen.items() if name.startswith(part)), part
+
+
+def test_two_sources_have_shares_by_name_where_one_is_no_image(tiny: Tiny, vectors) -> None:
+    idle = ("model.mel_backbone=null", "optim.optimizer.mel=null")
+    config = tiny("model.branches=[cqt, file]", f"model.vectors={vectors}", *idle)
+    run = read_run(run_experiment(config, []))
+    assert list(read_metrics(run.folds[0].folder).gate_shares) == ["cqt", "file"]
+    assert run.folds[0].test.gate is None and run.folds[0].test.shares.shape[1] == 2
+    history = (run.folds[0].folder / "history.csv").read_text().splitlines()[0]
+    assert "gate_mean_cqt,gate_mean_file" in history
+
+
+def test_an_interrupted_training_resumes_to_the_same_weights(tiny, speech_model, vectors) -> None:
+    words = all_four(speech_model, vectors)
+    whole = read_run(run_experiment(tiny("name=whole", *words), []))
+    config, stop = tiny("name=stopped", *words), Stop()
+    with pytest.raises(KeyboardInterrupt), open_run(config, [], stop=stop) as session:
+        fold = next(session.folds())
+        (fold.folder / "state").mkdir(parents=True)
+        train_fold(fold, fold.folder, lambda progress: setattr(stop, "requested", True))
+    again = read_run(run_experiment(config, []))
+    files = [run.folds[0].folder / "model.safetensors" for run in (whole, again)]
+    first, second = map(load_file, files)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_one_source_needs_no_images(tiny: Tiny, speech_model, vectors) -> None:
+    for fusion, words in (
+        ("speech_only", (f"model.speech.model={speech_model}",)),
+        ("file_only", (f"model.vectors={vectors}",)),
+    ):
+        idle = ("model.cqt_backbone=null", "model.mel_backbone=null")
+        idle += ("optim.optimizer.cqt=null", "optim.optimizer.mel=null")
+        config = tiny(f"name={fusion}", f"model.fusion={fusion}", *idle, *words)
+        run = read_run(run_experiment(config, []))
+        assert run.folds[0].test.gate is None and run.folds[0].test.shares is None
+
+
+def test_what_is_read_is_standardised_over_training(tiny: Tiny, speech_model, vectors) -> None:
+    config = tiny(*all_four(speech_model, vectors), "model.fusion=concat")
+    session = open_session(config, make_plan(config))
+    fold = next(session.folds())
+    train = fold.split.train
+    read = beside(open_sources(config), fold.ids(train), fold.hashes(train))
+    for branch, values in read.items():
+        every = values(np.arange(len(train))).double()
+        mean, std = statistics_of(values, len(train))
+        torch.testing.assert_close(mean, every.mean(0).float(), atol=1e-5, rtol=1e-4)
+        expected = every.std(0, unbiased=False).float()
+        torch.testing.assert_close(std, expected, atol=1e-5, rtol=1e-3)
+        model = build_training(fold, {}).state.model
+        torch.testing.assert_close(getattr(model, f"{branch}_mean"), mean)
+
+
+def test_a_dry_run_tries_all_sources(tiny: Tiny, speech_model, vectors) -> None:
+    said = dry_run(tiny(*all_four(speech_model, vectors), "model.fusion=gmu"), overwrite=False)
+    assert "Nothing was trained." in said
+
+
+def test_an_utterance_without_a_vector_ends_the_run_before_it_trains(tiny: Tiny, tmp_path) -> None:
+    np.savez(tmp_path / "v.npz", other=np.ones(3))
+    config = tiny("model.branches=[cqt, mel, file]", f"model.vectors={tmp_path / 'v.npz'}")
+    with pytest.raises(InputError, match="has no vector for"):
+        run_experiment(config, [])
+
+
+def test_two_sources_are_the_network_of_before(tiny: Tiny) -> None:
+    def weights(*words: str) -> dict[str, Tensor]:
+        config = tiny(*words)
+        session = open_session(config, make_plan(config))
+        return build_training(next(session.folds()), {}).state.model.state_dict()
+
+    default, named = weights(), weights("model.branches=[mel, cqt]")
+    assert default.keys() == named.keys()
+    assert all(torch.equal(default[name], named[name]) for name in default)
