@@ -36,7 +36,7 @@ from system.files import write_json
 RATE = 16_000  # Hz
 LAYERS, WIDTH = 4, 256
 CLASSES, BATCH_SIZE = 4, 16
-ROUNDS = 5  # alternating; the first warms up
+ROUNDS = 4  # alternating; the first warms up
 POOLINGS = ("mean", "attention")
 
 

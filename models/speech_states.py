@@ -8,6 +8,7 @@ up to its version 5.0; later ones give the last before that norm.
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,18 @@ WAVEFORM = {
 }
 PIECE_SECONDS = 60  # longest waveform that a model sees at once: WavLM's memory grows as its square
 BATCH_SECONDS = 30  # of audio with padding in a model at once: more is no faster on a CPU
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Leave oneDNN out on a CPU: it keeps buffers of up to 1024 shapes, which may be gigabytes."""
+    onednn: Any = torch.backends.mkldnn
+    before = onednn.enabled
+    onednn.enabled = False
+    try:
+        yield
+    finally:
+        onednn.enabled = before
 
 
 class SpeechModel(nn.Module):
@@ -164,7 +177,8 @@ class SpeechModel(nn.Module):
         for group in self.batches([len(piece) for *_, piece in pieces]):
             batch = [pieces[j] for j in group]
             inputs = self._inputs([piece for *_, piece in batch])
-            output = self.network(**inputs, output_hidden_states=True)
+            with _without_onednn():
+                output = self.network(**inputs, output_hidden_states=True)
             every = [*output.hidden_states[:-1], output.last_hidden_state]  # L x (b, T, D)
             states = torch.stack([every[layer] for layer in wanted], 2)  # (b, T, L, D)
             for (i, k, piece), of_piece in zip(batch, states, strict=True):

@@ -161,6 +161,20 @@ def test_what_is_in_a_model_at_once_is_bounded(folders, monkeypatch):
     assert seen == [(3, RATE), (1, RATE), (1, 4 * RATE)]
 
 
+def test_onednn_which_keeps_buffers_of_every_shape_is_left_out(folders, waveforms, monkeypatch):
+    model = load_speech_model(str(folders["wav2vec2-group"]))
+    flags = []
+    model.network.register_forward_pre_hook(
+        lambda *args: flags.append(torch.backends.mkldnn.enabled)
+    )
+    model.means(waveforms[:1])
+    assert flags == [False] and torch.backends.mkldnn.enabled
+    model.network.register_forward_pre_hook(lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        model(waveforms[:1])
+    assert torch.backends.mkldnn.enabled
+
+
 @pytest.mark.parametrize("kind", ["wav2vec2-layer", "wav2vec2-group", "whisper"])
 def test_long_recordings_are_cut_into_equal_pieces(folders, kind, monkeypatch):
     monkeypatch.setattr(SpeechModel, "piece_seconds", 2)
