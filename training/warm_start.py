@@ -190,8 +190,8 @@ def _check_branch(config: Config, theirs: Config, branch: str, key: str) -> None
     fusion = FUSIONS[theirs.model.fusion]
     if branch not in theirs.model.reads:
         raise InputError(
-            f"{key} is of {theirs.model.fusion}, which has no {branch} branch: name a run that "
-            f"reads it, such as one of {branch}_only"
+            f"{key} is of {theirs.model.fusion}, which has no {branch} branch: name a run of "
+            f"{branch}_only or another that reads it"
         )
     if fusion.reads_tokens and not FUSIONS[config.model.fusion].reads_tokens:
         raise InputError(
