@@ -1,6 +1,6 @@
 """Train a small network with class-balanced cross-entropy and AdamW; dev chooses the epoch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,7 +64,7 @@ def fit_network(
     best, best_epoch, best_ua = _copy(model), 0, -1.0
 
     def predict_arrays(x: Sequence[NDArray]) -> NDArray:
-        return _predict(model, [collate(some, device) for some in _batches(x, recipe.batch_size)])
+        return _predict(model, (collate(some, device) for some in _batches(x, recipe.batch_size)))
 
     for epoch in range(1, recipe.epochs + 1):
         model.train()
@@ -90,7 +90,7 @@ def fit_network(
 
 
 @torch.inference_mode()
-def _predict(model: nn.Module, batches: Sequence[tuple[Tensor, ...]]) -> NDArray:
+def _predict(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> NDArray:
     """Return class probabilities (N, K)."""
     model.eval()
     parts = [model(*batch).softmax(1).cpu() for batch in batches]

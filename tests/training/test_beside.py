@@ -116,7 +116,7 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tiny, speech_model,
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_one_source_needs_no_images(tiny: Tiny, speech_model, vectors) -> None:
+def test_one_source_is_trained_alone(tiny: Tiny, speech_model, vectors) -> None:
     for fusion, words in (
         ("speech_only", (f"model.speech.model={speech_model}",)),
         ("file_only", (f"model.vectors={vectors}",)),
