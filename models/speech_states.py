@@ -34,7 +34,7 @@ WAVEFORM = {
     "wav2vec2-conformer": False,
 }
 PIECE_SECONDS = 60  # longest waveform that a model sees at once: WavLM's memory grows as its square
-BATCH_SECONDS = 30  # of audio with padding in a model at once: more is no faster on a CPU
+BATCH_SECONDS = 30  # of audio with padding that are in a model at once
 
 
 @contextmanager
