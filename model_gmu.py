@@ -6,7 +6,8 @@
 
 `model.branches` may add, or put in the place of an image,
 
-    speech (B, L, D_s), pooled hidden states of a pretrained speech model -> weighted sum (B, D_s)
+    speech (B, L, D_s), pooled hidden states of a pretrained speech model -> weighted sum (B, D_s);
+        waveforms (B, t) -> hidden states, where a part of the speech model is trained
     file (B, D_f), vectors of the user's own                              -> as they are  (B, D_f)
 
 The heads and their formulas stand in `models.heads`.
@@ -17,19 +18,21 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import torch
-from timm.layers import DropPath
 from torch import Tensor, nn
 
 from config.fusions import FUSIONS, IMAGES, SOURCES
 from config.schema import ModelConfig
-from models.backbones import check_tokens, create_backbone, drop_head, pooled, tokens
+from models.backbones import build_backbone, pooled, tokens
 from models.compiled import Graphs
 from models.heads import FusionOutput, build_head, check_equal_widths
 from models.recompute import recompute_blocks
 from models.settings import NO_SHAPES, ModelSettings
 from models.speech import Frames, SpeechBranch
+from models.speech_states import SpeechModel
+from models.speech_tuning import Waves, tuned
 from system.errors import InputError
 
+IN_SPEECH = "speech_model."  # names of the tensors in a speech model that is trained
 # Of both images, or of all SOURCES; None where it is not read: (B, D), or tokens (B, N, D)
 Features = tuple[Tensor | None, ...]
 
@@ -44,6 +47,8 @@ class MaxMViTGMU(nn.Module):
         mel_weights: Local weights file of the Mel backbone.
         started: Branches whose weights are loaded later, from another run: none are read here.
         frozen: Branches that are not trained, and compute as in evaluation.
+        speech_model: The speech model of which a part is trained; without it the network has no
+            such part, and serves to compare shapes.
 
     Shape:
         cqt, mel (B, C, H, W) in dB -> FusionOutput
@@ -66,18 +71,20 @@ class MaxMViTGMU(nn.Module):
         mel_weights: str | None = None,
         started: Collection[str] = (),
         frozen: Collection[str] = (),
+        speech_model: SpeechModel | None = None,
     ) -> None:
         super().__init__()
         self.settings = settings
         self.fusion, self.reads = FUSIONS[settings.fusion], settings.reads
         self.sources = SOURCES if set(self.reads) - set(IMAGES) else IMAGES
         cqt, mel = (pretrained and branch not in started for branch in ("cqt", "mel"))
-        self.cqt_branch = self._build_branch("cqt", settings.cqt_backbone, cqt, cqt_weights)
-        self.mel_branch = self._build_branch("mel", settings.mel_backbone, mel, mel_weights)
+        self.cqt_branch = build_backbone(settings, "cqt", cqt, cqt_weights)
+        self.mel_branch = build_backbone(settings, "mel", mel, mel_weights)
         self.speech_branch: SpeechBranch | None = None
         if "speech" in self.reads:
             n_states, width = settings.speech_shape or (0, 0)
             self.speech_branch = SpeechBranch(n_states, width, settings.speech_pooling or "mean")
+        self.speech_model = tuned(speech_model, settings)
         self.head = build_head(self.widths(), settings)
         self.frozen = frozenset(frozen)
         for branch in self.frozen:
@@ -100,6 +107,7 @@ class MaxMViTGMU(nn.Module):
         n_classes: int,
         n_channels: int = 1,
         shapes: Mapping[str, Sequence[int]] = NO_SHAPES,
+        speech_model: SpeechModel | None = None,
     ) -> Self:
         """Build the network of section `model`, with the first weights that it names.
 
@@ -108,6 +116,7 @@ class MaxMViTGMU(nn.Module):
             n_classes: Number of classes.
             n_channels: Channels of each image.
             shapes: (L, D) of `speech` and (D,) of `file`, of the branches that are read.
+            speech_model: The speech model, where a part of it is trained.
         """
         return cls(
             ModelSettings.from_config(model, n_classes, n_channels, shapes),
@@ -116,6 +125,7 @@ class MaxMViTGMU(nn.Module):
             mel_weights=model.mel_weights,
             started=model.loaded_later,
             frozen=model.frozen,
+            speech_model=speech_model,
         )
 
     def forward(
@@ -124,7 +134,7 @@ class MaxMViTGMU(nn.Module):
         """Return logits, gate and views.
 
         Shape:
-            (B, C, H, W), (B, C, H, W), (B, L, D_s) or `Frames`, (B, D_f) -> FusionOutput
+            (B, C, H, W), (B, C, H, W), (B, L, D_s) or `Frames` or `Waves`, (B, D_f) -> FusionOutput
         """
         return self.fuse(self.features(cqt, mel, speech, file))  # (B, K), (B, D), ...
 
@@ -141,8 +151,8 @@ class MaxMViTGMU(nn.Module):
         """Return the features of each source; None for a branch that the fusion does not read.
 
         Shape:
-            (B, C, H, W), (B, C, H, W), (B, L, D_s) or `Frames`, (B, D_f) -> (B, D) of each; tokens
-            (B, N, D_cqt) and (B, M, D_mel) of images where the fusion reads tokens
+            As of `forward` -> (B, D) of each; tokens (B, N, D_cqt) and (B, M, D_mel) of images
+            where the fusion reads tokens
 
         Raises:
             ValueError: The input of a branch that is read is missing.
@@ -202,11 +212,13 @@ class MaxMViTGMU(nn.Module):
             getattr(self, f"{branch}_std").copy_(std.reshape(own.shape))
 
     def checkpoint_gradients(self) -> None:
-        """Let each block of the backbones keep its input alone in training, and compute it again.
+        """Let each block of what is trained keep its input alone in training, and compute it again.
 
         Raises:
             InputError: A backbone has no blocks.
         """
+        if self.speech_model is not None:
+            self.speech_model.checkpoint_gradients()
         for branch in [branch for branch in IMAGES if branch in self.reads]:
             if not recompute_blocks(getattr(self, f"{branch}_branch")):
                 name = getattr(self.settings, f"{branch}_backbone")
@@ -225,14 +237,14 @@ class MaxMViTGMU(nn.Module):
         return {branch: named[branch] for branch in self.reads}
 
     def parts(self) -> dict[str, list[nn.Parameter]]:
-        """Return the parameters of `cqt`, `mel` and `head`, without a branch that is not trained.
+        """Return the parameters of `cqt`, `mel`, `speech` and `head`, of what is trained of them.
 
-        That is a frozen one, or one that the fusion does not read.
+        A frozen branch is not, nor one that the fusion does not read.
         """
-        modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "head": self.head}
+        modules = {"cqt": self.cqt_branch, "mel": self.mel_branch, "speech": self.speech_model}
         found = {
-            name: list(module.parameters())
-            for name, module in modules.items()
+            name: [p for p in module.parameters() if p.requires_grad]
+            for name, module in {**modules, "head": self.head}.items()
             if module is not None and name not in self.frozen
         }
         if self.speech_branch is not None:  # weights of layers and a query, at the head's rate
@@ -248,38 +260,14 @@ class MaxMViTGMU(nn.Module):
                 spared += [p for name, p in branch.named_parameters() if name in names]
         return spared
 
-    def _build_branch(
-        self, branch: str, backbone: str | None, pretrained: bool, weights: str | None
-    ) -> nn.Module | None:
-        """Build a backbone, or nothing where the fusion does not read this branch."""
-        settings = self.settings
-        if branch not in self.reads:
-            return None
-        if backbone is None:
-            raise InputError(
-                f"{settings.fusion} reads the {branch} branch: set model.{branch}_backbone"
-            )
-        if self.fusion.reads_tokens:
-            check_tokens(backbone, settings.image_size, branch)
-        size, n_channels = settings.image_size, settings.n_channels
-        rate = settings.drop_path_rate
-        try:
-            model = create_backbone(backbone, size, n_channels, pretrained, weights, branch, rate)
-            ignored = rate > 0 and not any(isinstance(m, DropPath) for m in model.modules())
-        except TypeError:  # not an argument of this model
-            if not rate:
-                raise
-            ignored = True
-        if ignored:
-            raise InputError(
-                f"model.drop_path_rate={rate:g} has no effect on {backbone}, which has no "
-                "stochastic depth: set it to 0, or use models of the MaxViT and MViTv2 families"
-            )
-        return drop_head(model) if self.fusion.reads_tokens else model
-
     def _encode_vectors(self, branch: str, given: Any) -> Tensor:
         """Return the features of `speech` or `file`: (B, D)."""
         mean, std = getattr(self, f"{branch}_mean"), getattr(self, f"{branch}_std")
+        if isinstance(given, Waves):
+            if self.speech_model is None:
+                raise ValueError("waveforms need the speech model, which this network lacks")
+            with self._precision("speech"):
+                given = self.speech_model(given)  # (B, L, D), or `Frames`
         states, lengths = given if isinstance(given, Frames) else (given, None)
         with self._precision("head"):
             vectors: Tensor = (states - mean) / std  # (B, D), (B, L, D), or frames (B, T, L, D)
@@ -322,9 +310,19 @@ def check_settings(
         network.checkpoint_gradients()
 
 
-def rebuild(settings: ModelSettings, weights: Mapping[str, Tensor]) -> MaxMViTGMU:
-    """Return the trained network of a fold, in evaluation mode."""
-    model = MaxMViTGMU(settings)
+def rebuild(
+    settings: ModelSettings,
+    weights: Mapping[str, Tensor],
+    speech_model: SpeechModel | None = None,
+) -> MaxMViTGMU:
+    """Return the trained network of a fold, in evaluation mode.
+
+    Args:
+        settings: From model.json.
+        weights: Of the fold; of a speech model only what was trained.
+        speech_model: The speech model, where a part of it was trained.
+    """
+    model = MaxMViTGMU(settings, speech_model=speech_model)
     model.load_state_dict(dict(weights))
     return model.eval()
 
@@ -334,12 +332,14 @@ def misfit(settings: ModelSettings, shapes: Mapping[str, tuple[int, ...]]) -> st
 
     Args:
         settings: From model.json; the network is built without memory.
-        shapes: Shape of each saved tensor by name.
+        shapes: Shape of each saved tensor by name; those in a speech model are not compared.
     """
     with torch.device("meta"):
         model = MaxMViTGMU(settings)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | shapes.keys()):
+        if settings.trains_speech and name.startswith(IN_SPEECH):
+            continue
         if expected.get(name) != shapes.get(name):
             of_model, of_weights = expected.get(name, "none"), shapes.get(name, "none")
             return f"{name}: the model has {of_model}, the weights have {of_weights}"

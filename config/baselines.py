@@ -32,9 +32,9 @@ from config.schema import (
     ProtocolConfig,
     RunConfig,
     RunName,
-    SpeechConfig,
 )
 from config.section import Section
+from config.speech_schema import SpeechConfig
 from config.tasks import TaskName
 from config.training_schema import TrainConfig
 from system.errors import InputError, nearest
@@ -167,7 +167,8 @@ def load_baseline(
                 f"the baseline {kind} reads the speech model of the branch `speech`, and {path} "
                 "has none: add speech to model.branches, and model.speech.model"
             )
-        speech = config.model.speech.model_copy(update={"pooling": "mean"})
+        as_it_is = {"unfrozen_layers": None, "lora_rank": None, "lora_targets": None}
+        speech = config.model.speech.model_copy(update={"pooling": "mean", **as_it_is})
         sections["model"] = SpeechModelConfig(speech=speech)
     if config.train.normalize == "speaker":
         sections["train"] = BySpeakerConfig(normalize="speaker")

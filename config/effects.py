@@ -35,6 +35,12 @@ READ_CQT, READ_MEL, READ_SPEECH, READ_FILE = (
     for branch in SOURCES
 )
 BRANCHES = "model.branches"
+SPEECH_KEYS = {  # of `model.speech`, with the value that null stands for
+    **dict.fromkeys(
+        ("model", "revision", "layers", "unfrozen_layers", "lora_rank", "lora_targets")
+    ),
+    **{"precision": "float16", "pooling": "mean"},
+}
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.layout": Condition("corpus.name", ("folder",), None),
@@ -53,11 +59,10 @@ ONLY_WITH = {
     "augment.speed": Condition("train.images", ("computed",), 0.0),
     "augment.pitch": Condition("train.images", ("computed",), 0.0),
     BRANCHES: Condition("model.fusion", JOINING, ["cqt", "mel"]),
-    "model.speech.model": Condition("model.fusion", READ_SPEECH, None),
-    "model.speech.revision": Condition("model.fusion", READ_SPEECH, None),
-    "model.speech.layers": Condition("model.fusion", READ_SPEECH, None),
-    "model.speech.precision": Condition("model.fusion", READ_SPEECH, "float16"),
-    "model.speech.pooling": Condition("model.fusion", READ_SPEECH, "mean"),
+    **{
+        f"model.speech.{key}": Condition("model.fusion", READ_SPEECH, default)
+        for key, default in SPEECH_KEYS.items()
+    },
     "model.vectors": Condition("model.fusion", READ_FILE, None),
     "model.fusion_hidden_dim": Condition("model.fusion", PROJECTED, None),
     "model.gate_input": Condition("model.fusion", GATED, "projected"),
@@ -84,8 +89,10 @@ ONLY_WITH = {
     "loss.same_class": Condition("model.fusion", CONTRASTIVE, "negatives"),
     "optim.optimizer.cqt": Condition("model.fusion", READ_CQT, "adam"),
     "optim.optimizer.mel": Condition("model.fusion", READ_MEL, "radam"),
+    "optim.optimizer.speech": Condition("model.fusion", READ_SPEECH, "adamw"),
     "optim.backbone_lr_scale.cqt": Condition("model.fusion", READ_CQT, 1.0),
     "optim.backbone_lr_scale.mel": Condition("model.fusion", READ_MEL, 1.0),
+    "optim.backbone_lr_scale.speech": Condition("model.fusion", READ_SPEECH, 1.0),
     "optim.plateau_factor": Condition("optim.schedule", ("plateau",), 0.1),
     "optim.plateau_patience": Condition("optim.schedule", ("plateau",), 2),
     "optim.min_lr": Condition("optim.schedule", ("plateau", "cosine"), 1e-6),
@@ -131,7 +138,8 @@ IDLE_IF_ALL_FROZEN: dict[str, Any] = {
     "train.backbone_batch": None,
     "train.gradient_checkpointing": False,
 }
-SPEECH_KEYS = ("model", "revision", "layers", "precision", "pooling")
+LORA_RANK, UNFROZEN = "model.speech.lora_rank", "model.speech.unfrozen_layers"
+OF_TRAINED_SPEECH = ("optim.optimizer.speech", f"{BRANCH_SCALES}.speech")
 # Keys that have an effect only where a branch is among `model.branches`
 OF_BRANCH = {
     **{
@@ -141,7 +149,7 @@ OF_BRANCH = {
         )
         for branch in ("cqt", "mel")
     },
-    "speech": tuple(f"model.speech.{w}" for w in SPEECH_KEYS),
+    "speech": (*(f"model.speech.{w}" for w in SPEECH_KEYS), *OF_TRAINED_SPEECH),
     "file": ("model.vectors",),
 }
 OF_ONE_CORPUS = r"^corpus\.(corpora\.)?(?!(corpora|columns|label_map)\.)[^.]+\."
@@ -217,12 +225,23 @@ def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(branch for branch in SOURCES if branch in named)
 
 
-def _idle_by_choice(config: Mapping[str, Any]) -> list[str]:
-    """Return the keys of branches that `model.branches` does not name."""
-    if config.get("model.fusion", JOINING[0]) not in JOINING or BRANCHES not in config:
-        return []
-    read = branches_of(config)
-    return [key for branch, keys in OF_BRANCH.items() if branch not in read for key in keys]
+def is_speech_trained(config: Mapping[str, Any]) -> bool:
+    """Return whether a part of the speech model is trained, given dotted keys."""
+    return bool(config.get(LORA_RANK) or config.get(UNFROZEN))
+
+
+def _idle_by_choice(config: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Return the keys of branches that are not read or not trained, and what rules each out."""
+    found: dict[str, tuple[str, tuple[str, ...]]] = {}
+    if config.get(LORA_RANK, 0) is None:
+        found["model.speech.lora_targets"] = (LORA_RANK, ("a number",))
+        if config.get(UNFROZEN, 0) is None:
+            found |= dict.fromkeys(OF_TRAINED_SPEECH, (LORA_RANK, ("a number",)))
+    if config.get("model.fusion", JOINING[0]) in JOINING and BRANCHES in config:
+        read = branches_of(config)
+        for branch in [branch for branch in OF_BRANCH if branch not in read]:
+            found |= dict.fromkeys(OF_BRANCH[branch], (BRANCHES, (f"[..., {branch}]",)))
+    return found
 
 
 def _idle_by_frozen(config: Mapping[str, Any]) -> list[str]:
@@ -232,6 +251,8 @@ def _idle_by_frozen(config: Mapping[str, Any]) -> list[str]:
         return []
     keys = [f"{key}.{one}" for key in ("optim.optimizer", BRANCH_SCALES) for one in frozen]
     is_all = "model.fusion" in config and set(branches_of(config)) <= {*frozen, "speech", "file"}
+    if is_all and is_speech_trained(config):
+        return [*keys, "model.drop_path_rate"]
     return [*keys, *(IDLE_IF_ALL_FROZEN if is_all else ())]
 
 
@@ -251,10 +272,11 @@ def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str,
         return FEATURES, ("trained",)
     if key in _idle_by_frozen(values):
         return FROZEN_BRANCHES, ("[]",)
-    if key in _idle_by_choice(values):
-        branch = next(branch for branch, keys in OF_BRANCH.items() if key in keys)
-        return BRANCHES, (f"[..., {branch}]",)
     condition = ONLY_WITH[key]
+    if key in (found := _idle_by_choice(values)) and not (
+        condition.controller in values and values[condition.controller] not in condition.values
+    ):
+        return found[key]
     return condition.controller, condition.values
 
 
@@ -300,7 +322,7 @@ def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:
     values = dict(config)
     if BRANCH_SCALES in values:
         number, branches = values.pop(BRANCH_SCALES), branches_of(values)
-        for branch in ("cqt", "mel"):
+        for branch in ("cqt", "mel", *(["speech"] if is_speech_trained(values) else [])):
             values[f"{BRANCH_SCALES}.{branch}"] = number if branch in branches else None
     return values
 

@@ -278,7 +278,11 @@ def _spread_number(values: Mapping[str, Any]) -> None:
         named = model.get("branches") if isinstance(model, dict) else None
         chosen: dict[str, Any] = {"model.fusion": fusion if isinstance(fusion, str) else None}
         chosen["model.branches"] = named if isinstance(named, list) else None
-        for branch in set(branches_of(chosen)) & {"cqt", "mel"}:  # of an unknown fusion both
+        speech = model.get("speech") if isinstance(model, dict) else None
+        speech = speech if isinstance(speech, dict) else {}
+        trains = speech.get("lora_rank") or speech.get("unfrozen_layers")
+        trained = {"cqt", "mel", *(["speech"] if trains else [])}
+        for branch in set(branches_of(chosen)) & trained:  # of an unknown fusion both images
             scales.setdefault(branch, number)
 
 

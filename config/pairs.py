@@ -122,17 +122,35 @@ def _check_branches(config: Config) -> None:
                 f"train.features=frozen keeps the features of image branches: leave {branch} out "
                 "of model.branches, or give train.features=trained and model.frozen for the images"
             )
-    if model.speech.layers == []:
-        raise InputError("model.speech.layers must name one layer or more, or be null for all")
+    _check_speech(config)
     if (anchor := config.loss.contrast) not in (None, "pairs", *reads):
         raise InputError(
             f"loss.contrast={anchor} is no branch of this fusion, which joins {', '.join(reads)}: "
             "name one of these, or pairs"
         )
-    if "speech" in reads and model.speech.pooling == "attention" and config.augment.mixup:
+
+
+def _check_speech(config: Config) -> None:
+    """Refuse settings of the speech model that exclude each other."""
+    speech, mixup = config.model.speech, config.augment.mixup
+    if speech.layers == []:
+        raise InputError("model.speech.layers must name one layer or more, or be null for all")
+    if speech.lora_targets == []:
+        raise InputError("model.speech.lora_targets must name one or more, or be null")
+    if speech.lora_rank and speech.unfrozen_layers:
         raise InputError(
-            f"augment.mixup={config.augment.mixup:g} mixes vectors, and model.speech.pooling="
-            "attention reads frames: set one of the two to 0 or mean"
+            f"model.speech.lora_rank={speech.lora_rank} and model.speech.unfrozen_layers="
+            f"{speech.unfrozen_layers} train a speech model in two ways: set one of them to null"
+        )
+    if "speech" in config.model.reads and mixup and speech.pooling == "attention":
+        raise InputError(
+            f"augment.mixup={mixup:g} mixes vectors, and model.speech.pooling=attention reads "
+            "frames: set one of the two to 0 or mean"
+        )
+    if mixup and speech.is_trained:
+        raise InputError(
+            f"augment.mixup={mixup:g} mixes vectors, and a speech model of which a part is trained "
+            "reads waveforms: set it to 0, or model.speech.lora_rank and unfrozen_layers to null"
         )
 
 

@@ -14,7 +14,8 @@ from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model
 from config.corpus_schema import CorpusConfig
 from config.effects import branches_of
 from config.fusions import FUSIONS
-from config.section import Count, Fraction, Positive, Section
+from config.section import Count, Fraction, Positive, Section, each_once
+from config.speech_schema import SpeechConfig
 from config.tasks import TaskName
 from config.trackers import TRACKERS
 from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
@@ -24,7 +25,6 @@ Temperature = Annotated[float, Field(ge=1e-4, le=1e4)]  # beyond it float32 has 
 BranchName = Literal["cqt", "mel"]
 SourceName = Literal["cqt", "mel", "speech", "file"]
 ImageSize = Annotated[int, Field(ge=32, le=1024)]
-Layer = Annotated[int, Field(ge=0, le=200)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -32,12 +32,6 @@ def _known_device(name: str) -> str:
     if not re.fullmatch(DEVICE, name):
         raise ValueError("must be auto, cpu, cuda, cuda:0, cuda:1, ... or mps")
     return name
-
-
-def _each_once(names: list[Any]) -> list[Any]:
-    if len(set(names)) < len(names):
-        raise ValueError("must name each once")
-    return names
 
 
 DEVICE = r"^(auto|cpu|mps|cuda(:(0|[1-9]\d?))?)$"
@@ -142,29 +136,12 @@ class FeaturesConfig(Section):
     null keeps all."""
 
 
-class SpeechConfig(Section):
-    """A pretrained speech model of the package transformers, which stays as it is."""
-
-    model: str | None = None
-    """Folder of a saved model, or its name on the hub, e.g. microsoft/wavlm-base-plus: wav2vec 2.0,
-    HuBERT, WavLM, or Whisper, whose encoder is read."""
-    revision: str | None = None
-    """Commit, tag or branch on the hub; null is main."""
-    layers: Annotated[list[Layer], AfterValidator(_each_once)] | None = None
-    """Hidden states whose weighted sum is read, with weights that are trained: 0 is what enters the
-    first layer, 1 what leaves it. null is all."""
-    precision: Literal["float16", "float32"] | None = None
-    """In which hidden states are kept; states of some large models exceed float16."""
-    pooling: Literal["mean", "attention"] | None = None
-    """From frames to one vector: their mean, or a mean whose weights a trained query gives."""
-
-
 class ModelConfig(Section):
     """The branches, and the fusion head that joins them."""
 
     fusion: FusionName
     """How the head joins the features of the branches, or which single branch it reads."""
-    branches: Annotated[list[SourceName], AfterValidator(_each_once)] | None = None
+    branches: Annotated[list[SourceName], AfterValidator(each_once)] | None = None
     """What is joined, two or more of: the images (cqt, mel), a pretrained speech model (speech),
     vectors of your own (file). null is [cqt, mel]."""
     speech: SpeechConfig = SpeechConfig()
@@ -210,7 +187,7 @@ class ModelConfig(Section):
     or on other data: a run of the same folds (fold by fold, as for cqt_from), the folder of one of
     its folds, or a final model (scripts/fit_all.py). Its images and backbones must be the same. The
     last layer keeps the classes that both have; what does not fit starts anew and is named."""
-    frozen: Annotated[list[BranchName], AfterValidator(_each_once)] = []
+    frozen: Annotated[list[BranchName], AfterValidator(each_once)] = []
     """Branches, [cqt, mel] or one of them, that stay as they start: no gradients, batch norms and
     dropout as in evaluation. train.features=frozen is quicker where both do and nothing is
     augmented."""
@@ -310,7 +287,7 @@ class RunConfig(Section):
     """`auto` takes a GPU if torch can use one, and says so if not; cpu, cuda, cuda:1 (the second
     GPU) and mps are refused where they are not there."""
 
-    trackers: Annotated[list[TrackerName], AfterValidator(_each_once)] = ["tensorboard"]
+    trackers: Annotated[list[TrackerName], AfterValidator(each_once)] = ["tensorboard"]
     """What gets the epochs of each fold beside its history.csv, and its scores: tensorboard (events
     in the fold's folder), csv (epochs.csv, one table of all folds), wandb, mlflow (both of the
     extra `trackers`)."""

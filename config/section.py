@@ -21,6 +21,17 @@ class Section(BaseModel):
     )
 
 
+def each_once(names: list[Any]) -> list[Any]:
+    """Return a list, whose values must differ.
+
+    Raises:
+        ValueError: One is there twice.
+    """
+    if len(set(names)) < len(names):
+        raise ValueError("must name each once")
+    return names
+
+
 def section_in(annotation: Any) -> Any:
     """Return the section that a type names, alone or beside a number; None for a value."""
     options = (annotation, *get_args(annotation))

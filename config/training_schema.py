@@ -56,6 +56,8 @@ class BranchOptimizers(Section):
     """null is adam, or none with mel_only."""
     mel: Optimizer | None = None
     """null is radam, or none with cqt_only."""
+    speech: Optimizer | None = None
+    """Of a speech model of which a part is trained; null is adamw, or none without."""
     head: Optimizer = "adam"
 
 
@@ -66,6 +68,8 @@ class BranchScales(Section):
     """null is 1, or none with mel_only."""
     mel: Scale | None = None
     """null is 1, or none with cqt_only."""
+    speech: Scale | None = None
+    """Of a speech model of which a part is trained; null is 1, or none without."""
 
 
 def _form(value: Any) -> str:
@@ -81,8 +85,8 @@ class OptimConfig(Section):
     backbone_lr_scale: Annotated[
         Annotated[Scale, Tag(NUMBER)] | Annotated[BranchScales, Tag(EACH)], Discriminator(_form)
     ] = 1.0
-    """Learning rate of both backbones, as a multiple of `lr`; or of each, {cqt: 0.5, mel: 2.0}. One
-    that is given over a number (backbone_lr_scale.mel) leaves that number to the other."""
+    """Learning rate of the backbones, as a multiple of `lr`; or of each, {cqt: 0.5, mel: 2.0}. One
+    that is given over a number (backbone_lr_scale.mel) leaves that number to the others."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
@@ -98,9 +102,10 @@ class OptimConfig(Section):
     def branch_lr_scales(self) -> dict[str, float]:
         """Return the learning rate of each backbone, as a multiple of `lr`."""
         scale = self.backbone_lr_scale
+        branches = ("cqt", "mel", "speech")
         if not isinstance(scale, BranchScales):
-            return {"cqt": scale, "mel": scale}
-        return {"cqt": scale.cqt or 1.0, "mel": scale.mel or 1.0}  # 0 is refused: only null is 1
+            return dict.fromkeys(branches, scale)
+        return {branch: getattr(scale, branch) or 1.0 for branch in branches}  # 0 is refused
 
 
 class TrainConfig(Section):

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import timm
 import torch
+from timm.layers import DropPath
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -16,6 +17,8 @@ from timm.models import (
 from timm.models.mvitv2 import MultiScaleVit, MultiScaleVitCfg, checkpoint_filter_fn
 from torch import Tensor, nn
 
+from config.fusions import FUSIONS
+from models.settings import ModelSettings
 from models.weights import AFTER_TOKENS, find_weights, load_backbone
 from system.errors import InputError, first_line, nearest
 
@@ -87,6 +90,47 @@ def create_backbone(
     return (
         timm.create_model(name, **options) if found is None else load_backbone(name, found, options)
     )
+
+
+def build_backbone(
+    settings: ModelSettings, branch: str, pretrained: bool, weights: str | None
+) -> nn.Module | None:
+    """Build the backbone of an image branch, or nothing where the fusion does not read it.
+
+    Args:
+        settings: Settings of the network.
+        branch: `cqt` or `mel`.
+        pretrained: Start from timm's weights.
+        weights: Local weights file.
+
+    Raises:
+        InputError: No backbone is named, or it does not fit.
+    """
+    backbone: str | None = getattr(settings, f"{branch}_backbone")
+    reads_tokens = FUSIONS[settings.fusion].reads_tokens
+    if branch not in settings.reads:
+        return None
+    if backbone is None:
+        raise InputError(
+            f"{settings.fusion} reads the {branch} branch: set model.{branch}_backbone"
+        )
+    if reads_tokens:
+        check_tokens(backbone, settings.image_size, branch)
+    size, n_channels = settings.image_size, settings.n_channels
+    rate = settings.drop_path_rate
+    try:
+        model = create_backbone(backbone, size, n_channels, pretrained, weights, branch, rate)
+        ignored = rate > 0 and not any(isinstance(m, DropPath) for m in model.modules())
+    except TypeError:  # not an argument of this model
+        if not rate:
+            raise
+        ignored = True
+    if ignored:
+        raise InputError(
+            f"model.drop_path_rate={rate:g} has no effect on {backbone}, which has no "
+            "stochastic depth: set it to 0, or use models of the MaxViT and MViTv2 families"
+        )
+    return drop_head(model) if reads_tokens else model
 
 
 def pooled(model: nn.Module, images: Tensor) -> Tensor:

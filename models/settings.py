@@ -31,6 +31,10 @@ class ModelSettings:
             of earlier versions, is both images.
         speech_shape: (L, D) of the speech model's hidden states, layers and width; None without.
         speech_pooling: From frames to a vector: `mean` or `attention`; None without.
+        speech_layers: Hidden states that are read of a speech model that is trained; None is all.
+        speech_unfrozen_layers: Its top layers that are trained; None without.
+        speech_lora_rank: Rank of the adapters that are trained in it; None without.
+        speech_lora_targets: Linear layers that have an adapter; None is the feed-forward ones.
         vector_width: D of the vectors of the branch `file`; None without.
         cqt_backbone: timm model for the CQT image.
         mel_backbone: timm model for the Mel-STFT image.
@@ -54,6 +58,10 @@ class ModelSettings:
     branches: Sequence[str] | None = None
     speech_shape: Sequence[int] | None = None
     speech_pooling: Literal["mean", "attention"] | None = None
+    speech_layers: Sequence[int] | None = None
+    speech_unfrozen_layers: int | None = None
+    speech_lora_rank: int | None = None
+    speech_lora_targets: Sequence[str] | None = None
     vector_width: int | None = None
     cqt_backbone: str | None = None
     mel_backbone: str | None = None
@@ -75,6 +83,11 @@ class ModelSettings:
         """Branches that the fusion reads, in their order."""
         return branches_of({"model.fusion": self.fusion, "model.branches": self.branches})
 
+    @property
+    def trains_speech(self) -> bool:
+        """Whether a part of the speech model is trained, so that the network holds it."""
+        return bool(self.speech_unfrozen_layers or self.speech_lora_rank)
+
     @classmethod
     def from_config(
         cls,
@@ -94,7 +107,11 @@ class ModelSettings:
         values = model.model_dump(include=set(ModelConfig.model_fields) - FIRST_WEIGHTS)
         if "speech" in model.reads:
             values |= {"speech_shape": list(shapes["speech"])}
-            values |= {"speech_pooling": model.speech.pooling}
+            speech = model.speech
+            values |= {"speech_pooling": speech.pooling}
+            if speech.is_trained:
+                names = ("layers", "unfrozen_layers", "lora_rank", "lora_targets")
+                values |= {f"speech_{name}": getattr(speech, name) for name in names}
         if "file" in model.reads:
             values |= {"vector_width": shapes["file"][0]}
         return cls(n_classes=n_classes, n_channels=n_channels, **values)

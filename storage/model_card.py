@@ -10,7 +10,8 @@ from pydantic import Field, ValidationError
 
 from config.effects import keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Width
-from config.section import Section
+from config.section import Count, Section
+from config.speech_schema import Layer
 from config.tasks import CLASS, RATINGS, TaskName
 from corpora.stamps import TRANSDUCTIVE, is_transductive
 from models.settings import ModelSettings
@@ -32,6 +33,10 @@ class CardModel(ModelConfig):
     n_channels: Literal[1, 3]
     speech_shape: Annotated[list[Width], Field(min_length=2, max_length=2)] | None = None
     speech_pooling: Literal["mean", "attention"] | None = None
+    speech_layers: list[Layer] | None = None
+    speech_unfrozen_layers: Count | None = None
+    speech_lora_rank: Count | None = None
+    speech_lora_targets: list[str] | None = None
     vector_width: Width | None = None
     pretrained: Literal[False] = False
     cqt_weights: None = None

@@ -2,6 +2,7 @@
 
 Hidden states of a speech model are computed once for each recording and kept in the feature store
 of `run.store`; vectors of the user's own are read from their file. Both are opened once a session.
+A speech model that is trained reads waveforms, anew in each step.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from audio.opening import BadAudio
+from audio.reading import read_audio
+from audio.segment import AudioSource
 from config.schema import Config
 from data import NOTHING, Vectors
 from models.speech import Frames, load_speech_model
+from models.speech_states import SpeechModel
+from models.speech_tuning import Waves
 from storage.own_vectors import OwnVectors
 from storage.speech_store import SpeechStore
+from system.errors import RunError
 
 Sources = Mapping[str, SpeechStore | OwnVectors]
 AT_ONCE = 256  # utterances in memory
@@ -38,6 +45,7 @@ def open_sources(config: Config) -> Sources:
         settings = model.speech
         layers = None if settings.layers is None else tuple(settings.layers)
         pooling, precision = settings.pooling or "mean", settings.precision or "float16"
+        pooling = "mean" if settings.is_trained else pooling  # kept for statistics alone
         speech = _Speech(settings.model or "", settings.revision, pooling, precision, layers)
     if "file" in model.reads:
         vectors = model.vectors
@@ -65,6 +73,13 @@ def _open(store: str, speech: _Speech | None, vectors: str | None) -> Sources:
     if vectors is not None:
         found["file"] = OwnVectors(Path(vectors))
     return found
+
+
+def trained_model(config: Config, sources: Sources) -> SpeechModel | None:
+    """Return the speech model, where a config trains a part of it."""
+    speech = sources.get("speech")
+    is_trained = isinstance(speech, SpeechStore) and config.model.speech.is_trained
+    return speech.model if is_trained else None  # type: ignore[union-attr]
 
 
 def source_shapes(sources: Sources) -> dict[str, tuple[int, ...]]:
@@ -106,6 +121,37 @@ class _OfRows:
         return Frames(pad_sequence(frames, batch_first=True), lengths)
 
 
+class _OfWaveforms:
+    """The waveforms of the utterances of a split, for a speech model that is trained.
+
+    Attributes:
+        at_first: What the model gives before it is trained.
+    """
+
+    def __init__(
+        self, store: SpeechStore, hashes: Sequence[str], recordings: Sequence[AudioSource]
+    ) -> None:
+        self.at_first = _OfRows(store, hashes)
+        self.sample_rate = store.model.sample_rate
+        self.hashes, self.recordings = hashes, recordings
+
+    def __call__(self, utterances: NDArray) -> Waves:
+        """Return waveforms, read from the audio files."""
+        found = [self._read(i) for i in utterances.tolist()]
+        lengths = torch.tensor([len(waveform) for waveform in found])
+        return Waves(pad_sequence(found, batch_first=True), lengths)
+
+    def _read(self, i: int) -> Tensor:
+        try:
+            samples = read_audio(self.recordings[i], self.sample_rate, self.hashes[i])
+        except BadAudio as error:
+            raise RunError(
+                f"{self.recordings[i]} {error}. Put the recording back, and run the same command "
+                "again"
+            ) from error
+        return torch.from_numpy(samples)
+
+
 class _OfFile:
     """The vectors of the utterances of a split."""
 
@@ -117,13 +163,19 @@ class _OfFile:
         return self.vectors[torch.from_numpy(utterances)]
 
 
-def beside(sources: Sources, ids: Sequence[str], hashes: Sequence[str]) -> Mapping[str, Vectors]:
+def beside(
+    sources: Sources,
+    ids: Sequence[str],
+    hashes: Sequence[str],
+    recordings: Sequence[AudioSource] | None = None,
+) -> Mapping[str, Vectors]:
     """Return what the branches beside the images read of the utterances of a split.
 
     Args:
         sources: From `open_sources`, with the hidden states of these recordings built.
         ids: Utterance ids.
         hashes: Audio hash of each.
+        recordings: Audio of each, where a speech model is trained, which reads the waveforms.
 
     Raises:
         InputError: The file has no vector for some.
@@ -132,6 +184,8 @@ def beside(sources: Sources, ids: Sequence[str], hashes: Sequence[str]) -> Mappi
     for branch, source in sources.items():
         if isinstance(source, OwnVectors):
             found[branch] = _OfFile(source.of(ids, hashes))
+        elif recordings is not None:
+            found[branch] = _OfWaveforms(source, hashes, recordings)
         else:
             found[branch] = _OfRows(source, hashes)
     return found or NOTHING
@@ -140,8 +194,10 @@ def beside(sources: Sources, ids: Sequence[str], hashes: Sequence[str]) -> Mappi
 def statistics_of(vectors: Vectors, n: int) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of what a branch reads in training, over n utterances.
 
-    Where nothing varies the deviation is 1. Frames of a recording count as one utterance each.
+    Where nothing varies the deviation is 1. Frames of a recording count as one utterance each. Of
+    a speech model that is trained it is what it gives at first.
     """
+    vectors = getattr(vectors, "at_first", vectors)
     total = squares = torch.zeros(())
     for start in range(0, n, AT_ONCE):
         some = vectors(np.arange(start, min(start + AT_ONCE, n)))

@@ -31,7 +31,7 @@ from storage.fold_folder import STATE
 from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
 from training.batches import EvalBatches, TrainBatches
-from training.beside import open_sources, source_shapes, statistics_of
+from training.beside import open_sources, source_shapes, statistics_of, trained_model
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -89,8 +89,9 @@ def _build_head_training(fold: Fold, origins: Origins, factors: Sequence[float])
 
 def build_model(config: Config, n_classes: int, n_channels: int) -> MaxMViTGMU:
     """Build the model of a config for images with `n_channels` channels."""
-    shapes = source_shapes(open_sources(config))
-    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels, shapes)
+    sources = open_sources(config)
+    shapes, speech = source_shapes(sources), trained_model(config, sources)
+    model = MaxMViTGMU.from_config(config.model, n_classes, n_channels, shapes, speech)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.train.gradient_checkpointing:

@@ -196,7 +196,7 @@ def _constant(now: Mapping[str, float]) -> str:
 
 
 def _apart(now: Mapping[str, float]) -> str:
-    slopes = {  # of the backbones: a speech model stays as it is, and a file has nothing to train
+    slopes = {  # of the backbones: adapters of a speech model have gradients of another size
         name: now.get(key, math.nan) for name, key in (("CQT", "grad_cqt"), ("Mel", "grad_mel"))
     }
     weak, strong = sorted(slopes, key=slopes.__getitem__)

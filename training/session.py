@@ -205,7 +205,9 @@ class Fold:
 
     def beside(self, utterances: Sequence[Utterance]) -> Mapping[str, Vectors]:
         """Return what the branches beside the images read of some utterances."""
-        return beside(self.session.sources, self.ids(utterances), self.hashes(utterances))
+        recordings = [u.audio for u in utterances] if self.config.model.speech.is_trained else None
+        ids, hashes = self.ids(utterances), self.hashes(utterances)
+        return beside(self.session.sources, ids, hashes, recordings)
 
     @property
     def task(self) -> Task:

@@ -30,7 +30,8 @@ class Undo:
         averages: Sequence[Tensor] = (),
     ) -> None:
         self.optimizers, self.schedule = optimizers, schedule
-        self.parameters = [p.detach() for module in modules for p in module.parameters()]
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        self.parameters = [parameter.detach() for parameter in trained]
         self.parameters += averages
         self.buffers = [buffer for module in modules for buffer in module.buffers()]
         self._copies: dict[str, list[Tensor]] = {}

@@ -1,8 +1,10 @@
 """A network that starts from a trained one, on the same or on other data (fine-tuning)."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +12,7 @@ from torch import Tensor
 from config.fusions import FUSIONS
 from config.loading import flatten
 from config.schema import Config
-from model_gmu import MaxMViTGMU
+from model_gmu import IN_SPEECH, MaxMViTGMU
 from models.settings import ModelSettings
 from models.transfer import Transfer, plan_transfer
 from storage.folders import describe_changes
@@ -19,6 +21,7 @@ from storage.tensors import load_tensors, tensor_shapes
 from storage.trained_model import read_trained_model
 from system.errors import InputError
 from system.files import corrupt_file
+from training.beside import source_facts, source_shapes
 from training.distributed import from_first
 from training.origin_leaks import origin_facts
 from training.origins import WholeOrigin, some
@@ -28,6 +31,8 @@ log = logging.getLogger(__name__)
 
 # Features that say how files are read, not what images are: other data may be at another rate
 OF_FILES = ("features.input_rate",)
+# The same model may lie elsewhere, and the vectors of other recordings are in another file
+NAMES_ALONE = ("speech.name", "file.file", "file.sha256")
 
 
 def check_model(config: Config, folder: Path, key: str) -> None:
@@ -82,12 +87,16 @@ def find_whole(fold: Fold, place: Path, weights: str) -> WholeOrigin:
         weights: SHA-256 of its weights.
 
     Raises:
+        InputError: Its speech model or its vectors are others.
         RunError: A file there is corrupt.
     """
     model = read_trained_model(place)
+    sources = fold.session.sources
+    _check_sources(place, model.card.sources, source_facts(sources))
     with torch.device("meta"):
+        n_channels, shapes = fold.session.store.record[0], source_shapes(sources)
         settings = ModelSettings.from_config(
-            fold.config.model, len(fold.classes), fold.session.store.record[0]
+            fold.config.model, len(fold.classes), n_channels, shapes
         )
         own = MaxMViTGMU(settings).state_dict()
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
@@ -107,6 +116,16 @@ def find_whole(fold: Fold, place: Path, weights: str) -> WholeOrigin:
         utterances=facts["utterances"],
         unknown=[Path(folder).name for folder in unknown],
     )
+
+
+def _check_sources(place: Path, theirs: Mapping[Any, Any], own: Mapping[str, Any]) -> None:
+    """Refuse a model that reads another speech model, or other layers of it."""
+    if changes := describe_changes(flatten(dict(theirs)), flatten(dict(own)), NAMES_ALONE):
+        raise InputError(
+            f"model.from: {place} reads something else beside the images:\n"
+            + "\n".join(changes)
+            + "\nGive the same model.speech.model and layers, or name another model"
+        )
 
 
 def start_whole(model: MaxMViTGMU, fold: Fold, file: Path) -> None:
@@ -130,7 +149,8 @@ def _transfer(shapes: dict[str, tuple[int, ...]], file: Path, fold: Fold) -> Tra
     """Decide what a network takes; refuse weights that are not of the branches of their card."""
     theirs, card = tensor_shapes(file), read_card(file.parent)
     transfer = plan_transfer(shapes, theirs, list(fold.classes), card.classes)
-    branches = [n for n in shapes if not n.startswith("head.")]
+    anew = ("head.", IN_SPEECH)  # what is trained of a speech model may not have been before
+    branches = [n for n in shapes if not n.startswith(anew)]
     if missing := sorted(set(branches) - set(transfer.tensors)):
         raise corrupt_file(file, f"it has no {missing[0]} of this shape", remove=file.parent)
     return transfer

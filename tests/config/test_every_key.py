@@ -78,6 +78,7 @@ STUCK = ("train.epochs=3", "optim.lr=1e-6")  # dev UA does not move
 PLATEAU = (*STUCK, "optim.schedule=plateau", "optim.plateau_patience=0", "optim.min_lr=0")
 
 SPEECH = ("model.branches=[cqt, mel, speech]", "model.speech.model={speech_models}/wavlm")
+LORA = (*SPEECH, "model.speech.lora_rank=2")
 FILE = ("model.branches=[cqt, mel, file]", "model.vectors={vectors}/v.npz")
 
 # key -> (overrides that give the key a meaning, new value): the outcome differs
@@ -140,6 +141,9 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.speech.layers": (SPEECH, "[1]"),
     "model.speech.precision": (SPEECH, "float32"),
     "model.speech.pooling": (SPEECH, "attention"),
+    "model.speech.unfrozen_layers": (SPEECH, "1"),
+    "model.speech.lora_rank": (SPEECH, "2"),
+    "model.speech.lora_targets": (LORA, "[output_dense]"),
     "model.vectors": (FILE, "{vectors}/other.npz"),
     "model.match_parameters": (CONCAT, "true"),
     "model.cqt_backbone": ((), "test_vit"),
@@ -172,12 +176,14 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "loss.nt_xent_weight": (CONTRASTIVE, "0.5"),
     "loss.nt_xent_warmup_epochs": ((*CONTRASTIVE, "train.epochs=2"), "1"),
     "optim.optimizer.cqt": ((), "sgd"),
+    "optim.optimizer.speech": (LORA, "sgd"),
     "optim.optimizer.mel": ((), "adam"),
     "optim.optimizer.head": ((), "sgd"),
     "optim.lr": ((), "2e-3"),
     "optim.backbone_lr_scale": ((), "0.1"),
     "optim.backbone_lr_scale.cqt": ((), "0.1"),
     "optim.backbone_lr_scale.mel": ((), "0.1"),
+    "optim.backbone_lr_scale.speech": (LORA, "0.1"),
     "optim.weight_decay": ((), "0.1"),
     "optim.schedule": ((), "cosine"),
     "optim.plateau_factor": (PLATEAU, "0.5"),

@@ -8,7 +8,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from config.effects import OF_BRANCH, ONLY_WITH
+from config.effects import OF_BRANCH, OF_TRAINED_SPEECH, ONLY_WITH
 from config.fusions import IMAGES
 from config.loading import dump_config, flatten, json_schema, load_config, load_stored_config
 from config.schema import Config
@@ -79,6 +79,9 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "model.speech.layers": [1, 2],
     "model.speech.precision": "float32",
     "model.speech.pooling": "attention",
+    "model.speech.unfrozen_layers": 2,
+    "model.speech.lora_rank": 4,
+    "model.speech.lora_targets": ["q_proj"],
     "model.vectors": "w.npz",
     "model.fusion_hidden_dim": 32,
     "model.gate_input": "features",
@@ -105,14 +108,17 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "loss.same_class": "positives",
     "optim.optimizer.cqt": "sgd",
     "optim.optimizer.mel": "sgd",
+    "optim.optimizer.speech": "sgd",
     "optim.backbone_lr_scale.cqt": 0.5,
     "optim.backbone_lr_scale.mel": 2.0,
+    "optim.backbone_lr_scale.speech": 2.0,
     "optim.plateau_factor": 0.5,
     "optim.plateau_patience": 7,
     "optim.min_lr": 1e-5,
     "optim.warmup_epochs": 2.0,
 }
-EACH = ("optim.backbone_lr_scale.cqt", "optim.backbone_lr_scale.mel")  # in the place of a number
+EACH = tuple(f"optim.backbone_lr_scale.{b}" for b in ("cqt", "mel", "speech"))  # or a number
+OF_TRAINED = ("model.speech.lora_targets", *OF_TRAINED_SPEECH)  # only where something is trained
 WEIGHTLESS = ("model.fusion=gmu_contrastive", "loss.nt_xent_weight=0")
 
 
@@ -552,9 +558,15 @@ def test_peer_19_a_key_without_effect_is_refused_and_a_null_that_applies_is_fill
             message = refusal(small, *chosen, wish)
             assert f"{key} (in the command line) has no effect with model.branches=" in message
         elif value in only.values:
+            if key in OF_TRAINED:
+                message = refusal(small, *chosen, wish)
+                assert (
+                    f"{key} (in the command line) has no effect with model.speech.lora" in message
+                )
+                chosen.append("model.speech.lora_rank=2")
             assert leaf(load_config(small, [*chosen, wish]), key) == VALUES[key]
             no_default = ("corpus.manifest", "corpus.scale", "protocol.folds", *EACH)
-            no_default += ("model.speech.model", "model.vectors")
+            no_default += ("model.speech.model", "model.vectors", *OF_TRAINED)
             if key not in no_default:
                 assert leaf(load_config(small, choice), key) == only.default
         else:
@@ -616,7 +628,7 @@ def _values_of(controller):
 def test_a_single_branch_may_leave_out_what_the_other_reads(small):
     config = load_config(small, ["model.fusion=cqt_only", "model.cqt_backbone=test_vit"])
     assert (config.model.cqt_backbone, config.model.mel_backbone) == ("test_vit", None)
-    assert config.optim.optimizer.model_dump() == {"cqt": "adam", "mel": None, "head": "adam"}
+    assert config.optim.optimizer.model_dump(exclude_none=True) == {"cqt": "adam", "head": "adam"}
     message = refusal(small, "model.fusion=mel_only", "optim.optimizer.cqt=sgd")
     assert "optim.optimizer.cqt (in the command line) has no effect with model.fusion=mel_only" in (
         message
@@ -649,14 +661,16 @@ SCALE = "optim.backbone_lr_scale"
 )
 def test_a_rate_of_one_branch_leaves_the_other_what_it_had(small, write, overrides, cqt, mel):
     config = load_config(small, overrides)
-    assert config.optim.branch_lr_scales() == {"cqt": cqt, "mel": mel}
+    scales = config.optim.branch_lr_scales()
+    assert (scales["cqt"], scales["mel"]) == (cqt, mel)
     assert load_config(write(dump_config(config), "dumped.yaml")) == config
 
 
 def test_a_rate_of_one_branch_in_a_child_leaves_its_parents_number_to_the_other(write):
     write(SMALLEST + "optim: {backbone_lr_scale: 0.05}\n", "parent.yaml")
     child = write("base: parent.yaml\noptim: {backbone_lr_scale: {mel: 2}}\n", "child.yaml")
-    assert load_config(child).optim.branch_lr_scales() == {"cqt": 0.05, "mel": 2.0}
+    scales = load_config(child).optim.branch_lr_scales()
+    assert (scales["cqt"], scales["mel"]) == (0.05, 2.0)
     assert load_config(write("base: parent.yaml\n")).optim.backbone_lr_scale == 0.05
 
 
@@ -727,7 +741,8 @@ def test_a_child_recipe_holds_differences_only(path):
 def test_the_recipes_train_as_published(name):
     config = load_config(CONFIGS / f"{name}.yaml")
     assert config.optim.lr == 0.02 and config.optim.schedule == "plateau"
-    assert config.optim.optimizer.model_dump() == {"cqt": "adam", "mel": "radam", "head": "adam"}
+    optimizers = config.optim.optimizer.model_dump(exclude_none=True)
+    assert optimizers == {"cqt": "adam", "mel": "radam", "head": "adam"}
     assert (config.optim.plateau_factor, config.optim.plateau_patience) == (0.1, 2)
     assert (config.optim.min_lr, config.train.epochs, config.train.batch_size) == (1e-6, 50, 16)
     assert config.model.cqt_backbone == "maxvit_base_tf_224"

@@ -1,0 +1,150 @@
+"""A speech model of which a part is trained: through training, resume and test."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from config.schema import Config
+from corpora.plan import make_plan
+from model_gmu import rebuild
+from models.speech import load_speech_model
+from models.speech_tuning import Waves
+from storage.model_card import read_card
+from storage.run_folder import read_run
+from system.errors import InputError
+from system.signals import Stop
+from tests.support.runs import run_experiment
+from tests.support.speech_models import save_model
+from training.build import build_training, eval_loader
+from training.dry_run import dry_run
+from training.engine import train_step
+from training.experiment import open_run
+from training.fold import train_fold
+from training.session import open_session
+from training.warm_start import find_origins
+
+Tiny = Callable[..., Config]
+LORA = ("model.speech.lora_rank=2",)
+TOP = ("model.speech.unfrozen_layers=1",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("peft")
+    return save_model(tmp_path_factory.mktemp("speech") / "wavlm", "wavlm-layer")
+
+
+def with_speech(folder: Path, *words: str) -> tuple[str, ...]:
+    return ("model.branches=[cqt, mel, speech]", f"model.speech.model={folder}", *words)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+@pytest.mark.parametrize(("words", "trained"), [(LORA, "lora_"), (TOP, "encoder.layers.1.")])
+def test_what_is_named_is_trained_and_the_rest_stays(
+    tiny: Tiny, folder: Path, words, trained: str, pooling: str
+) -> None:
+    config = tiny(*with_speech(folder, *words, f"model.speech.pooling={pooling}"))
+    session = open_session(config, make_plan(config))
+    state, loader, _ = build_training(next(session.folds()), {})
+    batch = next(iter(loader))
+    assert isinstance(batch.speech, Waves)
+    before = {name: p.detach().clone() for name, p in state.model.speech_model.named_parameters()}
+    for _ in range(3):  # the first matrix of an adapter has no gradient while the second is zero
+        train_step(state, [batch])
+    after = dict(state.model.speech_model.named_parameters())
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and moved == {name for name in before if trained in name}
+    assert {f"speech_model.{name}" for name in moved} == {
+        name for name in state.model.state_dict() if name.startswith("speech_model.")
+    }
+
+
+@pytest.mark.parametrize("words", [LORA, TOP])
+def test_an_interrupted_training_resumes_to_the_same_weights(tiny, folder, words) -> None:
+    words = with_speech(folder, *words)
+    whole = read_run(run_experiment(tiny("name=whole", *words), []))
+    config, stop = tiny("name=stopped", *words), Stop()
+    with pytest.raises(KeyboardInterrupt), open_run(config, [], stop=stop) as session:
+        fold = next(session.folds())
+        (fold.folder / "state").mkdir(parents=True)
+        train_fold(fold, fold.folder, lambda progress: setattr(stop, "requested", True))
+    again = read_run(run_experiment(config, []))
+    first, second = (load_file(r.folds[0].folder / "model.safetensors") for r in (whole, again))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    history = (whole.folds[0].folder / "history.csv").read_text().splitlines()[0]
+    assert "lr_speech" in history and "grad_speech" in history
+    card = read_card(whole.folds[0].folder)
+    assert card.sources["speech"]["model"] == load_speech_model(str(folder)).identity
+    assert card.settings().trains_speech
+
+
+def test_adapters_start_from_a_run_with_the_model_as_it_was(tiny: Tiny, folder: Path) -> None:
+    words = with_speech(folder)
+    frozen = run_experiment(tiny("name=frozen", *words), [])
+    config = tiny("name=tuned", *words, *LORA, f"model.from={frozen}")
+    session = open_session(config, make_plan(config))
+    fold = next(session.folds())
+    model = build_training(fold, find_origins(fold)).state.model
+    saved = load_file(read_run(frozen).folds[0].folder / "model.safetensors")
+    own = model.state_dict()
+    assert all(torch.equal(own[name], value) for name, value in saved.items())
+    assert {name for name in own if name not in saved} == {
+        name for name in own if name.startswith("speech_model.")
+    }
+
+
+def test_another_speech_model_is_no_start(tiny: Tiny, folder: Path, tmp_path: Path) -> None:
+    frozen = run_experiment(tiny("name=frozen", *with_speech(folder)), [])
+    other = save_model(tmp_path / "other", "wavlm-layer", do_normalize=False)
+    config = tiny("name=other", *with_speech(other), f"model.from={frozen}")
+    session = open_session(config, make_plan(config))
+    with pytest.raises(InputError, match=r"beside the images:\n  speech.model: "):
+        find_origins(next(session.folds()))
+    moved = save_model(tmp_path / "moved", "wavlm-layer")
+    config = tiny("name=moved", *with_speech(moved), f"model.from={frozen}")
+    find_origins(next(open_session(config, make_plan(config)).folds()))
+
+
+def test_what_is_trained_needs_the_last_state(tiny: Tiny, folder: Path) -> None:
+    config = tiny(*with_speech(folder, *TOP, "model.speech.layers=[0, 1]"))
+    session = open_session(config, make_plan(config))
+    with pytest.raises(InputError, match=r"layers=\[0, 1\]: .* the last hidden state, 2, among"):
+        build_training(next(session.folds()), {})
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.speech.lora_rank=2", "model.speech.unfrozen_layers=1"), "in two ways"),
+        (("model.speech.lora_rank=2", "augment.mixup=0.2"), "reads waveforms"),
+        (("model.speech.lora_rank=2", "model.speech.lora_targets=[]"), "must name one or more"),
+    ],
+)
+def test_keys_that_exclude_each_other_are_refused(tiny: Tiny, folder, words, message) -> None:
+    with pytest.raises(InputError, match=message):
+        tiny(*with_speech(folder, *words))
+
+
+def test_a_dry_run_measures_what_is_trained(tiny: Tiny, folder: Path) -> None:
+    assert "speech 0.0 M" in dry_run(tiny(*with_speech(folder, *LORA)))
+
+
+def test_a_rebuilt_network_gives_the_predictions_of_the_run(tiny: Tiny, folder: Path) -> None:
+    config = tiny(*with_speech(folder, *TOP))
+    result = read_run(run_experiment(config, [])).folds[0]
+    session = open_session(config, make_plan(config))
+    fold = next(session.folds())
+    speech_model = load_speech_model(str(folder))
+    weights = load_file(result.folder / "model.safetensors")
+    network = rebuild(read_card(result.folder).settings(), weights, speech_model)
+    loader = eval_loader(fold, fold.split.test)
+    with torch.no_grad():
+        logits = [network(*batch.to(torch.device("cpu")).inputs).logits for batch in loader]
+    probs = torch.cat(logits).softmax(1).numpy()
+    assert [u.id for u in fold.split.test] == list(result.test.utterances)
+    np.testing.assert_allclose(probs, result.test.probs, atol=1e-5)
