@@ -102,10 +102,9 @@ class OptimConfig(Section):
     def branch_lr_scales(self) -> dict[str, float]:
         """Return the learning rate of each backbone, as a multiple of `lr`."""
         scale = self.backbone_lr_scale
-        branches = ("cqt", "mel", "speech")
         if not isinstance(scale, BranchScales):
-            return dict.fromkeys(branches, scale)
-        return {branch: getattr(scale, branch) or 1.0 for branch in branches}  # 0 is refused
+            return dict.fromkeys(("cqt", "mel", "speech"), scale)
+        return {"cqt": 1.0, "mel": 1.0, **scale.model_dump(exclude_none=True)}
 
 
 class TrainConfig(Section):

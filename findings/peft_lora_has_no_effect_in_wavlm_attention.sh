@@ -37,13 +37,13 @@ SMALL = {
 
 
 def adapted(kind: str, targets: list[str]) -> tuple[int, int, bool]:
-    """Return trainable parameters, those with a gradient, and whether adapters of ones change the output."""
+    """Return trainable parameters, those with a gradient, whether adapters of ones have an effect."""
     torch.manual_seed(0)
     model = AutoModel.from_config(AutoConfig.for_model(kind, **SMALL))
     model = get_peft_model(model, LoraConfig(r=2, target_modules=targets)).eval()
-    waveform = torch.randn(1, 8000)
+    waveform, head = torch.randn(1, 8000), torch.nn.Linear(32, 2)  # as in a training
     output = model(waveform).last_hidden_state
-    output.square().sum().backward()
+    head(output).square().sum().backward()
     trained = [p for p in model.parameters() if p.requires_grad]
     n = sum(p.numel() for p in trained)
     n_with_gradient = sum(p.numel() for p in trained if p.grad is not None)

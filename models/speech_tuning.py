@@ -164,7 +164,8 @@ def _without_effect(model: SpeechModel) -> list[str]:
     n = max(int(PROBE_SECONDS * model.sample_rate), model.min_samples)
     tone = np.sin(np.arange(n, dtype=np.float32) * 0.1)
     states, _ = model([tone])
-    states.square().sum().backward()
+    if states.requires_grad:  # else no adapter has an effect
+        states.square().sum().backward()
     idle: set[str] = set()
     for name, parameter in model.network.named_parameters():
         if ".lora_B." in name and parameter.grad is None:

@@ -75,6 +75,11 @@ def test_adapters_without_effect_are_refused(speech_models) -> None:
     values = {"speech_lora_rank": 2, "speech_lora_targets": ["q_proj", "output_dense"]}
     with pytest.raises(InputError, match=r"adapter at q_proj has no effect .* Name others of: .*"):
         TunedSpeech(speech_models["wavlm-layer"], settings(**values))
+    with pytest.raises(InputError, match=r"adapter at q_proj, v_proj has no effect"):
+        TunedSpeech(
+            speech_models["wavlm-group"],
+            settings(speech_lora_rank=2, speech_lora_targets=ATTENTION),
+        )
     TunedSpeech(speech_models["hubert-layer"], settings(**values))
 
 
