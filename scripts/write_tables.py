@@ -39,13 +39,13 @@ class Section(NamedTuple):
 SECTIONS = {
     "ravdess_study": Section(
         "RAVDESS, the recipe of the study",
-        "All six folds with one seed, and the cheap baselines. The recipe was chosen on dev for "
+        "All six folds with two seeds, and the cheap baselines. The recipe was chosen on dev for "
         "concat alone (docs/STUDY.md).",
-        "scripts/ablation.sh ravdess_study corpus.root=/path/to/ravdess",
+        'scripts/ablation.sh ravdess_study corpus.root=/path/to/ravdess "run.seeds=[0,1]"',
     ),
     "ravdess_study_branches": Section(
         "RAVDESS, the recipe of the study: what each image is worth",
-        "The same folds and seed; each branch trained alone beside the two fusions.",
+        "The same folds with seed 0; each branch trained alone beside the two fusions.",
         "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
         "  # and mel_only; then compare.py",
     ),
