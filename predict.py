@@ -49,6 +49,14 @@ def main() -> int:
     )
     add_long_options(parser)
     parser.add_argument(
+        "--speech-model",
+        metavar="FOLDER",
+        help="where the speech model lies that MODEL reads; default: where the training had it",
+    )
+    parser.add_argument(
+        "--vectors", type=Path, metavar="FILE", help="vectors of the recordings, for branch file"
+    )
+    parser.add_argument(
         "--verify",
         action="store_true",
         help="label nothing: compare the ONNX graph of a bundle with PyTorch on the recordings",
@@ -70,7 +78,8 @@ def main() -> int:
         from inference.emotion_model import load  # slow: torch, timm
         from inference.labelling import about, check_labelled
 
-        model = load(arguments.model, arguments.device)
+        speech_model, vectors = arguments.speech_model, arguments.vectors
+        model = load(arguments.model, arguments.device, speech_model=speech_model, vectors=vectors)
         for line in about(model, arguments.risk):
             print(line, file=sys.stderr)
         check_labelled(label(model, files, arguments), arguments.out or arguments.timeline)

@@ -36,6 +36,7 @@ class SpeechFiles(NamedTuple):
         extractor: File with the settings of the feature extractor.
         weights: Files of the weights.
         is_cached: Whether the folder is a part of the hub's cache.
+        revision: Of a model of the hub, as the user gave it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SpeechFiles(NamedTuple):
     extractor: Path
     weights: tuple[Path, ...]
     is_cached: bool
+    revision: str | None = None
 
     def config(self) -> dict[str, Any]:
         """Read config.json.
@@ -117,7 +119,8 @@ def find_speech_files(name: str, revision: str | None) -> SpeechFiles:
             f"the speech model {name}: there is no such folder, and it cannot be a name on the "
             "hub, which is like microsoft/wavlm-base-plus"
         ) from error
-    return _in_folder(name, _cached(name, revision) or _download(name, revision), is_cached=True)
+    folder = _cached(name, revision) or _download(name, revision)
+    return _in_folder(name, folder, is_cached=True)._replace(revision=revision)
 
 
 def _in_folder(name: str, folder: Path, is_cached: bool) -> SpeechFiles:
