@@ -11,8 +11,6 @@ from itertools import islice, repeat
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 

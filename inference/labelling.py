@@ -82,9 +82,12 @@ def label_files(
         risk: Stated risk; the model knows it, see `about`.
 
     Raises:
-        InputError: `out` is finished or was begun by another command.
+        InputError: `out` is finished or was begun by another command, or the model reads vectors
+            and there is no file of them.
         RunError: `out` cannot be written.
     """
+    if model.vectors is not None:
+        model.vectors.check()
     lines = lines_of(model, form, risk)
     output = open_output(lines, out, made_by(model, form, risk))
     rest, found = rest_of(files, output)

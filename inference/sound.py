@@ -114,8 +114,8 @@ def read_array(
 def _hash(waveform: NDArray[np.float32], rate: float) -> str:
     """Return `Recording.hash` of a mono file with these samples."""
     digest = hashlib.sha256(f"{int(rate)} Hz".encode())
-    mono: NDArray[np.float32] = waveform + np.float32(0)  # there is no -0
-    digest.update(mono.astype("<f4", copy=False))
+    mono = waveform + np.float32(0)  # there is no -0
+    digest.update(mono.astype("<f4", copy=False).tobytes())
     return digest.hexdigest()
 
 

@@ -81,6 +81,12 @@ class SpeechFiles(NamedTuple):
         files = (self.folder / CONFIG, self.extractor, *self.weights)
         return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
+    def every(self) -> list[Path]:
+        """Return all files that loading reads, indices of split weights included."""
+        indices = [self.folder / f"{name}{INDEX}" for name in WEIGHTS]
+        found = [self.folder / CONFIG, self.extractor, *self.weights]
+        return found + [file for file in indices if file.is_file()]
+
     def refuse(self, reason: str) -> InputError:
         """Return the error for files that cannot be used."""
         way = (

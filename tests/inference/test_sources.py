@@ -128,3 +128,248 @@ def test_a_fold_gives_the_probabilities_and_shares_of_predictions_csv(
         shares = [list(one.gate_shares.values()) for one in found]
         np.testing.assert_allclose(shares, fold.test.shares[:6], atol=2e-4)
         assert tuple(found[0].gate_shares) == read_card(fold.folder).settings().reads
+
+
+def test_a_label_is_a_plain_forward_pass_of_transformers_and_of_the_network(
+    beside: Run, alone: Run
+) -> None:
+    """Frames in float32 beside an image; means of two states in float16 alone."""
+    from transformers import AutoFeatureExtractor, AutoModel
+
+    for run in (beside, alone):
+        folder = run.folds[0].folder
+        card, [file] = read_card(folder), some_of(run, run.folds[0], 1)
+        source = card.sources["speech"]["name"]
+        extractor, model = (
+            AutoFeatureExtractor.from_pretrained(source),
+            AutoModel.from_pretrained(source),
+        )
+        extracted = extractor(
+            read_audio(file, SPEECH_RATE), sampling_rate=SPEECH_RATE, return_tensors="pt"
+        )
+        network = rebuild(card.settings(), load_file(folder / "model.safetensors"))
+        waveform = torch.from_numpy(read_audio(file, 16_000))[None]
+        pair = SpectrogramImages(**card.features.model_dump())(waveform)
+        with torch.inference_mode():
+            output = model.eval()(**extracted, output_hidden_states=True)
+            every = [*output.hidden_states[:-1], output.last_hidden_state]
+            if run is beside:
+                frames = torch.stack(every, 2)  # (1, T, L, D)
+                speech: Any = Frames(frames, torch.tensor([frames.shape[1]]))
+            else:
+                speech = torch.stack([every[2], every[0]], 2).mean(1).half().float()
+            images = (image.half().float() for image in pair)
+            expected = network(*images, speech, None)
+        found = load(folder, calibrated=False).predict(file)
+        probs = expected.logits[0].softmax(0).tolist()
+        assert list(found.probs.values()) == pytest.approx(probs, abs=1e-4)
+        if run is beside:
+            share = float(expected.gate.mean())
+            assert list(found.gate_shares.values()) == pytest.approx([share, 1 - share], abs=1e-4)
+
+
+def test_a_run_is_the_mean_of_its_folds_and_computes_states_once(
+    all_four: Run, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = some_of(all_four, all_four.folds[0], 3)
+    each = [load(fold.folder, vectors=world.vectors).predict(files) for fold in all_four.folds]
+    model = load(all_four.folder, vectors=world.vectors)
+    first, second = model.members
+    assert first.speech is second.speech and first.images is second.images
+    seen = []
+    compute = first.speech._kept.compute
+    monkeypatch.setattr(
+        first.speech._kept,
+        "compute",
+        lambda waveforms: seen.extend(waveforms) or compute(waveforms),
+    )
+    for i, together in enumerate(model.predict(files)):
+        mean = np.mean([list(one[i].probs.values()) for one in each], axis=0)
+        np.testing.assert_allclose(list(together.probs.values()), mean, atol=1e-5)
+        shares = np.mean([list(one[i].gate_shares.values()) for one in each], axis=0)
+        np.testing.assert_allclose(list(together.gate_shares.values()), shares, atol=1e-5)
+    assert len(seen) == len(files)
+    assert model.rates == [16_000, SPEECH_RATE]
+
+
+def test_a_speech_model_alone_reads_no_image(alone: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SpectrogramImages, "forward", None)
+    model = load(alone.folder)
+    assert model.rates == [SPEECH_RATE] and model.sample_rate == SPEECH_RATE
+    [file] = some_of(alone, alone.folds[0], 1)
+    samples, rate = soundfile.read(file, dtype="float32")
+    found = list(model.predict(samples, sample_rate=rate).probs.values())
+    np.testing.assert_allclose(found, list(model.predict(file).probs.values()), atol=1e-4)
+
+
+def test_what_the_speech_model_cannot_read_is_that_recordings_problem(
+    alone: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(alone.folder)
+    good = np.random.default_rng(0).normal(0, 0.1, 9000)
+    short, other = model.predict([good[:200], good], sample_rate=16_000)
+    assert "is too short: 12.5 ms, where the speech model" in short.problem and not short.probs
+    assert other.problem is None and other.probs
+    reader = model.members[0].speech
+    compute = reader._kept.compute
+
+    def huge(waveforms: Any) -> list[np.ndarray]:
+        return [
+            states * (1e9 if len(w) < 3000 else 1)
+            for states, w in zip(compute(waveforms), waveforms, strict=True)
+        ]
+
+    monkeypatch.setattr(reader._kept, "compute", huge)
+    far, other = model.predict([good[:4000], good], sample_rate=16_000)
+    assert "float16 ends at 65504" in far.problem and other.problem is None
+
+
+def test_parts_of_a_long_recording_are_labelled_as_files_of_their_own(
+    beside: Run, alone: Run, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    samples = (rng.normal(0, 0.1, 16_000 * 5) * np.repeat([1, 0.3, 2, 0.1, 1], 16_000)).astype(
+        np.float32
+    )
+    whole = tmp_path / "long.wav"
+    soundfile.write(whole, samples, 16_000, subtype="FLOAT")
+    for run in (beside, alone):
+        model = load(run.folder)
+        parts = list(timeline(model, whole, 2.0, 1.5))
+        assert [(one.start, one.end) for one in parts] == [(0, 2), (1.5, 3.5), (3, 5)]
+        for one in parts:
+            file = tmp_path / "part.wav"
+            cut = samples[round(one.start * 16_000) : round(one.end * 16_000)]
+            soundfile.write(file, cut, 16_000, subtype="FLOAT")
+            expected = model.predict(file)
+            assert dict(one.probs) == pytest.approx(dict(expected.probs), abs=1e-6)
+            assert one.gate_shares == pytest.approx(expected.gate_shares, abs=1e-6)
+
+
+def test_another_or_a_missing_speech_model_is_one_message(
+    alone: Run, world: World, tmp_path: Path
+) -> None:
+    other = save_model(tmp_path / "other", "hubert-layer")
+    with pytest.raises(InputError, match="another speech model than the one at .*--speech-model"):
+        load(alone.folder, speech_model=other)
+    moved = shutil.copytree(world.speech, tmp_path / "moved")
+    [file] = some_of(alone, alone.folds[0], 1)
+    expected = load(alone.folder).predict(file)
+    world.speech.rename(tmp_path / "away")
+    try:
+        ways = "predict.py --speech-model FOLDER, or load\\(path, speech_model=FOLDER"
+        with pytest.raises(InputError, match=ways):
+            load(alone.folder)
+        assert load(alone.folder, speech_model=moved).predict(file) == expected
+    finally:
+        (tmp_path / "away").rename(world.speech)
+
+
+def test_a_card_that_contradicts_itself_is_one_message(alone: Run, tmp_path: Path) -> None:
+    fold = shutil.copytree(alone.folds[0].folder, tmp_path / alone.folds[0].folder.name)
+    card = read_json(fold / "model.json")
+    for change, words in (
+        ({"layers": [0]}, "has 1 layers"),
+        ({"model": "x"}, "sources.speech.model"),
+        ({"precision": "float8"}, "sources.speech.precision"),
+    ):
+        sources = {"speech": card["sources"]["speech"] | change}
+        write_json(fold / "model.json", card | {"sources": sources})
+        with pytest.raises(RunError, match=words):
+            load(fold)
+    write_json(fold / "model.json", {k: v for k, v in card.items() if k != "sources"})
+    with pytest.raises(RunError, match="sources.speech"):
+        load(fold)
+
+
+def test_vectors_are_found_by_hash_and_name_or_given(
+    own: Run, world: World, tmp_path: Path
+) -> None:
+    model, fold = load(own.folder, vectors=world.vectors), own.folds[0]
+    [file] = some_of(own, fold, 1)
+    samples, rate = soundfile.read(file, dtype="float32")
+    archive = np.load(world.vectors)
+    plan = make_plan(load_config(world.recipe, []))
+    [key] = {plan.hashes[u.audio] for u in plan.utterances if u.id == fold.test.utterances[0]}
+    [place] = [i for i, n in enumerate(archive["names"]) if n in (key, fold.test.utterances[0])]
+    vector = archive["vectors"][place]
+    expected = model.predict(file)
+    for names in ([key], [file.name], [file.stem], [str(file)]):
+        np.savez(tmp_path / "v.npz", **{names[0].replace("/", "\u2215"): vector})
+        if "/" in names[0]:  # no name of an array in an .npz
+            np.savez(tmp_path / "v.npz", names=np.array(names), vectors=vector[None])
+        again = load(own.folder, vectors=tmp_path / "v.npz").predict(file)
+        assert again.probs == expected.probs
+    alone = load(own.folder)
+    assert alone.predict(file, vectors=vector).probs == expected.probs
+    assert alone.predict([file], vectors=[vector])[0].probs == expected.probs
+    np.savez(tmp_path / "v.npz", **{key: vector})
+    by_hash = load(own.folder, vectors=tmp_path / "v.npz")
+    assert by_hash.predict(samples, sample_rate=rate).probs == expected.probs
+    bad, good = by_hash.predict([samples[::2], samples], sample_rate=rate)
+    assert "has no vector in vectors=" in bad.problem and good.probs == expected.probs
+
+
+def test_missing_and_wrong_vectors_are_one_message(
+    own: Run, alone: Run, world: World, tmp_path
+) -> None:
+    [file] = some_of(own, own.folds[0], 1)
+    model = load(own.folder)
+    with pytest.raises(InputError, match="--vectors FILE or load\\(path, vectors=FILE\\)"):
+        model.predict(file)
+    with pytest.raises(InputError, match=r"must be \(1, 5\), .* got \(1, 4\)"):
+        model.predict(file, vectors=np.ones(4))
+    with pytest.raises(InputError, match="NaN"):
+        model.predict(file, vectors=np.full(5, np.nan))
+    np.savez(tmp_path / "v.npz", a=np.ones(4))
+    with pytest.raises(InputError, match="vectors of 4 numbers, and .* reads 5"):
+        load(own.folder, vectors=tmp_path / "v.npz")
+    with pytest.raises(InputError, match="leave --window, --segments and --pcm out"):
+        timeline(load(own.folder, vectors=world.vectors), file, 2.0)
+    with pytest.raises(InputError, match="vectors= has no effect"):
+        load(alone.folder).predict(file, vectors=np.ones(5))
+    with pytest.raises(InputError, match="a file of vectors has no effect"):
+        load(alone.folder, vectors=world.vectors)
+    with pytest.raises(InputError, match="a speech model has no effect"):
+        load(own.folder, speech_model=world.speech)
+
+
+def test_predict_writes_the_shares(
+    all_four: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    files = list(map(str, some_of(all_four, all_four.folds[0], 2)))
+    expected = load(all_four.folder, vectors=world.vectors).predict(files)
+    extra = tmp_path / "extra.wav"
+    soundfile.write(extra, np.random.default_rng(0).normal(0, 0.1, 9000), 16_000)
+    vectors = ["--vectors", str(world.vectors)]
+
+    def said(*words: str, status: int = 0) -> str:
+        monkeypatch.setattr(sys, "argv", ["predict.py", str(all_four.folder), *words])
+        assert predict.main() == status
+        told = capsys.readouterr()
+        return told.out if status < 2 else told.out + told.err
+
+    columns = ["gate_cqt", "gate_mel", "gate_speech", "gate_file"]
+    out = said(*files, str(extra), *vectors, "--format", "csv", status=1)
+    rows = list(csv.DictReader(out.splitlines()))
+    assert list(rows[0])[-7:] == ["gate", *columns, "problem", "unlike"]
+    for row, one in zip(rows, expected, strict=False):
+        assert [float(row[name]) for name in columns] == pytest.approx(
+            list(one.gate_shares.values()), abs=1e-6
+        )
+        assert row["gate"] == "" and row["problem"] == ""
+    assert "has no vector" in rows[2]["problem"] and rows[2]["gate_cqt"] == ""
+    lines = said(*files, *vectors, "--format", "jsonl").splitlines()
+    shares = json.loads(lines[0])["gate_shares"]
+    assert shares == pytest.approx(dict(expected[0].gate_shares), abs=1e-6)
+    head, *table = said(*files, *vectors).splitlines()
+    assert head.split("\t")[-4:] == columns
+    assert float(table[0].split("\t")[-1]) == pytest.approx(
+        expected[0].gate_shares["file"], abs=1e-3
+    )
+    lines_of = Lines("csv", all_four.classes, None, sources=columns)
+    assert lines_of.read(out.splitlines()[1:])[str(extra)] == [True]
+    frame = load(all_four.folder, vectors=world.vectors).predict(files, as_frame=True)
+    assert frame["gate_speech"][0] == pytest.approx(expected[0].gate_shares["speech"])
+    assert said(files[0], status=2).count("\n") == 1
+    assert "--vectors FILE" in said(files[0], status=2)
