@@ -17,7 +17,10 @@ from storage.source_facts import SpeechFacts
 from system.errors import InputError, RunError
 from system.extras import check_extra
 
-WAYS = "predict.py --speech-model FOLDER, or load(path, speech_model=FOLDER)"
+WAYS = (
+    "predict.py --speech-model FOLDER (also of export.py and app.py), or "
+    "load(path, speech_model=FOLDER)"
+)
 _ALONE = Lock()  # models of transformers keep state in a call, and oneDNN is switched for a process
 
 

@@ -37,7 +37,7 @@ class Answer:
         is_mean: Whether `prediction` is the mean over the windows.
         seconds: Duration.
         unlike: Sentences on what is unlike the training data.
-        branches: Branches that the fusion reads, of `cqt` and `mel`.
+        branches: Branches that the fusion reads.
         fusion: Its name.
         sound: The sound, as a data URI.
         images: Both images: of the recording, or of one window.

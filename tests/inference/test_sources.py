@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import sys
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+import export
 import predict
 from audio.reading import read_audio
 from config.loading import load_config
 from corpora.plan import make_plan
 from features import SpectrogramImages
 from inference import load
+from inference.bundle_file import read_bundle
+from inference.conditions import CONDITIONS, change
 from inference.output import Lines
+from inference.robustness import measure_robustness
 from inference.timeline import timeline
 from model_gmu import rebuild
 from models.speech import Frames
@@ -257,7 +262,7 @@ def test_another_or_a_missing_speech_model_is_one_message(
     expected = load(alone.folder).predict(file)
     world.speech.rename(tmp_path / "away")
     try:
-        ways = "predict.py --speech-model FOLDER, or load\\(path, speech_model=FOLDER"
+        ways = "predict.py --speech-model FOLDER .*, or load\\(path, speech_model=FOLDER"
         with pytest.raises(InputError, match=ways):
             load(alone.folder)
         assert load(alone.folder, speech_model=moved).predict(file) == expected
@@ -268,12 +273,12 @@ def test_another_or_a_missing_speech_model_is_one_message(
 def test_a_card_that_contradicts_itself_is_one_message(alone: Run, tmp_path: Path) -> None:
     fold = shutil.copytree(alone.folds[0].folder, tmp_path / alone.folds[0].folder.name)
     card = read_json(fold / "model.json")
-    for change, words in (
+    for other, words in (
         ({"layers": [0]}, "has 1 layers"),
         ({"model": "x"}, "sources.speech.model"),
         ({"precision": "float8"}, "sources.speech.precision"),
     ):
-        sources = {"speech": card["sources"]["speech"] | change}
+        sources = {"speech": card["sources"]["speech"] | other}
         write_json(fold / "model.json", card | {"sources": sources})
         with pytest.raises(RunError, match=words):
             load(fold)
@@ -347,7 +352,8 @@ def test_predict_writes_the_shares(
         monkeypatch.setattr(sys, "argv", ["predict.py", str(all_four.folder), *words])
         assert predict.main() == status
         told = capsys.readouterr()
-        return told.out if status < 2 else told.out + told.err
+        assert (told.out == "") == (status == 2)
+        return told.err if status == 2 else told.out
 
     columns = ["gate_cqt", "gate_mel", "gate_speech", "gate_file"]
     out = said(*files, str(extra), *vectors, "--format", "csv", status=1)
@@ -371,5 +377,91 @@ def test_predict_writes_the_shares(
     assert lines_of.read(out.splitlines()[1:])[str(extra)] == [True]
     frame = load(all_four.folder, vectors=world.vectors).predict(files, as_frame=True)
     assert frame["gate_speech"][0] == pytest.approx(expected[0].gate_shares["speech"])
-    assert said(files[0], status=2).count("\n") == 1
     assert "--vectors FILE" in said(files[0], status=2)
+
+
+def test_a_bundle_labels_with_its_own_copy_of_the_speech_model(
+    alone: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    plain, whole = tmp_path / "plain", tmp_path / "whole"
+    assert export.main([str(alone.folder), "--to", str(plain)]) == 0
+    assert "without an ONNX graph, which cannot hold the branch speech" in capsys.readouterr().out
+    assert export.main([str(alone.folder), "--to", str(whole), "--with-speech-model"]) == 0
+    assert {file.name for file in plain.iterdir()} == {
+        *("bundle.json", "README.md", "split_certificate.json", "members")
+    }
+    sources = read_bundle(plain).sources
+    assert sources.branches == ["speech"] and sources.vector_width is None
+    card = (plain / "README.md").read_text()
+    assert sources.speech.model in card and "hidden states of the speech model" in card
+    assert "onnx" not in card.split("---")[1]
+    files = some_of(alone, alone.folds[0], 3)
+    expected = load(alone.folder).predict(files)
+    assert load(plain).predict(files) == load(whole).predict(files) == expected
+    moved = tmp_path / "away"
+    world.speech.rename(moved)
+    words = ["predict.py", "--verify"]
+    try:
+        assert load(whole).predict(files) == expected
+        assert load(plain, speech_model=moved).predict(files) == expected
+        with pytest.raises(InputError, match="--speech-model FOLDER"):
+            load(plain)
+        options = [str(plain), *map(str, files), "--speech-model", str(moved)]
+        monkeypatch.setattr(sys, "argv", [*words, *options])
+        assert predict.main() == 0
+        assert "is that of training, 3 recordings labelled" in capsys.readouterr().out
+    finally:
+        moved.rename(world.speech)
+    [weights] = plain.glob("members/*/model.safetensors")
+    other = {name: value.clone() for name, value in load_file(weights).items()}
+    other["speech_branch.scores"] += 1
+    save_file(other, weights)
+    monkeypatch.setattr(sys, "argv", [*words, str(plain), *map(str, files)])
+    assert predict.main() == 1
+    assert "is not the file that bundle.json names" in capsys.readouterr().err
+
+
+def test_a_bundle_of_vectors_asks_for_them(
+    own: Run, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    bundle, files = tmp_path / "bundle", some_of(own, own.folds[0], 2)
+    assert export.main([str(own.folder), "--to", str(bundle)]) == 0
+    assert "--vectors FILE" in (bundle / "README.md").read_text()
+    monkeypatch.setattr(sys, "argv", ["predict.py", "--verify", str(bundle), *map(str, files)])
+    assert predict.main() == 2
+    assert "reads a vector for each recording" in capsys.readouterr().err
+    sys.argv += ["--vectors", str(world.vectors)]
+    assert predict.main() == 0
+    expected = load(own.folder, vectors=world.vectors).predict(files)
+    assert load(bundle, vectors=world.vectors).predict(files) == expected
+
+
+def test_what_a_bundle_cannot_hold_is_refused(alone: Run, own: Run, tmp_path: Path, capsys) -> None:
+    for folder, option, words in (
+        (alone.folder, "--audonnx", "the branch speech, which is in no ONNX graph"),
+        (own.folder, "--with-speech-model", "reads none, leave it out"),
+    ):
+        assert export.main([str(folder), "--to", str(tmp_path / "bundle"), option]) == 2
+        assert words in capsys.readouterr().err and not (tmp_path / "bundle").exists()
+
+
+def test_robustness_changes_the_sound_once_for_images_and_speech(
+    beside: Run, own: Run, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(beside.folder, tmp_path / "run")
+    run = read_run(folder)
+    found = measure_robustness(run, progress=False)
+    fold, model = run.folds[0], load(run.folds[0].folder, calibrated=False)
+    clean = np.array(found.folds["fold 1 seed 0"].confusions["clean"]).sum((0, 1))
+    assert clean.tolist() == np.bincount(fold.test.preds, minlength=4).tolist()
+    for condition in (c for c in CONDITIONS if c.name in ("noise 0 dB", "speed 0.9")):
+        counts = np.zeros((4, 4), int)
+        for name, target in zip(fold.test.utterances.tolist(), fold.test.targets, strict=True):
+            samples = read_audio(run.audio_file(name), 16_000)
+            changed = change(samples, 16_000, condition, zlib.crc32(name.encode()))
+            label = model.predict(changed, sample_rate=16_000).emotion
+            counts[target, run.classes.index(label)] += 1
+        there = np.array(found.folds["fold 1 seed 0"].confusions[condition.name])
+        assert there.sum(0).tolist() == counts.tolist()
+    with pytest.raises(InputError, match="do not change with the sound"):
+        measure_robustness(own, progress=False)
