@@ -5,7 +5,8 @@ import json
 import shutil
 import sys
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from io import BufferedReader, BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,37 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 import export
 import predict
 from audio.reading import read_audio
+from audio.streaming import pcm_stream
 from config.loading import load_config
 from corpora.plan import make_plan
 from features import SpectrogramImages
 from inference import load
 from inference.bundle_file import read_bundle
 from inference.conditions import CONDITIONS, change
+from inference.labelling import lines_of
 from inference.output import Lines
 from inference.robustness import measure_robustness
-from inference.timeline import timeline
+from inference.timeline import label_cuts, timeline
+from inference.timeline_figure import timeline_png
+from inference.timeline_files import read_timeline
+from inference.windows import windows
 from model_gmu import rebuild
 from models.speech import Frames
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run, read_run
+from storage.tensors import save_tensors
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
 from tests.support.runs import run_experiment
 from tests.support.speech_models import save_model
+from web.answer import answer
+from web.models import Models, usable_models
+from web.render import answer_html
 
 pytest.importorskip("transformers")
 SPEECH_RATE = 8000  # Hz, half that of the images
@@ -373,8 +383,8 @@ def test_predict_writes_the_shares(
     assert float(table[0].split("\t")[-1]) == pytest.approx(
         expected[0].gate_shares["file"], abs=1e-3
     )
-    lines_of = Lines("csv", all_four.classes, None, sources=columns)
-    assert lines_of.read(out.splitlines()[1:])[str(extra)] == [True]
+    lines_of_csv = Lines("csv", all_four.classes, None, sources=columns)
+    assert lines_of_csv.read(out.splitlines()[1:])[str(extra)] == [True]
     frame = load(all_four.folder, vectors=world.vectors).predict(files, as_frame=True)
     assert frame["gate_speech"][0] == pytest.approx(expected[0].gate_shares["speech"])
     assert "--vectors FILE" in said(files[0], status=2)
@@ -415,7 +425,7 @@ def test_a_bundle_labels_with_its_own_copy_of_the_speech_model(
     [weights] = plain.glob("members/*/model.safetensors")
     other = {name: value.clone() for name, value in load_file(weights).items()}
     other["speech_branch.scores"] += 1
-    save_file(other, weights)
+    save_tensors(weights, other)
     monkeypatch.setattr(sys, "argv", [*words, str(plain), *map(str, files)])
     assert predict.main() == 1
     assert "is not the file that bundle.json names" in capsys.readouterr().err
@@ -465,3 +475,62 @@ def test_robustness_changes_the_sound_once_for_images_and_speech(
         assert there.sum(0).tolist() == counts.tolist()
     with pytest.raises(InputError, match="do not change with the sound"):
         measure_robustness(own, progress=False)
+
+
+def test_timelines_have_the_shares_of_each_part(
+    beside: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, folder = tmp_path / "long.wav", tmp_path / "timelines"
+    rng = np.random.default_rng(0)
+    samples = np.where(np.arange(64_000) < 48_000, rng.normal(0, 0.1, 64_000), 0)
+    soundfile.write(whole, samples, 16_000, subtype="FLOAT")
+    words = ["--window", "1", "--hop", "1", "--timeline", str(folder)]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["predict.py", str(beside.folder), "long.wav", *words])
+    assert predict.main() == 0
+    parts = read_json(folder / "long.wav.json")["parts"]
+    expected = list(timeline(load(beside.folder), whole, 1.0, 1.0))
+    for part, one in zip(parts, expected, strict=True):
+        assert part["gate"] is None and part["problem"] == one.problem
+        if one.problem is None:
+            assert part["gate_shares"] == pytest.approx(dict(one.gate_shares), abs=1e-6)
+    assert parts[-1]["problem"] == "silence" and parts[-1]["gate_shares"] is None
+    png = (folder / "long.wav.png").read_bytes()
+    drawn = read_timeline(folder / "long.wav.csv", lines_of(load(beside.folder), "csv", None, True))
+    assert png == timeline_png(drawn) != timeline_png(replace(drawn, shares=1 - drawn.shares))
+
+
+def test_live_sound_is_labelled_at_its_own_rate(alone: Run) -> None:
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.1, 66_150).astype("<f4")
+    model = load(alone.folder)
+    stream = pcm_stream(
+        BufferedReader(BytesIO(samples.tobytes())), 22_050, "f32le", model.stream_rate
+    )
+    found = list(label_cuts(model, windows(stream, 1.0, 1.0), "-"))
+    assert len(found) == 3
+    for i, one in enumerate(found):
+        part = samples[22_050 * i : 22_050 * (i + 1)]
+        assert one.probs == pytest.approx(model.predict(part, sample_rate=22_050).probs, abs=1e-6)
+
+
+def test_the_page_answers_with_a_speech_model_and_refuses_vectors(
+    beside: Run, alone: Run, own: Run, world: World, tmp_path: Path, caplog: Any
+) -> None:
+    found = usable_models({"beside": beside.folder, "alone": alone.folder, "own": own.folder})
+    assert list(found) == ["beside", "alone"]
+    assert "left out of the page: own" in caplog.text and "vector of each recording" in caplog.text
+    moved = shutil.copytree(world.speech, tmp_path / "moved")
+    models = Models(found, "cpu", str(moved))
+    for run, name, said in (
+        (beside, "beside", "The gate&#39;s shares: CQT "),
+        (alone, "alone", "This model reads the speech model alone: it has no gate."),
+    ):
+        [file] = some_of(run, run.folds[0], 1)
+        model = models.named(name)
+        assert Path(model.members[0].speech.model.name) == moved
+        answered = answer(model, file, 60, lambda done, n: None)
+        expected = model.predict(file)
+        assert answered.prediction.probs == pytest.approx(expected.probs, abs=1e-6)
+        page = answer_html(answered, model, name, file.name)
+        assert said in page and ("this model does not read it" in page)
