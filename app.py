@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> int:
             arguments.max_minutes,
             arguments.max_mb,
             arguments.device,
+            arguments.speech_model,
         )
         check_settings(settings)
         runs = arguments.runs or (None if arguments.models else RUNS)
@@ -74,6 +75,11 @@ def parse_arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max-minutes", type=float, default=10.0, help="longest recording")
     parser.add_argument("--max-mb", type=float, default=50.0, help="largest file, MB")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps or auto")
+    parser.add_argument(
+        "--speech-model",
+        metavar="FOLDER",
+        help="speech model of models that read one; default: where each was trained with it",
+    )
     parser.add_argument(
         "--examples", type=Path, default=DEMO, help="folder of recordings to try, default data/demo"
     )

@@ -25,13 +25,29 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_true",
         help="also write audonnx/, which has the weights once more, for a batch of 1",
     )
+    parser.add_argument(
+        "--speech-model",
+        metavar="FOLDER",
+        help="where the speech model lies that MODEL reads; default: where the training had it",
+    )
+    parser.add_argument(
+        "--with-speech-model", action="store_true", help="copy the speech model into the bundle"
+    )
     parsed = parser.parse_args(arguments)
 
     def work() -> None:
-        source = find_source(parsed.model, parsed.to)
-        bundle = export_bundle(source, parsed.to, parsed.audonnx)
+        source = find_source(parsed.model, parsed.to, parsed.audonnx)
+        bundle = export_bundle(
+            source, parsed.to, parsed.audonnx, parsed.speech_model, parsed.with_speech_model
+        )
         say(f"{parsed.to}: {count_of(len(bundle.members), 'model')}, {bundle.protocol}")
-        say(f"next: python predict.py --verify {parsed.to} recordings/")
+        if source.beside:
+            say(
+                f"without an ONNX graph, which cannot hold the branch {' and '.join(source.beside)}"
+                ": PyTorch labels with it"
+            )
+        vectors = " --vectors FILE" if "file" in source.beside else ""
+        say(f"next: python predict.py --verify {parsed.to} recordings/{vectors}")
 
     return run_cli(work)
 

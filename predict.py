@@ -49,6 +49,14 @@ def main() -> int:
     )
     add_long_options(parser)
     parser.add_argument(
+        "--speech-model",
+        metavar="FOLDER",
+        help="where the speech model lies that MODEL reads; default: where the training had it",
+    )
+    parser.add_argument(
+        "--vectors", type=Path, metavar="FILE", help="vectors of the recordings, for branch file"
+    )
+    parser.add_argument(
         "--verify",
         action="store_true",
         help="label nothing: compare the ONNX graph of a bundle with PyTorch on the recordings",
@@ -70,7 +78,8 @@ def main() -> int:
         from inference.emotion_model import load  # slow: torch, timm
         from inference.labelling import about, check_labelled
 
-        model = load(arguments.model, arguments.device)
+        speech_model, vectors = arguments.speech_model, arguments.vectors
+        model = load(arguments.model, arguments.device, speech_model=speech_model, vectors=vectors)
         for line in about(model, arguments.risk):
             print(line, file=sys.stderr)
         check_labelled(label(model, files, arguments), arguments.out or arguments.timeline)
@@ -102,16 +111,25 @@ def _verify(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> N
         InputError: MODEL is not a bundle, an option has no effect, or a package is missing.
         RunError: They differ too much.
     """
-    used = ("model", "inputs", "list", "verify")
+    used = ("model", "inputs", "list", "verify", "speech_model", "vectors")
     values = {name: value for name, value in vars(arguments).items() if name not in used}
     if given := [name for name, value in values.items() if value != parser.get_default(name)]:
         raise InputError(
             f"--{given[0].replace('_', '-')} has no effect with --verify: leave it out"
         )
-    read_bundle(arguments.model)
+    bundle = read_bundle(arguments.model)
     files = find_recordings(arguments.inputs, arguments.list)
     if Path(STANDARD_INPUT) in files:
         raise InputError("--verify reads files, not standard input")
+    speech_model, vectors = arguments.speech_model, arguments.vectors
+    if bundle.sources is not None:
+        from inference.verify import verify_without_graph  # slow: torch, timm
+
+        say(verify_without_graph(arguments.model, files, speech_model, vectors))
+        return
+    if speech_model is not None or vectors is not None:
+        name = "--vectors" if speech_model is None else "--speech-model"
+        raise InputError(f"{name} has no effect on {arguments.model}: leave it out")
     check_extra("--verify", "onnxruntime", "onnx")
     from inference.bundle_card import parity  # slow: torch, timm
     from inference.verify import verify_bundle

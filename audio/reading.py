@@ -109,15 +109,6 @@ def _decode(
     return waveform, sound.rate
 
 
-def read_and_describe(path: Path, sample_rate: int) -> tuple[NDArray[np.float32], RecordingFacts]:
-    """Read a file as `read_audio` does: (T,), and the facts of the recording in it."""
-    with open_file(path) as file, open_audio(file) as audio:
-        description = Description(audio.samplerate)
-        sound = Sound(audio, Segment(path), description, hashed=False)
-        waveform = _resample(sound, sample_rate, "HQ")
-    return waveform, description.facts()
-
-
 def inspect_audio(source: AudioSource, known: Mapping[str, Recording] = NOTHING_KNOWN) -> Recording:
     """Identify the recording in a file or a segment of it, see `inspect_segments`.
 

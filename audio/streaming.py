@@ -123,14 +123,16 @@ def open_stream(path: Path, sample_rate: int | None = None) -> Iterator[SoundStr
         yield SoundStream(read(), audio.samplerate, sample_rate)
 
 
-def pcm_stream(file: BinaryIO, rate: int, form: PcmFormat, sample_rate: int) -> SoundStream:
+def pcm_stream(
+    file: BinaryIO, rate: int, form: PcmFormat, sample_rate: int | None = None
+) -> SoundStream:
     """Return raw mono samples of a pipe as a stream; blocks come as soon as the pipe has them.
 
     Args:
         file: A buffered binary file, such as `sys.stdin.buffer`.
         rate: Rate of the samples, Hz.
         form: `s16le` or `f32le`, little-endian.
-        sample_rate: Rate of the result, Hz.
+        sample_rate: Rate of the result, Hz; None keeps theirs.
     """
     kind = np.dtype(PCM_FORMATS[form])
 

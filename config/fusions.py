@@ -73,3 +73,8 @@ GATED = fusions_that(lambda fusion: fusion.gated)
 UNGATED = fusions_that(lambda fusion: not fusion.gated)
 ONE_BRANCH = {name: f.branches[0] for name, f in FUSIONS.items() if not f.joins}
 ONE_IMAGE = {name: branch for name, branch in ONE_BRANCH.items() if branch in IMAGES}
+
+
+def share_column(source: str) -> str:
+    """Return the column of a source's share of the gate."""
+    return f"gate_{source}"

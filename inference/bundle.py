@@ -4,13 +4,14 @@ The folder is written beside its place and renamed, so that what has its name is
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from config.fusions import IMAGES
 from inference.bundle_file import (
     CERTIFICATE,
     EXAMPLE,
@@ -19,11 +20,14 @@ from inference.bundle_file import (
     BundleFile,
     Member,
     Score,
+    Sources,
     Tested,
     write_bundle,
 )
-from inference.members import BUNDLE, MEMBERS, member_folders
+from inference.members import BUNDLE, MEMBERS, SPEECH, member_folders
 from storage.folders import CARD, CONFIG, FINAL
+from storage.model_card import ModelCard, read_card
+from storage.source_facts import speech_facts
 from system.errors import InputError, RunError, first_line
 from system.extras import check_extra
 from system.files import copy_file, disk_error, make_folder, sync_folder
@@ -32,6 +36,7 @@ from system.temporary import hidden_folder
 
 if TYPE_CHECKING:
     from inference.emotion_model import EmotionModel
+    from inference.predictor import FoldModel
     from storage.run_folder import Run
 
 log = logging.getLogger(__name__)
@@ -52,19 +57,26 @@ class Source:
         path: As the user named it.
         folders: Folder of each member.
         run: Run that they belong to; None where its folder is not around them.
+        beside: Branches that are read beside the images; with any there is no graph.
     """
 
     path: Path
     folders: list[Path]
     run: Path | None
+    beside: tuple[str, ...] = ()
 
 
-def find_source(path: Path, to: Path) -> Source:
+def find_source(path: Path, to: Path, audonnx: bool = False) -> Source:
     """Check what is to be exported and where to, before anything slow is imported.
 
+    Args:
+        path: Folder of a run, a fold or a final model.
+        to: Folder of the bundle.
+        audonnx: Whether audonnx/ is to be written.
+
     Raises:
-        InputError: There is no finished fold or final model, `to` is there already, or a package is
-            missing.
+        InputError: There is no finished fold or final model, `to` is there already, a package is
+            missing, or audonnx/ is asked for and there can be no graph.
     """
     if (path / BUNDLE).is_file():
         raise InputError(
@@ -75,9 +87,15 @@ def find_source(path: Path, to: Path) -> Source:
         raise InputError(f"{to} is there already: name a folder that is not, or remove it")
     if not to.absolute().parent.is_dir():
         raise InputError(f"the folder of --to {to} is not there: make {to.absolute().parent}")
-    for package in ("onnx", "onnxscript", "onnxruntime"):
+    beside = tuple(name for name in read_card(folders[0]).model.reads if name not in IMAGES)
+    if beside and audonnx:
+        raise InputError(
+            f"--audonnx: {path} reads the branch {' and '.join(beside)}, which is in no ONNX "
+            "graph: leave --audonnx out"
+        )
+    for package in () if beside else ("onnx", "onnxscript", "onnxruntime"):
         check_extra("a bundle", package, "onnx")
-    return Source(path, folders, _run_around(path, folders[0]))
+    return Source(path, folders, _run_around(path, folders[0]), beside)
 
 
 def _run_around(path: Path, member: Path) -> Path | None:
@@ -89,16 +107,26 @@ def _run_around(path: Path, member: Path) -> Path | None:
     return run if place.parent.name in (FOLDS, FINALS) and (run / CONFIG).is_file() else None
 
 
-def export_bundle(source: Source, to: Path, audonnx: bool = False) -> BundleFile:
+def export_bundle(
+    source: Source,
+    to: Path,
+    audonnx: bool = False,
+    speech_model: str | None = None,
+    with_speech_model: bool = False,
+) -> BundleFile:
     """Write a bundle.
 
     Args:
         source: From `find_source`.
         to: Folder of the bundle, not there yet.
         audonnx: Whether audonnx/ is written, which has the weights once more.
+        speech_model: Folder of the speech model, or its name on the hub; None is where the training
+            had it.
+        with_speech_model: Whether the bundle gets a copy of it.
 
     Raises:
-        InputError: The model is of a baseline or needs the statistics of speakers.
+        InputError: The model is of a baseline, needs the statistics of speakers, or was trained
+            with another speech model; an option has no effect on it.
         RunError: A file is corrupt, the disk is full, or ONNX Runtime computes something else.
     """
     from inference.bundle_card import write_card  # slow: torch, timm
@@ -106,17 +134,25 @@ def export_bundle(source: Source, to: Path, audonnx: bool = False) -> BundleFile
     from inference.exporting import write_audonnx, write_graph
     from inference.graph import n_weights
 
-    model = EmotionModel(source.folders)
+    model = EmotionModel(source.folders, speech_model=speech_model)
+    speech = model.members[0].speech
+    if with_speech_model and speech is None:
+        raise InputError(f"--with-speech-model: {source.path} reads none, leave it out")
     run = None if source.run is None else _run_of(source)
     log.info("%d models, %.1f M weights", len(model.members), n_weights(model.members) / 1e6)
     with _new_folder(to) as folder:
         is_large = BYTES_PER_WEIGHT * n_weights(model.members) > LARGEST_FILE
-        free_batch = write_graph(model, folder / GRAPH, is_large)
+        free_batch = not source.beside and write_graph(model, folder / GRAPH, is_large)
         _copy_members(model, folder, is_large)
+        if with_speech_model and speech is not None:
+            make_folder(folder / SPEECH)
+            for file in speech.model.files.every():
+                copy_file(file, folder / SPEECH / file.name)
         bundle = _describe(source, model, run, free_batch)
         if source.run is not None:
             copy_file(source.run / CERTIFICATE, folder / CERTIFICATE)
-        copy_file(SHIPPED, folder / EXAMPLE)
+        if not source.beside:
+            copy_file(SHIPPED, folder / EXAMPLE)
         if audonnx:
             write_audonnx(folder, bundle)
         write_bundle(folder, bundle)
@@ -139,28 +175,35 @@ def _run_of(source: Source) -> "Run":
 def _copy_members(model: "EmotionModel", folder: Path, is_large: bool) -> None:
     """Copy what rebuilds each model, so that `load` takes the bundle, and export its network."""
     from inference.calibration import write_calibration
-    from inference.network import FILE, check_network, export_network
 
     for member, calibration in zip(model.members, model.calibrations, strict=True):
         own = folder / MEMBERS / member.folder.name
         make_folder(own)
         for name in (WEIGHTS, CARD):
             copy_file(member.folder / name, own / name)
-        try:
-            export_network(member.model, own / FILE, is_large)
-            check_network(member.model, own)
-        except (
-            RunError,
-            RuntimeError,
-            ValueError,
-        ) as error:  # torch.onnx.OnnxExporterError among them
-            log.warning("no network.onnx for %s, PyTorch runs it: %s", own.name, first_line(error))
-            for file in own.glob(f"{FILE}*"):  # its weights, too
-                file.unlink()
+        if member.reads_images_alone:
+            _export_network(member, own, is_large)
         if (member.folder / FINAL).is_file():
             copy_file(member.folder / FINAL, own / FINAL)
         if calibration.temperature is not None:
             write_calibration(own, calibration)
+
+
+def _export_network(member: "FoldModel", own: Path, is_large: bool) -> None:
+    """Write the graph of a member's network, without which PyTorch runs it."""
+    from inference.network import FILE, check_network, export_network
+
+    try:
+        export_network(member.model, own / FILE, is_large)
+        check_network(member.model, own)
+    except (
+        RunError,
+        RuntimeError,
+        ValueError,
+    ) as error:  # torch.onnx.OnnxExporterError among them
+        log.warning("no network.onnx for %s, PyTorch runs it: %s", own.name, first_line(error))
+        for file in own.glob(f"{FILE}*"):  # its weights, too
+            file.unlink()
 
 
 def _describe(
@@ -168,7 +211,6 @@ def _describe(
 ) -> BundleFile:
     """Return what bundle.json says."""
     from inference.graph import OPSET
-    from storage.model_card import read_card
 
     cards = [read_card(member.folder) for member in model.members]
     first, images = cards[0], model.members[0].images
@@ -198,15 +240,32 @@ def _describe(
         fusion=first.model.fusion,
         has_gate=model.members[0].model.head.has_one_gate,
         free_batch=free_batch,
-        opset=OPSET,
+        opset=None if source.beside else OPSET,
+        sources=_sources(first, source) if source.beside else None,
         corpus=first.corpus,
         protocol=first.protocol,
         certificate=first.certificate,
         members=members,
         is_final=(model.members[0].folder / FINAL).is_file(),
         tested=None if run is None else _tested(run),
-        versions={package: version(package) for package in PACKAGES},
+        versions={package: version(package) for package in _packages(source)},
     )
+
+
+def _sources(card: ModelCard, source: Source) -> Sources:
+    reads_speech = "speech" in source.beside
+    return Sources(
+        branches=list(card.model.reads),
+        speech=speech_facts(card, source.folders[0]) if reads_speech else None,
+        vector_width=card.model.vector_width,
+    )
+
+
+def _packages(source: Source) -> Sequence[str]:
+    """Return the packages whose versions are told."""
+    if not source.beside:
+        return PACKAGES
+    return ("torch", "timm", *["transformers"] * ("speech" in source.beside))
 
 
 def _tested(run: "Run") -> Tested:

@@ -10,7 +10,8 @@ from config.fusions import FUSIONS
 from config.tasks import CLASS
 from corpora.stamps import speaker_stamp
 from evaluation.wording import percent, with_interval
-from inference.bundle_file import CARD_TEXT, GRAPH, BundleFile, Tested, Verified
+from inference.bundle_file import CARD_TEXT, GRAPH, BundleFile, Sources, Tested, Verified
+from inference.members import SPEECH
 from system.files import write_text
 
 LICENCES = {  # of the corpora by corpus.name: Hugging Face's id, and words. README.md has the same
@@ -26,6 +27,10 @@ LICENCES = {  # of the corpora by corpus.name: Hugging Face's id, and words. REA
     "msppodcast": ("other", "academic or commercial agreement of UT Dallas"),
 }
 UNKNOWN = ("other", "not known to this code: see the corpus")
+NO_GRAPH = (
+    "There is no ONNX graph: it cannot hold what these models read. PyTorch labels; "
+    "`python predict.py --verify BUNDLE recordings/` checks weights and speech model."
+)
 NAMES = {"ua": "UA", "wa": "WA", "macro_f1": "macro-F1", "weighted_f1": "weighted-F1"}
 
 
@@ -49,7 +54,7 @@ def card_text(bundle: BundleFile) -> str:
         "## What it was tested on\n",
         *_tests(bundle),
         "## Parity\n",
-        parity(bundle.verified),
+        parity(bundle.verified) if bundle.sources is None else NO_GRAPH,
         "## Settings\n",
         "\n".join(_settings(bundle)),
     ]
@@ -76,8 +81,12 @@ def _metadata(bundle: BundleFile) -> dict[str, Any]:
     found: dict[str, Any] = {"license": licence}
     if licence == "other":
         found["license_name"] = name
-    found |= {"library_name": "onnx", "pipeline_tag": "audio-classification"}
-    found["tags"] = ["speech-emotion-recognition", "audio", "onnx", bundle.fusion]
+    library = "onnx" if bundle.sources is None else "pytorch"
+    found |= {"library_name": library, "pipeline_tag": "audio-classification"}
+    found["tags"] = ["speech-emotion-recognition", "audio", library, bundle.fusion]
+    speech = None if bundle.sources is None else bundle.sources.speech
+    if speech is not None and not Path(speech.name).is_absolute():  # it may be one of the hub
+        found["base_model"] = speech.name
     if bundle.tested is not None and bundle.task == CLASS:
         metrics = [
             {"type": key, "name": NAMES.get(key, key), "value": round(score.pooled, 4)}
@@ -93,19 +102,55 @@ def _metadata(bundle: BundleFile) -> dict[str, Any]:
 
 
 def _about(bundle: BundleFile) -> str:
-    n, branches = len(bundle.members), FUSIONS[bundle.fusion].branches
-    read = " and ".join({"cqt": "constant-Q", "mel": "Mel-STFT"}[branch] for branch in branches)
+    n = len(bundle.members)
     outputs = "a probability for each of" if bundle.scale is None else "a rating of"
     gate = "; and the gate, 1 = CQT, 0 = Mel-STFT" if bundle.has_gate else ""
     mean = f", the mean of {n} models" if n > 1 else ""
     return (
         f"Speech emotion recognition{mean}: in, a recording; out, {outputs} "
-        f"{', '.join(bundle.classes)}{gate}. Each model reads {read} images of the recording "
+        f"{', '.join(bundle.classes)}{gate}. Each model reads {_read(bundle)} "
         f"(fusion `{bundle.fusion}`)."
     )
 
 
+def _read(bundle: BundleFile) -> str:
+    """Return what is read of a recording."""
+    sources = bundle.sources
+    branches = FUSIONS[bundle.fusion].branches if sources is None else sources.branches
+    images = {"cqt": "constant-Q", "mel": "Mel-STFT"}
+    named = [images[branch] for branch in branches if branch in images]
+    parts = [f"{' and '.join(named)} images of the recording"] if named else []
+    if sources is not None and sources.speech is not None:
+        parts.append(f"hidden states of the speech model `{sources.speech.name}`")
+    if sources is not None and sources.vector_width is not None:
+        parts.append(f"a vector of {sources.vector_width} numbers for each recording")
+    return " and ".join(parts)
+
+
+def _use_without_graph(bundle: BundleFile, sources: Sources) -> Iterator[str]:
+    yield "Research on speech emotion recognition, on recordings like those of its corpus:"
+    vectors = "" if sources.vector_width is None else " --vectors FILE"
+    yield f"```\npython predict.py BUNDLE recording.wav{vectors}\n```"
+    if sources.speech is not None:
+        speech = sources.speech
+        revision = "" if speech.revision is None else f", revision {speech.revision}"
+        yield (
+            f"It needs the pretrained speech model `{speech.name}`{revision}, identity "
+            f"`{speech.model}` (SHA-256 over its files), in `{SPEECH}/` of this bundle, where the "
+            "training had it, or where `--speech-model FOLDER` says; another model is refused."
+        )
+    if sources.vector_width is not None:
+        yield (
+            "It needs a vector for each recording, made as those of its training: an .npz or "
+            ".safetensors, by audio hash or file name."
+        )
+    yield "In Python: `from inference import load; load(BUNDLE).predict(path)`."
+
+
 def _use(bundle: BundleFile) -> Iterator[str]:
+    if bundle.sources is not None:
+        yield from _use_without_graph(bundle, bundle.sources)
+        return
     yield (
         "Research on speech emotion recognition, on recordings like those of its corpus. With ONNX "
         "Runtime alone (numpy, soundfile, onnxruntime):"
@@ -150,7 +195,9 @@ def _limits(bundle: BundleFile) -> Iterator[str]:
         )
     if (n := sum(one.temperature is None for one in bundle.members)) and bundle.scale is None:
         yield f"The probabilities of {n} of {len(bundle.members)} models are not calibrated."
-    if bundle.crop_seconds is not None:
+    if bundle.crop_seconds is not None and bundle.sources is not None:
+        yield f"Of images, crops of {bundle.crop_seconds:g} s that cover a recording are averaged."
+    elif bundle.crop_seconds is not None:
         yield f"The graph averages over crops of {bundle.crop_seconds:g} s that cover a recording."
     elif bundle.longest_seconds is not None:
         yield (
@@ -203,9 +250,8 @@ def _settings(bundle: BundleFile) -> Iterator[str]:
         yield f"- temperature: {', '.join(f'{one:.3f}' for one in temperatures)}"
     for name, value in bundle.features.items():
         yield f"- `features.{name}`: {value}"
-    yield f"- ONNX opset {bundle.opset}; " + ", ".join(
-        f"{name} {text}" for name, text in bundle.versions.items()
-    )
+    opset = "" if bundle.opset is None else f"ONNX opset {bundle.opset}; "
+    yield f"- {opset}" + ", ".join(f"{name} {text}" for name, text in bundle.versions.items())
 
 
 def _plain(value: float | None, sign: str = "") -> str:

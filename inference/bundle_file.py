@@ -8,6 +8,9 @@ split_certificate.json   who was trained, selected and tested
 example.py               labels recordings with ONNX Runtime alone
 README.md                the model card
 audonnx/                 model.yaml and a model.onnx of batch 1, if asked for
+speech/                  the pretrained speech model that the models read, if asked for
+
+A model that reads a speech model or vectors has neither graph nor example.py nor audonnx/.
 """
 
 from pathlib import Path
@@ -15,10 +18,11 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from config.fusions import FUSIONS
+from config.fusions import FUSIONS, SOURCES
 from config.section import Section
 from config.tasks import CLASS, TaskName
 from inference.members import BUNDLE
+from storage.source_facts import SpeechFacts
 from storage.training_range import TrainingRange
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
@@ -45,6 +49,17 @@ class Member(Section):
     temperature: float | None
     """Divides the logarithms of its probabilities; None of ratings, and without dev predictions."""
     training_data: TrainingRange | None
+
+
+class Sources(Section):
+    """What models read beside images, or in their place; a bundle of such has no graph."""
+
+    branches: Annotated[list[str], Field(min_length=1)]
+    """All branches that are read, of `config.fusions.SOURCES`."""
+    speech: SpeechFacts | None
+    """The pretrained speech model that labelling needs; None without."""
+    vector_width: int | None
+    """D of the vector that each recording needs; None without."""
 
 
 class Score(Section):
@@ -114,7 +129,10 @@ class BundleFile(Section):
     """Whether the graph has a second output, gate: 1 = CQT, 0 = Mel-STFT."""
     free_batch: bool
     """Whether the graph takes waveforms of one length together; else one at a time."""
-    opset: int
+    opset: int | None
+    """None without a graph."""
+    sources: Sources | None = None
+    """None, and not written, where images alone are read."""
     corpus: str | None
     protocol: str
     certificate: str | None
@@ -130,6 +148,10 @@ class BundleFile(Section):
         """Refuse what the model card could not be written from."""
         if self.fusion not in FUSIONS:
             raise ValueError(f"fusion {self.fusion} is unknown")
+        if (self.opset is None) != (self.sources is not None):
+            raise ValueError("opset and sources do not agree on whether there is a graph")
+        if self.sources is not None and not set(self.sources.branches) <= set(SOURCES):
+            raise ValueError(f"branches {', '.join(self.sources.branches)} are unknown")
         if self.tested is not None and self.task == CLASS:
             if len(self.tested.per_class_recall) != len(self.classes):
                 raise ValueError("classes and tested.per_class_recall differ in length")
@@ -174,4 +196,7 @@ def _reason(error: RunError | ValidationError) -> str:
 
 def write_bundle(folder: Path, bundle: BundleFile) -> None:
     """Write bundle.json."""
-    write_json(folder / BUNDLE, bundle.model_dump())
+    written = bundle.model_dump()
+    if bundle.sources is None:
+        del written["sources"]
+    write_json(folder / BUNDLE, written)

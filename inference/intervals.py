@@ -43,6 +43,8 @@ class Timeline:
         problems: Why each part is not labelled; empty where it is.
         unsure: Whether each label is unsure; None without a stated risk.
         seconds: Duration of the recording, at least the end of the last part.
+        sources: Names of the shares of the gate, of fusions of other sources than both images.
+        shares: Share of each source in the gate of each part, (n, S), NaN where there is none.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Timeline:
     problems: Sequence[str]
     unsure: Sequence[bool | None]
     seconds: float
+    sources: Sequence[str] = ()
+    shares: NDArray[np.float64] | None = None
 
     def regions(self) -> NDArray[np.float64]:
         """Return start and end of each part's own region, s: (n, 2), none overlapping."""

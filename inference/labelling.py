@@ -36,12 +36,14 @@ class Labelled:
         n_bad: Files that were not labelled, or not whole.
         n_labels: Labels: files, or parts of them.
         n_unsure: Unsure labels.
+        what: What is wrong with files that were not labelled.
     """
 
     n: int = 0
     n_bad: int = 0
     n_labels: int = 0
     n_unsure: int = 0
+    what: str = "are not usable audio"
 
 
 def about(model: EmotionModel, risk: float | None) -> Iterator[str]:
@@ -80,12 +82,16 @@ def label_files(
         risk: Stated risk; the model knows it, see `about`.
 
     Raises:
-        InputError: `out` is finished or was begun by another command.
+        InputError: `out` is finished or was begun by another command, or the model reads vectors
+            and there is no file of them.
         RunError: `out` cannot be written.
     """
-    lines = Lines(form, model.classes, model.scale, risk is not None)
+    if model.vectors is not None:
+        model.vectors.check()
+    lines = lines_of(model, form, risk)
     output = open_output(lines, out, made_by(model, form, risk))
     rest, found = rest_of(files, output)
+    found.what = "are not usable audio" + " or have no vector" * (model.vectors is not None)
     unlike: dict[str, Mapping[str, str]] = {}
 
     def write(some: Sequence[Prediction]) -> None:
@@ -99,7 +105,9 @@ def label_files(
         output.write(some)
 
     output.start()
-    if len(rest) > 1:  # the cores read, transform and run the network side by side
+    if (
+        len(rest) > 1 and not model.ensemble.reads_speech
+    ):  # the cores read, transform and run the network side by side
         torch.set_num_threads(1)
     hidden = not sys.stderr.isatty() and out is None
     with progress_bar(len(rest), "label", "file", hidden) as bar, from_input(rest) as sources:
@@ -135,7 +143,7 @@ def check_labelled(found: Labelled, out: Path | None = None) -> None:
         print(f"{found.n_unsure} of {found.n_labels} labels are unsure", file=sys.stderr)
     if found.n_bad:
         where = "see above" if out is None else f"each has its problem in {out}"
-        raise RunError(f"{found.n_bad} of {found.n} files are not usable audio: {where}")
+        raise RunError(f"{found.n_bad} of {found.n} files {found.what}: {where}")
 
 
 def made_by(model: EmotionModel, form: Format, risk: float | None) -> dict[str, Any]:
@@ -147,7 +155,23 @@ def made_by(model: EmotionModel, form: Format, risk: float | None) -> dict[str, 
         risk: Stated risk.
     """
     weights = [file_sha256(member.folder / WEIGHTS) for member in model.members]
-    return {"model": weights, "format": form, "risk": risk}
+    own = None if model.vectors is None else model.vectors.own
+    vectors = {} if own is None else {"vectors": own.sha256}
+    return {"model": weights, **vectors, "format": form, "risk": risk}
+
+
+def lines_of(
+    model: EmotionModel, form: Format, risk: float | None, with_times: bool = False
+) -> Lines:
+    """Return the lines of a model's predictions.
+
+    Args:
+        model: The model.
+        form: Their format.
+        risk: Stated risk.
+        with_times: Whether they are of parts of recordings.
+    """
+    return Lines(form, model.classes, model.scale, risk is not None, with_times, model.sources)
 
 
 def _counted(predictions: Iterator[Prediction], files: Sequence[Path], bar: Any) -> Any:

@@ -13,8 +13,8 @@ from audio.opening import BadAudio
 from audio.streaming import PcmFormat, pcm_stream
 from inference.cuts import Cuts
 from inference.emotion_model import AT_ONCE, EmotionModel
-from inference.labelling import Labelled, from_input, made_by, rest_of
-from inference.output import Format, Lines, Output, OutputFile, open_output, write_each
+from inference.labelling import Labelled, from_input, lines_of, made_by, rest_of
+from inference.output import Format, Output, OutputFile, open_output, write_each
 from inference.prediction import SILENCE, Prediction
 from inference.timeline import Parts, label_cuts
 from inference.timeline_files import beside, write_others
@@ -32,6 +32,7 @@ class _Labelling:
     """The work that files have in common: counts, what is unlike the training data, warnings."""
 
     def __init__(self, model: EmotionModel, cuts: Cuts, hidden: bool) -> None:
+        model.check_cuts()
         self.model, self.cuts, self.hidden = model, cuts, hidden
         self.counts = Labelled()
         self._unlike: dict[str, dict[str, str]] = {}
@@ -107,13 +108,14 @@ def label_parts(
         risk: Stated risk; the model knows it, see `about`.
 
     Raises:
-        InputError: `out` is finished or was begun by another command.
+        InputError: `out` is finished or was begun by another command, or the model reads vectors
+            of whole recordings.
         RunError: `out` cannot be written.
     """
-    lines = Lines(form, model.classes, model.scale, risk is not None, with_times=True)
+    work = _Labelling(model, cuts, not sys.stderr.isatty() and out is None)
+    lines = lines_of(model, form, risk, with_times=True)
     made = made_by(model, form, risk) | cuts.settings()
     output = open_output(lines, out, made)
-    work = _Labelling(model, cuts, not sys.stderr.isatty() and out is None)
     rest, work.counts = rest_of(files, output)
     output.check_begun(map(str, rest))
     rest.sort(key=lambda path: not output.problems_begun(str(path)))  # its lines stay together
@@ -144,12 +146,13 @@ def write_timelines(
         risk: Stated risk; the model knows it, see `about`.
 
     Raises:
-        InputError: A timeline there was made by another command, or two files have one name.
+        InputError: A timeline there was made by another command, two files have one name, or the
+            model reads vectors of whole recordings.
         RunError: The folder cannot be written.
     """
-    lines = Lines("csv", model.classes, model.scale, risk is not None, with_times=True)
-    made = made_by(model, "csv", risk) | cuts.settings()
     work = _Labelling(model, cuts, hidden=False)
+    lines = lines_of(model, "csv", risk, with_times=True)
+    made = made_by(model, "csv", risk) | cuts.settings()
     names = timeline_names(files)
     before = {path: _problem_in(beside(folder / names[path], "json"), made) for path in files}
     rest = [path for path in files if before[path] is None]
@@ -211,13 +214,14 @@ def label_live(
         risk: Stated risk; the model knows it, see `about`.
 
     Raises:
-        InputError: There are less than 10 ms of samples.
+        InputError: There are less than 10 ms of samples, or the model reads vectors of recordings.
     """
-    lines = Lines(form, model.classes, model.scale, risk is not None, with_times=True)
+    model.check_cuts()
+    lines = lines_of(model, form, risk, with_times=True)
     output = Output(lines)
     output.start()
     found = Labelled(n=1)
-    stream = pcm_stream(file, rate, pcm, model.sample_rate)
+    stream = pcm_stream(file, rate, pcm, model.stream_rate)
     try:
         for one in label_cuts(model, windows(stream, *cuts.times), LIVE):
             found.n_labels += one.problem is None

@@ -6,7 +6,7 @@ from storage.folders import CARD, CONFIG, check_is_fold, is_finished
 from system.errors import RunError
 from system.files import read_json
 
-BUNDLE, MEMBERS = "bundle.json", "members"
+BUNDLE, MEMBERS, SPEECH = "bundle.json", "members", "speech"
 WANTED = "a model: name a run with a finished fold, a fold, a final model or a bundle"
 
 
@@ -27,6 +27,12 @@ def member_folders(folder: Path) -> list[Path]:
             return found
     check_is_fold(folder, WANTED)  # refuses it: there is no model.json
     return []
+
+
+def own_speech_model(folder: Path) -> str | None:
+    """Return the folder of the speech model that a bundle holds; None of all others."""
+    own = folder / SPEECH
+    return str(own) if (folder / BUNDLE).is_file() and own.is_dir() else None
 
 
 def _members(bundle: Path) -> list[Path]:

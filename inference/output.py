@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from config.fusions import share_column
 from config.tasks import RatingScale
 from inference.prediction import SILENCE, Prediction
 from system.errors import InputError
@@ -28,6 +29,7 @@ from system.text import printable
 Format = Literal["table", "csv", "jsonl"]
 FORMATS: tuple[Format, ...] = ("table", "csv", "jsonl")
 GATE = "gate (1 = CQT, 0 = Mel)"
+ENDS = ("problem", "unlike")  # the last columns of CSV
 PROBLEM = "not labelled: "  # begins the second cell of a table's row without probabilities
 
 
@@ -40,6 +42,7 @@ class Lines:
         scale: Scale of ratings; None of classes.
         with_risk: Whether a risk is stated, so that predictions may be unsure.
         with_times: Whether they are of parts of recordings, with a start and an end in s.
+        sources: Names of the shares of the gate, of fusions of other sources than both images.
     """
 
     def __init__(
@@ -49,20 +52,22 @@ class Lines:
         scale: RatingScale | None = None,
         with_risk: bool = False,
         with_times: bool = False,
+        sources: Sequence[str] = (),
     ) -> None:
         self.form, self.outputs, self.scale, self.with_risk = form, outputs, scale, with_risk
-        self.with_times = with_times
+        self.with_times, self.sources = with_times, sources
 
     def header(self) -> list[str]:
         """Return the lines before the first prediction: one, or none of JSON Lines."""
         unsure = ["unsure"] * self.with_risk
         path = ["path", *["start", "end"] * self.with_times]
+        shares = [share_column(source) for source in self.sources]
         if self.form == "table":
-            return [_tabs([*path, "emotion", *self.outputs, GATE, *unsure])]
+            return [_tabs([*path, "emotion", *self.outputs, *(shares or [GATE]), *unsure])]
         if self.form == "csv":
             confidence = [] if self.scale else ["emotion", "confidence"]
-            columns = [*path, *confidence, *unsure, *self.outputs, "gate", "problem", "unlike"]
-            return [_commas(columns)]
+            gates = ["gate", *shares]
+            return [_commas([*path, *confidence, *unsure, *self.outputs, *gates, *ENDS])]
         return []
 
     def line(self, one: Prediction) -> str:
@@ -108,16 +113,23 @@ class Lines:
         scale = self.scale
         what = one.emotion or ("" if scale is None else f"ratings, {scale.low:g} to {scale.high:g}")
         outputs = [f"{one.probs[output]:.3f}" for output in self.outputs]
-        gate = "" if one.gate is None else f"{one.gate:.3f}"
+        gates = ["" if one.gate is None else f"{one.gate:.3f}"]
+        if self.sources:
+            gates = [f"{share:.3f}" for share in self._shares(one)]
         unsure = ["unsure" if one.unsure else ""] * self.with_risk
-        return _tabs([one.name, *self._times(one), what, *outputs, gate, *unsure])
+        return _tabs([one.name, *self._times(one), what, *outputs, *gates, *unsure])
+
+    def _shares(self, one: Prediction) -> list[float | None]:
+        """Return the share of each source; None of a recording that is not labelled."""
+        return [(one.gate_shares or {}).get(source) for source in self.sources]
 
     def _csv(self, one: Prediction) -> str:
         confidence = [] if self.scale else [one.emotion or "", _number(one.confidence)]
         unsure = [{None: "", False: "no", True: "yes"}[one.unsure]] * self.with_risk
         outputs = [_number(one.probs.get(output)) for output in self.outputs]
         unlike = "; ".join(f"{kind} {value}" for kind, value in one.unlike.items())
-        cells = [one.name, *self._times(one), *confidence, *unsure, *outputs, _number(one.gate)]
+        gates = map(_number, [one.gate, *self._shares(one)])
+        cells = [one.name, *self._times(one), *confidence, *unsure, *outputs, *gates]
         return _commas([*cells, one.problem or "", unlike])
 
     def _json(self, one: Prediction) -> str:
@@ -129,7 +141,11 @@ class Lines:
         row |= {"unsure": one.unsure} if self.with_risk else {}
         outputs = {output: _rounded(one.probs.get(output)) for output in self.outputs}
         row["probs" if self.scale is None else "ratings"] = outputs if one.probs else None
-        row |= {"gate": _rounded(one.gate), "problem": one.problem, "unlike": dict(one.unlike)}
+        row |= {"gate": _rounded(one.gate)}
+        if self.sources:
+            shares = zip(self.sources, map(_rounded, self._shares(one)), strict=True)
+            row |= {"gate_shares": dict(shares) if one.gate_shares else None}
+        row |= {"problem": one.problem, "unlike": dict(one.unlike)}
         return json.dumps(row)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from config.fusions import share_column
 from config.tasks import RatingScale
 from system.errors import InputError
 from system.extras import check_extra
@@ -25,6 +26,8 @@ class Prediction:
         scale: Scale of the ratings; None of classes.
         start: Where it begins in its recording, s; None of a whole recording.
         end: Where it ends, s.
+        gate_shares: Mean share of each source in the gate, which sum to 1, of a fusion of other
+            sources than both images; None of others.
 
     >>> found = Prediction("a.wav", {"happy": 0.75, "sad": 0.25}, gate=0.6)
     >>> found.emotion, found.confidence
@@ -42,6 +45,7 @@ class Prediction:
     scale: RatingScale | None = None
     start: float | None = None
     end: float | None = None
+    gate_shares: Mapping[str, float] | None = None
 
     @property
     def emotion(self) -> str | None:
@@ -66,7 +70,8 @@ def to_frame(predictions: Sequence[Prediction]) -> Any:
     """Return predictions as a pandas frame, one row each, in their order.
 
     Columns: name, emotion, confidence, one for each class or dimension, gate, unsure, problem; of
-    parts of recordings also start and end, behind the name.
+    parts of recordings also start and end, behind the name; where the gate has shares of sources,
+    gate_<source> of each, behind the gate.
 
     Raises:
         InputError: pandas is not installed.
@@ -76,11 +81,14 @@ def to_frame(predictions: Sequence[Prediction]) -> Any:
 
     outputs = next((list(one.probs) for one in predictions if one.probs), [])
     times = ["start", "end"] if any(one.start is not None for one in predictions) else []
-    columns = ["name", *times, "emotion", "confidence", *outputs, "gate", "unsure", "problem"]
+    sources = next((list(one.gate_shares) for one in predictions if one.gate_shares), [])
+    shares = [share_column(source) for source in sources]
+    columns = ["name", *times, "emotion", "confidence", *outputs, "gate", *shares]
     rows = [
         [one.name, *(getattr(one, time) for time in times), one.emotion, one.confidence]
         + [one.probs.get(output) for output in outputs]
-        + [one.gate, one.unsure, one.problem]
+        + [one.gate, *((one.gate_shares or {}).get(source) for source in sources)]
+        + [one.unsure, one.problem]
         for one in predictions
     ]
-    return pandas.DataFrame(rows, columns=columns)
+    return pandas.DataFrame(rows, columns=[*columns, "unsure", "problem"])

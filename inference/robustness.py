@@ -5,26 +5,26 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import soxr
 import torch
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
-from torch import Tensor
 from tqdm import tqdm
 
-from audio.augment import augment_waveform
+from audio.at_rates import resampled
 from audio.parallel import in_parallel
 from audio.reading import BadAudio, read_audio
 from audio.row_norm import RowNorm, RowSums, SpeakerNorm
 from audio.segment import AudioSource
+from config.effects import branches_of
 from corpora.stamps import is_transductive
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness
 from evaluation.significance import pool_folds, speaker_confusions, speaker_interval
 from evaluation.wording import markdown_table, percent, with_interval
+from inference.conditions import CONDITIONS, Condition, change
 from inference.predictor import (
     FoldModel,
     check_same_predictions,
@@ -42,32 +42,6 @@ from system.placeholders import is_lfs_pointer
 
 FILE = "robustness.json"
 AT_ONCE = 16  # utterances
-MU = 255  # of G.711
-
-
-class Condition(NamedTuple):
-    """One change of the test utterances."""
-
-    name: str
-    kind: str  # clean, noise, gain, low-pass or speed
-    value: float = 0.0  # SNR in dB, gain in dB, cutoff in Hz, or speed factor
-    mu_law: bool = False  # 8 bits a sample at twice the cutoff
-
-
-CONDITIONS = (
-    Condition("clean", "clean"),
-    Condition("noise 30 dB", "noise", 30.0),
-    Condition("noise 20 dB", "noise", 20.0),
-    Condition("noise 10 dB", "noise", 10.0),
-    Condition("noise 0 dB", "noise", 0.0),
-    Condition("gain -20 dB", "gain", -20.0),
-    Condition("gain -6 dB", "gain", -6.0),
-    Condition("gain +6 dB", "gain", 6.0),
-    Condition("telephone (4 kHz, mu-law)", "low-pass", 4000.0, mu_law=True),
-    Condition("low-pass 2 kHz", "low-pass", 2000.0),
-    Condition("speed 0.9", "speed", 0.9),
-    Condition("speed 1.1", "speed", 1.1),
-)
 
 
 def measure_robustness(run: Run, progress: bool = True) -> Robustness:
@@ -87,6 +61,7 @@ def measure_robustness(run: Run, progress: bool = True) -> Robustness:
         RunError: The model's classes of the clean utterances are not those of predictions.csv, or a
             file of the run is corrupt.
     """
+    check_robust(run)
     path = run.folder / FILE
     stored, stored_folds = _stored(path)
     digests = weights_digests(run)
@@ -97,13 +72,15 @@ def measure_robustness(run: Run, progress: bool = True) -> Robustness:
     }
     pending = [fold for fold in run.folds if model_name(fold) not in folds]
     files = _check_files(run, pending)
+    model: FoldModel | None = None
     n = sum(len(fold.test.utterances) for fold in pending) * len(CONDITIONS)
     with progress_bar(n, "robustness", "utterance", hidden=not (progress and n)) as bar:
         for i, fold in enumerate(pending, start=1):
             name = model_name(fold)
             title = f"robustness, {name} ({i} of {len(pending)})"
             bar.set_description(title, refresh=False)
-            folds[name] = _measure(run, fold, files, digests[name], bar)
+            model = FoldModel(fold.folder, usable_device(run.config["run.device"]), True, model)
+            folds[name] = _measure(run, fold, model, files, digests[name], bar)
             write_json(path, asdict(_results(run, [], folds)))
     results = _results(run, _scores(run, folds), folds)
     if asdict(results) != stored:
@@ -111,53 +88,17 @@ def measure_robustness(run: Run, progress: bool = True) -> Robustness:
     return results
 
 
-def change(
-    waveform: NDArray[np.float32], sample_rate: int, condition: Condition, seed: int
-) -> NDArray[np.float32]:
-    """Apply a condition to the waveform of an utterance.
+def check_robust(run: Run) -> None:
+    """Refuse a run whose inputs do not change with the sound.
 
-    Noise is white up to half the sample rate, at a ratio to the mean power of the utterance. Gain
-    clips at full scale, as a recorder does. Low-pass resamples to twice the cutoff and back, for
-    the telephone through 8 bits a sample at 8 kHz. Speed changes the pitch, too.
-
-    Args:
-        waveform: Samples of one utterance, full scale 1.
-        sample_rate: Sample rate in Hz.
-        condition: One of `CONDITIONS`.
-        seed: Seed of the noise.
-
-    Shape:
-        (T,) -> (T,), with speed (about T / speed,)
-
-    Source:
-        ITU-T G.711 for the telephone, by the continuous mu-law that the standard approximates in
-        straight pieces; the telephone's high-pass at 300 Hz is left out. Ko et al. 2015 for speed.
+    Raises:
+        InputError: It reads vectors of its own.
     """
-    if condition.kind == "clean":
-        return waveform
-    if condition.kind == "noise":
-        ratio = (condition.value, condition.value)
-        return augment_waveform(waveform, sample_rate, (0, 0, seed), snr_db=ratio)
-    if condition.kind == "gain":
-        return np.clip(waveform * np.float32(10 ** (condition.value / 20)), -1, 1)
-    if condition.kind == "speed":
-        return soxr.resample(waveform, condition.value, 1.0)
-    low = soxr.resample(waveform, sample_rate, 2 * condition.value)
-    if condition.mu_law:
-        low = through_mu_law(low)
-    back = soxr.resample(low, 2 * condition.value, sample_rate)[: len(waveform)]
-    return np.pad(back, (0, len(waveform) - len(back)))
-
-
-def through_mu_law(waveform: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Quantize to 8 bits a sample, sign and 127 mu-law levels: (T,) -> (T,).
-
-    >>> through_mu_law(np.float32([0, 1, -2])).tolist()
-    [0.0, 1.0, -1.0]
-    """
-    level = np.log1p(MU * np.minimum(np.abs(waveform), 1)) / np.log1p(MU)  # 0..1
-    kept = np.expm1(np.round(127 * level) / 127 * np.log1p(MU)) / MU
-    return np.copysign(kept, waveform).astype(np.float32)
+    if "file" in branches_of(run.config):
+        raise InputError(
+            f"{run.folder} reads model.vectors, which do not change with the sound: leave the run "
+            "out, or measure one of images and speech models"
+        )
 
 
 def robustness_markdown(by_run: Mapping[str, Robustness]) -> str:
@@ -251,10 +192,14 @@ def _input_rate(run: Run) -> int:
 
 
 def _measure(
-    run: Run, fold: FoldResult, files: Mapping[str, AudioSource], weights: str, bar: tqdm
+    run: Run,
+    fold: FoldResult,
+    model: FoldModel,
+    files: Mapping[str, AudioSource],
+    weights: str,
+    bar: tqdm,
 ) -> FoldConfusions:
     """Evaluate one fold and seed under all conditions."""
-    model = FoldModel(fold.folder, usable_device(run.config["run.device"]), True)
     card = read_json(fold.folder / CARD)
     targets, of_speaker = fold.test.targets.tolist(), fold.test.speakers.tolist()
     speakers: list[str] = []
@@ -284,23 +229,36 @@ def _predict(
     norm: SpeakerNorm | None,
 ) -> NDArray:
     """Return the predicted class of each test utterance, in the order of predictions.csv: (N,)."""
-    rate = model.images.input_rate
     preds = []
     utterances = fold.test.utterances.tolist()
     for start in range(0, len(utterances), AT_ONCE):
         some = utterances[start : start + AT_ONCE]
-        waveforms = [_changed(name, files[name], rate, condition) for name in some]
+        changed = [_changed(name, files[name], model.rates, condition) for name in some]
+        waveforms = [torch.from_numpy(one[model.rates[0]]) for one in changed]
+        speech = [] if model.speech is None else [one[model.speech.sample_rate] for one in changed]
         own = None if norm is None else norm.of(torch.arange(start, start + len(some)))
-        preds.append(model.probs(waveforms, own).argmax(1).numpy())
-        bar.update(len(waveforms))
+        try:
+            preds.append(model.probs(waveforms, own, speech).argmax(1).numpy())
+        except BadAudio as error:
+            raise RunError(f"{condition.name}, one of {', '.join(some)}: {error}") from error
+        bar.update(len(some))
     return np.concatenate(preds)
 
 
-def _changed(utterance: str, source: AudioSource, rate: int, condition: Condition) -> Tensor:
-    """Return the changed waveform of an utterance: (T,)."""
+def _changed(
+    utterance: str, source: AudioSource, rates: Sequence[int], condition: Condition
+) -> dict[int, NDArray[np.float32]]:
+    """Return the changed waveform of an utterance, (T,) at each rate.
+
+    The sound is changed once, at the highest rate, and resampled from there, so that all branches
+    read one noise.
+    """
+    if condition.kind == "clean":
+        return {rate: read_audio(source, rate) for rate in rates}
     seed = zlib.crc32(utterance.encode())  # by utterance: the same in every run
-    waveform = change(read_audio(source, rate), rate, condition, seed)
-    return torch.from_numpy(np.ascontiguousarray(waveform))
+    rate = max(rates)
+    waveform = np.ascontiguousarray(change(read_audio(source, rate), rate, condition, seed))
+    return {to: resampled(waveform, rate, to) for to in rates}
 
 
 def _speaker_norm(
@@ -318,7 +276,9 @@ def _speaker_norm(
     sums = RowSums(len(index), model.images.record)
     for name, source in files.items():
         if (speaker := run.about[name]["speaker"]) in index:
-            images = model.stored(_changed(name, source, model.images.input_rate, condition))
+            rate = model.images.input_rate
+            waveform = _changed(name, source, [*model.rates, rate], condition)[rate]
+            images = model.stored(torch.from_numpy(waveform))
             if not sums.add(index[speaker], images):
                 raise RunError(f"{source}: its images under {condition.name} are not finite")
     rows = RowNorm(*(values.to(model.device) for values in sums.norm()))

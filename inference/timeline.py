@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from audio.conversion import readable
-from audio.description import RecordingFacts, describe
+from audio.description import RecordingFacts
 from audio.opening import BadAudio
 from audio.parallel import in_parallel
 from audio.streaming import open_stream
-from features import Images
 from inference.cuts import Cuts, Rule
 from inference.emotion_model import AT_ONCE, READERS, EmotionModel
+from inference.ensemble import ReadRecording
 from inference.prediction import SILENCE, Prediction
+from inference.sound import sound_of
 from inference.voiced import voiced_segments
 from inference.windows import Cut, check_length, pieces, windows
 
@@ -52,7 +52,7 @@ class Parts(Iterator[Prediction]):
                         self.seconds = seconds
                         yield Cut(0.0, seconds, nothing, SILENCE, model.sample_rate)
                         return
-                with open_stream(file, model.sample_rate) as stream:
+                with open_stream(file, model.stream_rate) as stream:
                     for cut in pieces(stream, spans) if spans else windows(stream, *cuts.times):
                         end, self.seconds = cut.end, stream.seconds
                         yield cut
@@ -87,13 +87,15 @@ def timeline(
         Iterator of predictions with `start` and `end` in s; see `Parts`.
 
     Raises:
-        InputError: The window, the hop or the rule is wrong, or Silero VAD is not installed.
+        InputError: The window, the hop or the rule is wrong, Silero VAD is not installed, or the
+            model reads vectors of whole recordings.
 
     >>> from inference import load
     >>> model = load("runs/demo_gmu")                            # doctest: +SKIP
     >>> for part in timeline(model, "call.wav", 3.0, 1.0):       # doctest: +SKIP
     ...     print(part.start, part.end, part.emotion)
     """
+    model.check_cuts()
     return Parts(model, Path(path), Cuts(window, hop, segments), skip)
 
 
@@ -104,27 +106,30 @@ def label_cuts(
 
     Args:
         model: The model.
-        cuts: The parts, at the model's `sample_rate`.
+        cuts: The parts, at the model's `stream_rate`.
         name: Name of the predictions.
         n: How many parts are waited for, to be labelled together. If they are 16, threads transform
             parts ahead of the network.
     """
 
-    def transform(cut: Cut) -> tuple[RecordingFacts, list[Images]] | None:
+    def transform(cut: Cut) -> tuple[RecordingFacts, ReadRecording] | None:
         if cut.problem is not None:
             return None
-        facts = describe(cut.waveform, model.sample_rate)._replace(rate=cut.rate)
-        return facts, model.images_of(torch.from_numpy(cut.waveform))
+        sound = sound_of(cut.waveform, model.stream_rate or cut.rate, model.rates)
+        return sound.facts._replace(rate=cut.rate), model.inputs_of(sound)
 
     found = in_parallel(transform, cuts, READERS if n >= AT_ONCE else 1)
     while some := list(islice(found, n)):
-        labelled = iter(model.label_images([result[1] for _, result in some if result]))
+        usable = [result for _, result in some if isinstance(result, tuple)]
+        labelled = iter(model.label([inputs for _, inputs in usable]))
         for cut, result in some:
             times: dict[str, Any] = {"name": name, "start": cut.start, "end": cut.end}
-            if result is None:
-                yield Prediction(**times, probs={}, problem=cut.problem, scale=model.scale)
+            if isinstance(result, tuple):
+                one = replace(next(labelled), **times)
+                yield replace(one, unlike={} if one.problem else model.unlike(result[0]))
             else:
-                yield replace(next(labelled), **times, unlike=model.unlike(result[0]))
+                problem = cut.problem if result is None else str(result)
+                yield Prediction(**times, probs={}, problem=problem, scale=model.scale)
 
 
 def at_once(cuts: Cuts) -> int:

@@ -1,10 +1,12 @@
 """The picture of a timeline: labels, probabilities and gate over time."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from config.fusions import BRANCH_TITLES
 from evaluation import figures
 from inference.intervals import Timeline
 
@@ -24,13 +26,15 @@ def timeline_png(found: Timeline) -> bytes:
     """Draw a timeline as PNG.
 
     From top to bottom: a strip with the most probable class (of classes), probabilities as areas
-    that add up to 1, or ratings as lines; the gate, where there is one. White is silence, or
+    that add up to 1, or ratings as lines; the gate, or the shares of its sources, where there is
+    one. White is silence, or
     what could not be labelled. Of more than 700 parts, each point is the mean of its neighbours.
     """
     from matplotlib.figure import Figure
 
     edges, values, gate = stretches(found)
-    with_gate = not np.isnan(gate).all()
+    shares = None if found.shares is None else _stretched(found, found.shares)
+    with_gate = not np.isnan(gate if shares is None else shares).all()
     with figures.style():
         heights = [0.35] * (found.scale is None) + [3.2] + [1.2] * with_gate
         figure = Figure(figsize=(WIDTH, 1.0 + sum(heights)), layout="constrained")
@@ -43,8 +47,10 @@ def timeline_png(found: Timeline) -> bytes:
             _areas(rows[1], edges, values, found, colours)
         else:
             _lines(rows[0], edges, values, found, colours)
-        if with_gate:
+        if with_gate and shares is None:
             _gate(rows[-1], edges, gate)
+        elif with_gate and shares is not None:
+            _shares(rows[-1], edges, shares, found.sources)
         _time_axis(rows[-1], found.seconds)
         n = -(-len(found.times) // len(values))
         mean = f", each point the mean of {n} parts" if n > 1 else ""
@@ -69,7 +75,13 @@ def stretches(found: Timeline) -> tuple[NDArray, NDArray, NDArray]:
     firsts = np.arange(0, len(regions), n)
     lasts = np.minimum(firsts + n, len(regions)) - 1
     edges = np.stack([regions[firsts, 0], regions[lasts, 1]], 1)
-    return edges, _means(found.probs, firsts), _means(found.gate[:, None], firsts)[:, 0]
+    return edges, _stretched(found, found.probs), _stretched(found, found.gate[:, None])[:, 0]
+
+
+def _stretched(found: Timeline, values: NDArray) -> NDArray:
+    """Return values of what is drawn, of values of each part: (n, k) -> (m, k)."""
+    n = -(-len(found.times) // STRETCHES)
+    return values if n <= 1 else _means(values, np.arange(0, len(values), n))
 
 
 def class_colours(n: int) -> list[Any]:
@@ -143,6 +155,17 @@ def _gate(axes: "Axes", edges: NDArray, gate: NDArray) -> None:
     axes.axhline(0.5, color=figures.INK, linewidth=0.6, linestyle=(0, (4, 3)))
     axes.set(ylim=(0, 1), ylabel="gate", yticks=[0, 0.5, 1])
     axes.set_yticklabels(["0 Mel", "0.5", "1 CQT"])
+
+
+def _shares(axes: "Axes", edges: NDArray, shares: NDArray, sources: Sequence[str]) -> None:
+    for k, (source, colour) in enumerate(zip(sources, class_colours(len(sources)), strict=True)):
+        label: str | None = BRANCH_TITLES[source]
+        for start, stop in _unbroken(edges, shares):
+            x, y = _steps(edges[start:stop], shares[start:stop, k])
+            axes.plot(x, y, color=colour, linewidth=1.1, label=label)
+            label = None
+    axes.set(ylim=(0, 1), ylabel="share", yticks=[0, 0.5, 1])
+    _legend(axes, len(sources))
 
 
 def _legend(axes: "Axes", n: int) -> None:

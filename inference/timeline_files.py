@@ -93,6 +93,9 @@ def as_json(found: Timeline, made_by: Mapping[str, Any]) -> dict[str, Any]:
             row |= {"unsure": found.unsure[i]}
         row["probs" if classes else "ratings"] = outputs if labelled else None
         row["gate"] = None if np.isnan(found.gate[i]) else float(found.gate[i])
+        if found.shares is not None:
+            shares = dict(zip(found.sources, found.shares[i].tolist(), strict=True))
+            row["gate_shares"] = shares if labelled else None
         parts.append(row | {"problem": found.problems[i] or None})
     scale = {} if found.scale is None else {"scale": [found.scale.low, found.scale.high]}
     return {
@@ -163,7 +166,8 @@ def _timeline(header: list[str], rows: list[list[str]], lines: Lines, seconds: f
     if not all(len(row) == len(header) for row in rows):
         raise ValueError(f"not all rows have {len(header)} cells")
     first = 3 + 2 * (lines.scale is None) + lines.with_risk  # column of the first output
-    stop = first + len(lines.outputs)
+    stop = first + len(lines.outputs)  # column of the gate, behind which are the shares
+    shares = [[_value(cell) for cell in row[stop + 1 : -2]] for row in rows]
     unsure = {"yes": True, "no": False, "": None}
     return Timeline(
         name=rows[0][0],
@@ -175,6 +179,8 @@ def _timeline(header: list[str], rows: list[list[str]], lines: Lines, seconds: f
         problems=[row[-2] for row in rows],
         unsure=[unsure[row[first - 1]] if lines.with_risk else None for row in rows],
         seconds=max(round(seconds, 3), float(rows[-1][2])),
+        sources=lines.sources,
+        shares=np.array(shares) if lines.sources else None,
     )
 
 

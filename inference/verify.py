@@ -27,18 +27,66 @@ from inference.bundle_file import (
     read_bundle,
     write_bundle,
 )
-from inference.emotion_model import EmotionModel
+from inference.emotion_model import EmotionModel, load
 from inference.exporting import open_graph, run_graph
 from inference.members import BUNDLE, MEMBERS, member_folders
 from inference.network import has_network
 from inference.sound import read_sound
+from storage.fold_folder import WEIGHTS
 from system.errors import RunError
 from system.output import progress_bar
+from system.regular import file_sha256
+from system.text import count_of
 
 log = logging.getLogger(__name__)
 
 PACKAGES = ("onnxruntime", "torch", "timm")
 Outputs = tuple[NDArray, NDArray | None]  # probabilities or ratings (1, K), gate (1,)
+
+
+def verify_without_graph(
+    folder: Path,
+    files: Sequence[Path],
+    speech_model: str | None = None,
+    vectors: Path | None = None,
+) -> str:
+    """Check a bundle that has no graph: its weights, its speech model, and labels of recordings.
+
+    Args:
+        folder: The bundle.
+        files: Recordings; those that cannot be labelled are named and left out.
+        speech_model: As of `inference.load`.
+        vectors: As of `inference.load`.
+
+    Returns:
+        What was found.
+
+    Raises:
+        InputError: It is not a bundle, or an option does not fit it.
+        RunError: Weights are not those of bundle.json, a label is NaN, or there is none.
+    """
+    bundle = read_bundle(folder)
+    model = load(folder, speech_model=speech_model, vectors=vectors)
+    _check_describes(folder, bundle, model)
+    weights = {one.name: one.weights for one in bundle.members}
+    for member in model.members:
+        if file_sha256(member.folder / WEIGHTS) != weights[member.folder.name]:
+            raise RunError(
+                f"{member.folder / WEIGHTS} is not the file that {BUNDLE} names: restore it from a "
+                "copy, or export the run again"
+            )
+    n = 0
+    for one in model.predict_each(files):
+        if one.problem is not None:
+            log.warning("%s is left out: %s", one.name, one.problem)
+        elif not np.isfinite(list(one.probs.values())).all():
+            raise RunError(f"{folder} gives NaN for {one.name}: export the run again")
+        n += one.problem is None
+    if not n:
+        raise RunError(f"none of {len(files)} files can be labelled, so nothing was verified")
+    speech = model.members[0].speech
+    read = "" if speech is None else f", the speech model {speech.model.name} is that of training"
+    return f"{folder}: the weights are those of {BUNDLE}{read}, {count_of(n, 'recording')} labelled"
 
 
 def verify_bundle(folder: Path, files: Sequence[Path]) -> Verified:

@@ -134,4 +134,5 @@ def source_shares(logits: Tensor) -> Tensor:
              [0.2000],
              [0.2000]]])
     """
-    return torch.cat([logits, torch.zeros_like(logits[:, :1])], 1).softmax(1)
+    every = torch.cat([logits, torch.zeros_like(logits[:, :1])], 1)
+    return every.float().softmax(1)  # shares of bfloat16 would not sum to 1

@@ -36,6 +36,7 @@ class SpeechFiles(NamedTuple):
         extractor: File with the settings of the feature extractor.
         weights: Files of the weights.
         is_cached: Whether the folder is a part of the hub's cache.
+        revision: Of a model of the hub, as the user gave it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class SpeechFiles(NamedTuple):
     extractor: Path
     weights: tuple[Path, ...]
     is_cached: bool
+    revision: str | None = None
 
     def config(self) -> dict[str, Any]:
         """Read config.json.
@@ -78,6 +80,12 @@ class SpeechFiles(NamedTuple):
         """Return the SHA-256 of config, feature extractor and weights, wherever they lie."""
         files = (self.folder / CONFIG, self.extractor, *self.weights)
         return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
+
+    def every(self) -> list[Path]:
+        """Return all files that loading reads, indices of split weights included."""
+        indices = [self.folder / f"{name}{INDEX}" for name in WEIGHTS]
+        found = [self.folder / CONFIG, self.extractor, *self.weights]
+        return found + [file for file in indices if file.is_file()]
 
     def refuse(self, reason: str) -> InputError:
         """Return the error for files that cannot be used."""
@@ -117,7 +125,8 @@ def find_speech_files(name: str, revision: str | None) -> SpeechFiles:
             f"the speech model {name}: there is no such folder, and it cannot be a name on the "
             "hub, which is like microsoft/wavlm-base-plus"
         ) from error
-    return _in_folder(name, _cached(name, revision) or _download(name, revision), is_cached=True)
+    folder = _cached(name, revision) or _download(name, revision)
+    return _in_folder(name, folder, is_cached=True)._replace(revision=revision)
 
 
 def _in_folder(name: str, folder: Path, is_cached: bool) -> SpeechFiles:

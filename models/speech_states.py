@@ -61,6 +61,7 @@ class SpeechModel(nn.Module):
         sample_rate: Sampling rate of its waveforms, Hz.
 
     Attributes:
+        files: Its files.
         identity: SHA-256 of its files, the same wherever they lie.
         n_states: L, the number of layers and one: state 0 is the input of the first.
         width: D of a hidden state.
@@ -73,7 +74,7 @@ class SpeechModel(nn.Module):
 
     def __init__(self, files: SpeechFiles, network: Any, sample_rate: int) -> None:
         super().__init__()
-        self.name = files.name
+        self.files, self.name = files, files.name
         self.identity = files.identity()
         self.network = network
         self.sample_rate = sample_rate

@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
+from config.fusions import share_column
 from config.tasks import CLASS, TaskName
 from corpora.segments import TIME_COLUMNS
 from storage.folders import METRICS
 from storage.issues import Count, Fallbacks, Incidents, Warnings, Words
-from storage.predictions import COLUMNS, FORMATS, GATE, read_rows, share_column
+from storage.predictions import COLUMNS, FORMATS, GATE, read_rows
 from storage.scores import AnyScores
 from storage.scores import Scores as Scores
 from system.errors import RunError

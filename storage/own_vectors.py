@@ -30,6 +30,7 @@ class OwnVectors:
 
     Args:
         path: The file, .npz or .safetensors.
+        option: Key or option that names it, for messages.
 
     Attributes:
         sha256: SHA-256 of the file.
@@ -38,8 +39,8 @@ class OwnVectors:
         InputError: It cannot be read, or holds something else than finite vectors of one width.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, option: str = "model.vectors") -> None:
+        self.path, self._option = path, option
         if path.suffix not in SUFFIXES:
             raise InputError(f"{self} must be a {' or '.join(SUFFIXES)}")
         try:
@@ -50,7 +51,11 @@ class OwnVectors:
         self.width: int = len(next(iter(self._vectors.values())))
 
     def __str__(self) -> str:
-        return f"model.vectors={self.path}"
+        return f"{self._option}={self.path}"
+
+    def find(self, names: Sequence[str]) -> NDArray[np.float32] | None:
+        """Return the vector under the first of some names that the file has: (D,); None if none."""
+        return next((self._vectors[name] for name in names if name in self._vectors), None)
 
     def of(self, ids: Sequence[str], hashes: Sequence[str]) -> NDArray[np.float32]:
         """Return the vectors of utterances: (N, D).

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from config.fusions import SOURCES
+from config.fusions import SOURCES, share_column
 from config.tasks import CLASS, DISTRIBUTION, RATINGS
 from system.files import MAX_TABLE
 from system.regular import open_regular
@@ -161,11 +161,6 @@ FORMATS: dict[str, Callable[[Sequence[str]], Format]] = {
     RATINGS: RatingFormat,
     DISTRIBUTION: VoteFormat,
 }
-
-
-def share_column(source: str) -> str:
-    """Return the column of a source's share of the gate."""
-    return f"gate_{source}"
 
 
 def read_rows(path: Path, form: Format, split: str) -> Iterator[Row]:

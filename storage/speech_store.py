@@ -14,23 +14,20 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from audio.parallel import in_parallel
 from audio.reading import BadAudio, read_audio
 from audio.segment import AudioSource
+from models.kept_states import Beyond, KeptStates, States
 from models.speech_states import SpeechModel
 from storage.row_store import Item, RowStore
 from system.errors import RunError
 
 VERSION = 1  # raised when equal settings give other records
 DATA_FILE = {"mean": "means", "attention": "frames"}  # by pooling, without its ending
-MAX_FLOAT16 = 65_504.0
 COMMIT_ROW_BYTES = 64e6  # of records between two writes to the index
-
-States = NDArray[np.float16] | NDArray[np.float32]
 
 
 class SpeechStore(RowStore):
@@ -47,6 +44,7 @@ class SpeechStore(RowStore):
 
     Attributes:
         layers: Hidden states that are kept.
+        precision: Type of what is kept.
 
     Raises:
         InputError: The model has no such layers.
@@ -61,8 +59,9 @@ class SpeechStore(RowStore):
         layers: Sequence[int] | None = None,
         precision: Literal["float16", "float32"] = "float16",
     ) -> None:
-        self.model, self.pooling, self._precision = model, pooling, precision
-        self.layers = model.check_layers(layers)
+        self._kept = KeptStates(model, pooling, layers, precision)
+        self.model, self.pooling, self.precision = model, pooling, precision
+        self.layers = self._kept.layers
         described = {
             "speech_version": VERSION,
             **model.settings,
@@ -127,42 +126,18 @@ class SpeechStore(RowStore):
             for j, states in zip(batch, self._states([waveforms[j] for j in batch]), strict=True):
                 key, source = items[j]
                 bar.update()
-                if (layer := self._first_layer(~np.isfinite(states))) is not None:
-                    bad[source] = f"has hidden states that are NaN or infinite, {layer} the first"
-                else:
-                    computed.append((key, [self._narrowed(states, source)]))
+                try:
+                    computed.append((key, [self._kept.narrowed(states)]))
+                except BadAudio as error:
+                    bad[source] = str(error)
+                except Beyond as error:  # what was stored before is kept
+                    raise RunError(f"{source}: {error}") from error
             if sum(states.nbytes for _, [states] in computed) > COMMIT_ROW_BYTES:
                 self._append(computed)
                 computed = []
         if computed:
             self._append(computed)
 
-    @torch.inference_mode()
     def _states(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the records of a batch: (n, L, D) each."""
-        if self.pooling == "mean":
-            return list(self.model.means(waveforms, self.layers).cpu().numpy()[:, None])
-        states, lengths = self.model(waveforms, self.layers)  # (B, T, L, D), (B,)
-        on_cpu = states.cpu().numpy()
-        return [on_cpu[i, :n] for i, n in enumerate(lengths.tolist())]
-
-    def _narrowed(self, states: NDArray[np.float32], source: AudioSource) -> States:
-        """Return states in the store's precision.
-
-        Raises:
-            RunError: Some are beyond it; what was stored before is kept.
-        """
-        if self._precision == "float32":
-            return states
-        if (layer := self._first_layer(np.abs(states) > MAX_FLOAT16)) is not None:
-            raise RunError(
-                f"{source}: {layer} of the speech model {self.model.name} reaches "
-                f"{np.abs(states).max():.3g}, and float16 ends at {MAX_FLOAT16:.0f}: keep the "
-                "states with precision float32, or leave that layer out"
-            )
-        return states.astype(np.float16)
-
-    def _first_layer(self, is_odd: NDArray[np.bool_]) -> str | None:
-        """Return the first hidden state with an odd number, (n, L, D); None if there is none."""
-        odd = np.flatnonzero(is_odd.any((0, 2)))
-        return f"state {self.layers[odd[0]]}" if len(odd) else None
+        return self._kept.compute(waveforms)

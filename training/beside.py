@@ -95,9 +95,17 @@ def source_facts(sources: Sources) -> dict[str, dict[str, Any]]:
     return {
         branch: {"file": source.path.name, "sha256": source.sha256}
         if isinstance(source, OwnVectors)
-        else {"name": source.model.name, **source.model.settings, "layers": source.layers}
+        else _speech_facts(source)
         for branch, source in sources.items()
     }
+
+
+def _speech_facts(store: SpeechStore) -> dict[str, Any]:
+    """Return what finds the speech model of a run and decides its states: `SpeechFacts`."""
+    model = store.model
+    revision = {} if model.files.revision is None else {"revision": model.files.revision}
+    kept = {"layers": store.layers, "precision": store.precision}
+    return {"name": model.name, **revision, **model.settings, **kept}
 
 
 def _shape(store: SpeechStore) -> tuple[int, int]:

@@ -37,7 +37,7 @@ class Answer:
         is_mean: Whether `prediction` is the mean over the windows.
         seconds: Duration.
         unlike: Sentences on what is unlike the training data.
-        branches: Branches that the fusion reads, of `cqt` and `mel`.
+        branches: Branches that the fusion reads.
         fusion: Its name.
         sound: The sound, as a data URI.
         images: Both images: of the recording, or of one window.
@@ -69,7 +69,7 @@ def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report)
     parts: list[Prediction] = []
     with readable(path, most_seconds + 1) as file:
         _check_length(file, most_seconds)
-        sound = read_sound(file, model.sample_rate)
+        sound = read_sound(file, *model.rates, model.members[0].images.input_rate)
         seconds = sound.facts.seconds
         if seconds >= 2 * WINDOW:
             parts = list(_windows(model, file, seconds, report))
@@ -79,7 +79,9 @@ def answer(model: EmotionModel, path: Path, most_seconds: float, report: Report)
         prediction = mean_of(parts)
         unlike.pop("longer", None)
     else:
-        prediction = model.predict_waveforms([sound.waveform])[0]
+        prediction = model.label_sound(sound)
+        if prediction.problem is not None:
+            raise BadAudio(prediction.problem)
     settings = model.members[0].model.settings
     return Answer(
         prediction,
@@ -100,7 +102,10 @@ def mean_of(predictions: Sequence[Prediction]) -> Prediction:
     probs = {name: float(np.mean([one.probs[name] for one in usable])) for name in usable[0].probs}
     gates = [one.gate for one in usable if one.gate is not None]
     gate = float(np.mean(gates)) if gates else None
-    return replace(usable[0], probs=probs, gate=gate, start=None, end=None)
+    shares = [one.gate_shares for one in usable if one.gate_shares]
+    mean = {name: float(np.mean([one[name] for one in shares])) for name in (shares or [{}])[0]}
+    one = replace(usable[0], probs=probs, gate=gate, gate_shares=mean or None)
+    return replace(one, start=None, end=None)
 
 
 def _windows(
@@ -124,7 +129,9 @@ def _check_length(file: Path, most_seconds: float) -> None:
 
 def _images(model: EmotionModel, sound: Sound, parts: Sequence[Prediction]) -> ShownImages:
     """Return the images of a recording, or of the window that the model is surest of."""
-    member, rate, start, waveform = model.members[0], model.sample_rate, 0.0, sound.waveform
+    member, start = model.members[0], 0.0
+    rate = member.images.input_rate
+    waveform = sound.waveforms[rate]
     labelled = [part for part in parts if part.probs]
     if labelled:
         part = max(labelled, key=lambda one: one.confidence or 0.0)

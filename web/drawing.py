@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from config.fusions import FUSIONS
+from config.fusions import BRANCH_TITLES, FUSIONS, IMAGES
 from config.tasks import RatingScale
 from inference.intervals import own_regions
 from inference.prediction import Prediction
@@ -18,7 +18,6 @@ EVEN = 0.02  # a gate this near to a half weighs both alike
 BEAM, TILT = 105.0, 24.0  # half the length of the balance's beam; degrees at gate 0 and 1
 PIVOT_X, PIVOT_Y = 150.0, 48.0
 NAMED_SHARE = 0.07  # of the timeline's width, from which a run of one label has its name on it
-NETWORKS = {"cqt": "CQT", "mel": "Mel"}
 
 
 class Bar(NamedTuple):
@@ -98,17 +97,34 @@ def share_of(value: float, scale: RatingScale | None) -> float:
     return round(min(max(share, 0.0), 1.0), 4)
 
 
-def gate_sentence(gate: float | None, fusion: str) -> str:
+def gate_sentence(
+    gate: float | None,
+    fusion: str,
+    branches: Sequence[str] | None = None,
+    shares: Mapping[str, float] | None = None,
+) -> str:
     """Return what a gate says, or why there is none.
+
+    Args:
+        gate: 1 = CQT, 0 = Mel; None of other fusions.
+        fusion: Name of the fusion.
+        branches: What it reads; None is what the fusion reads without `model.branches`.
+        shares: Share of each branch in the gate, of other branches than both images.
 
     >>> gate_sentence(2 / 3, "gmu")
     'Gate 0.67: the model weighed the CQT image more than the Mel image (2.0 : 1).'
     >>> gate_sentence(0.49, "gmu")
     'Gate 0.49: the model weighed both images about equally.'
     """
-    branches = FUSIONS[fusion].branches
+    branches = branches or FUSIONS[fusion].branches
+    if shares:
+        said = ", ".join(f"{BRANCH_TITLES[b]} {100 * share:.0f} %" for b, share in shares.items())
+        return f"The gate's shares: {said}."
     if gate is None and len(branches) == 1:
-        return f"This model reads the {NETWORKS[branches[0]]} image alone: it has no gate."
+        read = f"{BRANCH_TITLES[branches[0]]} {'image' if branches[0] in IMAGES else 'model'}"
+        return f"This model reads the {read} alone: it has no gate."
+    if gate is None and not set(branches) <= set(IMAGES):
+        return f"The fusion {fusion} has no gate: it does not say how it weighs its sources."
     if gate is None:
         return f"The fusion {fusion} has no gate: it does not say how it weighs both images."
     if abs(gate - 0.5) < EVEN:

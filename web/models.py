@@ -25,8 +25,11 @@ def usable_models(found: Mapping[str, Path]) -> dict[str, Path]:
     for name, folder in found.items():
         try:
             for member in member_folders(folder):
-                if read_card(member).is_transductive:
+                card = read_card(member)
+                if card.is_transductive:
                     raise InputError(f"{member} needs statistics of its speakers")
+                if "file" in card.model.reads:
+                    raise InputError(f"{member} needs a vector of each recording: use predict.py")
         except (InputError, RunError) as error:
             log.warning("left out of the page: %s (%s)", name, first_line(error))
         else:
@@ -42,14 +45,18 @@ class Models:
     Args:
         folders: Folder of each by the name that the page shows.
         device: As `run.device`.
+        speech_model: Folder of the speech model of those that read one; None is where each was
+            trained with it.
 
     Attributes:
         names: Their names, in the order of the page.
     """
 
-    def __init__(self, folders: Mapping[str, Path], device: str) -> None:
+    def __init__(
+        self, folders: Mapping[str, Path], device: str, speech_model: str | None = None
+    ) -> None:
         self.names = list(folders)
-        self._folders, self._device = dict(folders), device
+        self._folders, self._device, self._speech = dict(folders), device, speech_model
         self._loaded: OrderedDict[str, EmotionModel] = OrderedDict()
         self._lock = Lock()
 
@@ -62,7 +69,10 @@ class Models:
         """
         with self._lock:
             if name not in self._loaded:
-                self._loaded[name] = load(self._folders[name], self._device)
+                folder = self._folders[name]
+                reads = read_card(member_folders(folder)[0]).model.reads
+                speech = self._speech if "speech" in reads else None
+                self._loaded[name] = load(folder, self._device, speech_model=speech)
             self._loaded.move_to_end(name)
             while len(self._loaded) > KEPT:
                 self._loaded.popitem(last=False)

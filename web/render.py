@@ -44,7 +44,9 @@ def answer_html(answer: Answer, model: EmotionModel, model_name: str, name: str)
             window=WINDOW,
             bars=bars(prediction),
             calibration=calibration(model, prediction),
-            gate_sentence=gate_sentence(prediction.gate, answer.fusion),
+            gate_sentence=gate_sentence(
+                prediction.gate, answer.fusion, answer.branches, prediction.gate_shares
+            ),
             balance=None if prediction.gate is None else balance(prediction.gate),
             pivot_y=PIVOT_Y,
             timeline=timeline(answer.parts, answer.seconds) if is_drawn else None,

@@ -31,6 +31,8 @@ class Settings:
         max_minutes: Longest recording.
         max_mb: Largest file, MB.
         device: As `run.device`.
+        speech_model: Folder of the speech model of models that read one; None is where they were
+            trained with it.
     """
 
     host: str
@@ -38,6 +40,7 @@ class Settings:
     max_minutes: float
     max_mb: float
     device: str
+    speech_model: str | None = None
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -88,7 +91,7 @@ def _serve(
     _keep_to_ourselves(folder)  # before Gradio is imported
     from web.models import Models, usable_models
 
-    loaded = Models(usable_models(models), settings.device)
+    loaded = Models(usable_models(models), settings.device, settings.speech_model)
     loaded.named(loaded.names[0])
     from fastapi import FastAPI
     from gradio import mount_gradio_app

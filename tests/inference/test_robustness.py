@@ -15,13 +15,13 @@ from config.loading import load_config
 from evaluation.metrics import scores
 from evaluation.results import ConditionScores, Robustness
 from inference import robustness
+from inference.conditions import through_mu_law
 from inference.predictor import FoldModel
 from inference.robustness import (
     CONDITIONS,
     change,
     measure_robustness,
     robustness_markdown,
-    through_mu_law,
 )
 from storage.ledger import read_ledger
 from storage.run_folder import FoldResult, Run, read_run

@@ -129,6 +129,16 @@ def test_the_gmu_of_many_sources_is_five_plain_lines(widths, gate_input, gate) -
     torch.testing.assert_close(gmu(*features), expected)
 
 
+def test_shares_sum_to_1_in_bfloat16() -> None:
+    torch.manual_seed(0)
+    gmu = GMU(dict.fromkeys(("cqt", "mel", "speech"), 5), 7, "projected", "vector")
+    with torch.autocast("cpu", torch.bfloat16):
+        _, gate, *_ = gmu(*torch.randn(3, 9, 5))
+    torch.testing.assert_close(
+        gate.double().mean(2).sum(1), torch.ones(9).double(), atol=1e-6, rtol=0
+    )
+
+
 def test_shares_by_hand() -> None:
     gmu = GMU({"cqt": 1, "mel": 1, "speech": 1}, 2, gate="scalar")
     for parameter in gmu.parameters():

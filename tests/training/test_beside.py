@@ -11,11 +11,11 @@ from torch import Tensor
 
 from config.schema import Config
 from corpora.plan import make_plan
-from inference import load
 from models.speech import Frames
 from storage.fold_folder import read_metrics
 from storage.model_card import read_card
 from storage.run_folder import read_run
+from storage.source_facts import speech_facts
 from system.errors import InputError
 from system.signals import Stop
 from tests.support.runs import run_experiment
@@ -67,9 +67,8 @@ def test_four_sources_are_trained_tested_and_told(tiny: Tiny, speech_model, vect
     assert f"speech {np.mean(fold.test.shares[:, 2]):.3f}" in table
     card = read_card(fold.folder)
     assert card.settings().reads == ("cqt", "mel", "speech", "file")
-    assert card.sources["speech"]["model"] and card.sources["file"]["sha256"]
-    with pytest.raises(InputError, match="reads the branch speech and file, and predict.py"):
-        load(run.folder)
+    assert speech_facts(card, fold.folder).precision == "float16"
+    assert card.sources["file"]["sha256"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])

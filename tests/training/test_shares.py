@@ -14,6 +14,7 @@ from data import Batch
 from features import Images
 from gates.branch_ablation import check_two_branches
 from inference.predictor import FoldModel
+from inference.recording import Inputs
 from models.contrastive import consistency, diversity, nt_xent
 from models.heads import FusionOutput, build_head
 from models.losses import FusionLoss
@@ -101,19 +102,26 @@ def test_tensorboard_shows_the_shares_of_each_source(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("branches", [BRANCHES, BRANCHES[:2], BRANCHES[1:]])
-def test_labels_have_a_gate_of_cqt_against_mel_alone(branches: tuple[str, ...]) -> None:
+def test_labels_have_a_gate_of_cqt_against_mel_or_shares(branches: tuple[str, ...]) -> None:
     head = build_head(dict.fromkeys(branches, 4), SETTINGS).eval()
     model = FoldModel.__new__(FoldModel)
-    model.scale, model.model = None, SimpleNamespace(head=head)
+    model.scale, model.model, model.reads = None, SimpleNamespace(head=head), ("cqt", "mel")
     model.network = lambda cqt, mel: head(*(cqt, mel, cqt * mel)[: len(branches)])
     images = [Images(*torch.randn(2, n, 4)) for n in (1, 3)]
-    probs, gate = model.outputs(images)
+    probs, gate, shares = model.outputs([Inputs(pair) for pair in images])
     outputs = [model.network(*pair) for pair in images]
     expected = torch.stack([output.logits.softmax(1).mean(0) for output in outputs])
     torch.testing.assert_close(probs, expected)
     assert head.has_one_gate == (gate is not None) == (branches == ("cqt", "mel"))
     if gate is not None:
+        assert shares is None
         torch.testing.assert_close(gate, torch.stack([output.gate.mean() for output in outputs]))
+    elif len(branches) == 3:
+        each = [output.gate.mean((0, 2)) for output in outputs]
+        torch.testing.assert_close(shares, torch.stack(each))
+    else:  # the gate is the share of the first
+        first = torch.stack([output.gate.mean() for output in outputs])
+        torch.testing.assert_close(shares, torch.stack([first, 1 - first], 1))
 
 
 def test_the_analysis_of_gates_refuses_other_branches_than_the_images() -> None:

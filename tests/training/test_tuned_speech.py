@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 from config.schema import Config
 from corpora.plan import make_plan
+from inference import load
+from inference.bundle import export_bundle, find_source
 from model_gmu import rebuild
 from models.speech import load_speech_model
 from models.speech_tuning import Waves
@@ -148,3 +150,23 @@ def test_a_rebuilt_network_gives_the_predictions_of_the_run(tiny: Tiny, folder: 
     probs = torch.cat(logits).softmax(1).numpy()
     assert [u.id for u in fold.split.test] == list(result.test.utterances)
     np.testing.assert_allclose(probs, result.test.probs, atol=1e-5)
+
+
+@pytest.mark.parametrize("words", [LORA, (*TOP, "model.speech.pooling=attention")])
+def test_such_a_run_labels_recordings(tiny: Tiny, folder: Path, tmp_path: Path, words) -> None:
+    config = tiny(*with_speech(folder, *words))
+    run = run_experiment(config, [])
+    result = read_run(run).folds[0]
+    paths = {u.id: u.path for u in make_plan(config).utterances}
+    some = list(result.test.utterances[:4])
+    source = find_source(run, tmp_path / "bundle")
+    export_bundle(source, tmp_path / "bundle")
+    for place in (run, tmp_path / "bundle"):
+        model = load(place, calibrated=False)
+        found = model.predict([paths[name] for name in some])
+        probs = [list(one.probs.values()) for one in found]
+        np.testing.assert_allclose(probs, result.test.probs[:4], atol=2e-5)
+        assert list(found[0].gate_shares) == ["cqt", "mel", "speech"]
+    model.members[0].model.speech_model.trained()[-1].data.fill_(1.0)
+    other = model.predict(paths[some[0]])
+    assert other.probs != found[0].probs
