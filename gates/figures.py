@@ -1,4 +1,4 @@
-"""Figures of gates and of the branch ablation; every gate axis says which branch 1 is."""
+"""Figures of both images' gates and of the branch ablation; a gate axis says which branch 1 is."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,10 +20,11 @@ from evaluation.figures import (
     short,
     style,
 )
+from evaluation.share_figures import SOURCE_COLOURS, SOURCE_MARKERS
 from evaluation.tasks import Measure
 from gates.agreement import UA
 from gates.results import BranchAblation, ClassDeviation, Cost, Estimate
-from gates.tables import BRANCHES, short_name
+from gates.wording import short_name, trained_name
 
 if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn
     from matplotlib.axes import Axes
@@ -42,6 +43,7 @@ class Units(NamedTuple):
     title: str
     means: NDArray  # (D,) mean gate
     by_class: NDArray  # (D, K) mean gate by class, NaN where there is no utterance
+    ends: tuple[str, str] = ("0 = Mel", "1 = CQT")  # what a gate of 0 and of 1 is
 
 
 class Epochs(NamedTuple):
@@ -54,8 +56,7 @@ class Epochs(NamedTuple):
 
 
 KINDS = {  # colour and marker of what is changed
-    "cqt": (COLOURS[0], "o"),
-    "mel": (COLOURS[1], "s"),
+    **{name: (SOURCE_COLOURS[name], SOURCE_MARKERS[name]) for name in SOURCE_COLOURS},
     "gate": (COLOURS[2], "^"),
     "alone": (INK, "D"),
 }
@@ -99,7 +100,10 @@ def class_deviations(deviations: Sequence[ClassDeviation]) -> "Figure":
 
 
 def unit_heat_maps(
-    models: Sequence[Units], classes: Sequence[str], n_models: int | None = None
+    models: Sequence[Units],
+    classes: Sequence[str],
+    n_models: int | None = None,
+    colours: str = f"{POLARITY}: purple is toward CQT",
 ) -> "Figure":
     """Draw each unit's class means minus its own mean, units sorted by their mean gate.
 
@@ -110,6 +114,7 @@ def unit_heat_maps(
         models: The models to draw, at most `MAX_PANELS`.
         classes: Names of the classes.
         n_models: Number of models in the run; None if all are drawn.
+        colours: What the colours mean.
     """
     away = [model.by_class - model.means[:, None] for model in models]
     most = max([float(np.nanquantile(np.abs(values), 0.99)) for values in away] + [1e-6])
@@ -118,7 +123,7 @@ def unit_heat_maps(
         ratios = [0.5, rows] * len(models)
         height = 0.9 + sum(ratios) + 0.42 * len(models)
         figure = new_figure(height)
-        _note_omitted(figure, len(models), n_models or len(models))
+        note_omitted(figure, len(models), n_models or len(models))
         panels = figure.subplots(2 * len(models), height_ratios=ratios, squeeze=False)[:, 0]
         for i, (model, values) in enumerate(zip(models, away, strict=True)):
             line, heat = panels[2 * i], panels[2 * i + 1]
@@ -126,7 +131,7 @@ def unit_heat_maps(
             line.plot(np.arange(len(order)), model.means[order], color=INK, linewidth=1.2)
             line.axhline(0.5, color=INK, linewidth=0.7, linestyle=DASHED)
             line.set(xlim=(-0.5, len(order) - 0.5), ylim=(-0.05, 1.05), yticks=[0, 1], xticks=[])
-            line.set_yticklabels(["0 = Mel", "1 = CQT"])
+            line.set_yticklabels(model.ends)
             line.set_title(short(model.title, 40), loc="left", fontsize=9, pad=3, parse_math=False)
             image = heat.imshow(
                 values[order].T,
@@ -143,7 +148,7 @@ def unit_heat_maps(
         bar = figure.colorbar(
             image, ax=list(panels), orientation="horizontal", pad=0.02, aspect=40, shrink=0.9
         )
-        bar.set_label(f"class mean − unit mean\n({POLARITY}: purple is toward CQT)")
+        bar.set_label(f"class mean − unit mean\n({colours})")
         set_ticks(bar.ax.xaxis, 5, whole=False)
     return figure
 
@@ -175,7 +180,7 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
     """Draw the mean gate of the dev utterances by epoch, with its spread over them as a band."""
     figure, axes = blank(2.6)
     shown = lines[:MAX_LINES]
-    _note_omitted(figure, len(shown), len(lines))
+    note_omitted(figure, len(shown), len(lines))
     for place, line in enumerate(shown):
         x, mean, spread = (np.asarray(v, float) for v in (line.epochs, line.means, line.spreads))
         axes.fill_between(
@@ -202,7 +207,7 @@ def falls(ablation: BranchAblation, measure: Measure = UA) -> "Figure":
     rows: list[tuple[str, str, Cost]] = [
         (short_name(row.changed, row.how), row.changed, row) for row in ablation.interventions
     ]
-    rows += [(f"{BRANCHES[row.branch]} trained alone", "alone", row) for row in ablation.unimodal]
+    rows += [(trained_name(row.branch), "alone", row) for row in ablation.unimodal]
     figure, axes = blank(0.75 + 0.3 * len(rows))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
     for place, (_, kind, row) in enumerate(rows):
@@ -214,7 +219,7 @@ def falls(ablation: BranchAblation, measure: Measure = UA) -> "Figure":
     return figure
 
 
-def _note_omitted(figure: "Figure", shown: int, n_models: int) -> None:
+def note_omitted(figure: "Figure", shown: int, n_models: int) -> None:
     """Write above the figure how many models it shows, if not all."""
     if shown < n_models:
         figure.suptitle(f"first {shown} of {n_models} models", fontsize=9)
