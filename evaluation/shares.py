@@ -36,6 +36,16 @@ def share_polarity(source: str) -> str:
     return f"0 = without {BRANCH_TITLES[source]} ... 1 = {BRANCH_TITLES[source]} alone"
 
 
+def of_gates(with_shares: bool) -> str:
+    """Return how a column of gates is read, in tables that may hold runs of other sources.
+
+    >>> of_gates(True)
+    '1 = CQT, 0 = Mel, of other sources the share of each: 1 = that source alone'
+    """
+    others = ", of other sources the share of each: 1 = that source alone"
+    return f"1 = CQT, 0 = Mel{others * with_shares}"
+
+
 def titles(sources: Sequence[str]) -> list[str]:
     """Return the names of sources as tables have them."""
     return [BRANCH_TITLES[source] for source in sources]

@@ -73,7 +73,7 @@ def _draw_shares(run: Run, results: GateResults, gates: Gates) -> dict[str, "Fig
         models = list(zip(*gates.values(), strict=True))
         n_shown = max(1, figures.MAX_PANELS // len(sources))
         units = [
-            _units(fold, len(results.classes), source)
+            _units(fold, len(results.classes), source, len(sources))
             for folds in models[:n_shown]
             for source, fold in zip(sources, folds, strict=True)
         ]
@@ -81,7 +81,7 @@ def _draw_shares(run: Run, results: GateResults, gates: Gates) -> dict[str, "Fig
             units,
             classes,
             len(models) * len(sources),
-            "purple: a larger share of the source above, orange: a smaller one",
+            "purple: a larger share of that source",
         )
     confidence = np.concatenate([fold.confidence for fold in gates[sources[0]]])
     if not np.isnan(confidence).any():
@@ -99,12 +99,15 @@ def _means(by_class: Sequence[NDArray]) -> NDArray:
     return np.stack([values.mean(0) if len(values) else missing for values in by_class])
 
 
-def _units(gates: FoldGates, n_classes: int, source: str | None = None) -> figures.Units:
+def _units(
+    gates: FoldGates, n_classes: int, source: str | None = None, n_sources: int = 2
+) -> figures.Units:
     title, means = f"fold {gates.fold} seed {gates.seed}", gates.gate.mean(0)
     by_class = unit_means(gates, n_classes)[:, :MANY]
     if source is None:
         return figures.Units(title, means, by_class)
-    return figures.Units(share_figures.units_title(title, source), means, by_class, ("0", "1"))
+    title = share_figures.units_title(title, source)
+    return figures.Units(title, means, by_class, ("0", "1"), 1 / n_sources)
 
 
 def _epochs(run: Run) -> list[figures.Epochs]:

@@ -28,7 +28,7 @@ from evaluation.share_figures import (
     share_title,
     source_legend,
 )
-from gates.figures import MAX_LINES, note_omitted
+from gates.figures import MAX_LINES, limits, note_omitted
 from gates.results import GateDescription
 
 if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn
@@ -56,18 +56,20 @@ def class_histograms(
     with style():
         figure = new_figure(0.8 + 0.75 * len(classes))
         panels = figure.subplots(len(classes), sharex=True, sharey=True, squeeze=False)[:, 0]
-        edges = np.linspace(0, 1, 51).tolist()
+        low, high, zoomed = limits(np.concatenate([*(v.ravel() for v in shares), np.zeros(0)]))
+        edges = np.linspace(low, high, 51).tolist()
         for axes, values, name in zip(panels, shares, classes, strict=True):
             for s, source in enumerate(sources):
                 own, colour = values[:, s], SOURCE_COLOURS[source]
                 axes.hist(own, edges, color=colour, alpha=0.6)
                 if len(own):
                     axes.axvline(float(own.mean()), color=colour, linewidth=1.3)
-            axes.axvline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
+            if low < 1 / len(sources) < high:
+                axes.axvline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
             axes.set_title(short(name), loc="left", fontsize=9, pad=2, parse_math=False)
             set_ticks(axes.yaxis, 2)
-        label = "share of a source in the gate of an utterance: 1 = that source alone"
-        panels[-1].set(xlim=(0, 1), xlabel=label)
+        label = f"share in the gate of an utterance{', zoomed' * zoomed}: 1 = that source alone"
+        panels[-1].set(xlim=(low, high), xlabel=label)
         figure.supylabel("utterances", fontsize=9)
         source_legend(figure, sources)
     return figure
@@ -101,16 +103,19 @@ def gate_and_confidence(
     with style():
         figure = new_figure(0.6 + 1.5 * len(sources))
         panels = figure.subplots(len(sources), sharex=True, sharey=True, squeeze=False)[:, 0]
+        low, high, zoomed = limits(shares)
         for axes, values, source in zip(panels, shares.T, sources, strict=True):
             marks = ((right, "right", RIGHT, "o"), (~right, "wrong", WRONG, "x"))
             for inside, name, ink, mark in marks:
                 words = {"label": f"{name} ({int(inside.sum())})"} if source == sources[0] else {}
                 points = values[inside], 100 * confidence[inside], mark
                 axes.plot(*points, color=ink, markersize=3.5, alpha=0.7, **words)
-            axes.axvline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
+            if low < 1 / len(sources) < high:
+                axes.axvline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
             axes.set_title(share_title(source), loc="left", fontsize=9, pad=2)
             axes.grid()
-        panels[-1].set(xlim=(0, 1), ylim=(0, 102), xlabel="mean share of an utterance")
+        label = f"mean share of an utterance{', zoomed' * zoomed}"
+        panels[-1].set(xlim=(low, high), ylim=(0, 102), xlabel=label)
         figure.supylabel("confidence, percent", fontsize=9)
         figure.legend(loc="outside upper right", ncols=2, frameon=False, fontsize=8)
     return figure
@@ -127,9 +132,14 @@ def gate_over_epochs(lines: Sequence[ShareEpochs], sources: Sequence[str]) -> "F
             axes.plot(x, y, color=SOURCE_COLOURS[source], linewidth=1.2, alpha=0.8)
             chosen = x == line.best
             axes.plot(x[chosen], y[chosen], "o", color=SOURCE_COLOURS[source], markersize=5)
-    axes.axhline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
-    axes.set(ylim=(0, 1), xlabel="epoch")
-    axes.set_ylabel("mean share of the dev utterances:\n1 = that source alone")
+    every = [np.asarray(line.means[source]) for line in shown for source in sources]
+    low, high, zoomed = limits(np.concatenate(every))
+    if low < 1 / len(sources) < high:
+        axes.axhline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
+    axes.set(ylim=(low, high), xlabel="epoch")
+    axes.set_ylabel(
+        f"mean share of the dev\nutterances{', zoomed' * zoomed}: 1 = that source alone"
+    )
     set_ticks(axes.xaxis)
     axes.grid()
     source_legend(figure, sources)

@@ -213,5 +213,5 @@ def _ablation_blocks(results: GateResults, ablation: BranchAblation) -> list[str
         in_markdown(ablation_caption(results, ablation)),
         markdown_table(*intervention_rows(results, ablation)),
         *follows_words(results, ablation),
-        *map(in_markdown, unimodal_notes(ablation)),
+        *map(in_markdown, unimodal_notes(results, ablation)),
     ]

@@ -125,6 +125,16 @@ def trained_name(branch: str) -> str:
     return f"{listed(titles(branch.split(JOINED)))} trained alone"
 
 
+def trained_label(branch: str) -> str:
+    """Return the same, for figures.
+
+    >>> trained_label("cqt"), trained_label("cqt+speech")
+    ('CQT trained alone', 'only CQT + speech')
+    """
+    several = titles(branch.split(JOINED))
+    return trained_name(branch) if len(several) == 1 else f"only {' + '.join(several)}"
+
+
 def gate_value(estimate: Estimate, shape: str = ".3f") -> str:
     """Return a gate, or a difference of gates in a finer format, with its interval.
 
@@ -239,12 +249,13 @@ def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
     )
 
 
-def unimodal_notes(ablation: BranchAblation) -> list[str]:
+def unimodal_notes(results: GateResults, ablation: BranchAblation) -> list[str]:
     """Return how the configs of the runs beside differ from the run's."""
+    what = "its fusion" if results.of_images else "fusion and branches"
     return [
-        f"{run.run} differs from the run in more than its fusion: {', '.join(run.differs)}."
+        f"{run.run} differs from the run in more than {what}: {', '.join(run.differs)}."
         if run.differs
-        else f"{run.run} differs from the run in its fusion alone."
+        else f"{run.run} differs from the run in {what} alone."
         for run in ablation.unimodal
     ]
 

@@ -353,7 +353,7 @@ def test_figures_of_many_classes_are_small_enough_to_be_read_again(run):
     ],
 )
 def test_a_narrow_gate_is_zoomed_and_says_so(values, ends):
-    assert gate_figures._limits(np.array(values)) == pytest.approx(ends, abs=1e-4)
+    assert gate_figures.limits(np.array(values)) == pytest.approx(ends, abs=1e-4)
     figure = gate_figures.gate_and_confidence(
         np.array(values), np.ones(len(values)), np.ones(len(values), bool)
     )
