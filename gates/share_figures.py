@@ -91,6 +91,7 @@ def class_deviations(described: Mapping[str, GateDescription], most: int) -> "Fi
             dot(axes, row + float(offset), one.value, one.interval, source)
     name_rows(axes, names)
     axes.set_xlabel("share, class mean − speaker mean\n(right: the source has a larger share)")
+    set_ticks(axes.xaxis, 5, whole=False)
     axes.grid(axis="x")
     source_legend(figure, list(described))
     return figure
@@ -137,9 +138,7 @@ def gate_over_epochs(lines: Sequence[ShareEpochs], sources: Sequence[str]) -> "F
     if low < 1 / len(sources) < high:
         axes.axhline(1 / len(sources), color=INK, linewidth=0.8, linestyle=DASHED)
     axes.set(ylim=(low, high), xlabel="epoch")
-    axes.set_ylabel(
-        f"mean share of the dev\nutterances{', zoomed' * zoomed}: 1 = that source alone"
-    )
+    axes.set_ylabel(f"dev share{', zoomed' * zoomed}\n1 = that source alone")
     set_ticks(axes.xaxis)
     axes.grid()
     source_legend(figure, sources)

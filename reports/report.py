@@ -14,7 +14,7 @@ from evaluation.calibration import Calibration
 from evaluation.conclusion import chance_score, conclusion
 from evaluation.results import Comparison, GroupScores, RunSummary
 from evaluation.summary import sessions_of
-from evaluation.tables import gate_words, notes, pairs_caption, shown_task, stamps_of
+from evaluation.tables import notes, pairs_caption, shown_task, stamps_of
 from evaluation.tasks import task_of
 from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
@@ -82,7 +82,6 @@ def write_report(
         pairs_caption=pairs_caption,
         gate_tables=gate_tables,
         gate_wording=gate_wording,
-        gate_words=gate_words,
     )
     shown, task = shown_classes(comparison), shown_task(comparison)
     page = environment.get_template("report.html").render(
