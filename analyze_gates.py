@@ -14,15 +14,16 @@ from system.text import printable
 def main() -> int:
     """Evaluate, write `<run>/gates/`, print the tables; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of two branches")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of two branches or more")
     parser.add_argument(
         "others",
         nargs="*",
         default=[],
         metavar="UNIMODAL_RUN | section.key=value",
-        help="run folders of model.fusion cqt_only or mel_only, to compare with; and overrides "
-        "of paths and devices: corpus.root=..., corpus.manifest=..., protocol.folds=..., "
-        "run.store=..., run.device=...",
+        help="run folders of fewer branches (cqt_only, mel_only, speech_only, file_only, or that "
+        "join some of them), to compare with; and overrides of paths and devices: "
+        "corpus.root=..., corpus.manifest=..., protocol.folds=..., model.speech.model=..., "
+        "model.vectors=..., run.store=..., run.device=...",
     )
     parser.add_argument("--no-branch-ablation", action="store_true", help="analyze the gates only")
     parser.add_argument(

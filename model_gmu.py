@@ -24,7 +24,7 @@ from config.fusions import FUSIONS, IMAGES, SOURCES
 from config.schema import ModelConfig
 from models.backbones import build_backbone, pooled, tokens
 from models.compiled import Graphs
-from models.heads import FusionOutput, build_head, check_equal_widths
+from models.heads import ForcedGate, FusionOutput, build_head, check_equal_widths
 from models.recompute import recompute_blocks
 from models.settings import NO_SHAPES, ModelSettings
 from models.speech import Frames, SpeechBranch
@@ -181,12 +181,12 @@ class MaxMViTGMU(nn.Module):
                 return encode(backbone, image)
             return self.graphs.encode(encode, backbone, image)
 
-    def fuse(self, features: Features, forced_gate: float | None = None) -> FusionOutput:
+    def fuse(self, features: Features, forced_gate: ForcedGate | None = None) -> FusionOutput:
         """Return the head's output for features.
 
         Args:
             features: From `features`, or changed by an intervention.
-            forced_gate: Overrides the gate, for interventions: at 1 the fused vector is h_cqt.
+            forced_gate: Overrides the gate, for interventions, see `GMU.forward`: a share each.
 
         Raises:
             ValueError: A branch is missing, or there is no gate to force.

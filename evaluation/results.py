@@ -12,6 +12,7 @@ from pydantic import AliasChoices, ConfigDict, Field
 from config.tasks import CLASS
 from evaluation.calibration import Calibration, RiskCoverage
 from storage.fold_folder import TrainingIssues
+from storage.layer_weights import LayerWeights
 
 # Fields of a comparison that all its runs share
 SHARED = (
@@ -72,6 +73,7 @@ class RunSummary:
             ratings.
         gate_mean: Mean over utterances and seeds, 1 = CQT, 0 = Mel; None for a run without a gate.
         gate_shares: Likewise of each source, where others than both images are gated; else None.
+        layer_weights: Of the layers of a speech model; None for a run without one.
         missing_classes: Classes without a test utterance, by fold number.
         left_out: Folders of finished folds that some seed has not finished.
         test_evaluations: How often each fold was tested, by kind, see `ledger`.
@@ -108,6 +110,7 @@ class RunSummary:
     confusion: list[list[int]]
     gate_mean: float | None
     gate_shares: dict[str, float] | None = None
+    layer_weights: LayerWeights | None = None
     missing_classes: dict[str, list[str]]
     left_out: list[str]
     test_evaluations: Annotated[

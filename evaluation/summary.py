@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from config.effects import FEATURES, FROZEN
 from corpora.certificate import describe_corpus
 from evaluation.consistency import check_scores
+from evaluation.layer_table import layer_weights, layers_markdown
 from evaluation.metrics import recalls
 from evaluation.results import RunSummary, ScoreSummary, side_by_side
 from evaluation.significance import speaker_interval
@@ -43,7 +44,8 @@ def summarize(folder: Path) -> RunSummary:
     with lock(folder / ".lock.summary", f"the summary of {folder}", blocking=True):
         summary = describe_run(read_run(folder))
         write_json(folder / "summary.json", asdict(summary))
-        write_text(folder / "summary.md", comparison_markdown(side_by_side(summary)))
+        tables = [comparison_markdown(side_by_side(summary)), *layers_markdown([summary])]
+        write_text(folder / "summary.md", "\n\n".join(block.rstrip() for block in tables) + "\n")
     return summary
 
 
@@ -121,6 +123,7 @@ def describe_run(run: Run) -> RunSummary:
         confusion=confusion,
         gate_mean=_gate_mean(run),
         gate_shares=_gate_shares(run),
+        layer_weights=layer_weights(run),
         missing_classes=_missing_classes(run),
         left_out=list(run.left_out),
         test_evaluations=count_test_evaluations(run.folder, run.certificate),

@@ -12,6 +12,7 @@ from corpora.stamps import UNKNOWN_ORIGIN, stamps
 from evaluation.conclusion import conclusion, design, differing_keys, why_untestable
 from evaluation.families import families_of_tests
 from evaluation.results import Comparison, RunSummary
+from evaluation.shares import of_gates
 from evaluation.tasks import Task, make_task
 from evaluation.wording import (
     count_of,
@@ -93,7 +94,8 @@ def caption(comparison: Comparison) -> str:
         f"{count_speakers(comparison.n_speakers, comparison.protocol)}. "
         f"{task.caption}{_of_scale(comparison)}; mean ± "
         "standard deviation over folds; pooled with 95 % interval over speakers, trained weights "
-        f"held fixed; gate 1 = CQT, 0 = Mel.{_of_branches(comparison)}"
+        f"held fixed; gate {of_gates(any(run.gate_shares for run in comparison.runs))}."
+        f"{_of_branches(comparison)}"
     )
 
 

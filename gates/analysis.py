@@ -4,25 +4,23 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
-
+from config.effects import branches_of
 from config.fusions import GATED
 from evaluation.consistency import check_scores
-from evaluation.figures import MANY, png_bytes, svg_text
+from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import corpus_of, summarize
 from evaluation.tasks import Measure, task_of
-from gates import figures
-from gates.agreement import UA, judge
+from gates.agreement import UA, judge, judge_sources
 from gates.branch_ablation import (
     N_DRAWS,
     FoldCounts,
-    check_two_branches,
-    compare_unimodal,
+    check_joins,
     describe_ablation,
     intervene,
 )
+from gates.description import describe_gates, share_differences
+from gates.drawing import draw, has_epochs
 from gates.frozen import FrozenRun, open_run
 from gates.results import (
     FILE,
@@ -31,22 +29,23 @@ from gates.results import (
     Estimate,
     GateDescription,
     GateResults,
+    ShareDifference,
     UnimodalRun,
     Verdict,
     group_names,
 )
-from gates.tables import gates_markdown, measure_of, short_name
+from gates.retrained import compare_unimodal
+from gates.tables import gates_markdown
 from gates.values import (
-    UNIT_COLUMNS,
-    UTTERANCE_COLUMNS,
     FoldGates,
-    describe_gates,
+    Gates,
     fold_gates,
-    join_gates,
-    unit_means,
+    unit_columns,
     unit_rows,
+    utterance_columns,
     utterance_rows,
 )
+from gates.wording import measure_of, short_name
 from inference.predictor import model_name, weights_digests
 from storage.run_folder import Run, read_run
 from system.errors import InputError
@@ -64,13 +63,9 @@ from system.output import progress_bar
 from system.owned import remove
 from training.tensorboard import write_analysis
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 MAX_DRAWS = 100
-GATE_COLUMNS = ("gate_mean", "gate_spread")  # of history.csv
 ABLATION = "branch ablation"  # kind of test evaluation in the ledger
-TAG = "gate, 1 = CQT, 0 = Mel"  # of TensorBoard
+TAG, SHARE_TAG = "gate, 1 = CQT, 0 = Mel", "gate, share of"  # of TensorBoard
 
 
 def analyze(
@@ -84,8 +79,8 @@ def analyze(
     """Analyze the gates of all folds and seeds, ablate branches, and replace `<run>/gates/`.
 
     Args:
-        folder: Run folder of a run of two branches.
-        unimodal: Run folders of runs of one branch, to compare with.
+        folder: Run folder of a run that joins two branches or more.
+        unimodal: Run folders of runs of fewer branches, to compare with.
         ablate: Also run the branch ablation.
         n_draws: Random draws of the utterances whose features replace others.
         overrides: Where corpus and store are now, see `frozen.PLACES`.
@@ -98,7 +93,7 @@ def analyze(
             another process is analyzing the run.
     """
     run, others = read_run(folder), [read_run(other) for other in unimodal]
-    check_two_branches(run)
+    check_joins(run)
     check_scores(run)
     if not 1 <= n_draws <= MAX_DRAWS:
         raise InputError(f"--draws must be 1 to {MAX_DRAWS}, got {n_draws}")
@@ -127,15 +122,17 @@ def _check_arguments(run: Run, others: Sequence[Run], ablate: bool, gated: bool)
         )
     if not ablate and others:
         raise InputError(
-            "runs of one branch are compared with the branch ablation: drop --no-branch-ablation"
+            "runs of fewer branches are compared with the branch ablation: drop "
+            "--no-branch-ablation"
         )
 
 
 def _evaluate(
     frozen: FrozenRun, gated: bool, n_draws: int, progress: bool
-) -> tuple[list[FoldGates], list[FoldCounts]]:
+) -> tuple[Gates, list[FoldCounts]]:
     """Evaluate all folds and seeds on test utterances; `n_draws=0` skips the branch ablation."""
-    gates, counts = [], []
+    gates: dict[str, list[FoldGates]] = {}
+    counts = []
     n_models = len(frozen.run.folds)
     for i, fold in enumerate(frozen.folds(), start=1):
         parts = ("test", "train") if n_draws else ("test",)
@@ -147,7 +144,8 @@ def _evaluate(
             fold.record_evaluation(frozen.run.folder, "gates" if gated else ABLATION)
             fold.check_intact(intact)
             if gated:
-                gates.append(fold_gates(fold, intact))
+                for source, own in fold_gates(fold, intact).items():
+                    gates.setdefault(source, []).append(own)
             if n_draws:
                 counts.append(intervene(fold, inputs, intact, n_draws, bar.update))
                 if gated:
@@ -157,11 +155,13 @@ def _evaluate(
 
 def _results(
     run: Run,
-    gates: Sequence[FoldGates],
+    gates: Gates,
     counts: Sequence[FoldCounts],
     unimodal: Sequence[UnimodalRun],
 ) -> GateResults:
-    described = describe_gates(run, gates) if gates else None
+    described, leads = describe_gates(run, gates), share_differences(run, gates)
+    sources = list(branches_of(run.config))
+    first = described.get(sources[0])
     ablation = describe_ablation(run, counts, unimodal) if counts else None
     table, task = run.of_seed(run.seeds[0]), task_of(run.folds[0])
     measure = task.measures[task.main]
@@ -178,11 +178,14 @@ def _results(
         n=len(table.targets),
         n_speakers=len(set(table.speakers.tolist())),
         speaker_per_fold=_speaker_per_fold(run),
-        without_epochs=bool(gates) and not _epochs(run),
-        gates=described,
+        without_epochs=bool(gates) and not has_epochs(run, list(gates)),
+        gates=first,
         branch_ablation=ablation,
-        verdicts=_verdicts(described, ablation, measure) if described and ablation else [],
+        verdicts=_verdicts(first, ablation, leads, measure) if first and ablation else [],
         task=task.kind,
+        sources=sources,
+        others={source: gates for source, gates in described.items() if source != sources[0]},
+        leads=leads,
     )
 
 
@@ -192,15 +195,32 @@ def _speaker_per_fold(run: Run) -> bool:
 
 
 def _verdicts(
-    gates: GateDescription, ablation: BranchAblation, measure: Measure = UA
+    gates: GateDescription,
+    ablation: BranchAblation,
+    leads: Sequence[ShareDifference] = (),
+    measure: Measure = UA,
 ) -> list[Verdict]:
-    """Compare gate and branch ablation on all utterances and on those of each class."""
+    """Compare gate and branch ablation on all utterances and on those of each class.
+
+    Args:
+        gates: Gates of the first source.
+        ablation: Interventions on the same models.
+        leads: Differences between shares, of three sources or more.
+        measure: Score that falls.
+    """
+    if leads:
+        names = dict.fromkeys(branches.class_name for branches in ablation.branches)
+        of_name = [([lead for lead in leads if lead.class_name == name], name) for name in names]
+        return [
+            judge_sources(own, [b for b in ablation.branches if b.class_name == name], measure)
+            for own, name in of_name
+        ]
     means: dict[str | None, Estimate] = {None: gates.mean}
     means |= {group.group: group for group in gates.groups["class"]}
     return [judge(means[branches.class_name], branches, measure) for branches in ablation.branches]
 
 
-def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
+def _replace(run: Run, results: GateResults, gates: Gates) -> None:
     """Write everything into a new folder, then replace the old folder by it."""
     target = run.folder / FOLDER
     new, old = (run.folder / f".{FOLDER}.{which}" for which in ("new", "old"))
@@ -222,70 +242,36 @@ def _replace(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _write(folder: Path, run: Run, results: GateResults, gates: Sequence[FoldGates]) -> None:
+def _write(folder: Path, run: Run, results: GateResults, gates: Gates) -> None:
     if gates:
-        write_csv(folder / "utterances.csv", UTTERANCE_COLUMNS, utterance_rows(run, gates))
-        head = [*UNIT_COLUMNS, *(f"mean_{name}" for name in group_names(run))]
-        write_csv(folder / "units.csv", head, unit_rows(run, gates))
+        head = utterance_columns(gates)
+        write_csv(folder / "utterances.csv", head, utterance_rows(run, gates))
+        write_csv(folder / "units.csv", unit_columns(run, gates), unit_rows(run, gates))
     pngs = {}
-    for name, figure in _draw(run, results, gates).items():
+    for name, figure in draw(run, results, gates).items():
         write_text(folder / f"{name}.svg", svg_text(figure))
         figure.set_layout_engine("none")  # keep the layout that the SVG has
         pngs[name] = png_bytes(figure)
         with atomic_write(folder / f"{name}.png", len(pngs[name])) as temporary:
             temporary.write_bytes(pngs[name])
     write_text(folder / "gates.md", gates_markdown(results))
-    histograms = {f"{TAG}/fold {fold.fold} seed {fold.seed}": fold.gate for fold in gates}
+    histograms = {
+        f"{_tag(results, source)}/fold {fold.fold} seed {fold.seed}": fold.gate
+        for source, folds in gates.items()
+        for fold in folds
+    }
     write_analysis(folder, _scalars(results), histograms, pngs)
     write_json(folder / FILE, asdict(results))
-
-
-def _draw(run: Run, results: GateResults, gates: Sequence[FoldGates]) -> dict[str, "Figure"]:
-    """Return the figures by the names in `results.FIGURES`, of at most `MANY` classes."""
-    drawn: dict[str, Figure] = {}
-    if results.gates is not None:
-        pooled, classes = join_gates(gates), results.classes[:MANY]
-        by_class = [pooled.gate[pooled.targets == k] for k in range(len(classes))]
-        drawn["class_histograms"] = figures.class_histograms(by_class, classes)
-        if results.gates.deviations:
-            drawn["class_deviations"] = figures.class_deviations(results.gates.deviations[:MANY])
-        if gates[0].gate.shape[1] > 1:  # one gate for all units is in the histograms
-            units = [_units(fold, len(results.classes)) for fold in gates[: figures.MAX_PANELS]]
-            drawn["unit_heat_maps"] = figures.unit_heat_maps(units, classes, len(gates))
-        confidence = np.concatenate([fold.confidence for fold in gates])
-        if not np.isnan(confidence).any():
-            drawn["gate_and_confidence"] = figures.gate_and_confidence(
-                pooled.gate, confidence, pooled.right
-            )
-        if lines := _epochs(run):
-            drawn["gate_over_epochs"] = figures.gate_over_epochs(lines)
-    if results.branch_ablation is not None:
-        drawn["falls"] = figures.falls(results.branch_ablation, measure_of(results))
-    return drawn
-
-
-def _units(gates: FoldGates, n_classes: int) -> figures.Units:
-    title = f"fold {gates.fold} seed {gates.seed}"
-    return figures.Units(title, gates.gate.mean(0), unit_means(gates, n_classes)[:, :MANY])
-
-
-def _epochs(run: Run) -> list[figures.Epochs]:
-    """Return the gate by epoch, of the folds whose history has it."""
-    lines = []
-    for result in run.folds:
-        rows = result.history()
-        if all(column in rows[0] for column in GATE_COLUMNS):
-            epoch, mean, spread = ([row[name] for row in rows] for name in ("epoch", *GATE_COLUMNS))
-            lines.append(figures.Epochs(epoch, mean, spread, result.metrics.best_epoch))
-    return lines
 
 
 def _scalars(results: GateResults) -> dict[str, float]:
     """Return the scalars for TensorBoard by tag."""
     scalars: dict[str, float] = {}
-    if (gates := results.gates) is not None:
-        scalars |= {f"{TAG}/mean": gates.mean.value, f"{TAG}/share of CQT": gates.share.value}
-        scalars |= {f"{TAG}/{group.group}": group.value for group in gates.groups["class"]}
+    for source, gates in results.described.items():
+        tag = _tag(results, source)
+        vector = "share of CQT" if results.of_images else "share of the fused vector"
+        scalars |= {f"{tag}/mean": gates.mean.value, f"{tag}/{vector}": gates.share.value}
+        scalars |= {f"{tag}/{group.group}": group.value for group in gates.groups["class"]}
     if (ablation := results.branch_ablation) is not None:
         score = measure_of(results).name
         scalars[f"{score}/intact"] = ablation.intact.value
@@ -293,3 +279,8 @@ def _scalars(results: GateResults) -> dict[str, float]:
             scalars[f"{score}/{short_name(row.changed, row.how)}"] = row.ua.value
         scalars |= {f"{score}/{row.run} alone": row.ua.value for row in ablation.unimodal}
     return scalars
+
+
+def _tag(results: GateResults, source: str) -> str:
+    """Return the tag of a source's gate in TensorBoard."""
+    return TAG if results.of_images else f"{SHARE_TAG} {source}"

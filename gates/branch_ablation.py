@@ -1,38 +1,45 @@
 """What frozen weights lose without a branch: its features are replaced, or the gate is forced.
 
-A gate says how two branches are mixed, not which of them carries the information; interventions on
+A gate says how the branches are mixed, not which of them carries the information; interventions on
 the inputs of the fusion head (features, or tokens where the head reads tokens) measure that.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import combinations
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from config.fusions import IMAGES, ONE_BRANCH, ONE_IMAGE
+from config.fusions import IMAGES, ONE_BRANCH, SOURCES
 from config.tasks import CLASS
-from evaluation.comparison import compare
 from evaluation.metrics import recalls
 from evaluation.paired_tests import PairedTest, fixed_weights_test
-from evaluation.results import Comparison, PairTest
 from evaluation.significance import (
     Score,
     holm,
     pool_folds,
     speaker_interval,
 )
-from evaluation.tables import setting
-from evaluation.tasks import Measure, make_task, task_of
-from gates.frozen import BRANCHES, FrozenFold, Fused, HeadInputs, OnBatch
-from gates.results import BranchAblation, BranchDifference, Estimate, Intervention, UnimodalRun
-from inference.predictor import weights_digests
+from evaluation.tasks import Measure, task_of
+from gates.frozen import FrozenFold, Fused, OnBatch
+from gates.head_inputs import HeadInputs
+from gates.results import (
+    EQUAL,
+    BranchAblation,
+    BranchDifference,
+    Estimate,
+    Intervention,
+    UnimodalRun,
+)
+from gates.retrained import cost_fields
+from models.gmu import ForcedGate
 from storage.run_folder import Run
 from system.errors import InputError
 
 MEAN, SAME, OTHER = "train mean", "same class", "other class"
-FORCED = (0.0, 0.5, 1.0)
+FORCED = (0.0, 0.5, 1.0)  # gates of both images
 N_DRAWS = 5  # of the utterances whose features are used instead
 
 Key = tuple[Any, str]  # what is changed and how
@@ -60,42 +67,19 @@ class FoldCounts(NamedTuple):
     counts: dict[Key, Counts]
 
 
-def compare_unimodal(run: Run, unimodal: Sequence[Run]) -> list[UnimodalRun]:
-    """Compare runs of one branch with the run, before anything is evaluated.
+def check_joins(run: Run) -> None:
+    """Refuse a run that joins no branches.
 
     Raises:
-        InputError: A run reads both branches, or was not tested on the same utterances, folds or
-            seeds.
-    """
-    for alone in unimodal:
-        if (fusion := alone.method) not in ONE_IMAGE:
-            raise InputError(
-                f"{alone.folder} has model.fusion={fusion}: only runs of one branch "
-                f"({' or '.join(ONE_IMAGE)}) can be compared with the interventions"
-            )
-    return list(_unimodal_rows(compare([run, *unimodal]), unimodal)) if unimodal else []
-
-
-def check_two_branches(run: Run) -> None:
-    """Refuse a run whose branches are not both images.
-
-    Raises:
-        InputError: It has one branch or others, or is of a baseline.
+        InputError: It has one branch, or is of a baseline.
     """
     if run.is_baseline:
         raise InputError(f"{run.folder} is of a baseline, which has no branches: name a fusion's")
     if (fusion := run.config["model.fusion"]) in ONE_BRANCH:
         raise InputError(
             f"{run.folder} has model.fusion={fusion}, which reads one branch: there is no gate "
-            "and no branch to replace. Name a run of two branches first, and this one after it to "
-            "compare them"
-        )
-    branches = run.config.get("model.branches") or IMAGES  # earlier runs do not name them
-    if set(branches) != set(IMAGES):
-        raise InputError(
-            f"{run.folder} joins the branches {', '.join(branches)}: the analysis compares the two "
-            "images, cqt and mel, alone. Name a run of these two; of other branches history.csv "
-            "has the gate in each epoch"
+            "and no branch to replace. Name a run of two branches or more first, and this one "
+            "after it to compare them"
         )
 
 
@@ -108,8 +92,7 @@ def intervene(
 ) -> FoldCounts:
     """Replace each branch by its train mean and by other test utterances, and force the gate.
 
-    The other utterances are drawn by fold and draw: the same for both branches, all seeds and all
-    runs.
+    The other utterances are drawn by fold and draw: the same for all branches, seeds and runs.
 
     Args:
         frozen: Frozen model of a fold and seed.
@@ -126,10 +109,9 @@ def intervene(
         return np.stack([task.by_speaker(one) for one in changed])
 
     counts: dict[Key, Counts] = {("intact", ""): Counts(confusions([intact]))}
-    means = dict(zip(BRANCHES, frozen.means("train", on_batch), strict=True))
+    every = zip(SOURCES, frozen.means("train", on_batch), strict=False)
+    means = {branch: mean for branch, mean in every if mean is not None}
     for branch, mean in means.items():
-        if mean is None:
-            raise ValueError("this fusion reads one branch")
         fused = frozen.fuse(inputs.replaced(branch, mean))
         counts[branch, MEAN] = Counts(confusions([fused]))
     for how in (SAME, OTHER):
@@ -137,14 +119,26 @@ def intervene(
             draw_sources(groups, table.speakers, how == SAME, (frozen.result.fold, draw))
             for draw in range(n_draws)
         ]
-        for branch in BRANCHES:
+        for branch in means:
             outputs = [frozen.fuse(inputs.resampled(branch, sources)) for sources in draws]
             preds = [task.group_of(fused.preds) for fused in outputs]
             follows = _follows(preds, groups, draws) if how == OTHER else None
             counts[branch, how] = Counts(confusions(outputs), follows)
-    for value in FORCED if intact.gate is not None else ():
-        counts["gate", f"{value:g}"] = Counts(confusions([frozen.fuse(inputs, value)]))
+    for how, gate in forced_gates(tuple(means)).items() if intact.gate is not None else ():
+        counts["gate", how] = Counts(confusions([frozen.fuse(inputs, gate)]))
     return FoldCounts(frozen.result.seed, np.unique(table.speakers).tolist(), counts)
+
+
+def forced_gates(branches: Sequence[str]) -> dict[str, ForcedGate]:
+    """Return the gates that are forced, by name: of images numbers, else each source alone.
+
+    >>> forced_gates(("cqt", "speech"))
+    {'cqt': (1.0, 0.0), 'speech': (0.0, 1.0), 'equal': (0.5, 0.5)}
+    """
+    if branches == IMAGES:
+        return {f"{value:g}": value for value in FORCED}
+    alone = {branch: tuple(float(other == branch) for other in branches) for branch in branches}
+    return {**alone, EQUAL: (1 / len(branches),) * len(branches)}
 
 
 def draw_sources(targets: NDArray, speakers: NDArray, same: bool, seed: Sequence[int]) -> NDArray:
@@ -182,7 +176,7 @@ def describe_ablation(
     Args:
         run: The analyzed run.
         folds: Interventions on all its folds and seeds.
-        unimodal: Runs of one branch, from `compare_unimodal`.
+        unimodal: Runs of fewer branches, from `retrained.compare_unimodal`.
     """
     pooled = {key: _pool(folds, key) for key in folds[0].counts}  # (R, S, K, K) each
     intact = pooled["intact", ""]
@@ -195,7 +189,7 @@ def describe_ablation(
         intact=_estimate(intact, measure),
         interventions=[
             Intervention(
-                **_cost(_estimate(pooled[key], measure), test),
+                **cost_fields(_estimate(pooled[key], measure), test),
                 recall_falls=_recall_falls(intact, pooled[key]) if classes else [],
                 changed=key[0],
                 how=key[1],
@@ -205,7 +199,11 @@ def describe_ablation(
             )
             for key, test, p in zip(interventions, tests, adjusted, strict=True)
         ],
-        branches=_differences(classes, measure, intact, pooled["cqt", MEAN], pooled["mel", MEAN]),
+        branches=[
+            difference
+            for a, b in combinations([s for s in SOURCES if (s, MEAN) in pooled], 2)
+            for difference in _differences(classes, measure, pooled, a, b)
+        ],
         unimodal=list(unimodal),
     )
 
@@ -243,12 +241,6 @@ def _estimate(counts: NDArray, measure: Measure) -> Estimate:
     return Estimate(value, speaker_interval(counts, measure.score, scale=measure.scale))
 
 
-def _cost(ua: Estimate, test: PairedTest | PairTest) -> dict[str, Any]:
-    """Return the fields that all costs share."""
-    fall = Estimate(test.difference, test.interval)
-    return {"ua": ua, "fall": fall, "p": test.p, "smallest_p": test.smallest_p}
-
-
 def _test_fall(a: NDArray, b: NDArray, measure: Measure) -> PairedTest:
     """Test a against b; a is repeated where b counts each utterance once for every draw."""
     n_a, n_b = (float(measure.scale.support(counts).sum()) for counts in (a, b))
@@ -263,32 +255,33 @@ def _recall_falls(intact: NDArray, changed: NDArray) -> list[float | None]:
 def _differences(
     classes: Sequence[str],
     measure: Measure,
-    intact: NDArray,
-    without_cqt: NDArray,
-    without_mel: NDArray,
+    pooled: Mapping[Key, NDArray],
+    a: str,
+    b: str,
 ) -> list[BranchDifference]:
-    """Return how much more the loss of CQT costs than that of Mel, overall and by class.
+    """Return how much more the loss of branch a costs than that of b, overall and by class.
 
     A class is scored by its balanced accuracy against the rest, which a shift of all predictions
     towards it does not raise.
     """
+    intact, without_a, without_b = pooled["intact", ""], pooled[a, MEAN], pooled[b, MEAN]
     ways: list[tuple[str | None, Score, NDArray]] = [
-        (None, measure.score, np.ones(without_cqt.shape[1], bool))
+        (None, measure.score, np.ones(intact.shape[1], bool))
     ]
     for k, name in enumerate(classes):
-        support = without_cqt[0].sum(-1)  # (S, K)
+        support = without_a[0].sum(-1)  # (S, K)
         speakers = (support[:, k] > 0) & (support.sum(1) > support[:, k])  # of it and another class
         if speakers.any():
             ways.append((name, _balanced_accuracy(k), speakers))
     rows = []
     for class_name, score, some in ways:
         scale = measure.scale  # of a class, of its balanced accuracy
-        test = fixed_weights_test(without_mel[:, some], without_cqt[:, some], score, scale=scale)
-        larger = without_cqt if test.difference > 0 else without_mel
+        test = fixed_weights_test(without_b[:, some], without_a[:, some], score, scale=scale)
+        larger = without_a if test.difference > 0 else without_b
         fall = fixed_weights_test(intact[:, some], larger[:, some], score, scale=scale)
         larger_fall = fall.interval
         difference = Estimate(test.difference, test.interval)
-        rows.append(BranchDifference(class_name, difference, test.p, larger_fall))
+        rows.append(BranchDifference(class_name, difference, test.p, larger_fall, a, b))
     return rows
 
 
@@ -301,36 +294,3 @@ def _balanced_accuracy(k: int) -> Score:
         return (recall + 1 - others[..., k].sum(-1) / others.sum((-1, -2))) / 2
 
     return score
-
-
-def _unimodal_rows(comparison: Comparison, unimodal: Sequence[Run]) -> Iterator[UnimodalRun]:
-    first, *others = comparison.runs
-    main = make_task(first.task, first.classes).main
-    tests = {
-        test.b: test for test in comparison.tests if test.a == first.name and test.metric == main
-    }
-    for summary, run in zip(others, unimodal, strict=True):
-        name, ua = summary.name, summary.test[main]
-        pairs = zip(first.per_class_recall, summary.per_class_recall, strict=True)
-        yield UnimodalRun(
-            **_cost(Estimate(ua.pooled, ua.interval), tests[name]),
-            recall_falls=[None if a is None or b is None else a - b for a, b in pairs],
-            run=name,
-            branch="cqt" if ONE_IMAGE[summary.fusion] == "cqt" else "mel",
-            weights=weights_digests(run),
-            differs=_config_differences(comparison.config_differences, first.name, name),
-        )
-
-
-def _config_differences(
-    differences: Mapping[str, Mapping[str, Any]], run: str, alone: str
-) -> list[str]:
-    """Return the keys that differ beside the fusion, and that both runs have."""
-    return [
-        f"{key}: {setting(values, run)} / {setting(values, alone)}"
-        for key, values in differences.items()
-        if key != "model.fusion"
-        and values.get(run) is not None
-        and values.get(alone) is not None
-        and values[run] != values[alone]
-    ]

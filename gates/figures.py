@@ -1,4 +1,4 @@
-"""Figures of gates and of the branch ablation; every gate axis says which branch 1 is."""
+"""Figures of both images' gates and of the branch ablation; a gate axis says which branch 1 is."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -20,10 +20,11 @@ from evaluation.figures import (
     short,
     style,
 )
+from evaluation.share_figures import SOURCE_COLOURS, SOURCE_MARKERS
 from evaluation.tasks import Measure
 from gates.agreement import UA
 from gates.results import BranchAblation, ClassDeviation, Cost, Estimate
-from gates.tables import BRANCHES, short_name
+from gates.wording import short_name, trained_label
 
 if TYPE_CHECKING:  # matplotlib is imported where a figure is drawn
     from matplotlib.axes import Axes
@@ -42,6 +43,8 @@ class Units(NamedTuple):
     title: str
     means: NDArray  # (D,) mean gate
     by_class: NDArray  # (D, K) mean gate by class, NaN where there is no utterance
+    ends: tuple[str, str] = ("0 = Mel", "1 = CQT")  # what a gate of 0 and of 1 is
+    balance: float = 0.5  # share that a source has where all have the same
 
 
 class Epochs(NamedTuple):
@@ -54,8 +57,7 @@ class Epochs(NamedTuple):
 
 
 KINDS = {  # colour and marker of what is changed
-    "cqt": (COLOURS[0], "o"),
-    "mel": (COLOURS[1], "s"),
+    **{name: (SOURCE_COLOURS[name], SOURCE_MARKERS[name]) for name in SOURCE_COLOURS},
     "gate": (COLOURS[2], "^"),
     "alone": (INK, "D"),
 }
@@ -71,7 +73,7 @@ def class_histograms(gates: Sequence[NDArray], classes: Sequence[str]) -> "Figur
     with style():
         figure = new_figure(0.6 + 0.75 * len(classes))
         panels = figure.subplots(len(classes), sharex=True, sharey=True, squeeze=False)[:, 0]
-        low, high, zoomed = _limits(np.concatenate([*gates, np.zeros(0)]))
+        low, high, zoomed = limits(np.concatenate([*gates, np.zeros(0)]))
         edges = np.linspace(low, high, 41).tolist()
         for axes, values, name, place in zip(panels, gates, classes, range(99), strict=False):
             axes.hist(values, edges, color=colour(place), alpha=0.85)
@@ -99,7 +101,10 @@ def class_deviations(deviations: Sequence[ClassDeviation]) -> "Figure":
 
 
 def unit_heat_maps(
-    models: Sequence[Units], classes: Sequence[str], n_models: int | None = None
+    models: Sequence[Units],
+    classes: Sequence[str],
+    n_models: int | None = None,
+    colours: str = f"{POLARITY}: purple is toward CQT",
 ) -> "Figure":
     """Draw each unit's class means minus its own mean, units sorted by their mean gate.
 
@@ -110,6 +115,7 @@ def unit_heat_maps(
         models: The models to draw, at most `MAX_PANELS`.
         classes: Names of the classes.
         n_models: Number of models in the run; None if all are drawn.
+        colours: What the colours mean.
     """
     away = [model.by_class - model.means[:, None] for model in models]
     most = max([float(np.nanquantile(np.abs(values), 0.99)) for values in away] + [1e-6])
@@ -118,15 +124,16 @@ def unit_heat_maps(
         ratios = [0.5, rows] * len(models)
         height = 0.9 + sum(ratios) + 0.42 * len(models)
         figure = new_figure(height)
-        _note_omitted(figure, len(models), n_models or len(models))
+        what = "models" if models[0].ends == Units._field_defaults["ends"] else "panels"
+        note_omitted(figure, len(models), n_models or len(models), what)
         panels = figure.subplots(2 * len(models), height_ratios=ratios, squeeze=False)[:, 0]
         for i, (model, values) in enumerate(zip(models, away, strict=True)):
             line, heat = panels[2 * i], panels[2 * i + 1]
             order = np.argsort(model.means, kind="stable")
             line.plot(np.arange(len(order)), model.means[order], color=INK, linewidth=1.2)
-            line.axhline(0.5, color=INK, linewidth=0.7, linestyle=DASHED)
+            line.axhline(model.balance, color=INK, linewidth=0.7, linestyle=DASHED)
             line.set(xlim=(-0.5, len(order) - 0.5), ylim=(-0.05, 1.05), yticks=[0, 1], xticks=[])
-            line.set_yticklabels(["0 = Mel", "1 = CQT"])
+            line.set_yticklabels(model.ends)
             line.set_title(short(model.title, 40), loc="left", fontsize=9, pad=3, parse_math=False)
             image = heat.imshow(
                 values[order].T,
@@ -143,7 +150,7 @@ def unit_heat_maps(
         bar = figure.colorbar(
             image, ax=list(panels), orientation="horizontal", pad=0.02, aspect=40, shrink=0.9
         )
-        bar.set_label(f"class mean − unit mean\n({POLARITY}: purple is toward CQT)")
+        bar.set_label(f"class mean − unit mean\n({colours})")
         set_ticks(bar.ax.xaxis, 5, whole=False)
     return figure
 
@@ -151,7 +158,7 @@ def unit_heat_maps(
 def gate_and_confidence(gate: NDArray, confidence: NDArray, right: NDArray) -> "Figure":
     """Draw each utterance's confidence over its mean gate, right and wrong marked: (N,) x 3."""
     figure, axes = blank(3.0)
-    low, high, zoomed = _limits(gate)
+    low, high, zoomed = limits(gate)
     for inside, name, ink, mark in ((right, "right", RIGHT, "o"), (~right, "wrong", WRONG, "x")):
         axes.plot(
             gate[inside],
@@ -175,7 +182,7 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
     """Draw the mean gate of the dev utterances by epoch, with its spread over them as a band."""
     figure, axes = blank(2.6)
     shown = lines[:MAX_LINES]
-    _note_omitted(figure, len(shown), len(lines))
+    note_omitted(figure, len(shown), len(lines))
     for place, line in enumerate(shown):
         x, mean, spread = (np.asarray(v, float) for v in (line.epochs, line.means, line.spreads))
         axes.fill_between(
@@ -187,7 +194,7 @@ def gate_over_epochs(lines: Sequence[Epochs]) -> "Figure":
     edges = [
         np.add(line.means, side * np.asarray(line.spreads)) for line in shown for side in (-1, 1)
     ]
-    low, high, zoomed = _limits(np.concatenate(edges))
+    low, high, zoomed = limits(np.concatenate(edges))
     if low < 0.5 < high:
         axes.axhline(0.5, color=INK, linewidth=0.8, linestyle=DASHED)
     axes.set(ylim=(low, high), xlabel="epoch")
@@ -202,7 +209,7 @@ def falls(ablation: BranchAblation, measure: Measure = UA) -> "Figure":
     rows: list[tuple[str, str, Cost]] = [
         (short_name(row.changed, row.how), row.changed, row) for row in ablation.interventions
     ]
-    rows += [(f"{BRANCHES[row.branch]} trained alone", "alone", row) for row in ablation.unimodal]
+    rows += [(trained_label(row.branch), "alone", row) for row in ablation.unimodal]
     figure, axes = blank(0.75 + 0.3 * len(rows))
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=DASHED)
     for place, (_, kind, row) in enumerate(rows):
@@ -214,10 +221,10 @@ def falls(ablation: BranchAblation, measure: Measure = UA) -> "Figure":
     return figure
 
 
-def _note_omitted(figure: "Figure", shown: int, n_models: int) -> None:
+def note_omitted(figure: "Figure", shown: int, n: int, what: str = "models") -> None:
     """Write above the figure how many models it shows, if not all."""
-    if shown < n_models:
-        figure.suptitle(f"first {shown} of {n_models} models", fontsize=9)
+    if shown < n:
+        figure.suptitle(f"first {shown} of {n} {what}", fontsize=9)
 
 
 def _dot(axes: "Axes", row: int, estimate: Estimate, ink: str, mark: str, scale: float = 1) -> None:
@@ -227,7 +234,7 @@ def _dot(axes: "Axes", row: int, estimate: Estimate, ink: str, mark: str, scale:
     axes.plot(scale * estimate.value, row, mark, color=ink, markersize=5)
 
 
-def _limits(values: NDArray) -> tuple[float, float, bool]:
+def limits(values: NDArray) -> tuple[float, float, bool]:
     """Return the ends of a gate axis, and whether it is zoomed, that is, shorter than 0 to 1."""
     values = values[np.isfinite(values)]
     if not len(values):

@@ -1,7 +1,7 @@
 """A finished run opened again: its frozen models, their images, and the inputs of their heads."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +14,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from config.effects import whole_key
-from config.fusions import IMAGES
 from config.loading import load_stored_config
 from config.schema import Config
 from config.several import each_corpus, roots, with_members
 from corpora.plan import Plan, make_plan
 from corpora.splits import get_fold
 from data import Batch, ImageDataset, build_loader
+from gates.head_inputs import HeadInputs, over_crops
 from inference.predictor import check_same_predictions, frozen_model
 from model_gmu import Features, MaxMViTGMU
 from models.compiled import Graphs
+from models.gmu import ForcedGate
 from storage.folders import CARD, CONFIG
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
@@ -33,64 +34,29 @@ from system.devices import choose_device
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
 from training.batches import EvalBatches
+from training.beside import open_sources, source_facts, trained_model
 from training.build import eval_batch_size, make_dataset
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
 
-BRANCHES = IMAGES
 PLACES = (
-    *("corpus.root", "corpus.manifest", "protocol.folds"),
+    *("corpus.root", "corpus.manifest", "protocol.folds", "model.speech.model", "model.vectors"),
     *("run.store", "run.compile_cache", "run.device", "run.workers"),
 )
 CROPS_AT_ONCE = 256  # through the head
+# Key of what a branch reads, and what model.json calls its name, which may have changed
+NAMES = {"speech": ("model.speech.model", "name"), "file": ("model.vectors", "file")}
 OnBatch = Callable[[], Any]  # called after each batch
-
-
-class HeadInputs(NamedTuple):
-    """The inputs of the fusion head for a split, a row for each of M crops of N utterances.
-
-    The crops of an utterance follow each other.
-    """
-
-    utterance: NDArray  # (M,) index of the utterance of each crop
-    features: Features  # (M, D) each, or tokens (M, T, D); None for a branch that is not there
-
-    def replaced(self, branch: str, feature: Tensor) -> "HeadInputs":
-        """Return a copy with other features of one branch; a single row is used for all crops."""
-        features = dict(zip(BRANCHES, self.features, strict=True))
-        own = features[branch]
-        if own is None:
-            raise ValueError(f"there is no {branch} branch")
-        features[branch] = feature.expand_as(own)
-        return HeadInputs(self.utterance, tuple(features.values()))
-
-    def resampled(self, branch: str, sources: NDArray) -> "HeadInputs":
-        """Return a copy in which one branch has the features of other utterances.
-
-        Crop j gets crop j modulo n of the source, which has n crops.
-
-        Args:
-            branch: "cqt" or "mel".
-            sources: (N,) index of the utterance that gives each utterance its features.
-        """
-        starts = np.unique(self.utterance, return_index=True)[1]  # (N,)
-        n_crops = np.diff(starts, append=len(self.utterance))
-        nth = np.arange(len(self.utterance)) - starts[self.utterance]
-        source = sources[self.utterance]  # (M,)
-        rows = torch.from_numpy(starts[source] + nth % n_crops[source])
-        feature = dict(zip(BRANCHES, self.features, strict=True))[branch]
-        if feature is None:
-            raise ValueError(f"there is no {branch} branch")
-        return self.replaced(branch, feature[rows])
 
 
 class Fused(NamedTuple):
     """The outputs of the head for a split, averaged over the crops of each utterance."""
 
     probs: NDArray  # (N, K) probabilities, or ratings (N, D)
-    gate: NDArray | None  # (N, units) or (N, 1), 1 = CQT, 0 = Mel
-    share: NDArray | None  # (N,) CQT's share of the size of the fused vector
+    # (N, units) or (N, 1), share of the first of two sources: of images 1 = CQT, 0 = Mel. Of more
+    gate: NDArray | None  # sources (N, n, units) or (N, n, 1), their shares
+    share: NDArray | None  # (N, n) each source's share of the size of the fused vector
     preds: NDArray  # (N,) most probable classes, or ratings (N, D)
 
 
@@ -133,7 +99,7 @@ class FrozenFold:
     def means(self, split: str, on_batch: OnBatch = lambda: None) -> Features:
         """Return the mean features of a split over utterances: (D,) each, or tokens (T, D)."""
         n_crops = np.bincount(self._dataset(split).utterances)
-        sums: list[Tensor | None] = [None] * len(BRANCHES)
+        sums: list[Tensor | None] = [None] * len(self.model.sources)
         for batch in self._batches(split):
             weights = torch.from_numpy(1 / n_crops[batch.utterance.cpu().numpy()]).to(self.device)
             for i, feature in enumerate(self.model.features(*batch.inputs)):
@@ -144,7 +110,7 @@ class FrozenFold:
         return tuple(None if s is None else (s / len(n_crops)).float().cpu() for s in sums)
 
     @torch.inference_mode()
-    def fuse(self, inputs: HeadInputs, forced_gate: float | None = None) -> Fused:
+    def fuse(self, inputs: HeadInputs, forced_gate: ForcedGate | None = None) -> Fused:
         """Return the outputs of the frozen head; `forced_gate` overrides its gate."""
         parts: list[list[Tensor]] = []
         inside: list[tuple[Tensor, ...]] = []
@@ -158,9 +124,10 @@ class FrozenFold:
                 output = self.model.fuse(tuple(features), forced_gate)
                 parts.append([self.fold.task.outputs(output.logits.float()).cpu()])
                 if output.gate is not None:
-                    parts[-1] += [output.gate.cpu(), _share(*inside.pop()[1:]).cpu()]
+                    _, weights, *hidden = inside.pop()
+                    parts[-1] += [output.gate.cpu(), _share(weights, hidden).cpu()]
         columns = [
-            _over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
+            over_crops(torch.cat(c).numpy(), inputs.utterance) for c in zip(*parts, strict=True)
         ]
         gate, share = columns[1:] if len(columns) > 1 else (None, None)
         return Fused(columns[0], gate, share, self.fold.task.preds(columns[0]))
@@ -213,7 +180,8 @@ class FrozenRun:
         if fold.ids(split.test) != result.test.utterances.tolist():
             reason = "its test utterances are not those of the split"
             raise corrupt_file(folder / "predictions.csv", reason, remove=folder)
-        model = frozen_model(folder, card).to(self.session.accelerator.device)
+        speech = trained_model(self.session.config, self.session.sources)
+        model = frozen_model(folder, card, speech).to(self.session.accelerator.device)
         if fold.config.train.compile:
             if fold.config.train.channels_last:  # as the weights were when the graphs were made
                 model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -222,15 +190,15 @@ class FrozenRun:
 
 
 def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
-    """Open the corpus and the feature store of a run; compute images that are missing.
+    """Open the corpus and the feature store of a run; compute images and states that are missing.
 
     Args:
         run: Run from `read_run`.
         overrides: `section.key=value` for keys of `PLACES`, where corpus or store have moved.
 
     Raises:
-        InputError: An override of another key, the corpus is missing, or its utterances or splits
-            are not those of the run.
+        InputError: An override of another key, the corpus or a source beside the images is missing,
+            or is not that of the run.
         RunError: A file of the run is corrupt.
     """
     for override in overrides:
@@ -239,6 +207,7 @@ def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
     config = _moved(load_stored_config(run.folder / CONFIG, overrides), run)
+    _check_same_sources(config, run)
     config = _compiled_where_possible(config)
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
@@ -277,7 +246,10 @@ def _moved(config: Config, run: Run) -> Config:
     config = with_members(
         config, {key: _places(own, place) for key, own in each_corpus(config).items()}
     )
-    folds = config.protocol.folds
+    model, folds = config.model, config.protocol.folds
+    speech = {"model": None if model.speech.model is None else place(model.speech.model)}
+    beside: dict[str, Any] = {"speech": model.speech.model_copy(update=speech)}
+    beside["vectors"] = None if model.vectors is None else place(model.vectors)
     protocol = {"folds": None if folds is None else place(folds)}
     own: dict[str, Any] = {"shards": None}  # may be gone; the store gets training images, too
     own |= {"store": place(config.run.store), "folds": run.fold_numbers, "seeds": run.seeds}
@@ -285,6 +257,7 @@ def _moved(config: Config, run: Run) -> Config:
         own["compile_cache"] = place(config.run.compile_cache)
     return config.model_copy(
         update={
+            "model": model.model_copy(update=beside),
             "protocol": config.protocol.model_copy(update=protocol),
             "run": config.run.model_copy(update=own),
         }
@@ -309,19 +282,26 @@ def _check_same_utterances(plan: Plan, run: Run) -> None:
         )
 
 
+def _check_same_sources(config: Config, run: Run) -> None:
+    """Refuse another speech model, or other vectors, than those that the run has read."""
+    now = source_facts(open_sources(config))
+    then: Mapping[Any, dict[str, Any]] = read_card(run.folds[0].folder).sources if now else {}
+    for branch, facts in now.items():
+        (key, name), named = NAMES[branch], then[branch]
+        if {**facts, name: None} != {**named, name: None}:
+            raise InputError(
+                f"{facts[name]} is not the {named.get(name)} that the branch {branch} of "
+                f"{run.folder} has read: its content differs. Set {key}= to the original"
+            )
+
+
 def _on_cpu(feature: Tensor | None) -> Tensor | None:
     return None if feature is None else feature.float().cpu()
 
 
-def _share(gate: Tensor, h_cqt: Tensor, h_mel: Tensor) -> Tensor:
-    """Return |g h_cqt| / (|g h_cqt| + |(1 - g) h_mel|), sums over units: (B, D) x 3 -> (B,)."""
-    cqt, mel = (gate * h_cqt).abs().sum(1), ((1 - gate) * h_mel).abs().sum(1)
-    return cqt / (cqt + mel).clamp_min(torch.finfo(cqt.dtype).tiny)
-
-
-def _over_crops(values: NDArray, utterance: NDArray) -> NDArray:
-    """Return the mean over the crops of each utterance: (M, ...) -> (N, ...)."""
-    starts = np.unique(utterance, return_index=True)[1]
-    n_crops = np.diff(starts, append=len(utterance))
-    total = np.add.reduceat(values, starts, axis=0)
-    return total / n_crops.reshape(-1, *[1] * (values.ndim - 1)).astype(values.dtype)
+def _share(gate: Tensor, hidden: Sequence[Tensor]) -> Tensor:
+    """Return |g_s h_s| / sum over t of |g_t h_t|, sums over units: n x (B, D) -> (B, n)."""
+    shares = (gate, 1 - gate) if len(hidden) == 2 else gate.unbind(1)
+    sizes = [(g * h).abs().sum(1) for g, h in zip(shares, hidden, strict=True)]  # n x (B,)
+    total = sum(sizes[1:], sizes[0]).clamp_min(torch.finfo(sizes[0].dtype).tiny)
+    return torch.stack([size / total for size in sizes], 1)

@@ -1,15 +1,18 @@
 """The results of `analyze_gates.py`: dataclasses, and the reader of their file gates.json.
 
-The gate is 1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2 everywhere. Scores and falls are fractions.
+The gate of both images is 1 = CQT / MaxViT, 0 = Mel-STFT / MViTv2 everywhere. Of other sources each
+has its share of the gate, 1 = this source alone, and they add up to 1. Scores and falls are
+fractions.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from PIL import Image
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
+from config.fusions import IMAGES
 from config.tasks import TaskName
 from evaluation.tasks import task_of
 from inference.predictor import weights_digests
@@ -34,13 +37,28 @@ FIGURES = {  # file name without suffix: caption; of many classes the first are 
     "utterances; dot: the epoch whose weights were tested.",
     "falls": "Fall in UA under each intervention, in points, 95 % interval over speakers.",
 }
+SHARE_FIGURES = {  # the same of other sources than both images
+    "class_shares": "Mean share of each source by class; the shares of a class add up to 1.",
+    "class_histograms": "Share of each source in the gate of a test utterance, by class. Line: "
+    "mean; dashed: equal shares.",
+    "class_deviations": "Mean share of each source in a class minus the same speaker's mean over "
+    "classes, 95 % interval over speakers.",
+    "unit_heat_maps": "Class means of each unit's share minus the unit's own mean; above, the "
+    "mean.",
+    "gate_and_confidence": "Confidence of each test utterance over the share of each source.",
+    "gate_over_epochs": "Mean share of each source over the dev utterances during training, a line "
+    "a model; dot: the epoch whose weights were tested.",
+    "falls": FIGURES["falls"],
+}
+JOINED = "+"  # between the branches of a run beside
+EQUAL = "equal"  # the forced gate that gives all sources the same share
 
 Word = Annotated[str, Field(max_length=MAX_WORD)]
 Words = Annotated[str, Field(max_length=10 * MAX_WORD)]
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None  # 95 %, over speakers
 Weights = Annotated[dict[Word, Word], Field(max_length=MAX_ROWS)]  # SHA-256 by fold and seed
 Count = Annotated[int, Field(ge=0, le=10**12)]
-Branch = Literal["CQT", "Mel"] | None
+Branch = Literal["CQT", "Mel", "speech", "file"] | None
 
 
 @dataclass(frozen=True)
@@ -61,7 +79,7 @@ class SpeakerMean(Estimate):
 
 @dataclass(frozen=True)
 class GroupMean(SpeakerMean):
-    """The mean gate of a group of utterances."""
+    """The mean gate of a group of utterances; of other sources than images, a source's share."""
 
     group: Word
 
@@ -118,14 +136,23 @@ class ModelGate:
 
 @dataclass(frozen=True)
 class GateDescription:
-    """What `values.describe_gates` returns."""
+    """What `description.describe_gates` returns of one source: of both images, of CQT."""
 
     mean: SpeakerMean
-    share: SpeakerMean  # CQT's share of the size of the fused vector
+    share: SpeakerMean  # the source's share of the size of the fused vector
     groups: dict[Word, Annotated[list[GroupMean], Field(max_length=MAX_ROWS)]]
     deviations: Annotated[list[ClassDeviation], Field(max_length=MAX_CLASSES)]
     questions: Annotated[list[Question], Field(max_length=5)]
     models: Annotated[list[ModelGate], Field(max_length=MAX_ROWS)]
+
+
+@dataclass(frozen=True)
+class ShareDifference(Estimate):
+    """Share of source a minus that of source b, mean over speakers."""
+
+    class_name: Word | None  # None is all utterances
+    a: Word
+    b: Word
 
 
 @dataclass(frozen=True)
@@ -144,7 +171,7 @@ class Cost:
 class Intervention(Cost):
     """The cost of replacing the features of one branch, or of forcing the gate."""
 
-    changed: Literal["cqt", "mel", "gate"]
+    changed: Literal["cqt", "mel", "speech", "file", "gate"]
     how: Word
     draws: Count  # random draws of the utterances that give the features
     p_holm: float
@@ -153,22 +180,24 @@ class Intervention(Cost):
 
 @dataclass(frozen=True)
 class UnimodalRun(Cost):
-    """A run of one branch trained alone; its fall is against the analyzed run."""
+    """A run trained on fewer branches; its fall is against the analyzed run."""
 
     run: Word
-    branch: Literal["cqt", "mel"]
+    branch: Word  # its branches, between them `JOINED`
     weights: Weights
     differs: Annotated[list[Words], Field(max_length=100)]  # config keys beside the fusion
 
 
 @dataclass(frozen=True)
 class BranchDifference:
-    """Fall without CQT minus fall without Mel: of UA, or of a class's balanced accuracy."""
+    """Fall without source a minus fall without b: of UA, or of a class's balanced accuracy."""
 
     class_name: Word | None  # None is UA
     difference: Estimate
     p: float
     larger_fall: Interval  # of the larger of the two falls
+    a: Word = IMAGES[0]
+    b: Word = IMAGES[1]
 
 
 @dataclass(frozen=True)
@@ -177,7 +206,7 @@ class BranchAblation:
 
     intact: Estimate  # UA
     interventions: Annotated[list[Intervention], Field(min_length=1, max_length=20)]
-    branches: Annotated[list[BranchDifference], Field(max_length=MAX_CLASSES + 1)]
+    branches: Annotated[list[BranchDifference], Field(max_length=6 * (MAX_CLASSES + 1))]
     unimodal: Annotated[list[UnimodalRun], Field(max_length=100)]
 
 
@@ -208,13 +237,29 @@ class GateResults:
     n_speakers: Count
     speaker_per_fold: bool  # whether each fold tests one speaker, of several
     without_epochs: bool  # whether history.csv has no gate
-    gates: GateDescription | None  # None for a fusion without a gate
+    gates: GateDescription | None  # of the first source; None for a fusion without a gate
     branch_ablation: BranchAblation | None  # None where not asked for
     verdicts: Annotated[list[Verdict], Field(max_length=MAX_CLASSES + 1)]
     corpus: Word = "a corpus that was not recorded"
     task: TaskName = "class"  # of ratings, `classes` are groups of them
+    sources: Annotated[list[Word], Field(min_length=2)] = field(default_factory=lambda: [*IMAGES])
+    # Of the other sources, but of both images, of which the gate of CQT tells all
+    others: dict[Word, GateDescription] = field(default_factory=dict)
+    leads: Annotated[list[ShareDifference], Field(max_length=6 * (MAX_CLASSES + 1))] = field(
+        default_factory=list
+    )
     # For the reader; it holds for the nested dataclasses, too.
     __pydantic_config__ = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @property
+    def of_images(self) -> bool:
+        """Whether both images are gated, whose gate is one number."""
+        return tuple(self.sources) == IMAGES
+
+    @property
+    def described(self) -> dict[str, GateDescription]:
+        """The gates by source: of both images that of CQT; empty without a gate."""
+        return {} if self.gates is None else {self.sources[0]: self.gates, **self.others}
 
 
 class Stale(RunError):
@@ -256,7 +301,8 @@ def read_analysis(run: Run) -> Analysis | None:
             f"The gate analysis in {folder} is of other weights or folds than the run has now "
             f"and is not shown. {again}"
         )
-    figures = {name: _read_png(folder / f"{name}.png") for name in FIGURES}
+    drawn = FIGURES if results.of_images else SHARE_FIGURES
+    figures = {name: _read_png(folder / f"{name}.png") for name in drawn}
     return Analysis(results, {name: data for name, data in figures.items() if data is not None})
 
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from audio.reading import BadAudio
+from config.effects import branches_of
 from evaluation.figures import MANY
+from evaluation.shares import titles
 from evaluation.tasks import task_of
 from features import SpectrogramImages
 from reports.media import image_uris, sound_uri
@@ -28,6 +30,7 @@ class Verdict:
     pred: str
     probs: Mapping[str, float]  # or ratings
     gate: float | None  # mean over units, 1 = CQT, 0 = Mel
+    shares: Mapping[str, float]  # of each source, mean over units; of others than both images
     fold: int
     seed: int
 
@@ -121,8 +124,12 @@ def _verdict(index: int, run: Run, place: _Place) -> Verdict:
     table = result.test
     probs = dict(zip(run.classes, table.probs[i].tolist(), strict=True))
     gate = None if table.gate is None else float(table.gate[i])
+    shares: dict[str, float] = {}
+    if table.shares is not None:
+        sources = titles(branches_of(run.config))
+        shares = dict(zip(sources, table.shares[i].tolist(), strict=True))
     pred = task_of(result).prediction(table.preds[i])
-    return Verdict(index, pred, probs, gate, result.fold, result.seed)
+    return Verdict(index, pred, probs, gate, shares, result.fold, result.seed)
 
 
 def _shown_classes(classes: Sequence[str], target: str, verdicts: Sequence[Verdict]) -> list[str]:

@@ -15,6 +15,7 @@ from evaluation.corpus_matrix import (
     matrix_json,
     matrix_markdown,
 )
+from evaluation.layer_table import layers_markdown
 from evaluation.results import (
     Comparison,
 )
@@ -109,6 +110,7 @@ def markdown(comparison: Comparison) -> str:
     blocks = [comparison_markdown(comparison)]
     stamp = "".join(f"**{words}**\n\n" for words in stamps_of(comparison))
     stamp += f"{identity(comparison)}.\n\n"
+    blocks += [f"{block}\n" for block in layers_markdown(comparison.runs)]
     for name, parts in (comparison.breakdown or {}).items():
         blocks.append(stamp + breakdown_markdown(name, parts))
     if comparison.robustness is not None:

@@ -18,12 +18,14 @@ from evaluation.tables import notes, pairs_caption, shown_task, stamps_of
 from evaluation.tasks import task_of
 from evaluation.wording import p_value, percent
 from gates import tables as gate_tables
-from gates.results import FIGURES, Stale, UnimodalRun, read_analysis
+from gates import wording as gate_wording
+from gates.results import FIGURES, SHARE_FIGURES, Stale, UnimodalRun, read_analysis
 from inference.predictor import weights_digests
 from reports.classes import largest_confusions, shown_classes
 from reports.examples import PER_RUN, run_of_images, worst_errors
 from reports.media import data_uri
 from reports.plots import draw_plots, scores_of
+from reports.shares import layer_section, share_sections
 from reports.templates import templates
 from storage.ledger import read_ledger
 from storage.run_folder import Run
@@ -79,6 +81,7 @@ def write_report(
         p_value=p_value,
         pairs_caption=pairs_caption,
         gate_tables=gate_tables,
+        gate_wording=gate_wording,
     )
     shown, task = shown_classes(comparison), shown_task(comparison)
     page = environment.get_template("report.html").render(
@@ -94,6 +97,8 @@ def write_report(
         images_of=run_of_images(runs),
         figures={k: _svg_uri(v) for k, v in draw_plots(runs, comparison, shown).items()},
         gates=_gates(runs, shown),
+        shares=share_sections(runs, shown),
+        layers=layer_section(comparison),
         analyses=_analyses(runs),
         calibrations=_calibrations(comparison),
         groups=_groups(comparison),
@@ -175,7 +180,7 @@ def _axes(runs: Sequence[Run]) -> dict[str, tuple[float, float]]:
 
 
 def _gates(runs: Sequence[Run], shown: Sequence[int]) -> list[dict[str, Any]]:
-    """Return the gate figures of the runs that have gates, over all folds and seeds."""
+    """Return the gate figures of the runs that gate both images, over all folds and seeds."""
     sections = []
     for place, run in enumerate(runs):
         tables = [fold.test for fold in run.folds]
@@ -208,7 +213,11 @@ def _analyses(runs: Sequence[Run]) -> list[dict[str, Any]]:
             continue
         if analysis is not None:
             plots = [
-                {"uri": data_uri("image/png", data), "words": FIGURES[name], "name": name}
+                {
+                    "uri": data_uri("image/png", data),
+                    "words": (FIGURES if analysis.results.of_images else SHARE_FIGURES)[name],
+                    "polarity": gate_wording.figure_polarity(analysis.results, name),
+                }
                 for name, data in analysis.figures.items()
             ]
             ablation = analysis.results.branch_ablation

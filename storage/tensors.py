@@ -82,6 +82,21 @@ def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         raise corrupt_file(path, error, remove=path.parent) from error
 
 
+def read_tensor(path: Path, name: str) -> torch.Tensor | None:
+    """Read one tensor of a fold's weights, not the others; None where it is not there.
+
+    Raises:
+        RunError: The file is missing, cut short or not a safetensors file.
+    """
+    try:
+        check_regular(path)
+        with _as_os_error(), safe_open(path, framework="pt") as file:
+            names = file.keys()  # not a dict
+            return file.get_tensor(name) if name in names else None
+    except OSError as error:
+        raise corrupt_file(path, error, remove=path.parent) from error
+
+
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a nested state, see `copy_state` and `write_state`."""
     write_state(path, copy_state(state))

@@ -14,11 +14,12 @@ from evaluation.metrics import SCORES, recalls
 from evaluation.paired_tests import fixed_weights_test
 from evaluation.significance import speaker_confusions, speaker_interval
 from gates import analysis as gate_analysis
-from gates import branch_ablation
+from gates import retrained
 from gates.agreement import judge
 from gates.analysis import analyze
 from gates.branch_ablation import Counts, FoldCounts, describe_ablation, draw_sources, intervene
-from gates.frozen import FrozenFold, Fused, HeadInputs, open_run
+from gates.frozen import FrozenFold, Fused, open_run
+from gates.head_inputs import HeadInputs
 from gates.results import (
     BranchAblation,
     BranchDifference,
@@ -59,7 +60,7 @@ def runs(recipe, tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def no_images(monkeypatch):
-    monkeypatch.setattr(gate_analysis, "_draw", lambda *_: {})
+    monkeypatch.setattr(gate_analysis, "draw", lambda *_: {})
 
 
 def inputs_of(crops, width=3, branches=("cqt", "mel")):
@@ -385,9 +386,7 @@ def test_a_run_beside_differs_in_what_both_have_but_the_fusion():
         "model.gate": {"both": "scalar"},  # has no gate
         "loss.label_smoothing": {"both": 0.1, "one": 0.1, "third": 0.0},
     }
-    assert branch_ablation._config_differences(differences, "both", "one") == [
-        "train.epochs: 15 / 5"
-    ]
+    assert retrained._config_differences(differences, "both", "one") == ["train.epochs: 15 / 5"]
 
 
 def test_other_runs_are_refused_before_any_evaluation(runs):

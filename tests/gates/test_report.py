@@ -16,7 +16,7 @@ from pydantic import TypeAdapter
 from evaluation.comparison import compare
 from evaluation.figures import PNG_DPI, png_bytes, svg_text
 from gates import figures as gate_figures
-from gates.analysis import _draw
+from gates.drawing import draw
 from gates.results import (
     MAX_SIDE,
     BranchAblation,
@@ -336,8 +336,10 @@ def test_figures_of_many_classes_are_small_enough_to_be_read_again(run):
     deviations = [ClassDeviation(0.0, None, name, 3) for name in names]
     many = SimpleNamespace(classes=names, folds=[])
     described = SimpleNamespace(deviations=deviations)
-    results = SimpleNamespace(gates=described, branch_ablation=None, classes=list(names))
-    drawn = _draw(many, results, folds)
+    results = SimpleNamespace(
+        gates=described, branch_ablation=None, classes=list(names), of_images=True
+    )
+    drawn = draw(many, results, {"cqt": folds})
     assert {"class_histograms", "class_deviations", "unit_heat_maps"} <= drawn.keys()
     for name, figure in drawn.items():
         assert max(figure.get_size_inches()) * PNG_DPI <= MAX_SIDE, name
@@ -353,7 +355,7 @@ def test_figures_of_many_classes_are_small_enough_to_be_read_again(run):
     ],
 )
 def test_a_narrow_gate_is_zoomed_and_says_so(values, ends):
-    assert gate_figures._limits(np.array(values)) == pytest.approx(ends, abs=1e-4)
+    assert gate_figures.limits(np.array(values)) == pytest.approx(ends, abs=1e-4)
     figure = gate_figures.gate_and_confidence(
         np.array(values), np.ones(len(values)), np.ones(len(values), bool)
     )

@@ -17,9 +17,11 @@ from config.loading import load_config
 from gates import analysis as gate_analysis
 from gates import frozen
 from gates.analysis import analyze
+from gates.description import describe_gates
+from gates.drawing import has_epochs
 from gates.results import FIGURES
 from gates.statistics import t_interval
-from gates.values import FoldGates, describe_gates, explained_by_class, unit_rows, utterance_rows
+from gates.values import FoldGates, explained_by_class, unit_rows, utterance_rows
 from inference.predictor import FoldModel
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
@@ -51,7 +53,7 @@ def analyzed(trained):
 @pytest.fixture
 def fresh(trained, tmp_path, monkeypatch):
     """A copy of the run, of one fold with one seed, that a test may change; nothing is drawn."""
-    monkeypatch.setattr(gate_analysis, "_draw", lambda *_: {"falls": Figure(figsize=(1, 1))})
+    monkeypatch.setattr(gate_analysis, "draw", lambda *_: {"falls": Figure(figsize=(1, 1))})
     folder = copy(trained, tmp_path / "mine")
     for one in ("fold-1_seed-1", "fold-2_seed-0", "fold-2_seed-1"):
         shutil.rmtree(folder / "folds" / one)
@@ -215,7 +217,7 @@ def test_questions_find_what_was_put_in(trained):
             wrong = (table.targets + 1) % 4
             preds = np.where(np.arange(8) % 2, table.targets, wrong)
             found.append(made_up(run, fold, seed, gate, preds))
-    described = describe_gates(run, found)
+    described = describe_gates(run, {"cqt": found})["cqt"]
     asked = {question.key: question for question in described.questions}
     # every speaker says each class once: nothing can be asked within a class
     assert list(asked) == ["class", "units", "gender"]
@@ -241,13 +243,13 @@ def test_a_scalar_gate_and_a_class_without_clips_are_reported(trained, tmp_path)
             if name not in ("fold", "seed")
         }
     )
-    (row,) = unit_rows(run, [part])
+    (row,) = unit_rows(run, {"cqt": [part]})
     assert row[3:6] == ["0.250000", "0.000000", ""] and row[6:] == ["0.250000"] * 2 + [
         "",
         "0.250000",
     ]
-    assert len(list(utterance_rows(run, [part]))) == 6
-    described = describe_gates(run, [part])
+    assert len(list(utterance_rows(run, {"cqt": [part]}))) == 6
+    described = describe_gates(run, {"cqt": [part]})["cqt"]
     assert [group.group for group in described.groups["class"]] == ["neutral", "happy", "sad"]
     assert described.models[0].explained_by_class is None
     assert {question.p for question in described.questions} == {1.0}
@@ -399,7 +401,7 @@ def test_an_old_history_without_gates_is_said(fresh):
         "\n".join([",".join(names), *(",".join(row[n] for n in names) for row in table)]) + "\n"
     )
     found = analyze(fresh, ablate=False, progress=False)
-    assert found.without_epochs and gate_analysis._epochs(read_run(fresh)) == []
+    assert found.without_epochs and not has_epochs(read_run(fresh), ["cqt"])
     text = (fresh / "gates/gates.md").read_text()
     assert "older than the gate columns" in text and "\n\nOn IEMOCAP, the mean gate is 0." in text
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from config.schema import Config
 from corpora.plan import make_plan
+from gates.analysis import analyze
 from inference import load
 from inference.bundle import export_bundle, find_source
 from model_gmu import rebuild
@@ -170,3 +171,10 @@ def test_such_a_run_labels_recordings(tiny: Tiny, folder: Path, tmp_path: Path, 
     model.members[0].model.speech_model.trained()[-1].data.fill_(1.0)
     other = model.predict(paths[some[0]])
     assert other.probs != found[0].probs
+
+
+def test_the_gates_of_such_a_run_are_analyzed(tiny: Tiny, folder: Path) -> None:
+    config = tiny(*with_speech(folder, *LORA))
+    run = run_experiment(config, [])
+    found = analyze(run, n_draws=1, progress=False)
+    assert list(found.sources) == ["cqt", "mel", "speech"]
