@@ -253,9 +253,9 @@ def _changed(
     The sound is changed once, at the highest rate, and resampled from there, so that all branches
     read one noise.
     """
-    if condition.kind == "clean":
-        return {rate: read_audio(source, rate) for rate in rates}
     seed = zlib.crc32(utterance.encode())  # by utterance: the same in every run
+    if condition.kind == "clean":
+        return {rate: change(read_audio(source, rate), rate, condition, seed) for rate in rates}
     rate = max(rates)
     waveform = np.ascontiguousarray(change(read_audio(source, rate), rate, condition, seed))
     return {to: resampled(waveform, rate, to) for to in rates}
