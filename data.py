@@ -180,6 +180,8 @@ class ImageDataset(Dataset):
         if self.augment is None:
             return self._batch(self.utterances[index], self.rows[index])
         keys = [(self.seed, epoch, self.ids[i]) for epoch, i in items]
+        if len(self.rows) == len(self.crops):  # one crop each
+            return self.augment(self._batch(index, self.rows[index]), keys)
         rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
         return self.augment(self._batch(index, rows), keys)
 
@@ -304,13 +306,25 @@ class ImageLoader:
         return self.augment(batch, keys.tolist())
 
 
+class BatchLoader(DataLoader):
+    """A loader of complete batches, which come straight from the dataset where this process reads.
+
+    Torch takes a third of a millisecond a batch for it, as long as a small head takes for a step.
+    """
+
+    def __iter__(self) -> Any:
+        if self.num_workers or self.pin_memory:
+            return super().__iter__()
+        return map(self.dataset.__getitems__, self.batch_sampler)  # type: ignore[attr-defined]
+
+
 def build_loader(
     dataset: Dataset, batches: Sampler, device: torch.device, workers: int
 ) -> DataLoader:
     """Return a loader of complete batches; on a CPU the training process reads them itself."""
     on_gpu = device.type == "cuda"
     n_workers = workers if on_gpu else 0  # on a CPU they would take the cores that train
-    return DataLoader(
+    return BatchLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=_identity,
