@@ -33,8 +33,6 @@ from system.errors import RunError
 from system.signals import ignore_signals
 
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
-
-
 # What a branch reads beside images, of utterances of a split by their index: (B, ...), or `Frames`
 Vectors = Callable[[NDArray], Any]
 NOTHING: Mapping[str, Vectors] = MappingProxyType({})
@@ -135,8 +133,7 @@ class ImageAugment(NamedTuple):
 class ImageDataset(Dataset):
     """The stored images of one split; items are (epoch, index).
 
-    In training an index is an utterance, of which one crop is drawn; in evaluation it is a crop,
-    and all crops of all utterances come. Workers hold no state: an item decides what is drawn.
+    In training an index is an utterance, of which one crop is drawn; in evaluation all crops come.
 
     Args:
         store: Feature store, or shards, with the images of all utterances; or their features, kept
@@ -180,9 +177,9 @@ class ImageDataset(Dataset):
         if self.augment is None:
             return self._batch(self.utterances[index], self.rows[index])
         keys = [(self.seed, epoch, self.ids[i]) for epoch, i in items]
-        if len(self.rows) == len(self.crops):  # one crop each
-            return self.augment(self._batch(index, self.rows[index]), keys)
-        rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
+        rows = self.rows[index]
+        if len(self.rows) > len(self.crops):  # not one crop each
+            rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
         return self.augment(self._batch(index, rows), keys)
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
@@ -307,15 +304,12 @@ class ImageLoader:
 
 
 class BatchLoader(DataLoader):
-    """A loader of complete batches, which come straight from the dataset where this process reads.
-
-    Torch takes a third of a millisecond a batch for it, as long as a small head takes for a step.
-    """
+    """A loader of complete batches, straight from the dataset where this process reads them."""
 
     def __iter__(self) -> Any:
         if self.num_workers or self.pin_memory:
             return super().__iter__()
-        return map(self.dataset.__getitems__, self.batch_sampler)  # type: ignore[attr-defined]
+        return map(self.dataset.__getitems__, self.batch_sampler)  # type: ignore
 
 
 def build_loader(

@@ -16,7 +16,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +26,9 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from benchmarks.front_end import machine, table
-from benchmarks.heads import CLASSES, write_corpus
+from benchmarks.heads import write_corpus
 from config.loading import load_config
 from corpora.plan import make_plan
-from data import Batch
 from system.cli import run_entry
 from system.files import write_json
 from training.batches import TrainBatches
@@ -63,9 +61,9 @@ def write_model(folder: Path) -> None:
     Wav2Vec2FeatureExtractor().save_pretrained(folder)
 
 
-def write_inputs(folder: Path, speakers: int) -> None:
+def write_inputs(folder: Path, speakers: int, takes: float) -> None:
     """Write corpus, model and vectors."""
-    write_corpus(folder / "corpus", speakers, TAKES)
+    write_corpus(folder / "corpus", speakers, takes)
     write_model(folder / "model")
     names = [file.stem for file in (folder / "corpus").glob("*.wav")]
     vectors = np.random.default_rng(0).normal(size=(len(names), WIDTH)).astype(np.float32)
@@ -75,7 +73,11 @@ def write_inputs(folder: Path, speakers: int) -> None:
 def open_fold(folder: Path, fusion: str, epochs: int) -> Fold:
     """Return the first fold of a config, with all that it reads in the store."""
     corpus = {"name": "manifest", "labels": "all", "root": str(folder / "corpus")}
-    model: dict[str, Any] = {"fusion": fusion, "dropout": 0.0, "speech": {"model": str(folder / "model")}}
+    model: dict[str, Any] = {
+        "fusion": fusion,
+        "dropout": 0.0,
+        "speech": {"model": str(folder / "model")},
+    }
     if "branches" in (own := FUSIONS[fusion]):
         model |= {**own, "vectors": str(folder / "vectors.npz")}
     values = {
@@ -176,9 +178,11 @@ def _check_alike(state: TrainingState, plain: PlainLoop, loader: Any) -> None:
         torch.testing.assert_close(tensor, others[name], rtol=1e-3, atol=1e-4)
 
 
-def measure(folder: Path, epochs: int, speakers: int = SPEAKERS) -> list[dict[str, Any]]:
+def measure(
+    folder: Path, epochs: int, speakers: int = SPEAKERS, takes: float = TAKES
+) -> list[dict[str, Any]]:
     """Return a row for each fusion, without and with dev."""
-    write_inputs(folder, speakers)
+    write_inputs(folder, speakers, takes)
     rows = []
     for fusion in FUSIONS:
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -189,3 +193,23 @@ def measure(folder: Path, epochs: int, speakers: int = SPEAKERS) -> list[dict[st
             found = alternate(fold, epochs, with_dev, place)
             rows.append({"fusion": fusion, "epoch of": what, **found})
     return rows
+
+
+def main() -> None:
+    """Print the figures, and write them as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--epochs", type=int, default=30, help="the first is left out")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as place:
+        rows = measure(Path(place), arguments.epochs)
+    print(table(rows))
+    if arguments.json is not None:
+        command = f"python -m benchmarks.speech_heads --epochs {arguments.epochs}"
+        facts = {"machine": machine(), "command": f"{command} --json {arguments.json}"}
+        write_json(arguments.json, {**facts, "processor seconds": rows})
+
+
+if __name__ == "__main__":
+    run_entry(main)

@@ -80,7 +80,7 @@ def clip_gradients(parameters: Iterable[nn.Parameter], longest: float | None) ->
     return norm
 
 
-def total_norm(gradients: Sequence[Tensor]) -> Tensor:
+def total_norm(gradients: list[Tensor]) -> Tensor:
     """Return the norm of gradients together; they are of one device and type.
 
     Torch's `get_total_norm` gives the same, and groups them first, which a small head feels.

@@ -33,8 +33,9 @@ class Undo:
         self.parameters = [p.detach() for module in modules for p in module.parameters()]
         self.parameters += averages
         self.buffers = [buffer for module in modules for buffer in module.buffers()]
-        self._copies: dict[str, list[Tensor]] = {"buffers": list(map(torch.empty_like, self.buffers))}
-        self._statistics = grouped(self._copies["buffers"], self.buffers)
+        copies = [torch.empty_like(buffer) for buffer in self.buffers]
+        self._copies: dict[str, list[Tensor]] = {"buffers": copies}
+        self._statistics = grouped(copies, self.buffers)
         self._plain: list[Any] = []
         self._held: list[set[Tensor]] = []  # of each optimizer, parameters that had moments
 

@@ -188,6 +188,20 @@ def test_what_is_read_is_standardised_over_training(tiny: Tiny, speech_model, ve
         torch.testing.assert_close(getattr(model, f"{branch}_mean"), mean)
 
 
+def test_means_are_read_from_memory_or_from_the_store(tiny, speech_model, vectors, monkeypatch):
+    config = tiny(*all_four(speech_model, vectors), "model.fusion=concat")
+    fold = next(open_session(config, make_plan(config)).folds())
+    store, hashes = open_sources(config)["speech"], fold.hashes(fold.split.train)
+    some = np.array([5, 0, 5, 2])
+    expected = store.means([store.rows[hashes[i]].start for i in some])
+    in_memory = fold.beside(fold.split.train)["speech"]
+    monkeypatch.setattr("training.beside.IN_MEMORY", len(hashes) * store.record_bytes - 1)
+    from_store = fold.beside(fold.split.train)["speech"]
+    assert in_memory.means is not None and from_store.means is None
+    for found in (in_memory(some), from_store(some)):
+        np.testing.assert_array_equal(found.numpy(), expected)
+
+
 def test_a_dry_run_tries_all_sources(tiny: Tiny, speech_model, vectors) -> None:
     said = dry_run(tiny(*all_four(speech_model, vectors), "model.fusion=gmu"), overwrite=False)
     assert "Nothing was trained." in said

@@ -37,7 +37,7 @@ from training.collapse import (
     effective_rank,
     gate_measures,
 )
-from training.engine import fit, read, train_step
+from training.engine import fit, train_step
 
 FOLD = "folds/fold-1_seed-0"
 HEALTHY = {  # the worst of small networks that learned, see training/collapse.py
