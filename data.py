@@ -33,8 +33,6 @@ from system.errors import RunError
 from system.signals import ignore_signals
 
 Item = tuple[int, int]  # (epoch, index in the split); the epoch is part of the seed
-
-
 # What a branch reads beside images, of utterances of a split by their index: (B, ...), or `Frames`
 Vectors = Callable[[NDArray], Any]
 NOTHING: Mapping[str, Vectors] = MappingProxyType({})
@@ -135,8 +133,7 @@ class ImageAugment(NamedTuple):
 class ImageDataset(Dataset):
     """The stored images of one split; items are (epoch, index).
 
-    In training an index is an utterance, of which one crop is drawn; in evaluation it is a crop,
-    and all crops of all utterances come. Workers hold no state: an item decides what is drawn.
+    In training an index is an utterance, of which one crop is drawn; in evaluation all crops come.
 
     Args:
         store: Feature store, or shards, with the images of all utterances; or their features, kept
@@ -180,7 +177,9 @@ class ImageDataset(Dataset):
         if self.augment is None:
             return self._batch(self.utterances[index], self.rows[index])
         keys = [(self.seed, epoch, self.ids[i]) for epoch, i in items]
-        rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
+        rows = self.rows[index]
+        if len(self.rows) > len(self.crops):  # not one crop each
+            rows = np.array([self._draw(i, key) for i, key in zip(index, keys, strict=True)])
         return self.augment(self._batch(index, rows), keys)
 
     def _batch(self, utterances: NDArray, rows: NDArray) -> Batch:
@@ -304,13 +303,22 @@ class ImageLoader:
         return self.augment(batch, keys.tolist())
 
 
+class BatchLoader(DataLoader):
+    """A loader of complete batches, straight from the dataset where this process reads them."""
+
+    def __iter__(self) -> Any:
+        if self.num_workers or self.pin_memory:
+            return super().__iter__()
+        return map(self.dataset.__getitems__, self.batch_sampler)  # type: ignore
+
+
 def build_loader(
     dataset: Dataset, batches: Sampler, device: torch.device, workers: int
 ) -> DataLoader:
     """Return a loader of complete batches; on a CPU the training process reads them itself."""
     on_gpu = device.type == "cuda"
     n_workers = workers if on_gpu else 0  # on a CPU they would take the cores that train
-    return DataLoader(
+    return BatchLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=_identity,

@@ -140,7 +140,7 @@ def index_seconds(n: int) -> list[dict[str, object]]:
         store.folder.mkdir()
         for name in IMAGES:  # sparse files: rows count, not what is in them
             with (store.folder / f"{name}.f16").open("wb") as file:
-                file.truncate((n + ROUNDS * COMMIT_EVERY) * store._record_bytes)
+                file.truncate((n + ROUNDS * COMMIT_EVERY) * store.record_bytes)
         keys = [hashlib.sha256(str(i).encode()).hexdigest() for i in range(n)]
         rows = {key: range(i, i + 1) for i, key in enumerate(keys)}
         store._write_index(rows)

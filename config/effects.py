@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from config.fusions import FUSIONS, GATED, ONE_BRANCH, SOURCES, fusions_that
+from config.image_keys import BRANCHES, IDLE_WITHOUT_IMAGES, idle_without_images, what_reads_none
 
 
 class Condition(NamedTuple):
@@ -34,7 +35,6 @@ READ_CQT, READ_MEL, READ_SPEECH, READ_FILE = (
     tuple(name for name in FUSIONS if name in JOINING or ONE_BRANCH[name] == branch)
     for branch in SOURCES
 )
-BRANCHES = "model.branches"
 SPEECH_KEYS = {  # of `model.speech`, with the value that null stands for
     **dict.fromkeys(
         ("model", "revision", "layers", "unfrozen_layers", "lora_rank", "lora_targets")
@@ -173,7 +173,7 @@ def has_effect(config: Mapping[str, Any], key: str) -> bool:
     """
     if config.get(FEATURES) == FROZEN and key in IDLE_IF_FROZEN:
         return False
-    if key in _idle_by_frozen(config) or key in _idle_by_choice(config):
+    if key in (*_idle_by_frozen(config), *_idle_by_choice(config), *idle_without_images(config)):
         return False
     condition = ONLY_WITH.get(key)
     return condition is None or config.get(condition.controller) in condition.values
@@ -190,7 +190,7 @@ def keys_without_effect(values: Mapping[str, Any]) -> list[str]:
         for key, condition in ONLY_WITH.items()
         if condition.controller in values and not has_effect(values, key)
     ]
-    more = (*_idle_by_choice(values), *_idle_by_frozen(values))
+    more = (*_idle_by_choice(values), *_idle_by_frozen(values), *idle_without_images(values))
     ruled_out += [key for key in dict.fromkeys(more) if key not in ruled_out]
     if values.get(FEATURES) != FROZEN:
         return ruled_out
@@ -203,7 +203,7 @@ def idle_value(key: str) -> Any:
     >>> idle_value("loss.alpha"), idle_value("augment.mixup")
     (None, 0.0)
     """
-    return IDLE_IF_FROZEN.get(key)
+    return IDLE_IF_FROZEN.get(key, IDLE_WITHOUT_IMAGES.get(key))
 
 
 def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
@@ -272,6 +272,8 @@ def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str,
         return FEATURES, ("trained",)
     if key in _idle_by_frozen(values):
         return FROZEN_BRANCHES, ("[]",)
+    if key in idle_without_images(values):
+        return what_reads_none(values)
     condition = ONLY_WITH[key]
     if key in (found := _idle_by_choice(values)) and not (
         condition.controller in values and values[condition.controller] not in condition.values
@@ -310,7 +312,7 @@ def usual_value(key: str) -> Any:
     (0.3, 0.0)
     """
     condition = ONLY_WITH.get(key)
-    return IDLE_IF_FROZEN.get(key) if condition is None else condition.default
+    return idle_value(key) if condition is None else condition.default
 
 
 def with_branch_scales(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Values of config keys that are valid alone but not together."""
 
 from config.effects import OWN
+from config.fusions import IMAGES
 from config.schema import Config
 from config.several import check_several, each_corpus, of_corpus
 from config.tasks import CLASS, RATINGS, SCALES
@@ -122,6 +123,11 @@ def _check_branches(config: Config) -> None:
                 f"train.features=frozen keeps the features of image branches: leave {branch} out "
                 "of model.branches, or give train.features=trained and model.frozen for the images"
             )
+    if config.train.normalize is False and not set(reads) & set(IMAGES):
+        raise InputError(
+            "train.normalize=false has no effect without images, since other sources are always "
+            "standardised: set it to true"
+        )
     _check_speech(config)
     if (anchor := config.loss.contrast) not in (None, "pairs", *reads):
         raise InputError(

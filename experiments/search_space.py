@@ -8,6 +8,7 @@ Each key becomes one of Optuna's distributions; a key that takes integers only i
 drawn as an integer.
 """
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -18,10 +19,12 @@ from config.effects import (
     FEATURES,
     deciding_key,
     has_effect,
+    idle_value,
     keys_without_effect,
     overlap,
     what_rules_out,
 )
+from config.image_keys import BRANCHES, FUSION
 from config.loading import flatten, load_config, read_yaml
 from config.messages import config_keys
 from config.schema import Config
@@ -78,9 +81,9 @@ def read_space(
     space, left_out = {}, []
     varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
-        controller = deciding_key(key) or FEATURES
-        choices = varied.get(controller, [config[controller]])
-        given = [{FEATURES: config[FEATURES], controller: choice} for choice in choices]
+        deciding = (deciding_key(key) or FEATURES, FEATURES, FUSION, BRANCHES)
+        choices = (varied.get(decides, [config[decides]]) for decides in deciding)
+        given = [dict(zip(deciding, some, strict=True)) for some in itertools.product(*choices)]
         if not any(has_effect(values, key) for values in given):
             decides, _ = what_rules_out(given[0], key)
             setting = f"{decides}={config[decides]}"
@@ -96,12 +99,12 @@ def read_space(
 
 
 def trial_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of one trial; keys that its other values make idle are set to null.
+    """Return the overrides of one trial; keys that its other values make idle are set back.
 
     >>> trial_overrides({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
     ['optim.lr=1e-05', 'model.fusion_hidden_dim=null']
     """
-    return as_overrides({**values, **dict.fromkeys(keys_without_effect(values))})
+    return as_overrides({**values, **{key: idle_value(key) for key in keys_without_effect(values)}})
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from config.fusions import IMAGES
 from config.loading import load_config
 from corpora.readers import check_corpora_exist
 from system.cli import run_cli, run_entry, say
@@ -54,6 +55,8 @@ def main(argv: Sequence[str]) -> int:
         number, total = parse_shard(arguments.shard)
         config = load_config(arguments.config, arguments.overrides)
         check_corpora_exist(config)
+        if not set(config.model.reads) & set(IMAGES):
+            raise InputError(f"{arguments.config} reads no image, and so no shards: name another")
         check_extra("scripts/write_shards.py", "webdataset", "stream")
 
         # torch is imported only now, so that a mistake above is reported within a second.

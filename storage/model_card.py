@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError
 
-from config.effects import keys_without_effect
+from config.effects import idle_value, keys_without_effect
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Width
 from config.section import Count, Section
 from config.speech_schema import Layer
@@ -268,7 +268,7 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
     chosen = {"model.fusion": model.fusion, "model.branches": model.branches}
     for key in keys_without_effect(chosen):
         section, _, name = key.partition(".")
-        if section == "model" and getattr(model, name, None) is not None:
+        if section == "model" and getattr(model, name, None) not in (None, idle_value(key)):
             yield f"{key} has no effect with {model.fusion}"
 
 

@@ -61,6 +61,7 @@ class RowStore:
 
     Attributes:
         rows: Rows of each recording, by audio hash.
+        record_bytes: Bytes of a record.
 
     Raises:
         RunError: The files in the store's folder cannot be read.
@@ -81,7 +82,7 @@ class RowStore:
         self._dtype = np.dtype(dtype)
         key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = root / f"{prefix}{key}"
-        self._record_bytes = self._dtype.itemsize * int(np.prod(record))
+        self.record_bytes = self._dtype.itemsize * int(np.prod(record))
         self.rows: dict[str, range] = {}
         self._n_rows = 0  # in the data files, as far as the index names them
         self._index_bytes = 0  # of the index, as it was read or written
@@ -145,7 +146,7 @@ class RowStore:
             computed: Audio hashes, and the records of each data file: (n, *record) each.
         """
         first = self._n_rows
-        start = first * self._record_bytes
+        start = first * self.record_bytes
         try:
             for v, name in enumerate(self._names):
                 file = self._data_file(name)
@@ -192,7 +193,7 @@ class RowStore:
         if not index.exists():
             return
         sizes = [f.stat().st_size if f.exists() else 0 for f in map(self._data_file, self._names)]
-        n_complete = min(sizes) // self._record_bytes
+        n_complete = min(sizes) // self.record_bytes
         try:
             text = read_text(index, MAX_TABLE, errors="replace")  # a torn end may be anything
         except (OSError, ValueError) as error:

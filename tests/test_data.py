@@ -131,7 +131,7 @@ def test_worker_processes_give_the_same_batches(store: FeatureStore, monkeypatch
     def on_any_device(*args: object, **kwargs: object) -> DataLoader:
         return DataLoader(*args, **{**kwargs, "pin_memory": False})
 
-    monkeypatch.setattr(data_module, "DataLoader", on_any_device)
+    monkeypatch.setattr(data_module, "BatchLoader", on_any_device)
     shared = build_loader(clips, TrainBatches(N, 4, 7), torch.device("cuda"), workers=2)
     assert shared.num_workers == 2
     for epoch in (0, 1):  # the workers persist and receive the new epoch

@@ -30,6 +30,7 @@ from system.errors import RunError
 
 Sources = Mapping[str, SpeechStore | OwnVectors]
 AT_ONCE = 256  # utterances in memory
+IN_MEMORY = 2**30  # bytes of the means of a split; more are read from the store batch by batch
 TINY = 1e-6
 
 
@@ -113,14 +114,19 @@ def _shape(store: SpeechStore) -> tuple[int, int]:
 
 
 class _OfRows:
-    """The kept hidden states of the utterances of a split."""
+    """The kept hidden states of the utterances of a split; means are in memory where they fit."""
 
     def __init__(self, store: SpeechStore, hashes: Sequence[str]) -> None:
         self.store = store
         self.rows = [store.rows[key] for key in hashes]
+        self.means: Tensor | None = None  # (N, L, D)
+        if store.pooling == "mean" and len(hashes) * store.record_bytes <= IN_MEMORY:
+            self.means = torch.from_numpy(store.means([row.start for row in self.rows]))
 
     def __call__(self, utterances: NDArray) -> Any:
         """Return hidden states: (B, L, D), or `Frames`."""
+        if self.means is not None:
+            return self.means[torch.from_numpy(utterances)]
         rows = [self.rows[i] for i in utterances.tolist()]
         if self.store.pooling == "mean":
             return torch.from_numpy(self.store.means([row.start for row in rows]))

@@ -27,6 +27,7 @@ from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
 from evaluation.wording import p_value
 from features import SpectrogramImages
+from storage.feature_store import NoImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
@@ -37,6 +38,7 @@ from training.build import (
     build_model,
     build_state,
     eval_batch_size,
+    make_dataset,
     train_batches,
 )
 from training.compiling import batch_sizes, measure_compiling
@@ -68,8 +70,9 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     """
     check_run(config, overwrite, resume_with)
     plan = _checked_plan(config, overwrite)
-    images = SpectrogramImages(**feature_settings(config))
     session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
+    reads_images = not isinstance(session.store, NoImages)
+    images = SpectrogramImages(**feature_settings(config)) if reads_images else None
     accelerator = session.accelerator
     fold = next(session.folds())
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
@@ -77,7 +80,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     some = fold.split.train[:n_first]
     session.with_states(some)
     batch, image_seconds, n_crops = _first_batch(fold, some, images)
-    network = build_model(config, len(fold.classes), images.n_channels)
+    network = build_model(config, len(fold.classes), session.store.record[0])
     with explain_device_errors(config, accelerator.device):
         model, inputs, feature_seconds = what_trains(fold, network, batch)
         state = build_state(fold, model, batch.targets)
@@ -97,7 +100,7 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     return "\n".join(
         [
             *_corpus(plan),
-            f"images       2 x {tuple(batch.cqt.shape[1:])}, {image_seconds * 1e3:.0f} ms each",
+            *_images(batch, image_seconds),
             "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
             *_features(feature_seconds),
             f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
@@ -171,9 +174,11 @@ def _testable(plan: Plan) -> list[str]:
 
 
 def _first_batch(
-    fold: Fold, some: Sequence[Utterance], images: SpectrogramImages
+    fold: Fold, some: Sequence[Utterance], images: SpectrogramImages | None
 ) -> tuple[Batch, float, float]:
     """Return a batch of real utterances, seconds of images and number of crops for each."""
+    if images is None:
+        return make_dataset(fold, some).__getitems__([(0, i) for i in range(len(some))]), 0.0, 1
     pairs = []
     n_crops = 0
     start = time.perf_counter()
@@ -228,7 +233,7 @@ def _measure(
     state: TrainingState,
     some: Sequence[Utterance],
     batch: Batch,
-    images: SpectrogramImages,
+    images: SpectrogramImages | None,
 ) -> Costs:
     """Return the seconds of each part of a training, measured on one batch."""
     device = fold.session.accelerator.device
@@ -301,6 +306,12 @@ def _seconds_before(session: Session, image: float, features: float) -> float:
     n_origins = len(config.run.seeds) if config.model.from_seed is None else 1
     n_features = len(plan.utterances) * len(plan.wanted()) * n_origins
     return image * len(missing) / max(config.run.workers, 1) + features * n_features
+
+
+def _images(batch: Batch, seconds: float) -> list[str]:
+    if not batch.cqt.numel():
+        return []
+    return [f"images       2 x {tuple(batch.cqt.shape[1:])}, {seconds * 1e3:.0f} ms each"]
 
 
 def _features(seconds: float) -> list[str]:

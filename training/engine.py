@@ -143,7 +143,7 @@ def train_one_epoch(
         for window, step in taken:
             if step is None:
                 _seed(state, progress.batch)
-                step = read([train_step(state, window)])[0]
+                step = train_step(state, window)
             progress.add_step(window, step.losses, step.norms)
         if saver is not None:
             saver.maybe_save()
@@ -172,7 +172,8 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
     Args:
         state: The training.
         window: Batches of the step.
-        look: Wait for the device to see whether all is finite; without, the caller has to look.
+        look: Wait for the device to see whether all is finite, and return numbers; without, the
+            caller has to look, and to read them.
 
     Raises:
         Diverged: More than `max_bad_steps` consecutive steps were skipped.
@@ -193,7 +194,8 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
         with nullcontext() if is_last else accelerator.no_sync(state.wrapped):
             output = state.wrapped(*batch.inputs)
             terms = loss_terms(state.criterion, output, batch)
-            accelerator.backward(terms.total / len(window))
+            total = terms.total / len(window) if len(window) > 1 else terms.total
+            total.backward()  # as Accelerate does where it scales no losses
         losses.append(terms.detach())
     ddp_knows = state.backbone_batch is None
     average_gradients(state.criterion.parameters() if ddp_knows else state.trained)
@@ -201,7 +203,9 @@ def train_step(state: TrainingState, window: Sequence[Batch], look: bool = True)
     norm = clip_gradients(state.trained, state.clip_grad_norm)
     step = Step([terms.named() for terms in losses], norm, norms)
     incident = None
-    if look and not read([step])[0].is_finite:
+    if look:
+        step = read([step])[0]
+    if look and not step.is_finite:
         totals, names = [terms.total for terms in losses], state.names.get("train", ())
         incident = describe(state.model, window, totals, names, accelerator)
         state.undo.restore_statistics()

@@ -111,13 +111,15 @@ class CheckpointSaver:
         if not self.accelerator.is_main_process:
             return
         self._writing.check()
+        every, keeps = self.spacing.epochs, self.accelerator.mixed_precision != "no"
+        if every is None and not keeps and not self._is_affordable(0):
+            return  # a snapshot is not needed
         if (snapshot := self.snapshot()) is None:
             return
         state, place = snapshot
-        every = self.spacing.epochs
         if self._is_affordable(0) if every is None else place.epoch % every == 0:
             self._save(state, place)
-        elif self.accelerator.mixed_precision != "no":
+        elif keeps:
             self._epoch_end = copy_state(state), place
 
     def maybe_save(self) -> None:

@@ -19,6 +19,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 
 from audio.row_norm import SpeakerNorm
 from audio.segment import AudioSource
+from config.fusions import IMAGES
 from config.schema import Config
 from corpora.plan import Plan, without_bad_audio
 from corpora.splits import Split
@@ -26,7 +27,7 @@ from corpora.utterance import Utterance
 from data import Vectors
 from evaluation.tasks import Task, make_task
 from features import SpectrogramImages
-from storage.feature_store import FeatureStore
+from storage.feature_store import FeatureStore, NoImages
 from storage.fold_folder import fold_name
 from storage.provenance import describe_process
 from storage.shards import Shards
@@ -53,7 +54,7 @@ class Session:
     Args:
         config: Config of the run.
         plan: Utterances, splits and certificate.
-        store: Feature store of the config's images.
+        store: Feature store of the config's images; `NoImages` where none is read.
         accelerator: Device, precision and processes.
         stop: Flag, set by signals, that asks the run to end.
         environment: Command, commit, machine and versions, see `storage.provenance`.
@@ -88,7 +89,7 @@ class Session:
     @cached_property
     def speakers(self) -> SpeakerStatistics | None:
         """Statistics of the speakers' images, which must be there; None without their use."""
-        if self.config.train.normalize != "speaker":
+        if self.config.train.normalize != "speaker" or isinstance(self.store, NoImages):
             return None
         device, workers = self.accelerator.device, self.config.run.workers
         return speaker_statistics(self.plan, self.store, self.shards, device, workers)
@@ -104,7 +105,7 @@ class Session:
                 yield self.fold(split, seed)
 
     def with_images(self) -> "Session":
-        """Compute images and hidden states that are not kept yet; leave out audio that is bad."""
+        """Compute what is read and not kept yet, images and states; leave out audio that is bad."""
         session = self.with_built(self.store.build, self.stored())
         return session.with_states(session.plan.utterances)
 
@@ -232,7 +233,12 @@ def open_session(config: Config, plan: Plan, stop: Stop | None = None) -> Sessio
 
 
 def open_store(config: Config) -> FeatureStore:
-    """Open the feature store of a config's images; it is created by the first build."""
+    """Open the feature store of a config's images; it is created by the first build.
+
+    Where no branch reads an image it holds none, and no front end is made.
+    """
+    if not set(config.model.reads) & set(IMAGES):
+        return NoImages(feature_settings(config))
     return FeatureStore(Path(config.run.store), SpectrogramImages(**feature_settings(config)))
 
 

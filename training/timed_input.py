@@ -18,14 +18,15 @@ from training.session import Fold
 
 
 def time_input(
-    fold: Fold, some: Sequence[Utterance], batch: Batch, images: SpectrogramImages
+    fold: Fold, some: Sequence[Utterance], batch: Batch, images: SpectrogramImages | None
 ) -> float:
     """Return the seconds in which this process loads a batch as in training.
 
-    Stored images are read from memory, as from files that the system has in its cache.
+    Stored images are read from memory, as from files that the system has in its cache. Without a
+    front end none are read.
     """
     hashes = fold.hashes(some)
-    store: Any = _Images(batch, hashes, images)
+    store: Any = fold.session.store if images is None else _Images(batch, hashes, images)
     run = fold.config.run.model_copy(update={"workers": 0})
     config = fold.config.model_copy(update={"run": run})
     plan = replace(fold.session.plan, utterances=some)  # of which statistics are known

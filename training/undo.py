@@ -34,13 +34,16 @@ class Undo:
         self.parameters = [parameter.detach() for parameter in trained]
         self.parameters += averages
         self.buffers = [buffer for module in modules for buffer in module.buffers()]
-        self._copies: dict[str, list[Tensor]] = {}
+        copies = [torch.empty_like(buffer) for buffer in self.buffers]
+        self._copies: dict[str, list[Tensor]] = {"buffers": copies}
+        self._statistics = grouped(copies, self.buffers)
         self._plain: list[Any] = []
         self._held: list[set[Tensor]] = []  # of each optimizer, parameters that had moments
 
     def keep_statistics(self) -> None:
         """Copy the running statistics, which a forward pass moves."""
-        self._keep("buffers", self.buffers)
+        for copies, buffers in self._statistics:
+            torch._foreach_copy_(copies, buffers)
 
     def restore_statistics(self) -> None:
         """Put the running statistics back."""
@@ -86,10 +89,17 @@ class Undo:
 @torch.no_grad()
 def copy_into(to: Sequence[Tensor], tensors: Sequence[Tensor]) -> None:
     """Copy tensors; those of one device and type at once, which torch would else copy singly."""
+    for targets, sources in grouped(to, tensors):
+        torch._foreach_copy_(targets, sources)
+
+
+def grouped(
+    to: Sequence[Tensor], tensors: Sequence[Tensor]
+) -> list[tuple[list[Tensor], list[Tensor]]]:
+    """Return targets and sources of each device and type."""
     groups: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
     for target, tensor in zip(to, tensors, strict=True):
         targets, sources = groups.setdefault((tensor.device, tensor.dtype), ([], []))
         targets.append(target)
         sources.append(tensor)
-    for targets, sources in groups.values():
-        torch._foreach_copy_(targets, sources)
+    return list(groups.values())

@@ -20,8 +20,9 @@ from config.effects import (
     what_rules_out,
     with_branch_scales,
 )
+from config.image_keys import IDLE_WITHOUT_IMAGES
 from config.loading import flatten
-from config.schema import Config, RunConfig
+from config.schema import Config, FeaturesConfig, ModelConfig, RunConfig
 from config.section import section_in
 from config.training_schema import AugmentConfig, OptimConfig, TrainConfig
 from corpora.labels import LABEL_SETS
@@ -130,3 +131,30 @@ def test_keys_of_a_frozen_branch_are_ruled_out_and_of_all_those_of_branches():
             assert idle_value(key) == IDLE_IF_ALL_FROZEN[key]
             assert what_rules_out(values, key) == ("model.frozen", ("[]",))
     assert not keys_without_effect({"model.frozen": []})
+
+
+def test_keys_of_images_are_idle_at_their_defaults_where_none_is_read():
+    sections = {"features": FeaturesConfig(), "model": ModelConfig(fusion="gmu")}
+    sections |= {"augment": AugmentConfig(), "train": TrainConfig(), "run": RunConfig()}
+    defaults = flatten({name: part.model_dump() for name, part in sections.items()})
+    assert {key for key in defaults if key.startswith("features.")} < IDLE_WITHOUT_IMAGES.keys()
+    of_vectors = {"augment.mixup"}  # it mixes vectors, too
+    others = {key for key in defaults if key.startswith("augment.")} - IDLE_WITHOUT_IMAGES.keys()
+    assert all(ONLY_WITH[key].controller in IDLE_WITHOUT_IMAGES for key in others - of_vectors)
+    without = [
+        {"model.fusion": "speech_only", "model.branches": None},
+        {"model.fusion": "file_only"},
+    ]
+    without += [{"model.branches": ["speech", "file"]}]
+    without += [{"model.fusion": "gmu", "model.branches": ["speech", "file"]}]
+    some = [{}, {"model.fusion": "gmu"}, {"model.fusion": "cqt_only", "model.branches": None}]
+    some += [{"model.fusion": "gmu", "model.branches": ["speech", "mel"]}]
+    for key, idle in IDLE_WITHOUT_IMAGES.items():
+        assert defaults[key] == idle == idle_value(key) == usual_value(key), key
+        for values in without:
+            assert key in keys_without_effect(values) and not has_effect(values, key)
+        for values in some:
+            assert key not in keys_without_effect(values) and has_effect(values, key)
+    key = "features.seconds"
+    assert what_rules_out(without[0], key)[1][-2:] == ("cqt_only", "mel_only")
+    assert what_rules_out(without[3], key) == ("model.branches", ("[..., cqt]", "[..., mel]"))

@@ -635,6 +635,25 @@ def test_a_single_branch_may_leave_out_what_the_other_reads(small):
     )
 
 
+@pytest.mark.parametrize(
+    "wish", ["features.seconds=3", "features.cqt.n_bins=60", "train.images=computed"]
+)
+def test_a_key_of_images_is_refused_where_none_is_read(small, wish):
+    key = wish.partition("=")[0]
+    alone, joined = CONTROLLERS["speech_only"], ["model.branches=[speech, file]"]
+    joined += [*CONTROLLERS["speech_only"][1:], *CONTROLLERS["file_only"][1:]]
+    for choice, said in ((alone, "model.fusion=speech_only"), (joined, "model.branches=[")):
+        assert f"{key} (in the command line) has no effect with {said}" in (
+            refusal(small, *choice, wish)
+        )
+        assert "train.normalize=false has no effect" in (
+            refusal(small, *choice, "train.normalize=false")
+        )
+        assert load_config(small, choice).features == Config.model_fields["features"].default
+    mixed = ["model.branches=[mel, speech]", *CONTROLLERS["speech_only"][1:]]
+    assert load_config(small, [*mixed, wish, "train.normalize=false"])
+
+
 # A rate for each branch
 
 

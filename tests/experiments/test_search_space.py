@@ -13,6 +13,7 @@ from config.schema import Config
 from experiments.search_space import Space, as_overrides, read_space, trial_overrides
 from system.errors import InputError
 from tests.support.paths import ROOT
+from tests.support.runs import without_images
 
 SHIPPED = ROOT / "configs/spaces/gmu.yaml"
 
@@ -168,6 +169,19 @@ def test_keys_of_images_and_branches_are_left_out_with_frozen_features(read) -> 
     assert all(line.endswith("it has no effect with train.features=frozen") for line in lines)
     with pytest.raises(InputError, match="train.features cannot be tuned"):
         read("train.features: {choices: [trained, frozen]}", *frozen[1:])
+
+
+def test_keys_of_images_are_left_out_where_none_is_read_and_set_back_in_a_trial(read) -> None:
+    text = "augment.freq_mask: {low: 0, high: 0.3}\nfeatures.seconds: {choices: [null, 3]}"
+    space, lines = read(
+        f"{text}\noptim.lr: {{low: 1e-5, high: 1e-2}}",
+        *without_images("file"),
+        "model.vectors=v.npz",
+    )
+    assert list(space) == ["optim.lr"] and len(lines) == 2
+    assert all(line.endswith("it has no effect with model.fusion=file_only") for line in lines)
+    trial = trial_overrides({"model.fusion": "file_only", "augment.freq_mask": 0.2})
+    assert "augment.freq_mask=0.0" in trial and "augment.mixup=0.0" not in trial
 
 
 def test_a_fusion_in_the_space_decides_in_each_trial_which_keys_it_takes(read, recipe) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from config.schema import Config
 from corpora.plan import make_plan
+from features import SpectrogramImages
 from models.speech import Frames
 from storage.fold_folder import read_metrics
 from storage.model_card import read_card
@@ -18,10 +19,10 @@ from storage.run_folder import read_run
 from storage.source_facts import speech_facts
 from system.errors import InputError
 from system.signals import Stop
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from tests.support.speech_models import save_model
 from training.beside import beside, open_sources, statistics_of
-from training.build import build_training
+from training.build import build_training, make_dataset
 from training.dry_run import dry_run
 from training.engine import train_step
 from training.experiment import open_run
@@ -120,11 +121,54 @@ def test_one_source_is_trained_alone(tiny: Tiny, speech_model, vectors) -> None:
         ("speech_only", (f"model.speech.model={speech_model}",)),
         ("file_only", (f"model.vectors={vectors}",)),
     ):
-        idle = ("model.cqt_backbone=null", "model.mel_backbone=null")
-        idle += ("optim.optimizer.cqt=null", "optim.optimizer.mel=null")
-        config = tiny(f"name={fusion}", f"model.fusion={fusion}", *idle, *words)
+        branch = fusion.removesuffix("_only")
+        config = tiny(f"name={fusion}", *without_images(branch), *words)
         run = read_run(run_experiment(config, []))
         assert run.folds[0].test.gate is None and run.folds[0].test.shares is None
+
+
+@pytest.mark.parametrize("branches", [("speech",), ("file",), ("speech", "file")])
+def test_where_no_image_is_read_none_is_made(
+    tiny: Tiny, speech_model, vectors, branches, tmp_path, monkeypatch
+) -> None:
+    certificate = make_plan(tiny()).certificate["id"]
+
+    def made(*args: object, **settings: object) -> None:
+        raise AssertionError("a front end is made")
+
+    monkeypatch.setattr(SpectrogramImages, "__init__", made)
+    words = all_four(speech_model, vectors)[1:]
+    own = [
+        word for word, branch in zip(words, ("speech", "file"), strict=True) if branch in branches
+    ]
+    store = tmp_path / "empty"
+    config = tiny(*without_images(*branches), *own, f"run.store={store}", "augment.mixup=0.2")
+    said = dry_run(config)
+    assert "Nothing was trained." in said and "images " not in said
+    fold = read_run(run_experiment(config, [])).folds[0]
+    assert (
+        read_metrics(fold.folder).certificate == certificate
+    )  # the recordings are checked all the same
+    assert read_card(fold.folder).features.image_size == 224
+    kept = {path.name.partition("-")[0] for path in store.iterdir() if path.is_dir()}
+    assert kept == ({"speech"} if "speech" in branches else set())
+    # one row an utterance, drawn or not
+    session = open_session(config, make_plan(config))
+    fold = next(session.folds())
+    for data in (
+        make_dataset(fold, fold.split.train, training=is_training) for is_training in (True, False)
+    ):
+        assert len(data) == len(fold.split.train)
+        batch = data.__getitems__([(3, 2), (3, 0)])
+        assert batch.utterance.tolist() == [2, 0] and not batch.cqt.numel() + batch.mel.numel()
+
+
+def test_a_protocol_by_speaker_needs_no_images(tiny: Tiny, vectors) -> None:
+    config = tiny(*without_images("file"), f"model.vectors={vectors}", "train.normalize=speaker")
+    session = open_session(config, make_plan(config))
+    assert session.speakers is None
+    by_image = make_plan(tiny("train.normalize=speaker"))
+    assert session.plan.certificate["id"] == by_image.certificate["id"]  # they may be compared
 
 
 def test_what_is_read_is_standardised_over_training(tiny: Tiny, speech_model, vectors) -> None:
@@ -141,6 +185,20 @@ def test_what_is_read_is_standardised_over_training(tiny: Tiny, speech_model, ve
         torch.testing.assert_close(std, expected, atol=1e-5, rtol=1e-3)
         model = build_training(fold, {}).state.model
         torch.testing.assert_close(getattr(model, f"{branch}_mean"), mean)
+
+
+def test_means_are_read_from_memory_or_from_the_store(tiny, speech_model, vectors, monkeypatch):
+    config = tiny(*all_four(speech_model, vectors), "model.fusion=concat")
+    fold = next(open_session(config, make_plan(config)).folds())
+    store, hashes = open_sources(config)["speech"], fold.hashes(fold.split.train)
+    some = np.array([5, 0, 5, 2])
+    expected = store.means([store.rows[hashes[i]].start for i in some])
+    in_memory = fold.beside(fold.split.train)["speech"]
+    monkeypatch.setattr("training.beside.IN_MEMORY", len(hashes) * store.record_bytes - 1)
+    from_store = fold.beside(fold.split.train)["speech"]
+    assert in_memory.means is not None and from_store.means is None
+    for found in (in_memory(some), from_store(some)):
+        np.testing.assert_array_equal(found.numpy(), expected)
 
 
 def test_a_dry_run_tries_all_sources(tiny: Tiny, speech_model, vectors) -> None:

@@ -37,7 +37,7 @@ from training.collapse import (
     effective_rank,
     gate_measures,
 )
-from training.engine import fit, read, train_step
+from training.engine import fit, train_step
 
 FOLD = "folds/fold-1_seed-0"
 HEALTHY = {  # the worst of small networks that learned, see training/collapse.py
@@ -220,7 +220,7 @@ def test_a_frozen_branch_has_no_gradient_and_rings() -> None:
     model = Stub()
     model.mel.requires_grad_(False)
     trainer = make_trainer(model)
-    norms = read([train_step(trainer, [batch(8)])])[0].norms
+    norms = train_step(trainer, [batch(8)]).norms
     assert norms["grad_mel"] == 0 < norms["grad_cqt"]
     row = {"epoch": 1, **norms}
     assert list(warnings_of(row, ())) == ["gradients apart"]

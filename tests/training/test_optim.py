@@ -13,7 +13,7 @@ from config.training_schema import BranchScales, OptimConfig
 from tests.support.models import small_model
 from tests.support.paths import ROOT
 from training.build import build_loss, nt_xent_warmup_epochs, warmup_epochs
-from training.optim import Schedule, build_optimizers, load_optimizer
+from training.optim import Schedule, build_optimizers, load_optimizer, total_norm
 
 PUBLISHED = {"cqt": "adam", "mel": "radam", "head": "adam"}
 
@@ -320,3 +320,12 @@ def test_peer_22_the_shortest_patience_that_is_accepted_trains_at_the_lowered_ra
         rates.append(schedule.rates()[0])
         schedule.after_epoch(0.4)
     assert rates == pytest.approx([1.0, 1.0, 1.0, 0.1])
+
+
+def test_the_norm_of_all_gradients_is_that_of_torch():
+    torch.manual_seed(0)
+    gradients = [torch.randn(5, 3), torch.randn(7), torch.randn(()), 1e3 * torch.randn(2, 2, 2)]
+    assert torch.equal(total_norm(gradients), nn.utils.get_total_norm(gradients))
+    joined = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.testing.assert_close(total_norm(gradients), joined.norm())
+    assert total_norm([*gradients, torch.tensor([torch.nan])]).isnan()

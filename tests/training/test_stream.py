@@ -22,7 +22,7 @@ from gates.analysis import analyze
 from scripts.write_shards import main as write_shards
 from storage.shards import Shards
 from system.errors import InputError, RunError
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from tests.training.test_resume import FOLD, RESULTS, Run
 from training.build import make_dataset, make_train_data, make_train_loader, make_waveforms
 from training.dry_run import dry_run
@@ -291,6 +291,13 @@ def test_shards_of_another_protocol_begin_no_study(shards, load):
     with pytest.raises(InputError, match="written for protocol "):
         open_folder(tuning)
     assert not tuning.folder.exists()
+
+
+def test_no_shards_are_written_for_a_config_that_reads_no_image(recipe, tmp_path, capsys):
+    argv = ["--config", str(recipe), "--to", str(tmp_path / "shards"), "model.vectors=v.npz"]
+    assert write_shards([*argv, *without_images("file")]) == 2
+    assert "reads no image, and so no shards" in capsys.readouterr().err
+    assert not (tmp_path / "shards").exists()
 
 
 def test_shards_in_the_run_folder_are_refused(tiny, tmp_path):
