@@ -27,6 +27,7 @@ from evaluation.paired_tests import smallest_p_of
 from evaluation.significance import MIN_UNITS
 from evaluation.wording import p_value
 from features import SpectrogramImages
+from model_gmu import MaxMViTGMU
 from storage.feature_store import NoImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
@@ -71,8 +72,8 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     check_run(config, overwrite, resume_with)
     plan = _checked_plan(config, overwrite)
     session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
-    reads_images = not isinstance(session.store, NoImages)
-    images = SpectrogramImages(**feature_settings(config)) if reads_images else None
+    reads = not isinstance(session.store, NoImages)
+    images = SpectrogramImages(**feature_settings(config)) if reads else None
     accelerator = session.accelerator
     fold = next(session.folds())
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
@@ -96,12 +97,11 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     if not session.is_main:
         return ""
     n = accelerator.num_processes
-    sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in network.parts().items()}
     return "\n".join(
         [
             *_corpus(plan),
             *_images(batch, image_seconds),
-            "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items()),
+            _parameters(network),
             *_features(feature_seconds),
             f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
             "forward, backward and optimizers",
@@ -312,6 +312,12 @@ def _images(batch: Batch, seconds: float) -> list[str]:
     if not batch.cqt.numel():
         return []
     return [f"images       2 x {tuple(batch.cqt.shape[1:])}, {seconds * 1e3:.0f} ms each"]
+
+
+def _parameters(network: MaxMViTGMU) -> str:
+    """Say how many parameters each part trains."""
+    sizes = {name: sum(p.numel() for p in part) / 1e6 for name, part in network.parts().items()}
+    return "parameters   " + ", ".join(f"{name} {size:.1f} M" for name, size in sizes.items())
 
 
 def _features(seconds: float) -> list[str]:
