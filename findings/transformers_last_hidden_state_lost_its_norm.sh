@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # transformers 5.0.0 and 5.24.0: the last of wav2vec 2.0's hidden_states is not the same tensor.
 #
-# Models with `do_stable_layer_norm` (wav2vec2-large-lv60, HuBERT large, WavLM large) normalise what
-# their last layer gives. With output_hidden_states=True version 5.0.0 returns as last entry what
-# stands behind that norm, which is last_hidden_state; 5.24.0 returns what stands before it. The
-# documentation of both calls the tuple "the output of the embeddings plus the output of each layer".
-# A probe with weights for each layer (as SUPERB's) that was trained with one version reads another
-# last layer with the other: same shapes, no message.
+# Models with `do_stable_layer_norm` (the large ones) normalise what their last layer gives. With
+# output_hidden_states=True version 5.0.0 returns as last entry what stands behind that norm, which
+# is last_hidden_state; 5.24.0 returns what stands before it. modeling_outputs.py describes the tuple
+# as the outputs of the embeddings and of each layer. A probe with weights for each layer (as
+# SUPERB's) that was trained with one version reads another last layer with the other: same shapes,
+# no message.
 #
 # Seen: 5.0.0: hidden_states[-1] equals last_hidden_state. 5.24.0: it does not; the norm of the
 # encoder makes it so. All earlier entries are equal in both. Way out: take last_hidden_state in the
