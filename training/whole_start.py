@@ -31,8 +31,12 @@ log = logging.getLogger(__name__)
 
 # Features that say how files are read, not what images are: other data may be at another rate
 OF_FILES = ("features.input_rate",)
-# The same model may lie elsewhere, and the vectors of other recordings are in another file
-NAMES_ALONE = ("speech.name", "file.file", "file.sha256")
+# The same model may lie elsewhere, and the vectors of other recordings are in another file; cards
+# of an earlier version do not say the precision
+NAMES_ALONE = (
+    *("speech.name", "speech.revision", "speech.precision"),
+    *("file.file", "file.sha256"),
+)
 
 
 def check_model(config: Config, folder: Path, key: str) -> None:
