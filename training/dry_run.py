@@ -71,10 +71,9 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     check_run(config, overwrite, resume_with)
     plan = _checked_plan(config, overwrite)
     session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
-    reads_images = not isinstance(session.store, NoImages)
-    images = SpectrogramImages(**feature_settings(config)) if reads_images else None
-    accelerator = session.accelerator
-    fold = next(session.folds())
+    reads_none = isinstance(session.store, NoImages)
+    images = None if reads_none else SpectrogramImages(**feature_settings(config))
+    accelerator, fold = session.accelerator, next(session.folds())
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
     n_first = max(step_sizes) if config.train.compile else config.train.batch_size
     some = fold.split.train[:n_first]
