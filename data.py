@@ -63,7 +63,8 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> "Batch":
         """Move all tensors to a device; images become float32 there, and are standardised."""
-        return Batch(*(_move(value, device) for value in self)).widened().standardised()
+        moved = self if self.targets.device == device else Batch(*(_move(v, device) for v in self))
+        return moved.widened().standardised()
 
     def widened(self) -> "Batch":
         """Return the batch with images, and what is read beside them, in float32."""
@@ -317,14 +318,13 @@ def build_loader(
 ) -> DataLoader:
     """Return a loader of complete batches; on a CPU the training process reads them itself."""
     on_gpu = device.type == "cuda"
-    n_workers = workers if on_gpu else 0  # on a CPU they would take the cores that train
     return BatchLoader(
         dataset,
         batch_sampler=batches,
         collate_fn=_identity,
-        num_workers=n_workers,
+        num_workers=workers if on_gpu else 0,  # on a CPU they would take the cores that train
         worker_init_fn=ignore_signals,
-        persistent_workers=n_workers > 0,
+        persistent_workers=on_gpu and workers > 0,
         pin_memory=on_gpu,
     )
 

@@ -5,8 +5,8 @@
 The corpus is noise in a temporary folder: 36 speakers, 60 utterances of 8 classes each, of which a
 fold trains on 1440 and selects on 360. Their states have the shape of WavLM-base, 13 x 768, from a
 model with random weights. Trained are `speech_only`, and `gmu` with vectors of 768 beside speech,
-as a run trains them: `fit`, with checks of every step, gradient norms, progress bar, checkpoints
-and, in one of two rounds, dev evaluation. After each of its epochs comes one of the plain loop,
+as a run trains them: `fit`, with checks of every step, gradient norms, progress bar and, in some
+rounds, checkpoints and dev evaluation. After each of its epochs comes one of the plain loop,
 with the same modules, optimizer, loss and batches: states in float32 in memory, indexed, no checks;
 where dev is evaluated, the plain loop counts its correct predictions. Figures are medians over
 epochs of processor seconds; those of the run count all of its threads.
@@ -35,6 +35,7 @@ from training.batches import TrainBatches
 from training.build import build_training, eval_loader
 from training.checkpoints import Checkpoints
 from training.engine import fit
+from training.saver import AFFORDABLE, Spacing
 from training.session import Fold, open_session
 from training.state import TrainingState
 
@@ -149,7 +150,9 @@ class PlainLoop:
                 n_correct += int((logits.argmax(1) == targets[rows]).sum())
 
 
-def alternate(fold: Fold, epochs: int, with_dev: bool, folder: Path) -> dict[str, float]:
+def alternate(
+    fold: Fold, epochs: int, with_dev: bool, folder: Path, spacing: Spacing = AFFORDABLE
+) -> dict[str, float]:
     """Train a fold, and after each epoch one of the plain loop; return the median seconds."""
     state, loader, _ = build_training(fold, {})
     dev_loader = eval_loader(fold, fold.split.dev) if with_dev else None
@@ -165,7 +168,7 @@ def alternate(fold: Fold, epochs: int, with_dev: bool, folder: Path) -> dict[str
         seconds["run"].append(now - started[0] - of_plain)  # what threads write in between, too
         started[0] = now
 
-    fit(state, loader, dev_loader, epochs, None, Checkpoints(folder), after_epoch=after_epoch)
+    fit(state, loader, dev_loader, epochs, None, Checkpoints(folder), spacing, after_epoch)
     _check_alike(state, plain, loader)
     found = {name: statistics.median(values[1:]) for name, values in seconds.items()}
     return {**found, "ratio": found["run"] / found["plain loop"]}
@@ -187,10 +190,14 @@ def measure(
     for fusion in FUSIONS:
         AcceleratorState._reset_state(reset_partial_state=True)
         fold = open_fold(folder, fusion, epochs)
-        for what, with_dev in (("training", False), ("training and dev", True)):
+        for what, with_dev, spacing in (
+            ("steps", False, Spacing(epochs)),  # a state at the end alone
+            ("steps, checkpoints", False, AFFORDABLE),
+            ("steps, checkpoints, dev", True, AFFORDABLE),
+        ):
             place = folder / f"{fusion}, {what}"
             place.mkdir()
-            found = alternate(fold, epochs, with_dev, place)
+            found = alternate(fold, epochs, with_dev, place, spacing)
             rows.append({"fusion": fusion, "epoch of": what, **found})
     return rows
 
