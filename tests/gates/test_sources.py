@@ -35,12 +35,10 @@ from reports.report import write_report
 from storage.ledger import read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from tests.support.speech_models import save_model
 
 THREE = ("cqt", "mel", "speech")
-NO_IMAGES = ("model.cqt_backbone=null", "model.mel_backbone=null")
-NO_IMAGES += ("optim.optimizer.cqt=null", "optim.optimizer.mel=null")
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +57,8 @@ def runs(recipe, speech_model, tmp_path_factory):
     speech, vectors = f"model.speech.model={speech_model}", f"model.vectors={root / 'v.npz'}"
     wishes = {
         "three": (speech, "model.branches=[cqt,mel,speech]", "model.speech.layers=[0,2]"),
-        "two": (speech, vectors, "model.branches=[speech,file]", *NO_IMAGES),
-        "speech": (speech, "model.fusion=speech_only", "model.speech.layers=[0,2]", *NO_IMAGES),
+        "two": (speech, vectors, *without_images("speech", "file")),
+        "speech": (speech, *without_images("speech"), "model.speech.layers=[0,2]"),
         "images": (),
     }
 

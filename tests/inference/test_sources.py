@@ -40,7 +40,7 @@ from storage.run_folder import FoldResult, Run, read_run
 from storage.tensors import save_tensors
 from system.errors import InputError, RunError
 from system.files import read_json, write_json
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from tests.support.speech_models import save_model
 from web.answer import answer
 from web.models import Models, usable_models
@@ -48,10 +48,6 @@ from web.render import answer_html
 
 pytest.importorskip("transformers")
 SPEECH_RATE = 8000  # Hz, half that of the images
-NO_IMAGE = (
-    *("model.cqt_backbone=null", "model.mel_backbone=null"),
-    *("optim.optimizer.cqt=null", "optim.optimizer.mel=null"),
-)
 
 
 @dataclass(frozen=True)
@@ -109,14 +105,13 @@ def alone(world: World) -> Run:
     """One fold of a speech model alone, two of its three states."""
     model = f"model.speech.model={world.speech}"
     layers = "model.speech.layers=[2, 0]"
-    return trained(world, "alone", "model.fusion=speech_only", model, layers, *NO_IMAGE)
+    return trained(world, "alone", *without_images("speech"), model, layers)
 
 
 @pytest.fixture(scope="module")
 def own(world: World) -> Run:
     """One fold of vectors alone."""
-    words = ("model.fusion=file_only", f"model.vectors={world.vectors}")
-    return trained(world, "own", *words, *NO_IMAGE)
+    return trained(world, "own", *without_images("file"), f"model.vectors={world.vectors}")
 
 
 def some_of(run: Run, fold: FoldResult, n: int = 6) -> list[Path]:
