@@ -311,18 +311,17 @@ def check_settings(
 
 
 def rebuild(
-    settings: ModelSettings,
-    weights: Mapping[str, Tensor],
-    speech_model: SpeechModel | None = None,
+    settings: ModelSettings, weights: Mapping[str, Tensor], speech_model: SpeechModel | None = None
 ) -> MaxMViTGMU:
     """Return the trained network of a fold, in evaluation mode.
 
     Args:
         settings: From model.json.
-        weights: Of the fold; of a speech model only what was trained.
-        speech_model: The speech model, where a part of it was trained.
+        weights: Of the fold; of a speech model, which is given, only what was trained.
+        speech_model: Where a part of it was trained.
     """
-    model = MaxMViTGMU(settings, speech_model=speech_model)
+    with torch.no_grad():
+        model = MaxMViTGMU(settings, speech_model=speech_model)
     model.load_state_dict(dict(weights))
     return model.eval()
 

@@ -236,7 +236,7 @@ def _idle_by_choice(config: Mapping[str, Any]) -> dict[str, tuple[str, tuple[str
     if config.get(LORA_RANK, 0) is None:
         found["model.speech.lora_targets"] = (LORA_RANK, ("a number",))
         if config.get(UNFROZEN, 0) is None:
-            found |= dict.fromkeys(OF_TRAINED_SPEECH, (LORA_RANK, ("a number",)))
+            found |= dict.fromkeys(OF_TRAINED_SPEECH, (LORA_RANK, (f"a number (or {UNFROZEN})",)))
     if config.get("model.fusion", JOINING[0]) in JOINING and BRANCHES in config:
         read = branches_of(config)
         for branch in [branch for branch in OF_BRANCH if branch not in read]:

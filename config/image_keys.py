@@ -55,6 +55,30 @@ def idle_without_images(config: Mapping[str, Any]) -> tuple[str, ...]:
     return () if set(branches) & set(IMAGES) else tuple(IDLE_WITHOUT_IMAGES)
 
 
+def idle_defaults(model: Any) -> dict[str, Any]:
+    """Return the defaults of all keys without effect, by section; empty where an image is read.
+
+    An earlier version stored other values of them with its runs.
+
+    Args:
+        model: Section `model` of a stored config.
+
+    >>> idle_defaults({"fusion": "file_only"})["train"], idle_defaults({"fusion": "gmu"})
+    ({'images': 'stored'}, {})
+    """
+    found: dict[str, Any] = {}
+    chosen = model if isinstance(model, Mapping) else {}
+    for key in idle_without_images(
+        {FUSION: chosen.get("fusion"), BRANCHES: chosen.get("branches")}
+    ):
+        *sections, name = key.split(".")
+        inner = found
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = IDLE_WITHOUT_IMAGES[key]
+    return found
+
+
 def what_reads_none(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
     """Return the key because of which no image is read, and its values that would read one."""
     if config.get(FUSION) in ONE_BRANCH:

@@ -20,6 +20,7 @@ from config.effects import (
     what_rules_out,
     whole_key,
 )
+from config.image_keys import idle_defaults
 from config.messages import explain, no_such_config
 from config.pairs import check_effect, check_pairs
 from config.schema import Config
@@ -56,6 +57,8 @@ def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         InputError: See `load_config`.
     """
     files = [(file, with_new_names(mapping)) for file, mapping in _read_with_parents(path, ())]
+    if defaults := idle_defaults(read_stored(path).get("model")):
+        files.append((path, defaults))
     if any("baseline" in mapping for _, mapping in files):
         raise InputError(f"{path} is of a baseline, which has no network: name a run of a fusion")
     return _load(files, overrides, str(path))

@@ -36,6 +36,7 @@ from system.files import corrupt_file, read_json
 from training.batches import EvalBatches
 from training.beside import open_sources, source_facts, trained_model
 from training.build import eval_batch_size, make_dataset
+from training.same_sources import changed_source
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,6 @@ PLACES = (
 CROPS_AT_ONCE = 256  # through the head
 # Key of what a branch reads, and what model.json calls its name, which may have changed
 NAMES = {"speech": ("model.speech.model", "name"), "file": ("model.vectors", "file")}
-SAID_LATER = ("revision", "precision")  # cards of an earlier version do not say them
 OnBatch = Callable[[], Any]  # called after each batch
 
 
@@ -289,8 +289,7 @@ def _check_same_sources(config: Config, run: Run) -> None:
     then: Mapping[Any, dict[str, Any]] = read_card(run.folds[0].folder).sources if now else {}
     for branch, facts in now.items():
         (key, name), named = NAMES[branch], then[branch]
-        free = dict.fromkeys((name, *SAID_LATER))
-        if {**facts, **free} != {**named, **free}:
+        if changed_source(then, {branch: facts}):
             raise InputError(
                 f"{facts[name]} is not the {named.get(name)} that the branch {branch} of "
                 f"{run.folder} has read: its content differs. Set {key}= to the original"

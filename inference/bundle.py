@@ -257,6 +257,7 @@ def _sources(card: ModelCard, source: Source) -> Sources:
     return Sources(
         branches=list(card.model.reads),
         speech=speech_facts(card, source.folders[0]) if reads_speech else None,
+        trained=card.settings().what_is_trained,
         vector_width=card.model.vector_width,
     )
 

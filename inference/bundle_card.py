@@ -121,7 +121,8 @@ def _read(bundle: BundleFile) -> str:
     named = [images[branch] for branch in branches if branch in images]
     parts = [f"{' and '.join(named)} images of the recording"] if named else []
     if sources is not None and sources.speech is not None:
-        parts.append(f"hidden states of the speech model `{sources.speech.name}`")
+        trained = f", of which {sources.trained} were trained" if sources.trained else ""
+        parts.append(f"hidden states of the speech model `{sources.speech.name}`{trained}")
     if sources is not None and sources.vector_width is not None:
         parts.append(f"a vector of {sources.vector_width} numbers for each recording")
     return " and ".join(parts)

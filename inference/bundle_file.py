@@ -58,6 +58,8 @@ class Sources(Section):
     """All branches that are read, of `config.fusions.SOURCES`."""
     speech: SpeechFacts | None
     """The pretrained speech model that labelling needs; None without."""
+    trained: str | None = None
+    """What of it was trained, in words; None of one that stayed as it was."""
     vector_width: int | None
     """D of the vector that each recording needs; None without."""
 

@@ -186,8 +186,8 @@ class FoldModel:
         of_crop = torch.repeat_interleave(torch.arange(len(inputs)), sizes).to(self.device)
         whole: dict[str, Tensor] = {}  # features of each recording: (n, D)
         if self.speech is not None:
-            read = (self.speech.inputs(there(one.speech), self.device) for one in inputs)
-            whole["speech"] = torch.cat([self.model.encode("speech", states) for states in read])
+            encode, records = self.speech.encode, [there(one.speech) for one in inputs]
+            whole["speech"] = torch.cat([encode(self.model, r, self.device) for r in records])
         if "file" in self.reads:
             vectors = torch.stack([there(one.file) for one in inputs]).to(self.device)
             whole["file"] = self.model.encode("file", vectors)

@@ -8,8 +8,10 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from audio.opening import BadAudio
+from model_gmu import MaxMViTGMU
 from models.kept_states import Beyond, KeptStates, States
 from models.speech import Frames, load_speech_model
 from models.speech_states import SpeechModel
@@ -65,6 +67,10 @@ class SpeechReader:
                     found[j] = BadAudio(str(error))
         return [found[j] for j in range(len(waveforms))]
 
+    def encode(self, network: MaxMViTGMU, record: States, device: torch.device) -> Tensor:
+        """Return the features of one record: (1, D)."""
+        return network.encode("speech", self.inputs(record, device))
+
     def inputs(self, record: States, device: torch.device) -> Any:
         """Return one record as the network reads it: (1, L, D), or `Frames`."""
         states = torch.from_numpy(record).to(device).float()  # (n, L, D)
@@ -79,6 +85,11 @@ class WaveformReader(SpeechReader):
     def records(self, waveforms: Sequence[NDArray[np.float32]]) -> list[States | BadAudio]:
         """Return the waveforms as they are, (t,) each."""
         return list(waveforms)
+
+    def encode(self, network: MaxMViTGMU, record: States, device: torch.device) -> Tensor:
+        """Return the features of one waveform, which the speech model in the network computes."""
+        with _ALONE:
+            return super().encode(network, record, device)
 
     def inputs(self, record: States, device: torch.device) -> Any:
         """Return one waveform as the network reads it: `Waves` (1, t)."""
@@ -109,6 +120,8 @@ def open_speech(
         RunError: It cannot be downloaded.
     """
     check_extra("a pretrained speech model", "transformers", "speech")
+    if is_trained:
+        check_extra("adapters of a speech model", "peft", "speech")
     revision = facts.revision if name is None else None
     try:
         model = load_speech_model(name or facts.name, revision)

@@ -88,6 +88,14 @@ class ModelSettings:
         """Whether a part of the speech model is trained, so that the network holds it."""
         return bool(self.speech_unfrozen_layers or self.speech_lora_rank)
 
+    @property
+    def what_is_trained(self) -> str | None:
+        """What of a speech model is trained, in words; None without."""
+        if self.speech_lora_rank:
+            return f"adapters (LoRA) of rank {self.speech_lora_rank} in its layers"
+        n = self.speech_unfrozen_layers
+        return f"its top {f'{n} layers' if n > 1 else 'layer'}" if n else None
+
     @classmethod
     def from_config(
         cls,

@@ -17,6 +17,7 @@ from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -139,12 +140,13 @@ def add_lora(model: SpeechModel, rank: int, targets: Sequence[str] | None = None
     where = "|".join(sorted(targets))
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=rf".*\blayers\..*\.({where})")
     inject_adapter_in_model(config, network)
-    if idle := _without_effect(model):
-        able = [name for name in names if name not in idle]
+    if torch.is_grad_enabled() and (idle := _without_effect(model)):  # not of a trained one
+        able = next(pair for pair in FEED_FORWARD if set(pair) <= set(names))
         raise InputError(
             f"model.speech.lora_targets={list(targets)}: an adapter at {', '.join(idle)} has no "
             f"effect in {model.name}, whose network takes the weights past the layer (so does "
-            f"transformers' WavLM in its attention). Name others of: {', '.join(able)}"
+            f"transformers' WavLM in its attention). Name those of the feed-forward part: "
+            f"{', '.join(able)}"
         )
     return network
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from config.effects import idle_value, keys_without_effect
+from config.image_keys import IDLE_WITHOUT_IMAGES
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Width
 from config.section import Count, Section
 from config.speech_schema import Layer
@@ -266,7 +267,17 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
     if ("file" in model.reads) != (model.vector_width is not None):
         yield "model.branches and model.vector_width do not agree"
     chosen = {"model.fusion": model.fusion, "model.branches": model.branches}
+    if model.speech_lora_rank and model.speech_unfrozen_layers:
+        yield "model.speech_lora_rank and model.speech_unfrozen_layers exclude each other"
+    if (
+        model.speech_layers
+        and model.speech_shape
+        and len(model.speech_layers) != model.speech_shape[0]
+    ):
+        yield "model.speech_layers and model.speech_shape do not agree"
     for key in keys_without_effect(chosen):
+        if key in IDLE_WITHOUT_IMAGES:  # an earlier version wrote its own values
+            continue
         section, _, name = key.partition(".")
         if section == "model" and getattr(model, name, None) not in (None, idle_value(key)):
             yield f"{key} has no effect with {model.fusion}"

@@ -58,4 +58,8 @@ def speech_facts(card: ModelCard, folder: Path) -> SpeechFacts:
     if shape is None or len(facts.layers) != shape[0]:
         reason = f"sources.speech has {len(facts.layers)} layers, model.speech_shape {shape}"
         raise corrupt_file(folder / CARD, reason, remove=folder)
+    own = card.model.speech_layers  # None is all, or of a model that was not trained
+    if own is not None and list(own) != facts.layers:
+        reason = f"sources.speech has layers {facts.layers}, model.speech_layers {list(own)}"
+        raise corrupt_file(folder / CARD, reason, remove=folder)
     return facts

@@ -26,6 +26,7 @@ from training.build import build_model
 from training.distributed import check_alike, check_shared, gather, on_all_processes
 from training.origin_leaks import with_origin_facts
 from training.resume_with import check_resumable, describe_resume
+from training.same_sources import check_finished_sources
 from training.session import Session, feature_settings, make_accelerator, open_store
 from training.stream import check_shards
 from training.trackers import check_tracking
@@ -78,6 +79,7 @@ def open_run(
             check_origins(config, plan)
             if not overwrite:
                 check_finished(config)
+                check_finished_sources(config)
             n_classes, n_channels = len(plan.labels.classes), session.store.record[0]
             build_model(config, n_classes, n_channels)  # fails now, not later
             if session.is_main:

@@ -48,6 +48,7 @@ from training.epoch_files import epoch_files
 from training.fold import claimed, load_best
 from training.origins import WHOLE, folders, key_of
 from training.resume_with import check_fold
+from training.same_sources import keep_sources
 from training.saver import Spacing
 from training.session import Fold, Session
 from training.state import TrainingState
@@ -186,6 +187,7 @@ def fit_final(session: Session, run: Run, seed: int) -> Path:
             return fold.folder
         _keep_plan(fold, plan)
         check_fold(fold)
+        keep_sources(fold)
         origins = find_origins(fold)
         started = with_origins(fold, origins)
         record_environment(fold.folder, started.session.environment)

@@ -44,6 +44,7 @@ from training.epoch_files import epoch_files
 from training.evaluate import Predictions, evaluate
 from training.frozen_branches import HeadOnly
 from training.resume_with import check_fold
+from training.same_sources import keep_sources
 from training.saver import Spacing
 from training.session import Fold
 from training.state import TrainingState
@@ -67,6 +68,7 @@ def run_fold(fold: Fold) -> None:
         if not is_open:
             return
         from_first(lambda: check_fold(fold))
+        keep_sources(fold)
         origins = find_origins(fold)
         fold = with_origins(fold, origins)
         made_with = from_first(lambda: record_environment(fold.folder, fold.session.environment))

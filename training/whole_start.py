@@ -96,17 +96,23 @@ def find_whole(fold: Fold, place: Path, weights: str) -> WholeOrigin:
     """
     model = read_trained_model(place)
     sources = fold.session.sources
-    _check_sources(place, model.card.sources, source_facts(sources))
     with torch.device("meta"):
         n_channels, shapes = fold.session.store.record[0], source_shapes(sources)
         settings = ModelSettings.from_config(
             fold.config.model, len(fold.classes), n_channels, shapes
         )
         own = MaxMViTGMU(settings).state_dict()
+    theirs = model.card.settings()
+    _check_sources(
+        place,
+        {**model.card.sources, "model": _beside_images(theirs, settings)},
+        {**source_facts(sources), "model": _beside_images(settings, settings)},
+    )
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     transfer = _transfer(shapes, place / "model.safetensors", fold)
     facts = origin_facts(model)
-    anew = f"; anew: {some(transfer.new)}" if transfer.new else ""
+    new = [*transfer.new, *["speech_model"] * (settings.trains_speech > theirs.trains_speech)]
+    anew = f"; anew: {some(new)}" if new else ""
     kept = ", ".join(transfer.classes) or "no class"
     log.info("%s starts from %s: its last layer keeps %s%s", fold.name, place, kept, anew)
     unknown = facts.get("unknown", [])
@@ -116,7 +122,7 @@ def find_whole(fold: Fold, place: Path, weights: str) -> WholeOrigin:
         seed=model.card.seed or 0,
         weights=weights,
         classes=list(transfer.classes),
-        new=list(transfer.new),
+        new=new,
         utterances=facts["utterances"],
         unknown=[Path(folder).name for folder in unknown],
     )
@@ -128,8 +134,29 @@ def _check_sources(place: Path, theirs: Mapping[Any, Any], own: Mapping[str, Any
         raise InputError(
             f"model.from: {place} reads something else beside the images:\n"
             + "\n".join(changes)
-            + "\nGive the same model.speech.model and layers, or name another model"
+            + "\nGive the same model.speech.* and vectors of that width, or name another model"
         )
+
+
+def _beside_images(settings: ModelSettings, now: ModelSettings) -> dict[str, Any]:
+    """Return what must be equal of two networks beside their images.
+
+    What was trained of a speech model goes on; what was not may begin.
+
+    Args:
+        settings: Of one of them.
+        now: Of the one that is to start.
+    """
+    trained = {
+        "speech_unfrozen_layers": settings.speech_unfrozen_layers,
+        "speech_lora_rank": settings.speech_lora_rank,
+        "speech_lora_targets": settings.speech_lora_targets,
+    }
+    begins = now.trains_speech and not settings.trains_speech
+    if begins:
+        trained = {name: getattr(now, name) for name in trained}
+    pooled = {"speech_pooling": settings.speech_pooling, "vector_width": settings.vector_width}
+    return {**pooled, **trained}
 
 
 def start_whole(model: MaxMViTGMU, fold: Fold, file: Path) -> None:

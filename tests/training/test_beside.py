@@ -1,17 +1,21 @@
 """Sources beside the images: trained, resumed, tested and told like images."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from config.loading import load_stored_config
 from config.schema import Config
 from corpora.plan import make_plan
 from features import SpectrogramImages
+from inference import load
 from models.speech import Frames
 from storage.fold_folder import read_metrics
 from storage.model_card import read_card
@@ -222,3 +226,21 @@ def test_two_sources_are_the_network_of_before(tiny: Tiny) -> None:
     default, named = weights(), weights("model.branches=[mel, cqt]")
     assert default.keys() == named.keys()
     assert all(torch.equal(default[name], named[name]) for name in default)
+
+
+def test_runs_of_an_earlier_version_had_other_keys_of_images(tiny: Tiny, speech_model) -> None:
+    words = (*without_images("speech"), f"model.speech.model={speech_model}")
+    run = read_run(run_experiment(tiny(*words), []))
+    stored = yaml.safe_load((run.folder / "config.yaml").read_text())
+    stored["features"]["sample_rate"], stored["model"]["image_size"] = 16_000, 64
+    stored["augment"]["freq_mask"] = 0.1
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(stored))
+    file = run.folds[0].folder / "model.json"
+    card = json.loads(file.read_text())
+    card["features"] |= {"sample_rate": 16_000, "image_size": 64}
+    card["model"] |= {"image_size": 64}
+    file.write_text(json.dumps(card))
+    assert load_stored_config(run.folder / "config.yaml").features.sample_rate == 44_100
+    again = read_run(run.folder)
+    sound = Path(again.audio_file(again.folds[0].test.utterances[0]))
+    assert load(run.folder).predict(sound).emotion

@@ -1,6 +1,7 @@
 """A speech model of which a part is trained: through training, resume and test."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,15 +20,17 @@ from models.speech import load_speech_model
 from models.speech_tuning import Waves
 from storage.model_card import read_card
 from storage.run_folder import read_run
-from system.errors import InputError
+from system.errors import InputError, RunError
 from system.signals import Stop
 from tests.support.runs import run_experiment
 from tests.support.speech_models import save_model
+from training.beside import _open
 from training.build import build_training, eval_loader
 from training.dry_run import dry_run
 from training.engine import train_step
 from training.experiment import open_run
 from training.fold import train_fold
+from training.same_sources import keep_sources
 from training.session import open_session
 from training.warm_start import find_origins
 
@@ -183,3 +186,65 @@ def test_the_gates_of_such_a_run_are_analyzed(tiny: Tiny, folder: Path) -> None:
     run = run_experiment(config, [])
     found = analyze(run, n_draws=1, progress=False)
     assert list(found.sources) == ["cqt", "mel", "speech"]
+
+
+@pytest.mark.parametrize("words", [(), LORA])
+def test_a_run_reads_one_speech_model(tiny: Tiny, folder: Path, tmp_path: Path, words) -> None:
+    model = shutil.copytree(folder, tmp_path / "wavlm")
+    config = tiny(*with_speech(model, *words))
+    run_experiment(config, [])
+    shutil.rmtree(model)
+    save_model(model, "wavlm-layer", do_normalize=False)
+    _open.cache_clear()  # a new process
+    more = tiny(*with_speech(model, *words), "run.folds=[2]")
+    with pytest.raises(InputError, match=r"model.speech.model=.* is not what .*fold-1_seed-0 has"):
+        run_experiment(more, [])
+
+
+def test_a_begun_fold_goes_on_with_its_speech_model(tiny: Tiny, folder: Path, tmp_path) -> None:
+    model = shutil.copytree(folder, tmp_path / "wavlm")
+    config, stop = tiny(*with_speech(model, *LORA)), Stop()
+    with open_run(config, [], stop=stop) as session:
+        fold = next(session.folds())
+        (fold.folder / "state").mkdir(parents=True)
+        keep_sources(fold)
+        with pytest.raises(KeyboardInterrupt):
+            train_fold(fold, fold.folder, lambda progress: setattr(stop, "requested", True))
+    shutil.rmtree(model)
+    save_model(model, "wavlm-layer", do_normalize=False)
+    _open.cache_clear()
+    with pytest.raises(InputError, match=r"is not what .*fold-1_seed-0 has read"):
+        run_experiment(config, [])
+
+
+def test_what_was_trained_is_not_dropped_by_a_start(tiny: Tiny, folder: Path) -> None:
+    tuned = run_experiment(tiny("name=lora", *with_speech(folder, *LORA)), [])
+    for name, words in (("rank", ("model.speech.lora_rank=4",)), ("frozen", ())):
+        config = tiny(f"name={name}", *with_speech(folder, *words), f"model.from={tuned}")
+        session = open_session(config, make_plan(config))
+        with pytest.raises(InputError, match=r"model.speech_lora_rank: 2 there"):
+            find_origins(next(session.folds()))
+    words = with_speech(folder, *LORA, "model.speech.pooling=attention")
+    config = tiny("name=attention", *words, f"model.from={tuned}")
+    with pytest.raises(InputError, match=r"model.speech_pooling: 'mean' there, 'attention' now"):
+        find_origins(next(open_session(config, make_plan(config)).folds()))
+
+
+def test_such_a_run_is_loaded_without_gradients(tiny: Tiny, folder: Path) -> None:
+    run = run_experiment(tiny(*with_speech(folder, *LORA)), [])
+    with torch.inference_mode():
+        assert load(run).classes
+
+
+def test_cards_that_contradict_themselves_are_refused(tiny: Tiny, folder: Path) -> None:
+    run = read_run(run_experiment(tiny(*with_speech(folder, *LORA)), []))
+    card = run.folds[0].folder / "model.json"
+    good = json.loads(card.read_text())
+    for change, words in (
+        ({"speech_unfrozen_layers": 1}, "exclude each other"),
+        ({"speech_layers": [1, 2]}, "speech_layers and model.speech_shape do not agree"),
+        ({"speech_layers": [2, 1, 0]}, r"sources.speech has layers \[0, 1, 2\]"),
+    ):
+        card.write_text(json.dumps({**good, "model": {**good["model"], **change}}))
+        with pytest.raises(RunError, match=words):
+            load(run.folder)

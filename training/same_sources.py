@@ -1,0 +1,80 @@
+"""One run reads one speech model, and the same vectors, from its first fold to its last step."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from config.schema import Config
+from storage.fold_folder import STATE
+from storage.folders import CARD, is_finished
+from storage.model_card import read_card
+from storage.run_folder import FOLDS
+from system.errors import InputError
+from system.files import read_json, write_json
+from training.beside import open_sources, source_facts
+from training.checkpoints import Checkpoints
+from training.distributed import from_first
+from training.session import Fold
+
+SOURCES_FILE = "sources.json"  # in `state`: what a resumed training must still have
+KEYS = {"speech": "model.speech.model", "file": "model.vectors"}
+# Names may change, and cards of an earlier version do not say the last two
+FREE = ("name", "file", "revision", "precision")
+
+
+def changed_source(then: Mapping[Any, Mapping[str, Any]], now: Mapping[str, Any]) -> str | None:
+    """Return a branch that reads something else now, whatever its name, or None.
+
+    Args:
+        then: From `source_facts`, or a card's `sources`.
+        now: From `source_facts`.
+    """
+    for branch, facts in now.items():
+        free = dict.fromkeys(FREE)
+        if {**facts, **free} != {**then.get(branch, {}), **free}:
+            return branch
+    return None
+
+
+def check_finished_sources(config: Config) -> None:
+    """Refuse a run with finished folds that have read another speech model, or other vectors.
+
+    Raises:
+        InputError: There are such folds.
+        RunError: A card is corrupt.
+    """
+    now = source_facts(open_sources(config))
+    places = Path(config.run.root, config.name).glob(f"{FOLDS}/*/{CARD}") if now else ()
+    for folder in sorted(card.parent for card in places):
+        if is_finished(folder) and (branch := changed_source(read_card(folder).sources, now)):
+            raise InputError(_message(folder, branch, now))
+
+
+def keep_sources(fold: Fold) -> None:
+    """Note what a training reads when it begins; refuse to resume it with something else.
+
+    Raises:
+        InputError: The speech model, or the file of vectors, is another one now.
+        RunError: The note is corrupt.
+    """
+    now = source_facts(fold.session.sources)
+    if now:
+        from_first(lambda: _keep(fold.folder, now))
+
+
+def _keep(folder: Path, now: Mapping[str, Any]) -> None:
+    file = folder / STATE / SOURCES_FILE
+    if Checkpoints(file.parent).is_begun and file.exists():
+        then = read_json(file, remove=folder)
+        if branch := changed_source(then, now):
+            raise InputError(_message(folder, branch, now))
+    write_json(file, dict(now))
+
+
+def _message(folder: Path, branch: str, now: Mapping[str, Any]) -> str:
+    facts = now[branch]
+    return (
+        f"{KEYS[branch]}={facts.get('name') or facts.get('file')} is not what {folder} has read: "
+        "its content differs. Put the original back, give --overwrite to start the run anew, or "
+        "another name"
+    )
