@@ -19,13 +19,13 @@ from torch.utils.checkpoint import checkpoint
 BLOCKS = "blocks"  # timm's name for what a stage consists of, in all families that it fits
 
 
-def recompute_blocks(backbone: nn.Module, blocks: str = BLOCKS) -> int:
+def recompute_blocks(backbone: nn.Module, blocks: str | None = None) -> int:
     """Let each block of a backbone keep its input alone in training.
 
     Args:
         backbone: Changed in place. Its weights keep their names. A deep copy of it would compute
             with the weights of the original.
-        blocks: Name of the modules whose children are blocks.
+        blocks: Name of the modules whose children are blocks; None is that of timm.
 
     Returns:
         Number of blocks; 0 where the backbone has none under this name.
@@ -34,7 +34,7 @@ def recompute_blocks(backbone: nn.Module, blocks: str = BLOCKS) -> int:
     wrapped: tuple[str, ...] = ()
     for name, module in backbone.named_modules():
         inside = any(name.startswith(f"{outer}.") for outer in wrapped)
-        if name.split(".")[-1] != blocks or inside:
+        if name.split(".")[-1] != (blocks or BLOCKS) or inside:
             continue
         wrapped += (name,)
         for block in module.children():

@@ -155,7 +155,7 @@ def test_a_single_branch_builds_loads_and_runs_no_other(fusion, key, monkeypatch
     asked = []
     create = backbones.create_backbone
     monkeypatch.setattr(
-        "model_gmu.create_backbone", lambda *args: asked.append(args[5]) or create(*args)
+        "models.backbones.create_backbone", lambda *args: asked.append(args[5]) or create(*args)
     )
     other = "mel" if key == "cqt" else "cqt"
     settings = ModelSettings(fusion=fusion, **{**SMALL, f"{other}_backbone": None})
@@ -323,6 +323,8 @@ def test_settings_are_the_keys_of_section_model_and_facts_of_the_data():
     names = [field.name for field in fields(ModelSettings)]
     keys = ModelConfig.model_fields.keys() - FIRST_WEIGHTS
     of_data = {"n_classes", "n_channels", "speech_shape", "speech_pooling", "vector_width"}
+    of_data |= {"speech_layers", "speech_unfrozen_layers"}
+    of_data |= {"speech_lora_rank", "speech_lora_targets"}
     assert set(names) == keys | of_data
     assert set(names) == CardModel.model_fields.keys() - FIRST_WEIGHTS
     plain = ModelSettings(n_classes=4, fusion="gmu")
@@ -337,6 +339,10 @@ ON_DISK = {  # section `model` of a model.json
     "branches": None,
     "speech_shape": None,
     "speech_pooling": None,
+    "speech_layers": None,
+    "speech_unfrozen_layers": None,
+    "speech_lora_rank": None,
+    "speech_lora_targets": None,
     "vector_width": None,
     "cqt_backbone": "test_maxvit",
     "mel_backbone": "mvitv2_micro",
@@ -467,7 +473,7 @@ def test_stochastic_depth_is_refused_for_a_model_without_it(error, monkeypatch):
             raise error
         return nn.Linear(1, 1)
 
-    monkeypatch.setattr("model_gmu.create_backbone", create)
+    monkeypatch.setattr("models.backbones.create_backbone", create)
     with pytest.raises(InputError, match="model.drop_path_rate=0.3 has no effect on test_maxvit"):
         small("gmu", drop_path_rate=0.3)
 

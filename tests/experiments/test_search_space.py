@@ -124,7 +124,7 @@ def test_the_rate_of_one_branch_can_be_tuned_and_that_of_both(read, recipe, belo
         assert space == {key: FloatDistribution(0.01, 1.0, log=True)} and lines == []
         config = load_config(recipe, [*below, *trial_overrides({key: 0.1})])
         scales = config.optim.branch_lr_scales()
-        assert scales == {"cqt": cqt if below else scales["cqt"], "mel": 0.1}
+        assert scales["mel"] == 0.1 and (not below or scales["cqt"] == cqt)
     with pytest.raises(InputError, match="optim.backbone_lr_scale.mel are one value: leave out"):
         read(f"optim.backbone_lr_scale: {row}\noptim.backbone_lr_scale.mel: {row}")
 

@@ -146,9 +146,8 @@ def test_a_dumped_config_is_read_back(place, count, changes):
 
 def leaves_of(config: Config) -> dict[str, Any]:
     """Return dotted keys to values; the rate of each backbone, in whichever form it is given."""
-    scales = {
-        f"{BRANCH_SCALES}.{name}": value for name, value in config.optim.branch_lr_scales().items()
-    }
+    found = config.optim.branch_lr_scales()
+    scales = {f"{BRANCH_SCALES}.{name}": found[name] for name in ("cqt", "mel")}
     return {**flatten(config.model_dump()), **scales, BRANCH_SCALES: tuple(scales.values())}
 
 
