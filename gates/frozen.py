@@ -36,7 +36,7 @@ from system.files import corrupt_file, read_json
 from training.batches import EvalBatches
 from training.beside import open_sources, source_facts, trained_model
 from training.build import eval_batch_size, make_dataset
-from training.same_sources import changed_source
+from training.same_sources import NAMES, changed_source
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 
 log = logging.getLogger(__name__)
@@ -46,8 +46,6 @@ PLACES = (
     *("run.store", "run.compile_cache", "run.device", "run.workers"),
 )
 CROPS_AT_ONCE = 256  # through the head
-# Key of what a branch reads, and what model.json calls its name, which may have changed
-NAMES = {"speech": ("model.speech.model", "name"), "file": ("model.vectors", "file")}
 OnBatch = Callable[[], Any]  # called after each batch
 
 
@@ -287,13 +285,12 @@ def _check_same_sources(config: Config, run: Run) -> None:
     """Refuse another speech model, or other vectors, than those that the run has read."""
     now = source_facts(open_sources(config))
     then: Mapping[Any, dict[str, Any]] = read_card(run.folds[0].folder).sources if now else {}
-    for branch, facts in now.items():
-        (key, name), named = NAMES[branch], then[branch]
-        if changed_source(then, {branch: facts}):
-            raise InputError(
-                f"{facts[name]} is not the {named.get(name)} that the branch {branch} of "
-                f"{run.folder} has read: its content differs. Set {key}= to the original"
-            )
+    if branch := changed_source(then, now):
+        key, name = NAMES[branch]
+        raise InputError(
+            f"{now[branch][name]} is not the {then[branch].get(name)} that the branch {branch} of "
+            f"{run.folder} has read: its content differs. Set {key}= to the original"
+        )
 
 
 def _on_cpu(feature: Tensor | None) -> Tensor | None:

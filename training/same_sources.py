@@ -17,7 +17,8 @@ from training.distributed import from_first
 from training.session import Fold
 
 SOURCES_FILE = "sources.json"  # in `state`: what a resumed training must still have
-KEYS = {"speech": "model.speech.model", "file": "model.vectors"}
+# Key of what a branch reads, and what model.json calls its name
+NAMES = {"speech": ("model.speech.model", "name"), "file": ("model.vectors", "file")}
 # Names may change, and cards of an earlier version do not say the last two
 FREE = ("name", "file", "revision", "precision")
 
@@ -72,9 +73,9 @@ def _keep(folder: Path, now: Mapping[str, Any]) -> None:
 
 
 def _message(folder: Path, branch: str, now: Mapping[str, Any]) -> str:
-    facts = now[branch]
+    key, name = NAMES[branch]
     return (
-        f"{KEYS[branch]}={facts.get('name') or facts.get('file')} is not what {folder} has read: "
+        f"{key}={now[branch][name]} is not what {folder} has read: "
         "its content differs. Put the original back, give --overwrite to start the run anew, or "
         "another name"
     )
