@@ -117,7 +117,9 @@ def _check_branches(config: Config) -> None:
         ("file", "model.vectors", model.vectors),
     ):
         if branch in reads and value is None:
-            raise InputError(f"the branch {branch} needs {key}: {WANTED[branch]}")
+            joins = f"model.branches={model.branches}"
+            asks = f"model.fusion={model.fusion}" if model.branches is None else joins
+            raise InputError(f"{asks} reads {branch}, which needs {key}: {WANTED[branch]}")
         if branch in reads and config.train.features == "frozen":
             raise InputError(
                 f"train.features=frozen keeps the features of image branches: leave {branch} out "
