@@ -7,6 +7,7 @@
 `model.branches` may add, or put in the place of an image,
 
     speech (B, L, D_s), pooled hidden states of a pretrained speech model -> weighted sum (B, D_s);
+        for cross-attention also of N spans (B, N, L, D_s)                -> tokens (B, N, D_s);
         waveforms (B, t) -> hidden states, where a part of the speech model is trained
     file (B, D_f), vectors of the user's own                              -> as they are  (B, D_f)
 
@@ -80,10 +81,12 @@ class MaxMViTGMU(nn.Module):
         cqt, mel = (pretrained and branch not in started for branch in ("cqt", "mel"))
         self.cqt_branch = build_backbone(settings, "cqt", cqt, cqt_weights)
         self.mel_branch = build_backbone(settings, "mel", mel, mel_weights)
+        shapes: dict[str, Sequence[int]] = dict.fromkeys(IMAGES, (settings.n_channels, 1, 1))
         self.speech_branch: SpeechBranch | None = None
         if "speech" in self.reads:
-            n_states, width = settings.speech_shape or (0, 0)
-            self.speech_branch = SpeechBranch(n_states, width, settings.speech_pooling or "mean")
+            n_states, width = shapes["speech"] = settings.speech_shape or (0, 0)
+            pooling, tokens = settings.speech_pooling or "mean", settings.speech_tokens
+            self.speech_branch = SpeechBranch(n_states, width, pooling, tokens)
         self.speech_model = tuned(speech_model, settings)
         self.head = build_head(self.widths(), settings)
         self.frozen = frozenset(frozen)
@@ -91,9 +94,6 @@ class MaxMViTGMU(nn.Module):
             getattr(self, f"{branch}_branch").requires_grad_(False).eval()
         self.float32: frozenset[str] = frozenset()  # parts (cqt, mel, head) without autocast
         self.graphs: Graphs | None = None  # of the backbones, with train.compile
-        shapes: dict[str, Sequence[int]] = dict.fromkeys(IMAGES, (settings.n_channels, 1, 1))
-        if "speech" in self.reads:
-            shapes["speech"] = settings.speech_shape or (0, 0)
         if "file" in self.reads:
             shapes["file"] = (settings.vector_width or 0,)
         for branch, shape in shapes.items():  # statistics of training: of images in dB
@@ -151,8 +151,8 @@ class MaxMViTGMU(nn.Module):
         """Return the features of each source; None for a branch that the fusion does not read.
 
         Shape:
-            As of `forward` -> (B, D) of each; tokens (B, N, D_cqt) and (B, M, D_mel) of images
-            where the fusion reads tokens
+            As of `forward` -> (B, D) of each; tokens (B, N, D) of images, and of speech with
+            `model.speech.tokens`, where the fusion reads tokens
 
         Raises:
             ValueError: The input of a branch that is read is missing.
@@ -261,7 +261,7 @@ class MaxMViTGMU(nn.Module):
         return spared
 
     def _encode_vectors(self, branch: str, given: Any) -> Tensor:
-        """Return the features of `speech` or `file`: (B, D)."""
+        """Return the features of `speech` or `file`: (B, D), or tokens (B, N, D)."""
         mean, std = getattr(self, f"{branch}_mean"), getattr(self, f"{branch}_std")
         if isinstance(given, Waves):
             if self.speech_model is None:
@@ -273,7 +273,7 @@ class MaxMViTGMU(nn.Module):
             vectors: Tensor = (states - mean) / std  # (B, D), (B, L, D), or frames (B, T, L, D)
             if self.speech_branch is not None and branch == "speech":
                 vectors = self.speech_branch(vectors, lengths)
-        return vectors  # (B, D)
+        return vectors
 
     def _precision(self, part: str) -> AbstractContextManager[object]:
         """Switch autocast off where a part has to compute in float32."""

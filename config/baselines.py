@@ -167,7 +167,7 @@ def load_baseline(
                 f"the baseline {kind} reads the speech model of the branch `speech`, and {path} "
                 "has none: add speech to model.branches, and model.speech.model"
             )
-        as_it_is = {"unfrozen_layers": None, "lora_rank": None, "lora_targets": None}
+        as_it_is = dict.fromkeys(("tokens", "unfrozen_layers", "lora_rank", "lora_targets"))
         speech = config.model.speech.model_copy(update={"pooling": "mean", **as_it_is})
         sections["model"] = SpeechModelConfig(speech=speech)
     if config.train.normalize == "speaker":

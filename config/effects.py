@@ -35,12 +35,10 @@ READ_CQT, READ_MEL, READ_SPEECH, READ_FILE = (
     tuple(name for name in FUSIONS if name in JOINING or ONE_BRANCH[name] == branch)
     for branch in SOURCES
 )
-SPEECH_KEYS = {  # of `model.speech`, with the value that null stands for
-    **dict.fromkeys(
-        ("model", "revision", "layers", "unfrozen_layers", "lora_rank", "lora_targets")
-    ),
-    **{"precision": "float16", "pooling": "mean"},
-}
+SPEECH_KEYS: dict[str, Any] = dict.fromkeys(  # of `model.speech`, with what null stands for
+    ("model", "revision", "layers", "tokens", "unfrozen_layers", "lora_rank", "lora_targets")
+)
+SPEECH_KEYS |= {"precision": "float16", "pooling": "mean"}
 ONLY_WITH = {
     "corpus.manifest": Condition("corpus.name", ("manifest",), None),
     "corpus.layout": Condition("corpus.name", ("folder",), None),
@@ -63,6 +61,7 @@ ONLY_WITH = {
         f"model.speech.{key}": Condition("model.fusion", READ_SPEECH, default)
         for key, default in SPEECH_KEYS.items()
     },
+    "model.speech.tokens": Condition("model.fusion", TOKENS, None),
     "model.vectors": Condition("model.fusion", READ_FILE, None),
     "model.fusion_hidden_dim": Condition("model.fusion", PROJECTED, None),
     "model.gate_input": Condition("model.fusion", GATED, "projected"),

@@ -150,6 +150,12 @@ def _check_speech(config: Config) -> None:
             f"model.speech.lora_rank={speech.lora_rank} and model.speech.unfrozen_layers="
             f"{speech.unfrozen_layers} train a speech model in two ways: set one of them to null"
         )
+    if speech.tokens and speech.pooling == "attention":
+        raise InputError(
+            f"model.speech.tokens={speech.tokens} are means over spans of frames, and "
+            "model.speech.pooling=attention makes one vector of them: set tokens to null, or "
+            "pooling to mean"
+        )
     if "speech" in config.model.reads and mixup and speech.pooling == "attention":
         raise InputError(
             f"augment.mixup={mixup:g} mixes vectors, and model.speech.pooling=attention reads "

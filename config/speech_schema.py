@@ -24,6 +24,9 @@ class SpeechConfig(Section):
     """In which hidden states are kept; states of some large models exceed float16."""
     pooling: Literal["mean", "attention"] | None = None
     """From frames to one vector: their mean, or a mean whose weights a trained query gives."""
+    tokens: Annotated[int, Field(ge=2, le=512)] | None = None
+    """Tokens of a recording that cross-attention reads: means over as many equal spans of its
+    frames. null is one token, the vector of pooling."""
     unfrozen_layers: Annotated[int, Field(ge=1, le=96)] | None = None
     """Top layers of the transformer that are trained; null trains none. A model of which something
     is trained is computed in each step, from the waveforms."""

@@ -228,12 +228,14 @@ class FoldModel:
         if "speech" not in self.reads:
             return None
         facts, pooling = speech_facts(card, self.folder), card.model.speech_pooling or "mean"
+        tokens = card.model.speech_tokens
         other = None if shared is None else shared.speech
         is_trained = card.settings().trains_speech
-        if other is not None and other.facts == facts and other.pooling == pooling:
-            if isinstance(other, WaveformReader) == is_trained:
+        if other is not None and other.facts == facts:
+            is_same = (other.pooling, other.tokens) == (pooling, tokens)
+            if is_same and isinstance(other, WaveformReader) == is_trained:
                 return other
-        return open_speech(facts, pooling, self.folder, self.device, name, is_trained)
+        return open_speech(facts, pooling, self.folder, self.device, name, is_trained, tokens)
 
 
 def frozen_model(

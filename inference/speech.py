@@ -36,6 +36,7 @@ class SpeechReader:
         model: The speech model of the run, on the device that is to compute.
         facts: What the run kept of its states.
         pooling: As `model.speech.pooling`.
+        tokens: As `model.speech.tokens`.
 
     Attributes:
         sample_rate: Rate of the waveforms, Hz.
@@ -43,12 +44,16 @@ class SpeechReader:
     """
 
     def __init__(
-        self, model: SpeechModel, facts: SpeechFacts, pooling: Literal["mean", "attention"]
+        self,
+        model: SpeechModel,
+        facts: SpeechFacts,
+        pooling: Literal["mean", "attention"],
+        tokens: int | None = None,
     ) -> None:
-        self.model, self.facts, self.pooling = model, facts, pooling
+        self.model, self.facts, self.pooling, self.tokens = model, facts, pooling, tokens
         self.sample_rate = model.sample_rate
         self.keeps_level = not facts.normalizes
-        self._kept = KeptStates(model, pooling, facts.layers, facts.precision)
+        self._kept = KeptStates(model, pooling, facts.layers, facts.precision, tokens)
 
     def check(self, waveform: NDArray[np.float32]) -> None:
         """Refuse a waveform (T,) that is too short, with a BadAudio."""
@@ -68,14 +73,14 @@ class SpeechReader:
         return [found[j] for j in range(len(waveforms))]
 
     def encode(self, network: MaxMViTGMU, record: States, device: torch.device) -> Tensor:
-        """Return the features of one record: (1, D)."""
+        """Return the features of one record: (1, D), or tokens (1, N, D)."""
         return network.encode("speech", self.inputs(record, device))
 
     def inputs(self, record: States, device: torch.device) -> Any:
-        """Return one record as the network reads it: (1, L, D), or `Frames`."""
+        """Return one record as the network reads it: (1, L, D), (1, N, L, D), or `Frames`."""
         states = torch.from_numpy(record).to(device).float()  # (n, L, D)
         if self.pooling == "mean":
-            return states
+            return states[None] if self.tokens else states
         return Frames(states[None], torch.tensor([len(states)], device=device))
 
 
@@ -104,6 +109,7 @@ def open_speech(
     device: torch.device,
     name: str | None = None,
     is_trained: bool = False,
+    tokens: int | None = None,
 ) -> SpeechReader:
     """Load the speech model of a fold.
 
@@ -114,6 +120,7 @@ def open_speech(
         device: Device that is to compute.
         name: Folder of the model, or its name on the hub; None is where the training had it.
         is_trained: Whether a part of it was trained, so that the network holds it.
+        tokens: As `model.speech.tokens`.
 
     Raises:
         InputError: It is another model, or the package transformers is missing.
@@ -145,4 +152,4 @@ def open_speech(
             f"another {', '.join(other)}: use that version, or train again"
         )
     reader = WaveformReader if is_trained else SpeechReader
-    return reader(model.to(device), facts, pooling or "mean")
+    return reader(model.to(device), facts, pooling or "mean", tokens)

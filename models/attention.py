@@ -5,7 +5,7 @@
     feat_s = mean over N_s of t_s + Attention(query t_s, keys and values o_s)   (B, D)
 
 Of two sources o_cqt is t_mel and o_mel is t_cqt. A source that gives one vector (B, D_s) has one
-token: N_s = 1.
+token: N_s = 1. All recordings have the same number of tokens of a source, so that there is no mask.
 
 The layer norms LN come first because the published MaxViT has its own norm after the pooling. Its
 tokens are about 20 times as long as those of MViTv2 and would saturate the tanh of the GMU.

@@ -1,4 +1,11 @@
-"""Hidden states as runs keep and read them: of some layers, means or frames, in a precision."""
+"""Hidden states as runs keep and read them: of some layers, means or frames, in a precision.
+
+Of a recording of T frames are kept, as n rows (n, L, D):
+
+    mean               n = 1, the mean over its frames
+    mean, with tokens  n tokens, the means over n equal spans of its frames
+    attention          n = T, the frames
+"""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -28,6 +35,7 @@ class KeptStates:
         layers: Hidden states that are kept, in this order, from 0, the input of the first layer;
             None is all.
         precision: Type of what is kept.
+        tokens: Means over as many spans in the place of one; with `mean`.
 
     Raises:
         InputError: The model has no such layers.
@@ -39,13 +47,17 @@ class KeptStates:
         pooling: Literal["mean", "attention"],
         layers: Sequence[int] | None,
         precision: Literal["float16", "float32"],
+        tokens: int | None = None,
     ) -> None:
         self.model, self.pooling, self.precision = model, pooling, precision
+        self.tokens = tokens
         self.layers = model.check_layers(layers)
 
     @torch.inference_mode()
     def compute(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
-        """Return the states of recordings at the model's rate: (n, L, D) each, n is 1 of means."""
+        """Return the states of recordings at the model's rate: (n, L, D) each."""
+        if self.tokens:
+            return list(self.model.spans(waveforms, self.tokens, self.layers).cpu().numpy())
         if self.pooling == "mean":
             return list(self.model.means(waveforms, self.layers).cpu().numpy()[:, None])
         states, lengths = self.model(waveforms, self.layers)  # (B, T, L, D), (B,)

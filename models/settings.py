@@ -31,6 +31,7 @@ class ModelSettings:
             of earlier versions, is both images.
         speech_shape: (L, D) of the speech model's hidden states, layers and width; None without.
         speech_pooling: From frames to a vector: `mean` or `attention`; None without.
+        speech_tokens: Its tokens of a recording, for cross-attention; None is one, the vector.
         speech_layers: Hidden states that are read of a speech model that is trained; None is all.
         speech_unfrozen_layers: Its top layers that are trained; None without.
         speech_lora_rank: Rank of the adapters that are trained in it; None without.
@@ -58,6 +59,7 @@ class ModelSettings:
     branches: Sequence[str] | None = None
     speech_shape: Sequence[int] | None = None
     speech_pooling: Literal["mean", "attention"] | None = None
+    speech_tokens: int | None = None
     speech_layers: Sequence[int] | None = None
     speech_unfrozen_layers: int | None = None
     speech_lora_rank: int | None = None
@@ -116,7 +118,7 @@ class ModelSettings:
         if "speech" in model.reads:
             values |= {"speech_shape": list(shapes["speech"])}
             speech = model.speech
-            values |= {"speech_pooling": speech.pooling}
+            values |= {"speech_pooling": speech.pooling, "speech_tokens": speech.tokens}
             if speech.is_trained:
                 names = ("layers", "unfrozen_layers", "lora_rank", "lora_targets")
                 values |= {f"speech_{name}": getattr(speech, name) for name in names}

@@ -152,47 +152,57 @@ class Frames(NamedTuple):
 
 
 class SpeechBranch(nn.Module):
-    """Hidden states to one vector: a learned weighted sum of layers, and pooling over frames.
+    """Hidden states to one vector or some tokens: a learned sum of layers, and pooling.
 
     Args:
         n_states: L, number of hidden states.
         width: D of a hidden state.
         pooling: `mean`: the states are means over frames already; `attention`: they are frames,
             which one learned query weighs.
+        tokens: N, means over as many spans of each recording; None is its one mean.
 
     Shape:
-        mean: (B, L, D) -> (B, D). attention: (B, T, L, D) and lengths (B,) -> (B, D)
+        mean: (B, L, D) -> (B, D), or (B, N, L, D) -> (B, N, D)
+        attention: (B, T, L, D) and lengths (B,) -> (B, D)
 
     Source:
         The weights of layers: Yang et al. 2021 (SUPERB). Attention pooling: Safari et al. 2020,
         with the scores divided by sqrt(D). All weights start equal, so both begin as plain means.
     """
 
-    def __init__(self, n_states: int, width: int, pooling: Literal["mean", "attention"]) -> None:
+    def __init__(
+        self,
+        n_states: int,
+        width: int,
+        pooling: Literal["mean", "attention"],
+        tokens: int | None = None,
+    ) -> None:
         super().__init__()
-        self.num_features = width
+        self.num_features, self.tokens = width, tokens
         self.scores = nn.Parameter(torch.zeros(n_states))
         self.query = nn.Parameter(torch.zeros(width)) if pooling == "attention" else None
 
     def forward(self, states: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Return the vector of each recording.
+        """Return the vector of each recording, or its tokens.
 
         Args:
-            states: Means (B, L, D) or frames (B, T, L, D), see `pooling`.
+            states: Means (B, L, D) or (B, N, L, D), or frames (B, T, L, D), see `pooling`.
             lengths: True frames of each recording, at least 1; what lies behind has no effect.
 
         Raises:
             ValueError: The states are not those of the pooling, or lengths are missing.
         """
-        expected = 3 if self.query is None else 4
-        if states.dim() != expected or states.shape[-2:] != (len(self.scores), self.num_features):
+        rows = ["T"] if self.query is not None else [self.tokens] if self.tokens else []
+        expected = ["B", *rows, len(self.scores), self.num_features]
+        fits = [wanted in ("B", "T", n) for wanted, n in zip(expected, states.shape, strict=False)]
+        if states.dim() != len(expected) or not all(fits):
             raise ValueError(
-                f"states have the shape {tuple(states.shape)}; expected (B, "
-                f"{'' if self.query is None else 'T, '}{len(self.scores)}, {self.num_features})"
+                f"states have the shape {tuple(states.shape)}; expected "
+                f"({', '.join(map(str, expected))})"
             )
         weights = self.scores.softmax(0)  # (L,)
         if self.query is None:
-            return torch.einsum("bld,l->bd", states.to(weights.dtype), weights)
+            return torch.einsum("...ld,l->...d", states.to(weights.dtype), weights)
         if lengths is None:
             raise ValueError("attention pooling needs the lengths of the recordings")
         inside = torch.arange(states.shape[1], device=states.device) < lengths[:, None]  # (B, T)

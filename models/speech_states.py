@@ -140,9 +140,9 @@ class SpeechModel(nn.Module):
             ValueError: There are no waveforms.
         """
         parts: list[dict[int, Tensor]] = [{} for _ in waveforms]
-        for i, k, states in self._states(waveforms, layers):
-            parts[i][k] = states
-        whole = [torch.cat([part[k] for k in sorted(part)]) for part in parts]  # (T, L, D) each
+        for i, first, states in self._states(waveforms, layers):
+            parts[i][first] = states
+        whole = [torch.cat([part[t] for t in sorted(part)]) for part in parts]  # (T, L, D) each
         lengths = torch.tensor([len(states) for states in whole], device=whole[0].device)
         return pad_sequence(whole, batch_first=True), lengths
 
@@ -160,21 +160,59 @@ class SpeechModel(nn.Module):
             n_frames[i] += len(states)
         return torch.stack([torch.as_tensor(s) / n for s, n in zip(sums, n_frames, strict=True)])
 
+    def spans(
+        self,
+        waveforms: Sequence[NDArray[np.float32]],
+        n: int,
+        layers: Sequence[int] | None = None,
+    ) -> Tensor:
+        """Return the means of hidden states over n equal spans of each recording: (B, n, L, D).
+
+        Of T frames, span i has those from floor(i T / n) to ceil((i + 1) T / n), as torch's
+        adaptive average pooling has them: neighbours share a frame where n does not divide T.
+
+        Arguments and errors are those of `forward`; of long recordings one piece is in memory.
+        """
+        sums: list[Tensor | float] = [0.0] * len(waveforms)
+        sizes = []  # frames in each span: (n,) of each recording
+        spans = []
+        for waveform in waveforms:
+            pieces = self._pieces(len(waveform))
+            total = sum(self.n_frames(piece.stop - piece.start) for piece in pieces)
+            spans.append([(i * total // n, -(-(i + 1) * total // n)) for i in range(n)])
+            sizes.append(torch.tensor([last - first for first, last in spans[-1]]))
+        for i, first, states in self._states(waveforms, layers):
+            frames = range(first, first + len(states))
+            inside = [[float(a <= t < b) for t in frames] for a, b in spans[i]]
+            which = torch.tensor(inside, device=states.device)  # (n, t)
+            sums[i] = sums[i] + torch.einsum("nt,tld->nld", which, states)
+        means = [
+            torch.as_tensor(s) / size.to(s.device)[:, None, None]  # type: ignore[union-attr]
+            for s, size in zip(sums, sizes, strict=True)
+        ]
+        return torch.stack(means)
+
+    def _pieces(self, n_samples: int) -> list[slice]:
+        """Cut a recording into equal pieces, which the network sees alone."""
+        most = int(self.piece_seconds * self.sample_rate)
+        size = math.ceil(n_samples / math.ceil(n_samples / most))
+        starts = range(0, n_samples, size)
+        return [slice(start, min(start + size, n_samples)) for start in starts]
+
     def _states(
         self, waveforms: Sequence[NDArray[np.float32]], layers: Sequence[int] | None
     ) -> Iterator[tuple[int, int, Tensor]]:
-        """Yield (recording, piece, states of the piece: (t, L, D)), in no order."""
+        """Yield (recording, first frame, states of a piece from there: (t, L, D)), in no order."""
         wanted = self.check_layers(layers)
         if not waveforms:
             raise ValueError("there are no waveforms: give at least one")
-        most = int(self.piece_seconds * self.sample_rate)
         pieces: list[tuple[int, int, NDArray[np.float32]]] = []
         for i, waveform in enumerate(waveforms):
             self.check(waveform)
-            size = math.ceil(len(waveform) / math.ceil(len(waveform) / most))
-            whole = self._normalized(waveform)
-            starts = range(0, len(whole), size)
-            pieces += [(i, k, whole[start : start + size]) for k, start in enumerate(starts)]
+            whole, first = self._normalized(waveform), 0
+            for place in self._pieces(len(whole)):
+                pieces.append((i, first, whole[place]))
+                first += self.n_frames(place.stop - place.start)
         for group in self.batches([len(piece) for *_, piece in pieces]):
             batch = [pieces[j] for j in group]
             inputs = self._inputs([piece for *_, piece in batch])
@@ -182,8 +220,8 @@ class SpeechModel(nn.Module):
                 output = self.network(**inputs, output_hidden_states=True)
             every = [*output.hidden_states[:-1], output.last_hidden_state]  # L x (b, T, D)
             states = torch.stack([every[layer] for layer in wanted], 2)  # (b, T, L, D)
-            for (i, k, piece), of_piece in zip(batch, states, strict=True):
-                yield i, k, of_piece[: self.n_frames(len(piece))]
+            for (i, first, piece), of_piece in zip(batch, states, strict=True):
+                yield i, first, of_piece[: self.n_frames(len(piece))]
 
     def batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
         """Split waveforms by their lengths in samples into what the network sees at once.

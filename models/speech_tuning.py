@@ -54,10 +54,11 @@ class TunedSpeech(nn.Module):
     Args:
         model: The speech model, which stays as it is: a copy is changed.
         settings: What is trained (`speech_unfrozen_layers`, or `speech_lora_rank` and
-            `speech_lora_targets`), and what is read (`speech_layers`, `speech_pooling`).
+            `speech_lora_targets`), and what is read (`speech_layers`, `speech_pooling`,
+            `speech_tokens`).
 
     Shape:
-        `Waves` -> means (B, L, D), or `Frames` with attention pooling
+        `Waves` -> means (B, L, D), or of N spans (B, N, L, D), or `Frames` with attention pooling
 
     Raises:
         InputError: There are not so many layers, no such targets, or some that have no effect.
@@ -71,7 +72,7 @@ class TunedSpeech(nn.Module):
                 f"model.speech.layers={self.layers}: what is trained in {model.name} needs the "
                 f"last hidden state, {last}, among them"
             )
-        self.pooling = settings.speech_pooling
+        self.pooling, self.tokens = settings.speech_pooling, settings.speech_tokens
         self.model = deepcopy(model).requires_grad_(False).eval()
         if settings.speech_lora_rank is not None:
             targets = settings.speech_lora_targets
@@ -88,6 +89,8 @@ class TunedSpeech(nn.Module):
 
     def forward(self, waves: Waves) -> Tensor | Frames:
         """Return the hidden states of recordings, or their means."""
+        if self.tokens:
+            return self.model.spans(waves.alone(), self.tokens, self.layers)
         if self.pooling == "attention":
             return Frames(*self.model(waves.alone(), self.layers))
         return self.model.means(waves.alone(), self.layers)

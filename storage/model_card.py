@@ -34,6 +34,7 @@ class CardModel(ModelConfig):
     n_channels: Literal[1, 3]
     speech_shape: Annotated[list[Width], Field(min_length=2, max_length=2)] | None = None
     speech_pooling: Literal["mean", "attention"] | None = None
+    speech_tokens: Count | None = None
     speech_layers: list[Layer] | None = None
     speech_unfrozen_layers: Count | None = None
     speech_lora_rank: Count | None = None

@@ -2,8 +2,9 @@
 
 With mean pooling a recording has one record, the means of its hidden states (L, D): a weighted sum
 of pooled states is the pooled weighted sum, so weights of layers can be learned on these. With
-attention pooling it has one record (L, D) for each frame. The folder is named after the model's
-files and all else that decides a record; see `row_store.py` for the index and interrupted builds.
+tokens it has one for each of as many spans, with attention pooling for each frame. The folder is
+named after the model's files and all else that decides a record; see `row_store.py` for the index
+and interrupted builds.
 
 Batches are made of what is missing, so an interrupted build may differ from a whole one in the last
 bits that padding and the order of sums decide.
@@ -41,6 +42,7 @@ class SpeechStore(RowStore):
             None is all.
         precision: Type of what is kept. Large models may have states beyond float16, which are
             refused by their layer.
+        tokens: Means over as many spans of a recording in the place of one; with `mean`.
 
     Attributes:
         layers: Hidden states that are kept.
@@ -58,9 +60,11 @@ class SpeechStore(RowStore):
         pooling: Literal["mean", "attention"] = "mean",
         layers: Sequence[int] | None = None,
         precision: Literal["float16", "float32"] = "float16",
+        tokens: int | None = None,
     ) -> None:
-        self._kept = KeptStates(model, pooling, layers, precision)
+        self._kept = KeptStates(model, pooling, layers, precision, tokens)
         self.model, self.pooling, self.precision = model, pooling, precision
+        self.tokens = tokens
         self.layers = self._kept.layers
         described = {
             "speech_version": VERSION,
@@ -68,22 +72,30 @@ class SpeechStore(RowStore):
             "pooling": pooling,
             "layers": self.layers,
             "precision": precision,
+            **({} if tokens is None else {"tokens": tokens}),
         }
         record = (len(self.layers), model.width)
         names = [DATA_FILE[pooling]]
         super().__init__(root, "speech-", described, names, record, precision, "speech")
 
+    @property
+    def recording_bytes(self) -> int:
+        """Bytes of the means of a recording."""
+        return self.record_bytes * (self.tokens or 1)
+
     def means(self, rows: Sequence[int]) -> States:
-        """Return the means of recordings: (n, L, D).
+        """Return the means of recordings: (n, L, D), or of N spans of each (n, N, L, D).
 
         Args:
-            rows: Row of each, `store.rows[hash].start`.
+            rows: First row of each, `store.rows[hash].start`.
 
         Raises:
             RunError: The file was removed or cut short.
         """
         self._check_pooling("mean")
-        return np.asarray(self._mapped(DATA_FILE["mean"])[np.asarray(rows, np.intp)])
+        every = np.asarray(rows, np.intp)[:, None] + np.arange(self.tokens or 1)  # (n, N)
+        means = np.asarray(self._mapped(DATA_FILE["mean"])[every])  # (n, N, L, D)
+        return means if self.tokens else means[:, 0]
 
     def frames(self, row: range) -> States:
         """Return the frames of a recording, memory-mapped: (T, L, D).

@@ -322,7 +322,8 @@ def test_the_batch_norms_that_the_readme_counts_are_there():
 def test_settings_are_the_keys_of_section_model_and_facts_of_the_data():
     names = [field.name for field in fields(ModelSettings)]
     keys = ModelConfig.model_fields.keys() - FIRST_WEIGHTS
-    of_data = {"n_classes", "n_channels", "speech_shape", "speech_pooling", "vector_width"}
+    of_data = {"n_classes", "n_channels", "speech_shape", "vector_width"}
+    of_data |= {"speech_pooling", "speech_tokens"}
     of_data |= {"speech_layers", "speech_unfrozen_layers"}
     of_data |= {"speech_lora_rank", "speech_lora_targets"}
     assert set(names) == keys | of_data
@@ -339,6 +340,7 @@ ON_DISK = {  # section `model` of a model.json
     "branches": None,
     "speech_shape": None,
     "speech_pooling": None,
+    "speech_tokens": None,
     "speech_layers": None,
     "speech_unfrozen_layers": None,
     "speech_lora_rank": None,

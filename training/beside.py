@@ -46,8 +46,11 @@ def open_sources(config: Config) -> Sources:
         settings = model.speech
         layers = None if settings.layers is None else tuple(settings.layers)
         pooling, precision = settings.pooling or "mean", settings.precision or "float16"
-        pooling = "mean" if settings.is_trained else pooling  # kept for statistics alone
-        speech = _Speech(settings.model or "", settings.revision, pooling, precision, layers)
+        tokens = settings.tokens
+        if settings.is_trained:  # kept for statistics alone
+            pooling, tokens = "mean", None
+        name = settings.model or ""
+        speech = _Speech(name, settings.revision, pooling, precision, layers, tokens)
     if "file" in model.reads:
         vectors = model.vectors
     return _open(config.run.store, speech, vectors)
@@ -61,6 +64,7 @@ class _Speech(NamedTuple):
     pooling: Literal["mean", "attention"]
     precision: Literal["float16", "float32"]
     layers: tuple[int, ...] | None
+    tokens: int | None
 
 
 @lru_cache(maxsize=2)  # a session is copied often, and a large model loads slowly
@@ -69,7 +73,7 @@ def _open(store: str, speech: _Speech | None, vectors: str | None) -> Sources:
     if speech is not None:
         model = load_speech_model(speech.model, speech.revision)
         found["speech"] = SpeechStore(
-            Path(store), model, speech.pooling, speech.layers, speech.precision
+            Path(store), model, speech.pooling, speech.layers, speech.precision, speech.tokens
         )
     if vectors is not None:
         found["file"] = OwnVectors(Path(vectors))
@@ -119,12 +123,12 @@ class _OfRows:
     def __init__(self, store: SpeechStore, hashes: Sequence[str]) -> None:
         self.store = store
         self.rows = [store.rows[key] for key in hashes]
-        self.means: Tensor | None = None  # (N, L, D)
-        if store.pooling == "mean" and len(hashes) * store.record_bytes <= IN_MEMORY:
+        self.means: Tensor | None = None  # (n, L, D), or (n, N, L, D) with N tokens
+        if store.pooling == "mean" and len(hashes) * store.recording_bytes <= IN_MEMORY:
             self.means = torch.from_numpy(store.means([row.start for row in self.rows]))
 
     def __call__(self, utterances: NDArray) -> Any:
-        """Return hidden states: (B, L, D), or `Frames`."""
+        """Return hidden states: (B, L, D), or (B, N, L, D), or `Frames`."""
         if self.means is not None:
             return self.means[torch.from_numpy(utterances)]
         rows = [self.rows[i] for i in utterances.tolist()]
@@ -208,15 +212,16 @@ def beside(
 def statistics_of(vectors: Vectors, n: int) -> tuple[Tensor, Tensor]:
     """Return mean and deviation of what a branch reads in training, over n utterances.
 
-    Where nothing varies the deviation is 1. Frames of a recording count as one utterance each. Of
-    a speech model that is trained it is what it gives at first.
+    Where nothing varies the deviation is 1. Frames or tokens of a recording have its mean. Of a
+    speech model that is trained it is what it gives at first.
     """
     vectors = getattr(vectors, "at_first", vectors)
     total = squares = torch.zeros(())
     for start in range(0, n, AT_ONCE):
         some = vectors(np.arange(start, min(start + AT_ONCE, n)))
         values = some.means() if isinstance(some, Frames) else some
-        values = values.double()  # (B, ...)
+        values = values.double()  # (B, L, D) or (B, D), or of tokens (B, N, L, D)
+        values = values.mean(1) if values.dim() == 4 else values
         total, squares = total + values.sum(0), squares + values.square().sum(0)
     mean = total / n
     deviation = (squares / n - mean.square()).clamp_min(0).sqrt()

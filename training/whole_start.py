@@ -155,8 +155,8 @@ def _beside_images(settings: ModelSettings, now: ModelSettings) -> dict[str, Any
     begins = now.trains_speech and not settings.trains_speech
     if begins:
         trained = {name: getattr(now, name) for name in trained}
-    pooled = {"speech_pooling": settings.speech_pooling, "vector_width": settings.vector_width}
-    return {**pooled, **trained}
+    names = ("speech_pooling", "speech_tokens", "vector_width")
+    return {**{name: getattr(settings, name) for name in names}, **trained}
 
 
 def start_whole(model: MaxMViTGMU, fold: Fold, file: Path) -> None:

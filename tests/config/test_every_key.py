@@ -141,6 +141,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], str]] = {
     "model.speech.layers": (SPEECH, "[1]"),
     "model.speech.precision": (SPEECH, "float32"),
     "model.speech.pooling": (SPEECH, "attention"),
+    "model.speech.tokens": ((*SPEECH, *CROSS), "4"),
     "model.speech.unfrozen_layers": (SPEECH, "1"),
     "model.speech.lora_rank": (SPEECH, "2"),
     "model.speech.lora_targets": (LORA, "[output_dense]"),

@@ -79,6 +79,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "model.speech.layers": [1, 2],
     "model.speech.precision": "float32",
     "model.speech.pooling": "attention",
+    "model.speech.tokens": 8,
     "model.speech.unfrozen_layers": 2,
     "model.speech.lora_rank": 4,
     "model.speech.lora_targets": ["q_proj"],

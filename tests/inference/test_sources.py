@@ -101,6 +101,14 @@ def beside(world: World) -> Run:
 
 
 @pytest.fixture(scope="module")
+def of_tokens(world: World) -> Run:
+    """One fold of cross-attention between an image and six tokens of the speech model."""
+    idle = ("model.mel_backbone=null", "optim.optimizer.mel=null")
+    words = ("model.fusion=cross_attention", "model.speech.tokens=6")
+    return trained(world, "tokens", *world.words("cqt", "speech"), *idle, *words)
+
+
+@pytest.fixture(scope="module")
 def alone(world: World) -> Run:
     """One fold of a speech model alone, two of its three states."""
     model = f"model.speech.model={world.speech}"
@@ -118,7 +126,7 @@ def some_of(run: Run, fold: FoldResult, n: int = 6) -> list[Path]:
     return [Path(run.audio_file(name)) for name in fold.test.utterances[:n].tolist()]
 
 
-@pytest.mark.parametrize("which", ["all_four", "beside", "alone", "own"])
+@pytest.mark.parametrize("which", ["all_four", "beside", "of_tokens", "alone", "own"])
 def test_a_fold_gives_the_probabilities_and_shares_of_predictions_csv(
     which: str, world: World, request: pytest.FixtureRequest
 ) -> None:

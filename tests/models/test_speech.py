@@ -195,6 +195,29 @@ def test_long_recordings_are_cut_into_equal_pieces(folders, kind, monkeypatch):
     torch.testing.assert_close(model.means([short, long])[1], whole.mean(0), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["wavlm-layer", "wav2vec2-group", "whisper"])
+@pytest.mark.parametrize("n", [2, 7, 64])  # 64: more than a short one has frames
+def test_spans_are_those_of_adaptive_pooling(folders, kind, n, monkeypatch):
+    monkeypatch.setattr(SpeechModel, "piece_seconds", 2)  # the longest has three pieces
+    model = load_speech_model(str(folders[kind]))
+    model.piece_seconds = 2
+    draw = np.random.default_rng(0)
+    made = [draw.standard_normal(int(s * RATE)).astype(np.float32) for s in (5, 0.5, 1.3)]
+    states, lengths = model(made, [2, 0])
+    found = model.spans(made, n, [2, 0])
+    assert found.shape == (3, n, 2, 32)
+    for i, t in enumerate(lengths.tolist()):
+        series = states[i, :t].flatten(1).T  # (L D, T)
+        expected = torch.nn.functional.adaptive_avg_pool1d(series, n).T.unflatten(1, (2, 32))
+        torch.testing.assert_close(found[i], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            model.spans([made[i]], n, [2, 0])[0], found[i], atol=1e-4, rtol=1e-3
+        )
+    torch.testing.assert_close(
+        model.spans(made, 1), model.means(made)[:, None], rtol=1e-4, atol=1e-4
+    )
+
+
 def test_a_long_recording_is_normalized_as_a_whole(folders, monkeypatch):
     monkeypatch.setattr(SpeechModel, "piece_seconds", 1)
     model = load_speech_model(str(folders["wav2vec2-layer"]))
@@ -663,6 +686,15 @@ def test_the_weighted_sum_by_hand():
     branch.scores.data = torch.tensor([1.0, 3.0]).log()  # a quarter and three quarters
     assert branch.layer_weights() == pytest.approx([0.25, 0.75])
     assert branch(torch.tensor([[[4.0], [8.0]]])).item() == pytest.approx(7.0)
+
+
+def test_tokens_are_summed_over_layers_alone():
+    branch = SpeechBranch(2, 1, "mean", tokens=3)
+    branch.scores.data = torch.tensor([1.0, 3.0]).log()  # a quarter and three quarters
+    spans = torch.tensor([[[[4.0], [8.0]], [[0.0], [4.0]], [[-4.0], [0.0]]]])  # (1, 3, 2, 1)
+    assert branch(spans).squeeze().tolist() == pytest.approx([7.0, 3.0, -1.0])
+    with pytest.raises(ValueError, match=r"\(1, 2, 2, 1\); expected \(B, 3, 2, 1\)"):
+        branch(spans[:, :2])
 
 
 def test_a_weighted_sum_of_means_is_the_mean_of_the_weighted_frames():

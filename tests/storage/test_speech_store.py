@@ -1,5 +1,6 @@
 """The speech store: what a model gives, kept once; killed, corrupt and odd builds."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -108,7 +109,12 @@ def check(store: SpeechStore, clips: dict[str, Path], layers=(0, 1, 2), rtol=1e-
     assert store.rows.keys() == clips.keys()
     for key, path in clips.items():
         expected = expected_frames(read_audio(path, RATE))[:, list(layers)]
-        if store.pooling == "mean":
+        if store.tokens:
+            edges = [i * len(expected) / store.tokens for i in range(store.tokens + 1)]
+            spans = zip(edges, edges[1:], strict=False)
+            means = [expected[math.floor(a) : math.ceil(b)].mean(0) for a, b in spans]
+            got, expected = store.means([store.rows[key].start])[0], np.stack(means)
+        elif store.pooling == "mean":
             assert len(store.rows[key]) == 1
             got, expected = store.means([store.rows[key].start])[0], expected.mean(0)
         else:
@@ -126,6 +132,19 @@ def test_a_store_holds_the_states_of_each_recording(make_store, clips, pooling, 
     check(make_store(pooling), clips)  # read by another process
     (name,) = [file.name for file in store.folder.glob("*.f16")]
     assert name == {"mean": "means.f16", "attention": "frames.f16"}[pooling]
+
+
+@pytest.mark.parametrize("tokens", [2, 5])
+def test_a_store_of_tokens_holds_the_means_of_spans(make_store, clips, tokens):
+    store = make_store(tokens=tokens)
+    assert store.build(clips, 2) == {}
+    check(store, clips)
+    rows = [store.rows[key].start for key in clips]
+    assert store.means(rows[::-1]).shape == (9, tokens, 3, 4)
+    np.testing.assert_array_equal(store.means(rows[::-1])[0], store.means(rows)[-1])
+    assert store.recording_bytes == tokens * 3 * 4 * 2
+    folders = {make_store(tokens=n).folder for n in (None, tokens, tokens + 1)}
+    assert len(folders) == 3 and make_store().folder == make_store(tokens=None).folder
 
 
 def test_means_come_in_the_order_asked_for(make_store, clips):

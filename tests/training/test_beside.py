@@ -76,19 +76,22 @@ def test_four_sources_are_trained_tested_and_told(tiny: Tiny, speech_model, vect
     assert card.sources["file"]["sha256"]
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention"])
-@pytest.mark.parametrize("fusion", ["concat", "mean", "gmu_contrastive", "cross_attention"])
-def test_gradients_reach_every_source(tiny: Tiny, speech_model, vectors, fusion, pooling) -> None:
-    config = tiny(
-        *all_four(speech_model, vectors),
-        f"model.fusion={fusion}",
-        f"model.speech.pooling={pooling}",
-    )
+@pytest.mark.parametrize(
+    ("fusion", "words"),
+    [(fusion, ()) for fusion in ("concat", "mean", "gmu_contrastive", "cross_attention")]
+    + [(fusion, ("model.speech.pooling=attention",)) for fusion in ("gmu", "cross_attention")]
+    + [("cross_attention_contrastive", ("model.speech.tokens=5",))],
+)
+def test_gradients_reach_every_source(tiny: Tiny, speech_model, vectors, fusion, words) -> None:
+    config = tiny(*all_four(speech_model, vectors), f"model.fusion={fusion}", *words)
     session = open_session(config, make_plan(config))
     state, loader, _ = build_training(next(session.folds()), {})
     model, seen = state.model, {}
     batch = next(iter(loader))
-    assert isinstance(batch.speech, Frames) == (pooling == "attention")
+    if isinstance(batch.speech, Frames):
+        assert words == ("model.speech.pooling=attention",)
+    else:
+        assert batch.speech.dim() == (4 if "model.speech.tokens=5" in words else 3)
     for name, parameter in model.named_parameters():
         parameter.register_hook(lambda grad, name=name: seen.update({name: grad.abs().sum()}))
     train_step(state, [batch])

@@ -161,7 +161,14 @@ def test_a_rebuilt_network_gives_the_predictions_of_the_run(tiny: Tiny, folder: 
     np.testing.assert_allclose(probs, result.test.probs, atol=1e-5)
 
 
-@pytest.mark.parametrize("words", [LORA, (*TOP, "model.speech.pooling=attention")])
+@pytest.mark.parametrize(
+    "words",
+    [
+        LORA,
+        (*TOP, "model.speech.pooling=attention"),
+        (*LORA, "model.fusion=cross_attention", "model.speech.tokens=4"),
+    ],
+)
 def test_such_a_run_labels_recordings(tiny: Tiny, folder: Path, tmp_path: Path, words) -> None:
     config = tiny(*with_speech(folder, *words))
     run = run_experiment(config, [])
