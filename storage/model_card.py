@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from config.effects import idle_value, keys_without_effect
+from config.fusions import FUSIONS
 from config.image_keys import IDLE_WITHOUT_IMAGES
 from config.schema import FeaturesConfig, ImageSize, ModelConfig, Width
 from config.section import Count, Section
@@ -270,6 +271,10 @@ def _contradictions(card: ModelCard) -> Iterator[str]:
     chosen = {"model.fusion": model.fusion, "model.branches": model.branches}
     if model.speech_lora_rank and model.speech_unfrozen_layers:
         yield "model.speech_lora_rank and model.speech_unfrozen_layers exclude each other"
+    if model.speech_tokens and not (model.speech_shape and FUSIONS[model.fusion].reads_tokens):
+        yield f"model.speech_tokens has no effect with {model.fusion}"
+    if model.speech_tokens and model.speech_pooling == "attention":
+        yield "model.speech_tokens and model.speech_pooling do not agree"
     if (
         model.speech_layers
         and model.speech_shape

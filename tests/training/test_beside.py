@@ -99,6 +99,35 @@ def test_gradients_reach_every_source(tiny: Tiny, speech_model, vectors, fusion,
         assert any(float(v) > 0 for name, v in seen.items() if name.startswith(part)), part
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("model.fusion=gmu",), "model.speech.tokens .* has no effect with model.fusion=gmu"),
+        (("model.speech.pooling=attention",), "tokens=5 are means over spans .* set tokens to"),
+        (("model.speech.tokens=1",), "model.speech.tokens .* 2"),
+        (("model.branches=[cqt, mel]", "model.speech.model=null"), "model.speech.tokens .*branch"),
+    ],
+)
+def test_tokens_that_nothing_reads_are_refused(tiny: Tiny, speech_model, words, message) -> None:
+    speech = ("model.branches=[cqt, mel, speech]", f"model.speech.model={speech_model}")
+    of_tokens = ("model.fusion=cross_attention", "model.speech.tokens=5")
+    with pytest.raises(InputError, match=message):
+        tiny(*speech, *of_tokens, *words)
+
+
+def test_tokens_and_their_mean_have_the_same_statistics(tiny: Tiny, speech_model) -> None:
+    words = ("model.branches=[cqt, mel, speech]", f"model.speech.model={speech_model}")
+    found = []
+    for more in ((), ("model.speech.tokens=3",)):
+        config = tiny(*words, "model.fusion=cross_attention", *more)
+        session = open_session(config, make_plan(config))
+        network = build_training(next(session.folds()), {})[0].model
+        found.append((network.speech_mean, network.speech_std))
+    assert found[0][0].shape == found[1][0].shape == (3, 32)
+    for own, other in zip(*found, strict=True):  # spans may share a frame
+        torch.testing.assert_close(own, other, rtol=0.1, atol=0.03)
+
+
 def test_two_sources_have_shares_by_name_where_one_is_no_image(tiny: Tiny, vectors) -> None:
     idle = ("model.mel_backbone=null", "optim.optimizer.mel=null")
     config = tiny("model.branches=[cqt, file]", f"model.vectors={vectors}", *idle)

@@ -250,6 +250,7 @@ def test_cards_that_contradict_themselves_are_refused(tiny: Tiny, folder: Path) 
     for change, words in (
         ({"speech_unfrozen_layers": 1}, "exclude each other"),
         ({"speech_layers": [1, 2]}, "speech_layers and model.speech_shape do not agree"),
+        ({"speech_tokens": 4}, "speech_tokens has no effect with gmu"),
         ({"speech_layers": [2, 1, 0]}, r"sources.speech has layers \[0, 1, 2\]"),
     ):
         card.write_text(json.dumps({**good, "model": {**good["model"], **change}}))
