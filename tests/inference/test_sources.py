@@ -109,6 +109,15 @@ def of_tokens(world: World) -> Run:
 
 
 @pytest.fixture(scope="module")
+def tuned(world: World) -> Run:
+    """One fold of an image and a speech model in which adapters are trained."""
+    pytest.importorskip("peft")
+    idle = ("model.mel_backbone=null", "optim.optimizer.mel=null")
+    words = (*world.words("cqt", "speech"), *idle, "model.speech.lora_rank=2")
+    return trained(world, "tuned", *words)
+
+
+@pytest.fixture(scope="module")
 def alone(world: World) -> Run:
     """One fold of a speech model alone, two of its three states."""
     model = f"model.speech.model={world.speech}"
@@ -243,7 +252,7 @@ def test_what_the_speech_model_cannot_read_is_that_recordings_problem(
 
 
 def test_parts_of_a_long_recording_are_labelled_as_files_of_their_own(
-    beside: Run, alone: Run, tmp_path: Path
+    beside: Run, of_tokens: Run, tuned: Run, alone: Run, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
     samples = (rng.normal(0, 0.1, 16_000 * 5) * np.repeat([1, 0.3, 2, 0.1, 1], 16_000)).astype(
@@ -251,7 +260,7 @@ def test_parts_of_a_long_recording_are_labelled_as_files_of_their_own(
     )
     whole = tmp_path / "long.wav"
     soundfile.write(whole, samples, 16_000, subtype="FLOAT")
-    for run in (beside, alone):
+    for run in (beside, of_tokens, tuned, alone):
         model = load(run.folder)
         parts = list(timeline(model, whole, 2.0, 1.5))
         assert [(one.start, one.end) for one in parts] == [(0, 2), (1.5, 3.5), (3, 5)]
@@ -518,15 +527,17 @@ def test_live_sound_is_labelled_at_its_own_rate(alone: Run) -> None:
 
 
 def test_the_page_answers_with_a_speech_model_and_refuses_vectors(
-    beside: Run, alone: Run, own: Run, world: World, tmp_path: Path, caplog: Any
+    beside: Run, tuned: Run, alone: Run, own: Run, world: World, tmp_path: Path, caplog: Any
 ) -> None:
-    found = usable_models({"beside": beside.folder, "alone": alone.folder, "own": own.folder})
-    assert list(found) == ["beside", "alone"]
+    runs = {"beside": beside, "tuned": tuned, "alone": alone, "own": own}
+    found = usable_models({name: run.folder for name, run in runs.items()})
+    assert list(found) == ["beside", "tuned", "alone"]
     assert "left out of the page: own" in caplog.text and "vector of each recording" in caplog.text
     moved = shutil.copytree(world.speech, tmp_path / "moved")
     models = Models(found, "cpu", str(moved))
     for run, name, said in (
         (beside, "beside", "The gate&#39;s shares: CQT "),
+        (tuned, "tuned", "The gate&#39;s shares: CQT "),
         (alone, "alone", "This model reads the speech model alone: it has no gate."),
     ):
         [file] = some_of(run, run.folds[0], 1)
