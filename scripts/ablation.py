@@ -44,6 +44,7 @@ from system.errors import InputError, RunError, nearest
 from system.files import write_text
 from system.signals import Stop
 from system.text import truncate, whole_number
+from training.command import split_overrides
 
 SUBMITTED = (
     "Submitted. The same command, with or without --no-wait, submits what failed and nothing that "
@@ -238,7 +239,7 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "overrides", nargs="*", metavar="section.key=value", help="e.g. optim.lr=1e-3"
     )
-    words, overrides = _split(argv)
+    words, overrides = split_overrides(argv)
     arguments = parser.parse_intermixed_args(words)
     _check(parser, arguments, argv)
     every = ARMS if arguments.frozen else FUSIONS
@@ -262,23 +263,6 @@ def _branch_seed(word: str) -> int | str:
     if (number := whole_number(word)) is None:
         raise argparse.ArgumentTypeError(f"must be a seed, or {SAME}, got {truncate(word)}")
     return number
-
-
-def _split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Take the overrides out, because --fusions and --only take all words behind them.
-
-    Keys of overrides have a section, those of --slurm have none. All words behind --heads are its.
-    """
-    words, overrides, option = [], [], ""
-    for word in argv:
-        key, equals, _ = word.partition("=")
-        if word.startswith("-"):
-            option = word
-        elif equals and option != "--heads" and not (option == "--slurm" and "." not in key):
-            overrides.append(word)
-            continue
-        words.append(word)
-    return words, overrides
 
 
 def _check(

@@ -17,7 +17,7 @@ from system.cli import run_cli, run_entry
 from system.errors import InputError
 from system.signals import Stop
 from system.text import printable
-from training.command import check_config_option
+from training.command import check_config_option, split_overrides
 
 
 def main(argv: Sequence[str]) -> int:
@@ -38,7 +38,9 @@ def main(argv: Sequence[str]) -> int:
         "overrides", nargs="*", metavar="section.key=value", help="e.g. run.folds=[3,4]"
     )
     check_config_option(parser, argv, other_files=("--recipes",))
-    arguments = parser.parse_intermixed_args(argv)
+    words, overrides = split_overrides(argv)
+    arguments = parser.parse_intermixed_args(words)
+    arguments.overrides = [*overrides, *arguments.overrides]
     command, stop = ["python", "-m", "scripts.recipes", *argv], Stop()
     return run_cli(lambda: _work(arguments, command, stop), command, stop)
 

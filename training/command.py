@@ -33,6 +33,26 @@ def parse_arguments(argv: Sequence[str], description: str) -> argparse.Namespace
     return parser.parse_intermixed_args(argv)
 
 
+def split_overrides(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take the overrides out, because options such as --only take all words behind them.
+
+    Keys of overrides have a section, those of --slurm have none. All words behind --heads are its.
+
+    >>> split_overrides(["--only", "mixup", "optim.lr=1"])
+    (['--only', 'mixup'], ['optim.lr=1'])
+    """
+    words, overrides, option = [], [], ""
+    for word in argv:
+        key, equals, _ = word.partition("=")
+        if word.startswith("-"):
+            option = word
+        elif equals and option != "--heads" and not (option == "--slurm" and "." not in key):
+            overrides.append(word)
+            continue
+        words.append(word)
+    return words, overrides
+
+
 def check_config_option(
     parser: argparse.ArgumentParser, argv: Sequence[str], other_files: Sequence[str] = ()
 ) -> None:

@@ -173,7 +173,7 @@ def test_what_is_trained_is_not_trained_again_and_another_shell_is_waited_for(
 ) -> None:
     caplog.set_level("INFO")
     before = {path: path.stat().st_mtime_ns for path in tried.rglob("dev.json")}
-    assert main(words(recipe, file, tried.parent, *FOLDS, "--only", "mixup")) == 0
+    assert main(words(recipe, file, tried.parent, "--only", "mixup", *FOLDS)) == 0
     assert {path: path.stat().st_mtime_ns for path in tried.rglob("dev.json")} == before
     names = [row["recipe"] for row in read_json(tried / "recipes.json")["recipes"]]
     assert names == ["start", "plain", "mixup"]  # what was tried before stays in the table
