@@ -49,6 +49,13 @@ SECTIONS = {
         "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
         "  # and mel_only; then compare.py",
     ),
+    "ravdess_study_speaker": Section(
+        "RAVDESS, the recipe of the study, images standardised by speaker",
+        "Another protocol: it reads each speaker's unlabelled utterances. The same folds with "
+        "seed 0; concat alone.",
+        "python train.py --config configs/ravdess_study_concat.yaml corpus.root=/path/to/ravdess "
+        "train.normalize=speaker  # and baseline.py --kind svm_images, majority; then compare.py",
+    ),
     "ravdess_small": Section(
         "RAVDESS, small backbones trained from scratch",
         "Acted speech of people, a part of the folds and one seed: no ranking to rely on.",
