@@ -181,6 +181,23 @@ def test_such_a_run_labels_recordings(tiny: Tiny, folder: Path, tmp_path: Path, 
     assert other.probs != found[0].probs
 
 
+@pytest.mark.parametrize("words", [LORA, TOP])
+def test_members_share_the_speech_model_and_label_as_alone(tiny: Tiny, folder: Path, words) -> None:
+    config = tiny(*with_speech(folder, *words), "run.folds=[1,2]")
+    run = read_run(run_experiment(config, []))
+    some = [u.path for u in make_plan(config).utterances[:3]]
+    alone = [load(fold.folder, calibrated=False).predict(some) for fold in run.folds]
+    model = load(run.folder, calibrated=False)
+    own, other = (dict(m.model.speech_model.named_parameters()) for m in model.members)
+    for name, parameter in own.items():
+        is_shared = parameter.data_ptr() == other[name].data_ptr()
+        assert is_shared != parameter.requires_grad, name
+    for i, found in enumerate(model.predict(some)):
+        members = [list(one[i].probs.values()) for one in alone]
+        assert members[0] != members[1]
+        np.testing.assert_allclose(list(found.probs.values()), np.mean(members, 0), atol=1e-6)
+
+
 def test_the_gates_of_such_a_run_are_analyzed(tiny: Tiny, folder: Path) -> None:
     config = tiny(*with_speech(folder, *LORA))
     run = run_experiment(config, [])
