@@ -36,7 +36,7 @@ from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
-from training.beside import Sources, beside, open_sources
+from training.beside import Sources, beside, built_at_once, open_sources
 from training.speakers import SpeakerStatistics, speaker_statistics
 from training.stream import open_shards
 
@@ -107,7 +107,7 @@ class Session:
     def with_images(self) -> "Session":
         """Compute what is read and not kept yet, images and states; leave out audio that is bad."""
         session = self.with_built(self.store.build, self.stored())
-        return session.with_states(session.plan.utterances)
+        return session.with_states(built_at_once(self.config, self.sources, session.plan))
 
     def with_states(self, utterances: Sequence[Utterance]) -> "Session":
         """Compute the hidden states of utterances, where a speech model is a branch."""
@@ -208,7 +208,7 @@ class Fold:
         """Return what the branches beside the images read of some utterances."""
         recordings = [u.audio for u in utterances] if self.config.model.speech.is_trained else None
         ids, hashes = self.ids(utterances), self.hashes(utterances)
-        return beside(self.session.sources, ids, hashes, recordings)
+        return beside(self.session.sources, ids, hashes, recordings, self.config.run.workers)
 
     @property
     def task(self) -> Task:
