@@ -27,6 +27,7 @@ from models.speech import Frames, load_speech_model
 from models.speech_states import SpeechModel
 from models.speech_tuning import Waves
 from storage.own_vectors import OwnVectors
+from storage.source_facts import KnownModel
 from storage.speech_store import SpeechStore
 from system.errors import RunError
 from training.distributed import from_first
@@ -37,8 +38,12 @@ IN_MEMORY = 2**30  # bytes of the means of a split; more are read from the store
 TINY = 1e-6
 
 
-def open_sources(config: Config) -> Sources:
+def open_sources(config: Config, known: KnownModel | None = None) -> Sources:
     """Open what the branches beside the images read, once in a process; empty without any.
+
+    Args:
+        config: Config of the run.
+        known: Takes the place of the speech model where all its hidden states are kept.
 
     Raises:
         InputError: There is no such model or file, or it holds something else.
@@ -53,7 +58,7 @@ def open_sources(config: Config) -> Sources:
         speech = _Speech(settings.model or "", settings.revision, pooling, precision, layers)
     if "file" in model.reads:
         vectors = model.vectors
-    return _open(config.run.store, speech, vectors)
+    return _open(config.run.store, speech, vectors, known)
 
 
 class _Speech(NamedTuple):
@@ -67,10 +72,12 @@ class _Speech(NamedTuple):
 
 
 @lru_cache(maxsize=2)  # a session is copied often, and a large model loads slowly
-def _open(store: str, speech: _Speech | None, vectors: str | None) -> Sources:
+def _open(
+    store: str, speech: _Speech | None, vectors: str | None, known: KnownModel | None
+) -> Sources:
     found: dict[str, SpeechStore | OwnVectors] = {}
     if speech is not None:
-        model = load_speech_model(speech.model, speech.revision)
+        model: Any = known or load_speech_model(speech.model, speech.revision)
         found["speech"] = SpeechStore(
             Path(store), model, speech.pooling, speech.layers, speech.precision
         )
@@ -119,7 +126,7 @@ def source_facts(sources: Sources) -> dict[str, dict[str, Any]]:
 def _speech_facts(store: SpeechStore) -> dict[str, Any]:
     """Return what finds the speech model of a run and decides its states: `SpeechFacts`."""
     model = store.model
-    revision = {} if model.files.revision is None else {"revision": model.files.revision}
+    revision = {} if model.revision is None else {"revision": model.revision}
     kept = {"layers": store.layers, "precision": store.precision}
     return {"name": model.name, **revision, **model.settings, **kept}
 

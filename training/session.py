@@ -60,6 +60,7 @@ class Session:
         environment: Command, commit, machine and versions, see `storage.provenance`.
         resume_with: Number of these processes, where they may resume what others have saved.
         shards: What training reads in place of audio files or the store, or None.
+        opened: What the branches beside the images read; None opens what the config names.
     """
 
     config: Config
@@ -70,6 +71,7 @@ class Session:
     environment: Mapping[str, Any] = field(default_factory=dict)
     resume_with: int | None = None
     shards: Shards | None = None
+    opened: Sources | None = None
 
     @property
     def folder(self) -> Path:
@@ -84,7 +86,7 @@ class Session:
     @property
     def sources(self) -> Sources:
         """What the branches beside the images read."""
-        return open_sources(self.config)
+        return open_sources(self.config) if self.opened is None else self.opened
 
     @cached_property
     def speakers(self) -> SpeakerStatistics | None:
