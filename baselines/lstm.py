@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from baselines.fitted import Fitted
-from baselines.network import Data, Recipe, fit_network
+from baselines.network import Recipe, Splits, Standardised, fit_network
 from corpora.utterance import Utterance
 
 HIDDEN = 88  # states
@@ -24,21 +24,17 @@ LR, WEIGHT_DECAY = 3e-3, 1e-2
 Sequences = Callable[[Sequence[Utterance]], list[NDArray]]
 
 
-class AttentionLSTM(nn.Module):
+class AttentionLSTM(Standardised):
     """LSTM, a weighted mean of its states, and a linear layer.
 
     Args:
-        mean: Mean of each input over the training frames (F,); kept with the weights.
-        std: Standard deviation of each input (F,).
+        mean: Mean of each input over the training frames (F,).
+        std: Their deviation (F,).
         n_classes: Number of classes K.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, n_classes: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        super().__init__(mean, std)
         self.lstm = nn.LSTM(len(mean), HIDDEN, batch_first=True)
         self.attention = nn.Linear(HIDDEN, 1)
         self.dropout = nn.Dropout(DROPOUT)
@@ -46,7 +42,7 @@ class AttentionLSTM(nn.Module):
 
     def forward(self, frames: Tensor, lengths: Tensor) -> Tensor:
         """Return logits: (B, T, F) padded at the end, (B,) -> (B, K)."""
-        states, _ = self.lstm((frames - self.mean) / self.std)  # (B, T, H)
+        states, _ = self.lstm(self.standardised(frames))  # (B, T, H)
         beyond = torch.arange(frames.shape[1], device=frames.device) >= lengths[:, None]  # (B, T)
         weights = self.attention(states)[..., 0].masked_fill(beyond, -torch.inf).softmax(1)
         pooled = torch.einsum("bt,bth->bh", weights, states)
@@ -60,35 +56,25 @@ def with_differences(mfcc: NDArray) -> NDArray[np.float32]:
 
 
 def fit_lstm(
-    sequences: Sequences,
-    train: Sequence[Utterance],
-    dev: Sequence[Utterance],
-    targets: Callable[[Sequence[Utterance]], list[int]],
-    n_classes: int,
-    rng_seed: int,
-    device: torch.device,
-    epochs: int = EPOCHS,
+    sequences: Sequences, splits: Splits, rng_seed: int, device: torch.device, epochs: int = EPOCHS
 ) -> Fitted:
     """Train with class-balanced cross-entropy and AdamW; keep the epoch with the best UA on dev.
 
     Args:
         sequences: Returns the inputs (T, F) of utterances.
-        train: Training split.
-        dev: Dev split.
-        targets: Returns the class indices of utterances.
-        n_classes: Number of classes K.
+        splits: Training and dev split.
         rng_seed: Seed of weights, order and dropout.
         device: Device that trains.
         epochs: Number of epochs.
     """
-    x = sequences(train)
-    frames = np.concatenate(x).astype(np.float64)
-    mean, std = torch.tensor(frames.mean(0)).float(), torch.tensor(frames.std(0)).float()
-    torch.manual_seed(rng_seed)
-    model = AttentionLSTM(mean, std.clamp_min(1e-6), n_classes).to(device)
-    data = Data(x, targets(train), sequences(dev), targets(dev))
+
+    def make(x: Sequence[NDArray]) -> AttentionLSTM:
+        frames = np.concatenate(x).astype(np.float64)
+        mean, std = torch.tensor(frames.mean(0)).float(), torch.tensor(frames.std(0)).float()
+        return AttentionLSTM(mean, std.clamp_min(1e-6), splits.n_classes)
+
     recipe = Recipe(epochs, BATCH_SIZE, LR, WEIGHT_DECAY)
-    return fit_network(model, data, sequences, _padded, n_classes, recipe, rng_seed)
+    return fit_network(make, splits, sequences, _padded, recipe, rng_seed, device)
 
 
 def _padded(x: Sequence[NDArray], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,36 +26,60 @@ class Recipe(NamedTuple):
     weight_decay: float
 
 
-class Data(NamedTuple):
-    """What trains and chooses: arrays of utterances, and class indices."""
+class Splits(NamedTuple):
+    """What trains and chooses."""
 
-    x: Sequence[NDArray]
-    y: list[int]
-    x_dev: Sequence[NDArray]
-    y_dev: list[int]
+    train: Sequence[Utterance]
+    dev: Sequence[Utterance]
+    targets: Callable[[Sequence[Utterance]], list[int]]  # class indices of utterances
+    n_classes: int  # K
+
+
+class Standardised(nn.Module):
+    """A network that standardises what it reads.
+
+    Args:
+        mean: Mean of each input over the training split; kept with the weights.
+        std: Their deviation.
+    """
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
+
+    def standardised(self, x: Tensor) -> Tensor:
+        """Return inputs with mean 0 and deviation 1 over the training split."""
+        return (x - self.mean) / self.std
 
 
 def fit_network(
-    model: nn.Module,
-    data: Data,
+    make: Callable[[Sequence[NDArray]], nn.Module],
+    splits: Splits,
     inputs: Inputs,
     collate: Collate,
-    n_classes: int,
     recipe: Recipe,
     rng_seed: int,
+    device: torch.device,
 ) -> Fitted:
-    """Train a model, and keep the epoch with the best UA on dev.
+    """Train a model on train, and keep the epoch with the best UA on dev.
 
     Args:
-        model: Returns logits (B, K) of what `collate` returns; on its device.
-        data: Training and dev split.
-        inputs: Returns the arrays of other utterances.
+        make: Makes the model for the arrays of the training split, which returns logits (B, K) of
+            what `collate` returns.
+        splits: Training and dev split.
+        inputs: Returns the arrays of utterances.
         collate: Makes a batch of arrays, on a device.
-        n_classes: Number of classes K.
         recipe: How it is trained.
-        rng_seed: Seed of the order.
+        rng_seed: Seed of weights, order and dropout.
+        device: Device that trains.
     """
-    device, y = next(model.parameters()).device, torch.tensor(data.y)
+    x, x_dev = inputs(splits.train), inputs(splits.dev)
+    y, y_dev = torch.tensor(splits.targets(splits.train)), splits.targets(splits.dev)
+    torch.manual_seed(rng_seed)
+    model, n_classes = make(x).to(device), splits.n_classes
     rng = torch.Generator().manual_seed(rng_seed)
     optimizer = torch.optim.AdamW(model.parameters(), recipe.lr, weight_decay=recipe.weight_decay)
     counts = torch.bincount(y, minlength=n_classes)
@@ -63,21 +87,22 @@ def fit_network(
     history: list[dict[str, float]] = []
     best, best_epoch, best_ua = _copy(model), 0, -1.0
 
-    def predict_arrays(x: Sequence[NDArray]) -> NDArray:
-        return _predict(model, (collate(some, device) for some in _batches(x, recipe.batch_size)))
+    def predict_arrays(read: Sequence[NDArray]) -> NDArray:
+        batches = _batches(read, recipe.batch_size)
+        return _predict(model, (collate(some, device) for some in batches))
 
     for epoch in range(1, recipe.epochs + 1):
         model.train()
         total = 0.0
         for rows in torch.randperm(len(y), generator=rng).split(recipe.batch_size):
-            logits = model(*collate([data.x[i] for i in rows.tolist()], device))
+            logits = model(*collate([x[i] for i in rows.tolist()], device))
             loss = F.cross_entropy(logits, y[rows].to(device), balanced)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), CLIP)
             optimizer.step()
             total += float(loss.detach()) * len(rows)
-        ua = scores(data.y_dev, predict_arrays(data.x_dev).argmax(1).tolist(), n_classes)["ua"]
+        ua = scores(y_dev, predict_arrays(x_dev).argmax(1).tolist(), n_classes)["ua"]
         history.append({"epoch": epoch, "loss": total / len(y), "dev_ua": ua})
         if ua > best_ua:
             best, best_epoch, best_ua = _copy(model), epoch, ua

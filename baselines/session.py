@@ -17,6 +17,7 @@ from baselines.by_speaker import BySpeaker
 from baselines.fitted import Fitted
 from baselines.lstm import fit_lstm, with_differences
 from baselines.majority import fit_majority, fit_mean
+from baselines.network import Splits
 from baselines.ssl_linear import fit_ssl_linear
 from baselines.svm import fit_svm
 from baselines.svr import fit_svr
@@ -67,13 +68,13 @@ class BaselineSession:
             return fit_svr(self._vectors_read, split.train, split.dev, scale)
         if kind == "majority":
             return fit_majority(fold.targets(split.train), n_classes)
-        of_split = (split.train, split.dev, fold.targets, n_classes)
+        splits = Splits(split.train, split.dev, fold.targets, n_classes)
         device = self.session.accelerator.device
         if kind == "lstm":
-            return fit_lstm(self._sequences_read, *of_split, fold.rng_seed, device)
+            return fit_lstm(self._sequences_read, splits, fold.rng_seed, device)
         if kind == "ssl_linear":
-            return fit_ssl_linear(self._states_read, *of_split, fold.rng_seed, device)
-        return fit_svm(self._vectors_read, *of_split)
+            return fit_ssl_linear(self._states_read, splits, fold.rng_seed, device)
+        return fit_svm(self._vectors_read, *splits)
 
     def _vectors_read(self, utterances: Sequence[Utterance]) -> NDArray:
         """Return the vectors that an SVM reads: (N, D)."""

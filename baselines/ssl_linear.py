@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from baselines.fitted import Fitted
-from baselines.network import Data, Recipe, fit_network
+from baselines.network import Recipe, Splits, Standardised, fit_network
 from corpora.utterance import Utterance
 from models.speech import SpeechBranch
 
@@ -28,60 +28,47 @@ TINY = 1e-6  # of a deviation: what does not vary is not standardised
 States = Callable[[Sequence[Utterance]], NDArray]
 
 
-class SslLinear(nn.Module):
+class SslLinear(Standardised):
     """Weighted layers, then one linear layer.
 
     Args:
-        mean: Mean of the pooled hidden states over training (L, D); kept with the weights.
+        mean: Mean of the pooled hidden states over training (L, D).
         std: Their deviation (L, D).
         n_classes: Number of classes K.
     """
 
     def __init__(self, mean: Tensor, std: Tensor, n_classes: int) -> None:
-        super().__init__()
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", mean)
-        self.register_buffer("std", std)
+        super().__init__(mean, std)
         self.speech = SpeechBranch(len(mean), mean.shape[1], "mean")
         self.classifier = nn.Linear(mean.shape[1], n_classes)
 
     def forward(self, states: Tensor) -> Tensor:
         """Return logits: (B, L, D) -> (B, K)."""
-        logits: Tensor = self.classifier(self.speech((states - self.mean) / self.std))
+        logits: Tensor = self.classifier(self.speech(self.standardised(states)))
         return logits
 
 
 def fit_ssl_linear(
-    states: States,
-    train: Sequence[Utterance],
-    dev: Sequence[Utterance],
-    targets: Callable[[Sequence[Utterance]], list[int]],
-    n_classes: int,
-    rng_seed: int,
-    device: torch.device,
-    recipe: Recipe = RECIPE,
+    states: States, splits: Splits, rng_seed: int, device: torch.device, recipe: Recipe = RECIPE
 ) -> Fitted:
     """Train on train, and keep the epoch with the best UA on dev.
 
     Args:
         states: Returns the pooled hidden states (N, L, D) of utterances.
-        train: Training split.
-        dev: Dev split.
-        targets: Returns the class indices of utterances.
-        n_classes: Number of classes K.
+        splits: Training and dev split.
         rng_seed: Seed of weights and order.
         device: Device that trains.
         recipe: How it is trained.
     """
-    x = states(train).astype(np.float32)
-    mean, std = torch.from_numpy(x.mean(0)), torch.from_numpy(x.std(0))
-    std = torch.where(std < TINY * (1 + mean.abs()), 1.0, std)
-    torch.manual_seed(rng_seed)
-    model = SslLinear(mean, std, n_classes).to(device)
-    data = Data(list(x), targets(train), list(states(dev)), targets(dev))
+
+    def make(x: Sequence[NDArray]) -> SslLinear:
+        every = np.stack(x).astype(np.float32, copy=False)
+        mean, std = torch.from_numpy(every.mean(0)), torch.from_numpy(every.std(0))
+        std = torch.where(std < TINY * (1 + mean.abs()), 1.0, std)
+        return SslLinear(mean, std, splits.n_classes)
+
     return fit_network(
-        model, data, lambda some: list(states(some)), _stacked, n_classes, recipe, rng_seed
+        make, splits, lambda some: list(states(some)), _stacked, recipe, rng_seed, device
     )
 
 

@@ -29,12 +29,13 @@ from storage.folders import CARD, CONFIG
 from storage.ledger import record_test_evaluation
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run
+from storage.source_facts import KnownModel, speech_facts
 from system.compilers import compiler_problem
 from system.devices import choose_device
 from system.errors import InputError, nearest
 from system.files import corrupt_file, read_json
 from training.batches import EvalBatches
-from training.beside import open_sources, source_facts, trained_model
+from training.beside import Sources, open_sources, source_facts, trained_model
 from training.build import eval_batch_size, make_dataset
 from training.same_sources import NAMES, changed_source
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
@@ -188,30 +189,39 @@ class FrozenRun:
         return FrozenFold(result, fold, model)
 
 
-def open_run(run: Run, overrides: Sequence[str] = ()) -> FrozenRun:
+def open_run(run: Run, overrides: Sequence[str] = (), trains: bool = False) -> FrozenRun:
     """Open the corpus and the feature store of a run; compute images and states that are missing.
+
+    The speech model is loaded where states are missing, a part of it was trained, or `overrides`
+    name it.
 
     Args:
         run: Run from `read_run`.
         overrides: `section.key=value` for keys of `PLACES`, where corpus or store have moved.
+        trains: Whether a training follows, which needs the speech model itself.
 
     Raises:
         InputError: An override of another key, the corpus or a source beside the images is missing,
             or is not that of the run.
         RunError: A file of the run is corrupt.
     """
-    for override in overrides:
-        if whole_key(key := override.split("=")[0].strip()) not in PLACES:
+    keys = [override.split("=")[0].strip() for override in overrides]
+    for key in keys:
+        if whole_key(key) not in PLACES:
             raise InputError(
                 f"{key}: only paths and devices may be overridden; {nearest(key, PLACES)}"
             )
     config = _moved(load_stored_config(run.folder / CONFIG, overrides), run)
-    _check_same_sources(config, run)
+    is_named = "model.speech.model" in map(whole_key, keys)
+    known = None if trains or is_named else _known_model(config, run)
+    sources = _same_sources(config, run, known)
     config = _compiled_where_possible(config)
     plan = make_plan(config, keep=True)
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)
-    session = Session(config, plan, open_store(config), make_accelerator(config))
+    if known is not None and not _has_states(sources["speech"], plan):
+        sources = _same_sources(config, run, None)
+    session = Session(config, plan, open_store(config), make_accelerator(config), opened=sources)
     session = session.with_images()
     _check_same_utterances(session.plan, run)
     return FrozenRun(run, session)
@@ -281,9 +291,24 @@ def _check_same_utterances(plan: Plan, run: Run) -> None:
         )
 
 
-def _check_same_sources(config: Config, run: Run) -> None:
-    """Refuse another speech model, or other vectors, than those that the run has read."""
-    now = source_facts(open_sources(config))
+def _known_model(config: Config, run: Run) -> KnownModel | None:
+    """Return what the run says of a speech model that it read as it was; None if there is none."""
+    if "speech" not in config.model.reads or config.model.speech.is_trained:
+        return None
+    folder = run.folds[0].folder
+    facts = speech_facts(card := read_card(folder), folder)
+    return KnownModel(facts, (card.model.speech_shape or [0, 0])[1])
+
+
+def _has_states(source: Any, plan: Plan) -> bool:
+    """Return whether the hidden states of all recordings are kept."""
+    return set(plan.hashes.values()) <= source.rows.keys()
+
+
+def _same_sources(config: Config, run: Run, known: KnownModel | None) -> Sources:
+    """Open the sources; refuse another speech model, or other vectors, than the run has read."""
+    sources = open_sources(config, known)
+    now = source_facts(sources)
     then: Mapping[Any, dict[str, Any]] = read_card(run.folds[0].folder).sources if now else {}
     if branch := changed_source(then, now):
         key, name = NAMES[branch]
@@ -291,6 +316,7 @@ def _check_same_sources(config: Config, run: Run) -> None:
             f"{now[branch][name]} is not the {then[branch].get(name)} that the branch {branch} of "
             f"{run.folder} has read: its content differs. Set {key}= to the original"
         )
+    return sources
 
 
 def _on_cpu(feature: Tensor | None) -> Tensor | None:

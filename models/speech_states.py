@@ -83,6 +83,11 @@ class SpeechModel(nn.Module):
         self.width = int(config.hidden_size)
 
     @property
+    def revision(self) -> str | None:
+        """Of a model of the hub, as the user gave it."""
+        return self.files.revision
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What decides its hidden states, for keys of what is computed with it."""
         return {

@@ -52,7 +52,8 @@ class TunedSpeech(nn.Module):
     norms keep the statistics of pretraining.
 
     Args:
-        model: The speech model, which stays as it is: a copy is changed.
+        model: The speech model, which stays as it is and must: a copy is changed, which shares its
+            memory but for what is trained.
         settings: What is trained (`speech_unfrozen_layers`, or `speech_lora_rank` and
             `speech_lora_targets`), and what is read (`speech_layers`, `speech_pooling`,
             `speech_tokens`).
@@ -73,12 +74,13 @@ class TunedSpeech(nn.Module):
                 f"last hidden state, {last}, among them"
             )
         self.pooling, self.tokens = settings.speech_pooling, settings.speech_tokens
-        self.model = deepcopy(model).requires_grad_(False).eval()
+        n_layers = settings.speech_unfrozen_layers or 0
+        self.model = _copy(model, _top_layers(model, n_layers))
         if settings.speech_lora_rank is not None:
             targets = settings.speech_lora_targets
             self._parts = [add_lora(self.model, settings.speech_lora_rank, targets)]
         else:
-            self._parts = _top_layers(self.model, settings.speech_unfrozen_layers or 0)
+            self._parts = _top_layers(self.model, n_layers)
             for layer in self._parts:
                 layer.requires_grad_(True)
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
@@ -116,6 +118,20 @@ class TunedSpeech(nn.Module):
 def tuned(model: SpeechModel | None, settings: ModelSettings) -> TunedSpeech | None:
     """Return a speech model of which a part is trained, where settings say so and one is given."""
     return None if model is None or not settings.trains_speech else TunedSpeech(model, settings)
+
+
+def _copy(model: SpeechModel, trained: Sequence[nn.Module]) -> SpeechModel:
+    """Copy a model, but neither parameters outside of `trained` nor buffers: they share memory.
+
+    They are tensors of their own all the same, so that one network alone moves to another device or
+    type. In evaluation no buffer changes.
+    """
+    own = {id(parameter) for part in trained for parameter in part.parameters()}
+    memo: dict[int, Any] = {id(buffer): buffer.detach() for buffer in model.buffers()}
+    for parameter in model.parameters():
+        if id(parameter) not in own:
+            memo[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    return deepcopy(model, memo).requires_grad_(False).eval()
 
 
 def add_lora(model: SpeechModel, rank: int, targets: Sequence[str] | None = None) -> nn.Module:

@@ -56,7 +56,7 @@ def main(argv: Sequence[str]) -> int:
 
         run = read_run(arguments.run)
         check_can_fit_all(run)
-        session = open_run(run, arguments.overrides).session
+        session = open_run(run, arguments.overrides, trains=True).session
         environment = session_environment(session, command)
         session = replace(session, stop=stop, environment=environment)
         folder = fit_final(session, run, arguments.seed)

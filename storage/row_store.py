@@ -11,8 +11,9 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -88,6 +89,13 @@ class RowStore:
         self._index_bytes = 0  # of the index, as it was read or written
         self._check_settings()
         self._read_index()
+
+    def emptied(self, root: Path) -> Self:
+        """Return a store of such records in another folder, where there are none."""
+        other = copy(self)
+        other.folder = root / self.folder.name
+        other.rows, other._n_rows, other._index_bytes = {}, 0, 0
+        return other
 
     def build(self, sources: Mapping[str, AudioSource], workers: int) -> dict[AudioSource, str]:
         """Compute the missing rows; a second builder waits for the first.

@@ -1,5 +1,7 @@
 """What model.json says of the sources beside the images, checked before use."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -24,7 +26,7 @@ class SpeechFacts(Section):
     """Identity of its files."""
     sample_rate: Annotated[int, Field(ge=1)]
     """Rate of its waveforms, Hz."""
-    piece_seconds: Annotated[float, Field(gt=0)]
+    piece_seconds: Annotated[int | float, Field(gt=0)]  # 60 stays 60: its text names the store
     normalizes: bool | None = None
     """Whether it reads waveforms of unit variance; None of models without such a setting."""
     layers: Annotated[list[int], Field(min_length=1)]
@@ -36,6 +38,38 @@ class SpeechFacts(Section):
         """What decides hidden states, as `SpeechModel.settings`."""
         known = self.model_dump(include={"model", "sample_rate", "piece_seconds", "normalizes"})
         return {key: value for key, value in known.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class KnownModel:
+    """In the place of a speech model of which all hidden states are kept: nothing is loaded.
+
+    Args:
+        facts: What the card of a fold says of it.
+        width: D of a hidden state.
+    """
+
+    facts: SpeechFacts
+    width: int
+
+    @property
+    def name(self) -> str:
+        """Folder or name on the hub, as in the training."""
+        return self.facts.name
+
+    @property
+    def revision(self) -> str | None:
+        """Of a model of the hub."""
+        return self.facts.revision
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides its hidden states."""
+        return self.facts.settings
+
+    def check_layers(self, layers: Sequence[int] | None) -> list[int]:
+        """Return the hidden states that were kept."""
+        return self.facts.layers
 
 
 def speech_facts(card: ModelCard, folder: Path) -> SpeechFacts:

@@ -6,7 +6,7 @@ A speech model that is trained reads waveforms, anew in each step.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -20,13 +20,17 @@ from audio.opening import BadAudio
 from audio.reading import read_audio
 from audio.segment import AudioSource
 from config.schema import Config
+from corpora.plan import Plan
+from corpora.utterance import Utterance
 from data import NOTHING, Vectors
 from models.speech import Frames, load_speech_model
 from models.speech_states import SpeechModel
 from models.speech_tuning import Waves
 from storage.own_vectors import OwnVectors
+from storage.source_facts import KnownModel
 from storage.speech_store import SpeechStore
 from system.errors import RunError
+from training.distributed import from_first
 
 Sources = Mapping[str, SpeechStore | OwnVectors]
 AT_ONCE = 256  # utterances in memory
@@ -34,8 +38,12 @@ IN_MEMORY = 2**30  # bytes of the means of a split; more are read from the store
 TINY = 1e-6
 
 
-def open_sources(config: Config) -> Sources:
+def open_sources(config: Config, known: KnownModel | None = None) -> Sources:
     """Open what the branches beside the images read, once in a process; empty without any.
+
+    Args:
+        config: Config of the run.
+        known: Takes the place of the speech model where all its hidden states are kept.
 
     Raises:
         InputError: There is no such model or file, or it holds something else.
@@ -53,7 +61,7 @@ def open_sources(config: Config) -> Sources:
         speech = _Speech(name, settings.revision, pooling, precision, layers, tokens)
     if "file" in model.reads:
         vectors = model.vectors
-    return _open(config.run.store, speech, vectors)
+    return _open(config.run.store, speech, vectors, known)
 
 
 class _Speech(NamedTuple):
@@ -68,10 +76,12 @@ class _Speech(NamedTuple):
 
 
 @lru_cache(maxsize=2)  # a session is copied often, and a large model loads slowly
-def _open(store: str, speech: _Speech | None, vectors: str | None) -> Sources:
+def _open(
+    store: str, speech: _Speech | None, vectors: str | None, known: KnownModel | None
+) -> Sources:
     found: dict[str, SpeechStore | OwnVectors] = {}
     if speech is not None:
-        model = load_speech_model(speech.model, speech.revision)
+        model: Any = known or load_speech_model(speech.model, speech.revision)
         found["speech"] = SpeechStore(
             Path(store), model, speech.pooling, speech.layers, speech.precision, speech.tokens
         )
@@ -85,6 +95,18 @@ def trained_model(config: Config, sources: Sources) -> SpeechModel | None:
     speech = sources.get("speech")
     is_trained = isinstance(speech, SpeechStore) and config.model.speech.is_trained
     return speech.model if is_trained else None  # type: ignore[union-attr]
+
+
+def built_at_once(config: Config, sources: Sources, plan: Plan) -> Sequence[Utterance]:
+    """Return the utterances whose hidden states must be there before anything is trained.
+
+    Of a speech model that is trained it is those that may prove too short for it; its statistics
+    need no others than those of a training split, see `_OfWaveforms`.
+    """
+    if (model := trained_model(config, sources)) is None:
+        return plan.utterances
+    safe = 2 * model.min_samples / model.sample_rate  # s, however it is resampled
+    return [u for u in plan.utterances if plan.recordings[u.audio].seconds < safe]
 
 
 def source_shapes(sources: Sources) -> dict[str, tuple[int, ...]]:
@@ -108,7 +130,7 @@ def source_facts(sources: Sources) -> dict[str, dict[str, Any]]:
 def _speech_facts(store: SpeechStore) -> dict[str, Any]:
     """Return what finds the speech model of a run and decides its states: `SpeechFacts`."""
     model = store.model
-    revision = {} if model.files.revision is None else {"revision": model.files.revision}
+    revision = {} if model.revision is None else {"revision": model.revision}
     kept = {"layers": store.layers, "precision": store.precision}
     return {"name": model.name, **revision, **model.settings, **kept}
 
@@ -140,18 +162,29 @@ class _OfRows:
 
 
 class _OfWaveforms:
-    """The waveforms of the utterances of a split, for a speech model that is trained.
-
-    Attributes:
-        at_first: What the model gives before it is trained.
-    """
+    """The waveforms of the utterances of a split, for a speech model that is trained."""
 
     def __init__(
-        self, store: SpeechStore, hashes: Sequence[str], recordings: Sequence[AudioSource]
+        self,
+        store: SpeechStore,
+        hashes: Sequence[str],
+        recordings: Sequence[AudioSource],
+        workers: int,
     ) -> None:
-        self.at_first = _OfRows(store, hashes)
-        self.sample_rate = store.model.sample_rate
-        self.hashes, self.recordings = hashes, recordings
+        self.store, self.sample_rate = store, store.model.sample_rate
+        self.hashes, self.recordings, self.workers = hashes, recordings, workers
+
+    @cached_property
+    def at_first(self) -> _OfRows:
+        """What the model gives before it is trained, computed where the store lacks it.
+
+        Raises:
+            RunError: It gives NaN or infinite numbers, or a file has changed.
+        """
+        wanted = dict(zip(self.hashes, self.recordings, strict=True))
+        for source, reason in self.store.build(wanted, self.workers).items():
+            raise RunError(f"{source} {reason}. Leave it out, or put back what it was")
+        return _OfRows(self.store, self.hashes)
 
     def __call__(self, utterances: NDArray) -> Waves:
         """Return waveforms, read from the audio files."""
@@ -186,6 +219,7 @@ def beside(
     ids: Sequence[str],
     hashes: Sequence[str],
     recordings: Sequence[AudioSource] | None = None,
+    workers: int = 0,
 ) -> Mapping[str, Vectors]:
     """Return what the branches beside the images read of the utterances of a split.
 
@@ -193,7 +227,9 @@ def beside(
         sources: From `open_sources`, with the hidden states of these recordings built.
         ids: Utterance ids.
         hashes: Audio hash of each.
-        recordings: Audio of each, where a speech model is trained, which reads the waveforms.
+        recordings: Audio of each, where a speech model is trained, which reads the waveforms. Its
+            states need not be built.
+        workers: Threads that read these where statistics are made.
 
     Raises:
         InputError: The file has no vector for some.
@@ -203,10 +239,15 @@ def beside(
         if isinstance(source, OwnVectors):
             found[branch] = _OfFile(source.of(ids, hashes))
         elif recordings is not None:
-            found[branch] = _OfWaveforms(source, hashes, recordings)
+            found[branch] = _OfWaveforms(source, hashes, recordings, workers)
         else:
             found[branch] = _OfRows(source, hashes)
     return found or NOTHING
+
+
+def statistics_of_each(vectors: Mapping[str, Vectors], n: int) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return `statistics_of` each branch; of several processes the first computes them."""
+    return from_first(lambda: {name: statistics_of(own, n) for name, own in vectors.items()})
 
 
 def statistics_of(vectors: Vectors, n: int) -> tuple[Tensor, Tensor]:

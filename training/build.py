@@ -31,7 +31,7 @@ from storage.fold_folder import STATE
 from storage.kept_features import KeptFeatures
 from storage.shards import ShardImages
 from training.batches import EvalBatches, TrainBatches
-from training.beside import open_sources, source_shapes, statistics_of, trained_model
+from training.beside import open_sources, source_shapes, statistics_of_each, trained_model
 from training.checkpoints import Checkpoints
 from training.compiling import training_graphs
 from training.divergence import DATA, UTTERANCES_NAMED, Diverged, named
@@ -71,7 +71,7 @@ def build_training(fold: Fold, origins: Origins, factors: Sequence[float] = ()) 
     if fold.config.train.normalize is True:
         model.set_normalization(_statistics(fold, train))
     read, n = fold.beside(fold.split.train), len(fold.split.train)
-    model.set_normalization({name: statistics_of(vectors, n) for name, vectors in read.items()})
+    model.set_normalization(statistics_of_each(read, n))
     start_branches(model, fold, origins)
     state = build_state(fold, model, train.targets, factors)
     return Training(state, make_train_loader(fold, train))

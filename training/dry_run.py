@@ -5,7 +5,6 @@ With train.compile it makes all graphs of a training, which stay in their cache 
 
 import resource
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -32,7 +31,6 @@ from storage.feature_store import NoImages
 from storage.fold_folder import fold_name
 from storage.folders import is_finished
 from storage.run_folder import FOLDS, check_certificate
-from storage.tensors import copy_state, write_state
 from system.text import count_of, format_bytes, format_duration
 from training.batches import EvalBatches
 from training.build import (
@@ -55,6 +53,8 @@ from training.saver import Spacing
 from training.session import Fold, Session, feature_settings, make_accelerator, open_store
 from training.state import TrainingState
 from training.timed_input import time_input, wait_for
+from training.timed_save import time_save
+from training.timed_states import StateCosts, timed_states
 from training.warm_start import check_finished, check_origins
 
 TIMED_STEPS = 2  # after one that warms up
@@ -72,46 +72,17 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
     check_run(config, overwrite, resume_with)
     plan = _checked_plan(config, overwrite)
     session = Session(config, plan, open_store(config), make_accelerator(config)).with_shards()
-    reads = not isinstance(session.store, NoImages)
-    images = SpectrogramImages(**feature_settings(config)) if reads else None
-    accelerator = session.accelerator
     fold = next(session.folds())
     step_sizes = batch_sizes(train_batches(fold, len(fold.split.train)))
     n_first = max(step_sizes) if config.train.compile else config.train.batch_size
-    some = fold.split.train[:n_first]
-    session.with_states(some)
-    batch, image_seconds, n_crops = _first_batch(fold, some, images)
-    network = build_model(config, len(fold.classes), session.store.record[0])
-    with explain_device_errors(config, accelerator.device):
-        model, inputs, feature_seconds = what_trains(fold, network, batch)
-        state = build_state(fold, model, batch.targets)
-        compiling = _compiling(fold, state, inputs.to(accelerator.device), step_sizes)
-        costs = _measure(fold, state, some, inputs, images)
-    total = _seconds_before(session, image_seconds, feature_seconds * n_crops)
-    total += sum(
-        len(config.run.seeds) * _training_seconds(fold, costs, n_crops)
-        for fold in (session.fold(split, 0) for split in plan.wanted())
-    )
-    parts = _epoch_parts(fold, costs, n_crops)
-    peaks = [max(values) for values in zip(*gather(_peak_memory(accelerator)), strict=True)]
+    with timed_states(fold, fold.split.train[:n_first]) as (fold, some, states):
+        measured = _measured(fold, some, states, step_sizes)
     if not session.is_main:
         return ""
-    n = accelerator.num_processes
     return "\n".join(
         [
             *_corpus(plan),
-            *_images(batch, image_seconds),
-            _parameters(network),
-            *_features(feature_seconds),
-            f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
-            "forward, backward and optimizers",
-            *compiling,
-            f"peak memory  {_in_words(accelerator, peaks)}",
-            f"one epoch    {format_duration(sum(parts.values()))}: {shares(parts)}",
-            f"one state    copied in {costs.copy:.2f} s, then written in {costs.write:.2f} s",
-            f"processes    {n}" + "; memory is the largest, times are the first's" * (n > 1),
-            f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
-            f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
+            *measured,
             *_finished(config, plan, overwrite),
             *_testable(plan),
             *plan_warnings(plan),
@@ -120,6 +91,46 @@ def dry_run(config: Config, overwrite: bool = False, resume_with: int | None = N
             "Nothing was trained.",
         ]
     )
+
+
+def _measured(
+    fold: Fold, some: Sequence[Utterance], states: StateCosts, step_sizes: set[int]
+) -> list[str]:
+    """Measure each part of the run on some utterances; say what it takes."""
+    session, config = fold.session, fold.config
+    plan, accelerator = session.plan, session.accelerator
+    reads = not isinstance(session.store, NoImages)
+    images = SpectrogramImages(**feature_settings(config)) if reads else None
+    batch, image_seconds, n_crops = _first_batch(fold, some, images)
+    network = build_model(config, len(fold.classes), session.store.record[0])
+    with explain_device_errors(config, accelerator.device):
+        model, inputs, feature_seconds = what_trains(fold, network, batch)
+        state = build_state(fold, model, batch.targets)
+        compiling = _compiling(fold, state, inputs.to(accelerator.device), step_sizes)
+        costs = _measure(fold, state, some, inputs, images)
+    total = states.total + _seconds_before(session, image_seconds, feature_seconds * n_crops)
+    total += sum(
+        len(config.run.seeds) * _training_seconds(session.fold(split, 0), costs, n_crops)
+        for split in plan.wanted()
+    )
+    parts = _epoch_parts(fold, costs, n_crops)
+    peaks = [max(values) for values in zip(*gather(_peak_memory(accelerator)), strict=True)]
+    n = accelerator.num_processes
+    return [
+        *_images(batch, image_seconds),
+        *states.describe(),
+        _parameters(network),
+        *_features(feature_seconds),
+        f"one step     {costs.step:.2f} s for {len(some)} of them on {accelerator.device}, "
+        "forward, backward and optimizers",
+        *compiling,
+        f"peak memory  {_in_words(accelerator, peaks)}",
+        f"one epoch    {format_duration(sum(parts.values()))}: {shares(parts)}",
+        f"one state    copied in {costs.copy:.2f} s, then written in {costs.write:.2f} s",
+        f"processes    {n}" + "; memory is the largest, times are the first's" * (n > 1),
+        f"all of it    about {format_duration(total)} for {len(plan.wanted())} folds x "
+        f"{len(config.run.seeds)} seeds x at most {config.train.epochs} epochs",
+    ]
 
 
 def _checked_plan(config: Config, overwrite: bool) -> Plan:
@@ -239,23 +250,10 @@ def _measure(
     device = fold.session.accelerator.device
     step, evaluation = _time_steps(state, batch.to(device), eval_batch_size(fold.config))
     reading = time_input(fold, some, batch, images)
-    copy, write = _time_save(state, fold.config)
+    copy, write = time_save(state, fold.config)
     on_gpu, stored = device.type == "cuda", fold.config.train.images == "stored"
     loaders = fold.config.run.workers if on_gpu and stored else 0
     return Costs(reading, step, evaluation, copy, write, loaders, is_shared=not on_gpu)
-
-
-def _time_save(state: TrainingState, config: Config) -> tuple[float, float]:
-    """Return the seconds of a state's copy and of its write, to a file that is removed again."""
-    run = Path(config.run.root, config.name)
-    place = next(folder for folder in (run.parent, *run.absolute().parents) if folder.is_dir())
-    start = time.perf_counter()
-    copy = copy_state(state.state_dict())
-    copied = time.perf_counter()
-    with tempfile.TemporaryDirectory(dir=place, prefix=".dry-run.") as folder:
-        write_state(Path(folder, "state.safetensors"), copy)
-        written = time.perf_counter()
-    return copied - start, written - copied
 
 
 def _peak_memory(accelerator: Accelerator) -> tuple[int, int]:

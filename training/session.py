@@ -36,7 +36,7 @@ from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
-from training.beside import Sources, beside, open_sources
+from training.beside import Sources, beside, built_at_once, open_sources
 from training.speakers import SpeakerStatistics, speaker_statistics
 from training.stream import open_shards
 
@@ -60,6 +60,7 @@ class Session:
         environment: Command, commit, machine and versions, see `storage.provenance`.
         resume_with: Number of these processes, where they may resume what others have saved.
         shards: What training reads in place of audio files or the store, or None.
+        opened: What the branches beside the images read; None opens what the config names.
     """
 
     config: Config
@@ -70,6 +71,7 @@ class Session:
     environment: Mapping[str, Any] = field(default_factory=dict)
     resume_with: int | None = None
     shards: Shards | None = None
+    opened: Sources | None = None
 
     @property
     def folder(self) -> Path:
@@ -84,7 +86,7 @@ class Session:
     @property
     def sources(self) -> Sources:
         """What the branches beside the images read."""
-        return open_sources(self.config)
+        return open_sources(self.config) if self.opened is None else self.opened
 
     @cached_property
     def speakers(self) -> SpeakerStatistics | None:
@@ -107,7 +109,7 @@ class Session:
     def with_images(self) -> "Session":
         """Compute what is read and not kept yet, images and states; leave out audio that is bad."""
         session = self.with_built(self.store.build, self.stored())
-        return session.with_states(session.plan.utterances)
+        return session.with_states(built_at_once(self.config, self.sources, session.plan))
 
     def with_states(self, utterances: Sequence[Utterance]) -> "Session":
         """Compute the hidden states of utterances, where a speech model is a branch."""
@@ -208,7 +210,7 @@ class Fold:
         """Return what the branches beside the images read of some utterances."""
         recordings = [u.audio for u in utterances] if self.config.model.speech.is_trained else None
         ids, hashes = self.ids(utterances), self.hashes(utterances)
-        return beside(self.session.sources, ids, hashes, recordings)
+        return beside(self.session.sources, ids, hashes, recordings, self.config.run.workers)
 
     @property
     def task(self) -> Task:

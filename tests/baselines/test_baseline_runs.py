@@ -158,10 +158,10 @@ def test_by_speaker_an_svm_is_plain_scikit_learn_on_standardised_features(run_ba
 def test_by_speaker_the_lstm_reads_standardised_frames(run_baseline, monkeypatch):
     seen = {}
 
-    def fit(sequences, train, dev, targets, n_classes, *rest):
-        for utterance in (*train, *dev):
+    def fit(sequences, splits, *rest):
+        for utterance in (*splits.train, *splits.dev):
             seen.setdefault(utterance.speaker, []).append(sequences([utterance])[0])
-        return fit_lstm(sequences, train, dev, targets, n_classes, *rest, epochs=1)
+        return fit_lstm(sequences, splits, *rest, epochs=1)
 
     monkeypatch.setattr("baselines.session.fit_lstm", fit)
     run_baseline("lstm", "train.normalize=speaker")

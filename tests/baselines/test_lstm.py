@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from baselines.lstm import AttentionLSTM, fit_lstm, with_differences
+from baselines.network import Splits
 
 CPU = torch.device("cpu")
 
@@ -58,7 +59,7 @@ def test_differences_stand_beside_the_coefficients():
 
 def test_the_best_epoch_of_dev_predicts_and_a_seed_gives_the_same_weights():
     train, dev, test = items(24, 0), items(12, 100), items(9, 200)
-    arguments = (sequences, train, dev, labels, 3)
+    arguments = (sequences, Splits(train, dev, labels, 3))
     first = fit_lstm(*arguments, 7, CPU, epochs=6)
     uas = [row["dev_ua"] for row in first.history]
     assert first.best_epoch == 1 + int(np.argmax(uas))  # of equals the first
@@ -71,13 +72,14 @@ def test_the_best_epoch_of_dev_predicts_and_a_seed_gives_the_same_weights():
 
 def test_inputs_are_standardised_by_training_frames_alone():
     train, dev = items(6, 0), items(6, 100)
-    fitted = fit_lstm(sequences, train, dev, labels, 3, 0, CPU, epochs=1)
+    fitted = fit_lstm(sequences, Splits(train, dev, labels, 3), 0, CPU, epochs=1)
     frames = np.concatenate(sequences(train))
     assert np.allclose(fitted.tensors["mean"], frames.mean(0), atol=1e-5)
     assert np.allclose(fitted.tensors["std"], frames.std(0), atol=1e-5)
 
 
 def test_it_learns_what_a_mean_shows():
-    fitted = fit_lstm(sequences, items(60, 0), items(30, 100), labels, 3, 0, CPU, epochs=30)
+    splits = Splits(items(60, 0), items(30, 100), labels, 3)
+    fitted = fit_lstm(sequences, splits, 0, CPU, epochs=30)
     assert fitted.history[-1]["loss"] < fitted.history[0]["loss"] / 2
     assert fitted.choice["dev_ua"] > 0.7

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from baselines.fold import run_fold
-from baselines.network import Recipe
+from baselines.network import Recipe, Splits
 from baselines.session import open_baseline
 from baselines.ssl_linear import SslLinear, fit_ssl_linear
 from config.baselines import load_baseline
@@ -45,12 +45,12 @@ def test_it_is_one_linear_layer_on_the_weighted_standardised_states() -> None:
 
 
 def test_the_layer_that_knows_the_class_gets_most_weight() -> None:
-    train, dev, test = items(240, 0), items(30, 1000), items(30, 2000)
-    fitted = fit_ssl_linear(states, train, dev, labels, 3, 0, CPU, RECIPE)
+    splits, test = Splits(items(240, 0), items(30, 1000), labels, 3), items(30, 2000)
+    fitted = fit_ssl_linear(states, splits, 0, CPU, RECIPE)
     assert fitted.predict(test).argmax(1).tolist() == labels(test)
     weights = fitted.tensors["speech.scores"].softmax(0)
     assert int(weights.argmax()) == 2 and len(fitted.history) == 30
-    again = fit_ssl_linear(states, train, dev, labels, 3, 0, CPU, RECIPE)
+    again = fit_ssl_linear(states, splits, 0, CPU, RECIPE)
     assert np.array_equal(again.predict(test), fitted.predict(test))
 
 

@@ -37,6 +37,7 @@ from storage.run_folder import read_run
 from system.errors import InputError
 from tests.support.runs import run_experiment, without_images
 from tests.support.speech_models import save_model
+from training import beside
 
 THREE = ("cqt", "mel", "speech")
 
@@ -378,6 +379,32 @@ def test_another_speech_model_or_other_vectors_are_refused(runs, tmp_path, monke
     moved = shutil.copytree(model, tmp_path / "wavlm")
     monkeypatch.setattr(gate_analysis, "draw", lambda *_: {})
     analyze(folder, ablate=False, overrides=[f"model.speech.model={moved}"], progress=False)
+
+
+def test_kept_states_are_analyzed_without_the_speech_model(
+    runs, speech_model, tmp_path, monkeypatch
+):
+    folder = runs("two")
+    monkeypatch.setattr(gate_analysis, "draw", lambda *_: {})
+    expected = analyze(folder, n_draws=1, progress=False)
+    away = speech_model.rename(tmp_path / "away")
+    beside._open.cache_clear()  # a new process
+    try:
+        assert analyze(folder, n_draws=1, progress=False) == expected
+        for words in ([f"run.store={tmp_path}"], [f"model.speech.model={speech_model}"]):
+            with pytest.raises(InputError, match=f"the speech model {speech_model}: there is no"):
+                analyze(folder, n_draws=1, overrides=words, progress=False)
+        with pytest.raises(InputError, match="there is no such folder"):
+            open_run(read_run(folder), trains=True)
+        found = analyze(
+            folder,
+            n_draws=1,
+            overrides=[f"run.store={tmp_path}", f"model.speech.model={away}"],
+            progress=False,
+        )
+        assert found == expected
+    finally:
+        away.rename(speech_model)
 
 
 def test_runs_of_other_branches_cannot_stand_beside(runs):

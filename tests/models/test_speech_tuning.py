@@ -57,8 +57,9 @@ def test_an_adapter_changes_nothing_at_first(speech_models, kind: str) -> None:
 @pytest.mark.parametrize("kind", ["wav2vec2-layer", "hubert-group", "whisper"])
 def test_an_adapted_model_is_a_plain_one_with_other_weights(tmp_path: Path, kind: str) -> None:
     """The reference has W + B A in the place of W, and nothing of peft."""
-    plain = load_speech_model(str(save_model(tmp_path / kind, kind)))
-    tuned = TunedSpeech(plain, settings(speech_lora_rank=2, speech_lora_targets=ATTENTION))
+    folder = str(save_model(tmp_path / kind, kind))
+    plain, model = load_speech_model(folder), load_speech_model(folder)
+    tuned = TunedSpeech(model, settings(speech_lora_rank=2, speech_lora_targets=ATTENTION))
     filled(tuned)
     adapters = dict(tuned.model.network.named_parameters())
     with torch.no_grad():
@@ -128,6 +129,29 @@ def test_what_is_saved_is_what_is_trained(speech_models, part) -> None:
     missing = dict(list(saved.items())[1:])
     with pytest.raises(RuntimeError, match="Missing key"):
         fresh.load_state_dict(missing)
+
+
+@pytest.mark.parametrize("kind", ["wavlm-layer", "hubert-batch-norm", "whisper"])
+@pytest.mark.parametrize("part", [{"speech_lora_rank": 2}, {"speech_unfrozen_layers": 1}])
+def test_networks_share_the_memory_of_what_is_not_trained(speech_models, kind: str, part) -> None:
+    model, some = speech_models[kind], waves(9000, 16000)
+    first, second = (TunedSpeech(model, settings(**part)) for _ in range(2))
+    tensors = [{**dict(t.named_parameters()), **dict(t.named_buffers())} for t in (first, second)]
+    trained = {name for name, p in first.named_parameters() if p.requires_grad}
+    places = {t.data_ptr() for t in (*model.parameters(), *model.buffers())}
+    for name, tensor in tensors[0].items():
+        is_shared = tensor.data_ptr() == tensors[1][name].data_ptr()
+        assert is_shared == (tensor.data_ptr() in places) == (name not in trained), name
+    before = {name: t.detach().clone() for name, t in model.state_dict().items()}
+    states, expected = second.eval()(some), model.means(some.alone())
+    optimizer = torch.optim.SGD(first.trained(), lr=0.1, weight_decay=0.1)
+    for _ in range(2):  # the first matrix of an adapter has no gradient while the second is zero
+        first.train()(some).square().sum().backward()
+        optimizer.step()
+    assert not torch.equal(first.eval()(some), states)
+    first.double()  # a network moves alone to another type or device
+    assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
+    assert torch.equal(second(some), states) and torch.equal(model.means(some.alone()), expected)
 
 
 def test_only_what_is_trained_has_dropout_and_no_statistics_move(speech_models) -> None:

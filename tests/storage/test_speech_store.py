@@ -1,5 +1,6 @@
 """The speech store: what a model gives, kept once; killed, corrupt and odd builds."""
 
+import json
 import math
 import multiprocessing
 import os
@@ -22,9 +23,11 @@ from models.speech import SpeechBranch, load_speech_model
 from models.speech_states import SpeechModel
 from storage import row_store
 from storage import speech_store as store_module
+from storage.source_facts import KnownModel, SpeechFacts
 from storage.speech_store import SpeechStore
 from system.errors import InputError, RunError
 from system.locks import lock
+from training.beside import source_facts
 
 RATE = 8000
 FRAME = 80  # samples
@@ -456,3 +459,16 @@ def test_a_model_of_transformers_and_its_branch(tmp_path, clips):
     pooled = SpeechBranch(model.n_states, model.width, "mean")(kept)
     attended = SpeechBranch(model.n_states, model.width, "attention")(padded, lengths)
     torch.testing.assert_close(pooled, attended, rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["wavlm-group", "data2vec-audio", "whisper"])
+def test_what_a_card_says_of_a_model_finds_its_store(tmp_path: Path, kind: str) -> None:
+    pytest.importorskip("transformers")
+    from tests.support.speech_models import save_model
+
+    store = SpeechStore(tmp_path, load_speech_model(str(save_model(tmp_path / kind, kind))))
+    facts = json.loads(json.dumps(source_facts({"speech": store})["speech"]))
+    known: Any = KnownModel(SpeechFacts.model_validate(facts), store.model.width)
+    again = SpeechStore(tmp_path, known)
+    assert (again.folder, again.record) == (store.folder, store.record)
+    assert json.loads(json.dumps(source_facts({"speech": again})["speech"])) == facts

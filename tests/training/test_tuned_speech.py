@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from safetensors.torch import load_file
 
+from audio.reading import read_audio
 from config.schema import Config
 from corpora.plan import make_plan
 from gates.analysis import analyze
 from inference import load
 from inference.bundle import export_bundle, find_source
 from model_gmu import rebuild
+from models.kept_states import KeptStates
 from models.speech import load_speech_model
 from models.speech_tuning import Waves
 from storage.model_card import read_card
@@ -88,6 +91,61 @@ def test_an_interrupted_training_resumes_to_the_same_weights(tiny, folder, words
     card = read_card(whole.folds[0].folder)
     assert card.sources["speech"]["model"] == load_speech_model(str(folder)).identity
     assert card.settings().trains_speech
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_states_are_computed_of_the_training_split_alone(
+    tiny: Tiny, folder: Path, tmp_path: Path, pooling: str
+) -> None:
+    words = (*with_speech(folder, *LORA), f"model.speech.pooling={pooling}")
+    config = tiny(*words, f"run.store={tmp_path / 'store'}", "features.seconds=0.15")  # crops
+    session = open_session(config, make_plan(config))
+    store, fold = session.sources["speech"], next(session.folds())
+    read = {name: fold.beside(part)["speech"] for name, part in fold.split.parts()}
+    assert all(len(vectors(np.array([1, 0])).lengths) == 2 for vectors in read.values())
+    assert not store.rows
+    model = build_training(fold, {}).state.model
+    assert set(store.rows) == set(fold.hashes(fold.split.train)) != set(session.plan.hashes)
+    heard = [read_audio(u.audio, 16_000) for u in fold.split.train]
+    states = load_speech_model(str(folder)).means(heard)
+    torch.testing.assert_close(model.speech_mean, states.mean(0), atol=2e-3, rtol=1e-3)
+    deviation = states.std(0, unbiased=False)
+    torch.testing.assert_close(model.speech_std, deviation, atol=2e-3, rtol=1e-2)
+
+
+def test_what_is_too_short_is_left_out_whichever_folds_are_trained(
+    tiny: Tiny, folder: Path, corpus_root: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(corpus_root, tmp_path / "corpus")
+    short = [sorted(root.glob(f"Session{k}/sentences/wav/*/*000.wav"))[0] for k in (1, 3)]
+    for k, file in enumerate(short):  # the model needs 25 ms
+        soundfile.write(file, np.random.default_rng(k).normal(0, 0.1, 320), 16_000)
+    words = [f"corpus.root={root}", f"run.store={tmp_path / 'store'}", "corpus.on_bad_audio=skip"]
+    ids = set()
+    for own in ((), LORA, (*LORA, "run.folds=[3]")):
+        config = tiny(*with_speech(folder, *own), *words)
+        session = open_session(config, make_plan(config))
+        assert set(session.plan.bad) == set(short)
+        assert all("speech model" in reason for reason in session.plan.bad.values())
+        ids.add(session.plan.certificate["id"])
+    assert len(ids) == 1
+    with pytest.raises(InputError, match="is too short: 20 ms, where the speech model"):
+        config = tiny(*with_speech(folder, *LORA), *words[:-1])
+        open_session(config, make_plan(config))
+
+
+def test_states_that_are_not_finite_end_a_training_in_one_message(
+    tiny: Tiny, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(*with_speech(folder, *LORA), f"run.store={tmp_path / 'store'}")
+    fold = next(open_session(config, make_plan(config)).folds())
+    monkeypatch.setattr(
+        KeptStates, "compute", lambda kept, some: [np.full((1, 3, 32), np.nan)] * len(some)
+    )
+    with pytest.raises(
+        RunError, match=r"\.wav has hidden states that are NaN .*\. Leave it out, or"
+    ):
+        build_training(fold, {})
 
 
 def test_adapters_start_from_a_run_with_the_model_as_it_was(tiny: Tiny, folder: Path) -> None:
@@ -186,6 +244,23 @@ def test_such_a_run_labels_recordings(tiny: Tiny, folder: Path, tmp_path: Path, 
     model.members[0].model.speech_model.trained()[-1].data.fill_(1.0)
     other = model.predict(paths[some[0]])
     assert other.probs != found[0].probs
+
+
+@pytest.mark.parametrize("words", [LORA, TOP])
+def test_members_share_the_speech_model_and_label_as_alone(tiny: Tiny, folder: Path, words) -> None:
+    config = tiny(*with_speech(folder, *words), "run.folds=[1,2]")
+    run = read_run(run_experiment(config, []))
+    some = [u.path for u in make_plan(config).utterances[:3]]
+    alone = [load(fold.folder, calibrated=False).predict(some) for fold in run.folds]
+    model = load(run.folder, calibrated=False)
+    own, other = (dict(m.model.speech_model.named_parameters()) for m in model.members)
+    for name, parameter in own.items():
+        is_shared = parameter.data_ptr() == other[name].data_ptr()
+        assert is_shared != parameter.requires_grad, name
+    for i, found in enumerate(model.predict(some)):
+        members = [list(one[i].probs.values()) for one in alone]
+        assert members[0] != members[1]
+        np.testing.assert_allclose(list(found.probs.values()), np.mean(members, 0), atol=1e-6)
 
 
 def test_the_gates_of_such_a_run_are_analyzed(tiny: Tiny, folder: Path) -> None:
