@@ -32,7 +32,7 @@ from system.files import read_json
 from system.locks import lock
 from system.signals import Stop
 from tests.support.paths import ROOT
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from training import fold
 from training.checkpoints import Progress
 from training.session import Fold
@@ -333,6 +333,29 @@ def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quic
     rows = rows_of(tuned.folder)
     assert [row["state"] for row in rows] == ["complete"] * 2
     assert quick == [json.loads(row["optim.lr"]) for row in rows]
+
+
+def test_trials_have_adapters_or_none(study, tmp_path) -> None:
+    """Each is trained; what has no effect in a trial is neither given nor shown."""
+    pytest.importorskip("peft")
+    save_model = pytest.importorskip("tests.support.speech_models").save_model
+    model = save_model(tmp_path / "wavlm", "wavlm-layer")
+    rank, rate = "model.speech.lora_rank", "optim.backbone_lr_scale.speech"
+    space = {rank: {"choices": [2, None]}, rate: {"low": 0.1, "high": 9.0}}
+    words = [*without_images("speech"), f"model.speech.model={model}", f"{rank}=2"]
+    words += ["optim.optimizer.speech=sgd", "train.gradient_checkpointing=true"]
+    tuned = study(*words, "model.speech.lora_targets=[output_dense]", space=space)
+    tune(tuned, 4, 1, Stop())
+    rows = rows_of(tuned.folder)
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    assert {row[rank] for row in rows} == {"2", "null"}
+    for row in rows:
+        config = load_config(tuned.folder / "trials" / row["number"] / "config.yaml")
+        assert config.model.speech.lora_rank == json.loads(row[rank])
+        trained = row[rank] == "2"
+        assert (row[rate] != "") == trained == config.train.gradient_checkpointing
+        assert config.optim.optimizer.speech == ("sgd" if trained else None)
+    assert load_config(tuned.folder / "best.yaml")
 
 
 def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:
