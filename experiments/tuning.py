@@ -275,6 +275,7 @@ class Worker:
             RunError: It diverged, or what would end every trial.
         """
         from training.fold import train_fold
+        from training.same_sources import keep_study_sources
         from training.session import Session, open_store
 
         folder = self.study.trial_folder(trial.number)
@@ -288,6 +289,7 @@ class Worker:
         plan, store = replace(self.plan, config=config), open_store(config)
         session = Session(config, plan, store, self.accelerator, self.stop)
         try:
+            keep_study_sources(self.study.folder, session)
             session = session.with_shards().with_images()
         except InputError as error:
             raise RunError(str(error)) from error  # every trial would fail alike
