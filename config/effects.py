@@ -4,8 +4,23 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from config.fusions import FUSIONS, GATED, ONE_BRANCH, SOURCES, fusions_that
-from config.image_keys import BRANCHES, IDLE_WITHOUT_IMAGES, idle_without_images, what_reads_none
+from config.fusions import (
+    BRANCHES,
+    FUSIONS,
+    GATED,
+    ONE_BRANCH,
+    SOURCES,
+    branches_of,
+    fusions_that,
+)
+from config.image_keys import (
+    IDLE_WITHOUT_IMAGES,
+    LORA_RANK,
+    UNFROZEN,
+    idle_without_images,
+    used_by_speech,
+    what_would_use,
+)
 
 
 class Condition(NamedTuple):
@@ -137,7 +152,6 @@ IDLE_IF_ALL_FROZEN: dict[str, Any] = {
     "train.backbone_batch": None,
     "train.gradient_checkpointing": False,
 }
-LORA_RANK, UNFROZEN = "model.speech.lora_rank", "model.speech.unfrozen_layers"
 OF_TRAINED_SPEECH = ("optim.optimizer.speech", f"{BRANCH_SCALES}.speech")
 # Keys that have an effect only where a branch is among `model.branches`
 OF_BRANCH = {
@@ -205,25 +219,6 @@ def idle_value(key: str) -> Any:
     return IDLE_IF_FROZEN.get(key, IDLE_WITHOUT_IMAGES.get(key))
 
 
-def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the branches that a config's fusion reads, in their order.
-
-    Args:
-        config: Dotted keys to values. Without a fusion it is one that joins; without
-            `model.branches`, which earlier versions did not have, it joins both images.
-
-    >>> branches_of({"model.fusion": "gmu", "model.branches": ["speech", "mel"]})
-    ('mel', 'speech')
-    >>> branches_of({"model.fusion": "cqt_only"})
-    ('cqt',)
-    """
-    fusion = config.get("model.fusion")
-    if fusion in ONE_BRANCH:
-        return (ONE_BRANCH[fusion],)
-    named = config.get(BRANCHES) or ("cqt", "mel")
-    return tuple(branch for branch in SOURCES if branch in named)
-
-
 def is_speech_trained(config: Mapping[str, Any]) -> bool:
     """Return whether a part of the speech model is trained, given dotted keys."""
     return bool(config.get(LORA_RANK) or config.get(UNFROZEN))
@@ -250,9 +245,8 @@ def _idle_by_frozen(config: Mapping[str, Any]) -> list[str]:
         return []
     keys = [f"{key}.{one}" for key in ("optim.optimizer", BRANCH_SCALES) for one in frozen]
     is_all = "model.fusion" in config and set(branches_of(config)) <= {*frozen, "speech", "file"}
-    if is_all and is_speech_trained(config):
-        return [*keys, "model.drop_path_rate"]
-    return [*keys, *(IDLE_IF_ALL_FROZEN if is_all else ())]
+    used = used_by_speech(config) if is_all else tuple(IDLE_IF_ALL_FROZEN)
+    return [*keys, *(key for key in IDLE_IF_ALL_FROZEN if key not in used)]
 
 
 def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str, ...]]:
@@ -272,7 +266,7 @@ def what_rules_out(values: Mapping[str, Any], key: str) -> tuple[str, tuple[str,
     if key in _idle_by_frozen(values):
         return FROZEN_BRANCHES, ("[]",)
     if key in idle_without_images(values):
-        return what_reads_none(values)
+        return what_would_use(values, key)
     condition = ONLY_WITH[key]
     if key in (found := _idle_by_choice(values)) and not (
         condition.controller in values and values[condition.controller] not in condition.values

@@ -4,8 +4,9 @@ All lists of fusions derive from `FUSIONS`: the values of `model.fusion`, the ke
 effect with each, the entry that trains it. `models.heads.HEADS` maps the same names to classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,26 @@ GATED = fusions_that(lambda fusion: fusion.gated)
 UNGATED = fusions_that(lambda fusion: not fusion.gated)
 ONE_BRANCH = {name: f.branches[0] for name, f in FUSIONS.items() if not f.joins}
 ONE_IMAGE = {name: branch for name, branch in ONE_BRANCH.items() if branch in IMAGES}
+FUSION, BRANCHES = "model.fusion", "model.branches"  # keys
+
+
+def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the branches that a config's fusion reads, in their order.
+
+    Args:
+        config: Dotted keys to values. Without a fusion it is one that joins; without
+            `model.branches`, which earlier versions did not have, it joins both images.
+
+    >>> branches_of({"model.fusion": "gmu", "model.branches": ["speech", "mel"]})
+    ('mel', 'speech')
+    >>> branches_of({"model.fusion": "cqt_only"})
+    ('cqt',)
+    """
+    fusion = config.get(FUSION)
+    if fusion in ONE_BRANCH:
+        return (ONE_BRANCH[fusion],)
+    named = config.get(BRANCHES) or ("cqt", "mel")
+    return tuple(branch for branch in SOURCES if branch in named)
 
 
 def share_column(source: str) -> str:

@@ -1,12 +1,18 @@
-"""Keys of how images are made, read and changed: without effect where a fusion reads no image."""
+"""Keys of images and their backbones: without effect where a fusion reads no image."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from config.fusions import FUSIONS, IMAGES, ONE_BRANCH
+from config.fusions import BRANCHES, FUSION, FUSIONS, IMAGES, ONE_BRANCH, branches_of
 
-FUSION, BRANCHES = "model.fusion", "model.branches"
 READ_AN_IMAGE = tuple(name for name in FUSIONS if ONE_BRANCH.get(name, IMAGES[0]) in IMAGES)
+NORMALIZE = "train.normalize"
+LORA_RANK, UNFROZEN = "model.speech.lora_rank", "model.speech.unfrozen_layers"
+POOLING = "model.speech.pooling"
+OF_SPEECH = (LORA_RANK, UNFROZEN, POOLING)  # what decides which keys a speech model uses
+BACKBONE_BATCH = "train.backbone_batch"
+# Of backbones, and of a speech model of which a part is trained
+OF_TRAINED = ("optim.backbone_lr_scale", BACKBONE_BATCH, "train.gradient_checkpointing")
 # Their values then: the schema's defaults
 IDLE_WITHOUT_IMAGES: dict[str, Any] = {
     "features.sample_rate": 44_100,
@@ -30,16 +36,28 @@ IDLE_WITHOUT_IMAGES: dict[str, Any] = {
     "features.seconds": None,
     "features.trim_db": None,
     "model.image_size": 224,
+    "model.pretrained": True,
+    "model.drop_path_rate": 0.0,
     "augment.freq_mask": 0.0,
     "augment.time_mask": 0.0,
     "augment.time_shift": 0.0,
     "augment.freq_shift": 0.0,
+    "augment.level_db": None,
+    "augment.gain_db": None,
+    "augment.snr_db": None,
+    "augment.speed": None,
+    "augment.pitch": None,
     "train.images": "stored",
+    NORMALIZE: True,  # or speaker, which names the protocol
+    "train.compile": False,
+    "train.channels_last": True,
+    **dict(zip(OF_TRAINED, (1.0, None, False), strict=True)),
     "run.shards": None,
+    "run.compile_cache": None,
 }
 
 
-def idle_without_images(config: Mapping[str, Any]) -> tuple[str, ...]:
+def idle_without_images(config: Mapping[str, Any]) -> list[str]:
     """Return the keys that have no effect because the fusion reads no image.
 
     Args:
@@ -48,29 +66,55 @@ def idle_without_images(config: Mapping[str, Any]) -> tuple[str, ...]:
     >>> "train.images" in idle_without_images({"model.fusion": "speech_only"})
     True
     >>> idle_without_images({"model.fusion": "gmu", "model.branches": ["mel", "speech"]})
+    []
+    """
+    if set(branches_of(config)) & set(IMAGES):
+        return []
+    used = (*used_by_speech(config), *([] if config.get(NORMALIZE) is False else [NORMALIZE]))
+    return [key for key in IDLE_WITHOUT_IMAGES if key not in used]
+
+
+def used_by_speech(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the keys of backbones that a config's speech model uses, too.
+
+    What is not given may be anything. Attention pooling reads all frames, of which
+    `train.backbone_batch` says how many are in memory at once.
+
+    >>> used_by_speech({"model.fusion": "speech_only", LORA_RANK: None, UNFROZEN: 2})[0]
+    'optim.backbone_lr_scale'
+    >>> used_by_speech({"model.fusion": "file_only"})
     ()
     """
-    fusion, named = config.get(FUSION), config.get(BRANCHES)
-    branches = (ONE_BRANCH[fusion],) if fusion in ONE_BRANCH else named or IMAGES
-    return () if set(branches) & set(IMAGES) else tuple(IDLE_WITHOUT_IMAGES)
+    if "speech" not in branches_of(config):
+        return ()
+    if config.get(LORA_RANK, 1) or config.get(UNFROZEN, 1):
+        return OF_TRAINED
+    return (BACKBONE_BATCH,) if config.get(POOLING, "attention") == "attention" else ()
 
 
-def idle_defaults(model: Any) -> dict[str, Any]:
+def idle_defaults(stored: Mapping[str, Any]) -> dict[str, Any]:
     """Return the defaults of all keys without effect, by section; empty where an image is read.
 
     An earlier version stored other values of them with its runs.
 
     Args:
-        model: Section `model` of a stored config.
+        stored: Sections of a stored config, unchecked.
 
-    >>> idle_defaults({"fusion": "file_only"})["train"], idle_defaults({"fusion": "gmu"})
-    ({'images': 'stored'}, {})
+    >>> found = idle_defaults({"model": {"fusion": "file_only"}})
+    >>> found["train"]["images"], idle_defaults({"model": {"fusion": "gmu"}})
+    ('stored', {})
     """
+    model, train = _section(stored, "model"), _section(stored, "train")
+    speech = _section(model, "speech")
+    fusion, branches = model.get("fusion"), model.get("branches")
+    chosen = {
+        FUSION: fusion if isinstance(fusion, str) else None,
+        BRANCHES: branches if isinstance(branches, list) else None,
+        NORMALIZE: train.get("normalize"),
+        **{key: speech.get(key.rpartition(".")[2]) for key in OF_SPEECH},
+    }
     found: dict[str, Any] = {}
-    chosen = model if isinstance(model, Mapping) else {}
-    for key in idle_without_images(
-        {FUSION: chosen.get("fusion"), BRANCHES: chosen.get("branches")}
-    ):
+    for key in idle_without_images(chosen):
         *sections, name = key.split(".")
         inner = found
         for section in sections:
@@ -79,8 +123,20 @@ def idle_defaults(model: Any) -> dict[str, Any]:
     return found
 
 
-def what_reads_none(config: Mapping[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """Return the key because of which no image is read, and its values that would read one."""
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, Mapping) else {}
+
+
+def what_would_use(config: Mapping[str, Any], key: str) -> tuple[str, tuple[str, ...]]:
+    """Return the key that leaves another without effect, and its values that would not.
+
+    Args:
+        config: Dotted keys to values.
+        key: One of `idle_without_images`.
+    """
+    if key in OF_TRAINED and "speech" in branches_of(config):
+        return LORA_RANK, (f"a number (or {UNFROZEN})",)
     if config.get(FUSION) in ONE_BRANCH:
         return FUSION, READ_AN_IMAGE
     return BRANCHES, tuple(f"[..., {branch}]" for branch in IMAGES)

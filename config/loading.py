@@ -13,18 +13,18 @@ from pydantic import ValidationError
 from config.effects import (
     BRANCH_SCALES,
     MAPPINGS,
-    branches_of,
     idle_value,
     keys_without_effect,
     usual_values,
     what_rules_out,
     whole_key,
 )
+from config.fusions import branches_of
 from config.image_keys import idle_defaults
-from config.messages import explain, no_such_config
-from config.pairs import check_effect, check_pairs
+from config.messages import IdleKey, explain, no_such_config, refuse, say_idle
+from config.pairs import check_pairs, outweighed, without_effect
 from config.schema import Config
-from config.several import of_corpus, share_on_bad_audio, with_corpora
+from config.several import share_on_bad_audio, with_corpora
 from system.errors import InputError
 from system.files import MAX_CONFIG, read_text
 from system.text import control_character, short_repr, truncate
@@ -41,9 +41,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
     """
-    config = _load(_read_with_parents(Path(path), ()), overrides, str(path))
-    check_effect(config)
-    return config
+    return _load(_read_with_parents(Path(path), ()), overrides, str(path), is_new=True)
 
 
 def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -57,7 +55,7 @@ def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         InputError: See `load_config`.
     """
     files = [(file, with_new_names(mapping)) for file, mapping in _read_with_parents(path, ())]
-    if defaults := idle_defaults(read_stored(path).get("model")):
+    if defaults := idle_defaults(read_stored(path)):
         files.append((path, defaults))
     if any("baseline" in mapping for _, mapping in files):
         raise InputError(f"{path} is of a baseline, which has no network: name a run of a fusion")
@@ -92,7 +90,10 @@ def with_new_names(mapping: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _load(
-    files: Iterable[tuple[Path, Mapping[str, Any]]], overrides: Sequence[str], path: str
+    files: Iterable[tuple[Path, Mapping[str, Any]]],
+    overrides: Sequence[str],
+    path: str,
+    is_new: bool = False,
 ) -> Config:
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -106,7 +107,7 @@ def _load(
         config = Config.model_validate(values)
     except ValidationError as error:
         raise InputError(explain(error, sources, path, len(files) > 1)) from None
-    return _complete(config, sources)
+    return _complete(config, sources, is_new)
 
 
 def dump_config(config: Config) -> str:
@@ -289,42 +290,52 @@ def _spread_number(values: Mapping[str, Any]) -> None:
             scales.setdefault(branch, number)
 
 
-def _complete(config: Config, sources: Mapping[str, str]) -> Config:
-    """Refuse keys without effect, and give those that are null and have one their usual value."""
+def _complete(config: Config, sources: Mapping[str, str], is_new: bool) -> Config:
+    """Refuse keys without effect, and give those that are null and have one their usual value.
+
+    Args:
+        config: The config as it was given.
+        sources: Where the value of each dotted key comes from.
+        is_new: Whether no run has it yet: those of earlier versions may have more.
+    """
     values = config.model_dump()
-    leaves = flatten(values)
-    _refuse_control_characters(leaves, sources)
-    _settle(values, leaves, sources)
+    _refuse_control_characters(flatten(values), sources)
+    parts = {"": (values, sources)}
     for key, member in (values["corpus"]["corpora"] or {}).items():
-        inside = f"corpus.corpora.{key}."
-        of_member = {k.removeprefix(inside): v for k, v in sources.items() if k.startswith(inside)}
-        own = {"task": config.task, "corpus": member}
-        where = {f"corpus.{k}": v for k, v in of_member.items()}
-        with of_corpus(key):
-            _settle(own, flatten(own), where)
+        at = f"corpus.corpora.{key}."
+        where = {f"corpus.{k[len(at) :]}": v for k, v in sources.items() if k.startswith(at)}
+        parts[f"{key}: "] = {"task": config.task, "corpus": member}, where
+    idle = [one for corpus, part in parts.items() for one in _idle(corpus, *part)]
+    known = {one.key for one in idle}
+    more = [*without_effect(config), *(outweighed(config) if is_new else ())]
+    refuse([*say_idle(idle), *(line for keys, line in more if not known & set(keys))])
+    for own, _ in parts.values():
+        _fill(own)
     share_on_bad_audio(values, sources)
     config = Config.model_validate(values)
     check_pairs(config)
     return config
 
 
-def _settle(values: dict[str, Any], leaves: Mapping[str, Any], sources: Mapping[str, str]) -> None:
-    """Refuse keys without effect; write the usual values of those that have one and are null.
+def _idle(corpus: str, values: dict[str, Any], sources: Mapping[str, str]) -> Iterator[IdleKey]:
+    """Yield the keys that have no effect and another value than they must have then.
 
     Args:
-        values: Nested sections, which are changed.
-        leaves: The same by dotted key.
+        corpus: Words before each, which name one of several corpora.
+        values: Nested sections.
         sources: Where the value of each dotted key comes from.
     """
+    leaves = flatten(values)
     for key in keys_without_effect(leaves):
         if key in leaves and leaves[key] != (idle := idle_value(key)):
             decides, allowed = what_rules_out(leaves, key)
-            raise InputError(
-                f"{key} (in {sources.get(key, 'the defaults')}) has no effect with "
-                f"{decides}={leaves[decides]}: remove it or set it to {json.dumps(idle)}, or set "
-                f"{decides} to {' or '.join(allowed)}"
-            )
-    for key, value in usual_values(leaves).items():
+            source, value = sources.get(key, "the defaults"), leaves[decides]
+            yield IdleKey(corpus, key, source, idle, decides, value, allowed)
+
+
+def _fill(values: dict[str, Any]) -> None:
+    """Write the usual values of the keys of nested sections that have an effect and are null."""
+    for key, value in usual_values(flatten(values)).items():
         *sections, name = key.split(".")
         reduce(lambda inner, part: inner[part], sections, values)[name] = value
 

@@ -1,10 +1,11 @@
 """What is wrong with a config, in words: the key, where it was set, what is allowed, the way on."""
 
 import difflib
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -12,9 +13,10 @@ from config.corpus_schema import MemberCorpus
 from config.schema import Config
 from config.section import section_in
 from config.training_schema import EACH, NUMBER
-from system.errors import nearest
+from system.errors import InputError, nearest
 from system.text import short_repr, truncate
 
+WRONG = "the configuration is wrong:\n  "
 FINDINGS_SHOWN = 20
 UNION_PARTS = ("str", "list[str]", "list[union[str,float]]", "float")  # in pydantic's `loc`
 OTHER_WORDS = {  # what other tools call a key
@@ -65,7 +67,56 @@ def explain(error: ValidationError, sources: Mapping[str, str], file: str, has_b
         others = [other.name for other in _yaml_files(Path(file).parent) if other != Path(file)]
         way = f"such as `base: {others[0]}`" if others else "so put it into configs/ and name one"
         lines.append(f"{file} has no `base:`; a config beside it gives all other keys, {way}")
-    return "the configuration is wrong:\n  " + "\n  ".join(lines)
+    return WRONG + "\n  ".join(lines)
+
+
+class IdleKey(NamedTuple):
+    """A key that has no effect, and another value than it must have then."""
+
+    corpus: str  # words that name one of several corpora, or ""
+    key: str
+    source: str  # of its value
+    idle: Any  # value that it must have
+    decides: str  # key because of which it has no effect
+    value: Any  # of that key
+    allowed: tuple[str, ...]  # values of that key that would give it one
+
+    @property
+    def line(self) -> str:
+        """What is wrong with it."""
+        value = json.dumps(self.value) if self.value in (None, True, False) else self.value
+        return (
+            f"{self.corpus}{self.key} (in {self.source}) has no effect with {self.decides}="
+            f"{value}: remove it or set it to {json.dumps(self.idle)}"
+        )
+
+    @property
+    def way_on(self) -> str:
+        """What would give it an effect."""
+        return f"or set {self.decides} to {' or '.join(self.allowed)}"
+
+
+def say_idle(found: Sequence[IdleKey]) -> Iterator[str]:
+    """Yield a line for each key without effect, and one for what would give several of them one."""
+    groups: dict[tuple[object, ...], list[IdleKey]] = {}
+    for one in found:
+        groups.setdefault((one.corpus, one.decides, one.allowed), []).append(one)
+    for first, *others in groups.values():
+        if not others:
+            yield f"{first.line}, {first.way_on}"
+            continue
+        yield from (one.line for one in (first, *others))
+        yield f"{first.corpus}{first.way_on}, with which these {len(others) + 1} have one"
+
+
+def refuse(lines: Sequence[str]) -> None:
+    """Raise an input error that says all that is wrong with a config; without a line do nothing.
+
+    Raises:
+        InputError: There are lines.
+    """
+    if lines:
+        raise InputError(lines[0] if len(lines) == 1 else WRONG + "\n  ".join(lines))
 
 
 def no_such_config(path: Path, named_by: Path | None) -> str:

@@ -1,12 +1,15 @@
 """Values of config keys that are valid alone but not together."""
 
+from collections.abc import Iterator
+
 from config.effects import OWN
-from config.fusions import IMAGES
+from config.messages import refuse
 from config.schema import Config
 from config.several import check_several, each_corpus, of_corpus
 from config.tasks import CLASS, RATINGS, SCALES
 from system.errors import InputError
 
+Finding = tuple[tuple[str, ...], str]  # keys, and what is wrong with their values
 WANTED = {
     "speech": "the folder of a saved model of transformers, or its name on the hub",
     "file": "an .npz or .safetensors with a vector for each recording",
@@ -53,51 +56,72 @@ def check_pairs(config: Config) -> None:
             raise InputError(f"{name} must list at least one number and none twice, got {items}")
 
 
+def without_effect(config: Config) -> Iterator[Finding]:
+    """Yield what has no effect with several other keys, each of which would give it one."""
+    model, cache = config.model, config.run.compile_cache
+    if cache is not None and not config.train.compile:
+        yield (
+            ("run.compile_cache",),
+            f"run.compile_cache={cache} has no effect with train.compile=false: set it to null, or "
+            "train.compile to true",
+        )
+    if model.from_seed is not None and not set(model.loaded_later) & set(model.reads):
+        yield (
+            ("model.from_seed",),
+            f"model.from_seed={model.from_seed} has no effect without model.cqt_from, "
+            "model.mel_from or model.from: set it to null, or name the run from which a branch "
+            "starts",
+        )
+
+
+def outweighed(config: Config) -> Iterator[Finding]:
+    """Yield values whose effect another takes; runs of earlier versions may have them."""
+    loss = config.loss
+    if config.augment.gain_db and config.features.reference == "clip":
+        yield (
+            ("augment.gain_db",),
+            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
+            "clip, which removes the level: set it to 0, or set features.reference=full_scale",
+        )
+    for key in ("nt_xent_warmup_epochs", "temperature_range"):
+        if loss.nt_xent_weight == 0 and (value := getattr(loss, key)):
+            yield (
+                (f"loss.{key}", "loss.nt_xent_weight"),
+                f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
+                "out of the loss: leave one of the two out",
+            )
+    if loss.nt_xent_weight == 0 and loss.alpha == 0:
+        yield (
+            ("loss.nt_xent_weight", "loss.alpha"),
+            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss, and the "
+            "projection heads untrained: set model.fusion=gmu or cross_attention, or one of the "
+            "two",
+        )
+    if loss.alpha == 0 and loss.diversity == "maximised":
+        yield (
+            ("loss.diversity", "loss.alpha"),
+            "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
+            "out of the loss: leave one of the two out",
+        )
+
+
 def check_effect(config: Config) -> None:
-    """Refuse values that take the effect of another; runs of earlier versions may have them.
+    """Refuse values whose effect another takes.
 
     Raises:
         InputError: One message that names the keys, and what to change.
     """
-    loss = config.loss
-    if config.augment.gain_db and config.features.reference == "clip":
-        raise InputError(
-            f"augment.gain_db={config.augment.gain_db:g} has no effect with features.reference="
-            "clip, which removes the level: set it to 0, or set features.reference=full_scale"
-        )
-    for key in ("nt_xent_warmup_epochs", "temperature_range"):
-        if loss.nt_xent_weight == 0 and (value := getattr(loss, key)):
-            raise InputError(
-                f"loss.{key}={value} has no effect with loss.nt_xent_weight=0, which takes NT-Xent "
-                "out of the loss: leave one of the two out"
-            )
-    if loss.nt_xent_weight == 0 and loss.alpha == 0:
-        raise InputError(
-            "loss.nt_xent_weight=0 and loss.alpha=0 leave nothing of the contrastive loss, and the "
-            "projection heads untrained: set model.fusion=gmu or cross_attention, or one of the two"
-        )
-    if loss.alpha == 0 and loss.diversity == "maximised":
-        raise InputError(
-            "loss.diversity=maximised has no effect with loss.alpha=0, which takes L_con and L_div "
-            "out of the loss: leave one of the two out"
-        )
+    refuse([line for _, line in outweighed(config)])
 
 
 def _check_compile(config: Config) -> None:
-    """Refuse what cannot be compiled, and a cache of nothing."""
+    """Refuse what cannot be compiled."""
     train = config.train
-    if not train.compile:
-        if config.run.compile_cache is not None:
-            raise InputError(
-                f"run.compile_cache={config.run.compile_cache} has no effect with train.compile="
-                "false: set it to null, or train.compile to true"
-            )
-        return
     for key, why in (
         ("gradient_checkpointing", "a compiled graph decides itself what it keeps"),
         ("sync_batch_norm", "its processes wait for one another within a graph"),
     ):
-        if getattr(train, key):
+        if train.compile and getattr(train, key):
             raise InputError(
                 f"train.compile=true and train.{key}=true exclude each other ({why}): set one of "
                 "the two to false"
@@ -125,11 +149,6 @@ def _check_branches(config: Config) -> None:
                 f"train.features=frozen keeps the features of image branches: leave {branch} out "
                 "of model.branches, or give train.features=trained and model.frozen for the images"
             )
-    if config.train.normalize is False and not set(reads) & set(IMAGES):
-        raise InputError(
-            "train.normalize=false has no effect without images, since other sources are always "
-            "standardised: set it to true"
-        )
     _check_speech(config)
     if (anchor := config.loss.contrast) not in (None, "pairs", *reads):
         raise InputError(
@@ -187,12 +206,6 @@ def _check_started(config: Config) -> None:
                 f"reads by {keys}, or set train.features to trained; model.from names a trained "
                 "model with all branches"
             )
-    if model.from_seed is not None and not model.loaded_later:
-        raise InputError(
-            f"model.from_seed={model.from_seed} has no effect without model.cqt_from, "
-            "model.mel_from or model.from: set it to null, or name the run from which a branch "
-            "starts"
-        )
 
 
 def _check_from(config: Config) -> None:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from config.corpus_schema import CorpusConfig
-from config.effects import branches_of
-from config.fusions import FUSIONS
+from config.fusions import FUSIONS, branches_of
 from config.section import Count, Fraction, Positive, Section, each_once
 from config.speech_schema import SpeechConfig
 from config.tasks import TaskName

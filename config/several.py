@@ -10,6 +10,7 @@ from typing import Any
 
 from config.corpus_schema import CorpusConfig, MemberCorpus
 from config.effects import SEVERAL
+from config.messages import refuse
 from config.schema import Config
 from system.errors import InputError, nearest
 from system.text import short_repr
@@ -177,11 +178,6 @@ def check_several(config: Config) -> None:
             f"protocol.split={protocol.split} divides one corpus: with a list of corpora set it to "
             "cross-corpus, or name one corpus"
         )
-    if protocol.text_groups is not None:
-        raise InputError(
-            "protocol.text_groups has no effect with protocol.split=cross-corpus, since no corpus "
-            "shares the names of its texts with another: set it to null"
-        )
     if {"train", "test"} - set(roles(config).values()):
         told = ", ".join(f"{key} {role}" for key, role in roles(config).items())
         raise InputError(
@@ -202,12 +198,18 @@ def _check_members(config: Config) -> None:
             f"{'.on_bad_audio=skip and corpus.'.join(members)}.on_bad_audio=skip, or leave it out"
         )
     usual = CorpusConfig(**FIXED, corpora=members, on_bad_audio=told.pop())
-    for key, value in usual.model_dump(exclude={"corpora"}).items():
-        if (found := getattr(config.corpus, key)) != value:
-            raise InputError(
-                f"corpus.{key}={found} has no effect with several corpora, each of which has its "
-                f"own: set {' or '.join(f'corpus.{one}.{key}' for one in members)}"
-            )
+    idle = [
+        f"corpus.{key}={found} has no effect with several corpora, each of which has its "
+        f"own: set {' or '.join(f'corpus.{one}.{key}' for one in members)}"
+        for key, value in usual.model_dump(exclude={"corpora"}).items()
+        if (found := getattr(config.corpus, key)) != value
+    ]
+    if config.protocol.text_groups is not None:
+        idle.append(
+            "protocol.text_groups has no effect with protocol.split=cross-corpus, since no corpus "
+            "shares the names of its texts with another: set it to null"
+        )
+    refuse(idle)
     for key, member in members.items():
         if member.unannotated_speakers == "train":
             raise InputError(

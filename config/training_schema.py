@@ -85,8 +85,9 @@ class OptimConfig(Section):
     backbone_lr_scale: Annotated[
         Annotated[Scale, Tag(NUMBER)] | Annotated[BranchScales, Tag(EACH)], Discriminator(_form)
     ] = 1.0
-    """Learning rate of the backbones, as a multiple of `lr`; or of each, {cqt: 0.5, mel: 2.0}. One
-    that is given over a number (backbone_lr_scale.mel) leaves that number to the others."""
+    """Learning rate of the backbones, and of a speech model that is trained, as a multiple of `lr`;
+    or of each, {cqt: 0.5, mel: 2.0}. One that is given over a number (backbone_lr_scale.mel) leaves
+    that number to the others."""
     weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 0.0
     """Of matrices and kernels; biases, norms and the backbones' position tables have none."""
     schedule: Literal["plateau", "cosine", "constant"] = "plateau"
@@ -120,7 +121,8 @@ class TrainConfig(Section):
     backbone_batch: Annotated[int, Field(ge=2)] | None = None
     """Utterances of a batch that the backbones compute at once, in two forward passes instead of
     one, with equal gradients; head and loss, and so NT-Xent, see all of batch_size. Batch norms of
-    the backbones see these utterances alone. null is the whole batch."""
+    the backbones see these utterances alone. A speech model that is trained, and frames that
+    attention pools, are computed so, too. null is the whole batch."""
     accumulate: Count = 1
     """Batches whose gradients are added up before each optimizer step. The contrastive loss sees
     one batch at a time: its negatives come from batch_size and processes, not from this."""
@@ -141,8 +143,9 @@ class TrainConfig(Section):
     """Of matrix products and convolutions alike. tf32 rounds their inputs to 10 bits (NVIDIA, from
     compute capability 8.0 on; elsewhere as float32). MViTv2 overflows in float16: not offered."""
     gradient_checkpointing: bool = False
-    """True keeps only what enters each block of the backbones, and computes the blocks again in the
-    backward pass: less memory for more time, with equal results."""
+    """True keeps only what enters each block of the backbones, and of a speech model that is
+    trained, and computes the blocks again in the backward pass: less memory for more time, with
+    equal results."""
     compile: bool = False
     """True computes both backbones as graphs of torch.compile, training and evaluation alike. It
     takes minutes once, since `run.compile_cache` keeps the graphs for later jobs; whether steps are

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from config.effects import branches_of
+from config.fusions import branches_of
 from evaluation.results import RunSummary
 from evaluation.wording import markdown_table
 from storage.layer_weights import LayerWeights, read_layer_weights

@@ -23,6 +23,7 @@ from config.baselines import (
     dump_run,
     load_baseline,
 )
+from config.image_keys import NORMALIZE, OF_SPEECH
 from config.loading import flatten, load_config, parse_override, read_yaml
 from config.schema import Config
 from experiments.jobs import Job
@@ -35,10 +36,9 @@ from experiments.planned_runs import (
     folds_job,
     planned_run,
     refuse_overrides,
-    set_back,
     share_overrides,
 )
-from experiments.search_space import SECTIONS, as_overrides
+from experiments.search_space import SECTIONS, as_overrides, set_back
 from storage.folders import CONFIG
 from system.errors import InputError, RunError, nearest
 from system.files import MAX_CONFIG, read_text
@@ -132,15 +132,21 @@ def load_variants(
     chosen = {variant: variants[variant] for variant in [reference, *(only or variants)]}
     common = [override for override in overrides if not depends_on(override, varied)]
     config = flatten(load_config(file, common).model_dump())
+    whole = dict(config)  # with all overrides: they, too, decide what has an effect
+    for override in overrides:
+        whole |= flatten(parse_override(override))
     shares = {
-        variant: share_overrides(overrides, {key: (config | changes).get(key) for key in varied})
+        variant: share_overrides(
+            overrides, {key: (whole | changes).get(key) for key in (*varied, *OF_SPEECH, NORMALIZE)}
+        )
         for variant, changes in chosen.items()
     }
     check_all_used(overrides, shares, f"with {', '.join(chosen)}")
     _check_matched(overrides, chosen)
     runs = []
     for variant, changes in chosen.items():
-        named = {"name": f"{name}_{variant}", **set_back(config, changes), **changes}
+        idle = {k: v for k, v in set_back(whole, changes).items() if config.get(k, v) != v}
+        named = {"name": f"{name}_{variant}", **idle, **changes}
         named = named if changes else {}
         try:
             runs.append(planned_run(file, as_overrides(named), shares[variant]))

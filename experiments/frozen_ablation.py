@@ -30,10 +30,9 @@ from experiments.planned_runs import (
     folds_job,
     planned_run,
     refuse_overrides,
-    set_back,
     share_overrides,
 )
-from experiments.search_space import as_overrides
+from experiments.search_space import as_overrides, set_back
 from storage.folders import is_finished
 from system.errors import InputError
 

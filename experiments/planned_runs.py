@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from config.baselines import NORMALIZE, BaselineRun
-from config.effects import deciding_key, idle_value, keys_without_effect, overlap
+from config.effects import deciding_key, keys_without_effect, overlap
 from config.fusions import FUSIONS as ALL_FUSIONS
 from config.loading import flatten, load_config, parse_override
 from config.schema import Config
@@ -93,12 +93,6 @@ def refuse_overrides(overrides: Sequence[str], keys: Collection[str], reason: st
         leaves = flatten(parse_override(override))
         if any(overlap(leaf, key) for leaf in leaves for key in keys):
             raise InputError(f"{override} {reason}: leave it out")
-
-
-def set_back(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that a config sets and that some changes leave without effect, set back."""
-    idle = {key: idle_value(key) for key in keys_without_effect(changes)}
-    return {key: value for key, value in idle.items() if key in config and config[key] != value}
 
 
 def depends_on(override: str, keys: Collection[str]) -> bool:

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from config.effects import (
-    FEATURES,
     deciding_key,
     has_effect,
     idle_value,
@@ -24,7 +23,8 @@ from config.effects import (
     overlap,
     what_rules_out,
 )
-from config.image_keys import BRANCHES, FUSION
+from config.fusions import BRANCHES, FUSION
+from config.image_keys import LORA_RANK, OF_SPEECH, UNFROZEN
 from config.loading import flatten, load_config, read_yaml
 from config.messages import config_keys
 from config.schema import Config
@@ -49,6 +49,7 @@ MAX_STEPS = 10**6  # of a range
 OPTIONS = ("low", "high", "log", "step", "choices")
 
 Space = Mapping[str, "BaseDistribution"]
+Values = Mapping[str, Any]  # by dotted key
 
 
 def read_space(
@@ -57,7 +58,7 @@ def read_space(
     """Read a search space; return it, and one line for each key left out of it.
 
     A key without effect (`loss.alpha` without a contrastive loss) is left out, unless the space
-    varies the key that decides whether it has an effect.
+    varies a key that decides whether it has an effect.
 
     Args:
         file: YAML file, dotted keys to their values.
@@ -79,14 +80,11 @@ def read_space(
     named = {str(key): _read_row(file, str(key), row) for key, row in rows.items()}
     _check_parts(file, list(named))
     space, left_out = {}, []
-    varied = {key: _ends(distribution) for key, distribution in named.items()}
     for key, distribution in named.items():
-        deciding = (deciding_key(key) or FEATURES, FEATURES, FUSION, BRANCHES)
-        choices = (varied.get(decides, [config[decides]]) for decides in deciding)
-        given = [dict(zip(deciding, some, strict=True)) for some in itertools.product(*choices)]
-        if not any(has_effect(values, key) for values in given):
-            decides, _ = what_rules_out(given[0], key)
-            setting = f"{decides}={config[decides]}"
+        trials = [{**config, **some} for some in _deciding(named, key)]
+        if not any(has_effect(values, key) for values in trials):
+            decides, _ = what_rules_out(trials[0], key)
+            (setting,) = as_overrides({decides: trials[0][decides]})
             left_out.append(f"{key} is left out of the space: it has no effect with {setting}")
         else:
             space[key] = distribution
@@ -94,17 +92,37 @@ def read_space(
         raise InputError(f"no key of {file} can be tuned: " + "; ".join(left_out))
     _check_protocol(file, space, config)
     _check_shards(file, space, config)
-    _check_ends(file, space, config_file, overrides)
+    _check_one_way(file, space, config)
+    _check_ends(file, space, config, config_file, overrides)
     return space, left_out
 
 
-def trial_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of one trial; keys that its other values make idle are set back.
+def trial_overrides(values: Values, config: Values) -> list[str]:
+    """Return the overrides of one trial; keys that its values leave without effect are set back.
 
-    >>> trial_overrides({"optim.lr": 1e-05, "model.fusion_hidden_dim": None})
-    ['optim.lr=1e-05', 'model.fusion_hidden_dim=null']
+    Args:
+        values: Values of the trial.
+        config: All values of the config that is tuned.
+
+    >>> trial_overrides({"optim.lr": 1e-05, "model.fusion": "concat"}, {"model.gate": "scalar"})
+    ['optim.lr=1e-05', 'model.fusion=concat', 'model.gate=null']
     """
-    return as_overrides({**values, **{key: idle_value(key) for key in keys_without_effect(values)}})
+    return as_overrides({**values, **set_back(config, values)})
+
+
+def set_back(config: Values, changes: Values) -> dict[str, Any]:
+    """Return the keys that have no effect in a config with some changes, at what they must be.
+
+    Args:
+        config: All values of the config.
+        changes: Other values of some keys.
+
+    >>> set_back({"model.gate": "scalar", "optim.lr": 0.1}, {"model.fusion": "concat"})
+    {'model.gate': None}
+    """
+    whole = {**config, **changes}
+    idle = {key: idle_value(key) for key in keys_without_effect(whole) if key in whole}
+    return {key: value for key, value in idle.items() if whole[key] != value}
 
 
 def as_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -217,6 +235,14 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*map(_types, parts)) if parts else {annotation}
 
 
+def _deciding(space: Space, key: str) -> list[dict[str, Any]]:
+    """Return the values that trials give to keys which decide whether another has an effect."""
+    deciding = {deciding_key(key), FUSION, BRANCHES, *OF_SPEECH} - {key}
+    varied = [name for name in space if name in deciding]
+    choices = itertools.product(*(_ends(space[name]) for name in varied))
+    return [dict(zip(varied, some, strict=True)) for some in choices]
+
+
 def _ends(distribution: Any) -> Sequence[Any]:
     """Return the choices, or the two ends of a range."""
     is_range = hasattr(distribution, "low")
@@ -248,18 +274,30 @@ def _check_shards(file: Path, space: Space, config: Mapping[str, Any]) -> None:
         )
 
 
+def _check_one_way(file: Path, space: Space, config: Values) -> None:
+    """Refuse a space of which some trials would train a speech model in two ways."""
+    both = {
+        key: next((v for v in (_ends(space[key]) if key in space else [config[key]]) if v), None)
+        for key in (LORA_RANK, UNFROZEN)
+    }
+    if None not in both.values():
+        rank, layers = (f"{key}={value}" for key, value in both.items())
+        raise InputError(
+            f"{file}: trials would have {rank} and {layers}, which train a speech model in two "
+            "ways: vary one of the two keys, with the other null in the config"
+        )
+
+
 def _check_ends(
-    file: Path, space: Space, config_file: str | Path, overrides: Sequence[str]
+    file: Path, space: Space, config: Values, config_file: str | Path, overrides: Sequence[str]
 ) -> None:
     """Load the config with each end and each choice."""
     for key, distribution in space.items():
-        decides, controller = deciding_key(key), {}
-        if decides is not None and decides in space:
-            choices = _ends(space[decides])
-            controller = {decides: next(v for v in choices if has_effect({decides: v}, key))}
+        trials = _deciding(space, key)
+        controller = next(some for some in trials if has_effect({**config, **some}, key))
         for value in _ends(distribution):
             try:
-                trial = trial_overrides({**controller, key: value})
+                trial = trial_overrides({**controller, key: value}, config)
                 load_config(config_file, [*overrides, *trial])
             except InputError as error:
                 raise InputError(f"{file}: {key}={json.dumps(value)} cannot be: {error}") from None

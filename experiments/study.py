@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from config.effects import keys_without_effect
@@ -66,17 +67,25 @@ class Study:
         seed: Seed; combined with a trial's number and the earlier trials, it decides its values.
         epochs: Epochs of a whole training; no trial is pruned in its first third.
         storage: Where the trials are, see `Store`.
+        config: All values of the config that is tuned, by dotted key: they and a trial's decide
+            which of its keys have an effect.
 
     Raises:
         RunError: The store cannot be read, or lost trials whose folders exist.
     """
 
     def __init__(
-        self, folder: Path, space: Space, seed: int, epochs: int, storage: str = SQLITE
+        self,
+        folder: Path,
+        space: Space,
+        seed: int,
+        epochs: int,
+        storage: str = SQLITE,
+        config: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         import optuna
 
-        self.folder, self.space, self.seed = folder, space, seed
+        self.folder, self.space, self.seed, self.config = folder, space, seed, config
         self.store = Store(folder, storage)
         with (
             lock(folder / LOCK, f"the study {folder}", blocking=True),
@@ -108,7 +117,7 @@ class Study:
 
     def results(self) -> list[Result]:
         """Return all trials, in the order of their numbers."""
-        return [_result(trial) for trial in self._trials()]
+        return [_result(trial, self.config) for trial in self._trials()]
 
     @contextmanager
     def claim(self, n_trials: int) -> "Iterator[Trial | None]":
@@ -251,14 +260,14 @@ def _store_exceptions() -> tuple[type[Exception], ...]:
     return OptunaError, SQLAlchemyError
 
 
-def _result(trial: "FrozenTrial") -> Result:
+def _result(trial: "FrozenTrial", config: Mapping[str, Any]) -> Result:
     from optuna.trial import TrialState
 
     states = {TrialState.COMPLETE: COMPLETE, TrialState.RUNNING: RUNNING}
     states[TrialState.WAITING] = RUNNING
     reported = trial.intermediate_values  # {epoch: best dev UA so far}
     best = trial.value if trial.value is not None else max(reported.values(), default=None)
-    idle = keys_without_effect(trial.params)
+    idle = keys_without_effect({**config, **trial.params})
     seconds = trial.duration.total_seconds() if trial.duration else 0.0  # since its last start
     return Result(
         number=trial.number,

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from optuna import Trial
 
     from corpora.plan import Plan
-    from training.checkpoints import Progress
 
 log = logging.getLogger(__name__)
 
@@ -140,8 +139,9 @@ def tune(tuning: Tuning, n_trials: int, n_workers: int, stop: Stop) -> str:
         KeyboardInterrupt: The process was asked to end; everything done so far is saved.
     """
     plan = open_folder(tuning)
-    seed, epochs = tuning.config.run.seeds[0], tuning.config.train.epochs
-    study = Study(tuning.folder, tuning.space, seed, epochs, tuning.storage)
+    config, values = tuning.config, flatten(tuning.config.model_dump())
+    chosen = config.run.seeds[0], config.train.epochs, tuning.storage
+    study = Study(tuning.folder, tuning.space, *chosen, values)
     failures: Sequence[Failure] = ()
     with store_errors(study.store):
         if n_workers == 1:
@@ -275,6 +275,7 @@ class Worker:
             RunError: It diverged, or what would end every trial.
         """
         from training.fold import train_fold
+        from training.same_sources import keep_study_sources
         from training.session import Session, open_store
 
         folder = self.study.trial_folder(trial.number)
@@ -282,22 +283,21 @@ class Worker:
             remove_leftovers(place)
         values = trial.params
         log.info("trial %d: %s", trial.number, ", ".join(f"{k}={v}" for k, v in values.items()))
-        config = trial_config(
-            self.tuning, values, f"{self.tuning.config.name}_trial-{trial.number}"
-        )
+        name = f"{self.tuning.config.name}_trial-{trial.number}"
+        config = trial_config(self.tuning, values, name)
         write_text(folder / CONFIG, dump_config(config))
         plan, store = replace(self.plan, config=config), open_store(config)
         session = Session(config, plan, store, self.accelerator, self.stop)
         try:
+            keep_study_sources(self.study.folder, session)
             session = session.with_shards().with_images()
         except InputError as error:
-            raise RunError(str(error)) from error  # bad audio: every trial would fail alike
+            raise RunError(str(error)) from error  # every trial would fail alike
         fold = session.fold(session.plan.splits[0], config.run.seeds[0])
-
-        def after_epoch(progress: "Progress") -> None:
-            self.study.report(trial, progress.best_score, progress.epoch)
-
-        return train_fold(fold, folder, after_epoch).best_score
+        progress = train_fold(
+            fold, folder, lambda now: self.study.report(trial, now.best_score, now.epoch)
+        )
+        return progress.best_score
 
 
 def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config:
@@ -308,7 +308,7 @@ def trial_config(tuning: Tuning, values: Mapping[str, Any], name: str) -> Config
     """
     config = flatten(tuning.config.model_dump())
     free = {key: value for key, value in config.items() if whole_key(key).startswith(FREE)}
-    overrides = [*as_overrides(free | {"name": name}), *trial_overrides(values)]
+    overrides = [*as_overrides(free | {"name": name}), *trial_overrides(values, config)]
     trial = load_stored_config(tuning.folder / CONFIG, overrides)
     check_effect(trial)
     return trial

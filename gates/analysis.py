@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from config.effects import branches_of
-from config.fusions import GATED
+from config.fusions import GATED, branches_of
 from evaluation.consistency import check_scores
 from evaluation.figures import png_bytes, svg_text
 from evaluation.summary import corpus_of, summarize

@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from config.effects import branches_of
-from config.fusions import ONE_BRANCH
+from config.fusions import ONE_BRANCH, branches_of
 from evaluation.comparison import compare
 from evaluation.paired_tests import PairedTest
 from evaluation.results import Comparison, PairTest

@@ -18,7 +18,7 @@ from audio.parallel import in_parallel
 from audio.reading import BadAudio, read_audio
 from audio.row_norm import RowNorm, RowSums, SpeakerNorm
 from audio.segment import AudioSource
-from config.effects import branches_of
+from config.fusions import branches_of
 from corpora.stamps import is_transductive
 from evaluation.metrics import SCORES
 from evaluation.results import ConditionScores, FoldConfusions, Robustness

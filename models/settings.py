@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Self
 
-from config.effects import branches_of
+from config.fusions import branches_of
 from config.schema import ModelConfig
 
 FIRST_WEIGHTS = frozenset(  # keys of ModelConfig

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from audio.reading import BadAudio
-from config.effects import branches_of
+from config.fusions import branches_of
 from evaluation.figures import MANY
 from evaluation.shares import titles
 from evaluation.tasks import task_of

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from config.effects import branches_of
+from config.fusions import branches_of
 from evaluation import share_figures
 from evaluation.figures import svg_text
 from evaluation.layer_table import CAPTION, layer_rows

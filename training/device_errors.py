@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 import torch
 
+from config.effects import has_effect
+from config.image_keys import BACKBONE_BATCH
+from config.loading import flatten
 from config.schema import Config
 from models.compiled import CompileFailed, compile_failure
 from system.errors import RunError, is_out_of_memory
@@ -72,6 +75,8 @@ def _interrupt_or(failure: CompileFailed, stop: Stop | None) -> BaseException:
 
 def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
     train, model = config.train, config.model
+    values = flatten(config.model_dump())
+    has_images = has_effect(values, "model.image_size")
     half = max(2, train.batch_size // 2)
     n_step = train.batch_size * train.accumulate
     ways = []
@@ -84,20 +89,22 @@ def _ways_on(config: Config, device: torch.device, first_line: str) -> str:
             f"{contrast}"
         )
     chunk = train.backbone_batch or train.batch_size
-    if chunk >= 4:
+    if chunk >= 4 and has_effect(values, BACKBONE_BATCH):
         ways.append(
             f"train.backbone_batch={chunk // 2}, the same step with the backbones in chunks: more "
             "time, and batch norms that see a chunk"
         )
     if train.precision != "bfloat16" and device.type != "cpu":
         ways.append("train.precision=bfloat16")
-    if not train.gradient_checkpointing:
+    if not train.gradient_checkpointing and has_effect(values, "train.gradient_checkpointing"):
         eager = " with train.compile=false" if train.compile else ""
+        where = ", where both backbones have blocks (MaxViT, MViTv2, ViT, Swin)" * has_images
         ways.append(
-            f"train.gradient_checkpointing=true{eager}, more time with equal results, where "
-            "both backbones have blocks (MaxViT, MViTv2, ViT, Swin)"
+            f"train.gradient_checkpointing=true{eager}, more time with equal results{where}"
         )
-    ways += ["a smaller backbone or model.image_size", "more processes or a larger device"]
+    if has_images:
+        ways.append("a smaller backbone or model.image_size")
+    ways.append("more processes or a larger device")
     return (
         f"out of memory on {device} with train.batch_size={train.batch_size}, "
         f"train.accumulate={train.accumulate}, train.precision={train.precision}: {first_line}. "

@@ -1,4 +1,4 @@
-"""One run reads one speech model, and the same vectors, from its first fold to its last step."""
+"""One run, or study, reads one speech model, and the same vectors, from first to last."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +11,11 @@ from storage.model_card import read_card
 from storage.run_folder import FOLDS
 from system.errors import InputError
 from system.files import read_json, write_json
+from system.locks import lock
 from training.beside import open_sources, source_facts
 from training.checkpoints import Checkpoints
 from training.distributed import from_first
-from training.session import Fold
+from training.session import Fold, Session
 
 SOURCES_FILE = "sources.json"  # in `state`: what a resumed training must still have
 # Key of what a branch reads, and what model.json calls its name
@@ -72,10 +73,41 @@ def _keep(folder: Path, now: Mapping[str, Any]) -> None:
     write_json(file, dict(now))
 
 
-def _message(folder: Path, branch: str, now: Mapping[str, Any]) -> str:
+def keep_study_sources(folder: Path, session: Session) -> None:
+    """Note what a trial reads; refuse what differs from what an earlier trial has read.
+
+    Trials may be of several speech models, or files: those that are called the same are compared.
+
+    Args:
+        folder: Folder of the study.
+        session: Session of the trial.
+
+    Raises:
+        InputError: The speech model, or the file of vectors, is another one now.
+        RunError: The note is corrupt.
+    """
+    now, model = source_facts(session.sources), session.config.model
+    if not now:
+        return
+    names = {"speech": f"{model.speech.model} {model.speech.revision}", "file": model.vectors}
+    file = folder / SOURCES_FILE
+    with lock(folder / ".lock.sources", str(file), blocking=True):  # of trials side by side
+        known = read_json(file) if file.exists() else {}
+        for branch, facts in now.items():
+            then = known.setdefault(branch, {}).setdefault(names[branch], facts)
+            if changed_source({branch: then}, {branch: facts}):
+                raise InputError(_message(folder, branch, now, "another name for a new study"))
+        write_json(file, known)
+
+
+def _message(
+    folder: Path,
+    branch: str,
+    now: Mapping[str, Any],
+    anew: str = "--overwrite to start the run anew, or another name",
+) -> str:
     key, name = NAMES[branch]
     return (
         f"{key}={now[branch][name]} is not what {folder} has read: "
-        "its content differs. Put the original back, give --overwrite to start the run anew, or "
-        "another name"
+        f"its content differs. Put the original back, or give {anew}"
     )

@@ -20,7 +20,7 @@ from config.effects import (
     what_rules_out,
     with_branch_scales,
 )
-from config.image_keys import IDLE_WITHOUT_IMAGES
+from config.image_keys import IDLE_WITHOUT_IMAGES, NORMALIZE
 from config.loading import flatten
 from config.schema import Config, FeaturesConfig, ModelConfig, RunConfig
 from config.section import section_in
@@ -133,28 +133,78 @@ def test_keys_of_a_frozen_branch_are_ruled_out_and_of_all_those_of_branches():
     assert not keys_without_effect({"model.frozen": []})
 
 
+TRAINED = {"model.speech.lora_rank": None, "model.speech.unfrozen_layers": 2}
+FROZEN = {
+    **{"model.speech.lora_rank": None, "model.speech.unfrozen_layers": None},
+    "model.speech.pooling": "mean",
+}
+BATCH, SCALE = "train.backbone_batch", "optim.backbone_lr_scale"
+OF_TRAINED = {BATCH, SCALE, "train.gradient_checkpointing"}
+
+
 def test_keys_of_images_are_idle_at_their_defaults_where_none_is_read():
     sections = {"features": FeaturesConfig(), "model": ModelConfig(fusion="gmu")}
     sections |= {"augment": AugmentConfig(), "train": TrainConfig(), "run": RunConfig()}
     defaults = flatten({name: part.model_dump() for name, part in sections.items()})
-    assert {key for key in defaults if key.startswith("features.")} < IDLE_WITHOUT_IMAGES.keys()
-    of_vectors = {"augment.mixup"}  # it mixes vectors, too
-    others = {key for key in defaults if key.startswith("augment.")} - IDLE_WITHOUT_IMAGES.keys()
-    assert all(ONLY_WITH[key].controller in IDLE_WITHOUT_IMAGES for key in others - of_vectors)
+    defaults |= {SCALE: OptimConfig().backbone_lr_scale}
+    names = {key for key in defaults if key.partition(".")[0] in ("features", "augment")}
+    assert names - {"augment.mixup"} < IDLE_WITHOUT_IMAGES.keys()  # which mixes vectors, too
+    no_images = {"train.normalize": False}
     without = [
-        {"model.fusion": "speech_only", "model.branches": None},
-        {"model.fusion": "file_only"},
+        {"model.fusion": "speech_only", "model.branches": None, **FROZEN, **no_images},
+        {"model.fusion": "file_only", **no_images},
     ]
-    without += [{"model.branches": ["speech", "file"]}]
-    without += [{"model.fusion": "gmu", "model.branches": ["speech", "file"]}]
+    without += [{"model.branches": ["speech", "file"], **FROZEN, **no_images}]
+    without += [{"model.fusion": "gmu", **without[-1]}]
     some = [{}, {"model.fusion": "gmu"}, {"model.fusion": "cqt_only", "model.branches": None}]
-    some += [{"model.fusion": "gmu", "model.branches": ["speech", "mel"]}]
+    some += [{"model.fusion": "gmu", "model.branches": ["speech", "mel"], **FROZEN}]
     for key, idle in IDLE_WITHOUT_IMAGES.items():
-        assert defaults[key] == idle == idle_value(key) == usual_value(key), key
+        assert defaults[key] == idle == idle_value(key), key
+        assert usual_value(key) == (ONLY_WITH[key].default if key in ONLY_WITH else idle)
         for values in without:
             assert key in keys_without_effect(values) and not has_effect(values, key)
         for values in some:
-            assert key not in keys_without_effect(values) and has_effect(values, key)
+            assert key not in keys_without_effect(values)
+            assert has_effect(values, key) == (key not in ONLY_WITH)
     key = "features.seconds"
     assert what_rules_out(without[0], key)[1][-2:] == ("cqt_only", "mel_only")
     assert what_rules_out(without[3], key) == ("model.branches", ("[..., cqt]", "[..., mel]"))
+    # the key that decides in the end, not one that has no effect itself
+    key = "augment.gain_db"
+    assert what_rules_out({**without[1], "train.images": "stored"}, key)[0] == "model.fusion"
+
+
+def test_a_protocol_by_speaker_has_a_name_of_its_own_without_images():
+    for value in (True, "speaker"):
+        assert has_effect({"model.fusion": "file_only", "train.normalize": value}, NORMALIZE)
+    assert not has_effect({"model.fusion": "file_only", "train.normalize": False}, NORMALIZE)
+
+
+@pytest.mark.parametrize("reads", [{"model.fusion": "speech_only"}, {"model.frozen": ["cqt"]}])
+@pytest.mark.parametrize(
+    ("speech", "used"),
+    [
+        ({}, OF_TRAINED),  # may be trained
+        (FROZEN, set()),
+        ({**FROZEN, "model.speech.pooling": None}, set()),  # which is the mean
+        ({**FROZEN, "model.speech.pooling": "attention"}, {BATCH}),
+        (TRAINED, OF_TRAINED),
+        ({**FROZEN, "model.speech.lora_rank": 4}, OF_TRAINED),
+    ],
+)
+def test_a_speech_model_uses_keys_of_backbones_where_a_part_is_trained(reads, speech, used):
+    """Without an image, and beside an image whose branch is frozen."""
+    joined = {"model.fusion": "gmu", "model.branches": ["cqt", "speech"]}
+    values = {**joined, **reads, **speech}
+    found = set(keys_without_effect(values))
+    assert {key for key in OF_TRAINED if has_effect(values, key)} == used == OF_TRAINED - found
+    assert "model.drop_path_rate" in found
+    alone = {"model.fusion": "file_only", **speech}
+    assert set(keys_without_effect(alone)) >= OF_TRAINED
+
+
+def test_what_would_use_a_key_of_backbones_is_a_trained_speech_model():
+    for values in ({"model.fusion": "speech_only"}, {"model.branches": ["speech", "file"]}):
+        key, allowed = what_rules_out({**values, **FROZEN}, SCALE)
+        assert key == "model.speech.lora_rank" and "unfrozen_layers" in allowed[0]
+    assert what_rules_out({"model.fusion": "file_only"}, SCALE)[0] == "model.fusion"

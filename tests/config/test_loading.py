@@ -647,12 +647,145 @@ def test_a_key_of_images_is_refused_where_none_is_read(small, wish):
         assert f"{key} (in the command line) has no effect with {said}" in (
             refusal(small, *choice, wish)
         )
-        assert "train.normalize=false has no effect" in (
+        assert "train.normalize (in the command line) has no effect with" in (
             refusal(small, *choice, "train.normalize=false")
         )
         assert load_config(small, choice).features == Config.model_fields["features"].default
     mixed = ["model.branches=[mel, speech]", *CONTROLLERS["speech_only"][1:]]
     assert load_config(small, [*mixed, wish, "train.normalize=false"])
+
+
+OF_BACKBONES = {  # that a speech model has, too, where a part of it is trained
+    "optim.backbone_lr_scale": 0.1,
+    "train.backbone_batch": 4,
+    "train.gradient_checkpointing": True,
+}
+OF_IMAGES = {  # of no other sources
+    "model.pretrained": False,
+    "model.drop_path_rate": 0.1,
+    "train.channels_last": False,
+    "train.compile": True,
+    "augment.level_db": 3.0,
+    "augment.gain_db": 3.0,
+}
+
+
+@pytest.mark.parametrize("key", [*OF_IMAGES, *OF_BACKBONES])
+def test_a_key_of_backbones_is_refused_where_none_reads_an_image(small, key):
+    wish = f"{key}={json.dumps((OF_IMAGES | OF_BACKBONES)[key])}"
+    alone, own = CONTROLLERS["speech_only"], CONTROLLERS["file_only"]
+    joined = ["model.branches=[speech, file]", *alone[1:], *own[1:]]
+    for choice in (alone, own, joined):
+        message = refusal(small, *choice, wish)
+        assert f"{key} (in the command line) has no effect with model." in message
+        assert "\n" not in message and "remove it or set it to " in message
+        idle = json.loads(message.partition("set it to ")[2].partition(",")[0])
+        assert leaf(load_config(small, [*choice, f"{key}={json.dumps(idle)}"]), key) == idle
+    for choice in (alone, joined):
+        trained = [*choice, "model.speech.lora_rank=2", wish]
+        if key in OF_BACKBONES:
+            assert leaf(load_config(small, trained), key) == OF_BACKBONES[key]
+        else:
+            assert f"{key} (in the command line) has no effect" in refusal(small, *trained)
+
+
+def test_a_run_without_images_of_an_earlier_version_is_read(small, tmp_path):
+    old = {**OF_IMAGES, **OF_BACKBONES, "train.normalize": False}
+    del old["train.compile"]  # beside gradient_checkpointing
+    old |= {"augment.level_db": 0.0, "features.reference": "full_scale"}  # as it was filled in
+    stored = tmp_path / "config.yaml"
+    for choice in ("file_only", "speech_only"):
+        values = load_config(small, CONTROLLERS[choice]).model_dump()
+        for key, value in old.items():
+            section, name = key.split(".")
+            values[section][name] = value
+        if choice == "speech_only":  # before a part of it could be trained
+            del values["model"]["speech"]["lora_rank"], values["model"]["speech"]["unfrozen_layers"]
+        stored.write_text(yaml.safe_dump(values))
+        assert load_stored_config(stored) == load_config(small, CONTROLLERS[choice])
+        assert refusal(stored).count(" has no effect with ") == len(old)
+    values["model"]["speech"]["lora_rank"] = 2
+    stored.write_text(yaml.safe_dump(values))
+    found = flatten(load_stored_config(stored).model_dump())
+    assert {key: found[key] for key in OF_BACKBONES} == OF_BACKBONES
+    assert found["model.pretrained"] and found["train.normalize"] is True
+    values["train"]["normalize"] = "speaker"
+    stored.write_text(yaml.safe_dump(values))
+    assert load_stored_config(stored).train.normalize == "speaker"
+
+
+# All keys without effect in one message
+
+
+def test_all_keys_without_effect_are_said_at_once(write, small, tmp_path):
+    child = write("base: recipe.yaml\nloss: {alpha: 0.5}\noptim: {schedule: cosine}\n", "c.yaml")
+    wishes = ["optim.plateau_factor=0.5", "optim.plateau_patience=2", "run.compile_cache=graphs"]
+    file, line = tmp_path / "c.yaml", "the command line"
+    assert refusal(child, *wishes).split("\n  ") == [
+        "the configuration is wrong:",
+        f"loss.alpha (in {file}) has no effect with model.fusion=concat: remove it or set it to "
+        "null, or set model.fusion to gmu_contrastive or cross_attention_contrastive",
+        f"optim.plateau_factor (in {line}) has no effect with optim.schedule=cosine: remove it or "
+        "set it to null",
+        f"optim.plateau_patience (in {line}) has no effect with optim.schedule=cosine: remove it "
+        "or set it to null",
+        "or set optim.schedule to plateau, with which these 2 have one",
+        "run.compile_cache=graphs has no effect with train.compile=false: set it to null, or "
+        "train.compile to true",
+    ]
+
+
+def test_what_another_key_outweighs_is_said_with_the_rest(small):
+    wishes = ["optim.warmup_epochs=2", "model.from_seed=1", "train.images=computed"]
+    wishes += ["augment.gain_db=3", *WEIGHTLESS, "loss.nt_xent_warmup_epochs=2"]
+    message = refusal(small, *wishes)
+    for key in ("optim.warmup_epochs (in", "model.from_seed=1", "augment.gain_db=3"):
+        assert message.count(key) == 1 and f"{key}" in message
+    assert "loss.nt_xent_warmup_epochs=2 has no effect with loss.nt_xent_weight=0" in message
+    message = refusal(small, *wishes[:1], *wishes[2:4], "model.fusion=file_only", "model.vectors=v")
+    assert message.count("augment.gain_db") == 1  # once, though the level is removed, too
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    choice=st.sampled_from([*CONTROLLERS.values()]),
+    keys=st.lists(st.sampled_from([*VALUES, *OF_IMAGES, *OF_BACKBONES]), unique=True, max_size=12),
+)
+def test_a_config_is_right_once_all_that_is_said_is_followed(small, choice, keys):
+    given = {**VALUES, **OF_IMAGES, **OF_BACKBONES}
+    wishes = [f"{key}={json.dumps(given[key])}" for key in keys]
+    try:
+        load_config(small, [*choice, *wishes])
+        return
+    except InputError as error:
+        lines = str(error).split("\n  ")
+    said = {line.split()[0]: line for line in lines if ") has no effect with" in line}
+    if not said:
+        return  # wrong for another reason
+    for key, line in said.items():
+        idle = line.partition("set it to ")[2].partition(", or set")[0]
+        wishes.append(f"{key}={idle}")
+    try:
+        load_config(small, [*choice, *wishes])
+    except InputError as error:
+        assert "has no effect with" not in str(error)
+
+
+def test_keys_without_effect_of_several_corpora_are_said_at_once(write):
+    write(SMALLEST, "parent.yaml")
+    child = write(
+        "base: parent.yaml\nname: both\nprotocol: {split: cross-corpus, n_folds: 4}\ncorpus:\n"
+        "- {name: iemocap, root: a, labels: iemocap4, label_map: {neu: sad}, manifest: m.csv}\n"
+        "- {name: esd, root: b, labels: esd5, layout: '{label}/*', role: test}\n",
+        "child.yaml",
+    )
+    lines = refusal(child).split("\n  ")[1:]
+    assert [line.split(" (in ")[0] for line in lines] == [
+        "protocol.n_folds",
+        "iemocap: corpus.manifest",
+        "iemocap: corpus.label_map",
+        "esd: corpus.layout",
+    ]
 
 
 # A rate for each branch

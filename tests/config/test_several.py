@@ -107,6 +107,7 @@ def test_keys_of_a_corpus_count_as_those_of_one_alone(file):
         ("corpus=[]", "a list of corpora needs some to train on"),
         ("corpus=[ravdess]", "must be a section with a name.*got 'ravdess'"),
         ("corpus.corpora=null", "belong together"),
+        ("corpus={labels: all, root: x}", "corpus.root=x has no.*corpus.labels=all has no effect"),
         ("protocol.split=speaker-k-fold", "divides one corpus"),
         ("protocol.text_groups=2", "protocol.text_groups has no effect"),
         ("task=dimensions", "task=dimensions needs ratings, which ravdess does not have"),

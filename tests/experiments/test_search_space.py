@@ -1,6 +1,6 @@
 """Spaces: what they may name, what their values may be, and what they leave out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -26,6 +26,17 @@ def read(recipe, tmp_path) -> Callable[..., tuple[Space, list[str]]]:
         file = tmp_path / "space.yaml"
         file.write_text(text)
         return read_space(file, recipe, overrides)
+
+    return make
+
+
+@pytest.fixture
+def trial(recipe) -> Callable[..., Config]:
+    """Load the config of a trial of the tiny recipe with some overrides."""
+
+    def make(values: Mapping[str, object], *overrides: str) -> Config:
+        base = flatten(load_config(recipe, overrides).model_dump())
+        return load_config(recipe, [*overrides, *trial_overrides(values, base)])
 
     return make
 
@@ -117,19 +128,18 @@ def test_an_end_that_contradicts_the_recipe_is_reported(read) -> None:
 
 
 @pytest.mark.parametrize("below", [(), ("optim.backbone_lr_scale={cqt: 0.5, mel: 3}",)])
-def test_the_rate_of_one_branch_can_be_tuned_and_that_of_both(read, recipe, below) -> None:
+def test_the_rate_of_one_branch_can_be_tuned_and_that_of_both(read, trial, below) -> None:
     row = "{low: 0.01, high: 1.0, log: true}"
     for key, cqt in (("optim.backbone_lr_scale.mel", 0.5), ("optim.backbone_lr_scale", 0.1)):
         space, lines = read(f"{key}: {row}", *below)
         assert space == {key: FloatDistribution(0.01, 1.0, log=True)} and lines == []
-        config = load_config(recipe, [*below, *trial_overrides({key: 0.1})])
-        scales = config.optim.branch_lr_scales()
+        scales = trial({key: 0.1}, *below).optim.branch_lr_scales()
         assert scales["mel"] == 0.1 and (not below or scales["cqt"] == cqt)
     with pytest.raises(InputError, match="optim.backbone_lr_scale.mel are one value: leave out"):
         read(f"optim.backbone_lr_scale: {row}\noptim.backbone_lr_scale.mel: {row}")
 
 
-def test_a_rate_of_a_branch_is_left_out_of_trials_without_it(read, recipe) -> None:
+def test_a_rate_of_a_branch_is_left_out_of_trials_without_it(read, trial) -> None:
     text = (
         "model.fusion: {choices: [gmu, sum]}\n"
         "optim.backbone_lr_scale.mel: {low: 0.01, high: 1.0}\n"
@@ -142,8 +152,7 @@ def test_a_rate_of_a_branch_is_left_out_of_trials_without_it(read, recipe) -> No
     assert "optim.backbone_lr_scale.mel is left out of the space: it has no effect with" in lines[0]
     values = {"model.fusion": "cqt_only", "optim.backbone_lr_scale.mel": 0.5}
     for number, cqt in ((), 1.0), (("optim.backbone_lr_scale=0.2",), 0.2):
-        config = load_config(recipe, [*number, *trial_overrides(values), *null])
-        assert config.optim.branch_lr_scales()["cqt"] == cqt
+        assert trial(values, *number).optim.branch_lr_scales()["cqt"] == cqt
 
 
 def test_keys_without_effect_are_left_out_and_named(read) -> None:
@@ -180,18 +189,108 @@ def test_keys_of_images_are_left_out_where_none_is_read_and_set_back_in_a_trial(
     )
     assert list(space) == ["optim.lr"] and len(lines) == 2
     assert all(line.endswith("it has no effect with model.fusion=file_only") for line in lines)
-    trial = trial_overrides({"model.fusion": "file_only", "augment.freq_mask": 0.2})
-    assert "augment.freq_mask=0.0" in trial and "augment.mixup=0.0" not in trial
+    base = {"augment.mixup": 0.3, "optim.backbone_lr_scale": 0.1, "model.pretrained": True}
+    trial = trial_overrides({"model.fusion": "file_only", "augment.freq_mask": 0.2}, base)
+    back = {"augment.freq_mask": 0.0, "optim.backbone_lr_scale": 1.0}  # the rest is as it must be
+    assert trial == as_overrides({"model.fusion": "file_only", **back})
 
 
-def test_a_fusion_in_the_space_decides_in_each_trial_which_keys_it_takes(read, recipe) -> None:
+def test_a_fusion_in_the_space_decides_in_each_trial_which_keys_it_takes(read, trial) -> None:
     text = "model.fusion: {choices: [concat, gmu_contrastive]}\nloss.alpha: {low: 0, high: 1.5}"
     space, lines = read(text, "model.gate=scalar")
     assert list(space) == ["model.fusion", "loss.alpha"] and lines == []
     for fusion, alpha, gate in (("concat", None, None), ("gmu_contrastive", 0.5, "scalar")):
-        wishes = trial_overrides({"model.fusion": fusion, "loss.alpha": 0.5})
-        config = load_config(recipe, ["model.gate=scalar", *wishes])
+        config = trial({"model.fusion": fusion, "loss.alpha": 0.5}, "model.gate=scalar")
         assert (config.model.fusion, config.loss.alpha, config.model.gate) == (fusion, alpha, gate)
+
+
+SPEECH = ("model.branches=[cqt, mel, speech]", "model.speech.model=m")
+TRAINED = (*SPEECH, "model.speech.lora_rank=2", "model.speech.lora_targets=[output_dense]")
+TRAINED = (*TRAINED, "optim.optimizer.speech=sgd", "optim.backbone_lr_scale={cqt: 0.5, speech: 3}")
+RATE = "optim.backbone_lr_scale.speech"
+
+
+def test_a_rank_of_null_leaves_out_what_only_adapters_have(read, trial) -> None:
+    space, lines = read("model.speech.lora_rank: {choices: [2, null]}", *TRAINED)
+    assert list(space) == ["model.speech.lora_rank"] and lines == []
+    with_adapters, without = (trial({"model.speech.lora_rank": r}, *TRAINED) for r in (2, None))
+    speech, optim = without.model.speech, without.optim
+    assert (speech.lora_rank, speech.lora_targets, optim.optimizer.speech) == (None, None, None)
+    assert optim.branch_lr_scales() == {"cqt": 0.5, "mel": 1.0}
+    speech, optim = with_adapters.model.speech, with_adapters.optim
+    assert (speech.lora_rank, speech.lora_targets) == (2, ["output_dense"])
+    assert (optim.optimizer.speech, optim.branch_lr_scales()["speech"]) == ("sgd", 3.0)
+
+
+@pytest.mark.parametrize("base", [SPEECH, TRAINED])
+@pytest.mark.parametrize("way", ["lora_rank", "unfrozen_layers"])
+def test_keys_of_a_trained_speech_model_follow_the_rank_of_each_trial(read, trial, base, way):
+    if way == "unfrozen_layers" and base == TRAINED:
+        base = [word.replace("lora_rank=2", "unfrozen_layers=2") for word in base]
+        base = [word for word in base if "targets" not in word]
+    key = f"model.speech.{way}"
+    space, lines = read(f"{key}: {{choices: [2, null]}}\n{RATE}: {{low: 0.1, high: 9}}", *base)
+    assert list(space) == [key, RATE] and lines == []
+    for value, rate in ((2, 0.5), (None, None)):
+        config = trial({key: value, RATE: 0.5}, *base)
+        assert config.optim.backbone_lr_scale.speech == rate
+
+
+def test_a_rate_of_a_speech_model_that_no_trial_trains_is_left_out(read) -> None:
+    text = f"{RATE}: {{low: 0.1, high: 9}}\noptim.lr: {{low: 1e-4, high: 1}}"
+    space, lines = read(text, *SPEECH)
+    assert list(space) == ["optim.lr"] and lines == [
+        f"{RATE} is left out of the space: it has no effect with model.speech.lora_rank=null"
+    ]
+    # without a fusion that reads it, whatever the rank
+    assert (
+        "no effect with model.branches="
+        in read(f"{text}\nmodel.speech.lora_rank: {{choices: [2, null]}}")[1][0]
+    )
+
+
+def test_keys_of_backbones_follow_the_speech_model_where_no_image_is_read(read, trial) -> None:
+    base = (*without_images("speech"), "model.speech.model=m", "model.speech.lora_rank=2")
+    text = (
+        "model.speech.lora_rank: {choices: [2, null]}\n"
+        "optim.backbone_lr_scale: {low: 0.1, high: 9}\n"
+        "model.drop_path_rate: {choices: [0.0, 0.1]}\n"
+    )
+    space, lines = read(text, *base)
+    assert list(space) == ["model.speech.lora_rank", "optim.backbone_lr_scale"] and len(lines) == 1
+    base = (*base, "train.gradient_checkpointing=true", "train.backbone_batch=2")
+    for rank, rate, size in ((2, 0.5, 2), (None, 1.0, None)):
+        values = {"model.speech.lora_rank": rank, "optim.backbone_lr_scale": 0.5}
+        config = trial(values, *base)
+        assert (config.optim.backbone_lr_scale, config.train.backbone_batch) == (rate, size)
+        assert config.train.gradient_checkpointing == (rank is not None)
+
+
+def test_a_space_that_joins_images_and_none_sets_back_keys_of_images(read, trial) -> None:
+    base = ("model.vectors=v.npz", "model.branches=[cqt, mel, file]", "features.seconds=1.5")
+    base = (*base, "optim.backbone_lr_scale=0.1", "train.channels_last=false")
+    space, lines = read("model.fusion: {choices: [gmu, file_only]}", *base)
+    assert list(space) == ["model.fusion"] and lines == []
+    for fusion, rate, seconds in (("gmu", 0.1, 1.5), ("file_only", 1.0, None)):
+        config = trial({"model.fusion": fusion}, *base)
+        assert (config.optim.backbone_lr_scale, config.features.seconds) == (rate, seconds)
+
+
+BOTH = "choices: [null, 2]"
+
+
+@pytest.mark.parametrize(
+    ("text", "base"),
+    [
+        (f"model.speech.lora_rank: {{{BOTH}}}\nmodel.speech.unfrozen_layers: {{{BOTH}}}", SPEECH),
+        ("model.speech.unfrozen_layers: {low: 1, high: 3}", TRAINED),
+        (f"model.speech.lora_rank: {{{BOTH}}}", (*SPEECH, "model.speech.unfrozen_layers=1")),
+    ],
+)
+def test_trials_that_train_a_speech_model_in_two_ways_are_refused(read, text, base) -> None:
+    with pytest.raises(InputError, match="trials would have .*lora_rank=2 and .*unfrozen_layers="):
+        read(text, *base)
+    assert read(text.partition("\n")[0], *SPEECH)[1] == []  # one of them alone
 
 
 def test_overrides_carry_every_value_exactly(recipe) -> None:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 import yaml
@@ -28,12 +29,13 @@ from experiments.study import COMPLETE, MAX_STARTS, Result
 from experiments.tuning import Tuning, load_tuning, tune
 from experiments.tuning_report import describe_study, draw_figures
 from system.errors import InputError, RunError
-from system.files import read_json
+from system.files import make_folder, read_json
 from system.locks import lock
 from system.signals import Stop
 from tests.support.paths import ROOT
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from training import fold
+from training.beside import _open
 from training.checkpoints import Progress
 from training.session import Fold
 
@@ -333,6 +335,92 @@ def test_what_would_end_every_trial_ends_the_work_and_costs_no_trial(study, quic
     rows = rows_of(tuned.folder)
     assert [row["state"] for row in rows] == ["complete"] * 2
     assert quick == [json.loads(row["optim.lr"]) for row in rows]
+
+
+def test_trials_have_adapters_or_none(study, tmp_path) -> None:
+    """Each is trained; what has no effect in a trial is neither given nor shown."""
+    pytest.importorskip("peft")
+    save_model = pytest.importorskip("tests.support.speech_models").save_model
+    model = save_model(tmp_path / "wavlm", "wavlm-layer")
+    rank, rate = "model.speech.lora_rank", "optim.backbone_lr_scale.speech"
+    space = {rank: {"choices": [2, None]}, rate: {"low": 0.1, "high": 9.0}}
+    words = [*without_images("speech"), f"model.speech.model={model}", f"{rank}=2"]
+    words += ["optim.optimizer.speech=sgd", "train.gradient_checkpointing=true"]
+    tuned = study(*words, "model.speech.lora_targets=[output_dense]", space=space)
+    tune(tuned, 4, 1, Stop())
+    rows = rows_of(tuned.folder)
+    assert [row["state"] for row in rows] == ["complete"] * 4
+    assert {row[rank] for row in rows} == {"2", "null"}
+    for row in rows:
+        config = load_config(tuned.folder / "trials" / row["number"] / "config.yaml")
+        assert config.model.speech.lora_rank == json.loads(row[rank])
+        trained = row[rank] == "2"
+        assert (row[rate] != "") == trained == config.train.gradient_checkpointing
+        assert config.optim.optimizer.speech == ("sgd" if trained else None)
+    assert load_config(tuned.folder / "best.yaml")
+
+
+@pytest.fixture
+def write_vectors(tiny, tmp_path) -> Callable[[int, str], Path]:
+    """Write vectors of all utterances, other ones for each seed."""
+
+    def write(seed: int, file: str = "v.npz") -> Path:
+        names = [utterance.id for utterance in make_plan(tiny()).utterances]
+        vectors = np.random.default_rng(seed).normal(size=(len(names), 3))
+        make_folder((tmp_path / file).parent)
+        np.savez(tmp_path / file, names=np.array(names), vectors=vectors)
+        _open.cache_clear()  # as in a new process
+        return tmp_path / file
+
+    return write
+
+
+def test_a_begun_trial_goes_on_with_the_vectors_that_it_has_read(
+    study, write_vectors, monkeypatch
+) -> None:
+    words = (*without_images("file"), f"model.vectors={write_vectors(1)}", "train.epochs=2")
+    report = trials.Study.report
+
+    def interrupted(self, trial, ua, epoch):
+        report(self, trial, ua, epoch)
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(trials.Study, "report", interrupted)
+        with (stop := Stop()).install_handlers():
+            tune(study(*words), 1, 1, stop)
+    write_vectors(2)
+    for _ in range(MAX_STARTS + 1):  # it costs no trial
+        with pytest.raises(RunError, match="model.vectors=.* is not what .*tiny_tuning has read.*"):
+            tune(study(*words), 1, 1, Stop())
+    write_vectors(1)
+    tune(tuned := study(*words), 1, 1, Stop())
+    assert [row["state"] for row in rows_of(tuned.folder)] == ["complete"]
+
+
+def test_all_trials_of_a_study_read_the_same_vectors(study, write_vectors, quick) -> None:
+    words = (*without_images("file"), f"model.vectors={write_vectors(1)}")
+    tune(tuned := study(*words), 1, 1, Stop())
+    write_vectors(2)
+    with pytest.raises(RunError, match="another name for a new study"):
+        tune(study(*words), 2, 1, Stop())
+    write_vectors(1)
+    tune(study(*words), 2, 1, Stop())
+    assert [row["state"] for row in rows_of(tuned.folder)] == ["complete"] * 2
+
+
+def test_a_study_may_compare_files_of_vectors(study, write_vectors, quick) -> None:
+    files = [str(write_vectors(n, f"{n}/v.npz")) for n in (1, 2)]
+    words, space = without_images("file"), {"model.vectors": {"choices": files}}
+    tuned = study(*words, f"model.vectors={files[0]}", space=space)
+    tune(tuned, 6, 1, Stop())
+    rows = rows_of(tuned.folder)
+    assert {row["state"] for row in rows} == {"complete"}
+    assert {json.loads(row["model.vectors"]) for row in rows} == set(files)
+    write_vectors(3, "2/v.npz")
+    with pytest.raises(RunError, match="is not what"):
+        tune(study(*words, f"model.vectors={files[0]}", space=space), 12, 1, Stop())
 
 
 def test_who_reads_the_study_waits_while_another_begins_a_trial(study, quick) -> None:

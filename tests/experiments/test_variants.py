@@ -185,6 +185,22 @@ def test_a_number_is_refused_where_a_variant_changes_the_rate_of_one_branch(tmp_
     assert mel.config.optim.branch_lr_scales() == {"cqt": 0.1, "mel": 2.0}
 
 
+def test_a_variant_without_images_takes_of_backbones_what_its_speech_model_uses():
+    words = ("optim.backbone_lr_scale=0.5", "train.normalize=false", "model.pretrained=false")
+    found = {n: settings(r) for n, r in variants_of("ravdess_wavlm", "speech", *words).items()}
+    alone = found.pop("speech_only")
+    assert alone["optim.backbone_lr_scale"] == 1.0 and alone["train.normalize"] is True
+    assert all(not one["model.pretrained"] and not one["train.normalize"] for one in found.values())
+    assert {one["optim.backbone_lr_scale"] for one in found.values()} == {0.5}
+    trained = (*words, "model.speech.lora_rank=2", "train.backbone_batch=4")
+    found = {n: settings(r) for n, r in variants_of("ravdess_wavlm", "speech", *trained).items()}
+    alone, images = found["speech_only"], found["images"]
+    assert (alone["optim.backbone_lr_scale"], alone["train.backbone_batch"]) == (0.5, 4)
+    assert (alone["model.speech.lora_rank"], images["model.speech.lora_rank"]) == (2, None)
+    base = settings(variants_of("ravdess_wavlm", "speech", *trained[3:])["speech_only"])
+    assert base["optim.backbone_lr_scale"] == 0.05  # of the config
+
+
 def test_what_a_variant_does_not_take_can_be_set_for_the_others():
     found = variants_of("esd", "contrastive", "loss.temperature=0.2", only=("gmu", "symmetric"))
     temperatures = [recipe.config.loss.temperature for recipe in found.values()]

@@ -16,7 +16,7 @@ from config.schema import Config
 from corpora.plan import make_plan
 from features import SpectrogramImages
 from inference import load
-from models.speech import Frames
+from models.speech import Frames, SpeechBranch
 from storage.fold_folder import read_metrics
 from storage.model_card import read_card
 from storage.run_folder import read_run
@@ -205,6 +205,66 @@ def test_a_protocol_by_speaker_needs_no_images(tiny: Tiny, vectors) -> None:
     assert session.speakers is None
     by_image = make_plan(tiny("train.normalize=speaker"))
     assert session.plan.certificate["id"] == by_image.certificate["id"]  # they may be compared
+
+
+def changed(config: Config, values: dict[str, object]) -> Config:
+    """Return a config with other values of keys, though reading it would refuse them."""
+    for key, value in values.items():
+        section, name = key.split(".")
+        part = getattr(config, section).model_copy(update={name: value})
+        config = config.model_copy(update={section: part})
+    return config
+
+
+@pytest.mark.parametrize(
+    ("branches", "trained"),
+    [(("file",), False), (("speech",), False), (("speech",), True), (("speech", "file"), False)],
+)
+def test_what_is_refused_without_images_would_change_nothing(
+    tiny: Tiny, speech_model, vectors, branches, trained
+) -> None:
+    own = {"speech": f"model.speech.model={speech_model}", "file": f"model.vectors={vectors}"}
+    words = [*without_images(*branches), *(own[branch] for branch in branches)]
+    others = {"model.pretrained": True, "model.drop_path_rate": 0.5, "train.compile": True}
+    others |= {"train.channels_last": False, "train.normalize": False}
+    if trained:
+        pytest.importorskip("peft")
+        words.append("model.speech.lora_rank=2")
+    else:
+        others |= {"train.gradient_checkpointing": True, "optim.backbone_lr_scale": 0.1}
+    outcomes = []
+    for name, values in (("plain", {}), ("changed", others)):
+        config = changed(tiny(f"name={name}", *words), values)
+        folder = read_run(run_experiment(config, [])).folds[0].folder
+        outcomes.append(
+            [(folder / file).read_bytes() for file in ("history.csv", "predictions.csv")]
+        )
+        outcomes[-1].append(load_file(folder / "model.safetensors"))
+    plain, other = outcomes
+    assert plain[:2] == other[:2] and plain[2].keys() == other[2].keys()
+    assert all(torch.equal(tensor, other[2][name]) for name, tensor in plain[2].items())
+
+
+@pytest.mark.parametrize("pooling", ["mean", "attention"])
+def test_a_backbone_batch_bounds_the_frames_in_memory(
+    tiny: Tiny, speech_model, pooling, monkeypatch
+) -> None:
+    """Of means, which take no memory, it changes nothing but the rounding."""
+    words = (*without_images("speech"), f"model.speech.model={speech_model}", "model.dropout=0")
+    config = tiny(*words, f"model.speech.pooling={pooling}", "optim.optimizer.head=sgd")
+    rows, forward, weights = [], SpeechBranch.forward, []
+    monkeypatch.setattr(
+        SpeechBranch, "forward", lambda *args: rows.append(len(args[1])) or forward(*args)
+    )
+    for size in (None, 2):
+        session = open_session(changed(config, {"train.backbone_batch": size}), make_plan(config))
+        state, loader, _ = build_training(next(session.folds()), {})
+        rows.clear()
+        train_step(state, [next(iter(loader))])
+        assert set(rows) == ({8} if size is None else {2})
+        weights.append(state.model.state_dict())
+    for name, tensor in weights[0].items():
+        torch.testing.assert_close(tensor, weights[1][name], atol=1e-6, rtol=1e-5)
 
 
 def test_what_is_read_is_standardised_over_training(tiny: Tiny, speech_model, vectors) -> None:

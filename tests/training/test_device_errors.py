@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 
 from system.errors import RunError
-from tests.support.runs import run_experiment
+from tests.support.runs import run_experiment, without_images
 from training import engine, fold
 from training import session as session_module
 from training.device_errors import OutOfMemory, explain_device_errors
@@ -72,6 +72,27 @@ def test_ways_that_are_taken_already_are_not_advised(tiny: Callable) -> None:
     with pytest.raises(OutOfMemory, match="train.backbone_batch=2,"):
         with explain_device_errors(config, CUDA):
             raise torch.OutOfMemoryError(OUT)
+
+
+@pytest.mark.parametrize(
+    ("words", "advised"),
+    [
+        (("file", "model.vectors=v.npz"), ()),
+        (("speech", "model.speech.model=m"), ()),
+        (("speech", "model.speech.model=m", "model.speech.pooling=attention"), ("backbone_batch",)),
+        (
+            ("speech", "model.speech.model=m", "model.speech.lora_rank=2"),
+            ("backbone_batch", "gradient_checkpointing"),
+        ),
+    ],
+)
+def test_no_way_is_advised_that_would_be_refused(tiny: Callable, words, advised) -> None:
+    config = tiny(*without_images(words[0]), *words[1:])
+    with pytest.raises(OutOfMemory) as raised, explain_device_errors(config, CUDA):
+        raise MemoryError
+    ways = str(raised.value).partition("Ways on")[2]
+    for key in ("backbone_batch", "gradient_checkpointing", "image_size", "MaxViT"):
+        assert (key in ways) == (key in advised)
 
 
 def test_other_errors_stay_as_they_are(tiny: Callable) -> None:
