@@ -56,6 +56,10 @@ OF_TRAINING = (
 NORMALIZE = "train.normalize"  # its value `speaker` makes another protocol, of baselines too
 READ_IMAGES = ("svm_images",)
 READ_SPEECH = ("ssl_linear",)
+OF_SPEECH = (  # keys that have an effect on these
+    *("model.branches", "model.speech.model", "model.speech.revision"),
+    *("model.speech.layers", "model.speech.precision"),
+)
 AUTO = "auto"  # of --functionals
 
 
@@ -167,8 +171,7 @@ def load_baseline(
                 f"the baseline {kind} reads the speech model of the branch `speech`, and {path} "
                 "has none: add speech to model.branches, and model.speech.model"
             )
-        as_it_is = dict.fromkeys(("tokens", "unfrozen_layers", "lora_rank", "lora_targets"))
-        speech = config.model.speech.model_copy(update={"pooling": "mean", **as_it_is})
+        speech = config.model.speech.model_copy(update={"pooling": "mean"})
         sections["model"] = SpeechModelConfig(speech=speech)
     if config.train.normalize == "speaker":
         sections["train"] = BySpeakerConfig(normalize="speaker")
@@ -215,7 +218,7 @@ def concerns(key: str, kind: str) -> bool:
     section = key.partition(".")[0]
     if kind in READ_IMAGES and (section == "features" or key == "model.image_size"):
         return True
-    if kind in READ_SPEECH and (key == "model.branches" or key.startswith("model.speech.")):
+    if kind in READ_SPEECH and key in OF_SPEECH:
         return True
     return key in ("name", "task", NORMALIZE) or (section in SHARED and key not in OF_TRAINING)
 

@@ -22,7 +22,7 @@ from system.extras import check_extra
 
 WAYS = (
     "predict.py --speech-model FOLDER (also of export.py and app.py), or "
-    "load(path, speech_model=FOLDER)"
+    "load(path, speech_model=FOLDER); for other commands put it, or a link to it, where it was"
 )
 _ALONE = Lock()  # models of transformers keep state in a call, and oneDNN is switched for a process
 

@@ -3,6 +3,7 @@
 `speech_files.py` finds the files, `speech_states.py` runs recordings through the network.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -52,6 +53,8 @@ def load_speech_model(name: str, revision: str | None = None) -> SpeechModel:
         )
     settings |= {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
     settings |= {"add_adapter": False}  # fewer frames, for a decoder
+    # WavLM of transformers gives torch masks of two types, which torch says once a process
+    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     with _quiet():
         network = _load(files, kind, settings)
         extractor = _extractor(files, kind)
@@ -81,6 +84,9 @@ def _load(files: SpeechFiles, kind: str, settings: dict[str, Any]) -> Any:
     except Exception as error:  # checks of settings and of weights fail in many ways
         raise files.refuse(f"transformers cannot build it ({first_line(error)})") from error
     _check_filled(files, network, about)
+    for name, tensor in network.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise files.refuse(f"its weights are damaged: {name} has NaN or infinite values")
     return network
 
 

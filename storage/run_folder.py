@@ -58,6 +58,7 @@ FOLDS, FINALS, LOCK = "folds", "final", ".lock"
 BRANCH_RUNS = ("model.cqt_from", "model.mel_from", "model.from")
 # Keys that may differ when a run is resumed
 FREE = ("run.", "corpus.root", "corpus.manifest", "protocol.folds", "train.checkpoint_")
+MOVABLE = ("model.speech.model", "model.speech.revision", "model.vectors")
 
 
 @dataclass(frozen=True)
@@ -215,8 +216,9 @@ def check_run_folder(
     """Refuse a folder that belongs to another config, or is not a run folder.
 
     Keys that start with one of `FREE` may differ: they say where the corpus is and how much to run.
-    Whether the data are the same is checked by the certificate. Runs from which branches start may
-    move together with run.root.
+    Whether the data are the same is checked by the certificate, and a speech model or vectors by
+    their content (`training/same_sources.py`). Runs from which branches start may move together
+    with run.root.
 
     Args:
         folder: The run folder; may be missing or empty.
@@ -247,7 +249,8 @@ def check_run_folder(
     stored, now = run_values(_read_config(folder)), run_values(config)
     same = [key for key in BRANCH_RUNS if _from_root(stored, key) == _from_root(now, key)]
     now |= {key: stored.get(key) for key in same}
-    differences = describe_changes(stored, now, (*FREE, *free))
+    movable = MOVABLE if isinstance(config, Config) else ()  # of a baseline nothing else compares
+    differences = describe_changes(stored, now, (*FREE, *movable, *free))
     if differences:
         raise InputError(
             f"{folder} was made with another config:\n"

@@ -147,16 +147,12 @@ def _beside_images(settings: ModelSettings, now: ModelSettings) -> dict[str, Any
         settings: Of one of them.
         now: Of the one that is to start.
     """
-    trained = {
-        "speech_unfrozen_layers": settings.speech_unfrozen_layers,
-        "speech_lora_rank": settings.speech_lora_rank,
-        "speech_lora_targets": settings.speech_lora_targets,
-    }
-    begins = now.trains_speech and not settings.trains_speech
-    if begins:
-        trained = {name: getattr(now, name) for name in trained}
-    names = ("speech_pooling", "speech_tokens", "vector_width")
-    return {**{name: getattr(settings, name) for name in names}, **trained}
+    trained = ("unfrozen_layers", "lora_rank", "lora_targets")
+    names = ("pooling", "tokens", *trained)
+    speech = {name: getattr(settings, f"speech_{name}") for name in names}
+    if now.trains_speech and not settings.trains_speech:
+        speech |= {name: getattr(now, f"speech_{name}") for name in trained}
+    return {"speech": speech, "vector_width": settings.vector_width}
 
 
 def start_whole(model: MaxMViTGMU, fold: Fold, file: Path) -> None:

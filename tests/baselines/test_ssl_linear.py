@@ -71,3 +71,32 @@ def test_it_runs_on_the_folds_of_the_fusion(recipe: Path, tmp_path: Path) -> Non
     assert not list((tmp_path / "store").glob("*/cqt.f16"))  # it computes no images
     with pytest.raises(InputError, match="reads the speech model of the branch `speech`"):
         load_baseline(recipe, "ssl_linear", None, [*words, *speech[:0]])
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("model.speech.lora_rank=2", "model.speech.unfrozen_layers=1", "model.speech.tokens=8"),
+        *("model.speech.pooling=attention", "optim.optimizer.speech=adam", "model.vectors=v.npz"),
+    ],
+)
+def test_what_trains_or_reads_a_speech_model_otherwise_is_refused(
+    recipe: Path, override: str
+) -> None:
+    words = ["model.branches=[cqt, mel, speech]", "model.speech.model=wavlm"]
+    key = override.partition("=")[0]
+    with pytest.raises(InputError, match=f"{key} has no effect on the baseline ssl_linear"):
+        load_baseline(recipe, "ssl_linear", None, [*words, override])
+
+
+def test_the_fusion_of_the_file_may_tune_its_speech_model(recipe: Path) -> None:
+    child = recipe.with_name("tuned.yaml")
+    child.write_text(
+        f"base: {recipe.name}\nname: tuned_cross_attention\n"
+        "model: {fusion: cross_attention, branches: [cqt, mel, speech], "
+        "speech: {model: wavlm, layers: [2], tokens: 4, lora_rank: 2}}\n"
+    )
+    speech = load_baseline(child, "ssl_linear", None, []).model.speech
+    child.unlink()
+    assert (speech.layers, speech.pooling, speech.precision) == ([2], "mean", "float16")
+    assert speech.tokens is None and not speech.is_trained

@@ -351,6 +351,18 @@ def test_published_layouts_load(folders, tmp_path, waveforms, kind, prefix, pick
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_damaged_weights_are_refused_by_name(folders, tmp_path, value):
+    folder = shutil.copytree(folders["wavlm-layer"], tmp_path / "damaged")
+    tensors = load_file(folder / "model.safetensors")
+    tensors["encoder.layers.1.feed_forward.output_dense.weight"][3, 4] = value
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        InputError, match=r"weights are damaged: encoder\.layers\.1\..* has NaN or inf"
+    ):
+        load_speech_model(str(folder))
+
+
 def test_split_weights_load(folders, tmp_path, waveforms):
     model = transformers.AutoModel.from_pretrained(folders["wavlm-layer"])
     model.save_pretrained(tmp_path, max_shard_size="20KB")

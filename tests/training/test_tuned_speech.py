@@ -283,6 +283,17 @@ def test_a_run_reads_one_speech_model(tiny: Tiny, folder: Path, tmp_path: Path, 
         run_experiment(more, [])
 
 
+@pytest.mark.parametrize("words", [(), LORA])
+def test_a_run_goes_on_with_its_speech_model_from_elsewhere(tiny, folder, tmp_path, words) -> None:
+    model, other = (shutil.copytree(folder, tmp_path / name) for name in ("wavlm", "other"))
+    run_experiment(tiny(*with_speech(model, *words)), [])
+    shutil.rmtree(model)
+    _open.cache_clear()  # a new process
+    run = read_run(run_experiment(tiny(*with_speech(other, *words), "run.folds=[1,2]"), []))
+    assert len(run.folds) == 2
+    assert str(load(run.folds[1].folder).members[0].speech.model.name) == str(other)
+
+
 def test_a_begun_fold_goes_on_with_its_speech_model(tiny: Tiny, folder: Path, tmp_path) -> None:
     model = shutil.copytree(folder, tmp_path / "wavlm")
     config, stop = tiny(*with_speech(model, *LORA)), Stop()
@@ -304,11 +315,11 @@ def test_what_was_trained_is_not_dropped_by_a_start(tiny: Tiny, folder: Path) ->
     for name, words in (("rank", ("model.speech.lora_rank=4",)), ("frozen", ())):
         config = tiny(f"name={name}", *with_speech(folder, *words), f"model.from={tuned}")
         session = open_session(config, make_plan(config))
-        with pytest.raises(InputError, match=r"model.speech_lora_rank: 2 there"):
+        with pytest.raises(InputError, match=r"model.speech.lora_rank: 2 there"):
             find_origins(next(session.folds()))
     words = with_speech(folder, *LORA, "model.speech.pooling=attention")
     config = tiny("name=attention", *words, f"model.from={tuned}")
-    with pytest.raises(InputError, match=r"model.speech_pooling: 'mean' there, 'attention' now"):
+    with pytest.raises(InputError, match=r"model.speech.pooling: 'mean' there, 'attention' now"):
         find_origins(next(open_session(config, make_plan(config)).folds()))
 
 
