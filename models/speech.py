@@ -3,7 +3,6 @@
 `speech_files.py` finds the files, `speech_states.py` runs recordings through the network.
 """
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
@@ -53,8 +52,6 @@ def load_speech_model(name: str, revision: str | None = None) -> SpeechModel:
         )
     settings |= {"layerdrop": 0.0, "encoder_layerdrop": 0.0, "apply_spec_augment": False}
     settings |= {"add_adapter": False}  # fewer frames, for a decoder
-    # WavLM of transformers gives torch masks of two types, which torch says once a process
-    warnings.filterwarnings("ignore", "Support for mismatched key_padding_mask", UserWarning)
     with _quiet():
         network = _load(files, kind, settings)
         extractor = _extractor(files, kind)
