@@ -20,6 +20,7 @@ from system.errors import InputError, RunError
 from tests.experiments.test_jobs import DONE, calls, holder, job, wait_for
 from tests.support import slurm
 from tests.support.paths import ROOT
+from training.command import split_overrides
 
 pytest.importorskip("submitit", reason="submitit (extra `cluster`) is not installed")
 __all__ = ["holder", "job"]  # fixtures
@@ -375,6 +376,6 @@ def test_words_behind_slurm_are_no_overrides() -> None:
         "2",
         "run.seeds=[0]",
     ]
-    rest, overrides = ablation._split(words)
+    rest, overrides = split_overrides(words)
     assert overrides == ["optim.lr=1", "run.seeds=[0]"]
     assert rest == ["demo", "--slurm", "time=5", "gres=gpu:a.b", "--jobs", "2"]

@@ -310,7 +310,8 @@ def test_audonnx_gets_a_graph_of_one_free_dimension(run, bundle):
     assert [one.shape for one in session.get_outputs()] == [[1, 4], [1]]
     waveform = noise(1, 1.0, 16_000)
     found = run_graph(session, waveform)[0]
-    np.testing.assert_array_equal(found, run_graph(open_graph(bundle / "model.onnx"), waveform)[0])
+    expected = run_graph(open_graph(bundle / "model.onnx"), waveform)[0]
+    np.testing.assert_allclose(found, expected, atol=1e-6)  # processors round the two differently
 
 
 def test_one_fold_is_described_by_its_own_scores(run, tmp_path, monkeypatch):
