@@ -25,6 +25,7 @@ from storage.model_card import read_card
 from storage.run_folder import read_run
 from system.errors import InputError, RunError
 from system.signals import Stop
+from tests.support.processes import train_on
 from tests.support.runs import run_experiment
 from tests.support.speech_models import save_model
 from training.beside import _open
@@ -111,6 +112,23 @@ def test_states_are_computed_of_the_training_split_alone(
     torch.testing.assert_close(model.speech_mean, states.mean(0), atol=2e-3, rtol=1e-3)
     deviation = states.std(0, unbiased=False)
     torch.testing.assert_close(model.speech_std, deviation, atol=2e-3, rtol=1e-2)
+
+
+def test_of_two_processes_the_first_computes_states_for_both(
+    recipe: Path, folder: Path, tmp_path: Path
+) -> None:
+    words = (*with_speech(folder, *LORA), f"run.store={tmp_path / 'store'}", "train.epochs=1")
+    words += ("protocol.split=speaker-k-fold",)
+    never = "import torch.distributed as dist, storage.speech_store as s\n"
+    never += "build = s.SpeechStore.build\n"
+    never += "s.SpeechStore.build = lambda own, some, workers: (\n"
+    never += "    build(own, some, workers) if not some or dist.get_rank() == 0 else 1 / 0)"
+    roots = [str(tmp_path)] * 2
+    for output, status in train_on(recipe, tmp_path, roots, *words, patches=[never] * 2):
+        assert status == 0, output
+    [result] = read_run(tmp_path / "tiny").folds
+    deviation = load_file(result.folder / "model.safetensors")["speech_std"]
+    assert bool((deviation != 1).all())
 
 
 def test_what_is_too_short_is_left_out_whichever_folds_are_trained(
