@@ -7,8 +7,9 @@ Of a recording of T frames are kept, as n rows (n, L, D):
     attention          n = T, the frames
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -24,6 +25,20 @@ States = NDArray[np.float16] | NDArray[np.float32]
 
 class Beyond(ValueError):
     """States are larger than the precision in which they are kept."""
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute in float32 on a GPU: what is kept is shared by runs of any `train.precision`."""
+    cudnn: Any = torch.backends.cudnn
+    before = torch.get_float32_matmul_precision(), cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        cudnn.allow_tf32 = before[1]
 
 
 class KeptStates:
@@ -54,6 +69,7 @@ class KeptStates:
         self.layers = model.check_layers(layers)
 
     @torch.inference_mode()
+    @_without_tf32()
     def compute(self, waveforms: Sequence[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
         """Return the states of recordings at the model's rate: (n, L, D) each."""
         if self.tokens:

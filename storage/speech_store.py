@@ -10,11 +10,12 @@ Batches are made of what is missing, so an interrupted build may differ from a w
 bits that padding and the order of sums decide.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -36,7 +37,7 @@ class SpeechStore(RowStore):
 
     Args:
         root: Folder that holds all stores.
-        model: The speech model, in evaluation mode, on the device that is to compute.
+        model: The speech model, in evaluation mode, on the CPU.
         pooling: `mean` keeps the means of a recording's states, `attention` its frames.
         layers: Hidden states that are kept, in this order, from 0, the input of the first layer;
             None is all.
@@ -77,6 +78,27 @@ class SpeechStore(RowStore):
         record = (len(self.layers), model.width)
         names = [DATA_FILE[pooling]]
         super().__init__(root, "speech-", described, names, record, precision, "speech")
+
+    def build(
+        self,
+        sources: Mapping[str, AudioSource],
+        workers: int,
+        device: torch.device | str = "cpu",
+    ) -> dict[AudioSource, str]:
+        """Compute the missing records; a second builder waits for the first.
+
+        Args:
+            sources: As for `RowStore.build`.
+            workers: Threads that read audio.
+            device: Device that computes. The model is on the CPU before and after.
+        """
+        if all(key in self.rows for key in sources):
+            return {}  # a model that computes nothing need not be moved, nor be there
+        self.model.to(device)
+        try:
+            return super().build(sources, workers)
+        finally:
+            self.model.to("cpu")
 
     @property
     def recording_bytes(self) -> int:

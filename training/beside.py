@@ -170,9 +170,11 @@ class _OfWaveforms:
         hashes: Sequence[str],
         recordings: Sequence[AudioSource],
         workers: int,
+        device: torch.device | str,
     ) -> None:
         self.store, self.sample_rate = store, store.model.sample_rate
-        self.hashes, self.recordings, self.workers = hashes, recordings, workers
+        self.hashes, self.recordings = hashes, recordings
+        self.workers, self.device = workers, device
 
     @cached_property
     def at_first(self) -> _OfRows:
@@ -182,7 +184,7 @@ class _OfWaveforms:
             RunError: It gives NaN or infinite numbers, or a file has changed.
         """
         wanted = dict(zip(self.hashes, self.recordings, strict=True))
-        for source, reason in self.store.build(wanted, self.workers).items():
+        for source, reason in self.store.build(wanted, self.workers, self.device).items():
             raise RunError(f"{source} {reason}. Leave it out, or put back what it was")
         return _OfRows(self.store, self.hashes)
 
@@ -220,6 +222,7 @@ def beside(
     hashes: Sequence[str],
     recordings: Sequence[AudioSource] | None = None,
     workers: int = 0,
+    device: torch.device | str = "cpu",
 ) -> Mapping[str, Vectors]:
     """Return what the branches beside the images read of the utterances of a split.
 
@@ -230,6 +233,7 @@ def beside(
         recordings: Audio of each, where a speech model is trained, which reads the waveforms. Its
             states need not be built.
         workers: Threads that read these where statistics are made.
+        device: Device that computes states for these.
 
     Raises:
         InputError: The file has no vector for some.
@@ -239,7 +243,7 @@ def beside(
         if isinstance(source, OwnVectors):
             found[branch] = _OfFile(source.of(ids, hashes))
         elif recordings is not None:
-            found[branch] = _OfWaveforms(source, hashes, recordings, workers)
+            found[branch] = _OfWaveforms(source, hashes, recordings, workers, device)
         else:
             found[branch] = _OfRows(source, hashes)
     return found or NOTHING

@@ -8,7 +8,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,7 +116,8 @@ class Session:
         session = self
         for source in self.sources.values():
             if isinstance(source, SpeechStore):
-                session = session.with_built(source.build, utterances)
+                build = partial(source.build, device=self.accelerator.device)
+                session = session.with_built(build, utterances)
         return session
 
     def with_built(self, build: Build, utterances: Sequence[Utterance]) -> "Session":
@@ -210,7 +211,8 @@ class Fold:
         """Return what the branches beside the images read of some utterances."""
         recordings = [u.audio for u in utterances] if self.config.model.speech.is_trained else None
         ids, hashes = self.ids(utterances), self.hashes(utterances)
-        return beside(self.session.sources, ids, hashes, recordings, self.config.run.workers)
+        workers, device = self.config.run.workers, self.session.accelerator.device
+        return beside(self.session.sources, ids, hashes, recordings, workers, device)
 
     @property
     def task(self) -> Task:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,12 +51,13 @@ def timed_states(
     if not isinstance(speech, SpeechStore):
         yield fold, some, StateCosts()
         return
+    device = session.accelerator.device
     plan, is_trained = session.plan, fold.config.model.speech.is_trained
     with temporary_folder(fold.config) as folder:
         own = speech.emptied(Path(folder))
         session = replace(session, opened={**session.sources, "speech": own})
         start = time.perf_counter()
-        session = session.with_built(own.build, some)
+        session = session.with_built(partial(own.build, device=device), some)
         seconds = time.perf_counter() - start
         usable = [u for u in some if plan.hashes[u.audio] in own.rows]
         audio = sum(plan.recordings[u.audio].seconds for u in usable)

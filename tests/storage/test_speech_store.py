@@ -28,6 +28,7 @@ from storage.speech_store import SpeechStore
 from system.errors import InputError, RunError
 from system.locks import lock
 from training.beside import source_facts
+from training.session import choose_tf32
 
 RATE = 8000
 FRAME = 80  # samples
@@ -383,6 +384,53 @@ def test_nothing_is_opened_where_nothing_is_missing(make_store, clips):
         path.unlink()
     store = make_store()
     assert store.build(clips, 0) == {} and len(store.rows) == 9
+
+
+def test_the_model_is_on_the_device_while_it_computes_and_only_then(make_store, clips, tmp_path):
+    class Moved(Model):
+        place, used = "cpu", []
+
+        def to(self, device):  # there may be no other device here
+            self.place = device
+            return self
+
+        def means(self, *args):
+            self.used.append(self.place)
+            return super().means(*args)
+
+    (tmp_path / "broken.wav").write_text("no audio")
+    model = Moved()
+    store = make_store(model=model)
+    assert list(store.build({**clips, "0": tmp_path / "broken.wav"}, 0, "cuda:1")) == [
+        tmp_path / "broken.wav"
+    ]
+    assert set(model.used) == {"cuda:1"} and model.place == "cpu"
+    model.means = None  # nothing is missing
+    assert store.build(clips, 0, "cuda:0") == {} and model.place == "cpu"
+    failing = Moved()
+    failing.network.scale.data[:] = 1e9
+    with pytest.raises(RunError, match="float16 ends at"):
+        make_store(folder="other", model=failing).build(clips, 0, "cuda:1")
+    assert failing.place == "cpu"
+
+
+def test_states_are_computed_without_tf32(make_store, clips):
+    class Reads(Model):
+        seen = set()
+
+        def means(self, *args):
+            tf32 = torch.backends.cudnn.allow_tf32
+            self.seen.add((torch.get_float32_matmul_precision(), tf32))
+            return super().means(*args)
+
+    try:
+        choose_tf32(True)
+        make_store(model=(model := Reads())).build(clips, 0)
+        assert model.seen == {("highest", False)}
+        after = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+        assert after == ("high", True)
+    finally:
+        choose_tf32(False)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "attention"])

@@ -2,7 +2,10 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +24,7 @@ from storage.fold_folder import read_metrics
 from storage.model_card import read_card
 from storage.run_folder import read_run
 from storage.source_facts import speech_facts
+from storage.speech_store import SpeechStore
 from system.errors import InputError
 from system.signals import Stop
 from tests.support.runs import run_experiment, without_images
@@ -32,6 +36,7 @@ from training.engine import train_step
 from training.experiment import open_run
 from training.fold import train_fold
 from training.session import open_session
+from training.timed_states import timed_states
 
 Tiny = Callable[..., Config]
 
@@ -295,6 +300,30 @@ def test_means_are_read_from_memory_or_from_the_store(tiny, speech_model, vector
     assert in_memory.means is not None and from_store.means is None
     for found in (in_memory(some), from_store(some)):
         np.testing.assert_array_equal(found.numpy(), expected)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_states_are_computed_on_the_device_of_the_training(
+    tiny: Tiny, speech_model, tmp_path, monkeypatch, rank
+) -> None:
+    words = ["model.branches=[cqt, mel, speech]", f"model.speech.model={speech_model}"]
+    tune = [f"model.speech.lora_rank={rank}"] if rank else []
+    config = tiny(*words, *tune, f"run.store={tmp_path / 'empty'}")
+    elsewhere: Any = SimpleNamespace(device="cuda:3")
+    session = open_session(config, make_plan(config))
+    fold = next(replace(session, accelerator=elsewhere).folds())
+    used, build = [], SpeechStore.build
+    monkeypatch.setattr(
+        SpeechStore,
+        "build",
+        lambda self, sources, workers, device: used.append(device) or build(self, sources, workers),
+    )
+    fold.session.with_states(fold.split.train)
+    if rank:
+        statistics_of(fold.beside(fold.split.train)["speech"], 2)
+    with timed_states(fold, fold.split.train[:2]):
+        pass
+    assert used == ["cuda:3"] * (3 if rank else 2)
 
 
 def test_a_dry_run_tries_all_sources(tiny: Tiny, speech_model, vectors) -> None:

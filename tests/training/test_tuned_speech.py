@@ -121,8 +121,8 @@ def test_of_two_processes_the_first_computes_states_for_both(
     words += ("protocol.split=speaker-k-fold",)
     never = "import torch.distributed as dist, storage.speech_store as s\n"
     never += "build = s.SpeechStore.build\n"
-    never += "s.SpeechStore.build = lambda own, some, workers: (\n"
-    never += "    build(own, some, workers) if not some or dist.get_rank() == 0 else 1 / 0)"
+    never += "s.SpeechStore.build = lambda own, some, *rest, **more: (\n"
+    never += "    build(own, some, *rest, **more) if not some or dist.get_rank() == 0 else 1 / 0)"
     roots = [str(tmp_path)] * 2
     for output, status in train_on(recipe, tmp_path, roots, *words, patches=[never] * 2):
         assert status == 0, output
