@@ -55,7 +55,7 @@ OF_TRAINING = (
 )  # keys of these with an effect on fusions alone
 NORMALIZE = "train.normalize"  # its value `speaker` makes another protocol, of baselines too
 READ_IMAGES = ("svm_images",)
-READ_SPEECH = ("ssl_linear",)
+READ_SPEECH = ("ssl_linear",)  # seconds a fold, too, where hidden states are kept
 OF_SPEECH = (  # keys that have an effect on these
     *("model.branches", "model.speech.model", "model.speech.revision"),
     *("model.speech.layers", "model.speech.precision"),

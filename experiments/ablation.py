@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from config.baselines import (
     AUTO,
     CHEAP,
+    READ_SPEECH,
     choose_functionals,
     concerns,
     dump_run,
@@ -52,6 +53,7 @@ VARIED = {
     "contrastive": "gmu_contrastive",
     "speech": "gmu",
 }  # {kind: config that is varied}
+BESIDE_BASELINES = ("speech",)  # kinds whose variants stand beside baselines
 
 
 def load_fusions(
@@ -86,15 +88,18 @@ def load_fusions(
 
 
 def load_baselines(
-    run: PlannedRun, overrides: Sequence[str], kinds: Sequence[str] = CHEAP
+    run: PlannedRun, overrides: Sequence[str], kinds: Sequence[str] | None = None
 ) -> list[PlannedRun]:
     """Load baselines that stand beside fusions, on the folds of one of these.
 
     Args:
         run: A fusion.
         overrides: Overrides from the command line; what has no effect on a baseline is left out.
-        kinds: Kinds of baselines.
+        kinds: Kinds of baselines; None is the cheap ones that read what the fusion reads.
     """
+    if kinds is None:
+        assert isinstance(run.config, Config)
+        kinds = (*CHEAP, *(READ_SPEECH if "speech" in run.config.model.reads else ()))
     leaves = {key: value for o in overrides for key, value in flatten(parse_override(o)).items()}
     found = []
     for kind in kinds:

@@ -1,12 +1,13 @@
 """Train the fusions, or variants of one config, on the same folds, and compare them.
 
 Each fold and seed is a job. Keys of the gate or of the contrastive loss go only to the configs that
-have them. Two cheap baselines stand in the same table: the majority class, and an SVM on the band
-statistics of the images. A folder configs/ablation/KIND holds what its variants change in one
-config; each variant is compared with that config. With --frozen each branch is trained alone, once
-a fold, and the heads of all fusions and of both branches are then trained on their features, with
-all seeds. The command may be stopped at any point and given again, also on several machines at once
-that share run.root: finished jobs are skipped, and no two processes work on one fold.
+have them. Cheap baselines stand in the same table: the majority class, an SVM on the band
+statistics of the images, and with a speech model a linear layer on its hidden states. A folder
+configs/ablation/KIND holds what its variants change in one config; each variant is compared with
+that config. With --frozen each branch is trained alone, once a fold, and the heads of all fusions
+and of both branches are then trained on their features, with all seeds. The command may be stopped
+at any point and given again, also on several machines at once that share run.root: finished jobs
+are skipped, and no two processes work on one fold.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from config.baselines import BaselineRun, dump_run
 from config.trackers import check_trackers
 from corpora.readers import check_corpora_exist
 from experiments.ablation import (
+    BESIDE_BASELINES,
     FUSIONS,
     VARIED,
     check_dry,
@@ -71,8 +73,8 @@ def main(argv: Sequence[str], configs: Path = HERE / "configs") -> int:
             runs = load_variants(configs, name, kind, arguments.only, overrides)
         else:
             runs = load_fusions(configs, name, arguments.fusions, overrides)
-            if not arguments.no_baselines:
-                runs += load_baselines(runs[0], overrides)
+        if not arguments.no_baselines and (not kind or kind in BESIDE_BASELINES):
+            runs += load_baselines(runs[0], overrides)
         _check_places(runs[0], arguments)
         if arguments.dry_run:
             check_dry(runs, arguments.overwrite)
@@ -202,7 +204,9 @@ def _parse(argv: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
         "--fusions", nargs="+", metavar="FUSION", help="default: all three; with --frozen all five"
     )
     parser.add_argument(
-        "--no-baselines", action="store_true", help="leave out majority and svm_images"
+        "--no-baselines",
+        action="store_true",
+        help="leave out majority, svm_images and, with a speech model, ssl_linear",
     )
     parser.add_argument(
         "--frozen", action="store_true", help="train each branch alone, then heads on its features"
@@ -281,8 +285,9 @@ def _check(
         parser.error("--heads and --branch-seeds have an effect with --frozen alone")
     if arguments.variants and arguments.fusions:
         parser.error("--fusions and --variants are two different ablations: give one")
-    if arguments.variants and arguments.no_baselines:
-        parser.error("--variants has no baselines: drop --no-baselines")
+    kind = arguments.variants
+    if kind and kind not in BESIDE_BASELINES and arguments.no_baselines:
+        parser.error(f"--variants {kind} has no baselines: drop --no-baselines")
     if arguments.only and not arguments.variants:
         parser.error("--only names some of --variants: give it, too")
     allowed = ARMS if arguments.frozen else FUSIONS

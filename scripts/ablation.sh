@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Train concat, gmu and gmu_contrastive on the same folds, and two cheap baselines (--no-baselines
-# leaves them out), and print one table.
+# Train concat, gmu and gmu_contrastive on the same folds, and cheap baselines (--no-baselines leaves
+# them out), and print one table.
 #   scripts/ablation.sh demo
 #   scripts/ablation.sh iemocap --jobs 4 corpus.root=/path/to/IEMOCAP_full_release "run.seeds=[0,1,2]"
 #   scripts/ablation.sh iemocap corpus.root=/path/to/IEMOCAP_full_release --dry-run

@@ -108,8 +108,13 @@ class Session:
 
     def with_images(self) -> "Session":
         """Compute what is read and not kept yet, images and states; leave out audio that is bad."""
-        session = self.with_built(self.store.build, self.stored())
-        return session.with_states(built_at_once(self.config, self.sources, session.plan))
+        session = self
+        plan: Plan | None = None
+        while session.plan is not plan:  # without what proved bad a split may be another
+            plan = session.plan
+            session = session.with_built(self.store.build, session.stored())
+            session = session.with_states(built_at_once(self.config, self.sources, session.plan))
+        return session
 
     def with_states(self, utterances: Sequence[Utterance]) -> "Session":
         """Compute the hidden states of utterances, where a speech model is a branch."""

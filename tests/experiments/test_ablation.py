@@ -177,6 +177,25 @@ def test_variants_are_trained_as_runs_of_their_own(run, tmp_path: Path, monkeypa
     assert (config["name"], config["model"]["fusion"]) == ("tiny_cqt_only", "cqt_only")
 
 
+@pytest.mark.parametrize("words", [["--variants", "speech", "--only", "images"], []])
+def test_a_speech_model_has_its_linear_layer_beside(run, configs: Path, words: list[str]):
+    for fusion in ("concat", "gmu", "gmu_contrastive"):
+        file = configs / f"tiny_{fusion}.yaml"
+        values = yaml.safe_load(file.read_text())
+        values["model"] |= {"branches": ["cqt", "mel", "speech"], "speech": {"model": "here"}}
+        file.write_text(yaml.safe_dump(values))
+    tuned = ["model.speech.lora_rank=2", "model.speech.layers=[2]"]
+    said = run("tiny", *words, *tuned, "run.folds=[1]", baselines=True)
+    assert said.status == 0, said.err
+    calls = [call.split() for call in said.calls if call.startswith("baseline.py")]
+    kinds = ["majority", "svm_images", "ssl_linear"]
+    assert [call[1] for call in calls] == kinds
+    layers = ["model.speech.layers=[2]"]
+    assert [[w for w in call if w.startswith("model.")] for call in calls] == [[], [], layers]
+    said = run("tiny", *words, *tuned, "run.folds=[2]", "--no-baselines", baselines=True)
+    assert said.calls and not any(call.startswith("baseline.py") for call in said.calls)
+
+
 def test_what_one_ablation_finished_no_other_repeats(run):
     assert len(run("tiny", "--fusions", "gmu", "concat").calls) == 2
     said = run("tiny", "--variants", "fusion", "--only", "concat", "concat_matched")
@@ -214,6 +233,7 @@ def test_variants_of_another_config_are_refused_and_can_be_overwritten(run, tmp_
         (["tiny", "--variants", "gates"], "invalid choice: 'gates'"),
         (["tiny", "--variants", "fusion", "--variants", "fusion"], "--variants must be given once"),
         (["tiny", "--variants", "fusion", "--fusions", "gmu"], "give one"),
+        (["tiny", "--variants", "fusion", "--no-baselines"], "fusion has no baselines: drop"),
         (["tiny", "--only", "concat"], "--only names some of --variants"),
         (["tiny", "--variants", "fusion", "--only", "mean", "mean"], "each once"),
         (["tiny", "--variants", "fusion", "--only", "x=1"], "--only: expected at least one"),
