@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from config.corpus_schema import CorpusConfig
-from config.fusions import FUSIONS, branches_of
+from config.fusions import FUSIONS, branches_of, in_order
 from config.section import Count, Fraction, Positive, Section, each_once
 from config.speech_schema import SpeechConfig
 from config.tasks import TaskName
@@ -140,7 +140,9 @@ class ModelConfig(Section):
 
     fusion: FusionName
     """How the head joins the features of the branches, or which single branch it reads."""
-    branches: Annotated[list[SourceName], AfterValidator(each_once)] | None = None
+    branches: (
+        Annotated[list[SourceName], AfterValidator(each_once), AfterValidator(in_order)] | None
+    ) = None
     """What is joined, two or more of: the images (cqt, mel), a pretrained speech model (speech),
     vectors of your own (file). null is [cqt, mel]."""
     speech: SpeechConfig = SpeechConfig()

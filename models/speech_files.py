@@ -107,9 +107,14 @@ def find_speech_files(name: str, revision: str | None) -> SpeechFiles:
         revision: Branch, tag or commit on the hub; None is its main branch.
 
     Raises:
-        InputError: There is no such folder, or files are missing in it.
+        InputError: There is no such folder, or files are missing in it; the name is empty.
         RunError: The model is not in the cache and cannot be downloaded.
     """
+    if not name:
+        raise InputError(
+            "the name of the speech model is empty: give a folder that transformers saved, or a "
+            "name on the hub, which is like microsoft/wavlm-base-plus"
+        )
     folder = Path(name).expanduser()
     if folder.exists():
         if revision is not None:

@@ -73,7 +73,7 @@ VALUES = {  # an allowed value for every key of ONLY_WITH
     "augment.snr_db": [10.0, 30.0],
     "augment.speed": 0.1,
     "augment.pitch": 2.0,
-    "model.branches": ["mel", "cqt"],
+    "model.branches": ["cqt", "mel"],
     "model.speech.model": "other",
     "model.speech.revision": "main",
     "model.speech.layers": [1, 2],

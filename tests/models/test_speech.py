@@ -669,6 +669,11 @@ def test_a_refusal_of_the_hub_is_one_message(cache, monkeypatch):
         load_speech_model("microsoft/wavlm-tiny")
 
 
+def test_an_empty_name_is_not_the_folder_of_the_process():
+    with pytest.raises(InputError, match="the name of the speech model is empty"):
+        load_speech_model("")
+
+
 @pytest.mark.parametrize("name", ["./nowhere", "/nowhere/model", "a/b/c", "C:\\model", "a b"])
 def test_what_is_neither_a_folder_nor_a_name_is_refused(cache, name):
     with pytest.raises(InputError, match="there is no such folder, and it cannot be a name on"):

@@ -338,6 +338,16 @@ def test_an_utterance_without_a_vector_ends_the_run_before_it_trains(tiny: Tiny,
         run_experiment(config, [])
 
 
+def test_the_order_in_which_branches_are_named_makes_no_other_config(tiny: Tiny) -> None:
+    def named(order: str) -> Config:
+        return tiny(f"model.branches=[{order}]", "model.vectors=v.npz")
+
+    assert named("file, mel, cqt") == named("cqt, mel, file")
+    assert named("file, mel, cqt").model.branches == ["cqt", "mel", "file"]
+    with pytest.raises(InputError, match="must name each once"):
+        named("mel, cqt, mel")
+
+
 def test_two_sources_are_the_network_of_before(tiny: Tiny) -> None:
     def weights(*words: str) -> dict[str, Tensor]:
         config = tiny(*words)
