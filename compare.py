@@ -28,6 +28,8 @@ def main() -> int:
     )
     parser.add_argument("--no-audio", action="store_true", help="a report without recordings")
     arguments = parser.parse_args()
+    if arguments.no_audio and not arguments.out:
+        parser.error("--no-audio concerns the report: give --out, too")
 
     def work() -> None:
         for folder in arguments.runs:
@@ -37,17 +39,17 @@ def main() -> int:
         from reports.publish import gather, gather_matrix, markdown, publish, publish_matrix
 
         matrix, is_one_certificate = gather_matrix(arguments.runs)  # of cross-corpus runs
+        if not is_one_certificate and (arguments.breakdown or arguments.robustness):
+            raise InputError(
+                "--breakdown and --robustness need runs of one certificate: the matrix has runs on "
+                "other corpora"
+            )
         if matrix is not None:
             print(printable(matrix_markdown(matrix)))
             if arguments.out:
                 publish_matrix(arguments.out, matrix)
                 print(f"The matrix: {arguments.out}/matrix.md and matrix.json")
         if not is_one_certificate:
-            if arguments.breakdown or arguments.robustness:
-                raise InputError(
-                    "--breakdown and --robustness need runs of one certificate: the matrix has "
-                    "runs on other corpora"
-                )
             return
         runs, comparison = gather(arguments.runs, arguments.breakdown, arguments.robustness)
         print(printable(markdown(comparison)))

@@ -332,6 +332,8 @@ def test_compare_prints_the_tables_and_writes_them_where_asked(
     assert compare(str(folder)) == 0
     table = (folder / "summary.md").read_text()
     assert table in capsys.readouterr().out and not out.exists()
+    assert compare(str(folder), "--no-audio") == 2
+    assert "--no-audio concerns the report: give --out, too" in capsys.readouterr().err
     assert compare(str(folder), "--breakdown", "--robustness", "--no-audio", "--out", str(out)) == 0
     names = {"comparison.md", "comparison.tex", "comparison.json", "report.html"}
     assert {path.name for path in out.iterdir()} == names

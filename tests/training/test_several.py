@@ -106,7 +106,8 @@ def test_weights_and_statistics_come_from_the_training_corpora_alone(
     assert "| RAVDESS | gmu | several |" in text  # one row: trained alike, each tested elsewhere
     monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, runs), "--breakdown"])
     assert compare.main() == 2
-    assert "need runs of one certificate" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "need runs of one certificate" in said.err and not said.out
 
 
 def test_a_killed_run_resumes_to_the_same_bytes_where_a_corpus_moved(places, both, tmp_path):
