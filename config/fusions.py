@@ -4,7 +4,7 @@ All lists of fusions derive from `FUSIONS`: the values of `model.fusion`, the ke
 effect with each, the entry that trains it. `models.heads.HEADS` maps the same names to classes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,12 +93,7 @@ def branches_of(config: Mapping[str, Any]) -> tuple[str, ...]:
     if fusion in ONE_BRANCH:
         return (ONE_BRANCH[fusion],)
     named = config.get(BRANCHES) or ("cqt", "mel")
-    return tuple(in_order(named))
-
-
-def in_order(branches: Sequence[str]) -> list[str]:
-    """Return branches in the order of `SOURCES`: another order is the same network."""
-    return [branch for branch in SOURCES if branch in branches]
+    return tuple(branch for branch in SOURCES if branch in named)
 
 
 def share_column(source: str) -> str:

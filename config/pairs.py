@@ -131,11 +131,6 @@ def _check_compile(config: Config) -> None:
 def _check_branches(config: Config) -> None:
     """Refuse branches that are too few, or lack what they read."""
     model, reads = config.model, config.model.reads
-    if model.branches is not None and len(reads) < 2:
-        raise InputError(
-            f"model.branches={model.branches} leaves nothing to join: name two or more, or give "
-            "model.fusion=cqt_only, mel_only, speech_only or file_only"
-        )
     for branch, key, value in (
         ("speech", "model.speech.model", model.speech.model),
         ("file", "model.vectors", model.vectors),

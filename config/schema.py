@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import AfterValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
 from config.corpus_schema import CorpusConfig
-from config.fusions import FUSIONS, branches_of, in_order
+from config.fusions import FUSIONS, ONE_BRANCH, SOURCES, branches_of
 from config.section import Count, Fraction, Positive, Section, each_once
 from config.speech_schema import SpeechConfig
 from config.tasks import TaskName
@@ -135,14 +135,24 @@ class FeaturesConfig(Section):
     null keeps all."""
 
 
+def _joined(branches: list[str]) -> list[str]:
+    """Return what is joined in the order of `SOURCES`: another order is the same network.
+
+    Raises:
+        ValueError: One is there twice, or there are less than two.
+    """
+    if len(each_once(branches)) < 2:
+        alone = ", ".join(ONE_BRANCH)
+        raise ValueError(f"must name two or more; one alone is a model.fusion: {alone}")
+    return [branch for branch in SOURCES if branch in branches]
+
+
 class ModelConfig(Section):
     """The branches, and the fusion head that joins them."""
 
     fusion: FusionName
     """How the head joins the features of the branches, or which single branch it reads."""
-    branches: (
-        Annotated[list[SourceName], AfterValidator(each_once), AfterValidator(in_order)] | None
-    ) = None
+    branches: Annotated[list[SourceName], AfterValidator(_joined)] | None = None
     """What is joined, two or more of: the images (cqt, mel), a pretrained speech model (speech),
     vectors of your own (file). null is [cqt, mel]."""
     speech: SpeechConfig = SpeechConfig()

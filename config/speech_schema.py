@@ -13,8 +13,9 @@ class SpeechConfig(Section):
     """A pretrained speech model of the package transformers."""
 
     model: str | None = None
-    """Folder of a saved model, or its name on the hub, e.g. microsoft/wavlm-base-plus: wav2vec 2.0,
-    HuBERT, WavLM, or Whisper, whose encoder is read."""
+    """Folder of a saved model, or its name on the hub, e.g. microsoft/wavlm-base-plus: wav2vec 2.0
+    (also conformers), HuBERT, WavLM, UniSpeech(-SAT), Data2VecAudio, or Whisper, whose encoder is
+    read."""
     revision: str | None = None
     """Commit, tag or branch on the hub; null is main."""
     layers: Annotated[list[Layer], AfterValidator(each_once)] | None = None

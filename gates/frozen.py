@@ -32,7 +32,7 @@ from storage.run_folder import FoldResult, Run
 from storage.source_facts import KnownModel, speech_facts
 from system.compilers import compiler_problem
 from system.devices import choose_device
-from system.errors import InputError, nearest
+from system.errors import InputError, RunError, nearest
 from system.files import corrupt_file, read_json
 from training.batches import EvalBatches
 from training.beside import Sources, open_sources, source_facts, trained_model
@@ -220,7 +220,13 @@ def open_run(run: Run, overrides: Sequence[str] = (), trains: bool = False) -> F
     if config.corpus.on_bad_audio == "error":  # otherwise bad audio is still to be left out
         _check_same_utterances(plan, run)
     if known is not None and not _has_states(sources["speech"], plan):
-        sources = _same_sources(config, run, None)
+        try:
+            sources = _same_sources(config, run, None)
+        except (InputError, RunError) as error:
+            raise type(error)(
+                f"{error}. It is needed, since {config.run.store} lacks hidden states of some "
+                "recordings: give model.speech.model= where it lies now, or run.store= that has all"
+            ) from error
     session = Session(config, plan, open_store(config), make_accelerator(config), opened=sources)
     session = session.with_images()
     _check_same_utterances(session.plan, run)

@@ -16,6 +16,7 @@ from system.errors import first_line
 from system.extras import check_extra
 
 WHISPER = "whisper"
+MIN_RATE = 1000  # Hz, below any speech model's
 SPECAUGMENT = "masked_spec_embed"  # used in pretraining alone; fine-tuned models may lack it
 # Settings in config.json that would load other files, packages or code
 NOT_FOLLOWED = (
@@ -118,9 +119,15 @@ def _extractor(files: SpeechFiles, kind: str) -> Any:
 
     wanted = WhisperFeatureExtractor if kind == WHISPER else Wav2Vec2FeatureExtractor
     try:
-        return wanted.from_pretrained(files.folder, local_files_only=True)
+        found = wanted.from_pretrained(files.folder, local_files_only=True)
     except Exception as error:  # whatever is wrong in the file
         raise files.refuse(f"{files.extractor} cannot be read ({first_line(error)})") from error
+    rate = found.sampling_rate
+    if not isinstance(rate, int) or rate < MIN_RATE:
+        raise files.refuse(
+            f"{files.extractor} has sampling_rate {rate!r}, which must be in Hz, {MIN_RATE} or more"
+        )
+    return found
 
 
 @contextmanager

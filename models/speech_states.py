@@ -334,7 +334,8 @@ class WhisperModel(SpeechModel):
 
     def _inputs(self, pieces: Sequence[NDArray[np.float32]]) -> dict[str, Tensor]:
         """Return log-mel spectrograms: (b, bands, frames)."""
-        made = self._extractor(list(pieces), sampling_rate=self.sample_rate, return_tensors="pt")[
-            "input_features"
-        ]
-        return {"input_features": made.to(self.network.device)}
+        with torch.autocast("cpu", enabled=False):  # it computes in torch, and returns NumPy
+            made = self._extractor(
+                list(pieces), sampling_rate=self.sample_rate, return_tensors="pt"
+            )
+        return {"input_features": made["input_features"].to(self.network.device)}

@@ -22,7 +22,7 @@ from evaluation.results import (
 from evaluation.subgroups import breakdown, breakdown_markdown
 from evaluation.summary import summarize
 from evaluation.tables import comparison_latex, comparison_markdown, identity, stamps_of
-from inference.robustness import measure_robustness, robustness_markdown
+from inference.robustness import check_robust, measure_robustness, robustness_markdown
 from reports.report import write_report
 from storage.run_folder import Run, read_run
 from system.errors import InputError
@@ -62,6 +62,8 @@ def gather(
             raise InputError("robustness is measured for fusions, and these are baselines")
         if left_out := [name for name, run in named if run.is_baseline]:
             log.info("robustness is measured for fusions alone, not for %s", ", ".join(left_out))
+        for run in networks.values():  # all of them before any is measured
+            check_robust(run)
         measured = {name: measure_robustness(run) for name, run in networks.items()}
         for run in networks.values():
             summarize(run.folder)  # it counts the test evaluations

@@ -42,7 +42,8 @@ class OwnVectors:
     def __init__(self, path: Path, option: str = "model.vectors") -> None:
         self.path, self._option = path, option
         if path.suffix not in SUFFIXES:
-            raise InputError(f"{self} must be a {' or '.join(SUFFIXES)}")
+            given = self if path.name else f"{option} is empty, and"
+            raise InputError(f"{given} must be a {' or '.join(SUFFIXES)}")
         try:
             self.sha256 = file_sha256(path)
             self._vectors = _joined(_read(path))
@@ -67,22 +68,40 @@ class OwnVectors:
         Raises:
             InputError: Some have none.
         """
+        self.check(ids, hashes)
         names = zip(ids, hashes, strict=True)
-        found = [self._vectors.get(name, self._vectors.get(key)) for name, key in names]
-        if missing := [name for name, one in zip(ids, found, strict=True) if one is None]:
+        return np.stack([self._vectors[id if id in self._vectors else key] for id, key in names])
+
+    def check(self, ids: Sequence[str], hashes: Sequence[str]) -> None:
+        """Refuse utterances without a vector.
+
+        Args:
+            ids: Utterance ids.
+            hashes: Audio hash of each.
+
+        Raises:
+            InputError: There are some.
+        """
+        names = zip(ids, hashes, strict=True)
+        if missing := [id for id, key in names if not {id, key} & self._vectors.keys()]:
             first = ", ".join(missing[:SHOWN]) + ", ..." * (len(missing) > SHOWN)
             own = ", ".join(list(self._vectors)[:SHOWN])
             raise InputError(
                 f"{self} has no vector for {len(missing)} of {len(ids)} utterances ({first}): add "
                 f"them under the utterance id or the audio hash. Names in the file: {own}, ..."
             )
-        return np.stack([one for one in found if one is not None])
 
 
 def _read(path: Path) -> Mapping[str, NDArray]:
+    content = read_bytes(path, MAX_BYTES)
     if path.suffix == ".safetensors":
-        return load(read_bytes(path, MAX_BYTES))
-    with np.load(BytesIO(read_bytes(path, MAX_BYTES)), allow_pickle=False) as archive:
+        try:
+            return load(content)
+        except KeyError as error:  # a type that numpy lacks
+            raise ValueError(f"it holds {error.args[0]}, write float32") from error
+    if not zipfile.is_zipfile(BytesIO(content)):
+        raise ValueError("it is not an .npz file, as numpy.savez writes it")
+    with np.load(BytesIO(content), allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     if set(arrays) == {NAMES, VECTORS}:
         names, vectors = arrays[NAMES], arrays[VECTORS]
@@ -117,6 +136,7 @@ def _joined(vectors: Mapping[str, NDArray]) -> dict[str, NDArray[np.float32]]:
             found[name] = one.astype(np.float32)
         if not np.isfinite(found[name]).all():
             raise ValueError(
-                f"{name} holds NaN or infinite values: leave them out, or correct them"
+                f"{name} holds NaN or infinite values: compute it anew, or leave its recording out "
+                "of the corpus"
             )
     return found

@@ -112,11 +112,16 @@ class SpeechStore(RowStore):
             rows: First row of each, `store.rows[hash].start`.
 
         Raises:
-            RunError: The file was removed or cut short.
+            RunError: The file was removed, cut short, or holds NaN or infinite numbers.
         """
         self._check_pooling("mean")
         every = np.asarray(rows, np.intp)[:, None] + np.arange(self.tokens or 1)  # (n, N)
         means = np.asarray(self._mapped(DATA_FILE["mean"])[every])  # (n, N, L, D)
+        if not np.isfinite(means).all():
+            raise RunError(
+                f"the hidden states in {self.folder} are corrupt: some are NaN or infinite. Give "
+                "another folder as run.store=, or remove this one; they are computed anew"
+            )
         return means if self.tokens else means[:, 0]
 
     def frames(self, row: range) -> States:

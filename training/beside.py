@@ -109,6 +109,18 @@ def built_at_once(config: Config, sources: Sources, plan: Plan) -> Sequence[Utte
     return [u for u in plan.utterances if plan.recordings[u.audio].seconds < safe]
 
 
+def check_vectors(sources: Sources, plan: Plan) -> None:
+    """Refuse a file that lacks the vector of an utterance, before anything is trained.
+
+    Raises:
+        InputError: It does.
+    """
+    ids, hashes = [u.id for u in plan.utterances], [plan.hashes[u.audio] for u in plan.utterances]
+    for source in sources.values():
+        if isinstance(source, OwnVectors):
+            source.check(ids, hashes)
+
+
 def source_shapes(sources: Sources) -> dict[str, tuple[int, ...]]:
     """Return the shape of what each branch reads: (L, D) of `speech`, (D,) of `file`."""
     return {

@@ -14,7 +14,7 @@ from system.errors import RunError
 
 UTTERANCES_NAMED = 32  # at most, for one bad step
 PARTS = (*SOURCES, "head")
-DATA = "data"  # stands for a part where the images themselves are not finite
+DATA = "data"  # stands for a part where the inputs themselves are not finite
 
 
 class Diverged(RunError):
@@ -46,9 +46,9 @@ class Diverged(RunError):
         """
         if self.is_data:
             return RunError(
-                f"the images of {', '.join(self.utterances)} are NaN or infinite. The cause is the "
+                f"the inputs of {', '.join(self.utterances)} are NaN or infinite. The cause is the "
                 "data, not the training: the feature store is corrupt. Give the same command with "
-                "another folder as run.store=, where all images are computed anew"
+                "another folder as run.store=, where images and hidden states are computed anew"
             )
         shown = ", ".join(f"{rate:g}" for rate in rates)
         return RunError(

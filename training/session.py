@@ -36,7 +36,7 @@ from system.compilers import compiler_problem, use_compile_cache
 from system.devices import choose_device
 from system.errors import InputError
 from system.signals import Stop
-from training.beside import Sources, beside, built_at_once, open_sources
+from training.beside import Sources, beside, built_at_once, check_vectors, open_sources
 from training.speakers import SpeakerStatistics, speaker_statistics
 from training.stream import open_shards
 
@@ -114,6 +114,7 @@ class Session:
             plan = session.plan
             session = session.with_built(self.store.build, session.stored())
             session = session.with_states(built_at_once(self.config, self.sources, session.plan))
+        check_vectors(session.sources, session.plan)
         return session
 
     def with_states(self, utterances: Sequence[Utterance]) -> "Session":

@@ -394,6 +394,10 @@ def test_kept_states_are_analyzed_without_the_speech_model(
         for words in ([f"run.store={tmp_path}"], [f"model.speech.model={speech_model}"]):
             with pytest.raises(InputError, match=f"the speech model {speech_model}: there is no"):
                 analyze(folder, n_draws=1, overrides=words, progress=False)
+        with pytest.raises(
+            InputError, match="lacks hidden states of some recordings: give model.s"
+        ):
+            analyze(folder, overrides=[f"run.store={tmp_path}"], progress=False)
         with pytest.raises(InputError, match="there is no such folder"):
             open_run(read_run(folder), trains=True)
         found = analyze(

@@ -35,6 +35,7 @@ from inference.timeline_files import read_timeline
 from inference.windows import windows
 from model_gmu import rebuild
 from models.speech import Frames
+from reports.publish import gather
 from storage.model_card import read_card
 from storage.run_folder import FoldResult, Run, read_run
 from storage.tensors import save_tensors
@@ -487,6 +488,10 @@ def test_robustness_changes_the_sound_once_for_images_and_speech(
         assert there.sum(0).tolist() == counts.tolist()
     with pytest.raises(InputError, match="do not change with the sound"):
         measure_robustness(own, progress=False)
+    before = shutil.copytree(beside.folder, tmp_path / "before")
+    with pytest.raises(InputError, match="do not change with the sound"):
+        gather([before, own.folder], robustness=True)
+    assert not (before / "robustness.json").exists()
 
 
 def test_timelines_have_the_shares_of_each_part(

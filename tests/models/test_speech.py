@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 import shutil
 import socket
 import urllib.error
@@ -464,10 +465,10 @@ def test_a_config_loads_no_other_files_or_code(folders, tmp_path, waveforms, key
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
 
 
-def changed_config(folder: Path, **settings) -> None:
-    """Change settings of a config.json."""
-    before = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**before, **settings}))
+def changed_config(folder: Path, name: str = "config.json", **settings) -> None:
+    """Change settings of config.json, or of another file."""
+    before = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**before, **settings}))
 
 
 def drop(folder: Path, name: str) -> None:
@@ -516,6 +517,13 @@ WRONG = {
         lambda f: (f / "preprocessor_config.json").write_text("{"),
         "preprocessor_config.json cannot be read",
     ),
+    **{
+        f"rate {rate}": (
+            lambda f, rate=rate: changed_config(f, "preprocessor_config.json", sampling_rate=rate),
+            f"has sampling_rate {re.escape(repr(rate))}, which must be in Hz, 1000 or more",
+        )
+        for rate in (0, -16000, "16k", 16000.5, None)
+    },
     "adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), "merge_and_unload"),
 }
 

@@ -4,7 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_torch
 
 from storage.own_vectors import OwnVectors
 from system.errors import InputError
@@ -66,6 +68,18 @@ def test_a_file_that_cannot_be_read_is_one_message(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=f"{name} cannot be read"):
             OwnVectors(tmp_path / name)
+    np.save(tmp_path / "v.npy", np.zeros((2, 2)))
+    (tmp_path / "v.npy").rename(tmp_path / "c.npz")
+    for name in ("a.npz", "c.npz"):
+        with pytest.raises(InputError, match="it is not an .npz file, as numpy.savez writes it"):
+            OwnVectors(tmp_path / name)
+    save_torch({"a": torch.ones(2, dtype=torch.bfloat16)}, tmp_path / "half.safetensors")
+    with pytest.raises(
+        InputError, match="half.safetensors cannot be read: it holds BF16, write fl"
+    ):
+        OwnVectors(tmp_path / "half.safetensors")
+    with pytest.raises(InputError, match="model.vectors is empty, and must be a .npz or"):
+        OwnVectors(Path(""))
     with pytest.raises(InputError, match="missing.npz cannot be read"):
         OwnVectors(tmp_path / "missing.npz")
     with pytest.raises(InputError, match="must be a .npz or .safetensors"):

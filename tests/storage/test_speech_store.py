@@ -445,6 +445,20 @@ def test_a_data_file_cut_short_heals(make_store, clips, pooling):
     check(again, clips)
 
 
+def test_means_that_were_damaged_on_the_disk_are_refused(make_store, clips):
+    store = make_store()
+    store.build(clips, 0)
+    starts = [store.rows[key].start for key in clips]
+    [file] = store.folder.glob("means*")
+    data = np.memmap(file, dtype=np.float16, mode="r+").reshape(-1, *store.record)
+    data[starts[3], 1, 2] = np.nan
+    data.flush()
+    again = make_store()
+    assert np.isfinite(again.means(starts[:3])).all()
+    with pytest.raises(RunError, match="hidden states in .* are corrupt.*another folder as run.st"):
+        again.means(starts)
+
+
 def test_a_store_moved_by_hand_is_refused(make_store, clips):
     store = make_store()
     store.build(clips, 0)

@@ -29,7 +29,7 @@ from system.errors import InputError
 from system.signals import Stop
 from tests.support.runs import run_experiment, without_images
 from tests.support.speech_models import save_model
-from training.beside import beside, open_sources, statistics_of
+from training.beside import _open, beside, open_sources, statistics_of
 from training.build import build_training, make_dataset
 from training.dry_run import dry_run
 from training.engine import train_step
@@ -332,10 +332,18 @@ def test_a_dry_run_tries_all_sources(tiny: Tiny, speech_model, vectors) -> None:
 
 
 def test_an_utterance_without_a_vector_ends_the_run_before_it_trains(tiny: Tiny, tmp_path) -> None:
-    np.savez(tmp_path / "v.npz", other=np.ones(3))
     config = tiny("model.branches=[cqt, mel, file]", f"model.vectors={tmp_path / 'v.npz'}")
-    with pytest.raises(InputError, match="has no vector for"):
+    plan = make_plan(config)
+    [last] = plan.wanted()[0].test[-1:]
+    vectors = {u.id: np.ones(3) for u in plan.utterances if u is not last}
+    np.savez(tmp_path / "v.npz", **vectors)
+    said = f"has no vector for 1 of {len(plan.utterances)} utterances \\({last.id}\\)"
+    with pytest.raises(InputError, match=said):
         run_experiment(config, [])
+    assert not list(Path(config.run.root).glob("*/folds/*"))
+    np.savez(tmp_path / "v.npz", **vectors, **{last.id: np.zeros(3)})
+    _open.cache_clear()  # a new process
+    assert read_run(run_experiment(config, [])).folds
 
 
 def test_the_order_in_which_branches_are_named_makes_no_other_config(tiny: Tiny) -> None:
@@ -346,6 +354,9 @@ def test_the_order_in_which_branches_are_named_makes_no_other_config(tiny: Tiny)
     assert named("file, mel, cqt").model.branches == ["cqt", "mel", "file"]
     with pytest.raises(InputError, match="must name each once"):
         named("mel, cqt, mel")
+    for few in ("", "file"):
+        with pytest.raises(InputError, match="two or more; one alone is a model.fusion: cqt_only"):
+            named(few)
 
 
 def test_two_sources_are_the_network_of_before(tiny: Tiny) -> None:

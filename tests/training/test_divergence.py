@@ -234,7 +234,7 @@ def test_images_that_are_nan_end_the_run_with_the_data_as_cause(tmp_path: Path) 
     trainer = make_trainer(max_bad_steps=0, names={"train": NAMES, "dev": NAMES})
     train, dev = loaders()
     train.dataset.stored[0][5] = np.nan
-    with pytest.raises(RunError, match="images of Ses01_005 are NaN.*cause is the data.*store"):
+    with pytest.raises(RunError, match="inputs of Ses01_005 are NaN.*cause is the data.*store"):
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
@@ -243,7 +243,7 @@ def test_dev_images_that_are_nan_are_reported_as_such(tmp_path: Path) -> None:
     train, dev = loaders()
     dev.dataset.stored = (dev.dataset.stored[0].copy(), dev.dataset.stored[1])
     dev.dataset.stored[0][3] = np.inf
-    with pytest.raises(RunError, match="images of Ses01_003 are NaN.*cause is the data"):
+    with pytest.raises(RunError, match="inputs of Ses01_003 are NaN.*cause is the data"):
         fit(trainer, train, dev, 1, None, Checkpoints(tmp_path))
 
 
@@ -363,5 +363,5 @@ def test_a_corrupt_store_is_blamed_for_its_nan(tiny: Callable, tmp_path: Path, p
     data = np.memmap(store._data_file("mel"), np.float16, "r+").reshape(-1, *store.record)
     data[row, 0, 3, 3] = np.nan
     data.flush()
-    with pytest.raises(RunError, match=f"images of {clip.id} are NaN.*cause is the data.*store"):
+    with pytest.raises(RunError, match=f"inputs of {clip.id} are NaN.*cause is the data.*store"):
         run_experiment(config, [])

@@ -179,7 +179,7 @@ def test_images_that_are_not_finite_are_named_by_utterance(tiny):
         def images(self, name):
             return images[name]
 
-    with pytest.raises(RunError, match=f"the images of {bad.id} are NaN or infinite"):
+    with pytest.raises(RunError, match=f"the inputs of {bad.id} are NaN or infinite"):
         speaker_statistics(session.plan, Spoiled(), None, CPU, 0)
 
 

@@ -74,6 +74,28 @@ def test_what_is_named_is_trained_and_the_rest_stays(
     }
 
 
+@pytest.mark.parametrize(
+    "words", [("model.speech.lora_rank=2",), ("model.speech.unfrozen_layers=1",)]
+)
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2-group"])
+def test_a_part_is_trained_in_bfloat16(tiny: Tiny, tmp_path: Path, kind: str, words) -> None:
+    model = save_model(tmp_path / kind, kind)
+    config = tiny(*with_speech(model, *words), "train.precision=bfloat16")
+    session = open_session(config, make_plan(config))
+    state, loader, _ = build_training(next(session.folds()), {})
+    batch = next(iter(loader))
+    before = [p.detach().clone() for p in state.model.speech_model.trained()]
+    for _ in range(2):
+        train_step(state, [batch])
+    pairs = zip(before, state.model.speech_model.trained(), strict=True)
+    assert any(not torch.equal(old, new) for old, new in pairs)
+    reference = load_speech_model(str(model))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = reference.means(batch.speech.alone()).float()
+    exact = reference.means(batch.speech.alone())
+    assert (found - exact).abs().max() < 0.1 * exact.abs().max()
+
+
 @pytest.mark.parametrize("words", [LORA, TOP])
 def test_an_interrupted_training_resumes_to_the_same_weights(tiny, folder, words) -> None:
     words = with_speech(folder, *words)
