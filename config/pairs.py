@@ -129,7 +129,7 @@ def _check_compile(config: Config) -> None:
 
 
 def _check_branches(config: Config) -> None:
-    """Refuse branches that are too few, or lack what they read."""
+    """Refuse branches that lack what they read, or that a key does not go with."""
     model, reads = config.model, config.model.reads
     for branch, key, value in (
         ("speech", "model.speech.model", model.speech.model),

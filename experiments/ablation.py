@@ -87,19 +87,15 @@ def load_fusions(
     return runs
 
 
-def load_baselines(
-    run: PlannedRun, overrides: Sequence[str], kinds: Sequence[str] | None = None
-) -> list[PlannedRun]:
-    """Load baselines that stand beside fusions, on the folds of one of these.
+def load_baselines(run: PlannedRun, overrides: Sequence[str]) -> list[PlannedRun]:
+    """Load the cheap baselines that stand beside fusions, on the folds of one of these.
 
     Args:
-        run: A fusion.
+        run: A fusion; if it reads a speech model, a baseline does, too.
         overrides: Overrides from the command line; what has no effect on a baseline is left out.
-        kinds: Kinds of baselines; None is the cheap ones that read what the fusion reads.
     """
-    if kinds is None:
-        assert isinstance(run.config, Config)
-        kinds = (*CHEAP, *(READ_SPEECH if "speech" in run.config.model.reads else ()))
+    assert isinstance(run.config, Config)
+    kinds = (*CHEAP, *READ_SPEECH) if "speech" in run.config.model.reads else CHEAP
     leaves = {key: value for o in overrides for key, value in flatten(parse_override(o)).items()}
     found = []
     for kind in kinds:
