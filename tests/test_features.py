@@ -11,6 +11,7 @@ from torch import nn
 
 from audio.cqt import CQT
 from features import RESAMPLER, SpectrogramImages
+from models.compiled import forget_graphs
 from system.errors import InputError
 from tests.support.models import small_model
 from tests.support.paths import ROOT
@@ -305,7 +306,7 @@ def test_the_front_end_compiles_as_one_graph(images):
     try:
         found = torch.compile(images, fullgraph=True)(batch)
     finally:
-        torch.compiler.reset()
+        forget_graphs()
     for compiled, eager in zip(found, expected, strict=True):
         torch.testing.assert_close(compiled, eager, rtol=0, atol=1e-3)  # dB
 
@@ -325,7 +326,7 @@ def test_every_length_compiles_to_a_graph_of_its_own(images):
             for found, expected in zip(compiled(batch), eager, strict=True):
                 torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
     finally:
-        torch.compiler.reset()
+        forget_graphs()
     assert len(graphs) == 3
 
 

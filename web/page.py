@@ -86,12 +86,14 @@ def _connect(desk: Desk, sound: Any, picker: Any, about: Any, chosen: Any, shown
 
     empty = {"fn": None, "outputs": shown, "js": EMPTY, "api_visibility": "private"}
     one = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-    label = {**one, "show_progress_on": [shown]}
+    # Gradio drops an event in silence while one like it is pending: a file dropped meanwhile
+    # would get no answer, and stay
+    label = {**one, "show_progress_on": [shown], "trigger_mode": "multiple"}
     sound.input(**empty)
     sound.input(label_upload, [sound, picker], [shown, sound], **label)
     chosen.click(**empty)
     chosen.click(label_example, [chosen, picker], shown, **label)
-    picker.input(desk.about, picker, about, **one)
+    picker.input(desk.about, picker, about, trigger_mode="always_last", **one)
 
 
 def looks() -> dict[str, Any]:

@@ -271,6 +271,26 @@ def test_a_large_file_is_refused_by_the_server_too(served: Served) -> None:
     assert served.kept() == []
 
 
+def test_a_file_that_is_dropped_before_the_answer_to_another_is_labelled_too(
+    open_page, served: Served, recording
+) -> None:
+    watched = open_page()
+    held: list[Any] = []  # the request to label the first file
+    page = watched.page
+    page.route(
+        "**/queue/join*",
+        lambda route: route.continue_() if held else held.append(route),
+    )
+    with page.expect_request("**/queue/join*"):
+        page.set_input_files("#sound input[type=file]", recording("held.wav", (300.0, 0.3)))
+    page.click("#sound [aria-label=Clear]")
+    page.wait_for_selector("#sound input[type=file]", state="attached")
+    assert "Probabilities" in watched.send(recording("next.wav", (500.0, 0.3))).inner_text()
+    held[0].continue_()
+    assert "Probabilities" in watched.answer("held.wav").inner_text()
+    assert served.kept() == []
+
+
 def test_a_denied_microphone_is_told_and_files_still_work(open_page, recording) -> None:
     watched = open_page()
     watched.page.click("#sound [aria-label='Record audio']")
