@@ -53,8 +53,8 @@ def mvitv2_mini(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
 
     timm draws the first weights of every linear layer with a deviation of 0.02. That suits widths
     of many hundreds; at 32 a layer's outputs would have a deviation of 0.1 and hardly reach the
-    sum to which they are added. Glorot's deviation follows from the width. The learned position of
-    each token tells bands apart, which the relative positions of MViTv2 do not.
+    sum to which they are added. Glorot's deviation follows from the width. The position of each
+    token is learned, too, beside the relative ones of MViTv2.
 
     Source:
         Li et al. 2022, as `mvitv2_micro`; Glorot and Bengio 2010.

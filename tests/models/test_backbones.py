@@ -95,3 +95,16 @@ def test_tokens_of_timms_families_are_the_places_of_the_image(name, n_class):
     n = places.shape[1]
     assert places.shape == (1, n, model.num_features) and round(n**0.5) ** 2 == n
     assert whole.ndim == 4 or whole.shape[1] == n + n_class
+
+
+def test_first_weights_of_mvitv2_mini_fit_its_width():
+    """A layer gives unit inputs a deviation near 1 (Glorot: 0.6 to 1.3), timm's 0.02 one of 0.1."""
+    layers = {
+        name: layer
+        for name, layer in create_backbone("mvitv2_mini", 64, 1, False, None, "mel").named_modules()
+        if isinstance(layer, nn.Linear)
+    }
+    assert len(layers) == 5 * 4 + 2  # qkv, proj and two of the MLP; wider shortcuts of two blocks
+    for name, layer in layers.items():
+        outputs = layer(torch.randn(4000, layer.in_features)) - layer.bias
+        assert 0.5 < outputs.std() < 1.4, name
