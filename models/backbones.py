@@ -1,12 +1,13 @@
-"""timm backbones: names, image sizes and tokens checked before use, weights, a small MViTv2."""
+"""timm backbones: names, image sizes and tokens checked before use, weights, two small MViTv2."""
 
 import functools
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import timm
 import torch
-from timm.layers import DropPath
+from timm.layers import DropPath, resample_abs_pos_embed
 from timm.models import (
     build_model_with_cfg,
     generate_default_cfgs,
@@ -36,6 +37,20 @@ default_cfgs = generate_default_cfgs(  # timm finds them by these names
 )
 
 
+class GlorotMultiScaleVit(MultiScaleVit):
+    """An MViTv2 whose first weights fit its width (Glorot and Bengio 2010).
+
+    timm draws those of all linear layers with a deviation of 0.02. The outputs of a layer with d
+    inputs of deviation 1 then have one of 0.02 sqrt(d): 0.1 at d = 32, so that blocks hardly change
+    the sum to which they are added.
+    """
+
+    def _init_weights(self, m: nn.Module) -> None:
+        super()._init_weights(m)
+        if isinstance(m, nn.Linear):
+            nn.init.xavier_uniform_(m.weight)
+
+
 @register_model
 def mvitv2_micro(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
     """Build an MViTv2 that trains on a CPU: 2.6 M parameters, depths 1, 1, 2, 1, widths 48-384.
@@ -44,43 +59,50 @@ def mvitv2_micro(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
         Li et al. 2022, the layout of MViTv2-T with fewer and narrower blocks. There are no
         pretrained weights.
     """
-    return _build_mvitv2("mvitv2_micro", MultiScaleVitCfg((1, 1, 2, 1), 48), pretrained, kwargs)
+    cfg = MultiScaleVitCfg(depths=(1, 1, 2, 1), embed_dim=48)
+    return _build_mvitv2(MultiScaleVit, "mvitv2_micro", cfg, pretrained, kwargs)
 
 
 @register_model
 def mvitv2_mini(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
-    """Build an MViTv2 that learns from little: 0.5 M parameters, depths 1, 2, 2, widths 32-128.
+    """Build a smaller one that learns more from little: 0.5 M parameters, widths 32, 64, 128.
 
-    timm draws the first weights of every linear layer with a deviation of 0.02. That suits widths
-    of many hundreds; at 32 a layer's outputs would have a deviation of 0.1 and hardly reach the
-    sum to which they are added. Glorot's deviation follows from the width. The position of each
-    token is learned, too, beside the relative ones of MViTv2.
-
-    Source:
-        Li et al. 2022, as `mvitv2_micro`; Glorot and Bengio 2010.
+    Beside narrower blocks (depths 1, 2, 2) it has first weights that fit its width, and learns a
+    position of each token, as timm's `use_abs_pos`.
     """
-    cfg = MultiScaleVitCfg((1, 2, 2), 32, use_abs_pos=True)
-    model = _build_mvitv2("mvitv2_mini", cfg, pretrained, kwargs)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-    return model
+    cfg = MultiScaleVitCfg(depths=(1, 2, 2), embed_dim=32, use_abs_pos=True)
+    return _build_mvitv2(GlorotMultiScaleVit, "mvitv2_mini", cfg, pretrained, kwargs)
 
 
 def _build_mvitv2(
-    name: str, cfg: MultiScaleVitCfg, pretrained: bool, options: dict[str, Any]
+    kind: type[MultiScaleVit],
+    name: str,
+    cfg: MultiScaleVitCfg,
+    pretrained: bool,
+    options: dict[str, Any],
 ) -> MultiScaleVit:
     n_stages = len(cfg.depths)
     return build_model_with_cfg(
-        MultiScaleVit,
+        kind,
         name,
         pretrained,
         model_cfg=cfg,
-        pretrained_filter_fn=checkpoint_filter_fn,
+        pretrained_filter_fn=_fit_positions,
         feature_cfg={"out_indices": options.pop("out_indices", n_stages), "feature_cls": "getter"},
         pretrained_strict=True,
         **options,
     )
+
+
+def _fit_positions(state: dict[str, Tensor], model: MultiScaleVit) -> dict[str, Tensor]:
+    """Resize learned positions to a model's image size; timm leaves out the absolute ones."""
+    state = checkpoint_filter_fn(state, model)
+    given = state.get("pos_embed")  # (1, tokens, D)
+    if model.pos_embed is not None and given is not None:
+        sides = [math.isqrt(positions.shape[1]) for positions in (given, model.pos_embed)]
+        if sides[0] ** 2 == given.shape[1]:
+            state["pos_embed"] = resample_abs_pos_embed(given, [sides[1]] * 2, num_prefix_tokens=0)
+    return state
 
 
 def create_backbone(

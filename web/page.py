@@ -86,14 +86,15 @@ def _connect(desk: Desk, sound: Any, picker: Any, about: Any, chosen: Any, shown
 
     empty = {"fn": None, "outputs": shown, "js": EMPTY, "api_visibility": "private"}
     one = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
-    # Gradio drops an event in silence while one like it is pending: a file dropped meanwhile
-    # would get no answer, and stay
-    label = {**one, "show_progress_on": [shown], "trigger_mode": "multiple"}
+    label = {**one, "show_progress_on": [shown]}
+    # While an event is pending Gradio drops the next one like it in silence, if not told otherwise:
+    # a file would get no answer, and stay
+    each, last = {"trigger_mode": "multiple"}, {"trigger_mode": "always_last"}
     sound.input(**empty)
-    sound.input(label_upload, [sound, picker], [shown, sound], **label)
+    sound.input(label_upload, [sound, picker], [shown, sound], **label, **each)
     chosen.click(**empty)
-    chosen.click(label_example, [chosen, picker], shown, **label)
-    picker.input(desk.about, picker, about, trigger_mode="always_last", **one)
+    chosen.click(label_example, [chosen, picker], shown, **label, **last)
+    picker.input(desk.about, picker, about, **one, **last)
 
 
 def looks() -> dict[str, Any]:

@@ -98,7 +98,7 @@ def test_tokens_of_timms_families_are_the_places_of_the_image(name, n_class):
 
 
 def test_first_weights_of_mvitv2_mini_fit_its_width():
-    """A layer gives unit inputs a deviation near 1 (Glorot: 0.6 to 1.3), timm's 0.02 one of 0.1."""
+    """A layer gives unit inputs a deviation of 0.5 to 1.3 (Glorot), timm's 0.02 one of 0.1."""
     layers = {
         name: layer
         for name, layer in create_backbone("mvitv2_mini", 64, 1, False, None, "mel").named_modules()
@@ -108,3 +108,23 @@ def test_first_weights_of_mvitv2_mini_fit_its_width():
     for name, layer in layers.items():
         outputs = layer(torch.randn(4000, layer.in_features)) - layer.bias
         assert 0.5 < outputs.std() < 1.4, name
+
+
+def test_weights_of_mvitv2_mini_load_at_another_image_size(tmp_path):
+    torch.manual_seed(3)
+    own = timm.create_model("mvitv2_mini", num_classes=0, img_size=64, in_chans=1)
+    across = torch.linspace(0, 1, 16).repeat(16).view(1, -1, 1)  # it rises along time
+    with torch.no_grad():
+        own.pos_embed.copy_(across.expand(-1, -1, 32))
+    file = tmp_path / "w.pth"
+    torch.save(own.state_dict(), file)
+    same = create_backbone("mvitv2_mini", 64, 1, True, str(file), "mel").state_dict()
+    assert all(torch.equal(same[name], value) for name, value in own.state_dict().items())
+    wider = create_backbone("mvitv2_mini", 96, 1, True, str(file), "mel").state_dict()
+    assert torch.equal(
+        wider["stages.1.blocks.0.mlp.fc1.weight"], same["stages.1.blocks.0.mlp.fc1.weight"]
+    )
+    rows = wider["pos_embed"].view(24, 24, 32)
+    torch.testing.assert_close(rows[3:4].expand_as(rows), rows)  # the same in all bands
+    assert bool((rows[0, 1:] > rows[0, :-1]).all())
+    assert rows.mean() == pytest.approx(0.5, abs=1e-3)
