@@ -65,10 +65,9 @@ def mvitv2_micro(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
 
 @register_model
 def mvitv2_mini(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
-    """Build a smaller one that learns more from little: 0.5 M parameters, widths 32, 64, 128.
+    """Build a smaller MViTv2, which trains from scratch: 0.5 M parameters, widths 32, 64, 128.
 
-    Beside narrower blocks (depths 1, 2, 2) it has first weights that fit its width, and learns a
-    position of each token, as timm's `use_abs_pos`.
+    Its depths are 1, 2, 2. First weights fit its width, and each token has a learned position.
     """
     cfg = MultiScaleVitCfg(depths=(1, 2, 2), embed_dim=32, use_abs_pos=True)
     return _build_mvitv2(GlorotMultiScaleVit, "mvitv2_mini", cfg, pretrained, kwargs)

@@ -77,7 +77,7 @@ def _connect(desk: Desk, sound: Any, picker: Any, about: Any, chosen: Any, shown
 
     # Gradio hands a progress bar to functions that have one as default
     def label_upload(path: str | None, model: str, progress: Any = gradio.Progress()) -> Any:  # noqa: B008
-        if path is None:  # the recording was cleared
+        if path is None:  # the event came without a recording
             return gradio.skip(), gradio.skip()
         return desk.label_upload(Path(path), model, reported(progress)), None
 
@@ -91,10 +91,14 @@ def _connect(desk: Desk, sound: Any, picker: Any, about: Any, chosen: Any, shown
     # a file would get no answer, and stay
     each, last = {"trigger_mode": "multiple"}, {"trigger_mode": "always_last"}
     sound.input(**empty)
-    sound.input(label_upload, [sound, picker], [shown, sound], **label, **each)
+    # Not on `input`, which comes when the recording is cleared, too: at the end of an event that
+    # waits for nothing else Gradio closes the page's stream, and an event asked just then is lost
+    came = [sound.upload, sound.stop_recording]
+    gradio.on(came, label_upload, [sound, picker], [shown, sound], **label, **each)
     chosen.click(**empty)
     chosen.click(label_example, [chosen, picker], shown, **label, **last)
-    picker.input(desk.about, picker, about, **one, **last)
+    # On `change`: one choice comes as `input` twice
+    picker.change(desk.about, picker, about, **one, **last)
 
 
 def looks() -> dict[str, Any]:

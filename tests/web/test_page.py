@@ -49,6 +49,7 @@ import app
 from system.cli import run_entry
 run_entry(app.main, argv)
 """
+ASKED = "**/queue/join*"  # where Gradio's page asks for an answer
 MINUTES = 0.25
 MB = 2
 
@@ -127,6 +128,14 @@ class Watched:
         found = self.page.locator("#answer .answer", has_text=name)
         found.wait_for(timeout=60_000)
         return found
+
+    def hold(self, act: Callable[[], None]) -> Callable[[], None]:
+        """Do what asks for an answer, keep that from the server; return what lets it through."""
+        held: list[Any] = []
+        self.page.route(ASKED, lambda route: route.continue_() if held else held.append(route))
+        with self.page.expect_request(ASKED):
+            act()
+        return lambda: held[0].continue_()
 
     def overflow(self) -> float:
         """Return by how many pixels the page is wider than the window."""
@@ -275,20 +284,39 @@ def test_a_file_that_is_dropped_before_the_answer_to_another_is_labelled_too(
     open_page, served: Served, recording
 ) -> None:
     watched = open_page()
-    held: list[Any] = []  # the request to label the first file
-    page = watched.page
-    page.route(
-        "**/queue/join*",
-        lambda route: route.continue_() if held else held.append(route),
-    )
-    with page.expect_request("**/queue/join*"):
-        page.set_input_files("#sound input[type=file]", recording("held.wav", (300.0, 0.3)))
+    page, file = watched.page, recording("held.wav", (300.0, 0.3))
+    go_on = watched.hold(lambda: page.set_input_files("#sound input[type=file]", file))
     page.click("#sound [aria-label=Clear]")
     page.wait_for_selector("#sound input[type=file]", state="attached")
     assert "Probabilities" in watched.send(recording("next.wav", (500.0, 0.3))).inner_text()
-    held[0].continue_()
+    go_on()
     assert "Probabilities" in watched.answer("held.wav").inner_text()
     assert served.kept() == []
+
+
+def test_the_last_of_two_models_chosen_at_once_is_the_one_that_is_described(open_page) -> None:
+    watched = open_page()
+    page = watched.page
+
+    def choose(number: int) -> None:
+        page.locator("#picker input").click()
+        page.locator("[role=option]").nth(number).click()
+
+    go_on = watched.hold(lambda: choose(1))
+    choose(0)
+    with page.expect_request(ASKED):
+        go_on()
+    page.locator("#about", has_text="mean of 2 models").wait_for()
+
+
+def test_an_example_that_is_clicked_before_the_answer_to_another_is_labelled_too(open_page) -> None:
+    watched = open_page()
+    example = watched.page.locator("#examples").get_by_text("example", exact=True)
+    go_on = watched.hold(example.click)
+    example.click()
+    with watched.page.expect_request(ASKED):
+        go_on()
+    assert "Probabilities" in watched.answer("example.wav").inner_text()
 
 
 def test_a_denied_microphone_is_told_and_files_still_work(open_page, recording) -> None:
