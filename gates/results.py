@@ -278,6 +278,11 @@ def group_names(run: Run) -> tuple[str, ...]:
     return task_of(run.folds[0]).group_names
 
 
+def read_gates(path: Path) -> GateResults:
+    """Read a gates.json; raises OSError or ValueError for another file."""
+    return TypeAdapter(GateResults).validate_json(read_text(path, MAX_RESULTS))
+
+
 def read_analysis(run: Run) -> Analysis | None:
     """Return the stored analysis of a run, None where there is none.
 
@@ -290,8 +295,7 @@ def read_analysis(run: Run) -> Analysis | None:
         return None
     again = f"Run python analyze_gates.py {run.folder} again"
     try:
-        text = read_text(folder / FILE, MAX_RESULTS)
-        results = TypeAdapter(GateResults).validate_json(text)
+        results = read_gates(folder / FILE)
     except (OSError, ValueError) as error:
         if isinstance(error, ValidationError) and _is_older(error):
             raise Stale(f"{folder / FILE} has an older format and is not shown. {again}") from error

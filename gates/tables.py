@@ -60,7 +60,7 @@ def gates_markdown(results: GateResults) -> str:
     if results.gates is not None:
         blocks += _gate_blocks(results)
     if results.branch_ablation is not None:
-        blocks += _ablation_blocks(results, results.branch_ablation)
+        blocks += ["## Branch ablation", ablation_markdown(results, results.branch_ablation)]
     if results.verdicts:
         lines = [
             f"- **{in_markdown(verdict.class_name or 'all utterances')}**: "
@@ -137,6 +137,17 @@ def intervention_rows(results: GateResults, ablation: BranchAblation) -> tuple[l
     return head, rows
 
 
+def ablation_markdown(results: GateResults, ablation: BranchAblation) -> str:
+    """Return what changed features of one branch cost: how it was tested, and a table."""
+    blocks = [
+        in_markdown(ablation_caption(results, ablation)),
+        markdown_table(*intervention_rows(results, ablation)),
+        *follows_words(results, ablation),
+        *map(in_markdown, unimodal_notes(results, ablation)),
+    ]
+    return "\n\n".join(blocks)
+
+
 def _gate_blocks(results: GateResults) -> list[str]:
     gates = list(results.described.values())
     first = gates[0]
@@ -204,14 +215,4 @@ def _model_blocks(results: GateResults) -> list[str]:
         "The gate of each model as a whole. Spreads are standard deviations; saturated is within "
         "0.02 of 0 or 1; variance is that of a unit over utterances, mean over units:",
         markdown_table(head, rows, n_words=words),
-    ]
-
-
-def _ablation_blocks(results: GateResults, ablation: BranchAblation) -> list[str]:
-    return [
-        "## Branch ablation",
-        in_markdown(ablation_caption(results, ablation)),
-        markdown_table(*intervention_rows(results, ablation)),
-        *follows_words(results, ablation),
-        *map(in_markdown, unimodal_notes(results, ablation)),
     ]

@@ -4,6 +4,7 @@ cp runs/demo_ablation/comparison.json results/demo.json   # record what an ablat
 make test-slow                                            # record results/reliability.json
 python -m benchmarks.fusions --json results/fusions.json  # record what each fusion costs
 python -m benchmarks.scaling                              # record what stages make of corpora
+cp runs/NAME/gates/gates.json results/NAME_gates.json     # record what gates do
 cp runs/NAME_habits/habits.json results/habits.json       # record what bad habits add
 cp runs/NAME_recipes/recipes.json results/recipes.json    # record what recipes reach on dev
 python -m scripts.write_tables                            # write it into the pages
@@ -22,6 +23,8 @@ from evaluation.comparison_file import read_comparison
 from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
+from gates.results import read_gates
+from gates.tables import ablation_markdown
 from system.cli import run_entry
 from system.files import read_json, write_text
 
@@ -128,6 +131,14 @@ def powers() -> str:
     files = sorted((ROOT / "results").glob("power_*.json"))
     found = [read_json(file, *power_table.KEYS) for file in files]
     return "\n" + "\n".join(map(power_table.power_markdown, found))
+
+
+def ablated() -> str:
+    """Return what changed features of one branch cost the study's gated fusion."""
+    found = read_gates(ROOT / "results" / "ravdess_study_gates.json")
+    if found.branch_ablation is None:
+        return NOT_MEASURED
+    return f"\n{ablation_markdown(found, found.branch_ablation)}\n\n"
 
 
 def recipes() -> str:
@@ -256,7 +267,12 @@ PAGES: dict[str, dict[str, Callable[[], str]]] = {  # page -> marker -> what fol
         "scaling work": scaled_work,
         **{f"scaling {name}": partial(scaled, name) for name in SCALED},
     },
-    "docs/STUDY.md": {"power": powers, "recipes": recipes, "habits": habits},
+    "docs/STUDY.md": {
+        "branch ablation": ablated,
+        "power": powers,
+        "recipes": recipes,
+        "habits": habits,
+    },
     "docs/FUSION_NOTES.md": {
         name.replace("_", " "): partial(noted, name)
         for name in (
