@@ -134,9 +134,9 @@ def powers() -> str:
 
 
 def ablated() -> str:
-    """Return what changed features of one branch cost the study's gated fusion."""
-    found = read_gates(ROOT / "results" / "ravdess_study_gates.json")
-    if found.branch_ablation is None:
+    """Return what changed features of one branch cost the study's gated fusion, once recorded."""
+    file = ROOT / "results" / "ravdess_study_gates.json"
+    if not file.exists() or (found := read_gates(file)).branch_ablation is None:
         return NOT_MEASURED
     return f"\n{ablation_markdown(found, found.branch_ablation)}\n\n"
 

@@ -1,5 +1,6 @@
 """A page has the table of a result that is recorded, and says so where none is."""
 
+import json
 import shutil
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from scripts import write_tables
 from system.files import write_json
 
+RECORDED = write_tables.ROOT
 FOUND = {
     "command": "python -m scripts.habits --config a.yaml",
     "made_with": {"commit": ["c0ffee"], "device": ["a CPU"], "threads": ["1"], "torch": ["2"]},
@@ -64,3 +66,15 @@ def test_recipes_and_designs_are_in_the_page_once_they_are_recorded(root) -> Non
     assert "| a | augment.mixup=0.3 | 50.0 | +2.5 ± 1.0 | 55.0 |" in page
     assert "6 folds of 4 speakers with 60 utterances. Assumed standard deviations" in page
     assert "| seeds | 2 points |" in page and "| 3 | 0.12 |" in page
+
+
+def test_the_branch_ablation_is_in_the_page_once_it_is_recorded(root) -> None:
+    assert "<!-- branch ablation -->\n\nNot measured yet." in write_tables.written("docs/STUDY.md")
+    name = "results/ravdess_study_gates.json"
+    found = json.loads((RECORDED / name).read_text())
+    found["branch_ablation"]["intact"] = {"value": 0.625, "interval": [0.5, 0.75]}
+    write_json(root / name, found)
+    page = write_tables.written("docs/STUDY.md")
+    assert "| nothing (intact) | 62.5 [50.0, 75.0] |" in page and "gate forced to 0.5" in page
+    write_json(root / name, found | {"branch_ablation": None})
+    assert "<!-- branch ablation -->\n\nNot measured yet." in write_tables.written("docs/STUDY.md")
