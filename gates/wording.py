@@ -244,7 +244,7 @@ def ablation_caption(results: GateResults, ablation: BranchAblation) -> str:
         f"{points}, 95 % interval over speakers"
         f"{'; last columns: fall in the recall of each class' * measure.in_percent}. p: "
         "permutation test that swaps the predictions for whole speakers between intact and "
-        f"changed; with {count_of(results.n_speakers, 'speaker')} it cannot be below "
+        f"changed; with {count_of(results.n_speakers, 'speaker')} the smallest possible is "
         f"{p_value(smallest)}{': no fall can reach 0.05' * (smallest > 0.05)}."
     )
 

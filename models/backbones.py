@@ -67,7 +67,8 @@ def mvitv2_micro(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
 def mvitv2_mini(pretrained: bool = False, **kwargs: Any) -> MultiScaleVit:
     """Build a smaller MViTv2, which trains from scratch: 0.5 M parameters, widths 32, 64, 128.
 
-    Its depths are 1, 2, 2. First weights fit its width, and each token has a learned position.
+    Its depths are 1, 2, 2. Its first weights are scaled to its width (Glorot), and each token has
+    a learned position.
     """
     cfg = MultiScaleVitCfg(depths=(1, 2, 2), embed_dim=32, use_abs_pos=True)
     return _build_mvitv2(GlorotMultiScaleVit, "mvitv2_mini", cfg, pretrained, kwargs)

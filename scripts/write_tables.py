@@ -42,16 +42,17 @@ class Section(NamedTuple):
 SECTIONS = {
     "ravdess_study": Section(
         "RAVDESS, the recipe of the study",
-        "All six folds with seed 0, and baselines; functionals are eGeMAPSv02. The recipe was "
-        "chosen on dev for concat alone (docs/STUDY.md).",
+        "All six folds with seed 0, and baselines; functionals are statistics of MFCC. The recipe "
+        "was chosen on dev for concat alone, after an earlier one had been tested on the same "
+        "folds (docs/STUDY.md).",
         'scripts/ablation.sh ravdess_study corpus.root=/path/to/ravdess "run.seeds=[0]"'
-        "  # and baseline.py --config configs/ravdess_study_concat.yaml --kind svm_functionals, "
-        "lstm; then compare.py",
+        "  # and baseline.py --config configs/ravdess_study_concat.yaml --kind svm_functionals "
+        "--functionals mfcc, lstm; then compare.py",
     ),
     "ravdess_study_branches": Section(
         "RAVDESS, the recipe of the study: what each image is worth",
         "The same folds and seed; each branch trained alone beside the two fusions, with an "
-        "earlier recipe of stretched recordings, mvitv2_micro and 25 epochs.",
+        "earlier recipe of stretched recordings, mvitv2_micro and 25 epochs, that of the commit.",
         "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
         "  # and mel_only; then compare.py",
     ),
@@ -59,7 +60,7 @@ SECTIONS = {
         "RAVDESS, the recipe of the study, images standardised by speaker",
         "Another protocol: it reads each speaker's unlabelled utterances. The same folds with "
         "seed 0; concat alone, with an earlier recipe of stretched recordings, mvitv2_micro and "
-        "25 epochs.",
+        "25 epochs, that of the first commit.",
         "python train.py --config configs/ravdess_study_concat.yaml corpus.root=/path/to/ravdess "
         "train.normalize=speaker  # and baseline.py --kind svm_images, majority; then compare.py",
     ),

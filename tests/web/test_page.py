@@ -286,9 +286,12 @@ def test_a_file_that_is_dropped_before_the_answer_to_another_is_labelled_too(
     watched = open_page()
     page, file = watched.page, recording("held.wav", (300.0, 0.3))
     go_on = watched.hold(lambda: page.set_input_files("#sound input[type=file]", file))
+    asked: list[Any] = []
+    page.on("request", lambda request: asked.append(request) if "/join" in request.url else None)
     page.click("#sound [aria-label=Clear]")
     page.wait_for_selector("#sound input[type=file]", state="attached")
     assert "Probabilities" in watched.send(recording("next.wav", (500.0, 0.3))).inner_text()
+    assert len(asked) == 1  # to clear asks nothing
     go_on()
     assert "Probabilities" in watched.answer("held.wav").inner_text()
     assert served.kept() == []
