@@ -23,8 +23,6 @@ from evaluation.comparison_file import read_comparison
 from evaluation.results import Comparison
 from evaluation.tables import comparison_markdown, scores_markdown
 from evaluation.wording import markdown_table
-from gates.results import read_gates
-from gates.tables import ablation_markdown
 from system.cli import run_entry
 from system.files import read_json, write_text
 
@@ -136,6 +134,9 @@ def powers() -> str:
 
 def ablated() -> str:
     """Return what changed features of one branch cost the study's gated fusion, once recorded."""
+    from gates.results import read_gates  # which imports torch
+    from gates.tables import ablation_markdown
+
     file = ROOT / "results" / "ravdess_study_gates.json"
     if not file.exists() or (found := read_gates(file)).branch_ablation is None:
         return NOT_MEASURED
