@@ -242,16 +242,18 @@ class ClusterPool(JobPool):
             queued = self._queued()
             for job in self._unfinished():
                 if (number := queued.get(job.title)) is not None:
-                    self._note(job, self._free.pop(0), number, "is in the queue as job")
+                    slot = self._free.pop(0)
+                    self._note(job, slot, number, _log_size(job), "is in the queue as job")
                 elif is_busy(job.folder):
                     busy.append(job.title)
                 elif self._free:
                     free.append((job, self._free.pop(0)))
+            offsets = [_log_size(job) for job, _ in free]  # before: a job may end at once
             numbers = self.executor.submit(free) if free else []
-            for (job, slot), number in zip(free, numbers, strict=True):
+            for (job, slot), number, offset in zip(free, numbers, offsets, strict=True):
                 if self.executor.name == "slurm":
                     write_text(_record_file(job), number)
-                self._note(job, slot, number, "submitted as job")
+                self._note(job, slot, number, offset, "submitted as job")
         self._check_later(busy)
 
     def stop(self) -> None:
@@ -274,9 +276,10 @@ class ClusterPool(JobPool):
         alive = self.executor.alive() if any(ids.values()) else set()
         return {title: number for title, number in ids.items() if number in alive}
 
-    def _note(self, job: Job, slot: Mapping[str, str], number: str, event: str) -> None:
+    def _note(
+        self, job: Job, slot: Mapping[str, str], number: str, offset: int, event: str
+    ) -> None:
         self.waiting.remove(job)
-        offset = job.log.stat().st_size if job.log.exists() else 0
         self.submitted.append(SubmittedJob(job, number, time.monotonic(), offset, slot))
         log.info("%s: %s %s, its output goes to %s", job.title, event, number, job.log)
 
@@ -303,6 +306,10 @@ def run_by_submitit(
     pool.start_waiting()
     pool.stop()
     return None
+
+
+def _log_size(job: Job) -> int:
+    return job.log.stat().st_size if job.log.exists() else 0
 
 
 def _record_file(job: Job) -> Path:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 UPLOAD = "/upload"  # end of the path to which Gradio's page sends files
+FILE = "/file="  # before the path of a file, in the path at which the page gets it
 PATIENCE = 5.0  # s that the event loop may take to remove a file
 OWN_HOST = (  # the browser refuses anything from another host
     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval' blob:; "
@@ -85,6 +86,9 @@ class Uploads:
 class Watch:
     """What stands before Gradio: it counts uploads, and says that pages come from here alone.
 
+    The page asks for a file that was sent, to play it. When the answer removes that file meanwhile,
+    this is "not found", and not the failure of the server that Starlette makes of it.
+
     Args:
         app: The application behind it.
         uploads: Is told of files that have arrived.
@@ -99,16 +103,30 @@ class Watch:
             await self.app(scope, receive, send)
             return
         is_upload = scope["method"] == "POST" and scope["path"].endswith(UPLOAD)
+        file = scope["path"].partition(FILE)[2]
         seen: MutableMapping[str, Any] = {"status": 0, "body": b""}
+        held: list[Message] = []  # the start of a file, until there is something of it
 
         async def watched(message: "Message") -> None:
             if message["type"] == "http.response.start":
                 seen["status"] = message["status"]
                 message = {**message, "headers": [*message["headers"], *HEADERS]}
+                if file:
+                    held.append(message)
+                    return
             elif is_upload:
                 seen["body"] += message.get("body", b"")
                 if not message.get("more_body") and seen["status"] == 200:
                     self.uploads.arrived(json.loads(seen["body"]))
+            if held:
+                await send(held.pop())
             await send(message)
 
-        await self.app(scope, receive, watched)
+        try:
+            await self.app(scope, receive, watched)
+        except (FileNotFoundError, RuntimeError):
+            if not file or Path(file).exists():
+                raise
+            if held:
+                await send({**held.pop(), "status": 404, "headers": [*HEADERS]})
+                await send({"type": "http.response.body", "body": b""})

@@ -170,6 +170,23 @@ def test_a_failed_job_is_listed_with_its_words_and_stops_no_other(job, submit, t
     assert sorted(calls(tmp_path)) == ["a", "a", "b"]
 
 
+def test_the_words_of_a_job_that_ends_while_it_is_submitted_are_found(
+    job, submit, tmp_path, monkeypatch
+) -> None:
+    real = Executor.submit
+
+    def slow(executor: Executor, jobs: list) -> list[str]:
+        numbers = real(executor, jobs)
+        while executor.alive():
+            time.sleep(0.01)
+        return numbers
+
+    monkeypatch.setattr(Executor, "submit", slow)
+    every = [job("a", "print('failed: no luck'); sys.exit(1)")]
+    every[0].log.write_text("failed: an earlier word\n")
+    assert submit(every, "local") == [(every[0], "failed: no luck")]
+
+
 def test_what_is_queued_is_not_submitted_again_but_waited_for(
     job, submit, queue, tmp_path, caplog
 ) -> None:

@@ -118,3 +118,67 @@ def test_uploads_are_counted_from_what_the_server_answers(
     assert uploads._waiting.total() == counted
     assert b"".join(message.get("body", b"") for message in messages) == sent
     assert messages[0]["headers"] == [(b"x", b"y"), *HEADERS]
+
+
+def removed_before(event: str, file: Path):
+    """Starlette's answer of a file, with the file gone before it is looked at or opened."""
+    responses = pytest.importorskip("starlette.responses", reason="the extra `app` is missing")
+    errors = pytest.importorskip("starlette.middleware.errors")
+
+    async def app(scope, receive, send) -> None:
+        async def sent(message) -> None:
+            if message.get("status") == 200 and event == "opened":
+                file.unlink()
+            await send(message)
+
+        if event == "looked at":
+            file.unlink()
+        await responses.FileResponse(file)(scope, receive, sent)
+
+    return errors.ServerErrorMiddleware(app)
+
+
+@pytest.mark.parametrize(
+    ("event", "statuses"), [("looked at", [500]), ("opened", [404]), ("nothing", [200])]
+)
+def test_a_file_that_goes_while_the_page_asks_for_it_is_no_failure_of_the_server(
+    tmp_path: Path, event: str, statuses: list[int]
+) -> None:
+    file = tmp_path / "a.wav"
+    file.write_bytes(b"sound")
+    messages = []
+
+    async def send(message) -> None:
+        messages.append(message)
+
+    async def receive():
+        await asyncio.sleep(60)
+
+    async def work() -> None:
+        scope = {"type": "http", "method": "GET", "path": f"/gradio_api/file={file}", "headers": []}
+        await Watch(removed_before(event, file), Uploads(tmp_path))(scope, receive, send)
+
+    in_loop(work)
+    starts = [message for message in messages if message["type"] == "http.response.start"]
+    assert [message["status"] for message in starts] == statuses
+    assert set(HEADERS) <= set(starts[0]["headers"]) and messages[0] is starts[0]
+    assert messages[-1]["type"] == "http.response.body"
+    body = b"".join(message.get("body", b"") for message in messages)
+    assert body == {200: b"sound", 404: b"", 500: b"Internal Server Error"}[statuses[0]]
+
+
+def test_other_failures_of_the_server_are_not_hidden(tmp_path: Path) -> None:
+    file = tmp_path / "a.wav"
+    file.touch()
+
+    async def app(scope, receive, send) -> None:
+        raise RuntimeError("a fault")
+
+    async def work(path: str) -> None:
+        await Watch(app, Uploads(tmp_path))(
+            {"type": "http", "method": "GET", "path": path}, None, None
+        )
+
+    for path in ("/", f"/gradio_api/file={file}"):
+        with pytest.raises(RuntimeError, match="a fault"):
+            asyncio.run(work(path))
