@@ -482,7 +482,7 @@ def test_an_svm_of_mfcc_statistics_and_an_lstm_run_end_to_end(run_baseline, monk
     assert [row["epoch"] for row in lstm.folds[0].history()] == [1, 2, 3]
     assert 1 <= lstm.folds[0].metrics.best_epoch <= 3
     _, comparison = gather([svm.folder, lstm.folder])
-    assert [run.fusion for run in comparison.runs] == ["svm_functionals", "lstm"]
+    assert [run.fusion for run in comparison.runs] == ["svm_functionals (mfcc)", "lstm"]
 
 
 def test_the_command_line_runs_resumes_and_checks_dry(recipe, tmp_path, capsys):
