@@ -1,4 +1,4 @@
-"""Configs: YAML files with `base:` parents, overrides, and errors that name key and file."""
+"""Configs: files and overrides joined and checked, with errors that name key and file."""
 
 import json
 import re
@@ -21,12 +21,13 @@ from config.effects import (
 )
 from config.fusions import branches_of
 from config.image_keys import idle_defaults
-from config.messages import IdleKey, explain, no_such_config, refuse, say_idle
+from config.messages import IdleKey, explain, refuse, say_idle
 from config.pairs import check_pairs, outweighed, without_effect
 from config.schema import Config
 from config.several import share_on_bad_audio, with_corpora
+from config.yaml_files import read_with_parents, read_yaml
 from system.errors import InputError
-from system.files import MAX_CONFIG, read_text
+from system.files import MAX_CONFIG
 from system.text import control_character, short_repr, truncate
 
 
@@ -41,7 +42,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: One message naming each bad key, where it was set, and what is allowed.
     """
-    return _load(_read_with_parents(Path(path), ()), overrides, str(path), is_new=True)
+    return _load(read_with_parents(Path(path)), overrides, str(path), is_new=True)
 
 
 def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -54,12 +55,30 @@ def load_stored_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: See `load_config`.
     """
-    files = [(file, with_new_names(mapping)) for file, mapping in _read_with_parents(path, ())]
+    files = [(file, with_new_names(mapping)) for file, mapping in read_with_parents(path)]
     if defaults := idle_defaults(read_stored(path)):
         files.append((path, defaults))
     if any("baseline" in mapping for _, mapping in files):
         raise InputError(f"{path} is of a baseline, which has no network: name a run of a fusion")
     return _load(files, overrides, str(path))
+
+
+def complete_stored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the values that a command wrote, with defaults for the keys that came since.
+
+    Args:
+        values: By dotted key, perhaps of an earlier version.
+        path: Where they were written, for messages.
+
+    Raises:
+        InputError: See `load_config`.
+    """
+    nested: dict[str, Any] = {}
+    for key, value in with_new_names(values).items():
+        *sections, name = key.split(".")
+        reduce(lambda inner, section: inner.setdefault(section, {}), sections, nested)[name] = value
+    files = [(path, nested), (path, idle_defaults(nested))]
+    return flatten(_load(files, (), str(path)).model_dump())
 
 
 def read_stored(path: Path) -> dict[str, Any]:
@@ -69,7 +88,7 @@ def read_stored(path: Path) -> dict[str, Any]:
         InputError: It cannot be read or is not YAML.
     """
     values: dict[str, Any] = {}
-    for file, mapping in _read_with_parents(path, ()):
+    for file, mapping in read_with_parents(path):
         _merge(values, with_corpora(values, mapping, str(file)), str(file), {})
     return values
 
@@ -147,87 +166,7 @@ def json_schema() -> str:
 RENAMED = {"train.pictures": "train.images"}  # keys that an earlier version stored
 PATTERN = "layout"  # of a corpus: {speaker}/{label} is no YAML without quotes, which a shell takes
 BELOW = object()  # key of the number that a mapping of rates was merged over
-MAX_PARENTS = 20  # files in one chain of `base:`
 MAX_DEPTH = 10  # nested sections
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML loader that reads 1e-3 as a number and refuses duplicate keys and aliases."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a mapping, or refuse a duplicate key."""
-        if not isinstance(node, yaml.MappingNode):  # `!!map` may tag any value
-            raise yaml.constructor.ConstructorError(None, None, "!!map must be a mapping")
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if not isinstance(key, str | int | float | bool | None):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word")
-            if key in seen:
-                mark = node.start_mark
-                words = f"key {short_repr(key)} twice"
-                raise yaml.constructor.ConstructorError(None, None, words, mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Refuse aliases, which allow values of unlimited depth and size."""
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "an alias (*name): use `base:`", mark)
-        return super().compose_node(parent, index)
-
-
-_Loader.add_implicit_resolver(  # YAML 1.1 reads only "1.0e-3" as a number
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, source: str) -> Any:
-    """Return the value of a YAML text.
-
-    Args:
-        text: YAML.
-        source: Where the text comes from, for the error message.
-
-    Raises:
-        InputError: The text is not valid YAML.
-    """
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506, a SafeLoader
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
-        deep = isinstance(error, RecursionError)
-        reason = "it is nested too deeply" if deep else truncate(str(error), 500)
-        hint = "; a pattern with {label} stands in quotes" * ("{label}" in text)
-        raise InputError(f"{source} is not valid YAML: {reason}{hint}") from None
-
-
-def _read_with_parents(
-    path: Path, seen: tuple[Path, ...], named_by: Path | None = None
-) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, mapping) of a file and its parents, the oldest parent first."""
-    try:
-        resolved, text = path.resolve(), read_text(path, MAX_CONFIG)
-    except FileNotFoundError:
-        raise InputError(no_such_config(path, named_by)) from None
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: circular links
-        raise InputError(f"cannot read the config file {path}: {error}") from None
-    if resolved in seen:
-        chain = " -> ".join(file.name for file in (*seen, resolved))
-        raise InputError(f"config files inherit from each other in a circle: {chain}")
-    if len(seen) > MAX_PARENTS:
-        raise InputError(f"{path}: more than {MAX_PARENTS} files inherit from one another")
-    mapping = read_yaml(text, str(path))
-    if not isinstance(mapping, dict):
-        raise InputError(f"{path} must hold `section:` blocks, got {type(mapping).__name__}")
-    base = mapping.pop("base", None)
-    if base is not None and not isinstance(base, str):
-        raise InputError(f"{path}: base must be a file name, got {short_repr(base)}")
-    if base:
-        yield from _read_with_parents(path.parent / base, (*seen, resolved), path)
-    yield path, mapping
 
 
 def parse_override(text: str) -> dict[str, Any]:

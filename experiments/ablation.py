@@ -25,8 +25,9 @@ from config.baselines import (
     load_baseline,
 )
 from config.image_keys import NORMALIZE, OF_SPEECH
-from config.loading import flatten, load_config, parse_override, read_yaml
+from config.loading import flatten, load_config, parse_override
 from config.schema import Config
+from config.yaml_files import read_yaml
 from experiments.jobs import Job
 from experiments.planned_runs import (
     PlannedRun,

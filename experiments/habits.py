@@ -26,7 +26,6 @@ from typing import Any
 from accelerate import Accelerator
 from torch.utils.data import DataLoader
 
-from config.loading import flatten
 from config.schema import Config, ProtocolConfig
 from corpora.plan import Plan, check_listing, make_plan, plan_warnings
 from corpora.splits import MIN_GROUPS
@@ -34,12 +33,12 @@ from evaluation.habits import Watched, first_best, price_habits
 from evaluation.habits_table import habits_markdown
 from evaluation.metrics import unweighted_accuracy
 from evaluation.significance import speaker_confusions
+from experiments.settings_file import keep_settings
 from storage.environment import distinct_facts, read_environment, record_environment
 from storage.fold_folder import STATE, write_history
-from storage.folders import CONFIG, describe_changes
+from storage.folders import CONFIG
 from storage.ledger import record_test_evaluation
 from storage.model_card import recordings_digest
-from storage.run_folder import FREE
 from system.errors import InputError, RunError
 from system.files import corrupt_file, make_folder, read_json, write_json, write_text
 from system.locks import TAKEN, lock
@@ -60,7 +59,7 @@ from training.state import TrainingState
 log = logging.getLogger(__name__)
 
 OWN, RANDOM = "own", "random"  # folders of the two protocols of a config
-EPOCHS, SETTINGS = "epochs.json", "settings.json"
+EPOCHS = "epochs.json"
 KIND, WHY = "every epoch", "test after every epoch, to measure bad habits: no result may use it"
 
 
@@ -152,19 +151,12 @@ def _of_protocol(
 
 def _open_folder(session: Session) -> None:
     """Begin the folder of a config under a protocol, or check that it is of the same ones."""
-    folder, file = session.folder, session.folder / SETTINGS
-    now = {**flatten(session.config.model_dump()), "certificate": session.plan.certificate["id"]}
+    folder, certificate = session.folder, session.plan.certificate["id"]
+    remedy = "Change `name` to keep both, or, to start anew, remove"
     make_folder(folder)
     with lock(folder / ".lock.opening", str(folder), blocking=True):
         remove_leftovers(folder)
-        if not file.exists():
-            write_json(file, now)
-        elif differences := describe_changes(read_json(file, "certificate"), now, FREE):
-            raise InputError(
-                f"{folder} was made with another config or corpus:\n"
-                + "\n".join(differences)
-                + f"\nChange `name` to keep both, or remove {folder} to start anew"
-            )
+        keep_settings(folder, session.config, certificate, remedy)
 
 
 def _is_trained(fold: Fold, wait: bool) -> bool:

@@ -11,9 +11,10 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from config.loading import flatten, load_config, read_yaml
+from config.loading import flatten, load_config
 from config.schema import Config
 from config.trackers import refuse_trackers_by_fold
+from config.yaml_files import read_yaml
 from experiments.search_space import SECTIONS, as_overrides
 from storage.fold_folder import fold_name
 from system.errors import InputError, nearest

@@ -18,16 +18,15 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from config.loading import flatten
 from config.tasks import check_classes
 from corpora.plan import Plan, folds_that_test, make_tuning_plan
 from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import DEV, Trial
 from experiments.search_space import as_overrides
+from experiments.settings_file import keep_settings
 from storage.environment import distinct_facts, read_environment, record_environment
 from storage.fold_folder import STATE
-from storage.folders import CONFIG, describe_changes
-from storage.run_folder import FREE
+from storage.folders import CONFIG
 from system.errors import InputError, RunError
 from system.files import make_folder, read_json, write_json, write_text
 from system.locks import TAKEN, lock
@@ -122,20 +121,11 @@ def _is_trained(
     fold = (trial.config.run.folds or [0])[0]  # one alone
     plan = replace(plans[fold], config=trial.config)
     folder, certificate = trial.folder, plan.certificate["id"]
-    now = {**flatten(trial.config.model_dump()), "certificate": certificate}
     make_folder(folder / STATE)
     try:
         with lock(folder / STATE / "lock", trial.title, blocking=wait):
             remove_leftovers(folder)
-            settings = folder / "settings.json"
-            if not settings.exists():
-                write_json(settings, now)
-            elif differences := describe_changes(read_json(settings), now, FREE):
-                raise InputError(
-                    f"{folder} was made with another config or corpus:\n"
-                    + "\n".join(differences)
-                    + f"\nName the recipe anew, or remove {folder}"
-                )
+            keep_settings(folder, trial.config, certificate, "Name the recipe anew, or remove")
             if not trial.is_finished:
                 log.info("%s", trial.title)
                 _train(trial, plan, command, stop)

@@ -25,10 +25,11 @@ from config.effects import (
 )
 from config.fusions import BRANCHES, FUSION
 from config.image_keys import LORA_RANK, OF_SPEECH, UNFROZEN
-from config.loading import flatten, load_config, read_yaml
+from config.loading import flatten, load_config
 from config.messages import config_keys
 from config.schema import Config
 from config.section import section_in
+from config.yaml_files import read_yaml
 from system.errors import InputError, nearest
 from system.files import MAX_CONFIG, read_text
 from system.text import short_repr, truncate

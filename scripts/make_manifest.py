@@ -21,9 +21,9 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from config.loading import read_yaml
 from config.schema import CorpusConfig
 from config.tasks import CLASS, DIMENSIONS, DISTRIBUTION, RATINGS, TaskName
+from config.yaml_files import read_yaml
 from corpora.audio_files import first, unread_audio
 from corpora.columns import VOTES
 from corpora.readers import check_corpus_exists, read_corpus

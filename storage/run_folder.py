@@ -84,10 +84,9 @@ class Run:
     @property
     def method(self) -> str:
         """Its fusion, or the kind of baseline with the functionals that it reads."""
-        if not self.is_baseline:
-            return str(self.config["model.fusion"])
-        kind, functionals = self.config["baseline.kind"], self.config.get("baseline.functionals")
-        return str(kind) if functionals is None else f"{kind} ({functionals})"
+        method = str(self.config["baseline.kind" if self.is_baseline else "model.fusion"])
+        functionals = self.config.get("baseline.functionals")
+        return method if functionals is None else f"{method} ({functionals})"
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """Bad habits are measured beside trainings that they do not touch; nobody takes them for runs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ from scripts.habits import main
 from storage.ledger import count_runs_before, read_ledger
 from storage.run_folder import read_run
 from system.errors import InputError
-from system.files import read_json
+from system.files import read_json, write_json
 from system.locks import lock
 from tests.support.paths import ROOT
 from training.divergence import Diverged
@@ -168,6 +169,21 @@ def test_a_config_that_changed_is_refused_with_its_key(finished, recipe, capsys)
     assert main(words(recipe, finished.parent, *EMA, "optim.lr=0.5")) == 2
     said = capsys.readouterr().err
     assert "made with another config" in said and "optim.lr: 0.001 there, 0.5 now" in said
+
+
+def test_settings_of_an_earlier_version_are_those_of_today(finished, recipe, tmp_path, capsys):
+    """It had no key for the loss's gamma, and another name for what an image is made of."""
+    root = Path(shutil.copytree(finished.parent, tmp_path / "runs"))
+    (file,) = root.rglob("own/settings.json")
+    stored = read_json(file)
+    stored["train.pictures"] = stored.pop("train.images")
+    del stored["loss.focal_gamma"]
+    write_json(file, stored)
+    keys = (*EMA, "run.folds=[1,2]", "run.seeds=[0,1]")
+    assert habits_of(recipe, root, *keys).parent == root
+    write_json(file, {key: value for key, value in stored.items() if key != "train.ema"})
+    assert main(words(recipe, root, *keys)) == 2
+    assert "train.ema: None there, " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("place", ["_test", "write_history", "stop"])

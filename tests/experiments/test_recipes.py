@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 import train_gmu
-from config.loading import read_yaml
+from config.yaml_files import read_yaml
 from corpora.stamps import TRANSDUCTIVE
 from evaluation.recipes_table import recipes_markdown
 from experiments.recipe_file import choose_recipes, read_recipes
