@@ -49,8 +49,7 @@ SECTIONS = {
     ),
     "ravdess_study_branches": Section(
         "RAVDESS, the recipe of the study: what each image is worth",
-        "The same folds and seed; each branch trained alone beside the two fusions, with an "
-        "earlier recipe of stretched recordings, mvitv2_micro and 25 epochs, that of the commit.",
+        "The same folds and seed; each branch trained alone beside the two fusions.",
         "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
         "  # and mel_only; then compare.py",
     ),
