@@ -23,6 +23,7 @@ from evaluation.summary import by_fold_and_speaker, describe_run, sessions_of
 from evaluation.tasks import task_of
 from storage.run_folder import Run
 from system.errors import InputError
+from system.text import without_place
 
 NOT_COMPARED = ("name", "run.", "corpus.root", "corpus.manifest", "protocol.folds")
 
@@ -71,7 +72,8 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
 
     A key that has an effect with some values of another key alone (`loss.alpha` with
     `model.fusion`) has values only for those runs. It is returned only if two of them differ, or
-    one is not the default. A baseline has few of the keys; the others say nothing about it.
+    one is not the default. A baseline has few of the keys; the others say nothing about it. Tables
+    are published: of a path from the root of the file system the last part is returned.
     """
     configs: dict[str, Mapping[str, Any]] = {
         name: run.config for name, run in zip(names, runs, strict=True)
@@ -87,8 +89,15 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> dict[str, d
             not whole_key(key).startswith(NOT_COMPARED)
             and len({*map(str, [*values.values(), *default])}) > 1
         ):
-            differences[key] = values
+            differences[key] = _without_places(values)
     return differences
+
+
+def _without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """Return values without folders of this machine, unless these are the difference."""
+    shown = {run: without_place(v) if isinstance(v, str) else v for run, v in values.items()}
+    same = [len({*map(str, some.values())}) for some in (values, shown)]
+    return shown if same[0] == same[1] else values
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:

@@ -53,6 +53,13 @@ SECTIONS = {
         "python train.py --config configs/ravdess_study_cqt_only.yaml corpus.root=/path/to/ravdess"
         "  # and mel_only; then compare.py",
     ),
+    "ravdess_study_frozen": Section(
+        "RAVDESS, the recipe of the study: heads on common frozen features",
+        "The same folds. Each branch is that of the table above; heads of ten seeds on its kept "
+        "features, so that the arms differ in the head alone.",
+        "scripts/ablation.sh ravdess_study --frozen corpus.root=/path/to/ravdess "
+        '"run.seeds=[0,1,2,3,4,5,6,7,8,9]"',
+    ),
     "ravdess_study_speaker": Section(
         "RAVDESS, the recipe of the study, images standardised by speaker",
         "Another protocol: it reads each speaker's unlabelled utterances. The same folds with "

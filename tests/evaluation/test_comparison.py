@@ -119,6 +119,21 @@ def test_a_number_and_a_rate_for_each_branch_are_compared_branch_by_branch(make,
     assert compare([one, two]).config_differences == {"optim.backbone_lr_scale.mel": rates}
 
 
+def test_folders_of_this_machine_are_shown_only_where_they_are_the_difference(make, tmp_path):
+    places = {"one": "/mine/first/cqt", "two": "/mine/cqt_again", "three": "/yours/cqt"}
+    for name, place in places.items():
+        make(name, FIRST)
+        file = tmp_path / name / "config.yaml"
+        values = yaml.safe_load(file.read_text())
+        values["model"]["cqt_from"] = place
+        file.write_text(yaml.safe_dump(values))
+    one, two, three = (read_run(tmp_path / name) for name in places)
+    shown = {"one": "path/to/cqt", "two": "path/to/cqt_again"}
+    assert compare([one, two]).config_differences == {"model.cqt_from": shown}
+    del places["two"]
+    assert compare([one, three]).config_differences == {"model.cqt_from": places}
+
+
 def test_each_run_beside_a_reference_and_no_other(make):
     runs = [make("one", FIRST, fusion="concat"), make("two", SECOND), make("three", THIRD)]
     alone, found = compare(runs), compare(runs, reference=1)
