@@ -75,8 +75,7 @@ def complete_stored(values: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """
     nested: dict[str, Any] = {}
     for key, value in with_new_names(values).items():
-        *sections, name = key.split(".")
-        reduce(lambda inner, section: inner.setdefault(section, {}), sections, nested)[name] = value
+        _merge(nested, _nest(key, value), str(path), {})
     files = [(path, nested), (path, idle_defaults(nested))]
     return flatten(_load(files, (), str(path)).model_dump())
 
@@ -186,7 +185,13 @@ def parse_override(text: str) -> dict[str, Any]:
     *sections, name = key.split(".")
     is_pattern = sections[:1] == ["corpus"] and name == PATTERN and re.match(r"[^'\"]*\{", value)
     source = f"the value of {truncate(key)}"
-    nested = {name: value.strip() if is_pattern else read_yaml(value, source)}
+    return _nest(key, value.strip() if is_pattern else read_yaml(value, source))
+
+
+def _nest(key: str, value: Any) -> dict[str, Any]:
+    """Return the sections that hold the value of one dotted key alone."""
+    *sections, name = key.split(".")
+    nested = {name: value}
     for section in reversed(sections):
         nested = {section: nested}
     return nested

@@ -79,7 +79,8 @@ def read_with_parents(
         named_by: The last of them, for the message.
 
     Raises:
-        InputError: A file cannot be read, or they inherit from one another in a circle.
+        InputError: A file cannot be read, is no YAML of sections, or has a `base` that is no file
+            name; or they inherit from one another in a circle.
     """
     try:
         resolved, text = path.resolve(), read_text(path, MAX_CONFIG)

@@ -49,7 +49,7 @@ class RunSummary:
 
     Attributes:
         name: Name of the run; its folder in a comparison of two runs of one name.
-        fusion: `model.fusion`, or the kind of baseline.
+        fusion: `model.fusion`, or the kind of baseline and the functionals that it reads.
         baseline: Whether it is a baseline.
         frozen: Whether heads alone were trained, on features of frozen branches.
         branch_seed: Seed of the one training a fold from which the branches of all seeds come; None

@@ -22,15 +22,21 @@ def keep_settings(folder: Path, config: Config, certificate: str, remedy: str) -
         remedy: What to do if they differ, without the folder's name at the end.
 
     Raises:
-        InputError: The folder was made with another config or corpus.
+        InputError: The folder was made with another config or corpus, or by a version whose
+            settings cannot be used today.
     """
-    file, now = folder / SETTINGS, flatten(config.model_dump())
+    file = folder / SETTINGS
+    now = {**flatten(config.model_dump()), "certificate": certificate}
     if not file.exists():
-        write_json(file, {**now, "certificate": certificate})
+        write_json(file, now)
         return
     stored = read_json(file, "certificate")
-    before = {"certificate": stored.pop("certificate"), **complete_stored(stored, file)}
-    if differences := describe_changes(before, {**now, "certificate": certificate}, FREE):
+    was = stored.pop("certificate")
+    try:
+        before = {**complete_stored(stored, file), "certificate": was}
+    except InputError as error:
+        raise InputError(f"{folder} is of another version: {error}\n{remedy} {folder}") from None
+    if differences := describe_changes(before, now, FREE):
         raise InputError(
             f"{folder} was made with another config or corpus:\n"
             + "\n".join(differences)

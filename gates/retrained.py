@@ -27,8 +27,9 @@ def compare_unimodal(run: Run, unimodal: Sequence[Run]) -> list[UnimodalRun]:
         if alone.is_baseline or not set(branches_of(alone.config)) < set(reads):
             names = [name for name, branch in ONE_BRANCH.items() if branch in reads]
             several = f", or that join some of {', '.join(reads)}," if len(reads) > 2 else ""
+            what = "is of the baseline " if alone.is_baseline else "has model.fusion="
             raise InputError(
-                f"{alone.folder} has model.fusion={alone.method}: only runs of one branch "
+                f"{alone.folder} {what}{alone.method}: only runs of one branch "
                 f"({' or '.join(names)}){several} can be compared with the interventions"
             )
     return list(_unimodal_rows(compare([run, *unimodal]), unimodal)) if unimodal else []

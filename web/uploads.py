@@ -86,8 +86,8 @@ class Uploads:
 class Watch:
     """What stands before Gradio: it counts uploads, and says that pages come from here alone.
 
-    The page asks for a file that was sent, to play it. When the answer removes that file meanwhile,
-    this is "not found", and not the failure of the server that Starlette makes of it.
+    The page asks for a file that was sent, to play it. That the answer removes it meanwhile is no
+    failure of the server, as Starlette makes of it, and not logged: mostly it is "not found".
 
     Args:
         app: The application behind it.

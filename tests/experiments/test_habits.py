@@ -184,6 +184,11 @@ def test_settings_of_an_earlier_version_are_those_of_today(finished, recipe, tmp
     write_json(file, {key: value for key, value in stored.items() if key != "train.ema"})
     assert main(words(recipe, root, *keys)) == 2
     assert "train.ema: None there, " in capsys.readouterr().err
+    for odd in ({"train.newer": 1}, {"train.precision": "float8"}):
+        write_json(file, stored | odd)
+        assert main(words(recipe, root, *keys)) == 2
+        said = capsys.readouterr().err
+        assert "is of another version: " in said and f"to start anew, remove {file.parent}" in said
 
 
 @pytest.mark.parametrize("place", ["_test", "write_history", "stop"])
