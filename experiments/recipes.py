@@ -82,7 +82,7 @@ def run_recipes(
     found = {
         "transductive": trials[0].config.train.normalize == "speaker",
         "protocol": next(iter(plans.values())).certificate["protocol"],
-        "command": shlex.join(map(without_place, command)),
+        "command": shlex.join(map(without_place, whole_command(command, list(recipes), done))),
         "made_with": {
             "commit": sorted({str(environment["git_commit"]) for environment in environments}),
             **distinct_facts(environments),
@@ -98,6 +98,16 @@ def run_recipes(
     write_json(folder / "recipes.json", found)
     write_text(folder / "recipes.md", text)
     return f"{text}\nThis table is in {folder}"
+
+
+def whole_command(command: Sequence[str], recipes: Sequence[str], done: Sequence[str]) -> list[str]:
+    """Return the command that makes a table which several commands may have made part by part.
+
+    >>> whole_command(["recipes", "--only", "b", "run.folds=[1]"], ["a", "b", "c"], ["a", "b"])
+    ['recipes', 'run.folds=[1]', '--only', 'a', 'b']
+    """
+    words = [w for w in command if w != "--only" and w.removeprefix("--only=") not in recipes]
+    return words if len(done) == len(recipes) else [*words, "--only", *done]
 
 
 def _check(trials: Sequence[Trial]) -> dict[int, Plan]:

@@ -177,6 +177,7 @@ def test_what_is_trained_is_not_trained_again_and_another_shell_is_waited_for(
     assert {path: path.stat().st_mtime_ns for path in tried.rglob("dev.json")} == before
     names = [row["recipe"] for row in read_json(tried / "recipes.json")["recipes"]]
     assert names == ["start", "plain", "mixup"]  # what was tried before stays in the table
+    assert "--only" not in read_json(tried / "recipes.json")["command"]  # it makes all of it
     place = tried / "start/fold-1_seed-0/state/lock"
     with lock(place, "x"):
         process = subprocess.Popen(
