@@ -1,6 +1,7 @@
 """Interventions do what they say to features, and cost what the counts say; verdicts by hand."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -394,6 +395,9 @@ def test_other_runs_are_refused_before_any_evaluation(runs):
     before = (gmu / "ledger.jsonl").read_bytes()
     with pytest.raises(InputError, match="model.fusion=gmu: only runs of one branch"):
         analyze(gmu, [gmu], progress=False)
+    baseline = replace(read_run(cqt), config={"baseline.kind": "majority"})
+    with pytest.raises(InputError, match="is of the baseline majority: only runs of one branch"):
+        retrained.compare_unimodal(read_run(gmu), [baseline])
     with pytest.raises(InputError, match="finished folds differ") as caught:
         analyze(gmu, [runs("cqt_only")], progress=False)
     assert "[1, 2]" in str(caught.value) and "[1]" in str(caught.value)
